@@ -1,0 +1,198 @@
+"""What travels along the chain: one frozen record a stage, each holding the one before.
+
+``Selection → Loaded → Aligned → Segmented → Quantified``; a :class:`~app.domain.refusal.Rejection`
+may take the place of any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from app.domain.findings import Findings
+from app.domain.refusal import Reason
+from app.domain.study import Series, Study, StudyKind
+from app.domain.tracers import Tracer
+from app.domain.volume import LabelMap, Volume
+
+
+class ModelRole(StrEnum):
+    """The four models of the study behind this product (doi 10.1186/s13550-026-01468-y)."""
+
+    M1 = "M1"
+    """PET/CT"""
+    M2 = "M2"
+    """SPECT/CT"""
+    M3 = "M3"
+    """PET/CT or SPECT/CT, one at a time"""
+    M4 = "M4"
+    """SPECT/CT with the patient's PET lesions as prior"""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Something the node decided, in words, for the SR and the audit trail."""
+
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SeriesVerdict:
+    """What became of one series: a role, or the reason it has none."""
+
+    series_instance_uid: str
+    modality: str
+    description: str
+    role: str
+    """``PET``, ``SPECT``, ``CT``, or empty."""
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A functional series with its CT, ready to be loaded."""
+
+    study: Study
+    kind: StudyKind
+    functional: Series
+    ct: Series
+    tracer: Tracer
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantification:
+    """How stored values became numbers with a unit.
+
+    Attributes:
+        suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
+        reference_datetime: the instant to which the activity is decay corrected, when known.
+        injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
+        source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ``site calibration``).
+    """
+
+    source: str
+    suv_per_bqml: float | None = None
+    injected_activity_bq: float | None = None
+    administered_at: datetime | None = None
+    reference_datetime: datetime | None = None
+    weight_kg: float | None = None
+    half_life_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Volumes in physical units.
+
+    Attributes:
+        suv: functional image in SUVbw.
+        activity: functional image in Bq/ml; ``None`` when the source is SUV already.
+        ct: in HU, on its own grid.
+        slice_sop_instance_uids: for each z index of the functional grid, the SOP instance it came from
+            (one repeated UID for a multi-frame).
+        slice_frame_numbers: for each z index, the 1-based frame number in that instance (1 for single frames).
+    """
+
+    selection: Selection
+    suv: Volume
+    activity: Volume | None
+    ct: Volume
+    quantification: Quantification
+    slice_sop_instance_uids: tuple[str, ...]
+    slice_frame_numbers: tuple[int, ...]
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegistrationFit:
+    """How well two CTs were brought together; every number that the limits check.
+
+    ``fixed`` is the SPECT's CT, ``moving`` the PET's CT.
+    """
+
+    bone_dice: float
+    translation_mm: float
+    rotation_deg: float
+    overlap_fraction: float
+    """Share of the fixed CT's body that the moved CT's field of view covers."""
+    soft_tissue_correlation: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """The patient's earlier PET lesions on the SPECT grid.
+
+    Attributes:
+        mask: on the functional grid of the SPECT.
+        segmentation_sop_instance_uid: the SEG it came from; empty when the PET result was "no lesion".
+        study_instance_uid, series_instance_uid: of the PET.
+    """
+
+    mask: LabelMap
+    fit: RegistrationFit
+    study_instance_uid: str
+    series_instance_uid: str
+    segmentation_sop_instance_uid: str
+    acquired_at: datetime | None
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Loaded volumes, with a prior or the reasons why there is none (both empty for PET)."""
+
+    loaded: Loaded
+    prior: Prior | None = None
+    no_prior: tuple[Reason, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelUsed:
+    """Which model spoke, exactly."""
+
+    model_id: str
+    role: ModelRole
+    version: str
+    weights_sha256: str
+    demonstration_only: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """Lesions as labels on the functional grid, largest first."""
+
+    aligned: Aligned
+    labels: LabelMap
+    model: ModelUsed
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Quantified:
+    """The whole analysis of one pair: all that the writers need."""
+
+    segmented: Segmented
+    findings: Findings
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision along the chain, in order."""
+        aligned = self.segmented.aligned
+        loaded = aligned.loaded
+        return (
+            *loaded.selection.decisions,
+            *loaded.decisions,
+            *aligned.decisions,
+            *self.segmented.decisions,
+        )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the result, beside the model."""
+
+    software_version: str
+    settings_digest: str
+    revision: int = 1

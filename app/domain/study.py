@@ -1,0 +1,106 @@
+"""A study as its headers tell it: what the selection decides on, without any pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+
+class StudyKind(StrEnum):
+    """The pairs this node segments."""
+
+    PET_CT = "PET/CT"
+    SPECT_CT = "SPECT/CT"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (PS3.3 8.8): value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str = ""
+
+    def same_as(self, other: Code) -> bool:
+        """Equal value and scheme; the meaning is only text."""
+        return (self.value, self.scheme) == (other.value, other.scheme)
+
+
+@dataclass(frozen=True)
+class Radiopharmaceutical:
+    """Radiopharmaceutical Information Sequence (0054,0016), as found.
+
+    ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
+    C.8.9.2); :mod:`app.domain.suv` decides what it means.
+    """
+
+    name: str = ""
+    drug_code: Code | None = None
+    radionuclide_code: Code | None = None
+    half_life_s: float | None = None
+    injected_activity_header: float | None = None
+    start_datetime: datetime | None = None
+    start_time: str = ""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One SOP instance on disk, headers only. Positions in LPS mm; ``None`` where absent.
+
+    ``pixel_spacing_mm`` is (between rows, between columns), as in PS3.3 10.7.1.3.
+    For NM the position and orientation come from Detector Information Sequence (0054,0022).
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: Path
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int = 1
+    image_position_mm: tuple[float, float, float] | None = None
+    image_orientation: tuple[float, float, float, float, float, float] | None = None
+    pixel_spacing_mm: tuple[float, float] | None = None
+    spacing_between_slices_mm: float | None = None
+    transfer_syntax_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series; attributes of the series come from its instances and must agree among them."""
+
+    series_instance_uid: str
+    modality: str
+    instances: tuple[Instance, ...]
+    sop_class_uid: str = ""
+    frame_of_reference_uid: str = ""
+    image_type: tuple[str, ...] = ()
+    corrected_image: tuple[str, ...] = ()
+    units: str = ""
+    description: str = ""
+    radiopharmaceutical: Radiopharmaceutical | None = None
+    series_datetime: datetime | None = None
+    manufacturer: str = ""
+    model_name: str = ""
+    station_name: str = ""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Identity for matching studies; never printed, never logged."""
+
+    patient_id: str = field(repr=False)
+    issuer: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study. ``unreadable`` holds what could not be read, as reasons, so that nothing is silent."""
+
+    study_instance_uid: str
+    patient: Patient
+    series: tuple[Series, ...]
+    study_datetime: datetime | None = None
+    accession_number: str = field(default="", repr=False)
+    unreadable: tuple[str, ...] = ()

@@ -1,0 +1,36 @@
+"""The error tree: each kind says what happens next.
+
+::
+
+    PsmaNodeError
+    ├── UnusableStudyError    this study can't give a result: reject it, tell why (carries a Rejection)
+    ├── RetryLaterError       something outside is not ready (PACS down, disk full): queue again
+    └── MisconfiguredError    the site's set-up is wrong: stop, tell the operator
+
+Anything else that is raised is a fault of ours: the study is marked failed, nothing is sent.
+Messages say what was found, what was expected and what to do, and never name a patient.
+"""
+
+from __future__ import annotations
+
+from app.domain.refusal import Reason, Rejection
+
+
+class PsmaNodeError(Exception):
+    """Root of every error this program raises on purpose."""
+
+
+class UnusableStudyError(PsmaNodeError):
+    """The input can't be used; ``rejection`` says why in full."""
+
+    def __init__(self, *reasons: Reason) -> None:
+        self.rejection = Rejection(reasons)
+        super().__init__("; ".join(str(reason) for reason in reasons))
+
+
+class RetryLaterError(PsmaNodeError):
+    """Nothing is wrong with the study; try again later."""
+
+
+class MisconfiguredError(PsmaNodeError):
+    """The site's settings, models or machine need a person."""
