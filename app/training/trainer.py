@@ -1,0 +1,146 @@
+"""nnU-Net's trainer, changed as little as two CPU cores ask for.
+
+Deviations from stock ``nnUNetTrainer`` (the model card repeats them, see :data:`DEVIATIONS`): everything not named
+here (loss, deep supervision, sampling, patch extraction, spatial augmentation, schedule's form) is nnU-Net's own.
+The class has a name of its own, so that what it stores does not claim to be a stock training.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from app.training.request import ITERATIONS_PER_EPOCH
+
+log = logging.getLogger(__name__)
+
+DEVIATIONS = (
+    "AdamW, learning rate 2e-3 with nnU-Net's polynomial decay, instead of SGD at 1e-2",
+    "bfloat16 autocast and channels-last memory on CPUs that have it",
+    "rotation up to 11 degrees; no blur and no low-resolution augmentation",
+    "mirroring left to right only",
+    "half of the patches contain a lesion (stock: a third)",
+    "small patch, batch and network (see plans.json); final weights, not the best pseudo-Dice",
+)
+
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 1e-4
+ROTATION_RAD = 0.2
+PATCH_MARGIN = 1.15
+"""Read patches this much larger than trained on, so that rotation and scaling have something at their corners."""
+
+LEFT_RIGHT_AXIS = 2
+"""Of ``(z, y, x)``: the only mirror image of a patient that is anatomy (but for liver, spleen and stomach)."""
+
+COSTLY_TRANSFORMS = (GaussianBlurTransform, SimulateLowResolutionTransform)
+GRADIENT_LIMIT = 12.0
+"""nnU-Net's own gradient clipping."""
+
+
+class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type information
+    """A short training on a CPU (or GPU), resumable from nnU-Net's own checkpoints."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        # same parameters as stock: nnU-Net looks them up by this signature to keep them in its checkpoints
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch = ITERATIONS_PER_EPOCH
+        self.num_val_iterations_per_epoch = 2
+        self.oversample_foreground_percent = 0.5
+        self.initial_lr = LEARNING_RATE
+        self.weight_decay = WEIGHT_DECAY
+        self.save_every = 2
+        self.low_precision = self.device.type == "cpu" and has_bfloat16()
+        self._started_s = 0.0
+        self._first_epoch = 0
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW with nnU-Net's polynomial decay."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802  # nnU-Net's name
+        self,
+    ) -> tuple[tuple[float, float], bool, list[int], tuple[int, ...]]:
+        """Small rotations, left-right mirroring, a small margin."""
+        super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = (LEFT_RIGHT_AXIS,)
+        patch = [int(size * PATCH_MARGIN) for size in self.configuration_manager.patch_size]
+        return (-ROTATION_RAD, ROTATION_RAD), False, patch, (LEFT_RIGHT_AXIS,)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """Stock augmentation without the two steps that cost the most time."""
+        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        composed.transforms = [
+            step
+            for step in composed.transforms
+            if not isinstance(getattr(step, "transform", step), COSTLY_TRANSFORMS)
+        ]
+        return composed
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: stock tries a package that is not installed."""
+
+    def on_train_start(self) -> None:
+        """Stock, then bring the weights to the memory layout the CPU convolutions like."""
+        super().on_train_start()
+        if self.low_precision:
+            self.network = self.network.to(memory_format=torch.channels_last_3d)
+        self._started_s = time.monotonic()
+        self._first_epoch = self.current_epoch
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Stock on a GPU; on a CPU the same step in bfloat16, with loss and optimiser in float32."""
+        if not self.low_precision:
+            return dict(super().train_step(batch))
+        data = batch["data"].contiguous(memory_format=torch.channels_last_3d)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.network(data)
+        loss = self.loss([output.float() for output in outputs], batch["target"])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_LIMIT)
+        self.optimizer.step()
+        return {"loss": loss.detach().numpy()}
+
+    def on_epoch_end(self) -> None:
+        """Stock, then one line of progress with the time left."""
+        super().on_epoch_end()
+        done, total = self.current_epoch, self.num_epochs
+        per_epoch_s = (time.monotonic() - self._started_s) / max(1, done - self._first_epoch)
+        log.info(
+            "%s: iteration %d of %d, loss %.3f, %.2f s an iteration, %.0f min left",
+            self.plans_manager.dataset_name,
+            done * ITERATIONS_PER_EPOCH,
+            total * ITERATIONS_PER_EPOCH,
+            float(np.mean(self.logger.get_value("train_losses", step=-1))),
+            per_epoch_s / ITERATIONS_PER_EPOCH,
+            (total - done) * per_epoch_s / 60.0,
+        )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """All but the "best" checkpoint: pseudo-Dice on two patches is noise, so nothing is chosen by it."""
+        if not filename.endswith("checkpoint_best.pth"):
+            super().save_checkpoint(filename)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (else it is slower than float32)."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
