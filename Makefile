@@ -1,0 +1,47 @@
+# Everything starts here: `make demo`, `make test`, `make check`. Each installs what it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TEST_WORKERS ?= 2
+
+# A stamp is named after all that an installation depends on: change a pin, or move the folder, and it is made again.
+RUN_INPUTS := requirements.txt constraints.txt pyproject.toml
+DEV_INPUTS := requirements-dev.txt $(RUN_INPUTS)
+digest = $(shell (cat $(1); echo $(CURDIR)) | sha256sum | cut -c 1-16)
+RUN_STAMP := $(VENV)/.run-$(call digest,$(RUN_INPUTS))
+DEV_STAMP := $(VENV)/.dev-$(call digest,$(DEV_INPUTS))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format install clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS="--patient 12")
+	@scripts/install-peers || echo "Going on without Orthanc: the demo brings a small archive of its own."
+	$(BIN)/psma-node demo $(ARGS)
+
+test: $(DEV_STAMP)  ## every test, with DCMTK and Orthanc as peers (ARGS="-k suv")
+	@scripts/install-peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 $(ARGS)
+
+check: $(DEV_STAMP)  ## ruff and mypy --strict
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+format: $(DEV_STAMP)  ## sort imports, mend what ruff can mend
+	$(BIN)/python -m ruff check --fix .
+
+install: $(RUN_STAMP)  ## only the program: .venv/bin/psma-node
+
+$(RUN_STAMP):
+	@PYTHON=$(PYTHON) scripts/install-venv $(VENV) requirements.txt
+	@touch $@
+
+$(DEV_STAMP):
+	@PYTHON=$(PYTHON) scripts/install-venv $(VENV) requirements-dev.txt
+	@touch $@ $(RUN_STAMP)
+
+clean:  ## remove the virtual environment and what demo and tests left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

@@ -1,0 +1,199 @@
+"""The house's one direction, proved from the imports themselves (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MAY_IMPORT = {
+    # part: the parts of this program it may import, beside itself
+    "app.domain": set(),
+    "app.errors": {"app.domain"},
+    "app.imaging": {"app.domain", "app.errors"},
+    "app.inference": {"app.domain", "app.errors", "app.imaging"},
+    "app.dicom": {"app.domain", "app.errors", "app.imaging"},
+    "app.node": {"app.domain", "app.errors", "app.imaging", "app.dicom"},
+    "app.phantom": {"app.domain", "app.errors", "app.imaging", "app.dicom"},
+    "app.training": {"app.domain", "app.errors", "app.imaging", "app.inference", "app.dicom", "app.phantom"},
+    "app.demo": {"app.domain", "app.errors", "app.imaging", "app.dicom", "app.phantom"},
+    "app.settings": {"app.domain", "app.errors", "app.imaging", "app.inference", "app.dicom", "app.node"},
+    "operators": {
+        "app.domain", "app.errors", "app.imaging", "app.inference", "app.dicom", "app.node", "app.settings",
+    },
+    "app.application": {
+        "app.domain", "app.errors", "app.imaging", "app.inference", "app.dicom", "app.node", "app.settings",
+        "operators",
+    },
+    "app.cli": {
+        "app.domain", "app.errors", "app.imaging", "app.inference", "app.dicom", "app.node", "app.settings",
+        "app.phantom", "app.training", "app.demo", "operators", "app.application",
+    },
+    "app.__main__": {"app.cli"},
+}  # fmt: skip
+"""One line a part, lowest first. A new part, or a new arrow, is a decision: it is written here."""
+
+DOMAIN_MAY_USE = {"numpy"}
+"""What app.domain may import beside the standard library."""
+
+HEAVY = ("torch", "monai", "holoscan", "nnunetv2", "pydicom", "SimpleITK", "matplotlib", "dbos")
+"""What the domain must never load: it is imported by everything."""
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the program by its dotted name."""
+    found = {}
+    for path in [*(root / "app").rglob("*.py"), *(root / "operators").rglob("*.py")]:
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def part_of(module: str) -> str:
+    """The part a module belongs to: ``app.dicom.seg_writer`` → ``app.dicom``; all operators are one."""
+    names = module.split(".")
+    return names[0] if names[0] == "operators" else ".".join(names[:2])
+
+
+def imports(path: Path, module: str) -> Iterator[tuple[str, int]]:
+    """Each module that a file imports, anywhere in it (functions too), with its line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            # `from app import dicom` names a part only in its alias
+            names = {f"app.{alias.name}" for alias in node.names} if source == "app" else {source}
+            yield from ((name, node.lineno) for name in sorted(names))
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """Every import that goes against the direction, as ``file:line: from → to``."""
+    wrong = []
+    for module, path in sorted(modules(root).items()):
+        if module == "app":
+            continue  # holds nothing
+        here = part_of(module)
+        for imported, line in imports(path, module):
+            if refused(here, imported):
+                wrong.append(f"{path.relative_to(root)}:{line}: {here} → {imported}")
+    return wrong
+
+
+def refused(here: str, imported: str) -> bool:
+    """Whether a part may not import a module."""
+    top = imported.partition(".")[0]
+    if top in {"app", "operators"}:
+        there = part_of(imported)
+        return there not in {here, "app", *MAY_IMPORT.get(here, set())}
+    if here == "app.domain":
+        return top not in DOMAIN_MAY_USE and top not in sys.stdlib_module_names
+    return top == "tests"
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """A cycle among the parts, or nothing."""
+    done: set[str] = set()
+
+    def visit(part: str, trail: list[str]) -> list[str]:
+        if part in trail:
+            return [*trail[trail.index(part) :], part]
+        if part in done:
+            return []
+        for following in sorted(edges.get(part, ())):
+            if found := visit(following, [*trail, part]):
+                return found
+        done.add(part)
+        return []
+
+    return next((found for part in sorted(edges) if (found := visit(part, []))), [])
+
+
+def write(root: Path, files: Iterable[tuple[str, str]]) -> Path:
+    for name, text in files:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_every_import_goes_in_the_one_direction() -> None:
+    assert wrong_imports(ROOT) == []
+
+
+def test_every_part_of_the_program_has_its_place_in_the_order() -> None:
+    parts = {part_of(module) for module in modules(ROOT)} - {"app"}
+    assert parts - MAY_IMPORT.keys() == set()
+
+
+def test_the_order_itself_has_no_cycle() -> None:
+    assert cycle(MAY_IMPORT) == []
+
+
+def test_a_cycle_would_be_found() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arrow"),
+    [
+        ("app/dicom/bad.py", "from app.node.scp import x\n", "app.dicom → app.node.scp"),
+        ("app/dicom/bad.py", "def late():\n    import app.cli\n", "app.dicom → app.cli"),
+        ("app/dicom/bad.py", "from ..node import scp\n", "app.dicom → app.node"),
+        ("app/dicom/__init__.py", "from ..node import scp\n", "app.dicom → app.node"),
+        ("app/imaging/bad.py", "from app import node\n", "app.imaging → app.node"),
+        ("app/domain/bad.py", "import pydicom\n", "app.domain → pydicom"),
+        ("app/domain/bad.py", "from app.errors import x\n", "app.domain → app.errors"),
+        ("app/node/bad.py", "from operators.load import x\n", "app.node → operators.load"),
+        ("operators/bad.py", "import app.application\n", "operators → app.application"),
+        ("app/cli/bad.py", "from tests.conftest import x\n", "app.cli → tests.conftest"),
+        ("app/newcomer/bad.py", "from app.domain.volume import x\n", "app.newcomer → app.domain.volume"),
+    ],
+)
+def test_an_import_in_the_wrong_direction_would_be_found(
+    tmp_path: Path, name: str, text: str, arrow: str
+) -> None:
+    write(tmp_path, [(name, text), ("operators/__init__.py", "")])
+    assert [found.split(": ")[1] for found in wrong_imports(tmp_path)] == [arrow]
+
+
+def test_imports_in_the_right_direction_are_left_alone(tmp_path: Path) -> None:
+    good = "import json\nimport numpy as np\nfrom app.domain.volume import Grid\nfrom .grids import x\n"
+    write(tmp_path, [("app/domain/good.py", good), ("app/imaging/good.py", good + "import SimpleITK\n")])
+    assert wrong_imports(tmp_path) == []
+
+
+def test_the_domain_loads_nothing_heavy_and_reads_no_environment() -> None:
+    names = sorted(module for module in modules(ROOT) if part_of(module) == "app.domain")
+    program = f"""
+import os, socket, sys
+
+def never(*_args, **_named):
+    raise AssertionError("read while being imported")
+
+import numpy  # its own business
+environment = type(os.environ)
+environment.__getitem__ = environment.get = socket.socket.connect = never
+for name in {names!r}:
+    __import__(name)
+print(*[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_the_command_is_the_one_the_documents_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"psma-node": "app.cli:main"}
