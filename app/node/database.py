@@ -1,0 +1,123 @@
+"""The node's one database: SQLite in a file by default, Postgres by URL for many hosts.
+
+Tables of other modules join :data:`metadata`; every instant is stored in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Engine,
+    Index,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+from app.errors import MisconfiguredError, RetryLaterError
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
+
+metadata = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant, kept in UTC without an offset, which every database orders correctly."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; a naive datetime is refused, since nobody can tell what it means."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a stored datetime needs a time zone, found a naive one")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Back as an aware datetime in UTC."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("path", String(512), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("conflict", Boolean, nullable=False, default=False),
+    Index("instances_by_study", "study_instance_uid", "received_at"),
+)
+"""One row for each content received under a SOP Instance UID.
+
+``sha256`` is of the data set without its file meta header; ``path`` is relative to the inbox folder;
+``conflict`` marks every row of a UID that arrived with more than one content.
+"""
+
+
+def open_database(url: str) -> Engine:
+    """An engine for ``url``, with the tables known so far in place.
+
+    Args:
+        url: an SQLAlchemy URL, ``sqlite:///node.sqlite`` or ``postgresql+psycopg://…``.
+
+    Raises:
+        MisconfiguredError: the URL can't be understood or its driver is not installed.
+        RetryLaterError: the database does not answer.
+    """
+    engine = create_database_engine(url)
+    try:
+        metadata.create_all(engine)
+    except SQLAlchemyError as error:
+        raise RetryLaterError(f"the database does not answer: {type(error).__name__}") from error
+    return engine
+
+
+def create_database_engine(url: str) -> Engine:
+    """An engine with the durability this node promises, no table touched. Raises as :func:`open_database`."""
+    try:
+        parsed = make_url(url)
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
+        engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=not is_sqlite)
+    except (ArgumentError, ImportError) as error:
+        raise MisconfiguredError(
+            f"the database URL can't be used ({type(error).__name__}); "
+            "expected sqlite:///path or the URL of a Postgres whose driver is installed"
+        ) from error
+    if is_sqlite:
+        event.listen(engine, "connect", _set_sqlite_durability)
+    return engine
+
+
+def utc_now() -> datetime:
+    """The present instant, aware, UTC."""
+    return datetime.now(UTC)
+
+
+def _set_sqlite_durability(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    """WAL lets readers go on beside the writer; FULL makes a commit survive a power cut in WAL mode."""
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,135 @@
+"""Find the four identifying UIDs at the start of a data set, without building it.
+
+A data set from the network may nest a thousand sequences or lie about its lengths. So it is scanned:
+no recursion, nothing kept but the UIDs, and nothing read beyond Series Instance UID (0020,000E).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEFLATED_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1.99"
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+
+MAX_INFLATED_HEADER_BYTES = 32 * 2**20
+"""A header before (0020,000E) holds at most some private blocks; more is a decompression bomb."""
+
+WANTED: Mapping[tuple[int, int], str] = {
+    (0x0008, 0x0016): "SOPClassUID",
+    (0x0008, 0x0018): "SOPInstanceUID",
+    (0x0020, 0x000D): "StudyInstanceUID",
+    (0x0020, 0x000E): "SeriesInstanceUID",
+}
+
+_LAST = (0x0020, 0x000E)
+_UNDEFINED = 0xFFFFFFFF
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations with a 32-bit length (PS3.5 table 7.1-1)."""
+
+_MAX_UID_BYTES = 128
+
+
+class UnreadableHeaderError(ValueError):
+    """The data set can't be followed as far as its Series Instance UID; the message holds no values."""
+
+
+@dataclass(frozen=True)
+class _Element:
+    tag: tuple[int, int]
+    length: int
+    value_at: int
+    is_sequence_in_implicit: bool = False
+
+
+def find_uids(data_set: bytes, transfer_syntax_uid: str) -> dict[str, str]:
+    """SOP Class, SOP Instance, Study and Series Instance UIDs, as written (not yet checked).
+
+    Args:
+        data_set: encoded, without file meta.
+        transfer_syntax_uid: how; a data set that is implicit VR although it was announced as explicit is
+            understood (some archives send such), all else must hold.
+
+    Raises:
+        UnreadableHeaderError: damaged, or one of the four is absent.
+    """
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_LITTLE:
+        data_set = _inflated_start(data_set)
+    order = ">" if transfer_syntax_uid == EXPLICIT_BIG else "<"
+    implicit = transfer_syntax_uid == IMPLICIT_LITTLE or not data_set[4:6].isalpha()
+    try:
+        return _Scan(data_set, order, implicit).run()
+    except struct.error as error:
+        raise UnreadableHeaderError("the data set ends within an element") from error
+
+
+def _inflated_start(data_set: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, MAX_INFLATED_HEADER_BYTES)
+    except zlib.error as error:
+        raise UnreadableHeaderError("the deflated data set is damaged") from error
+
+
+class _Scan:
+    """A walk over top-level elements; nested ones are stepped over by counting delimiters."""
+
+    def __init__(self, data: bytes, order: str, implicit: bool) -> None:
+        self._data = data
+        self._implicit = implicit
+        self._tag = struct.Struct(f"{order}HH")
+        self._short = struct.Struct(f"{order}H")
+        self._long = struct.Struct(f"{order}L")
+
+    def run(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        position = 0
+        while position < len(self._data) and len(found) < len(WANTED):
+            element = self._element(position)
+            if element.tag > _LAST:
+                break
+            if element.tag in WANTED:
+                found[WANTED[element.tag]] = self._uid(element)
+            position = self._after(element)
+        missing = [keyword for keyword in WANTED.values() if keyword not in found]
+        if missing:
+            raise UnreadableHeaderError(f"{', '.join(missing)} not found in the data set")
+        return found
+
+    def _element(self, at: int, implicit: bool | None = None) -> _Element:
+        implicit = self._implicit if implicit is None else implicit
+        group, number = self._tag.unpack_from(self._data, at)
+        if implicit or group == 0xFFFE:
+            (length,) = self._long.unpack_from(self._data, at + 4)
+            return _Element((group, number), length, at + 8, implicit)
+        vr = self._data[at + 4 : at + 6]
+        if vr in _LONG_VRS:
+            (length,) = self._long.unpack_from(self._data, at + 8)
+            # an undefined length UN is a sequence in implicit VR (PS3.5 6.2.2)
+            return _Element((group, number), length, at + 12, vr == b"UN")
+        (length,) = self._short.unpack_from(self._data, at + 6)
+        return _Element((group, number), length, at + 8)
+
+    def _uid(self, element: _Element) -> str:
+        if element.length > _MAX_UID_BYTES:
+            raise UnreadableHeaderError(f"{WANTED[element.tag]} is {element.length} bytes long")
+        value = self._data[element.value_at : element.value_at + element.length]
+        return value.decode("ascii", errors="replace")
+
+    def _after(self, element: _Element) -> int:
+        """Where the next top-level element starts."""
+        if element.length != _UNDEFINED:
+            return element.value_at + element.length
+        position, depth = element.value_at, 1
+        while depth:
+            inner = self._element(position, element.is_sequence_in_implicit)
+            position = inner.value_at
+            if inner.tag in ((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)):
+                depth -= 1
+            elif inner.length == _UNDEFINED:
+                depth += 1
+            else:
+                position += inner.length
+        return position
