@@ -20,6 +20,7 @@ class RefusalCode(StrEnum):
     # reading
     UNREADABLE = "unreadable"
     CONFLICTING_DUPLICATE = "conflicting-duplicate"
+    ATTRIBUTE_INCONSISTENT = "attribute-inconsistent"
     PIXEL_DATA_MISSING = "pixel-data-missing"
     TRANSFER_SYNTAX_UNSUPPORTED = "transfer-syntax-unsupported"
     # selection

@@ -7,6 +7,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from app.domain.refusal import Reason
+
+SNOMED_RT_SCHEMES = frozenset({"SRT", "SNM3", "99SDM"})
+"""One coding scheme under three designators: PS3.16 8.1 (SRT, SNM3), and 99SDM of older scanners."""
+
 
 class StudyKind(StrEnum):
     """The pairs this node segments."""
@@ -24,8 +29,10 @@ class Code:
     meaning: str = ""
 
     def same_as(self, other: Code) -> bool:
-        """Equal value and scheme; the meaning is only text."""
-        return (self.value, self.scheme) == (other.value, other.scheme)
+        """Equal value and scheme (designators of SNOMED RT are one); the meaning is only text."""
+        if self.value != other.value:
+            return False
+        return self.scheme == other.scheme or {self.scheme, other.scheme} <= SNOMED_RT_SCHEMES
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Instance:
     """One SOP instance on disk, headers only. Positions in LPS mm; ``None`` where absent.
 
     ``pixel_spacing_mm`` is (between rows, between columns), as in PS3.3 10.7.1.3.
-    For NM the position and orientation come from Detector Information Sequence (0054,0022).
+    For NM the position and orientation come from Detector Information Sequence (0054,0022), and
+    ``slice_numbers`` is Slice Vector (0054,0080), one number a frame; empty when absent.
     """
 
     sop_instance_uid: str
@@ -64,11 +72,16 @@ class Instance:
     pixel_spacing_mm: tuple[float, float] | None = None
     spacing_between_slices_mm: float | None = None
     transfer_syntax_uid: str = ""
+    slice_numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series; attributes of the series come from its instances and must agree among them."""
+    """One series; attributes of the series come from its instances and must agree among them.
+
+    ``series_type`` is Series Type (0054,1000) of PET. ``faults`` are reasons found in reading for which
+    the whole series must not be used: instances that disagree, two contents under one UID.
+    """
 
     series_instance_uid: str
     modality: str
@@ -84,6 +97,8 @@ class Series:
     manufacturer: str = ""
     model_name: str = ""
     station_name: str = ""
+    series_type: tuple[str, ...] = ()
+    faults: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True)
