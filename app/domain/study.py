@@ -97,6 +97,7 @@ class Series:
     manufacturer: str = ""
     model_name: str = ""
     station_name: str = ""
+    expected_instance_count: int | None = None
     series_type: tuple[str, ...] = ()
     faults: tuple[Reason, ...] = ()
 

@@ -1,0 +1,192 @@
+"""When a study is complete, and what it waits for until then, in words.
+
+A study is complete when a pair (PET and CT, SPECT and CT) has been selected from it and either every image
+series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
+images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
+is rejected with its reasons. Images that come later make a new revision. Nothing here discards anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.analysis import Selection
+from app.domain.refusal import RefusalCode, Rejection
+from app.domain.study import Series, Study
+from app.node.receive_policy import ReceivePolicy
+
+GAP_FACTOR = 1.5
+"""A step of more than so many usual steps is a gap: real stacks vary by a few per cent (3.19 to 3.29 mm)."""
+
+CURABLE_BY_ARRIVAL = frozenset(
+    {
+        RefusalCode.NO_FUNCTIONAL_SERIES,
+        RefusalCode.NO_CT,
+        RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,
+        RefusalCode.CT_DOES_NOT_COVER,
+        RefusalCode.SLICE_GAP,
+        RefusalCode.TOO_FEW_SLICES,
+    }
+)
+"""Refusals that the images still on their way may undo; the others are settled by what is already here."""
+
+_IMAGE_MODALITIES = ("PT", "NM", "CT")
+
+
+class Selected(Protocol):
+    """What :func:`app.domain.selection.select` returns, as far as this module looks at it."""
+
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """Pairs that can be used."""
+        ...
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Why there is no pair; ``None`` when there is one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Whether a study is to be processed now.
+
+    Attributes:
+        complete: process it.
+        waits_for: what it waits for, in words; empty when complete.
+        given_up: complete only because nothing came for ``give_up_s``.
+    """
+
+    complete: bool
+    waits_for: str = ""
+    given_up: bool = False
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Slices missing between two neighbours; positions along the stack's normal, mm."""
+
+    count: int
+    from_mm: float
+    to_mm: float
+
+
+def assess(
+    study: Study, selected: Selected, last_received_at: datetime, now: datetime, policy: ReceivePolicy
+) -> Completeness:
+    """Judge a study as far as it has arrived.
+
+    Args:
+        study: its headers.
+        selected: what the selection makes of it.
+        last_received_at, now: aware instants.
+        policy: ``settle_s`` and ``give_up_s`` are used.
+    """
+    quiet_s = max(0.0, (now - last_received_at).total_seconds())
+    missing = _what_is_missing(study, selected)
+    if missing:
+        if quiet_s >= policy.give_up_s:
+            return Completeness(complete=True, given_up=True)
+        return Completeness(complete=False, waits_for=missing)
+    if selected.selections and _all_announced_are_here(study):
+        return Completeness(complete=True)
+    if quiet_s >= policy.settle_s:
+        return Completeness(complete=True)
+    return Completeness(complete=False, waits_for=f"quiet for {quiet_s:.0f} of {policy.settle_s:.0f} s")
+
+
+def stack_gaps(series: Series) -> tuple[Gap, ...]:
+    """Gaps in a stack of single-frame slices, by their positions; the order of instances does not matter.
+
+    Slices without a position or of another orientation than the first are left out: the selection tells
+    about those.
+    """
+    steps = _positions_along_normal(series)
+    if steps.size < 3:
+        return ()
+    distances = np.diff(steps)
+    usual = float(np.median(distances))
+    return tuple(
+        Gap(max(1, round(float(distances[i]) / usual) - 1), float(steps[i]), float(steps[i + 1]))
+        for i in np.flatnonzero(distances > GAP_FACTOR * usual)
+    )
+
+
+def _what_is_missing(study: Study, selected: Selected) -> str:
+    """Words for the images that are known to be missing; empty when none is."""
+    if selected.selections:
+        pairs = [series for pair in selected.selections for series in (pair.functional, pair.ct)]
+        return "; ".join(filter(None, (_unannounced_words(series) for series in pairs)))
+    codes = {reason.code for reason in selected.rejection.reasons} if selected.rejection else set()
+    if not codes & CURABLE_BY_ARRIVAL:
+        return ""
+    images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
+    words = [_unannounced_words(series) or _gap_words(series) for series in images]
+    return "; ".join(filter(None, (*words, _partner_words(images, codes))))
+
+
+def _unannounced_words(series: Series) -> str:
+    expected = series.expected_instance_count
+    if expected is None or len(series.instances) >= expected:
+        return ""
+    return f"{expected - len(series.instances)} of {expected} images of the {series.modality} series"
+
+
+def _gap_words(series: Series) -> str:
+    gaps = stack_gaps(series)
+    if not gaps:
+        return ""
+    missing = sum(gap.count for gap in gaps)
+    slices = "slice" if missing == 1 else "slices"
+    first = gaps[0]
+    where = f"z={first.from_mm:.1f} to {first.to_mm:.1f} mm"
+    more = f" and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""
+    return f"{missing} {slices} missing in the {series.modality} series, {where}{more}"
+
+
+def _partner_words(images: list[Series], codes: set[RefusalCode]) -> str:
+    functional = sorted({series.modality for series in images if series.modality != "CT"})
+    has_ct = any(series.modality == "CT" for series in images)
+    if not images:
+        return "a PET or SPECT with its CT"
+    if not functional:
+        return "a PET or SPECT that belongs to the CT"
+    name = {"PT": "PET", "NM": "SPECT"}[functional[-1]]
+    if not has_ct:
+        return f"a CT in the frame of reference of the {name}"
+    if RefusalCode.NO_FUNCTIONAL_SERIES in codes:
+        return f"a {name} series that can be segmented, with its CT"
+    if RefusalCode.CT_DOES_NOT_COVER in codes:
+        return f"a CT that covers the {name}"
+    if codes & {RefusalCode.NO_CT, RefusalCode.CT_OTHER_FRAME_OF_REFERENCE}:
+        return f"a CT in the frame of reference of the {name}"
+    return f"more images of the {name} or its CT"
+
+
+def _all_announced_are_here(study: Study) -> bool:
+    """Whether every image series announces how many images it has, and has them."""
+    images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
+    return all(
+        series.expected_instance_count is not None and len(series.instances) >= series.expected_instance_count
+        for series in images
+    )
+
+
+def _positions_along_normal(series: Series) -> NDArray[np.float64]:
+    """Sorted, distinct positions of the slices along their common normal, mm, shape (n,)."""
+    slices = [
+        (instance.image_orientation, instance.image_position_mm)
+        for instance in series.instances
+        if instance.image_orientation is not None and instance.image_position_mm is not None
+    ]
+    if not slices:
+        return np.empty(0)
+    orientation = np.asarray(slices[0][0])
+    normal = np.cross(orientation[:3], orientation[3:])
+    positions = [position for along, position in slices if np.allclose(along, orientation, atol=1e-3)]
+    return np.unique(np.round(np.asarray(positions) @ normal, 3))
