@@ -1,0 +1,68 @@
+"""UIDs derived from what a result is made of: the same input gives the same UIDs, so a resend never doubles.
+
+SHA-256 of the ingredients, its first 128 bits as a UUID under the arc 2.25 (PS3.5 B.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from enum import StrEnum
+
+from app.domain.analysis import Provenance, Quantified
+from app.domain.study import Series
+
+
+class ResultKind(StrEnum):
+    """The DICOM objects that one analysis gives."""
+
+    SEG = "SEG"
+    SR = "SR"
+    PAGE = "PAGE"
+
+
+def derived_uid(*ingredients: str) -> str:
+    """A UID (at most 44 characters) that depends on nothing but the ingredients and their order."""
+    digest = hashlib.sha256(json.dumps(ingredients).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def result_identity(quantified: Quantified, provenance: Provenance) -> str:
+    """SHA-256 (hex) of everything that can change a result.
+
+    Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
+    and weights, software version, settings digest and revision.
+    """
+    aligned = quantified.segmented.aligned
+    selection = aligned.loaded.selection
+    model = quantified.segmented.model
+    prior = aligned.prior
+    ingredients = [
+        selection.study.study_instance_uid,
+        _series_ingredients(selection.functional),
+        _series_ingredients(selection.ct),
+        [] if prior is None else [prior.series_instance_uid, prior.segmentation_sop_instance_uid],
+        [model.model_id, model.role.value, model.version, model.weights_sha256],
+        [provenance.software_version, provenance.settings_digest, provenance.revision],
+    ]
+    return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
+
+
+def series_uid(identity: str, kind: ResultKind) -> str:
+    """Series Instance UID of the result of that kind."""
+    return derived_uid(identity, kind.value, "series")
+
+
+def sop_uid(identity: str, kind: ResultKind) -> str:
+    """SOP Instance UID of the result of that kind."""
+    return derived_uid(identity, kind.value, "instance")
+
+
+def tracking_uid(identity: str, lesion_number: int) -> str:
+    """Tracking Unique Identifier (112040 DCM) of a lesion; 0 is the whole body."""
+    return derived_uid(identity, "tracking", str(lesion_number))
+
+
+def _series_ingredients(series: Series) -> list[object]:
+    return [series.series_instance_uid, sorted(item.sop_instance_uid for item in series.instances)]

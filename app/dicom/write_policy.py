@@ -1,0 +1,50 @@
+"""Section ``write`` of app.yaml. Imports nothing heavy, so that reading settings stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain.codes import SuvUnitSpelling
+
+
+class SegType(StrEnum):
+    """Segmentation Type (0062,0001)."""
+
+    BINARY = "BINARY"
+    LABELMAP = "LABELMAP"
+    """Label Map Segmentation Storage: one frame a slice; few viewers know it yet."""
+
+
+class SrClass(StrEnum):
+    """SOP class of the report."""
+
+    COMPREHENSIVE_3D = "COMPREHENSIVE_3D"
+    COMPREHENSIVE = "COMPREHENSIVE"
+    """For a PACS that refuses Comprehensive 3D SR; the content is the same."""
+
+
+@dataclass(frozen=True)
+class WritePolicy:
+    """Section ``write``: how results are written."""
+
+    seg_type: SegType = SegType.BINARY
+    """BINARY or LABELMAP."""
+    sr_class: SrClass = SrClass.COMPREHENSIVE_3D
+    """COMPREHENSIVE_3D or COMPREHENSIVE."""
+    suv_unit: SuvUnitSpelling = SuvUnitSpelling.CID_85
+    """UCUM spelling of the SUVbw unit: g/ml{SUVbw} (CID 85) or {SUVbw}g/ml."""
+    first_series_number: int = 9001
+    """Series Number of the SEG; the SR and the page take the next two."""
+    page_lesion_rows: int = 20
+    """At most so many lesions in the table of the page; the rest is counted."""
+    page_window_suv: float = 15.0
+    """Upper end of the grey scale on the page, SUVbw (g/ml)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page_lesion_rows <= 24:
+            raise ValueError(f"page_lesion_rows is 1..24, found {self.page_lesion_rows}")
+        if not self.page_window_suv > 0:
+            raise ValueError(f"page_window_suv is above 0 g/ml, found {self.page_window_suv}")
+        if not 1 <= self.first_series_number <= 999_997:
+            raise ValueError(f"first_series_number is 1..999997, found {self.first_series_number}")

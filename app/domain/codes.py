@@ -1,0 +1,89 @@
+"""Every coded concept that the results use, once.
+
+Standard codes are those of PS3.16; where no standard code exists the private scheme
+:data:`PRIVATE_SCHEME` has one, explained in docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from app.domain.study import Code
+
+PRIVATE_SCHEME = "99PSMANODE"
+"""Coding scheme designator of our own concepts (PS3.3 8.2: private designators begin with 99)."""
+
+PRIVATE_SCHEME_NAME = "PSMA node private codes"
+PRIVATE_SCHEME_VERSION = "1"
+
+# What a segment and a measurement group are about
+MORPHOLOGICALLY_ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+NEOPLASM = Code("108369006", "SCT", "Neoplasm")
+LESION = Code("52988006", "SCT", "Lesion")
+ENTIRE_BODY = Code("38266002", "SCT", "Entire body")
+
+# Measurements and how they were derived (PS3.16 TID 300, CID 7464)
+VOLUME = Code("118565006", "SCT", "Volume")
+SUVBW = Code("126401", "DCM", "SUVbw")
+ACTIVITY_CONCENTRATION = Code("110821", "DCM", "Nuclear Medicine Tomographic Activity")
+NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions")
+PSMA_TV = Code("PSMA-TV", PRIVATE_SCHEME, "PSMA tumor volume")
+TL_PSMA = Code("TL-PSMA", PRIVATE_SCHEME, "Total lesion PSMA")
+LESION_ACTIVITY = Code("LESION-ACTIVITY", PRIVATE_SCHEME, "Activity in lesion")
+
+MAXIMUM = Code("56851009", "SCT", "Maximum")
+MEAN = Code("373098007", "SCT", "Mean")
+PEAK = Code("126031", "DCM", "Peak Value Within ROI")
+
+SUM_OF_SEGMENTED_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
+SUV_BODY_WEIGHT_METHOD = Code("126410", "DCM", "SUV body weight calculation method")
+
+# Units (UCUM)
+MILLILITRE = Code("ml", "UCUM", "milliliter")
+GRAM = Code("g", "UCUM", "gram")
+MEGABECQUEREL = Code("MBq", "UCUM", "megabecquerel")
+BECQUEREL_PER_MILLILITRE = Code("Bq/ml", "UCUM", "becquerel per milliliter")
+COUNT = Code("{1}", "UCUM", "no units")
+MILLIMETRE = Code("mm", "UCUM", "millimeter")
+
+
+class SuvUnitSpelling(StrEnum):
+    """How the unit of SUVbw is written: CID 85 has the first, several readers look for the second."""
+
+    CID_85 = "g/ml{SUVbw}"
+    ANNOTATION_FIRST = "{SUVbw}g/ml"
+
+    @property
+    def code(self) -> Code:
+        """The spelling as a UCUM code."""
+        return Code(self.value, "UCUM", "Standardized Uptake Value body weight")
+
+
+# The report
+IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
+IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
+QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+SOURCE = Code("260753009", "SCT", "Source")
+MODALITY = Code("121139", "DCM", "Modality")
+FRAME_OF_REFERENCE_UID = Code("112227", "DCM", "Frame of Reference UID")
+SUMMARY = Code("121111", "DCM", "Summary")
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+PET_OF_WHOLE_BODY = Code("44139-4", "LN", "PET whole body")
+SPECT_CT_OF_WHOLE_BODY = Code("127902", "DCM", "SPECT CT of whole body")
+
+INTENDED_USE = Code("INTENDED-USE", PRIVATE_SCHEME, "Intended use")
+DECISION = Code("DECISION", PRIVATE_SCHEME, "Decision during processing")
+PRIOR = Code("PRIOR", PRIVATE_SCHEME, "Prior PET lesions")
+QUANTIFICATION = Code("QUANTIFICATION", PRIVATE_SCHEME, "Quantification of the image")
+INPUT = Code("INPUT", PRIVATE_SCHEME, "Input series")
+
+# Acquisition modality (CID 29)
+ACQUISITION_MODALITY = {
+    "PT": Code("PT", "DCM", "Positron emission tomography"),
+    "NM": Code("NM", "DCM", "Nuclear Medicine"),
+    "CT": Code("CT", "DCM", "Computed Tomography"),
+}
+
+# Purposes of reference (CID 7202)
+SOURCE_IMAGE_FOR_PROCESSING = Code("121322", "DCM", "Source Image for Image Processing Operation")

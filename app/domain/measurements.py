@@ -1,0 +1,174 @@
+"""Lesions in numbers: volume, SUVmax, SUVmean, SUVpeak, TL-PSMA, activity, and their sums.
+
+SUVpeak is the highest mean in a sphere of 1 cm³ (radius 6.20 mm) centred on a voxel of the lesion, voxels on
+the sphere's surface counted by the share of them that lies inside (Wahl et al., J Nucl Med 2009, PERCIST).
+TL-PSMA = volume x SUVmean; PSMA-TV = sum of volumes (Seifert et al., Semin Nucl Med 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.findings import Burden, Findings, Lesion
+from app.domain.volume import FloatArray, Grid, LabelMap, Volume
+
+SUBSAMPLES_PER_AXIS = 9
+"""Points per axis in a voxel when its share of the sphere is found: the sphere's volume to 0.5 %."""
+
+BQ_PER_MBQ = 1e6
+
+IndexArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class QuantifyPolicy:
+    """Section ``quantify``: how lesions are measured."""
+
+    suv_peak_sphere_ml: float = 1.0
+    """Volume of the SUVpeak sphere, ml (PERCIST: 1 cm³)."""
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.suv_peak_sphere_ml <= 100.0:
+            raise ValueError(f"suv_peak_sphere_ml is 0.01..100 ml, found {self.suv_peak_sphere_ml}")
+
+
+@dataclass(frozen=True, eq=False)
+class PeakKernel:
+    """A sphere on a grid.
+
+    Attributes:
+        offsets: ``(n, 3)`` voxel offsets ``(z, y, x)`` from the sphere's centre.
+        weights: ``(n,)`` share of each voxel inside the sphere, summing to 1.
+    """
+
+    offsets: IndexArray
+    weights: FloatArray
+
+
+def measure(
+    labels: LabelMap, suv: Volume, activity: Volume | None, policy: QuantifyPolicy | None = None
+) -> Findings:
+    """Measure every lesion on its functional image.
+
+    Args:
+        labels: lesions ``1..n``, every number present.
+        suv: SUVbw (g/ml) on the grid of ``labels``.
+        activity: Bq/ml on the same grid; ``None`` when not known.
+        policy: how to measure; the defaults without it.
+
+    Returns:
+        One :class:`~app.domain.findings.Lesion` per label, in the order of the labels, and the burden.
+
+    Raises:
+        ValueError: the grids differ, a label has no voxel, or a lesion holds a value that is no number.
+    """
+    for image in (suv, activity):
+        if image is not None and not image.grid.matches(labels.grid):
+            raise ValueError(f"the {image.unit} image and the lesions lie on different grids")
+    kernel = sphere_kernel(labels.grid, (policy or QuantifyPolicy()).suv_peak_sphere_ml)
+    lesions = tuple(
+        _measure_lesion(number, voxels, labels.grid, (suv, activity), kernel)
+        for number, voxels in _voxels_by_label(labels)
+    )
+    return Findings(lesions, _burden(lesions))
+
+
+def sphere_kernel(grid: Grid, sphere_ml: float) -> PeakKernel:
+    """The sphere of ``sphere_ml`` on ``grid``, sub-voxel weighted; works for any affine."""
+    radius_mm = (3.0 * sphere_ml * 1000.0 / (4.0 * np.pi)) ** (1.0 / 3.0)
+    to_mm = grid.affine[:3, :3]
+    # The sphere's reach along each index axis: how far the plane of constant index is from the centre.
+    reach = np.ceil(radius_mm * np.linalg.norm(np.linalg.inv(to_mm), axis=1) + 0.5).astype(int)
+    axes = [np.arange(-n, n + 1) for n in reach]
+    offsets_xyz = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    steps = (np.arange(SUBSAMPLES_PER_AXIS) + 0.5) / SUBSAMPLES_PER_AXIS - 0.5
+    points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    centres_mm, points_mm = offsets_xyz @ to_mm.T, points @ to_mm.T
+    share = np.array(
+        [(np.square(centre + points_mm).sum(axis=1) <= radius_mm**2).mean() for centre in centres_mm]
+    )
+    inside = share > 0
+    return PeakKernel(offsets_xyz[inside][:, ::-1].astype(np.int64), share[inside] / share.sum())
+
+
+def _voxels_by_label(labels: LabelMap) -> Iterator[tuple[int, IndexArray]]:
+    """Each number with its voxels, ``(n, 3)`` as (z, y, x), in the array's order."""
+    flat = np.flatnonzero(labels.array)
+    numbers = labels.array.ravel()[flat]
+    order = np.argsort(numbers, kind="stable")
+    ends = np.searchsorted(numbers[order], np.arange(1, labels.count + 2))
+    for number in range(1, labels.count + 1):
+        voxels = flat[order[ends[number - 1] : ends[number]]]
+        if voxels.size == 0:
+            raise ValueError(f"labels are dense; number {number} of {labels.count} has no voxel")
+        yield number, np.stack(np.unravel_index(voxels, labels.array.shape), axis=1)
+
+
+def _measure_lesion(
+    number: int,
+    voxels: IndexArray,
+    grid: Grid,
+    images: tuple[Volume, Volume | None],
+    kernel: PeakKernel,
+) -> Lesion:
+    suv, activity = images
+    uptake = _values(suv, voxels)
+    volume_ml = len(voxels) * grid.voxel_ml
+    suv_mean = float(uptake.mean())
+    becquerels = None if activity is None else _values(activity, voxels)
+    concentration_mean_bqml = None if becquerels is None else float(becquerels.mean())
+    return Lesion(
+        number=number,
+        volume_ml=volume_ml,
+        suv_max=float(uptake.max()),
+        suv_mean=suv_mean,
+        suv_peak=_peak(suv.array, voxels, kernel),
+        tl_psma=volume_ml * suv_mean,
+        centre_mm=_place(grid, voxels.mean(axis=0)),
+        hottest_mm=_place(grid, voxels[int(uptake.argmax())].astype(np.float64)),
+        activity_mbq=(
+            None if concentration_mean_bqml is None else concentration_mean_bqml * volume_ml / BQ_PER_MBQ
+        ),
+        concentration_max_bqml=None if becquerels is None else float(becquerels.max()),
+        concentration_mean_bqml=concentration_mean_bqml,
+    )
+
+
+def _values(image: Volume, voxels: IndexArray) -> FloatArray:
+    values = image.array[tuple(voxels.T)].astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"the {image.unit} image holds values in a lesion that are no numbers")
+    return values
+
+
+def _peak(suv: NDArray[np.float32], voxels: IndexArray, kernel: PeakKernel) -> float | None:
+    """Highest sphere mean among spheres that lie within the image; ``None`` when there is none."""
+    low, high = kernel.offsets.min(axis=0), kernel.offsets.max(axis=0)
+    fits = ((voxels + low >= 0) & (voxels + high < np.array(suv.shape))).all(axis=1)
+    if not fits.any():
+        return None
+    centres = voxels[fits]
+    means = np.zeros(len(centres))
+    for offset, weight in zip(kernel.offsets, kernel.weights, strict=True):
+        means += weight * suv[tuple((centres + offset).T)]
+    return float(means.max())
+
+
+def _place(grid: Grid, index_zyx: FloatArray) -> tuple[float, float, float]:
+    x, y, z = grid.to_lps(index_zyx[::-1])[0]
+    return float(x), float(y), float(z)
+
+
+def _burden(lesions: tuple[Lesion, ...]) -> Burden:
+    activities = [lesion.activity_mbq for lesion in lesions if lesion.activity_mbq is not None]
+    return Burden(
+        lesion_count=len(lesions),
+        psma_tv_ml=float(sum(lesion.volume_ml for lesion in lesions)),
+        tl_psma=float(sum(lesion.tl_psma for lesion in lesions)),
+        suv_max=max((lesion.suv_max for lesion in lesions), default=None),
+        activity_mbq=float(sum(activities)) if activities else None,
+    )
