@@ -1,0 +1,125 @@
+"""The chain: one MONAI Deploy application run a study."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import __version__
+from app.dicom.result_writer import ResultWriter
+from app.dicom.study_reader import read_study
+from app.domain.analysis import Provenance
+from app.domain.outcome import StudyOutcome
+from app.domain.study import Study
+from app.imaging.prior_alignment import PriorAligner, PriorSource
+from app.inference.lesion_segmentation import LesionSegmentation
+from app.result_folder import ResultFolder
+from app.settings import Settings
+from operators.align import AlignOperator
+from operators.deliver import DeliverOperator
+from operators.framework import Application, GreedyScheduler
+from operators.load import LoadOperator
+from operators.quantify import QuantifyOperator
+from operators.receive import ReceiveOperator
+from operators.segment import SegmentOperator
+from operators.select import SelectOperator
+from operators.stage import OnStage
+from operators.write import WriteOperator
+
+
+@dataclass(frozen=True)
+class ChainTools:
+    """What the stages work with: warm models, the prior store, the site's settings."""
+
+    settings: Settings
+    aligner: PriorAligner
+    segmentation: LesionSegmentation
+    writer: ResultWriter
+    on_stage: OnStage
+
+
+class PsmaApplication(Application):
+    """receive → select → load → align → segment → quantify → write → deliver."""
+
+    def __init__(self, source: Callable[[], Study], tools: ChainTools, folder: ResultFolder) -> None:
+        self._source = source
+        self._tools = tools
+        self._folder = folder
+        super().__init__(["psma-node"])  # an explicit argv: the SDK would parse ours
+
+    def compose(self) -> None:
+        """Connect the eight stages."""
+        tools, settings, on_stage = self._tools, self._tools.settings, self._tools.on_stage
+        receive = ReceiveOperator(self, source=self._source)
+        select = SelectOperator(self, policy=settings.select)
+        load = LoadOperator(self, policy=settings.load, on_stage=on_stage)
+        align = AlignOperator(self, aligner=tools.aligner, on_stage=on_stage)
+        segment = SegmentOperator(self, segmentation=tools.segmentation, on_stage=on_stage)
+        quantify = QuantifyOperator(self, policy=settings.quantify, on_stage=on_stage)
+        write = WriteOperator(self, writer=tools.writer, on_stage=on_stage)
+        deliver = DeliverOperator(self, folder=self._folder)
+
+        self.add_flow(receive, select, {("study", "study")})
+        self.add_flow(select, load, {("pairs", "pairs")})
+        self.add_flow(load, align, {("loaded", "loaded")})
+        self.add_flow(align, segment, {("aligned", "aligned")})
+        self.add_flow(segment, quantify, {("segmented", "segmented")})
+        self.add_flow(quantify, write, {("quantified", "quantified")})
+        self.add_flow(write, deliver, {("written", "written")})
+        self.add_flow(select, deliver, {("verdicts", "verdicts")})
+
+
+class ChainProcessor:
+    """Runs the chain on one study at a time; models stay loaded between studies."""
+
+    def __init__(self, settings: Settings, prior_source: PriorSource, on_stage: OnStage | None = None) -> None:
+        self._settings = settings
+        self._aligner = PriorAligner(settings.align, prior_source)
+        self._segmentation = LesionSegmentation.from_policy(settings.segment)
+        self._on_stage = on_stage or (lambda stage: None)
+        self._one_at_a_time = threading.Lock()
+
+    def process(self, paths: Sequence[Path], out: Path, revision: int) -> StudyOutcome:
+        """Run the chain on the instances of one study; see :meth:`process_study`."""
+        return self.process_study(lambda: read_study(paths), out, revision).outcome
+
+    def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
+        """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.
+
+        Raises:
+            RuntimeError: the framework returned without having run the chain to its end.
+        """
+        provenance = Provenance(__version__, self._settings.digest, revision)
+        tools = ChainTools(
+            self._settings,
+            self._aligner,
+            self._segmentation,
+            ResultWriter(self._settings.write, provenance),
+            self._on_stage,
+        )
+        folder = ResultFolder(out)
+        with self._one_at_a_time:
+            _run(PsmaApplication(source, tools, folder))
+        if not folder.finished:
+            raise RuntimeError("the chain ended before its last stage; nothing was delivered")
+        return folder
+
+
+def _run(application: PsmaApplication) -> None:
+    """Run the graph in a thread of its own, as Holoscan's signal handling wants; re-raise what it raised."""
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            application.scheduler(GreedyScheduler(application, name="greedy"))
+            application.run()
+        except BaseException as error:  # noqa: BLE001  carried to the caller's thread, below
+            raised.append(error)
+
+    thread = threading.Thread(target=target, name="chain")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]

@@ -1,0 +1,58 @@
+"""The command line: registers the commands, translates errors once."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from app import __version__
+from app.cli.demo import demo
+from app.cli.inspect import inspect
+from app.cli.phantom import phantom
+from app.cli.process import process
+from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+
+EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
+
+app = typer.Typer(
+    name="psma-node",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="PSMA node: PSMA PET/CT and 177Lu SPECT/CT in over DICOM, lesions out as SEG, SR and a page. "
+    "Research use only.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"psma-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True)) -> None:
+    pass
+
+
+for command in (process, inspect, phantom, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: an error that was raised on purpose is a sentence and an exit code, not a traceback."""
+    try:
+        app()
+    except MisconfiguredError as error:
+        _fail(error, EXIT_MISCONFIGURED)
+    except UnusableStudyError as error:
+        _fail(error, EXIT_REJECTED)
+    except RetryLaterError as error:
+        _fail(error, EXIT_RETRY)
+
+
+def _fail(error: Exception, code: int) -> None:
+    click.echo(f"psma-node: {error}", err=True)
+    sys.exit(code)

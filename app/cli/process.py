@@ -1,0 +1,38 @@
+"""``psma-node process IN OUT``: the chain on a folder, as a MONAI Application Package runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+
+def process(
+    input_folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="IN", envvar="HOLOSCAN_INPUT_PATH", help="Folder with DICOM files, any names."),
+    ] = None,
+    output_folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="OUT", envvar="HOLOSCAN_OUTPUT_PATH", help="Folder for the results; made."),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Segment every PSMA PET/CT and 177Lu SPECT/CT study in IN; write SEG, SR, page, outcome.json to OUT.
+
+    Studies are taken in order of time, so that a PET/CT in IN serves as the prior of a later SPECT/CT.
+    Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments.
+    """
+    from app.folder_mode import process_folder
+    from app.settings import load_settings
+
+    if input_folder is None or output_folder is None:
+        raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
+    outcome = process_folder(input_folder, output_folder, load_settings(config, overrides or []))
+    for line in outcome.lines():
+        typer.echo(line)
+    raise typer.Exit(outcome.status.exit_code)

@@ -1,0 +1,155 @@
+"""Folder mode: the chain on every study of a folder, oldest first (the MAP contract)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from app.application import ChainProcessor
+from app.dicom.study_reader import read_studies
+from app.domain.analysis import Quantified
+from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
+from app.domain.refusal import Reason
+from app.domain.study import Patient, Study, StudyKind
+from app.durable_file import write_durably
+from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.imaging.prior_alignment import PriorCandidate
+from app.outcome_file import NAME, write_outcome
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderOutcome:
+    """What a folder gave. ``status`` is the most urgent of its studies: failed, retry, done, rejected."""
+
+    status: Status
+    studies: tuple[StudyOutcome, ...]
+    unreadable: tuple[Reason, ...] = ()
+
+    @classmethod
+    def of(cls, studies: Sequence[StudyOutcome], unreadable: Sequence[Reason]) -> FolderOutcome:
+        """Sum up: nothing usable at all is a rejection."""
+        found = {study.status for study in studies}
+        order = (Status.FAILED, Status.RETRY, Status.DONE, Status.REJECTED)
+        status = next((status for status in order if status in found), Status.REJECTED)
+        return cls(status, tuple(studies), tuple(unreadable))
+
+    def lines(self) -> list[str]:
+        """The outcome in words, for a terminal."""
+        lines = [f"{self.status}: {len(self.studies)} study(ies), {len(self.unreadable)} unreadable file(s)"]
+        for number, study in enumerate(self.studies, start=1):
+            lines.append(f"study {number}: {study.status} {study.message}".rstrip())
+            lines += [f"  not used: {reason}" for reason in study.reasons]
+            for pair in study.pairs:
+                lines += _pair_lines(pair)
+        lines += [f"unreadable: {reason}" for reason in self.unreadable]
+        return lines
+
+
+class RunPriors:
+    """The PET results of this run, as priors for a later SPECT/CT in the same folder."""
+
+    def __init__(self) -> None:
+        self._results: list[tuple[Patient, PriorCandidate]] = []
+
+    def remember(self, quantified: Quantified) -> None:
+        """Keep a PET result."""
+        selection = quantified.segmented.aligned.loaded.selection
+        if selection.kind is StudyKind.PET_CT:
+            self._results.append((selection.study.patient, PriorCandidate.from_result(quantified)))
+
+    def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
+        """Earlier PET results of this patient, latest first."""
+        found = [
+            candidate
+            for owner, candidate in self._results
+            if owner == patient and candidate.acquired_at is not None and candidate.acquired_at < before
+        ]
+        return sorted(found, key=lambda candidate: candidate.acquired_at, reverse=True)
+
+
+def process_folder(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
+    """Run the chain on every study in ``input_folder``; write results and outcome.json.
+
+    Raises:
+        MisconfiguredError: a folder is missing or not writable, or a model can't be used.
+    """
+    if not input_folder.is_dir():
+        raise MisconfiguredError(f"{input_folder} is not a folder; give a folder with DICOM files")
+    _make_writable(output_folder)
+    reading = read_studies(input_folder)
+    priors = RunPriors()
+    processor = ChainProcessor(settings, priors)
+    outcomes = []
+    for number, study in enumerate(sorted(reading.studies, key=_by_time), start=1):
+        name = f"study-{number}"
+        outcome = _process_one(processor, study, output_folder / name, priors)
+        outcomes.append(_with_paths_below(outcome, name))
+    folder_outcome = FolderOutcome.of(outcomes, reading.unreadable)
+    content = TypeAdapter(FolderOutcome).dump_json(folder_outcome, indent=2)
+    write_durably(output_folder / NAME, content + b"\n")
+    return folder_outcome
+
+
+def _process_one(
+    processor: ChainProcessor, study: Study, out: Path, priors: RunPriors
+) -> StudyOutcome:
+    try:
+        folder = processor.process_study(lambda: study, out, revision=1)
+    except MisconfiguredError:
+        raise
+    except UnusableStudyError as error:
+        outcome = StudyOutcome(study.study_instance_uid, Status.REJECTED, error.rejection.reasons)
+    except RetryLaterError as error:
+        outcome = StudyOutcome(study.study_instance_uid, Status.RETRY, message=str(error))
+    except Exception as error:  # noqa: BLE001  the study loop: one study's fault must not stop the others
+        logger.exception("the chain failed")
+        message = f"{type(error).__name__}: {error}"
+        outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
+    else:
+        for quantified in folder.results:
+            priors.remember(quantified)
+        return folder.outcome
+    out.mkdir(parents=True, exist_ok=True)
+    write_outcome(outcome, out)
+    return outcome
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / NAME, b"{}\n")
+    except OSError as error:
+        raise MisconfiguredError(f"cannot write to {folder}: {error.strerror}; give a writable folder") from error
+
+
+def _by_time(study: Study) -> tuple[datetime, str]:
+    return study.study_datetime or datetime.min, study.study_instance_uid
+
+
+def _with_paths_below(outcome: StudyOutcome, name: str) -> StudyOutcome:
+    """The same outcome with its files named from the folder above."""
+
+    def moved(file: ResultFile) -> ResultFile:
+        return replace(file, path=f"{name}/{file.path}")
+
+    pairs = tuple(replace(pair, files=tuple(map(moved, pair.files))) for pair in outcome.pairs)
+    return replace(outcome, pairs=pairs)
+
+
+def _pair_lines(pair: PairOutcome) -> list[str]:
+    burden = pair.findings.burden
+    prior = "with prior" if pair.prior_used else "no prior"
+    lines = [
+        f"  {pair.kind} {pair.tracer}: {pair.model.role} ({pair.model.model_id}, {prior}), "
+        f"{burden.lesion_count} lesion(s), PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
+    ]
+    lines += [f"    {file.kind}: {file.path}" for file in pair.files]
+    return lines + [f"    no prior: {reason}" for reason in pair.no_prior]

@@ -1,0 +1,68 @@
+"""The folder in which a study's results are put, whole, before they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from app.dicom.result_writer import Written
+from app.domain.analysis import Quantified, SeriesVerdict
+from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
+from app.domain.refusal import Rejection
+from app.durable_file import write_durably
+from app.errors import RetryLaterError
+from app.outcome_file import NAME, read_outcome, write_outcome
+
+
+class ResultFolder:
+    """Stores the results of one run of the chain; ``outcome.json`` is written last.
+
+    A folder that holds results of an earlier run of the same study is emptied of them first, so that old and
+    new never lie side by side.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._outcome: StudyOutcome | None = None
+        self.results: tuple[Quantified, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the chain came to its end; Holoscan returns normally even when it did not."""
+        return self._outcome is not None
+
+    @property
+    def outcome(self) -> StudyOutcome:
+        """How the study ended.
+
+        Raises:
+            RuntimeError: the chain has not finished.
+        """
+        if self._outcome is None:
+            raise RuntimeError("the chain has not finished")
+        return self._outcome
+
+    def deliver(
+        self, study_instance_uid: str, items: Sequence[Written | Rejection], verdicts: Sequence[SeriesVerdict]
+    ) -> None:
+        """Write every file, then the outcome.
+
+        Raises:
+            RetryLaterError: the disk does not take them.
+        """
+        written = [item for item in items if isinstance(item, Written)]
+        reasons = [reason for item in items if isinstance(item, Rejection) for reason in item.reasons]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_earlier_results()
+            pairs = tuple(self._store(item) for item in written)
+            status = Status.DONE if pairs else Status.REJECTED
+            outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, tuple(verdicts))
+            write_outcome(outcome, self._folder)
+        except OSError as error:
+            raise RetryLaterError(
+                f"cannot write results to {self._folder}: {error.strerror}; free space or check the permissions"
+            ) from error
+        self.results = tuple(item.quantified for item in written)
+        self._outcome = outcome

@@ -1,0 +1,200 @@
+"""The site's settings: app.yaml, then the environment, then ``--set``, read once into a frozen record.
+
+Every section's shape and defaults stand in the layer that uses it (``SelectionPolicy`` and so on); this
+module only composes them. An unknown key is an error that names the file, the key and the nearest key.
+
+Precedence, later wins: defaults, app.yaml, ``PSMA_NODE__SECTION__KEY=value``, ``--set section.key=value``.
+Values in the environment and in ``--set`` are YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from app.dicom.loading import LoadPolicy
+from app.dicom.write_policy import WritePolicy
+from app.domain.measurements import QuantifyPolicy
+from app.domain.selection import SelectionPolicy
+from app.errors import MisconfiguredError
+from app.imaging.prior_alignment import AlignPolicy
+from app.inference.policy import SegmentPolicy
+from app.node.deliver_policy import DeliverPolicy
+from app.node.node_policy import NodePolicy
+from app.node.receive_policy import ReceivePolicy
+
+ENVIRONMENT_PREFIX = "PSMA_NODE__"
+SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
+
+RESULT_SECTIONS = ("select", "load", "align", "segment", "quantify", "write")
+"""Sections that can change a result; the others (ports, folders) leave its UIDs as they are."""
+
+SECRET_OR_LOCAL_KEYS = {"segment": ("models_dir", "device")}
+"""Keys of result sections that say where, not what."""
+
+
+@dataclass(frozen=True)
+class ApplicationInfo:
+    """Section ``application`` (MONAI Application Package)."""
+
+    name: str = "psma-node"
+    title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Section ``resources`` (MONAI Application Package): what a host should set aside."""
+
+    cpu: int = 2
+    memory: str = "6Gi"
+    gpu: int = 0
+    gpu_memory: str = "8Gi"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """app.yaml, validated: one section per stage of the chain, and the node's own."""
+
+    application: ApplicationInfo = field(default_factory=ApplicationInfo)
+    resources: Resources = field(default_factory=Resources)
+    receive: ReceivePolicy = field(default_factory=ReceivePolicy)
+    select: SelectionPolicy = field(default_factory=SelectionPolicy)
+    load: LoadPolicy = field(default_factory=LoadPolicy)
+    align: AlignPolicy = field(default_factory=AlignPolicy)
+    segment: SegmentPolicy = field(default_factory=SegmentPolicy)
+    quantify: QuantifyPolicy = field(default_factory=QuantifyPolicy)
+    write: WritePolicy = field(default_factory=WritePolicy)
+    deliver: DeliverPolicy = field(default_factory=DeliverPolicy)
+    node: NodePolicy = field(default_factory=NodePolicy)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every setting that can change a result; part of the SR and of derived UIDs."""
+        sections = TypeAdapter(Settings).dump_python(self, mode="json", include=set(RESULT_SECTIONS))
+        for section, keys in SECRET_OR_LOCAL_KEYS.items():
+            for key in keys:
+                sections[section].pop(key, None)
+        return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
+
+
+def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: app.yaml; without it ``PSMA_NODE_CONFIG``, ``./app.yaml``, or the one shipped.
+        overrides: ``section.key=value`` items, values in YAML.
+
+    Raises:
+        MisconfiguredError: file missing or no YAML, unknown key, wrong type or value.
+    """
+    file = path or _default_path()
+    tree = _read_yaml(file)
+    for dotted, value, origin in [*_from_environment(os.environ), *map(_parse_override, overrides)]:
+        _place(tree, dotted, value, origin)
+    _refuse_unknown_keys(tree, Settings, file.name, "")
+    try:
+        return TypeAdapter(Settings).validate_python(tree)
+    except ValidationError as error:
+        raise MisconfiguredError(_describe(error, file)) from error
+
+
+def _default_path() -> Path:
+    named = os.environ.get("PSMA_NODE_CONFIG")
+    if named:
+        return Path(named)
+    here = Path("app.yaml")
+    return here if here.is_file() else SHIPPED_CONFIG
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read the settings file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{file} is not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise MisconfiguredError(f"{file}: found a {type(tree).__name__}, expected sections (key: value)")
+    return tree
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    found = []
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            found.append((dotted, yaml.safe_load(text), name))
+    return found
+
+
+def _parse_override(item: str) -> tuple[str, Any, str]:
+    dotted, equals, text = item.partition("=")
+    if not equals or "." not in dotted:
+        raise MisconfiguredError(f"--set {item}: expected section.key=value, for example receive.port=11112")
+    try:
+        return dotted.strip(), yaml.safe_load(text), f"--set {dotted}"
+    except yaml.YAMLError as error:
+        raise MisconfiguredError(f"--set {item}: the value is not valid YAML: {error}") from error
+
+
+def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for key in parents:
+        child = node.setdefault(key, {})
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise MisconfiguredError(f"{origin}: {key} is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _refuse_unknown_keys(tree: Any, shape: Any, file_name: str, place: str) -> None:
+    """Walk the YAML beside the dataclasses; pydantic would ignore a key that it doesn't know."""
+    shape = _dataclass_within(shape)
+    if isinstance(tree, (list, tuple)):
+        for item in tree:
+            _refuse_unknown_keys(item, shape, file_name, place)
+    if shape is None or not isinstance(tree, dict):
+        return
+    hints = typing.get_type_hints(shape)
+    known = [item.name for item in dataclasses.fields(shape)]
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+            raise MisconfiguredError(f"{file_name}: unknown key {place}{key} ({hint})")
+        _refuse_unknown_keys(value, hints[key], file_name, f"{place}{key}.")
+
+
+def _dataclass_within(annotation: Any) -> Any:
+    """The dataclass in ``T``, ``T | None`` or ``tuple[T, ...]``; ``None`` when there is none."""
+    if dataclasses.is_dataclass(annotation):
+        return annotation
+    if typing.get_origin(annotation) in (tuple, list, typing.Union, types.UnionType):
+        inner = (_dataclass_within(arg) for arg in typing.get_args(annotation))
+        return next((found for found in inner if found is not None), None)
+    return None
+
+
+def _describe(error: ValidationError, file: Path) -> str:
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{place}: found {item.get('input')!r}, {item['msg']}")
+    return f"{file.name}: " + "; ".join(lines)

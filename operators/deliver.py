@@ -1,0 +1,25 @@
+"""deliver: the end of the chain: results into the folder from which they leave, and the study's outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.result_folder import ResultFolder
+from operators.framework import Fragment, Operator, OperatorSpec
+
+
+class DeliverOperator(Operator):
+    """``written`` and ``verdicts`` in; the folder then holds the outcome, the sign that the chain finished."""
+
+    def __init__(self, fragment: Fragment, *, folder: ResultFolder) -> None:
+        self._folder = folder
+        super().__init__(fragment, name="deliver")
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """The results and the verdicts in, nothing out."""
+        spec.input("written")
+        spec.input("verdicts")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Store every file, then say how the study ended."""
+        self._folder.deliver(op_input.receive("written"), op_input.receive("verdicts"))

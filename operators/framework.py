@@ -1,0 +1,61 @@
+"""The one place that imports Holoscan and the MONAI Deploy App SDK.
+
+``import holoscan`` needs ``libcudart.so.13`` even without a GPU; the wheel ``nvidia-cuda-runtime`` carries it,
+but outside the loader's path. So it is loaded here first, by its place in the wheel, and every operator
+imports the framework from this module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import resource
+from pathlib import Path
+
+from app.errors import MisconfiguredError
+
+HOLOSCAN_STACK_BYTES = 32 * 1024 * 1024
+"""Holoscan warns below this soft stack limit (holoscan/core/__init__.py)."""
+
+
+def _load_cuda_runtime() -> None:
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    candidates = [Path(folder) / "cu13" / "lib" / "libcudart.so.13" for folder in folders]
+    library = next((path for path in candidates if path.is_file()), None)
+    if library is None:
+        raise MisconfiguredError(
+            "found no libcudart.so.13 in the Python environment, expected the wheel nvidia-cuda-runtime 13; "
+            "install the packages of requirements.txt"
+        )
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def _raise_soft_stack_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    too_small = soft not in (resource.RLIM_INFINITY,) and soft < HOLOSCAN_STACK_BYTES
+    if too_small and (hard == resource.RLIM_INFINITY or hard >= HOLOSCAN_STACK_BYTES):
+        resource.setrlimit(resource.RLIMIT_STACK, (HOLOSCAN_STACK_BYTES, hard))
+
+
+os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "ERROR")
+_load_cuda_runtime()
+_raise_soft_stack_limit()
+
+from holoscan.conditions import CountCondition  # noqa: E402  after the CUDA runtime is loaded
+from holoscan.schedulers import GreedyScheduler  # noqa: E402  after the CUDA runtime is loaded
+from monai.deploy.core import Application, Fragment, Operator, OperatorSpec  # noqa: E402  as above
+
+PYTHON_OBJECT = "PyObject"
+"""Emitter name that passes a Python object as it is; without it arrays in containers turn into tensors."""
+
+__all__ = [
+    "PYTHON_OBJECT",
+    "Application",
+    "CountCondition",
+    "Fragment",
+    "GreedyScheduler",
+    "Operator",
+    "OperatorSpec",
+]

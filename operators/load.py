@@ -1,0 +1,23 @@
+"""load: a pair's series become volumes in physical units, or a reason why not."""
+
+from __future__ import annotations
+
+from app.dicom.loading import LoadPolicy, load
+from app.domain.analysis import Loaded, Selection
+from app.domain.refusal import Rejection
+from operators.framework import Fragment
+from operators.stage import OnStage, StageOperator
+
+
+class LoadOperator(StageOperator):
+    """``pairs`` in, ``loaded`` out."""
+
+    stage, inlet, outlet = "load", "pairs", "loaded"
+
+    def __init__(self, fragment: Fragment, *, policy: LoadPolicy, on_stage: OnStage) -> None:
+        self._policy = policy
+        super().__init__(fragment, on_stage=on_stage)
+
+    def step(self, item: Selection) -> Loaded | Rejection:
+        """PET in SUV, SPECT in Bq/ml and SUV, CT in HU."""
+        return load(item, self._policy)

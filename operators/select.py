@@ -1,0 +1,28 @@
+"""select: which series are the functional image and its CT, and why not the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.domain.selection import SelectionPolicy, select
+from operators.framework import PYTHON_OBJECT, Fragment, Operator, OperatorSpec
+
+
+class SelectOperator(Operator):
+    """``study`` in; ``pairs`` out for the chain, ``verdicts`` out for the report."""
+
+    def __init__(self, fragment: Fragment, *, policy: SelectionPolicy) -> None:
+        self._policy = policy
+        super().__init__(fragment, name="select")
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """One study in, its pairs and verdicts out."""
+        spec.input("study")
+        spec.output("pairs")
+        spec.output("verdicts")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Select by codes and geometry."""
+        result = select(op_input.receive("study"), self._policy)
+        op_output.emit(result.pairs, "pairs", PYTHON_OBJECT)
+        op_output.emit(result.verdicts, "verdicts", PYTHON_OBJECT)
