@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
 
 ALIASES = ("decoder.encoder.", ".all_modules.")
-"""Names under which nnU-Net's state dict repeats weights: the decoder holds the encoder, blocks hold lists."""
+"""Names under which nnU-Net's state dict repeats weights: the decoder holds the encoder, blocks a list."""
 
 
 def distinct_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -53,6 +53,8 @@ def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> 
         if name not in expected or name not in weights or expected[name].shape != weights[name].shape
     }
     if wrong:
-        raise ValueError(f"{len(wrong)} weights do not fit the network of plans.json, among them {min(wrong)}")
+        raise ValueError(
+            f"{len(wrong)} weights do not fit the network of plans.json, among them {min(wrong)}"
+        )
     # strict=False: the aliases are not stored; that nothing else is missing was checked above
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)

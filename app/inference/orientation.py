@@ -1,7 +1,7 @@
 """One orientation for the networks: axes in the order and direction closest to LPS.
 
-nnU-Net knows arrays and spacings, no directions. So every array is brought to ``(z, y, x)`` with x towards the
-patient's left, y posterior, z up, by transposing and flipping only, which is exact and can be undone exactly.
+nnU-Net knows arrays and spacings, no directions. So every array is brought to ``(z, y, x)`` with x towards
+the patient's left, y posterior, z up, by transposing and flipping only: exact, and undone exactly.
 An oblique grid keeps its obliqueness: the networks see it tilted, as nnU-Net itself would.
 """
 

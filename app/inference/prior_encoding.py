@@ -14,9 +14,7 @@ REACH_MM = 20.0
 """Beyond this distance from a lesion's surface the map is flat: more than any tolerated misplacement."""
 
 
-def encode_prior(
-    mask: NDArray[np.bool_], spacing_zyx_mm: tuple[float, float, float]
-) -> NDArray[np.float32]:
+def encode_prior(mask: NDArray[np.bool_], spacing_zyx_mm: tuple[float, float, float]) -> NDArray[np.float32]:
     """Signed distance to the surface, clipped to ±20 mm, divided by 20, plus 1.
 
     Args:
@@ -24,8 +22,8 @@ def encode_prior(
         spacing_zyx_mm: distance of voxel centres along ``(z, y, x)``, mm.
 
     Returns:
-        ``(z, y, x)`` float32 in 0..2: 0 is 20 mm or more outside (or no lesion at all), 1 the surface, 2 is 20 mm
-        or more inside.
+        ``(z, y, x)`` float32 in 0..2: 0 is 20 mm or more outside (or no lesion at all), 1 the surface,
+        2 is 20 mm or more inside.
     """
     from scipy.ndimage import distance_transform_edt
 

@@ -1,7 +1,7 @@
 """Patients on disk as training images: each patient once, shared by all four models.
 
-A patient's folder holds NIfTI files in the networks' orientation (:mod:`app.inference.orientation`), made by the
-same functions that make the product's input (:mod:`app.inference.channels`).
+A patient's folder holds NIfTI files in the networks' orientation (:mod:`app.inference.orientation`), made by
+the same functions that make the product's input (:mod:`app.inference.channels`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.analysis import ModelRole
-from app.inference.channels import NetworkInput, build_input, canonical
+from app.inference.channels import build_input, canonical
 
 if TYPE_CHECKING:
-    from app.phantom.patient import Acquisition, SimulatedPatient
+    from app.phantom.acquisition import Acquisition
+    from app.phantom.patient import SimulatedPatient
     from app.phantom.priors import PriorDefect
 
 DONE_FILE = "patient.json"
@@ -72,13 +73,14 @@ def patient_of(identifier: str) -> str:
 
 def write_patient(number: int, centre: str, folder: Path, seed: int) -> None:
     """Simulate a patient and write its images, unless that is done already."""
+    from app.phantom.centres import Centre
     from app.phantom.patient import simulate_patient
 
     home = folder / patient_name(number, centre)
     if (home / DONE_FILE).exists():
         return
     home.mkdir(parents=True, exist_ok=True)
-    patient = simulate_patient(number, centre)
+    patient = simulate_patient(number, Centre(centre))
     _write_acquisition(home, "pet", patient.pet)
     _write_acquisition(home, "spect", patient.spect)
     defects = _write_priors(home, patient, np.random.default_rng((seed, ord(centre), number)))
@@ -95,32 +97,31 @@ def _write_acquisition(home: Path, modality: str, acquisition: Acquisition) -> N
 
 
 def _write_priors(home: Path, patient: SimulatedPatient, rng: np.random.Generator) -> list[str]:
-    from app.phantom.priors import prior_mask
+    from app.phantom.priors import PriorDefect, prior_mask
 
     defects: list[str] = []
+    spect = patient.spect
     for n in range(PRIORS_PER_PATIENT):
-        defect = draw_defect(rng) if n > 0 else None
-        spect = patient.spect
-        mask = prior_mask(patient, rng, defect) if defect is not None else prior_mask(patient, rng)
-        network_input: NetworkInput = build_input(ModelRole.M4, spect.functional, spect.ct, mask)
-        channels, orientation = canonical(network_input)
+        defect = draw_defect(rng) if n > 0 else PriorDefect.NONE
+        mask = prior_mask(patient, rng, defect)
+        channels, orientation = canonical(build_input(ModelRole.M4, spect.functional, spect.ct, mask))
         _write_nifti(home / f"prior{n}.nii.gz", channels[2], orientation.spacing_zyx_mm)
-        defects.append(defect.value if defect is not None else "none")
+        defects.append(defect.value)
     return defects
 
 
-def draw_defect(rng: np.random.Generator) -> PriorDefect | None:
-    """A way in which a prior is wrong, or ``None`` (a good prior with a reader's and a scanner's usual errors)."""
+def draw_defect(rng: np.random.Generator) -> PriorDefect:
+    """A way in which a prior is wrong; mostly ``NONE``: only the errors that every prior has."""
     from app.phantom.priors import PriorDefect
 
     if rng.random() >= DEFECT_PROBABILITY:
-        return None
-    kinds: Sequence[PriorDefect] = [kind for kind in PriorDefect if kind.value != "none"]
+        return PriorDefect.NONE
+    kinds: Sequence[PriorDefect] = [kind for kind in PriorDefect if kind is not PriorDefect.NONE]
     return kinds[int(rng.integers(len(kinds)))]
 
 
 def _write_nifti(path: Path, array: NDArray[np.generic], spacing_zyx_mm: tuple[float, float, float]) -> None:
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(spacing_zyx_mm[::-1])

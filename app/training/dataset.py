@@ -21,8 +21,8 @@ VALIDATION_EVERY = 20
 def channel_normalisation(role: ModelRole) -> dict[str, str]:
     """nnU-Net's channel names, which are its normalisations.
 
-    "CT" clips to the lesions' percentiles over the whole data set and scales by fixed numbers: right for SUV too,
-    because SUV has a meaning that must not depend on the rest of the image (as z-scores would make it).
+    "CT" clips to the lesions' percentiles over the whole data set and scales by fixed numbers: right for SUV
+    too, because SUV has a meaning that must not depend on the rest of the image (as z-scores would make it).
     """
     channels = {"0": "CT", "1": "CT"}
     return {**channels, "2": "noNorm"} if role is ModelRole.M4 else channels
@@ -57,7 +57,10 @@ def dataset_description(role: ModelRole, cases: Sequence[Case]) -> dict[str, Any
         "numTraining": len(cases),
         "file_ending": ".nii.gz",
         "dataset": {
-            case.identifier: {"images": [str(path.resolve()) for path in case.images], "label": str(case.label.resolve())}
+            case.identifier: {
+                "images": [str(path.resolve()) for path in case.images],
+                "label": str(case.label.resolve()),
+            }
             for case in cases
         },
     }

@@ -1,7 +1,7 @@
 """The environment a training process is born with: nnU-Net's folders and the C library's memory settings.
 
-Both are read before Python code runs (nnU-Net at import, glibc at start), so training always happens in a child
-process that is given them.
+Both are read before any of our code runs (nnU-Net's at import, glibc's at start), so training always happens in
+a child process that is given them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def child_environment(work: Path, threads: int, *, planning: bool) -> dict[str, 
         "nnUNet_compile": "f",
         "OMP_NUM_THREADS": str(threads),
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
-        # Large tensors come and go every step. By default glibc maps and unmaps each, and page faults take more
-        # time than the convolutions: keep the memory instead.
+        # Large tensors come and go every step. By default glibc maps and unmaps each, and page faults take
+        # more time than the convolutions: keep the memory instead.
         "MALLOC_MMAP_THRESHOLD_": str(8 * GIB),
         "MALLOC_TRIM_THRESHOLD_": str(8 * GIB),
         "MALLOC_TOP_PAD_": str(GIB // 2),

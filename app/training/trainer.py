@@ -1,7 +1,7 @@
 """nnU-Net's trainer, changed as little as two CPU cores ask for.
 
-Deviations from stock ``nnUNetTrainer`` (the model card repeats them, see :data:`DEVIATIONS`): everything not named
-here (loss, deep supervision, sampling, patch extraction, spatial augmentation, schedule's form) is nnU-Net's own.
+Deviations from stock ``nnUNetTrainer`` are in :data:`DEVIATIONS`, which the model card repeats; everything
+not named there (loss, deep supervision, sampling, patch extraction, form of the schedule) is nnU-Net's own.
 The class has a name of its own, so that what it stores does not claim to be a stock training.
 """
 
@@ -35,10 +35,10 @@ LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-4
 ROTATION_RAD = 0.2
 PATCH_MARGIN = 1.15
-"""Read patches this much larger than trained on, so that rotation and scaling have something at their corners."""
+"""Read patches this much larger than trained on: rotation and scaling need something at their corners."""
 
 LEFT_RIGHT_AXIS = 2
-"""Of ``(z, y, x)``: the only mirror image of a patient that is anatomy (but for liver, spleen and stomach)."""
+"""Of ``(z, y, x)``: the only mirror image of a patient that is anatomy (but for the liver and others)."""
 
 COSTLY_TRANSFORMS = (GaussianBlurTransform, SimulateLowResolutionTransform)
 GRADIENT_LIMIT = 12.0

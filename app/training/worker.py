@@ -1,7 +1,7 @@
 """A training's child process: ``python -m app.training.worker prepare|train REQUEST_JSON``.
 
 A process of its own because nnU-Net and glibc read their settings when a process starts, see
-:mod:`app.training.environment`. nnU-Net prints much: its output goes to a log file, progress to standard error.
+:mod:`app.training.environment`. nnU-Net prints much: that goes to a log file, progress to standard error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def train(request: TrainingRequest) -> None:
 
     torch.set_num_threads(request.threads)
     torch.manual_seed(request.seed)
-    np.random.seed(request.seed)  # noqa: NPY002  # nnU-Net draws from numpy's global generator
+    np.random.seed(request.seed)  # nnU-Net draws from numpy's global generator
     trainer = build_trainer(request)
     output = Path(trainer.output_folder)
     if (output / FINAL).exists():
@@ -44,7 +44,7 @@ def train(request: TrainingRequest) -> None:
 
 
 def build_trainer(request: TrainingRequest) -> PsmaSmallTrainer:
-    """The trainer itself: nnU-Net's own look-up by name would import packages that break without torchvision."""
+    """The trainer itself: nnU-Net's look-up by name imports packages that break without torchvision."""
     import torch
 
     from app.training.trainer import PsmaSmallTrainer

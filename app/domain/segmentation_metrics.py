@@ -1,0 +1,133 @@
+"""How well a mask agrees with the truth: per voxel and per lesion.
+
+A number that is not defined (a share of nothing) is ``None``, never 0 or 1: a patient without lesions in whom
+none is found has no Dice coefficient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """Voxels found and true, found and false, missed."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+
+    @property
+    def dice(self) -> float | None:
+        """Dice similarity coefficient, 2 TP / (2 TP + FP + FN)."""
+        return _share(
+            2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative
+        )
+
+    @property
+    def ppv(self) -> float | None:
+        """Positive predictive value, TP / (TP + FP)."""
+        return _share(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def sensitivity(self) -> float | None:
+        """TP / (TP + FN)."""
+        return _share(self.true_positive, self.true_positive + self.false_negative)
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """Lesions by overlap: a single shared voxel counts as found, as in autoPET.
+
+    Attributes:
+        true: lesions in the truth; ``detected`` of them overlap the result.
+        found: components of the result; ``correct`` of them overlap the truth.
+    """
+
+    true: int
+    detected: int
+    found: int
+    correct: int
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Share of the true lesions that were detected."""
+        return _share(self.detected, self.true)
+
+    @property
+    def ppv(self) -> float | None:
+        """Share of the found components that are correct."""
+        return _share(self.correct, self.found)
+
+    @property
+    def false_positives(self) -> int:
+        """Components that overlap no lesion."""
+        return self.found - self.correct
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation over the ``n`` patients of ``patients`` that have the number."""
+
+    patients: int
+    n: int
+    mean: float | None
+    sd: float | None
+
+
+def count_voxels(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> VoxelCounts:
+    """Compare two masks of the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _same_shape(result, truth)
+    shared = int(np.count_nonzero(result & truth))
+    return VoxelCounts(shared, int(np.count_nonzero(result)) - shared, int(np.count_nonzero(truth)) - shared)
+
+
+def count_lesions(result: NDArray[np.integer], truth: NDArray[np.integer]) -> LesionCounts:
+    """Compare two label maps of the same shape (0 background, every other value one lesion).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _same_shape(result, truth)
+    shared = (result > 0) & (truth > 0)
+    return LesionCounts(
+        true=_labels(truth),
+        detected=_labels(truth[shared]),
+        found=_labels(result),
+        correct=_labels(result[shared]),
+    )
+
+
+def summarise(values: Iterable[float | None]) -> Summary:
+    """Mean and sample standard deviation; undefined values are left out and counted."""
+    everything = list(values)
+    defined = [value for value in everything if value is not None]
+    if not defined:
+        return Summary(len(everything), 0, None, None)
+    mean = math.fsum(defined) / len(defined)
+    if len(defined) == 1:
+        return Summary(len(everything), 1, mean, None)
+    variance = math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1)
+    return Summary(len(everything), len(defined), mean, math.sqrt(variance))
+
+
+def _labels(array: NDArray[np.integer]) -> int:
+    return int(np.count_nonzero(np.unique(array)))
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _same_shape(result: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
+    if result.shape != truth.shape:
+        raise ValueError(f"a result {result.shape} can't be compared with a truth {truth.shape}")

@@ -1,0 +1,135 @@
+"""The model card, ``models/<id>/model.yaml``: what a model is, what it was made from, how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError
+
+CARD_FILE = "model.yaml"
+WEIGHTS_FILE = "weights.safetensors"
+PLANS_FILE = "plans.json"
+DATASET_FILE = "dataset.json"
+REQUIRED_FILES = (WEIGHTS_FILE, PLANS_FILE, DATASET_FILE)
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""No separators: a card can't name a file outside its own folder."""
+
+
+class CardPart(BaseModel):
+    """Frozen, and strict about unknown keys: a misspelt key must not pass silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputChannel(CardPart):
+    """One channel of the network's input, in order."""
+
+    name: Text
+    unit: Text
+    normalisation: Text
+
+
+class Metric(CardPart):
+    """One measured number, with how to get it again.
+
+    ``mean`` and ``sd`` are over the patients for which the number is defined, ``n`` of ``patients``.
+    """
+
+    name: Text
+    modality: Text
+    cohort: Text
+    patients: int = Field(ge=0)
+    n: int = Field(ge=0)
+    mean: float | None
+    sd: float | None = None
+    note: str = ""
+
+
+class MetricSource(CardPart):
+    """Where the metrics come from."""
+
+    command: Text
+    software_version: Text
+    date: Text
+
+
+class InferenceSettings(CardPart):
+    """How nnU-Net's predictor is set; part of the model, so that a result can be repeated."""
+
+    configuration: Text
+    tile_step_size: float = Field(gt=0, le=1)
+    mirroring_axes: tuple[int, ...] = ()
+
+
+class ModelCard(CardPart):
+    """A model, completely described.
+
+    Attributes:
+        id: the name of its folder.
+        training_data: in words.
+        deviations: from stock nnU-Net training, in words.
+        files: SHA-256 of every file of the model, by name.
+        demonstration_only: true for models that must not touch patients.
+    """
+
+    id: FileName
+    role: ModelRole
+    version: Text
+    tracers: tuple[Text, ...]
+    channels: tuple[InputChannel, ...] = Field(min_length=2)
+    labels: Mapping[str, int]
+    training_data: Text
+    training_command: Text
+    deviations: tuple[Text, ...] = ()
+    inference: InferenceSettings
+    metrics: tuple[Metric, ...] = ()
+    metric_source: MetricSource | None = None
+    licence: Text
+    intended_use: Text
+    demonstration_only: bool
+    files: Mapping[FileName, Sha256]
+
+    @property
+    def weights_sha256(self) -> str:
+        """Names the exact network in results."""
+        return self.files[WEIGHTS_FILE]
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card in ``folder``.
+
+    Raises:
+        MisconfiguredError: missing, not YAML, or not a valid card.
+    """
+    path = folder / CARD_FILE
+    try:
+        card = ModelCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MisconfiguredError(f"{path}: not found; a model's folder needs its card") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path}: not readable as YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise MisconfiguredError(f"{path}: not a valid model card: {problems}") from error
+    if card.id != folder.name:
+        raise MisconfiguredError(f"{path}: says id {card.id}, expected {folder.name}, its folder's name")
+    missing = [name for name in REQUIRED_FILES if name not in card.files]
+    if missing:
+        raise MisconfiguredError(f"{path}: files must list {', '.join(missing)} with a SHA-256")
+    return card
+
+
+def write_card(card: ModelCard, folder: Path) -> None:
+    """Write ``card`` to its place."""
+    fields = card.model_dump(mode="json", exclude_defaults=False)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")

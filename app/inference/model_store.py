@@ -1,0 +1,97 @@
+"""The models of a site: found by their cards, checked by their checksums, before a byte of them is used."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError
+from app.inference.model_card import CARD_FILE, ModelCard, read_card
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class VerifiedModel:
+    """A model whose every file was found to be what its card says."""
+
+    card: ModelCard
+    folder: Path
+
+
+class ModelStore:
+    """The folder of models, ``<folder>/<id>/model.yaml``.
+
+    Nothing is unpickled: weights are safetensors, the rest is JSON.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Every card, by id.
+
+        Raises:
+            MisconfiguredError: the folder is missing, or a card is invalid.
+        """
+        if not self._folder.is_dir():
+            raise MisconfiguredError(f"models folder {self._folder} not found; set models.folder in app.yaml")
+        folders = sorted(path.parent for path in self._folder.glob(f"*/{CARD_FILE}"))
+        return tuple(read_card(folder) for folder in folders)
+
+    def by_role(self, role: ModelRole) -> ModelCard | None:
+        """The one model of that role, or ``None``.
+
+        Raises:
+            MisconfiguredError: more than one model has the role.
+        """
+        found = [card for card in self.cards() if card.role is role]
+        if len(found) > 1:
+            names = ", ".join(card.id for card in found)
+            raise MisconfiguredError(
+                f"{self._folder}: {names} all have role {role}, expected one; move the others out"
+            )
+        return found[0] if found else None
+
+    def load(self, role: ModelRole) -> VerifiedModel:
+        """The model of that role, verified.
+
+        Raises:
+            MisconfiguredError: no such model, or it fails :meth:`verify`.
+        """
+        card = self.by_role(role)
+        if card is None:
+            raise MisconfiguredError(f"{self._folder}: no model has role {role}; see `psma-node models list`")
+        return self.verify(card)
+
+    def verify(self, card: ModelCard) -> VerifiedModel:
+        """Compare every file of the model with its card.
+
+        Raises:
+            MisconfiguredError: a file is missing or differs.
+        """
+        folder = self._folder / card.id
+        for name, expected in card.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise MisconfiguredError(
+                    f"{path}: not found, although {CARD_FILE} lists it; install the model again"
+                )
+            found = sha256_of(path)
+            if found != expected:
+                raise MisconfiguredError(
+                    f"{path}: SHA-256 is {found}, expected {expected}; the file was changed or damaged, "
+                    "install the model again"
+                )
+        return VerifiedModel(card, folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

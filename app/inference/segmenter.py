@@ -1,0 +1,121 @@
+"""Lesion segmentation with nnU-Net's own predictor, loaded once and kept warm.
+
+Preprocessing, sliding window and export are ``nnUNetPredictor``'s. Around it stand only the orientation
+(:mod:`app.inference.orientation`) and the loading of weights that run no code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import MisconfiguredError
+from app.inference.channels import NetworkInput, canonical
+from app.inference.devices import choose_device
+from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE, ModelCard
+from app.inference.model_store import VerifiedModel
+from app.inference.network import build_network, load_weights
+from app.inference.policy import DeviceChoice
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+LESION_LABEL = 1
+
+
+class LesionSegmenter(Protocol):
+    """What the chain needs of a model; tests put a fake here."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+
+    def segment(self, network_input: NetworkInput) -> NDArray[np.bool_]:
+        """Lesion voxels, ``(z, y, x)`` on the functional grid."""
+
+
+class Segmenter:
+    """One model in memory. Safe to call from any thread; calls wait for each other."""
+
+    def __init__(self, model: VerifiedModel, device: DeviceChoice = DeviceChoice.AUTO) -> None:
+        """Build the network and fill it.
+
+        Raises:
+            MisconfiguredError: the device is not there, or the model's files do not fit each other.
+        """
+        self._card = model.card
+        self._lock = threading.Lock()
+        self._predictor = _predictor(model, device)
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    def segment(self, network_input: NetworkInput) -> NDArray[np.bool_]:
+        """Lesion voxels, ``(z, y, x)`` on the grid of ``network_input``.
+
+        Raises:
+            ValueError: the number of channels is not the model's: a fault of the caller.
+        """
+        expected = len(self._card.channels)
+        if network_input.channels.shape[0] != expected:
+            found = network_input.channels.shape[0]
+            raise ValueError(f"{self._card.id} takes {expected} channels, found {found}")
+        channels, orientation = canonical(network_input)
+        properties = {"spacing": list(orientation.spacing_zyx_mm)}
+        with self._lock:  # the predictor keeps state and sets PyTorch's thread count while it works
+            labels = self._predictor.predict_single_npy_array(channels, properties, None, None, False)
+        mask: NDArray[np.bool_] = orientation.revert(np.asarray(labels) == LESION_LABEL).astype(np.bool_)
+        return mask
+
+
+def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    settings = model.card.inference
+    device = choose_device(choice)
+    plans: dict[str, Any] = json.loads((model.folder / PLANS_FILE).read_text())
+    dataset: dict[str, Any] = json.loads((model.folder / DATASET_FILE).read_text())
+    network, parameters = _network(model, plans, dataset)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints advice about CPUs
+        predictor = nnUNetPredictor(
+            tile_step_size=settings.tile_step_size,
+            use_gaussian=True,
+            use_mirroring=bool(settings.mirroring_axes),
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+    manager = PlansManager(plans)
+    predictor.manual_initialization(
+        network,
+        manager,
+        manager.get_configuration(settings.configuration),
+        [parameters],
+        dataset,
+        "PsmaSmallTrainer",
+        settings.mirroring_axes or None,
+    )
+    return predictor
+
+
+def _network(
+    model: VerifiedModel, plans: dict[str, Any], dataset: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The network, and its state under every name that nnU-Net's predictor loads it by."""
+    from safetensors.torch import load_file
+
+    network = build_network(plans, dataset, model.card.inference.configuration)
+    try:
+        load_weights(network, load_file(str(model.folder / WEIGHTS_FILE)))
+    except ValueError as error:
+        raise MisconfiguredError(f"model {model.card.id}: {error}; install the model again") from error
+    return network, dict(network.state_dict())
