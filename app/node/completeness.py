@@ -150,17 +150,14 @@ def _gap_words(series: Series) -> str:
 
 
 def _partner_words(images: list[Series], codes: set[RefusalCode]) -> str:
-    functional = sorted({series.modality for series in images if series.modality != "CT"})
-    has_ct = any(series.modality == "CT" for series in images)
-    if not images:
+    modalities = {series.modality for series in images}
+    if not modalities:
         return "a PET or SPECT with its CT"
-    if not functional:
+    if modalities == {"CT"}:
         return "a PET or SPECT that belongs to the CT"
-    name = {"PT": "PET", "NM": "SPECT"}[functional[-1]]
-    if not has_ct:
-        return f"a CT in the frame of reference of the {name}"
+    name = "SPECT" if "NM" in modalities else "PET"
     if RefusalCode.NO_FUNCTIONAL_SERIES in codes:
-        return f"a {name} series that can be segmented, with its CT"
+        return f"a {name} series that can be segmented"
     if RefusalCode.CT_DOES_NOT_COVER in codes:
         return f"a CT that covers the {name}"
     if codes & {RefusalCode.NO_CT, RefusalCode.CT_OTHER_FRAME_OF_REFERENCE}:
