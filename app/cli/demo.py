@@ -1,0 +1,155 @@
+"""``psma-node demo``: a simulated patient through scanner, node and PACS, on this machine."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.domain.codes import PRIOR, SUMMARY
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.demo.story import StudyShown
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+ROWS_SHOWN = 12
+STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and results; made.")] = Path("demo-output"),
+    patient: Annotated[int, typer.Option(min=0, help="Number of the simulated patient.")] = 7,
+    centre: Annotated[str, typer.Option(help="Simulated centre: A or B.")] = "A",
+    patience_s: Annotated[float, typer.Option(help="Longest wait for a study, seconds.")] = 600.0,
+) -> None:
+    """Send a simulated PET/CT, then the SPECT/CT weeks later; get SEG, SR and page back from a PACS.
+
+    Starts a PACS (Orthanc where installed) and a node on free ports of this machine, and stops them again.
+    """
+    from rich.console import Console
+
+    from app.demo.processes import ProgramFailedError
+    from app.demo.story import DemoFailedError, DemoRequest, run_demo
+    from app.phantom.centres import Centre
+
+    if centre.upper() not in list(Centre):
+        raise typer.BadParameter(f"found {centre}, expected A or B", param_hint="--centre")
+    console = Console()
+    begun = time.monotonic()
+    # a polite end asked for from outside cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Narrator(console) as tell:
+        try:
+            shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), tell)
+        except (DemoFailedError, ProgramFailedError, LookupError) as error:
+            tell.fail(str(error))
+            raise typer.Exit(EXIT_FAILED) from error
+        except KeyboardInterrupt as stop:
+            tell.fail("stopped; node, PACS and temporary files are gone")
+            raise typer.Exit(EXIT_INTERRUPTED) from stop
+    for study in shown:
+        _print_study(console, study)
+    _print_ending(console, out, time.monotonic() - begun)
+
+
+class Narrator:
+    """Steps with a spinner, a tick and a time; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._spinner = console.status("")
+        self._step = ""
+        self._begun = 0.0
+
+    def __enter__(self) -> Narrator:
+        self._spinner.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._tick()
+        self._spinner.stop()
+
+    def step(self, text: str) -> None:
+        """A new step begins; the one before has ended well."""
+        self._tick()
+        self._step, self._begun = text, time.monotonic()
+        self._spinner.update(text)
+
+    def progress(self, text: str) -> None:
+        """What is happening now within the step."""
+        self._spinner.update(f"{self._step}: {text}")
+
+    def note(self, text: str) -> None:
+        """Something to remember from this step."""
+        self._console.print(f"  {text}", style="dim", highlight=False)
+
+    def fail(self, text: str) -> None:
+        """The step under way has failed."""
+        self._spinner.stop()
+        self._console.print(f"✗ {self._step}", style="red", highlight=False)
+        self._console.print(text, markup=False, highlight=False)
+
+    def _tick(self) -> None:
+        if self._step:
+            took = time.monotonic() - self._begun
+            self._console.print(f"[green]✓[/] {self._step} [dim]({took:.1f} s)[/]", highlight=False)
+        self._step = ""
+
+
+def _print_study(console: Console, study: StudyShown) -> None:
+    found = study.comparison
+    console.print()
+    console.print(_table(study))
+    if len(found.matches) > ROWS_SHOWN:
+        console.print(f"  … and {len(found.matches) - ROWS_SHOWN} more, all of them on the page", style="dim")
+    lines = [
+        f"{found.hit_count} of {found.true_count} lesions found, {found.false_positive_count} false; "
+        f"DSC {_text(found.dice, '.2f')}, PPV {_text(found.precision, '.2f')}",
+        f"Model: {study.model}",
+        *(f"{item.about}: {item.text}" for item in study.statements if item.about in STATEMENTS_SHOWN),
+    ]
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False)
+
+
+def _table(study: StudyShown) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{study.title}: lesions in the report against the truth", title_justify="left")
+    for heading in ("true lesion", "true ml", "found as", "found ml", "SUVmax"):
+        table.add_column(heading, justify="right")
+    for match in study.comparison.matches[:ROWS_SHOWN]:
+        table.add_row(
+            _text(match.true_number, "d"),
+            _text(match.true_ml, ".1f"),
+            "–" if match.found_number is None else f"Lesion {match.found_number}",
+            _text(match.found_ml, ".1f"),
+            _text(_suv_max(study, match.found_number), ".1f"),
+        )
+    return table
+
+
+def _suv_max(study: StudyShown, number: int | None) -> float | None:
+    lesion = next((item for item in study.lesions if item.tracking_identifier == f"Lesion {number}"), None)
+    found = lesion.numbers if lesion is not None else {}
+    return next((value for name, (value, _) in found.items() if "SUV" in name and "Max" in name), None)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _print_ending(console: Console, out: Path, took_s: float) -> None:
+    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    console.print()
+    console.print(f"Pictures and DICOM results: [bold]{out.resolve()}[/]", highlight=False, soft_wrap=True)
+    used = f"Took {took_s / 60:.1f} minutes; the node used {peak_gb:.1f} GB of memory at most."
+    console.print(f"{used} Research use only.", highlight=False)

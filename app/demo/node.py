@@ -1,0 +1,123 @@
+"""The node, started as a hospital would: ``psma-node serve`` with settings of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.demo.pacs import Pacs
+from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port, start_program
+
+NODE_AE_TITLE = "PSMA_NODE"
+SCANNER_AE_TITLE = "DEMO_SCANNER"
+START_S = 180.0
+"""The framework and the models take 10 s on a quiet machine; on a busy one much longer."""
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "app")
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study as ``psma-node status`` shows it."""
+
+    study_instance_uid: str
+    state: str
+    stage: str
+    reason: str
+
+
+class Node:
+    """One node on the loopback; it can be stopped, killed and started again with all that it keeps."""
+
+    def __init__(self, folder: Path, destination: Pacs, port: int, overrides: Sequence[str] = ()) -> None:
+        self.port = port
+        self.log = folder / "node.log"
+        self._folder = folder
+        self._overrides = [*_overrides(folder, destination, port), *overrides]
+        self._program: Program | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens. Raises ProgramFailedError, with its last lines."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._program = start_program("The node", self._command("serve"), self.log, environment)
+        self._program.wait_for_port(self.port, START_S)
+
+    def stop(self) -> int:
+        """Let it drain and end; its exit code, 0 when it was not running."""
+        program, self._program = self._program, None
+        return program.stop() if program is not None else 0
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        program, self._program = self._program, None
+        if program is not None:
+            program.kill()
+
+    def require_alive(self) -> None:
+        """Raises ProgramFailedError with its last lines when it has ended."""
+        if self._program is not None:
+            self._program.require_alive()
+
+    def last_lines(self, count: int = 20) -> str:
+        """The end of its log."""
+        return self._program.last_lines(count) if self._program is not None else ""
+
+    def status(self) -> tuple[StudyStatus, ...]:
+        """What ``psma-node status --json`` says. Raises ProgramFailedError when it can't say it."""
+        done = subprocess.run(  # noqa: S603  # our own command
+            self._command("status", "--json"), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise ProgramFailedError(f"psma-node status ended with {done.returncode}: {done.stderr.strip()}")
+        return tuple(_study_status(item) for item in json.loads(done.stdout)["studies"])
+
+    def status_of(self, study_instance_uid: str) -> StudyStatus | None:
+        """The status of one study, ``None`` before the node knows of it."""
+        found = [item for item in self.status() if item.study_instance_uid == study_instance_uid]
+        return found[-1] if found else None
+
+    def _command(self, *words: str) -> list[str]:
+        settings = [word for item in self._overrides for word in ("--set", item)]
+        return [*COMMAND, *words, "--config", str(REPOSITORY / "app.yaml"), *settings]
+
+
+def _study_status(item: dict[str, Any]) -> StudyStatus:
+    return StudyStatus(
+        item["study_instance_uid"], item["state"], item.get("stage") or "", item.get("reason") or ""
+    )
+
+
+def _overrides(folder: Path, destination: Pacs, port: int) -> list[str]:
+    pacs = {"name": "pacs", "ae_title": destination.ae_title, "host": LOOPBACK, "port": destination.port}
+    caller = {"ae_title": SCANNER_AE_TITLE, "addresses": [LOOPBACK]}
+    values: dict[str, object] = {
+        "receive.ae_title": NODE_AE_TITLE,
+        "receive.host": LOOPBACK,
+        "receive.port": port,
+        "receive.allowed_callers": [caller],
+        "receive.settle_s": 2.0,
+        "receive.min_free_mb": 200.0,
+        "segment.models_dir": str(REPOSITORY / "models"),
+        "deliver.destinations": [pacs],
+        "deliver.calling_ae_title": NODE_AE_TITLE,
+        "deliver.first_retry_s": 1.0,
+        "deliver.max_retry_s": 5.0,
+        "node.data_dir": str(folder / "data"),
+        "node.executor_id": "demo",
+        "node.poll_s": 0.5,
+        "node.min_free_mb": 200.0,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]  # JSON is YAML
+
+
+def new_node(folder: Path, destination: Pacs, overrides: Sequence[str] = ()) -> Node:
+    """A node on a free port, not started yet, that keeps everything in ``folder`` and sends to one PACS."""
+    return Node(folder, destination, free_port(), overrides)

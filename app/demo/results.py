@@ -1,0 +1,158 @@
+"""What came back from the PACS, read as any other program would: SEG, SR and page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom import Dataset
+
+from app.demo.pacs import Pacs
+from app.demo.query import find_series, get_series
+from app.domain.codes import QUALITATIVE_EVALUATIONS
+from app.domain.volume import FloatArray, Grid, LabelMap
+
+RESULT_MODALITIES = ("SEG", "SR", "OT")
+"""SEG, SR and page (a secondary capture has modality OT)."""
+
+SAME_PLACE_VOXELS = 0.05
+"""A SEG frame lies on the image's own grid: further off is a mistake, not rounding."""
+
+MEASUREMENT_GROUP, TRACKING_IDENTIFIER, ALGORITHM_NAME, DERIVATION = "125007", "112039", "111001", "121401"
+"""DCM code values (PS3.16 TID 1411, 1419, 4019)."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """The node's results on one study. ``segmentation`` is ``None`` when no lesion was found."""
+
+    segmentation: Dataset | None
+    report: Dataset
+    page: Dataset
+
+
+@dataclass(frozen=True)
+class ReportedLesion:
+    """One measurement group: its tracking identifier, and each number by its code meaning."""
+
+    tracking_identifier: str
+    numbers: dict[str, tuple[float, str]]
+    """Code meaning to value and unit code."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence of the report; ``about`` is what it is called there (Summary, Prior, Decision, …)."""
+
+    about: str
+    text: str
+
+
+def result_series(pacs: Pacs, study_instance_uid: str) -> dict[str, str]:
+    """Modality to Series Instance UID of the node's results that the PACS holds so far."""
+    found = find_series(pacs, study_instance_uid)
+    return {item.modality: item.series_instance_uid for item in found if item.modality in RESULT_MODALITIES}
+
+
+def fetch_results(pacs: Pacs, study_instance_uid: str) -> StudyResults:
+    """Retrieve the results of a study.
+
+    Raises:
+        LookupError: report or page are not there, or a series holds more than one instance.
+        RetryLaterError: the PACS does not answer.
+    """
+    series = result_series(pacs, study_instance_uid)
+    missing = {"SR", "OT"} - series.keys()
+    if missing:
+        raise LookupError(f"the PACS has no {' and no '.join(sorted(missing))} series of this study")
+    by_modality = {}
+    for modality, uid in series.items():
+        instances = get_series(pacs, study_instance_uid, uid)
+        if len(instances) != 1:
+            raise LookupError(f"the {modality} series has {len(instances)} instances, expected one")
+        by_modality[modality] = instances[0]
+    return StudyResults(by_modality.get("SEG"), by_modality["SR"], by_modality["OT"])
+
+
+def read_labels(segmentation: Dataset | None, grid: Grid) -> LabelMap:
+    """The lesions of a BINARY SEG as labels on ``grid``: label n is segment n.
+
+    Frames are placed by their positions, so the order of the slices makes no difference.
+
+    Raises:
+        ValueError: a frame does not lie on the grid.
+    """
+    labels = np.zeros(grid.shape, dtype=np.uint16)
+    if segmentation is None:
+        return LabelMap(labels, grid)
+    frames = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    for frame, group in zip(frames, groups, strict=True):
+        number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        labels[_slice_index(grid, position, frame.shape)][frame > 0] = number
+    return LabelMap(labels, grid)
+
+
+def _slice_index(grid: Grid, position_mm: FloatArray, shape: tuple[int, ...]) -> int:
+    index = grid.to_index(position_mm)[0]
+    z = int(np.rint(index[2]))
+    off = np.abs(index - [0.0, 0.0, z]).max()
+    if off > SAME_PLACE_VOXELS or not 0 <= z < grid.shape[0] or shape != grid.shape[1:]:
+        raise ValueError(f"a SEG frame lies at index {np.round(index, 2)}, expected (0, 0, a slice)")
+    return z
+
+
+def reported_lesions(report: Dataset) -> tuple[ReportedLesion, ...]:
+    """Every measurement group of an SR (TID 1411) that has a tracking identifier."""
+    groups = (item for item in _content_items(report) if _concept(item) == MEASUREMENT_GROUP)
+    lesions = []
+    for group in groups:
+        items = list(group.get("ContentSequence", []))
+        names = [str(item.TextValue) for item in items if _concept(item) == TRACKING_IDENTIFIER]
+        numbers = {}
+        for item in items:
+            if item.ValueType == "NUM" and item.get("MeasuredValueSequence"):
+                measured = item.MeasuredValueSequence[0]
+                unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
+                meaning = str(item.ConceptNameCodeSequence[0].CodeMeaning)
+                numbers[_label(item, meaning)] = (float(measured.NumericValue), unit)
+        lesions += [ReportedLesion(name, numbers) for name in names]
+    return tuple(lesions)
+
+
+def statements(report: Dataset) -> tuple[Statement, ...]:
+    """What an SR says in words, in its order: summary, model and prior, decisions."""
+    containers = (item for item in _content_items(report) if _concept(item) == QUALITATIVE_EVALUATIONS.value)
+    return tuple(
+        Statement(str(item.ConceptNameCodeSequence[0].CodeMeaning), str(item.TextValue))
+        for container in containers
+        for item in container.get("ContentSequence", [])
+        if item.ValueType == "TEXT"
+    )
+
+
+def algorithm_name(report: Dataset) -> str:
+    """Role and id of the model that an SR names, as in ``M4 psma-m4``; empty when it names none."""
+    names = (str(item.TextValue) for item in _content_items(report) if _concept(item) == ALGORITHM_NAME)
+    return next(names, "")
+
+
+def _label(item: Dataset, meaning: str) -> str:
+    """A measurement with its derivation: ``SUVbw`` alone would name maximum, mean and peak alike."""
+    for modifier in item.get("ContentSequence", []):
+        if modifier.get("ValueType") == "CODE" and _concept(modifier) == DERIVATION:
+            return f"{meaning} {modifier.ConceptCodeSequence[0].CodeMeaning}"
+    return meaning
+
+
+def _concept(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].CodeValue) if names else ""
+
+
+def _content_items(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from _content_items(child)

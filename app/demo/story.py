@@ -1,0 +1,192 @@
+"""The demo's story: one patient, a PET/CT before therapy and a SPECT/CT weeks later, there and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from pydicom import Dataset
+
+from app.demo.comparison import Comparison, compare
+from app.demo.node import Node, new_node
+from app.demo.pacs import Pacs, choose_pacs, running
+from app.demo.pictures import write_page, write_truth_beside_result
+from app.demo.processes import free_port
+from app.demo.query import VIEWER_AE_TITLE
+from app.demo.results import (
+    ReportedLesion,
+    Statement,
+    StudyResults,
+    algorithm_name,
+    fetch_results,
+    read_labels,
+    reported_lesions,
+    statements,
+)
+from app.demo.scanner import send_folder, study_instance_uid
+from app.domain.volume import LabelMap
+from app.errors import PsmaNodeError
+from app.phantom.acquisition import Acquisition
+from app.phantom.centres import Centre
+from app.phantom.dicom_writer import write_patient
+from app.phantom.patient import simulate_patient
+
+POLL_S = 3.0
+WHITE_SUV = {"PET/CT": 15.0, "SPECT/CT": 10.0}
+
+
+class DemoFailedError(PsmaNodeError):
+    """The demo did not come to its end; the message says where, and shows the node's last lines."""
+
+
+class Teller(Protocol):
+    """Shows a person how the demo gets on."""
+
+    def step(self, text: str) -> None:
+        """A new step begins; the one before has ended well."""
+
+    def progress(self, text: str) -> None:
+        """What is happening now within the step."""
+
+    def note(self, text: str) -> None:
+        """Something to remember from this step."""
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """What to show: a patient's number and centre, where to put pictures, how long to wait for a study."""
+
+    out: Path
+    patient: int
+    centre: Centre
+    patience_s: float = 600.0
+
+
+@dataclass(frozen=True, eq=False)
+class StudyShown:
+    """One study, sent, processed, retrieved and compared.
+
+    ``model`` is role and id as the SR names them.
+    """
+
+    title: str
+    model: str
+    comparison: Comparison
+    lesions: tuple[ReportedLesion, ...]
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What the story plays on."""
+
+    request: DemoRequest
+    node: Node
+    pacs: Pacs
+    tell: Teller
+
+
+def run_demo(request: DemoRequest, tell: Teller) -> tuple[StudyShown, ...]:
+    """Play the story; the PET/CT first, then the SPECT/CT.
+
+    Everything it starts is stopped and its temporary folder removed when it returns or raises.
+
+    Raises:
+        DemoFailedError: a program ended, or a study gave no result.
+    """
+    request.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="psma-node-demo-") as name:
+        folder = Path(name)
+        tell.step(f"Simulating patient {request.patient} of centre {request.centre}")
+        patient = simulate_patient(request.patient, request.centre)
+        written = write_patient(patient, folder / "patient")
+        with _stage(request, folder, tell) as stage:
+            pet = _show(stage, "PET/CT", written.pet, patient.pet)
+            spect = _show(stage, "SPECT/CT", written.spect, patient.spect)
+            tell.step("Stopping node and PACS")
+    return pet, spect
+
+
+@contextmanager
+def _stage(request: DemoRequest, folder: Path, tell: Teller) -> Iterator[_Stage]:
+    pacs = choose_pacs(folder / "pacs", {"PSMA_NODE": free_port(), VIEWER_AE_TITLE: free_port()})
+    tell.step(f"Starting a PACS: {pacs.name}")
+    with running(pacs):
+        node = new_node(folder / "node", pacs)
+        tell.step("Starting the node: psma-node serve")
+        try:
+            node.start()
+            tell.note(f"listens on port {node.port}, delivers to {pacs.ae_title} on port {pacs.port}")
+            yield _Stage(request, node, pacs, tell)
+        finally:
+            node.stop()
+
+
+def _show(stage: _Stage, title: str, folder: Path, truth: Acquisition) -> StudyShown:
+    stage.tell.step(f"Sending the {title} over C-STORE")
+    count = send_folder(folder, stage.node.port)
+    stage.tell.note(f"{count} instances sent and acknowledged")
+    study_uid = study_instance_uid(folder)
+    stage.tell.step(f"Waiting for the results of the {title} in the PACS")
+    _wait_until_done(stage, study_uid)
+    results = fetch_results(stage.pacs, study_uid)
+    stage.tell.note(f"found there by query and retrieved: {', '.join(_kinds(results))}")
+    found = read_labels(results.segmentation, truth.functional.grid)
+    _write_pictures(stage.request.out, title, results.page, truth, found)
+    _write_datasets(stage.request.out, title, results)
+    return StudyShown(
+        title=title,
+        model=algorithm_name(results.report),
+        comparison=compare(truth.truth, found),
+        lesions=reported_lesions(results.report),
+        statements=statements(results.report),
+    )
+
+
+def _wait_until_done(stage: _Stage, study_uid: str) -> None:
+    deadline = time.monotonic() + stage.request.patience_s
+    while True:
+        stage.node.require_alive()
+        status = stage.node.status_of(study_uid)
+        if status is not None and status.state == "done":
+            return
+        if status is not None and status.state in ("rejected", "failed"):
+            raise DemoFailedError(_story_of(stage.node, f"the study is {status.state}: {status.reason}"))
+        if time.monotonic() > deadline:
+            state = "unknown to the node" if status is None else f"{status.state} ({status.reason})"
+            raise DemoFailedError(
+                _story_of(stage.node, f"after {stage.request.patience_s:.0f} s the study is {state}")
+            )
+        if status is not None:
+            stage.tell.progress(f"{status.state} {status.stage or status.reason}".strip())
+        time.sleep(POLL_S)
+
+
+def _story_of(node: Node, problem: str) -> str:
+    return f"{problem}\nThe node's last lines:\n{node.last_lines()}"
+
+
+def _kinds(results: StudyResults) -> list[str]:
+    return [*(["SEG"] if results.segmentation is not None else []), "SR", "page"]
+
+
+def _write_pictures(out: Path, title: str, page: Dataset, truth: Acquisition, found: LabelMap) -> None:
+    write_page(page, out / f"{_stem(title)}-page.png")
+    picture = out / f"{_stem(title)}-truth-and-result.png"
+    write_truth_beside_result(truth.functional, truth.truth, found, WHITE_SUV[title], picture)
+
+
+def _write_datasets(out: Path, title: str, results: StudyResults) -> None:
+    datasets = {"seg": results.segmentation, "sr": results.report, "page": results.page}
+    for kind, dataset in datasets.items():
+        if dataset is not None:
+            dataset.save_as(out / f"{_stem(title)}-{kind}.dcm", enforce_file_format=True)
+
+
+def _stem(title: str) -> str:
+    return title.lower().replace("/", "-")
