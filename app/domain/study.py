@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -40,7 +40,8 @@ class Radiopharmaceutical:
     """Radiopharmaceutical Information Sequence (0054,0016), as found.
 
     ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
-    C.8.9.2); :mod:`app.domain.suv` decides what it means.
+    C.8.9.2); :mod:`app.domain.administration` decides what it means. ``start_time`` is the time of day,
+    since midnight.
     """
 
     name: str = ""
@@ -49,7 +50,7 @@ class Radiopharmaceutical:
     half_life_s: float | None = None
     injected_activity_header: float | None = None
     start_datetime: datetime | None = None
-    start_time: str = ""
+    start_time: timedelta | None = None
 
 
 @dataclass(frozen=True)

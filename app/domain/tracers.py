@@ -1,24 +1,45 @@
-"""Which radiopharmaceutical: the PSMA tracers this node knows, and how each is coded.
+"""Which radiopharmaceutical: the PSMA tracers this node knows, others it must not take for them, their codes.
 
-Codes: PS3.16 CID 4020/4021, NCIt; see the table in docs/conformance.md. Isotope facts stand in
+Codes: PS3.16 CID 25 and 4021, NCIt, and their SNOMED RT forms. Isotope facts stand in
 :mod:`app.domain.radionuclides`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from app.domain.study import Code
 
+TRACER_KEY = re.compile(r"(\d+m?[A-Z][a-z]?)-\S+")
+"""``<radionuclide>-<drug>``, as ``64Cu-PSMA-617``: how a site names a tracer that isn't in the tables."""
+
 
 @dataclass(frozen=True)
 class Tracer:
-    """A radiopharmaceutical. ``key`` is what app.yaml and model cards call it."""
+    """A radiopharmaceutical. ``key`` is what app.yaml and model cards call it.
+
+    Attributes:
+        code: the current code, for writing.
+        aliases: other codes under which it is found.
+        named: regular expression over free text; only for tracers that are *not* PSMA's, so that an isotope
+            rule never takes one of them for a PSMA tracer.
+    """
 
     key: str
     name: str
     radionuclide: str
     code: Code | None = None
+    aliases: tuple[Code, ...] = ()
+    named: str = ""
+
+    def coded_as(self, code: Code) -> bool:
+        """Whether ``code`` means this tracer."""
+        return any(code.same_as(own) for own in (self.code, *self.aliases) if own is not None)
+
+    def named_in(self, text: str) -> bool:
+        """Whether free text names this tracer."""
+        return bool(self.named) and re.search(self.named, text, re.IGNORECASE) is not None
 
 
 PSMA_11_GA68 = Tracer("68Ga-PSMA-11", "68Ga-PSMA-11", "68Ga", Code("C118961", "NCIt", "PSMA-11 Ga-68"))
@@ -33,3 +54,105 @@ PSMA_617_LU177 = Tracer(
 )
 
 KNOWN_TRACERS = (PSMA_11_GA68, PSMA_617_GA68, PSMA_1007_F18, DCFPYL_F18, PSMA_617_LU177)
+"""PSMA ligands: allowed unless the site says otherwise."""
+
+OTHER_TRACERS = (
+    Tracer(
+        "18F-FDG",
+        "fludeoxyglucose F-18",
+        "18F",
+        Code("35321007", "SCT", "Fluorodeoxyglucose F-18"),
+        (Code("C-B1031", "SRT"), Code("Y-X1743", "SRT")),
+        r"\bFDG\b|fluoro-?deoxy-?glucose|fludeoxyglucose",
+    ),
+    Tracer(
+        "18F-NaF",
+        "sodium fluoride F-18",
+        "18F",
+        Code("129501009", "SCT", "Sodium fluoride F-18"),
+        (Code("C-B1032", "SRT"),),
+        r"\bNaF\b|sodium fluoride",
+    ),
+    Tracer(
+        "18F-fluorocholine",
+        "fluorocholine F-18",
+        "18F",
+        Code("456992002", "SCT", "Fluorocholine F-18"),
+        (Code("C-E0273", "SRT"),),
+        "choline",
+    ),
+    Tracer(
+        "18F-fluciclovine",
+        "fluciclovine F-18",
+        "18F",
+        Code("457000009", "SCT", "Fluciclovine F-18"),
+        (Code("C-E026A", "SRT"),),
+        "fluciclovine|axumin",
+    ),
+    Tracer(
+        "18F-FES",
+        "fluoroestradiol F-18",
+        "18F",
+        Code("926372005", "SCT", "Fluoroestradiol F-18"),
+        (),
+        r"\bFES\b",
+    ),
+    Tracer(
+        "18F-FET",
+        "fluoroethyltyrosine F-18",
+        "18F",
+        Code("424708001", "SCT", "Fluorethyltyrosin F-18"),
+        (Code("C-B07E0", "SRT"),),
+        r"\bFET\b|fluoro-?ethyl-?tyrosine?",
+    ),
+    Tracer(
+        "18F-FDOPA",
+        "fluorodopa F-18",
+        "18F",
+        Code("5811000122108", "SCT", "Fluoro-L-dopa F-18"),
+        (Code("C-E0241", "SRT"),),
+        r"F-?DOPA|fluoro-?(L-)?dopa",
+    ),
+    Tracer(
+        "177Lu-DOTATATE",
+        "lutetium Lu-177 dotatate",
+        "177Lu",
+        Code("781259000", "SCT", "Lutetium Lu-177 DOTATATE"),
+        (),
+        r"dota-?(ta?te|toc|noc)|octreotate|lutathera|edotreotide",
+    ),
+    Tracer(
+        "68Ga-DOTATATE",
+        "gallium Ga-68 dotatate",
+        "68Ga",
+        Code("724025002", "SCT", "Dotatate Ga-68"),
+        (),
+        r"dota-?ta?te|octreotate|netspot",
+    ),
+    Tracer(
+        "68Ga-DOTATOC",
+        "edotreotide Ga-68",
+        "68Ga",
+        Code("C2713594", "UMLS", "Edotreotide Ga-68"),
+        (),
+        r"dota-?toc|edotreotide",
+    ),
+    Tracer("68Ga-FAPI", "Ga-68 fibroblast activation protein inhibitor", "68Ga", None, (), r"\bFAPI"),
+)
+"""Recognised so that a refusal can name them; used only when the site allows them."""
+
+
+def tracer_named(key: str) -> Tracer:
+    """The tracer called ``key``: from the tables, or a site's own as ``<radionuclide>-<drug>``.
+
+    Raises:
+        ValueError: ``key`` is neither.
+    """
+    for tracer in (*KNOWN_TRACERS, *OTHER_TRACERS):
+        if tracer.key == key:
+            return tracer
+    own = TRACER_KEY.fullmatch(key)
+    if own is None:
+        known = ", ".join(tracer.key for tracer in (*KNOWN_TRACERS, *OTHER_TRACERS))
+        raise ValueError(f"{key!r} names no tracer; known are {known}; a site's own is <radionuclide>-<drug>")
+    return Tracer(key, key, own.group(1))

@@ -1,0 +1,195 @@
+"""What was injected, when, and into whom: from header or site entry; refused when implausible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.domain.analysis import Decision
+from app.domain.radionuclides import (
+    Emission,
+    Radionuclide,
+    half_life_agrees,
+    radionuclide_coded,
+    radionuclide_of,
+)
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Radiopharmaceutical
+
+WEIGHT_RANGE_KG = (20.0, 400.0)
+"""Outside it the number is grams, pounds of a typing error, or a phantom's placeholder."""
+
+ANY_ACTIVITY_MBQ = (5.0, 20000.0)
+"""For a radionuclide that isn't in the table: from a low PET dose to a therapy."""
+
+CLOCK_TOLERANCE_S = 60.0
+"""Injection and scan are timed by different clocks."""
+
+MOST_HALF_LIVES = 6.0
+"""After six half-lives less than 2 % is left: nothing to image, so one of the two times is wrong."""
+
+HEIGHT_IN_CM_ABOVE_M = 3.0
+"""Nobody is taller than 3 m: such a Patient's Size is in cm."""
+
+
+@dataclass(frozen=True)
+class BodySize:
+    """Patient's Weight (kg), Size (m) and Sex, as found."""
+
+    weight_kg: float | None = None
+    height_m: float | None = None
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class SiteAdministration:
+    """What the site knows of one injection that the headers leave out; it overrules them.
+
+    Attributes:
+        study_instance_uid: the study it is about.
+        administered_at: date and time of the injection, local.
+        injected_activity_mbq: MBq at that time.
+        weight_kg: kg.
+    """
+
+    study_instance_uid: str
+    administered_at: datetime | None = None
+    injected_activity_mbq: float | None = None
+    weight_kg: float | None = None
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A header's radiopharmaceutical with the site's entry for the study, and whether it is an NM header."""
+
+    injected: Radiopharmaceutical
+    body: BodySize
+    site: SiteAdministration | None = None
+    is_nm: bool = False
+
+    @property
+    def nuclide(self) -> Radionuclide | None:
+        """The radionuclide, when known."""
+        return radionuclide_of(self.injected)
+
+
+def half_life_s(injected: Radiopharmaceutical) -> tuple[float, tuple[Decision, ...]] | Reason:
+    """The header's half-life, checked against the isotope; the isotope's own where the header has none."""
+    code, stated_s = injected.radionuclide_code, injected.half_life_s
+    coded = radionuclide_coded(code) if code else None
+    if stated_s and coded and not half_life_agrees(stated_s, coded):
+        expected = f"{coded.half_life_s:.1f} s ({coded.key}) within 2 %"
+        return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", f"{stated_s:g} s", expected)
+    if stated_s:
+        return stated_s, ()
+    if coded:
+        text = f"RadionuclideHalfLife is absent; {coded.half_life_s:g} s of {coded.key} is used"
+        return coded.half_life_s, (Decision("load", text),)
+    expected = "a half-life in s, or a known RadionuclideCodeSequence"
+    return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", "nothing", expected)
+
+
+def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reason:
+    """Radionuclide Total Dose in Bq: due in Bq in PET, in MBq in NM, and sometimes the other way round."""
+    site = injection.site
+    if site is not None and site.injected_activity_mbq is not None:
+        text = f"injected activity {site.injected_activity_mbq:g} MBq by the site's entry for this study"
+        return site.injected_activity_mbq * 1e6, (Decision("load", text),)
+    stated = injection.injected.injected_activity_header
+    low, high = injection.nuclide.activity_mbq if injection.nuclide else ANY_ACTIVITY_MBQ
+    due, other = ("MBq", "Bq") if injection.is_nm else ("Bq", "MBq")
+    expected = f"{low:g} to {high:g} MBq, in {due}"
+    if not stated:
+        return Reason(RefusalCode.DOSE_MISSING, "RadionuclideTotalDose", "nothing", expected)
+    as_bq = {"Bq": stated, "MBq": stated * 1e6}
+    for unit in (due, other):
+        if low * 1e6 <= as_bq[unit] <= high * 1e6:
+            note = f"warning: RadionuclideTotalDose {stated:g} is taken as {unit}, though {due} is due"
+            return as_bq[unit], () if unit == due else (Decision("load", note),)
+    return Reason(RefusalCode.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose", f"{stated:g}", expected)
+
+
+def administered_at(
+    injection: Injection, reference: datetime
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    """When it was injected: the site's word, else start date and time, else start time with the scan's date.
+
+    Raises nothing; refuses a time without a date for radionuclides imaged on later days.
+    """
+    found = _stated_time(injection, reference)
+    if isinstance(found, Reason):
+        return found
+    instant, decisions = found
+    life = half_life_s(injection.injected)
+    if isinstance(life, Reason):
+        return life
+    elapsed_s = (reference - instant).total_seconds()
+    if -CLOCK_TOLERANCE_S <= elapsed_s <= MOST_HALF_LIVES * life[0]:
+        return instant, decisions
+    seen = f"{instant}, {elapsed_s / 60:.0f} min before the scan's {reference}"
+    expected = f"0 to {MOST_HALF_LIVES * life[0] / 60:.0f} min before"
+    code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
+    return Reason(
+        code, "RadiopharmaceuticalStartDateTime", seen, expected, "Correct the injection's date or time"
+    )
+
+
+def _stated_time(injection: Injection, reference: datetime) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    site, injected = injection.site, injection.injected
+    if site is not None and site.administered_at is not None:
+        text = f"injected at {site.administered_at} by the site's entry for this study"
+        return site.administered_at, (Decision("load", text),)
+    clock = injected.start_time
+    if injected.start_datetime is not None:
+        return injected.start_datetime, _compare_clocks(injected.start_datetime, clock)
+    code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
+    advice = "Fill it on the scanner, or add the study to load.administrations"
+    if clock is None:
+        return Reason(code, attribute, "nothing", "date and time of the injection", advice)
+    nuclide = injection.nuclide
+    if nuclide is None or nuclide.emission is not Emission.POSITRON:
+        seen = "a time without a date (RadiopharmaceuticalStartTime)"
+        expected = "date and time: this radionuclide is imaged on later days"
+        return Reason(code, attribute, seen, expected, advice)
+    return _with_scan_date(clock, reference)
+
+
+def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tuple[Decision, ...]]:
+    """A time without a date is of the scan's day, or of the day before when it would lie after the scan."""
+    midnight = reference.replace(hour=0, minute=0, second=0, microsecond=0)
+    instant = midnight + clock
+    text = (
+        "RadiopharmaceuticalStartDateTime is absent; RadiopharmaceuticalStartTime is taken on the scan's date"
+    )
+    if (instant - reference).total_seconds() > CLOCK_TOLERANCE_S:
+        instant -= timedelta(days=1)
+        text = f"{text} less a day (the injection was before midnight)"
+    return instant, (Decision("load", text),)
+
+
+def _compare_clocks(start: datetime, clock: timedelta | None) -> tuple[Decision, ...]:
+    if clock is None:
+        return ()
+    of_day = timedelta(hours=start.hour, minutes=start.minute, seconds=start.second)
+    if abs((of_day - clock).total_seconds()) <= CLOCK_TOLERANCE_S:
+        return ()
+    text = "RadiopharmaceuticalStartTime differs from RadiopharmaceuticalStartDateTime, which is used"
+    return (Decision("load", f"warning: {text}"),)
+
+
+def weight_kg(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reason:
+    """Patient's Weight."""
+    site, stated = injection.site, injection.body.weight_kg
+    decisions: tuple[Decision, ...] = ()
+    if site is not None and site.weight_kg is not None:
+        stated = site.weight_kg
+        decisions = (Decision("load", f"weight {stated:g} kg by the site's entry for this study"),)
+    low, high = WEIGHT_RANGE_KG
+    expected = f"{low:g} to {high:g} kg"
+    if not stated:
+        found = "nothing" if stated is None else "0"
+        advice = "Fill it on the scanner, or add the study to load.administrations"
+        return Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", found, expected, advice)
+    if not low <= stated <= high:
+        return Reason(RefusalCode.WEIGHT_IMPLAUSIBLE, "PatientWeight", f"{stated:g}", expected)
+    return stated, decisions

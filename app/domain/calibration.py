@@ -1,0 +1,200 @@
+"""SPECT in Bq/ml: by the image's own real-world value mapping, or by the site's calibration of its camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+from app.domain.administration import Injection
+from app.domain.analysis import Decision, Quantification
+from app.domain.decay import DecayCorrection, FrameTiming
+from app.domain.radionuclides import radionuclide_named
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.suv import Conversion, PetHeader, suv_scale
+
+BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/ml": 1e6, "MBq/mL": 1e6}
+"""UCUM codes of Measurement Units Code Sequence (0040,08EA)."""
+
+_ADMIN = DecayCorrection.ADMIN
+
+SUV_UNITS = ("g/ml{SUVbw}", "{SUVbw}g/ml", "g/mL{SUVbw}", "{SUVbw}g/mL")
+
+
+@dataclass(frozen=True)
+class CameraCalibration:
+    """The site's calibration factor of one camera with one collimator.
+
+    Attributes:
+        bq_per_cps: activity that gives one count per second in the reconstructed image, Bq/cps, where the
+            count rate is counts / (frame duration x projections x detectors).
+        valid_from, valid_to: first and last day on which it holds (day of acquisition).
+        manufacturer, model_name, station_name: (0008,0070), (0008,1090), (0008,1010); empty fits any.
+        collimator: Collimator/Grid Name (0018,1180) or Type (0018,1181); empty fits any.
+        radionuclide: as ``177Lu``.
+    """
+
+    bq_per_cps: float
+    valid_from: date
+    valid_to: date
+    manufacturer: str = ""
+    model_name: str = ""
+    station_name: str = ""
+    collimator: str = ""
+    radionuclide: str = "177Lu"
+
+    def __post_init__(self) -> None:
+        if not self.bq_per_cps > 0.0:
+            raise ValueError(f"load.calibrations: bq_per_cps must be positive, found {self.bq_per_cps}")
+        if self.valid_to < self.valid_from:
+            raise ValueError(f"load.calibrations: valid_to {self.valid_to} lies before {self.valid_from}")
+        if radionuclide_named(self.radionuclide) is None:
+            raise ValueError(f"load.calibrations: unknown radionuclide {self.radionuclide!r}")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The camera that an image names."""
+
+    manufacturer: str = ""
+    model_name: str = ""
+    station_name: str = ""
+    collimators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RealWorldMapping:
+    """One item of Real World Value Mapping Sequence (0040,9096)."""
+
+    slope: float | None
+    intercept: float | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class NmHeader:
+    """What a reconstructed NM image says of its numbers.
+
+    Attributes:
+        frame_duration_s: Actual Frame Duration of the rotation, for one projection.
+        projections: Number of Frames in Rotation; detectors: Number of Detectors.
+        voxel_ml: of the reconstructed image.
+        rescale_slope: of the stored values, 1 when absent.
+    """
+
+    injection: Injection
+    camera: Camera
+    mappings: tuple[RealWorldMapping, ...]
+    acquired_at: datetime | None
+    slices: int
+    voxel_ml: float
+    decay_correction: str = ""
+    is_decay_corrected: bool = False
+    frame_duration_s: float | None = None
+    projections: int | None = None
+    detectors: int | None = None
+
+
+def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
+    """How stored values become Bq/ml and SUVbw; never a guess from the values themselves."""
+    mapping = next((item for item in header.mappings if item.unit in (*BQML_PER_UNIT, *SUV_UNITS)), None)
+    if mapping is None:
+        return _by_calibration(header, calibrations)
+    attribute = "RealWorldValueMappingSequence"
+    if not mapping.slope or mapping.slope <= 0:
+        found = f"slope {mapping.slope}"
+        return Reason(RefusalCode.RESCALE_MISSING, attribute, found, "a positive RealWorldValueSlope")
+    if mapping.intercept:
+        found = f"RealWorldValueIntercept {mapping.intercept:g}"
+        return Reason(RefusalCode.RESCALE_INTERCEPT, attribute, found, "0")
+    source = f"RealWorldValueMappingSequence in {mapping.unit}"
+    if mapping.unit in SUV_UNITS:
+        return Conversion(Quantification(source), None, (mapping.slope,) * header.slices)
+    return _from_activity(header, mapping.slope * BQML_PER_UNIT[mapping.unit], source, ())
+
+
+def matching_calibrations(
+    header: NmHeader, calibrations: tuple[CameraCalibration, ...]
+) -> tuple[CameraCalibration, ...]:
+    """The site's factors for this camera, collimator, radionuclide and day."""
+    camera, nuclide = header.camera, header.injection.nuclide
+    day = header.acquired_at.date() if header.acquired_at else None
+    return tuple(
+        item
+        for item in calibrations
+        if _fits(item.manufacturer, camera.manufacturer)
+        and _fits(item.model_name, camera.model_name)
+        and _fits(item.station_name, camera.station_name)
+        and (not item.collimator or any(_fits(item.collimator, name) for name in camera.collimators))
+        and nuclide is not None
+        and item.radionuclide == nuclide.key
+        and day is not None
+        and item.valid_from <= day <= item.valid_to
+    )
+
+
+def _fits(wanted: str, found: str) -> bool:
+    return not wanted or wanted.strip().casefold() == found.strip().casefold()
+
+
+def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
+    found = matching_calibrations(header, calibrations)
+    camera = header.camera
+    if len(found) != 1:
+        seen = (
+            f"{len(found)} site calibrations for camera {camera.manufacturer!r} {camera.model_name!r} "
+            f"{camera.station_name!r}, collimator {' or '.join(camera.collimators) or 'not stated'}, "
+            f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
+        )
+        expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
+        advice = "Add the camera's Bq/cps with its dates to load.calibrations"
+        return Reason(
+            RefusalCode.CALIBRATION_MISSING, "RealWorldValueMappingSequence", seen, expected, advice
+        )
+    if not (header.frame_duration_s and header.projections and header.detectors):
+        seen = f"{header.frame_duration_s} s, {header.projections} projections, {header.detectors} detectors"
+        expected = "all three, to make a count rate of counts"
+        attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
+        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected)
+    seconds = header.frame_duration_s * header.projections * header.detectors
+    to_bqml = found[0].bq_per_cps / seconds / header.voxel_ml
+    text = (
+        f"counts / {seconds:g} s x {found[0].bq_per_cps:g} Bq/cps / {header.voxel_ml:.5f} ml by the site's "
+        f"calibration of {found[0].valid_from} to {found[0].valid_to}"
+    )
+    return _from_activity(header, to_bqml, "site calibration", (Decision("load", text),))
+
+
+def _from_activity(
+    header: NmHeader, to_bqml: float, source: str, decisions: tuple[Decision, ...]
+) -> Conversion:
+    """Bq/ml, and SUVbw where dose, weight and times are known."""
+    scale = suv_scale(_as_pet(header))
+    factors = (to_bqml,) * header.slices
+    if isinstance(scale, Reason):
+        return Conversion(Quantification(source), factors, None, scale, decisions)
+    per_bqml = scale.quantification.suv_per_bqml or 0.0
+    return Conversion(
+        replace(scale.quantification, source=source),
+        factors,
+        tuple(factor * per_bqml for factor in factors),
+        decisions=(*decisions, *scale.decisions),
+    )
+
+
+def _as_pet(header: NmHeader) -> PetHeader:
+    """The times of an NM image in PET terms.
+
+    NM has no Decay Correction attribute of its own; where one says ADMIN it counts. Else the image shows the
+    activity at the start of the acquisition when it is decay corrected, at its middle when it is not.
+    """
+    reference = header.acquired_at
+    if reference is not None and not header.is_decay_corrected:
+        seconds = (header.frame_duration_s or 0.0) * (header.projections or 0)
+        reference = reference + timedelta(seconds=seconds / 2.0)
+    return PetHeader(
+        units="BQML",
+        injection=header.injection,
+        frames=(FrameTiming(),) * header.slices,
+        decay_correction=_ADMIN if header.decay_correction == _ADMIN else DecayCorrection.START,
+        series_datetime=reference,
+    )

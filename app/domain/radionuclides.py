@@ -1,0 +1,110 @@
+"""Radionuclides: half-lives, codes, and what an injected activity of each can plausibly be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain.study import Code, Radiopharmaceutical
+
+HALF_LIFE_TOLERANCE = 0.02
+"""Relative. Headers round (110 min for 18F); 2 % in T½ is under 1 % in SUV one hour after injection."""
+
+
+class Emission(StrEnum):
+    """Which camera sees it."""
+
+    POSITRON = "positron"
+    GAMMA = "gamma"
+
+
+@dataclass(frozen=True)
+class Radionuclide:
+    """A radionuclide.
+
+    Attributes:
+        key: mass number and symbol, as tracer keys begin (``68Ga``).
+        half_life_s: physical half-life.
+        codes: PS3.16 CID 18 and 4020, current (SCT) first, then SNOMED RT.
+        activity_mbq: lowest and highest plausible injected activity. The range spans less than a factor of
+            a million, so that Bq and MBq can't be taken for each other (FACTS: dose in MBq where Bq is due).
+    """
+
+    key: str
+    half_life_s: float
+    emission: Emission
+    codes: tuple[Code, ...]
+    activity_mbq: tuple[float, float] = (5.0, 2000.0)
+
+
+GA68 = Radionuclide(
+    "68Ga", 4062.6, Emission.POSITRON, (Code("35337001", "SCT", "68Ga"), Code("C-131A3", "SRT", "68Ga"))
+)
+F18 = Radionuclide(
+    "18F", 6586.2, Emission.POSITRON, (Code("77004003", "SCT", "18F"), Code("C-111A1", "SRT", "18F"))
+)
+CU64 = Radionuclide(
+    "64Cu", 45721.0, Emission.POSITRON, (Code("3932008", "SCT", "64Cu"), Code("C-127A2", "SRT", "64Cu"))
+)
+ZR89 = Radionuclide(
+    "89Zr", 282280.0, Emission.POSITRON, (Code("63360001", "SCT", "89Zr"), Code("C-168A4", "SRT", "89Zr"))
+)
+C11 = Radionuclide(
+    "11C", 1221.8, Emission.POSITRON, (Code("40565003", "SCT", "11C"), Code("C-105A1", "SRT", "11C"))
+)
+LU177 = Radionuclide(
+    "177Lu",
+    574300.0,
+    Emission.GAMMA,
+    (Code("447553000", "SCT", "177Lu"), Code("C-101ED", "SRT", "177Lu")),
+    activity_mbq=(100.0, 20000.0),
+)
+TC99M = Radionuclide(
+    "99mTc", 21624.0, Emission.GAMMA, (Code("72454006", "SCT", "99mTc"), Code("C-163A8", "SRT", "99mTc"))
+)
+I123 = Radionuclide(
+    "123I", 47604.0, Emission.GAMMA, (Code("21572004", "SCT", "123I"), Code("C-114A4", "SRT", "123I"))
+)
+I131 = Radionuclide(
+    "131I",
+    693377.0,
+    Emission.GAMMA,
+    (Code("1368003", "SCT", "131I"), Code("C-114B1", "SRT", "131I")),
+    activity_mbq=(5.0, 20000.0),
+)
+IN111 = Radionuclide(
+    "111In", 242330.0, Emission.GAMMA, (Code("56609000", "SCT", "111In"), Code("C-145A4", "SRT", "111In"))
+)
+
+RADIONUCLIDES = (GA68, F18, CU64, ZR89, C11, LU177, TC99M, I123, I131, IN111)
+
+
+def radionuclide_named(key: str) -> Radionuclide | None:
+    """The radionuclide called ``key`` (``68Ga``), if this program knows it."""
+    return next((nuclide for nuclide in RADIONUCLIDES if nuclide.key == key), None)
+
+
+def radionuclide_coded(code: Code) -> Radionuclide | None:
+    """The radionuclide of a Radionuclide Code Sequence (0054,0300) item, if this program knows it."""
+    for nuclide in RADIONUCLIDES:
+        if any(code.same_as(known) for known in nuclide.codes):
+            return nuclide
+    return None
+
+
+def radionuclide_decaying(half_life_s: float) -> Radionuclide | None:
+    """The only radionuclide with this half-life, within :data:`HALF_LIFE_TOLERANCE`."""
+    found = [nuclide for nuclide in RADIONUCLIDES if half_life_agrees(half_life_s, nuclide)]
+    return found[0] if len(found) == 1 else None
+
+
+def half_life_agrees(half_life_s: float, nuclide: Radionuclide) -> bool:
+    """Whether a half-life from a header is this radionuclide's."""
+    return abs(half_life_s / nuclide.half_life_s - 1.0) <= HALF_LIFE_TOLERANCE
+
+
+def radionuclide_of(injected: Radiopharmaceutical) -> Radionuclide | None:
+    """By code; without a code by half-life; ``None`` when neither tells."""
+    if injected.radionuclide_code is not None:
+        return radionuclide_coded(injected.radionuclide_code)
+    return radionuclide_decaying(injected.half_life_s) if injected.half_life_s else None

@@ -1,0 +1,135 @@
+"""What a series is, by SOP class and Image Type: functional image, CT, or neither and why.
+
+Series descriptions play no part: they differ between sites, languages and operators.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from app.domain.radionuclides import Emission, radionuclide_of
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Series
+
+PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
+NM_IMAGE = "1.2.840.10008.5.1.4.1.1.20"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+
+MODALITY_OF_CLASS = {PET_IMAGE: "PT", NM_IMAGE: "NM", CT_IMAGE: "CT"}
+
+OTHER_IMAGES = {
+    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image",
+    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image",
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image",
+    "1.2.840.10008.5.1.4.1.1.4": "MR Image",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image",
+    "1.2.840.10008.5.1.4.1.1.6.1": "Ultrasound Image",
+    "1.2.840.10008.5.1.4.1.1.1": "Computed Radiography Image",
+    "1.2.840.10008.5.1.4.1.1.1.1": "Digital X-Ray Image",
+    "1.2.840.10008.5.1.4.1.1.12.1": "X-Ray Angiographic Image",
+}
+"""Images of patients that this node does not read."""
+
+SECONDARY_CAPTURES = (
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.7.1",
+    "1.2.840.10008.5.1.4.1.1.7.2",
+    "1.2.840.10008.5.1.4.1.1.7.3",
+    "1.2.840.10008.5.1.4.1.1.7.4",
+)
+
+MADE_FROM_OTHER_IMAGES = frozenset(
+    {
+        "LOCALIZER", "SCOUT", "MIP", "MINIP", "MAX_IP", "MAX IP", "MIN_IP", "MPR", "REFORMATTED", "CPR",
+        "PROJECTION", "PROJECTION IMAGE", "REPROJECTION", "AVERAGE", "FUSION", "FUSED", "CAPTURE",
+        "SCREEN SAVE", "VOLREN", "VOLUME", "3D", "CSA MPR", "CSA MPR THIN", "CSAPARALLEL", "DOSE_INFO",
+        "SUBTRACTION", "RTDOSE", "PARAMETRIC",
+    }
+)  # fmt: skip
+"""Image Type values 3 and up (PS3.3 C.7.6.1.1.2 and vendors' own) of images that are no primary volume."""
+
+
+class ImageRole(StrEnum):
+    """What a series can be in a pair."""
+
+    PET = "PET"
+    SPECT = "SPECT"
+    CT = "CT"
+
+
+def screen(series: Series) -> ImageRole | Reason:
+    """The role that a series could play, from its SOP class, Image Type and Corrected Image."""
+    unfit = _not_an_image_we_read(series) or (series.faults[0] if series.faults else None)
+    if unfit is None:
+        unfit = _not_primary(series)
+    if unfit is not None:
+        return unfit
+    if series.sop_class_uid == CT_IMAGE:
+        return ImageRole.CT
+    return _not_attenuation_corrected(series) or functional_role(series)
+
+
+def functional_role(series: Series) -> ImageRole:
+    """PET or SPECT: the radionuclide tells, since quantitative SPECT is also stored as PET images."""
+    nuclide = radionuclide_of(series.radiopharmaceutical) if series.radiopharmaceutical else None
+    if nuclide is not None:
+        return ImageRole.PET if nuclide.emission is Emission.POSITRON else ImageRole.SPECT
+    return ImageRole.SPECT if series.sop_class_uid == NM_IMAGE else ImageRole.PET
+
+
+def is_derived(series: Series) -> bool:
+    """Image Type value 1: pixel values made from other images'."""
+    return bool(series.image_type) and series.image_type[0] == "DERIVED"
+
+
+def _not_an_image_we_read(series: Series) -> Reason | None:
+    uid = series.sop_class_uid
+    expected = "PET Image, NM Image or CT Image Storage"
+    if uid in MODALITY_OF_CLASS:
+        if series.modality == MODALITY_OF_CLASS[uid]:
+            return None
+        found = f"{series.modality or 'nothing'} in {MODALITY_OF_CLASS[uid]} images"
+        return _refused(RefusalCode.OTHER_MODALITY, "Modality", found, MODALITY_OF_CLASS[uid], series)
+    if uid in SECONDARY_CAPTURES:
+        return _refused(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected, series)
+    if uid in OTHER_IMAGES:
+        return _refused(RefusalCode.OTHER_MODALITY, "SOPClassUID", OTHER_IMAGES[uid], expected, series)
+    found = f"{uid or 'nothing'} (modality {series.modality or 'not stated'})"
+    return _refused(RefusalCode.NOT_AN_IMAGE, "SOPClassUID", found, expected, series)
+
+
+def _not_primary(series: Series) -> Reason | None:
+    values = series.image_type
+    spelled = "\\".join(values)
+    made = [value for value in values[2:] if value in MADE_FROM_OTHER_IMAGES]
+    if made:
+        return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "an image of the scan itself", series)
+    if series.sop_class_uid == CT_IMAGE and len(values) > 2 and values[2] != "AXIAL":
+        return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 3 AXIAL", series)
+    if series.sop_class_uid == NM_IMAGE:
+        if len(values) < 3 or values[2] != "RECON TOMO":
+            found = spelled or "nothing"
+            return _refused(RefusalCode.NOT_RECONSTRUCTED, "ImageType", found, "value 3 RECON TOMO", series)
+        if len(values) > 3 and values[3] == "TRANSMISSION":
+            return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 4 EMISSION", series)
+    if len(series.series_type) > 1 and series.series_type[1] == "REPROJECTION":
+        found = "\\".join(series.series_type)
+        return _refused(RefusalCode.NOT_PRIMARY, "SeriesType", found, "value 2 IMAGE", series)
+    return None
+
+
+def _not_attenuation_corrected(series: Series) -> Reason | None:
+    """Corrected Image (0028,0051): type 2 in PET (PS3.3 C.8.9.1); optional in NM, so it may be absent there."""
+    if "ATTN" in series.corrected_image or (series.sop_class_uid == NM_IMAGE and not series.corrected_image):
+        return None
+    found = "\\".join(series.corrected_image) or "nothing"
+    advice = "Send the attenuation-corrected reconstruction"
+    code = RefusalCode.NOT_ATTENUATION_CORRECTED
+    return _refused(code, "CorrectedImage", found, "ATTN among its values", series, advice)
+
+
+def _refused(
+    code: RefusalCode, attribute: str, found: str, expected: str, series: Series, advice: str = ""
+) -> Reason:
+    return Reason(code, attribute, found, expected, advice, series.series_instance_uid)

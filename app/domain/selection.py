@@ -1,0 +1,267 @@
+"""Which series of a study are the functional image and its CT, by codes and geometry; why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from app.domain.analysis import Decision, Selection, SeriesVerdict
+from app.domain.coverage import Coverage, axial_overlap, coverage
+from app.domain.geometry import stack_series
+from app.domain.refusal import Reason, RefusalCode, Rejection
+from app.domain.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE, ImageRole, is_derived, screen
+from app.domain.selection_policy import IsotopeRule, SelectionPolicy, TextPattern
+from app.domain.study import Series, Study, StudyKind
+from app.domain.tracer_identification import Identified, identify_tracer
+from app.domain.volume import Grid
+
+__all__ = ["IsotopeRule", "SelectionPolicy", "SelectionResult", "TextPattern", "select"]
+
+SAME_REGION = 0.5
+"""Two functional images of one frame of reference that share more than this of their length show the same
+region: one of them is taken. Images of other regions, or of another session, are analysed on their own."""
+
+
+FUNCTIONAL_CLASSES = (PET_IMAGE, NM_IMAGE)
+
+EXPECTED_BESIDE = (RefusalCode.NOT_PRIMARY, RefusalCode.NOT_RECONSTRUCTED)
+"""Reasons of series that lie beside the wanted ones in every study (MIPs, scouts, projections): told in the
+verdicts, and among the reasons of a rejection only when there is no other."""
+
+
+@dataclass(frozen=True)
+class SelectionResult:
+    """What the selection decided.
+
+    Attributes:
+        selections: pairs to analyse, earliest first.
+        verdicts: one for every series of the study, in order of their UIDs.
+        rejection: why nothing can be analysed; ``None`` when there is a pair.
+    """
+
+    selections: tuple[Selection, ...]
+    verdicts: tuple[SeriesVerdict, ...]
+    rejection: Rejection | None = None
+
+    @property
+    def pairs(self) -> tuple[Selection | Rejection, ...]:
+        """What goes down the chain: the pairs, or the one rejection."""
+        return self.selections if self.rejection is None else (self.rejection,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A series that could play a role, with its place in space."""
+
+    series: Series
+    role: ImageRole
+    grid: Grid
+    identified: Identified | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    functional: _Candidate
+    ct: _Candidate
+    cover: Coverage
+
+
+def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
+    """Pair every usable functional image with its CT."""
+    judged = {series.series_instance_uid: _judge(series, policy) for series in study.series}
+    candidates = [item for item in judged.values() if isinstance(item, _Candidate)]
+    reasons = {uid: item for uid, item in judged.items() if isinstance(item, Reason)}
+    cts = [item for item in candidates if item.role is ImageRole.CT]
+    pairs = []
+    for functional in (item for item in candidates if item.role is not ImageRole.CT):
+        pair = _pair(functional, cts, policy)
+        if isinstance(pair, Reason):
+            reasons[functional.series.series_instance_uid] = pair
+        else:
+            pairs.append(pair)
+    chosen = _best(pairs, reasons)
+    roles = _roles(chosen)
+    for item in candidates:
+        if item.series.series_instance_uid not in roles:
+            reasons.setdefault(item.series.series_instance_uid, _unused(item, chosen, bool(pairs)))
+    rejection = None if chosen else _rejection(study, candidates, reasons)
+    selections = tuple(_selection(study, pair, policy) for pair in chosen)
+    return SelectionResult(selections, _verdicts(study, roles, reasons), rejection)
+
+
+def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
+    """A series on its own: what it is, where it lies, what it shows."""
+    role = screen(series)
+    if isinstance(role, Reason):
+        return role
+    if is_derived(series) and not policy.derived_images:
+        found = "\\".join(series.image_type)
+        return Reason(RefusalCode.NOT_PRIMARY, "ImageType", found, "ORIGINAL", "", series.series_instance_uid)
+    identified = identify_tracer(series, policy) if role is not ImageRole.CT else None
+    if isinstance(identified, Reason):
+        return identified
+    stack = stack_series(series)
+    return stack if isinstance(stack, Reason) else _Candidate(series, role, stack.grid, identified)
+
+
+def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPolicy) -> _Pair | Reason:
+    """The CT for a functional image, or why it has none."""
+    uid = functional.series.series_instance_uid
+    if not cts:
+        expected = "a CT Image series of the same frame of reference that covers the functional image"
+        return Reason(RefusalCode.NO_CT, "SOPClassUID", "no usable CT series", expected, "Send the CT", uid)
+    frame = functional.series.frame_of_reference_uid
+    blind = not frame and policy.pair_without_frame_of_reference
+    same_frame = [ct for ct in cts if blind or (frame and ct.series.frame_of_reference_uid == frame)]
+    if not same_frame:
+        found = (
+            "nothing in the functional image" if not frame else f"{len(cts)} CT series, all with another UID"
+        )
+        expected = "one Frame of Reference UID for both"
+        code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
+        return Reason(code, "FrameOfReferenceUID", found, expected, "Send the CT of the same session", uid)
+    pairs = [_Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
+    covering = [pair for pair in pairs if _covers(pair.cover, policy)]
+    if covering:
+        return min(covering, key=lambda pair: _ct_rank(pair, policy))
+    best = max(pairs, key=lambda pair: (pair.cover.axial, pair.cover.in_plane)).cover
+    return Reason(
+        RefusalCode.CT_DOES_NOT_COVER,
+        "ImagePositionPatient",
+        f"at best {best.axial:.0%} of the slices, {best.in_plane:.0%} of the smaller field of view",
+        f"{policy.minimum_ct_coverage:.0%} and {policy.minimum_field_overlap:.0%}",
+        "Send the CT of the whole functional image",
+        uid,
+    )
+
+
+def _covers(cover: Coverage, policy: SelectionPolicy) -> bool:
+    return cover.axial >= policy.minimum_ct_coverage and cover.in_plane >= policy.minimum_field_overlap
+
+
+def _ct_rank(pair: _Pair, policy: SelectionPolicy) -> tuple[object, ...]:
+    """Smallest is best: original, covers most (in whole per cents), thinnest that is not too thin, UID."""
+    step_mm = pair.ct.grid.spacing_mm[2]
+    too_thin = step_mm < policy.thinnest_ct_mm
+    finest_first = -step_mm if too_thin else step_mm
+    covered = round(pair.cover.axial, 2) + round(pair.cover.in_plane, 2)
+    return is_derived(pair.ct.series), -covered, too_thin, finest_first, pair.ct.series.series_instance_uid
+
+
+def _best(pairs: Sequence[_Pair], reasons: dict[str, Reason]) -> list[_Pair]:
+    """One pair for each region and session; the others get their reason."""
+    chosen: list[_Pair] = []
+    for pair in sorted(pairs, key=_functional_rank):
+        better = next((other for other in chosen if _same_region(pair, other)), None)
+        if better is None:
+            chosen.append(pair)
+        else:
+            uid = pair.functional.series.series_instance_uid
+            reasons[uid] = _better_chosen(pair.functional.series, better.functional.series)
+    return sorted(chosen, key=lambda pair: (str(pair.functional.series.series_datetime), _uid(pair)))
+
+
+def _functional_rank(pair: _Pair) -> tuple[object, ...]:
+    """Smallest is best: original, correction stated, longest (in cm), finest voxels, UID."""
+    series, grid = pair.functional.series, pair.functional.grid
+    length_cm = round(grid.shape[0] * grid.spacing_mm[2] / 10.0)
+    return (
+        is_derived(series),
+        "ATTN" not in series.corrected_image,
+        -length_cm,
+        round(grid.voxel_ml, 5),
+        _uid(pair),
+    )
+
+
+def _same_region(first: _Pair, second: _Pair) -> bool:
+    a, b = first.functional, second.functional
+    if a.role is not b.role or a.series.frame_of_reference_uid != b.series.frame_of_reference_uid:
+        return False
+    return axial_overlap(a.grid, b.grid) > SAME_REGION
+
+
+def _uid(pair: _Pair) -> str:
+    return pair.functional.series.series_instance_uid
+
+
+def _roles(chosen: Sequence[_Pair]) -> dict[str, ImageRole]:
+    members = [member for pair in chosen for member in (pair.functional, pair.ct)]
+    return {member.series.series_instance_uid: member.role for member in members}
+
+
+def _unused(item: _Candidate, chosen: Sequence[_Pair], any_pair: bool) -> Reason:
+    """Why a usable CT serves nothing."""
+    frame = item.series.frame_of_reference_uid
+    rivals = [pair.ct.series for pair in chosen if pair.ct.series.frame_of_reference_uid == frame]
+    if rivals:
+        return _better_chosen(item.series, rivals[0])
+    uid = item.series.series_instance_uid
+    if any_pair:
+        code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
+        found, expected = "another UID than any functional image taken", "the functional image's"
+        return Reason(code, "FrameOfReferenceUID", found, expected, "", uid)
+    expected = "a PET or SPECT that it belongs to"
+    return Reason(
+        RefusalCode.NO_FUNCTIONAL_SERIES, "", "a CT without a usable functional image", expected, "", uid
+    )
+
+
+def _better_chosen(series: Series, better: Series) -> Reason:
+    found = f"series {better.series_instance_uid} of the same region"
+    expected = "the only or the best one"
+    return Reason(RefusalCode.BETTER_SERIES_CHOSEN, "", found, expected, "", series.series_instance_uid)
+
+
+def _rejection(study: Study, candidates: Sequence[_Candidate], reasons: Mapping[str, Reason]) -> Rejection:
+    """Every reason that a person must clear before this study can be analysed."""
+    functional = [
+        reasons[_id(series)] for series in study.series if series.sop_class_uid in FUNCTIONAL_CLASSES
+    ]
+    weighty = [reason for reason in functional if reason.code not in EXPECTED_BESIDE]
+    told = [reason for reason in weighty or functional if reason.code is not RefusalCode.NO_CT]
+    if not functional:
+        expected = "an attenuation-corrected PET, or a RECON TOMO SPECT"
+        code = RefusalCode.NO_FUNCTIONAL_SERIES
+        told.append(Reason(code, "SOPClassUID", "no PET or NM image", expected, "Send it"))
+    if not any(item.role is ImageRole.CT for item in candidates):
+        cts = [reasons[_id(series)] for series in study.series if series.sop_class_uid == CT_IMAGE]
+        told += [reason for reason in cts if reason.code not in EXPECTED_BESIDE]
+        expected = "a CT Image series of the same frame of reference"
+        told.append(Reason(RefusalCode.NO_CT, "SOPClassUID", "no usable CT series", expected, "Send the CT"))
+    return Rejection(tuple(told))
+
+
+def _id(series: Series) -> str:
+    return series.series_instance_uid
+
+
+def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
+    functional, identified = pair.functional, pair.functional.identified
+    if identified is None:  # every functional candidate was identified in _judge
+        raise RuntimeError("a functional series was paired before its tracer was identified")
+    kind = StudyKind.PET_CT if functional.role is ImageRole.PET else StudyKind.SPECT_CT
+    decisions = [f"tracer {identified.tracer.key} by {identified.how}"]
+    for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
+        if is_derived(series):
+            decisions.append(f"warning: the {word} is of type DERIVED; no original one serves")
+    if functional.series.sop_class_uid == NM_IMAGE and not functional.series.corrected_image:
+        decisions.append("warning: CorrectedImage is absent; attenuation correction is not stated")
+    if not functional.series.frame_of_reference_uid:
+        decisions.append("warning: no FrameOfReferenceUID; the CT was taken by coverage, by the site's rule")
+    if pair.cover.axial < 1.0:
+        decisions.append(f"warning: the CT covers {pair.cover.axial:.0%} of the functional slices")
+    told = tuple(Decision("select", text) for text in decisions)
+    return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, told)
+
+
+def _verdicts(
+    study: Study, roles: Mapping[str, ImageRole], reasons: Mapping[str, Reason]
+) -> tuple[SeriesVerdict, ...]:
+    verdicts = []
+    for series in sorted(study.series, key=lambda series: series.series_instance_uid):
+        uid = series.series_instance_uid
+        role = roles.get(uid)
+        reason = None if role else replace(reasons[uid], series_instance_uid=uid)
+        verdicts.append(SeriesVerdict(uid, series.modality, series.description, str(role or ""), reason))
+    return tuple(verdicts)

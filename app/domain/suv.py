@@ -1,0 +1,259 @@
+"""From stored PET values to Bq/ml and SUVbw.
+
+SUVbw [g/ml] = C [Bq/ml] · W [g] / (A0 [Bq] · 2^(−Δt / T½)), with Δt from the injection to the
+instant to which C is decay corrected (PS3.3 C.8.9.1; QIBA's vendor-neutral pseudo-code).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from app.domain.administration import (
+    HEIGHT_IN_CM_ABOVE_M,
+    Injection,
+    administered_at,
+    half_life_s,
+    injected_activity_bq,
+    weight_kg,
+)
+from app.domain.analysis import Decision, Quantification
+from app.domain.body_size import NORMALISATIONS, suvbw_per
+from app.domain.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s, scan_start
+from app.domain.refusal import Reason, RefusalCode
+
+FACTOR_AGREEMENT = 0.02
+"""Philips' own SUV factor and the one from dose and weight: a larger difference is worth a sentence."""
+
+
+class Units(StrEnum):
+    """Units (0054,1001) of PET that can become SUV (PS3.3 C.8.9.1.1.3)."""
+
+    BQML = "BQML"
+    GML = "GML"
+    CM2ML = "CM2ML"
+    CNTS = "CNTS"
+
+
+@dataclass(frozen=True)
+class PetHeader:
+    """What a series says of its numbers.
+
+    Attributes:
+        units, suv_type, decay_correction: (0054,1001), (0054,1006), (0054,1102).
+        injection: dose, times, body.
+        series_datetime: Series Date and Time.
+        frames: one timing a slice, in the order of the slices.
+        ge_scan_datetime: (0009,xx0D) of "GEMS_PETD_01".
+        philips_suv_factor: (7053,xx00) of "Philips PET Private Group": stored value to SUVbw.
+        philips_bqml_factor: (7053,xx09): stored value to Bq/ml.
+    """
+
+    units: str
+    injection: Injection
+    frames: tuple[FrameTiming, ...]
+    suv_type: str = ""
+    decay_correction: str = ""
+    series_datetime: datetime | None = None
+    ge_scan_datetime: datetime | None = None
+    philips_suv_factor: float | None = None
+    philips_bqml_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Factors from rescaled values, one a slice.
+
+    Attributes:
+        activity_factors: to Bq/ml; ``None`` when the image is SUV already.
+        suv_factors: to SUVbw; ``None`` when SUV can't be had.
+        no_suv: why not.
+    """
+
+    quantification: Quantification
+    activity_factors: tuple[float, ...] | None
+    suv_factors: tuple[float, ...] | None
+    no_suv: Reason | None = None
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class SuvScale:
+    """Bq/ml to SUVbw, and all that went into it; ``slice_factors`` bring each slice to the reference time."""
+
+    quantification: Quantification
+    slice_factors: tuple[float, ...]
+    decisions: tuple[Decision, ...]
+
+
+def convert_pet(header: PetHeader) -> Conversion | Reason:
+    """How this series' values become Bq/ml and SUVbw; a reason when not even their unit is known."""
+    if header.units == Units.BQML:
+        return _from_activity(
+            header, 1.0, f"Units=BQML, DecayCorrection={header.decay_correction or 'absent'}"
+        )
+    if header.units == Units.GML:
+        return _from_suv(header, header.suv_type or "BW")
+    if header.units == Units.CM2ML:
+        return _from_suv(header, header.suv_type or "BSA")
+    if header.units == Units.CNTS:
+        return _from_philips_counts(header)
+    expected = "BQML, GML, CM2ML, or CNTS with Philips' private factors"
+    return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", header.units or "nothing", expected)
+
+
+def _from_activity(header: PetHeader, to_bqml: float, source: str) -> Conversion:
+    """An image in Bq/ml; without dose, weight or time it stays that, and says why."""
+    scale = suv_scale(header)
+    slices = len(header.frames)
+    if isinstance(scale, Reason):
+        return Conversion(Quantification(source), (to_bqml,) * slices, None, scale)
+    factor = scale.quantification.suv_per_bqml or 0.0
+    activity = tuple(to_bqml * to_reference for to_reference in scale.slice_factors)
+    return Conversion(
+        replace(scale.quantification, source=source),
+        activity,
+        tuple(value * factor for value in activity),
+        decisions=scale.decisions,
+    )
+
+
+def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
+    """An image that is an SUV already; of another kind than SUVbw it is turned into that."""
+    source = f"Units={header.units}, SUVType={header.suv_type or 'absent'}"
+    slices = len(header.frames)
+    if suv_type == "BW" and header.units == Units.GML:
+        return Conversion(Quantification(source), None, (1.0,) * slices)
+    if suv_type not in NORMALISATIONS or (suv_type == "BSA") is not (header.units == Units.CM2ML):
+        expected = "BW, IBW, LBM, LBMJAMES128 or LBMJANMA in g/ml; BSA in cm2/ml"
+        return Reason(RefusalCode.UNITS_UNSUPPORTED, "SUVType", f"{suv_type} in {header.units}", expected)
+    weight = weight_kg(header.injection)
+    if isinstance(weight, Reason):
+        return weight
+    body = header.injection.body
+    if not body.height_m:
+        expected = f"a height, to turn SUV {suv_type} into SUVbw"
+        return Reason(RefusalCode.UNITS_UNSUPPORTED, "PatientSize", "nothing", expected)
+    height_m = body.height_m / 100.0 if body.height_m > HEIGHT_IN_CM_ABOVE_M else body.height_m
+    factor = suvbw_per(suv_type, weight[0], height_m, body.sex)
+    text = f"SUV {suv_type} is turned into SUVbw by weight, height and sex, factor {factor:.4f}"
+    if body.sex not in ("M", "F"):
+        text = f"{text}; PatientSex is neither M nor F, so the mean of both formulas is taken"
+    decisions = (*weight[1], Decision("load", text))
+    quantification = Quantification(source, weight_kg=weight[0])
+    return Conversion(quantification, None, (factor,) * slices, decisions=decisions)
+
+
+def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
+    """Counts with Philips' factors: to Bq/ml where that one is given, else straight to SUVbw."""
+    suv_factor, bqml_factor = header.philips_suv_factor, header.philips_bqml_factor
+    if bqml_factor:
+        conversion = _from_activity(header, bqml_factor, "Units=CNTS, Philips activity factor (7053,xx09)")
+        if conversion.suv_factors is not None or not suv_factor:
+            return _philips_cross_check(conversion, suv_factor)
+    if suv_factor:
+        source = "Units=CNTS, Philips SUV factor (7053,xx00)"
+        return Conversion(Quantification(source), None, (suv_factor,) * len(header.frames))
+    expected = "BQML, GML, or Philips' private factors (7053,xx00) or (7053,xx09)"
+    return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS without a factor", expected)
+
+
+def _philips_cross_check(conversion: Conversion, suv_factor: float | None) -> Conversion:
+    if not suv_factor or conversion.suv_factors is None:
+        return conversion
+    ratio = conversion.suv_factors[0] / suv_factor
+    if abs(ratio - 1.0) <= FACTOR_AGREEMENT:
+        return conversion
+    text = (
+        f"warning: SUV from dose and weight is {ratio:.3f} times Philips' own (7053,xx00); the former is used"
+    )
+    return replace(conversion, decisions=(*conversion.decisions, Decision("load", text)))
+
+
+def suv_scale(header: PetHeader) -> SuvScale | Reason:
+    """Bq/ml to SUVbw, for images in PET and in NM headers alike."""
+    weight = weight_kg(header.injection)
+    if isinstance(weight, Reason):
+        return weight
+    dose = injected_activity_bq(header.injection)
+    if isinstance(dose, Reason):
+        return dose
+    life = half_life_s(header.injection.injected)
+    if isinstance(life, Reason):
+        return life
+    (kg, told_kg), (bq, told_bq), (life_s, told_life) = weight, dose, life
+    timing = _to_reference(header, life_s)
+    if isinstance(timing, Reason):
+        return timing
+    quantification = Quantification(
+        source=f"DecayCorrection={header.decay_correction}",
+        suv_per_bqml=1000.0 * kg / (bq * timing.dose_left),
+        injected_activity_bq=bq,
+        administered_at=timing.administered_at,
+        reference_datetime=timing.reference,
+        weight_kg=kg,
+        half_life_s=life_s,
+    )
+    told = (*told_kg, *told_bq, *told_life, *timing.decisions)
+    return SuvScale(quantification, timing.slice_factors, told)
+
+
+@dataclass(frozen=True)
+class _Timing:
+    reference: datetime | None
+    administered_at: datetime | None
+    dose_left: float
+    slice_factors: tuple[float, ...]
+    decisions: tuple[Decision, ...] = ()
+
+
+def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
+    """The instant to which the image refers, and what is left of the dose then."""
+    unity = (1.0,) * len(header.frames)
+    if header.decay_correction == DecayCorrection.ADMIN:
+        site = header.injection.site
+        injected = (site and site.administered_at) or header.injection.injected.start_datetime
+        return _Timing(injected, injected, 1.0, unity)
+    if header.decay_correction == DecayCorrection.START:
+        start = scan_start(header.series_datetime, header.frames, header.ge_scan_datetime, life_s)
+        return start if isinstance(start, Reason) else _dose_at(header, start[0], life_s, unity, start[1])
+    if header.decay_correction == DecayCorrection.NONE:
+        return _undecayed(header, life_s)
+    found = header.decay_correction or "nothing"
+    return Reason(RefusalCode.DECAY_CORRECTION_UNKNOWN, "DecayCorrection", found, "START, ADMIN or NONE")
+
+
+def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
+    """Without decay correction: bring every slice from its own mean-activity time to the earliest one."""
+    instants = []
+    for frame in header.frames:
+        if frame.acquired_at is None or not frame.duration_s:
+            expected = (
+                "AcquisitionDateTime and ActualFrameDuration on every slice, as DecayCorrection is NONE"
+            )
+            attribute = "AcquisitionTime, ActualFrameDuration"
+            return Reason(RefusalCode.NOT_DECAY_CORRECTED, attribute, "slices without them", expected)
+        offset_s = mean_activity_offset_s(frame.duration_s, life_s)
+        instants.append((frame.acquired_at, offset_s))
+    start = min(acquired for acquired, _ in instants)
+    elapsed_s = [(acquired - start).total_seconds() + offset_s for acquired, offset_s in instants]
+    factors = tuple(1.0 / decay_factor(seconds, life_s) for seconds in elapsed_s)
+    told = Decision(
+        "load", "DecayCorrection is NONE; every slice is decay corrected to the start of the scan"
+    )
+    return _dose_at(header, start, life_s, factors, (told,))
+
+
+def _dose_at(
+    header: PetHeader,
+    reference: datetime,
+    life_s: float,
+    slice_factors: tuple[float, ...],
+    decisions: tuple[Decision, ...],
+) -> _Timing | Reason:
+    injected = administered_at(header.injection, reference)
+    if isinstance(injected, Reason):
+        return injected
+    left = decay_factor((reference - injected[0]).total_seconds(), life_s)
+    return _Timing(reference, injected[0], left, slice_factors, (*decisions, *injected[1]))
