@@ -168,6 +168,11 @@ class Segmented:
     model: ModelUsed
     decisions: tuple[Decision, ...] = ()
 
+    @property
+    def prior_used(self) -> bool:
+        """Whether the model saw the prior: only M4 does, whatever is at hand."""
+        return self.aligned.prior is not None and self.model.role is ModelRole.M4
+
 
 @dataclass(frozen=True, eq=False)
 class Quantified:
@@ -190,9 +195,20 @@ class Quantified:
 
 
 @dataclass(frozen=True)
+class SupersededReport:
+    """The SR of an earlier revision, which the new one replaces (Predecessor Documents Sequence)."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What made the result, beside the model."""
 
     software_version: str
     settings_digest: str
     revision: int = 1
+    supersedes: SupersededReport | None = None

@@ -1,0 +1,221 @@
+"""Results read from their bytes, with pydicom alone, and compared with what was meant.
+
+The writers use highdicom; the reader here does not, so that a library's mistake can't hide in its mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import unpack_bits
+
+from app.dicom.result_context import ResultContext
+from app.dicom.sr_writer import WHOLE_BODY, Quantity, burden_quantities, lesion_quantities
+from app.dicom.uids import ResultKind
+from app.domain import codes
+from app.domain.volume import SAME_GRID_TOLERANCE_MM, Grid, LabelMap
+
+Numbers = dict[tuple[str, str, str], float]
+"""(name, derivation, unit) as code values, with the number."""
+
+
+class ResultMismatchError(RuntimeError):
+    """A result does not say what was meant: a fault of ours; nothing may be sent."""
+
+
+def parse(content: bytes) -> Dataset:
+    """A DICOM file from its bytes."""
+    return pydicom.dcmread(BytesIO(content))
+
+
+def labels_on_grid(segmentation: Dataset, grid: Grid) -> LabelMap:
+    """The segments of a BINARY or LABELMAP SEG as numbers on ``grid``.
+
+    Args:
+        segmentation: with pixels, not compressed.
+        grid: the grid it was drawn on.
+
+    Raises:
+        ResultMismatchError: a frame lies elsewhere than on a slice of ``grid``, or two segments overlap.
+    """
+    _check_planes(segmentation, grid)
+    labels = np.zeros(grid.shape, dtype=np.uint16)
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    frames = _frames(segmentation)
+    for frame, groups in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        z = _slice_index(groups.PlanePositionSequence[0].ImagePositionPatient, grid)
+        if segmentation.SegmentationType == "LABELMAP":
+            labels[z] = frame
+            continue
+        holder = groups if "SegmentIdentificationSequence" in groups else shared
+        number = int(holder.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        inside = frame > 0
+        if labels[z][inside].any():
+            raise ResultMismatchError(f"segment {number} overlaps another one in slice {z}")
+        labels[z][inside] = number
+    return LabelMap(labels, grid)
+
+
+def numbers_by_group(report: Dataset) -> dict[str, Numbers]:
+    """Every measurement group of a TID 1500 report by its tracking identifier (112039 DCM)."""
+    groups: dict[str, Numbers] = {}
+    for item in _content_items(report):
+        if _code(item.get("ConceptNameCodeSequence")) != "125007":  # Measurement Group
+            continue
+        identifier = next(child.TextValue for child in item.ContentSequence if _is_named(child, "112039"))
+        if identifier in groups:
+            raise ResultMismatchError(f"two measurement groups are called {identifier}")
+        groups[identifier] = dict(_numbers(item))
+    return groups
+
+
+def texts(report: Dataset) -> tuple[tuple[str, str], ...]:
+    """Every text of the report as (concept's code value, text), in order."""
+    return tuple(
+        (_code(item.ConceptNameCodeSequence), str(item.TextValue))
+        for item in _content_items(report)
+        if item.ValueType == "TEXT"
+    )
+
+
+def check_segmentation(segmentation: Dataset, context: ResultContext) -> None:
+    """Voxel by voxel, segment by segment.
+
+    Raises:
+        ResultMismatchError: anything differs.
+    """
+    _check_identity(segmentation, context, ResultKind.SEG)
+    meant = context.quantified.segmented.labels
+    found = labels_on_grid(segmentation, meant.grid)
+    _expect("voxels that differ in the SEG", int((found.array != meant.array).sum()), 0)
+    _expect("Frame of Reference UID", str(segmentation.FrameOfReferenceUID), context.frame_of_reference_uid)
+    segments = [item for item in segmentation.SegmentSequence if item.SegmentNumber > 0]
+    tracking = [(str(item.TrackingID), str(item.TrackingUID)) for item in segments]
+    _expect("segments", tracking, [context.tracking(n) for n in range(1, meant.count + 1)])
+
+
+def check_report(report: Dataset, segmentation: Dataset | None, context: ResultContext) -> None:
+    """Number by number, and that every lesion refers to its segment.
+
+    Raises:
+        ResultMismatchError: anything differs.
+    """
+    _check_identity(report, context, ResultKind.SR)
+    findings, spelling = context.quantified.findings, context.policy.suv_unit
+    meant = {WHOLE_BODY: _as_numbers(burden_quantities(findings.burden, spelling))}
+    for lesion in findings.lesions:
+        meant[context.tracking(lesion.number)[0]] = _as_numbers(lesion_quantities(lesion, spelling))
+    _expect("numbers in the SR", numbers_by_group(report), meant)
+    sop_instance_uid = None if segmentation is None else str(segmentation.SOPInstanceUID)
+    references = [(sop_instance_uid, lesion.number) for lesion in findings.lesions]
+    _expect("segments that the SR refers to", list(_segment_references(report)), references)
+    spoken = {code for code, _ in texts(report)}
+    for code in (codes.SUMMARY, codes.INTENDED_USE):
+        if code.value not in spoken:
+            raise ResultMismatchError(f"the SR lacks its statement {code.meaning}")
+
+
+def check_page(page: Dataset, rgb: NDArray[np.uint8], context: ResultContext) -> None:
+    """Pixel by pixel.
+
+    Raises:
+        ResultMismatchError: anything differs.
+    """
+    _check_identity(page, context, ResultKind.PAGE)
+    _expect("size of the page", (page.Rows, page.Columns, page.SamplesPerPixel), rgb.shape)
+    found = np.frombuffer(page.PixelData, dtype=np.uint8)[: rgb.size].reshape(rgb.shape)
+    _expect("pixel values that differ on the page", int((found != rgb).sum()), 0)
+
+
+def _check_identity(result: Dataset, context: ResultContext, kind: ResultKind) -> None:
+    _expect("SOP Instance UID", str(result.SOPInstanceUID), context.sop_instance_uid(kind))
+    _expect("Series Instance UID", str(result.SeriesInstanceUID), context.series_instance_uid(kind))
+    study = context.loaded.selection.study.study_instance_uid
+    _expect("Study Instance UID", str(result.StudyInstanceUID), study)
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+        # the values identify a patient: say which attribute, never what it holds
+        if str(result.get(keyword) or "") != str(context.header.get(keyword) or ""):
+            raise ResultMismatchError(f"{keyword} of the {kind} is not the source's")
+
+
+def _expect(what: str, found: object, meant: object) -> None:
+    if found != meant:
+        raise ResultMismatchError(f"{what}: found {str(found)[:500]}, meant {str(meant)[:500]}")
+
+
+def _check_planes(segmentation: Dataset, grid: Grid) -> None:
+    if segmentation.SegmentationType not in ("BINARY", "LABELMAP"):
+        raise ResultMismatchError(f"found a {segmentation.SegmentationType} SEG, expected BINARY or LABELMAP")
+    _expect("Rows and Columns", (segmentation.Rows, segmentation.Columns), grid.shape[1:])
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
+    row_mm, column_mm = (float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing)
+    found = np.column_stack([cosines[:3] * column_mm, cosines[3:] * row_mm])
+    # as far as the plane reaches, so that the tolerance is one of position
+    apart = np.abs(found - grid.affine[:3, :2]) * np.array([grid.shape[2], grid.shape[1]])
+    if apart.max() > SAME_GRID_TOLERANCE_MM:
+        raise ResultMismatchError(f"the SEG's planes leave the image's by {apart.max():.4f} mm")
+
+
+def _slice_index(position: list[float], grid: Grid) -> int:
+    point = np.array([float(value) for value in position])
+    z = round(float(grid.to_index(point)[0, 2]))
+    if not 0 <= z < grid.shape[0]:
+        raise ResultMismatchError(f"a frame at {position} lies outside the image")
+    apart = float(np.abs(grid.to_lps(np.array([[0.0, 0.0, float(z)]]))[0] - point).max())
+    if apart > SAME_GRID_TOLERANCE_MM:
+        raise ResultMismatchError(f"a frame at {position} is {apart:.4f} mm off slice {z}")
+    return z
+
+
+def _frames(segmentation: Dataset) -> NDArray[np.unsignedinteger]:
+    shape = (int(segmentation.NumberOfFrames), segmentation.Rows, segmentation.Columns)
+    count = int(np.prod(shape))
+    if segmentation.BitsAllocated == 1:
+        return np.asarray(unpack_bits(segmentation.PixelData))[:count].reshape(shape)
+    dtype = np.dtype(f"<u{segmentation.BitsAllocated // 8}")
+    return np.frombuffer(segmentation.PixelData, dtype=dtype, count=count).reshape(shape)
+
+
+def _content_items(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from _content_items(child)
+
+
+def _code(sequence: list[Dataset] | None) -> str:
+    return str(sequence[0].CodeValue) if sequence else ""
+
+
+def _is_named(item: Dataset, code_value: str) -> bool:
+    return _code(item.get("ConceptNameCodeSequence")) == code_value
+
+
+def _numbers(group: Dataset) -> Iterator[tuple[tuple[str, str, str], float]]:
+    for item in group.ContentSequence:
+        if item.ValueType != "NUM":
+            continue
+        children = item.get("ContentSequence", [])
+        derivation = next((_code(c.ConceptCodeSequence) for c in children if _is_named(c, "121401")), "")
+        measured = item.MeasuredValueSequence[0]
+        unit = _code(measured.MeasurementUnitsCodeSequence)
+        yield (_code(item.ConceptNameCodeSequence), derivation, unit), float(measured.NumericValue)
+
+
+def _as_numbers(quantities: tuple[Quantity, ...]) -> Numbers:
+    return {
+        (q.name.value, "" if q.derivation is None else q.derivation.value, q.unit.value): q.value
+        for q in quantities
+    }
+
+
+def _segment_references(report: Dataset) -> Iterator[tuple[str, int]]:
+    for item in _content_items(report):
+        if item.ValueType == "IMAGE" and _is_named(item, "121191"):
+            reference = item.ReferencedSOPSequence[0]
+            yield str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)

@@ -1,0 +1,208 @@
+"""What SEG, SR and page share: the analysis, the source's header, identity, equipment and date.
+
+Dates come from the acquisition, never from the clock: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+
+import highdicom as hd
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
+from app.dicom.write_policy import WritePolicy
+from app.domain.analysis import Loaded, ModelUsed, Provenance, Quantified
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Code, Instance, Series
+from app.errors import UnusableStudyError
+
+MANUFACTURER = "PSMA node project"
+DEVICE_NAME = "PSMA node"
+DEVICE_SERIAL_NUMBER = "0"
+"""Software has none; the attribute is mandatory for enhanced equipment (PS3.3 C.7.5.2)."""
+
+RESEARCH_USE = "Research use only - not for diagnosis"
+
+DATE_KEYWORDS = (
+    ("SeriesDate", "SeriesTime"),
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("ContentDate", "ContentTime"),
+    ("StudyDate", "StudyTime"),
+)
+"""Where the date of a result is looked for, in this order."""
+
+READABLE_IN_ASCII = str.maketrans(
+    {"×": "x", "±": "+/-", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "→": "->", "·": ".",
+     "…": "...", "µ": "u", "μ": "u", "’": "'", "‘": "'", "“": '"', "”": '"'}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ResultContext:
+    """One analysis, ready to be written.
+
+    Attributes:
+        quantified: what was found.
+        policy: how to write it.
+        provenance: what made it.
+        header: attributes of one functional instance as it came in, without pixels; patient and study
+            attributes of the results are its.
+        identity: SHA-256 that all UIDs are derived from.
+        dated: the acquisition's date and time, which the results carry.
+    """
+
+    quantified: Quantified
+    policy: WritePolicy
+    provenance: Provenance
+    header: Dataset
+    identity: str
+    dated: datetime
+
+    @property
+    def loaded(self) -> Loaded:
+        """The volumes in physical units."""
+        return self.quantified.segmented.aligned.loaded
+
+    @property
+    def model(self) -> ModelUsed:
+        """The model that segmented."""
+        return self.quantified.segmented.model
+
+    @property
+    def functional(self) -> Series:
+        """The series the lesions were drawn on."""
+        return self.loaded.selection.functional
+
+    @property
+    def ct(self) -> Series:
+        """The CT beside it."""
+        return self.loaded.selection.ct
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """Of the functional image; a derived one when the source has none."""
+        found = self.loaded.suv.frame_of_reference_uid or self.functional.frame_of_reference_uid
+        return found or derived_uid("frame of reference", self.functional.series_instance_uid)
+
+    def series_instance_uid(self, kind: ResultKind) -> str:
+        """Derived Series Instance UID of that result."""
+        return series_uid(self.identity, kind)
+
+    def sop_instance_uid(self, kind: ResultKind) -> str:
+        """Derived SOP Instance UID of that result."""
+        return sop_uid(self.identity, kind)
+
+    def series_number(self, kind: ResultKind) -> int:
+        """SEG, SR and page follow one another."""
+        return self.policy.first_series_number + list(ResultKind).index(kind)
+
+    def series_description(self, what: str) -> str:
+        """LO, so at most 64 characters: what it is, by which model, of what, and that it is research."""
+        pair = self.loaded.selection.kind.value
+        return plain(f"{what} {self.model.role.value} {pair} (research use only)")[:64]
+
+    def tracking(self, lesion_number: int) -> tuple[str, str]:
+        """Tracking Identifier and Tracking Unique Identifier of a lesion."""
+        return f"Lesion {lesion_number}", tracking_uid(self.identity, lesion_number)
+
+
+def open_context(quantified: Quantified, policy: WritePolicy, provenance: Provenance) -> ResultContext:
+    """Read the header that patient and study attributes come from.
+
+    Raises:
+        UnusableStudyError: the source bears no date that a result could carry.
+    """
+    loaded = quantified.segmented.aligned.loaded
+    first = _instance(loaded.selection.functional, loaded.slice_sop_instance_uids[0])
+    header = pydicom.dcmread(first.path, stop_before_pixels=True)
+    return ResultContext(
+        quantified=quantified,
+        policy=policy,
+        provenance=provenance,
+        header=header,
+        identity=result_identity(quantified, provenance),
+        dated=_acquisition_datetime(header, loaded.selection.functional.series_instance_uid),
+    )
+
+
+def blank_source(context: ResultContext) -> Dataset:
+    """A source without patient, as highdicom wants one.
+
+    highdicom rejects values it finds odd (a sex of ``U``) and logs patient names it can't parse; so it gets
+    none, and :func:`finish` copies the true attributes afterwards.
+    """
+    source = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+        setattr(source, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
+        setattr(source, keyword, "")
+    source.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+    source.SeriesInstanceUID = context.functional.series_instance_uid
+    source.SOPClassUID = context.header.SOPClassUID
+    source.SOPInstanceUID = context.loaded.slice_sop_instance_uids[0]
+    source.Modality = context.functional.modality
+    source.FrameOfReferenceUID = context.frame_of_reference_uid
+    return source
+
+
+def finish(result: hd.base.SOPClass, context: ResultContext, institution: bool = True) -> None:
+    """Put in patient, study and dates, and take out what the clock or chance put in."""
+    result.copy_patient_and_study_information(context.header)
+    result.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+    for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
+        if keyword in context.header:
+            result[keyword] = context.header[keyword]
+    if institution and context.header.get("InstitutionName"):
+        result.InstitutionName = context.header.InstitutionName
+    date, time = DA(context.dated.date()), TM(context.dated.time())
+    result.SeriesDate, result.SeriesTime = date, time
+    result.ContentDate, result.ContentTime = date, time
+    result.InstanceCreationDate, result.InstanceCreationTime = date, time
+    for item in result.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+
+
+def coded(code: Code) -> hd.sr.CodedConcept:
+    """A domain code as highdicom's."""
+    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def plain(text: str) -> str:
+    """Our own text in ASCII, which every Specific Character Set holds, so the source's can be kept."""
+    spelled = unicodedata.normalize("NFKD", text.translate(READABLE_IN_ASCII))
+    kept = "".join(char for char in spelled if not unicodedata.combining(char))
+    return kept.encode("ascii", "replace").decode("ascii")
+
+
+def _instance(series: Series, sop_instance_uid: str) -> Instance:
+    for instance in series.instances:
+        if instance.sop_instance_uid == sop_instance_uid:
+            return instance
+    raise ValueError(f"instance {sop_instance_uid} is not in series {series.series_instance_uid}")
+
+
+def _acquisition_datetime(header: Dataset, series_instance_uid: str) -> datetime:
+    for date_keyword, time_keyword in DATE_KEYWORDS:
+        try:
+            date = DA(str(header.get(date_keyword) or ""))
+            time = TM(str(header.get(time_keyword) or "000000"))
+        except ValueError:
+            continue  # not a date: the next pair may be one
+        if date is not None and time is not None:
+            return datetime.combine(date, time)
+    raise UnusableStudyError(
+        Reason(
+            code=RefusalCode.SERIES_TIME_MISSING,
+            attribute="SeriesDate",
+            found="no date in Series, Acquisition, Content or Study Date",
+            expected="at least one of them",
+            advice="results carry the acquisition's date; keep one date when de-identifying",
+            series_instance_uid=series_instance_uid,
+        )
+    )

@@ -1,0 +1,101 @@
+"""One analysis as DICOM: SEG, SR and page, read back and compared before they may leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
+
+from app.dicom.page_drawing import draw_page
+from app.dicom.page_writer import write_page
+from app.dicom.read_back import check_page, check_report, check_segmentation, parse
+from app.dicom.result_context import open_context
+from app.dicom.seg_writer import write_segmentation
+from app.dicom.sr_writer import write_report
+from app.dicom.uids import ResultKind
+from app.dicom.write_policy import SegType, SrClass, WritePolicy
+from app.domain.analysis import Provenance, Quantified
+
+__all__ = [
+    "Result",
+    "ResultKind",
+    "ResultWriter",
+    "SegType",
+    "SrClass",
+    "WritePolicy",
+    "Written",
+    "write_results",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One DICOM object, verified.
+
+    Attributes:
+        kind: SEG, SR or PAGE.
+        file_name: unique, safe on any file system.
+        dataset: as read back from ``content``.
+        content: the file's bytes, those that were verified.
+    """
+
+    kind: ResultKind
+    file_name: str
+    dataset: Dataset
+    content: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """An analysis and its DICOM objects: SEG (when there is a lesion), SR, page."""
+
+    quantified: Quantified
+    results: tuple[Result, ...]
+
+
+class ResultWriter:
+    """Writes with one site's policy and one program's provenance."""
+
+    def __init__(self, policy: WritePolicy, provenance: Provenance) -> None:
+        self._policy = policy
+        self._provenance = provenance
+
+    def write(self, quantified: Quantified) -> Written:
+        """See :func:`write_results`."""
+        return write_results(quantified, self._policy, self._provenance)
+
+
+def write_results(quantified: Quantified, policy: WritePolicy, provenance: Provenance) -> Written:
+    """SEG, SR and page of one analysis; the same input gives the same bytes.
+
+    No lesion gives no SEG, and an SR and a page that say so.
+
+    Raises:
+        UnusableStudyError: the source bears no date.
+        ResultMismatchError: what was written is not what was meant; nothing may be sent.
+        OSError: the source's header can't be read any more.
+    """
+    context = open_context(quantified, policy, provenance)
+    results: list[Result] = []
+    segmentation = write_segmentation(context)
+    if segmentation is not None:
+        seg = _encoded(ResultKind.SEG, segmentation)
+        check_segmentation(seg.dataset, context)
+        results.append(seg)
+    report = _encoded(ResultKind.SR, write_report(context, segmentation))
+    check_report(report.dataset, segmentation, context)
+    results.append(report)
+    rgb = draw_page(context)
+    page = _encoded(ResultKind.PAGE, write_page(context, rgb))
+    check_page(page.dataset, rgb, context)
+    results.append(page)
+    return Written(quantified, tuple(results))
+
+
+def _encoded(kind: ResultKind, dataset: Dataset) -> Result:
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    content = buffer.getvalue()
+    return Result(kind, f"{kind.value}.{dataset.SOPInstanceUID}.dcm", parse(content), content)

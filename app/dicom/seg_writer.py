@@ -1,0 +1,196 @@
+"""Lesions as DICOM SEG on the functional image's own grid (PS3.3 A.51, C.8.20).
+
+One segment a lesion, largest first, empty frames left out. highdicom refuses a raw NM multi-frame (its
+position sits in the Detector Information Sequence) and copies positions from headers: so it gets in-memory
+sources that say where each slice of the *volume* lies, whatever order and sign the file had.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedPETImageStorage, NuclearMedicineImageStorage
+from pydicom.valuerep import format_number_as_ds
+
+from app.dicom.result_context import (
+    DEVICE_NAME,
+    DEVICE_SERIAL_NUMBER,
+    MANUFACTURER,
+    ResultContext,
+    blank_source,
+    coded,
+    finish,
+    plain,
+)
+from app.dicom.uids import ResultKind, derived_uid
+from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM
+from app.domain.volume import Grid
+
+POSITION_DECIMALS = 9
+"""Rounds float noise (-199.99999999999997) away; a billionth of a millimetre moves nothing."""
+
+MULTI_FRAME_SOP_CLASSES = (NuclearMedicineImageStorage, EnhancedPETImageStorage)
+"""Sources whose slices are frames of one instance."""
+
+LESION_RGB = (230, 25, 45)
+"""Recommended display colour of every lesion, as on the page."""
+
+
+def write_segmentation(context: ResultContext) -> Dataset | None:
+    """The SEG of an analysis; ``None`` when there is no lesion (an empty SEG hangs viewers).
+
+    Raises:
+        ValueError: slices and grid of the functional image don't fit together.
+    """
+    labels = context.quantified.segmented.labels
+    if labels.count == 0:
+        return None
+    kind = ResultKind.SEG
+    segmentation = hd.seg.Segmentation(
+        source_images=source_images(context),
+        pixel_array=labels.array,
+        segmentation_type=context.policy.seg_type.value,
+        segment_descriptions=_segments(context, labels.count),
+        series_instance_uid=context.series_instance_uid(kind),
+        series_number=context.series_number(kind),
+        sop_instance_uid=context.sop_instance_uid(kind),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=DEVICE_NAME,
+        software_versions=context.provenance.software_version,
+        device_serial_number=DEVICE_SERIAL_NUMBER,
+        omit_empty_frames=True,
+        content_label="PSMA_LESIONS",
+        content_description=f"PSMA lesions, {context.model.role.value}, research use only",
+        series_description=context.series_description("PSMA lesions"),
+    )
+    finish(segmentation, context)
+    _fix_dimension_organization(segmentation, context.identity)
+    if len(set(context.loaded.slice_sop_instance_uids)) == 1:
+        _restore_frame_numbers(segmentation, context.loaded.slice_frame_numbers)
+    return segmentation
+
+
+def source_images(context: ResultContext) -> list[Dataset]:
+    """In-memory sources in the volume's slice order: one a slice, or one multi-frame.
+
+    Raises:
+        ValueError: the number of slices differs from the grid's.
+    """
+    grid, uids = context.loaded.suv.grid, context.loaded.slice_sop_instance_uids
+    if len(uids) != grid.shape[0]:
+        raise ValueError(f"found {len(uids)} source slices, expected the grid's {grid.shape[0]}")
+    base = _placed_source(context, grid)
+    if _is_multi_frame(context):
+        return [_with_functional_groups(base, grid)]
+    sources = []
+    for z, uid in enumerate(uids):
+        source = copy.deepcopy(base)
+        source.SOPInstanceUID = uid
+        source.ImagePositionPatient = _position(grid, z)
+        sources.append(source)
+    return sources
+
+
+def _is_multi_frame(context: ResultContext) -> bool:
+    if context.header.SOPClassUID not in MULTI_FRAME_SOP_CLASSES:
+        return False
+    if len(set(context.loaded.slice_sop_instance_uids)) > 1:
+        raise ValueError("a volume from several multi-frame instances can't be the source of one SEG")
+    return True
+
+
+def _placed_source(context: ResultContext, grid: Grid) -> Dataset:
+    source = blank_source(context)
+    _, source.Rows, source.Columns = grid.shape
+    column_mm, row_mm, slice_mm = grid.spacing_mm
+    source.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
+    source.SliceThickness = _decimal(slice_mm)
+    directions = grid.affine[:3, :3] / np.array(grid.spacing_mm)
+    source.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
+    return source
+
+
+def _with_functional_groups(base: Dataset, grid: Grid) -> Dataset:
+    """A multi-frame whose frame ``z + 1`` is the volume's slice ``z``."""
+    source = copy.deepcopy(base)
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = source.PixelSpacing, source.SliceThickness
+    orientation.ImageOrientationPatient = source.ImageOrientationPatient
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    frames = []
+    for z in range(grid.shape[0]):
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = _position(grid, z)
+        frame.PlanePositionSequence = Sequence([place])
+        frames.append(frame)
+    source.NumberOfFrames = grid.shape[0]
+    source.SharedFunctionalGroupsSequence = Sequence([shared])
+    source.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    return source
+
+
+def _position(grid: Grid, z: int) -> list[str]:
+    return [_decimal(value) for value in grid.to_lps(np.array([[0.0, 0.0, float(z)]]))[0]]
+
+
+def _decimal(value: float) -> str:
+    return str(format_number_as_ds(round(float(value), POSITION_DECIMALS) + 0.0))
+
+
+def _segments(context: ResultContext, count: int) -> list[hd.seg.SegmentDescription]:
+    algorithm = _algorithm(context)
+    colour = hd.color.CIELabColor.from_rgb(*LESION_RGB)
+    segments = []
+    for number in range(1, count + 1):
+        tracking_id, tracking_uid = context.tracking(number)
+        segments.append(
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=tracking_id,
+                segmented_property_category=coded(MORPHOLOGICALLY_ABNORMAL_STRUCTURE),
+                segmented_property_type=coded(NEOPLASM),
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=algorithm,
+                tracking_uid=tracking_uid,
+                tracking_id=tracking_id,
+                display_color=colour,
+            )
+        )
+    return segments
+
+
+def _algorithm(context: ResultContext) -> hd.AlgorithmIdentificationSequence:
+    model = context.model
+    return hd.AlgorithmIdentificationSequence(
+        name=plain(f"{model.role.value} {model.model_id}")[:64],
+        family=coded(ARTIFICIAL_INTELLIGENCE),
+        version=plain(model.version)[:64],
+        source=MANUFACTURER,
+        parameters={
+            "weights_sha256": model.weights_sha256,
+            "software_version": plain(context.provenance.software_version),
+            "settings_digest": context.provenance.settings_digest,
+        },
+    )
+
+
+def _fix_dimension_organization(segmentation: Dataset, identity: str) -> None:
+    """highdicom draws this UID at random."""
+    uid = derived_uid(identity, "dimension organization")
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
+
+
+def _restore_frame_numbers(segmentation: Dataset, frame_numbers: tuple[int, ...]) -> None:
+    """The in-memory source counts slices; references must name the file's own frames."""
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence", []):
+            for source in derivation.SourceImageSequence:
+                if "ReferencedFrameNumber" in source:
+                    source.ReferencedFrameNumber = frame_numbers[int(source.ReferencedFrameNumber) - 1]

@@ -1,0 +1,233 @@
+"""Measurements as DICOM SR (PS3.16 TID 1500): a group a lesion (TID 1411), one for the body (TID 1501)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import highdicom as hd
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import (
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    ReferencedSegment,
+    SourceSeriesForSegmentation,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dicom_codes
+
+from app.dicom.result_context import (
+    DEVICE_NAME,
+    DEVICE_SERIAL_NUMBER,
+    MANUFACTURER,
+    ResultContext,
+    blank_source,
+    coded,
+    finish,
+)
+from app.dicom.sr_content import algorithm, evidence, image_library, qualitative_evaluations
+from app.dicom.uids import ResultKind, derived_uid
+from app.dicom.write_policy import SrClass
+from app.domain import codes
+from app.domain.codes import SuvUnitSpelling
+from app.domain.findings import Burden, Lesion
+from app.domain.study import Code, StudyKind
+
+SIGNIFICANT_DIGITS = 6
+"""Written precision: far finer than any lesion can be measured, short enough to read."""
+
+WHOLE_BODY = "Whole body"
+
+REPORT_CLASSES = {
+    SrClass.COMPREHENSIVE_3D: hd.sr.Comprehensive3DSR,
+    SrClass.COMPREHENSIVE: hd.sr.ComprehensiveSR,
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of the report."""
+
+    name: Code
+    value: float
+    unit: Code
+    derivation: Code | None = None
+    method: Code | None = None
+
+
+def write_report(context: ResultContext, segmentation: Dataset | None) -> Dataset:
+    """The SR of an analysis; with no lesion it says so and has the whole-body group alone.
+
+    Args:
+        context: the analysis.
+        segmentation: the SEG whose segments the groups refer to; ``None`` when there is no lesion.
+    """
+    kind = ResultKind.SR
+    sources = [*evidence(context), *([] if segmentation is None else [segmentation])]
+    report = REPORT_CLASSES[context.policy.sr_class](
+        evidence=[blank_source(context), *sources],  # patient and study are taken from the first
+        content=_content(context, segmentation),
+        series_instance_uid=context.series_instance_uid(kind),
+        series_number=context.series_number(kind),
+        sop_instance_uid=context.sop_instance_uid(kind),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=DEVICE_NAME,
+        software_versions=context.provenance.software_version,
+        device_serial_number=DEVICE_SERIAL_NUMBER,
+        is_complete=True,
+        previous_versions=_predecessors(context),
+        series_description=context.series_description("PSMA measurements"),
+        coding_schemes=[_private_scheme()],
+    )
+    finish(report, context)
+    return report
+
+
+def lesion_quantities(lesion: Lesion, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+    """Every number written for a lesion, rounded as written."""
+    suv, suv_method = suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
+    concentration, bqml = codes.ACTIVITY_CONCENTRATION, codes.BECQUEREL_PER_MILLILITRE
+    voxels = codes.SUM_OF_SEGMENTED_VOXELS
+    found = (
+        (codes.VOLUME, lesion.volume_ml, codes.MILLILITRE, None, voxels),
+        (codes.SUVBW, lesion.suv_max, suv, codes.MAXIMUM, suv_method),
+        (codes.SUVBW, lesion.suv_mean, suv, codes.MEAN, suv_method),
+        (codes.SUVBW, lesion.suv_peak, suv, codes.PEAK, suv_method),
+        (codes.TL_PSMA, lesion.tl_psma, codes.GRAM, None, None),
+        (codes.LESION_ACTIVITY, lesion.activity_mbq, codes.MEGABECQUEREL, None, None),
+        (concentration, lesion.concentration_max_bqml, bqml, codes.MAXIMUM, None),
+        (concentration, lesion.concentration_mean_bqml, bqml, codes.MEAN, None),
+    )
+    return tuple(_quantities(found))
+
+
+def burden_quantities(burden: Burden, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+    """Every number written for the whole body, rounded as written."""
+    voxels, suv_method = codes.SUM_OF_SEGMENTED_VOXELS, codes.SUV_BODY_WEIGHT_METHOD
+    found = (
+        (codes.NUMBER_OF_LESIONS, burden.lesion_count, codes.COUNT, None, None),
+        (codes.PSMA_TV, burden.psma_tv_ml, codes.MILLILITRE, None, voxels),
+        (codes.TL_PSMA, burden.tl_psma, codes.GRAM, None, None),
+        (codes.SUVBW, burden.suv_max, suv_unit.code, codes.MAXIMUM, suv_method),
+        (codes.LESION_ACTIVITY, burden.activity_mbq, codes.MEGABECQUEREL, None, None),
+    )
+    return tuple(_quantities(found))
+
+
+def _quantities(
+    found: tuple[tuple[Code, float | None, Code, Code | None, Code | None], ...],
+) -> Iterator[Quantity]:
+    for name, value, unit, derivation, method in found:
+        if value is not None:
+            yield Quantity(name, float(f"{value:.{SIGNIFICANT_DIGITS}g}"), unit, derivation, method)
+
+
+def _content(context: ResultContext, segmentation: Dataset | None) -> MeasurementReport:
+    groups: list[MeasurementsAndQualitativeEvaluations] = [_whole_body_group(context)]
+    if segmentation is not None:
+        lesions = context.quantified.findings.lesions
+        groups.extend(_lesion_group(context, lesion, segmentation) for lesion in lesions)
+    procedure = (
+        codes.PET_OF_WHOLE_BODY
+        if context.loaded.selection.kind is StudyKind.PET_CT
+        else codes.SPECT_CT_OF_WHOLE_BODY
+    )
+    report = MeasurementReport(
+        observation_context=_observer(context),
+        procedure_reported=coded(procedure),
+        imaging_measurements=groups,
+        title=coded(codes.IMAGING_MEASUREMENT_REPORT),
+    )
+    content = report[0].ContentSequence
+    content.insert(len(content) - 1, image_library(context))  # before the measurements (TID 1500 row 5)
+    content.append(qualitative_evaluations(context))
+    return report
+
+
+def _observer(context: ResultContext) -> ObservationContext:
+    version = context.provenance.software_version
+    device = DeviceObserverIdentifyingAttributes(
+        uid=derived_uid("device", DEVICE_NAME, version),
+        name=DEVICE_NAME,
+        manufacturer_name=MANUFACTURER,
+        model_name=f"{DEVICE_NAME} {version}",
+    )
+    observer = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=observer)
+
+
+def _lesion_group(
+    context: ResultContext, lesion: Lesion, segmentation: Dataset
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    segment = ReferencedSegment(
+        sop_class_uid=segmentation.SOPClassUID,
+        sop_instance_uid=segmentation.SOPInstanceUID,
+        segment_number=lesion.number,
+        source_series=SourceSeriesForSegmentation(context.functional.series_instance_uid),
+    )
+    identifier, uid = context.tracking(lesion.number)
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier=identifier),
+        referenced_segment=segment,
+        finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE),
+        finding_type=coded(codes.NEOPLASM),
+        algorithm_id=algorithm(context, in_full=False),
+        measurements=[
+            _measurement(quantity) for quantity in lesion_quantities(lesion, context.policy.suv_unit)
+        ],
+    )
+
+
+def _whole_body_group(context: ResultContext) -> MeasurementsAndQualitativeEvaluations:
+    _, uid = context.tracking(0)
+    burden = context.quantified.findings.burden
+    found = burden.lesion_count > 0
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=uid, identifier=WHOLE_BODY),
+        finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE) if found else None,
+        finding_type=coded(codes.NEOPLASM) if found else None,
+        finding_sites=[FindingSite(anatomic_location=coded(codes.ENTIRE_BODY))],
+        algorithm_id=algorithm(context, in_full=True),
+        measurements=[
+            _measurement(quantity) for quantity in burden_quantities(burden, context.policy.suv_unit)
+        ],
+    )
+
+
+def _measurement(quantity: Quantity) -> Measurement:
+    return Measurement(
+        name=coded(quantity.name),
+        value=quantity.value,
+        unit=coded(quantity.unit),
+        derivation=None if quantity.derivation is None else coded(quantity.derivation),
+        method=None if quantity.method is None else coded(quantity.method),
+    )
+
+
+def _predecessors(context: ResultContext) -> list[Dataset] | None:
+    earlier = context.provenance.supersedes
+    if earlier is None:
+        return None
+    reference = Dataset()
+    reference.StudyInstanceUID = earlier.study_instance_uid
+    reference.SeriesInstanceUID = earlier.series_instance_uid
+    reference.SOPClassUID = earlier.sop_class_uid
+    reference.SOPInstanceUID = earlier.sop_instance_uid
+    return [reference]
+
+
+def _private_scheme() -> CodingSchemeIdentificationItem:
+    return CodingSchemeIdentificationItem(
+        designator=codes.PRIVATE_SCHEME,
+        name=codes.PRIVATE_SCHEME_NAME,
+        version=codes.PRIVATE_SCHEME_VERSION,
+        responsible_organization=MANUFACTURER,
+    )
