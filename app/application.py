@@ -69,6 +69,7 @@ class PsmaApplication(Application):
         self.add_flow(quantify, write, {("quantified", "quantified")})
         self.add_flow(write, deliver, {("written", "written")})
         self.add_flow(select, deliver, {("verdicts", "verdicts")})
+        self.add_flow(receive, deliver, {("study", "study")})
 
 
 class ChainProcessor:

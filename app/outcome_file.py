@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from app.domain.outcome import StudyOutcome
-from app.durable_file import write_durably
+from app.durable_file import sync_folder, write_durably
 
 NAME = "outcome.json"
 _ADAPTER = TypeAdapter(StudyOutcome)
@@ -28,3 +28,9 @@ def read_outcome(folder: Path) -> StudyOutcome:
         pydantic.ValidationError: the file is not an outcome.
     """
     return _ADAPTER.validate_json((folder / NAME).read_bytes())
+
+
+def remove_outcome(folder: Path) -> None:
+    """Take the outcome away, for good, before what it names is touched."""
+    (folder / NAME).unlink()
+    sync_folder(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from app.dicom.result_writer import Written
@@ -12,7 +11,7 @@ from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Rejection
 from app.durable_file import write_durably
 from app.errors import RetryLaterError
-from app.outcome_file import NAME, read_outcome, write_outcome
+from app.outcome_file import read_outcome, remove_outcome, write_outcome
 
 
 class ResultFolder:
@@ -66,3 +65,47 @@ class ResultFolder:
             ) from error
         self.results = tuple(item.quantified for item in written)
         self._outcome = outcome
+
+    def _store(self, item: Written) -> PairOutcome:
+        files = []
+        for result in item.results:
+            write_durably(self._folder / result.file_name, result.content)
+            dataset = result.dataset
+            files.append(
+                ResultFile(
+                    kind=result.kind.value,
+                    path=result.file_name,
+                    sop_class_uid=str(dataset.SOPClassUID),
+                    sop_instance_uid=str(dataset.SOPInstanceUID),
+                    series_instance_uid=str(dataset.SeriesInstanceUID),
+                )
+            )
+        return _pair_outcome(item.quantified, tuple(files))
+
+    def _remove_earlier_results(self) -> None:
+        """The outcome goes first: a folder without it holds nothing that counts."""
+        try:
+            earlier = read_outcome(self._folder)
+        except FileNotFoundError:
+            return
+        remove_outcome(self._folder)
+        for pair in earlier.pairs:
+            for file in pair.files:
+                (self._folder / Path(file.path).name).unlink(missing_ok=True)
+
+
+def _pair_outcome(quantified: Quantified, files: tuple[ResultFile, ...]) -> PairOutcome:
+    aligned = quantified.segmented.aligned
+    selection = aligned.loaded.selection
+    return PairOutcome(
+        kind=selection.kind,
+        functional_series_instance_uid=selection.functional.series_instance_uid,
+        ct_series_instance_uid=selection.ct.series_instance_uid,
+        tracer=selection.tracer.key,
+        model=quantified.segmented.model,
+        prior_used=quantified.segmented.prior_used,
+        no_prior=aligned.no_prior,
+        findings=quantified.findings,
+        decisions=quantified.decisions,
+        files=files,
+    )

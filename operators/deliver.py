@@ -9,17 +9,20 @@ from operators.framework import Fragment, Operator, OperatorSpec
 
 
 class DeliverOperator(Operator):
-    """``written`` and ``verdicts`` in; the folder then holds the outcome, the sign that the chain finished."""
+    """``study``, ``written``, ``verdicts`` in; then the folder holds the outcome, proof that the chain finished."""
 
     def __init__(self, fragment: Fragment, *, folder: ResultFolder) -> None:
         self._folder = folder
         super().__init__(fragment, name="deliver")
 
     def setup(self, spec: OperatorSpec) -> None:
-        """The results and the verdicts in, nothing out."""
+        """The study, its results and the verdicts on its series in; nothing out."""
+        spec.input("study")
         spec.input("written")
         spec.input("verdicts")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Store every file, then say how the study ended."""
-        self._folder.deliver(op_input.receive("written"), op_input.receive("verdicts"))
+        study = op_input.receive("study")
+        written, verdicts = op_input.receive("written"), op_input.receive("verdicts")
+        self._folder.deliver(study.study_instance_uid, written, verdicts)
