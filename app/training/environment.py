@@ -1,7 +1,7 @@
 """The environment a training process is born with: nnU-Net's folders and the C library's memory settings.
 
-Both are read before any of our code runs (nnU-Net's at import, glibc's at start), so training always happens in
-a child process that is given them.
+Both are read before any of our code runs (nnU-Net's at import, glibc's at start), so training always happens
+in a child process that is given them.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no t
         """Stock, then bring the weights to the memory layout the CPU convolutions like."""
         super().on_train_start()
         if self.low_precision:
-            self.network = self.network.to(memory_format=torch.channels_last_3d)
+            self.network.to(memory_format=torch.channels_last_3d)  # in place
         self._started_s = time.monotonic()
         self._first_epoch = self.current_epoch
 
