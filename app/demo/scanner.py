@@ -1,10 +1,12 @@
-"""The scanner's part: sending a folder of images by C-STORE."""
+"""The scanner's part: sending images by C-STORE."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
@@ -15,18 +17,21 @@ from app.errors import RetryLaterError
 from app.node.deliver_policy import Destination
 from app.node.scu import send
 
+ACKNOWLEDGED = re.compile(r"with status SUCCESS\s*: (\d+)")
+"""dcmsend's own summary; its exit code is 0 even when every image was refused."""
 
-def study_instance_uid(folder: Path) -> str:
-    """The study that the images of a folder belong to. Raises ValueError unless it is exactly one."""
-    headers = (pydicom.dcmread(path, specific_tags=["StudyInstanceUID"]) for path in _files(folder))
+
+def study_instance_uid(images: Sequence[Path]) -> str:
+    """The study that images belong to. Raises ValueError unless it is exactly one."""
+    headers = (pydicom.dcmread(path, specific_tags=["StudyInstanceUID"]) for path in images)
     uids = {str(header.StudyInstanceUID) for header in headers}
     if len(uids) != 1:
-        raise ValueError(f"the folder holds images of {len(uids)} studies, expected one")
+        raise ValueError(f"found images of {len(uids)} studies, expected one")
     return uids.pop()
 
 
-def send_folder(folder: Path, port: int) -> int:
-    """Send every image below ``folder`` to the node on the loopback; how many there were.
+def send_images(images: Sequence[Path], port: int) -> None:
+    """Send images to the node on the loopback; every one is acknowledged when this returns.
 
     With DCMTK's ``dcmsend`` where it is installed, which much of what hospitals own builds on; else with the
     sender that delivers results.
@@ -34,36 +39,33 @@ def send_folder(folder: Path, port: int) -> int:
     Raises:
         RetryLaterError: the node does not take all of them.
     """
-    files = _files(folder)
     program = shutil.which("dcmsend")
     if program is None:
-        _send_with_the_nodes_own_sender(files, port)
+        _send_with_the_nodes_own_sender(images, port)
     else:
-        _send_with_dcmtk(program, folder, port)
-    return len(files)
+        _send_with_dcmtk(program, images, port)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _send_with_dcmtk(program: str, folder: Path, port: int) -> None:
+def _send_with_dcmtk(program: str, images: Sequence[Path], port: int) -> None:
+    addressed = ["--aetitle", SCANNER_AE_TITLE, "--call", NODE_AE_TITLE, LOOPBACK, str(port)]
     done = subprocess.run(  # noqa: S603  # a known program
-        [
-            program, "--scan-directories", "--recurse", "--no-halt",
-            "--aetitle", SCANNER_AE_TITLE, "--call", NODE_AE_TITLE, LOOPBACK, str(port), str(folder),
-        ],
-        env={**os.environ, "TCP_NODELAY": "1"},  # else 40 ms an image, see docs/architecture.md
-        capture_output=True,
+        [program, "--verbose", *addressed, *map(str, images)],
+        env={**os.environ, "TCP_NODELAY": "1"},  # DCMTK leaves Nagle on: 40 ms an image
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise RetryLaterError(f"dcmsend ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+    )
+    acknowledged = ACKNOWLEDGED.search(done.stdout)
+    count = int(acknowledged.group(1)) if acknowledged else 0
+    if done.returncode != 0 or count != len(images):
+        last = "\n".join(done.stdout.splitlines()[-10:])
+        raise RetryLaterError(f"the node took {count} of {len(images)} images; dcmsend says:\n{last}")
 
 
-def _send_with_the_nodes_own_sender(files: list[Path], port: int) -> None:
+def _send_with_the_nodes_own_sender(images: Sequence[Path], port: int) -> None:
     node = Destination("the node", NODE_AE_TITLE, LOOPBACK, port)
-    refused = [item for item in send(files, node, SCANNER_AE_TITLE) if not item.ok]
+    refused = [item for item in send(images, node, SCANNER_AE_TITLE) if not item.ok]
     if refused:
-        raise RetryLaterError(f"the node refused {len(refused)} of {len(files)} images: {refused[0].comment}")
+        first = f"status {refused[0].status:04X} {refused[0].comment}"
+        raise RetryLaterError(f"the node refused {len(refused)} of {len(images)} images: {first}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from app.demo.results import (
     reported_lesions,
     statements,
 )
-from app.demo.scanner import send_folder, study_instance_uid
+from app.demo.scanner import send_images, study_instance_uid
 from app.domain.volume import LabelMap
 from app.errors import PsmaNodeError
 from app.phantom.acquisition import Acquisition
@@ -106,8 +106,8 @@ def run_demo(request: DemoRequest, tell: Teller) -> tuple[StudyShown, ...]:
         patient = simulate_patient(request.patient, request.centre)
         written = write_patient(patient, folder / "patient")
         with _stage(request, folder, tell) as stage:
-            pet = _show(stage, "PET/CT", written.pet, patient.pet)
-            spect = _show(stage, "SPECT/CT", written.spect, patient.spect)
+            pet = _show(stage, "PET/CT", written.pet.images, patient.pet)
+            spect = _show(stage, "SPECT/CT", written.spect.images, patient.spect)
             tell.step("Stopping node and PACS")
     return pet, spect
 
@@ -127,11 +127,11 @@ def _stage(request: DemoRequest, folder: Path, tell: Teller) -> Iterator[_Stage]
             node.stop()
 
 
-def _show(stage: _Stage, title: str, folder: Path, truth: Acquisition) -> StudyShown:
+def _show(stage: _Stage, title: str, images: Sequence[Path], truth: Acquisition) -> StudyShown:
     stage.tell.step(f"Sending the {title} over C-STORE")
-    count = send_folder(folder, stage.node.port)
-    stage.tell.note(f"{count} instances sent and acknowledged")
-    study_uid = study_instance_uid(folder)
+    send_images(images, stage.node.port)
+    stage.tell.note(f"{len(images)} instances sent, every one acknowledged as stored")
+    study_uid = study_instance_uid(images)
     stage.tell.step(f"Waiting for the results of the {title} in the PACS")
     _wait_until_done(stage, study_uid)
     results = fetch_results(stage.pacs, study_uid)
