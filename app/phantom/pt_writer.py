@@ -1,0 +1,81 @@
+"""PET of a simulated examination as Positron Emission Tomography Image Storage (PS3.3 A.21)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import PositronEmissionTomographyImageStorage
+
+from app.domain.decay import mean_activity_offset_s
+from app.phantom.dicom_header import (
+    Examination,
+    decimal,
+    new_instance,
+    radiopharmaceutical,
+    set_acquired,
+    set_pixels,
+    set_plane,
+    set_series,
+    set_supine,
+)
+from app.phantom.protocol import BEDS
+
+LARGEST_STORED = 32767
+
+
+def pet_slices(exam: Examination) -> list[Dataset]:
+    """One dataset a slice, feet first; Bq/ml at the start of the series, each slice with its own slope."""
+    volume = exam.acquisition.functional
+    to_bqml = exam.protocol.bqml_per_suv(exam.patient.weight_kg)
+    slices = []
+    for z in range(volume.grid.shape[0]):
+        header = new_instance(exam, PositronEmissionTomographyImageStorage, exam.uid("pet", str(z)))
+        _set_series(header, exam)
+        header.ImageType = ["ORIGINAL", "PRIMARY"]
+        header.InstanceNumber, header.ImageIndex = z + 1, z + 1
+        set_plane(header, volume.grid, z)
+        _set_timing(header, exam, z * volume.grid.spacing_mm[2])
+        _set_bqml(header, volume.array[z] * np.float32(to_bqml))
+        slices.append(header)
+    return slices
+
+
+def _set_series(header: Dataset, exam: Examination) -> None:
+    header.SeriesInstanceUID = exam.uid("pet series")
+    set_series(header, "PT", 1, "PET WB AC", exam.protocol.scan_start)
+    set_supine(header)
+    given = radiopharmaceutical(exam.protocol, exam.protocol.injection.activity_bq)
+    given.RadionuclideHalfLife = decimal(exam.protocol.injection.nuclide.half_life_s)
+    header.RadiopharmaceuticalInformationSequence = Sequence([given])
+    header.Units, header.CountsSource, header.SeriesType = "BQML", "EMISSION", ["WHOLE BODY", "IMAGE"]
+    header.NumberOfSlices = exam.acquisition.functional.grid.shape[0]
+    header.CorrectedImage = ["NORM", "DTIM", "ATTN", "SCAT", "RADL", "DECY", "RAN"]
+    header.DecayCorrection, header.CollimatorType = "START", "NONE"
+    header.AttenuationCorrectionMethod, header.ScatterCorrectionMethod = "measured,CT", "simulated"
+    header.RandomsCorrectionMethod = "DLYD"
+    header.ReconstructionMethod = f"simulated, FWHM {exam.acquisition.scanner.resolution_fwhm_mm:g} mm"
+
+
+def _set_timing(header: Dataset, exam: Examination, above_feet_mm: float) -> None:
+    """Bed positions from the thighs up; Frame Reference Time is that of the mean activity (C.8.9.4.1.5)."""
+    beds = BEDS[exam.patient.centre]
+    begun_s = int(above_feet_mm // beds.bed_mm) * (beds.bed_s + beds.move_s)
+    set_acquired(header, exam.protocol.scan_start + timedelta(seconds=begun_s))
+    half_life_s = exam.protocol.injection.nuclide.half_life_s
+    reference_s = begun_s + mean_activity_offset_s(beds.bed_s, half_life_s)
+    header.ActualFrameDuration = round(beds.bed_s * 1000)
+    header.FrameReferenceTime = decimal(round(reference_s * 1000, 3))
+    header.DecayFactor = decimal(round(float(2 ** (reference_s / half_life_s)), 6))
+
+
+def _set_bqml(header: Dataset, bqml: NDArray[np.float32]) -> None:
+    """Stored values with the slice's own slope, exactly as the header's decimal string says it."""
+    peak = float(bqml.max())
+    header.RescaleSlope = decimal(float(f"{peak / LARGEST_STORED:.6g}") * 1.00001) if peak > 0 else "1"
+    header.RescaleIntercept = "0"
+    set_pixels(header, np.rint(bqml / float(header.RescaleSlope)).astype(np.int16))
+    header.WindowCenter, header.WindowWidth = decimal(round(peak / 2, 3)), decimal(round(max(peak, 1.0), 3))
