@@ -12,13 +12,16 @@ from PIL import Image
 from app.phantom.acquisition import Acquisition
 
 PIXEL_MM = 2.6
+PET_BLACK_SUV, SPECT_BLACK_SUV = 15.0, 5.0
+"""Upper end of the grey scale (black)."""
+
 OUTLINE_RGB = (215, 40, 40)
 
 
-def anterior_mip(scan: Acquisition, white_suv: float) -> NDArray[np.uint8]:
+def anterior_mip(scan: Acquisition, black_suv: float) -> NDArray[np.uint8]:
     """Inverted anterior MIP, (rows, columns) uint8: head up, patient's right on the left."""
     projected = scan.functional.array.max(axis=1)[::-1]
-    grey = 255 - np.clip(projected / white_suv, 0, 1) * 255
+    grey = 255 - np.clip(projected / black_suv, 0, 1) * 255
     return np.asarray(grey, dtype=np.uint8)
 
 
@@ -30,9 +33,9 @@ def _outline(scan: Acquisition) -> NDArray[np.bool_]:
     return edge
 
 
-def picture(scan: Acquisition, white_suv: float, with_truth: bool) -> NDArray[np.uint8]:
+def picture(scan: Acquisition, black_suv: float, with_truth: bool) -> NDArray[np.uint8]:
     """The anterior MIP as RGB (rows, columns, 3), lesions outlined on request, square pixels."""
-    rgb = np.repeat(anterior_mip(scan, white_suv)[..., None], 3, axis=2)
+    rgb = np.repeat(anterior_mip(scan, black_suv)[..., None], 3, axis=2)
     if with_truth:
         rgb[_outline(scan)] = OUTLINE_RGB
     x_mm, _, z_mm = scan.functional.grid.spacing_mm
