@@ -37,7 +37,7 @@ class ModelStore:
             MisconfiguredError: the folder is missing, or a card is invalid.
         """
         if not self._folder.is_dir():
-            raise MisconfiguredError(f"models folder {self._folder} not found; set segment.models_dir in app.yaml")
+            raise MisconfiguredError(f"{self._folder}: no such folder; set segment.models_dir in app.yaml")
         folders = sorted(path.parent for path in self._folder.glob(f"*/{CARD_FILE}"))
         return tuple(read_card(folder) for folder in folders)
 

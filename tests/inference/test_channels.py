@@ -42,7 +42,9 @@ def test_canonical_axes_run_to_the_left_posterior_and_up() -> None:
     # index x runs posterior, index y down, index z to the right
     grid = Grid((4, 5, 6), affine)
     orientation = Orientation.of(grid)
-    lps = grid.to_lps(np.array([[x, y, z] for z in range(4) for y in range(5) for x in range(6)], dtype=float))
+    lps = grid.to_lps(
+        np.array([[x, y, z] for z in range(4) for y in range(5) for x in range(6)], dtype=float)
+    )
     moved = orientation.apply(lps.T.reshape(3, 4, 5, 6))
     assert orientation.spacing_zyx_mm == (5.0, 2.0, 3.0)
     left, posterior, up = moved

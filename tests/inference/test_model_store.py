@@ -40,7 +40,9 @@ def test_a_changed_file_is_refused_with_both_checksums(tmp_path: Path, name: str
     card = write_tiny_model(tmp_path)
     with (tmp_path / "tiny" / name).open("ab") as stream:
         stream.write(b" ")
-    with pytest.raises(MisconfiguredError, match=rf"{name}: SHA-256 is [0-9a-f]+, expected {card.files[name]}"):
+    with pytest.raises(
+        MisconfiguredError, match=rf"{name}: SHA-256 is [0-9a-f]+, expected {card.files[name]}"
+    ):
         ModelStore(tmp_path).load(ModelRole.M2)
 
 
@@ -52,7 +54,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_which_setting_names_it(tmp_path: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="set segment.models_dir"):
+    with pytest.raises(MisconfiguredError, match=r"set segment\.models_dir"):
         ModelStore(tmp_path / "none").cards()
 
 

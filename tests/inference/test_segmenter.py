@@ -1,4 +1,4 @@
-"""The product's segmenter is nnU-Net's predictor: same weights, same mask, whatever the grid's orientation."""
+"""The product's segmenter is nnU-Net's predictor: same weights, same mask, in any orientation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -54,7 +54,7 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def plain_nnunet(model: Path, channels: NDArray[np.float32], work: Path) -> NDArray[np.bool_]:
-    """nnU-Net by itself: a checkpoint in its results folder, images in NIfTI files, its own file predictor."""
+    """nnU-Net by itself: a checkpoint in its results folder, images in files, its own file predictor."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -113,7 +113,7 @@ def test_a_permuted_and_flipped_grid_gives_the_same_lesions(
 def rearranged(
     channels: NDArray[np.generic], grid: Grid, order: tuple[int, int, int], flips: tuple[bool, ...]
 ) -> tuple[NDArray[np.generic], Grid]:
-    """The same image with its array axes in another order and direction; ``order`` and ``flips`` are (z, y, x)."""
+    """The same image with its array axes in another order and direction, both given as (z, y, x)."""
     array = channels.transpose(0, *(axis + 1 for axis in order))
     affine = np.array(grid.affine)
     columns = affine[:, [2 - axis for axis in order[::-1]]]  # index columns are (x, y, z)
@@ -171,5 +171,3 @@ def test_cuda_demanded_without_a_device_is_the_operators_to_solve() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_auto_falls_back_to_the_cpu() -> None:
     assert choose_device(DeviceChoice.AUTO).type == "cpu"
-
-
