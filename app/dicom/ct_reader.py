@@ -1,0 +1,44 @@
+"""CT images in Hounsfield units."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.dicom import header_values as header
+from app.dicom.functional_image import same_in_all
+from app.dicom.pixels import read_stack, rescale_factors
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Series
+from app.domain.volume import Unit, Volume
+from app.errors import UnusableStudyError
+
+AIR_HU = -1024.0
+"""Scanners fill what lies outside their field of view with values down to −3024; it is taken as air."""
+
+HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
+"""A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""
+
+
+def read_ct(series: Series) -> Volume:
+    """A series of CT Image Storage in HU, values below :data:`AIR_HU` raised to it.
+
+    Raises:
+        UnusableStudyError: its rescale is missing or to something else than HU, or its pixels can't be used.
+    """
+    slices = read_stack(series)
+    slopes, intercepts = rescale_factors(series, slices)
+    same_in_all(series, slices.headers, ("RescaleType",))
+    kind = header.text(slices.headers[0], "RescaleType").upper()
+    uid = series.series_instance_uid
+    if kind not in ("", "HU", "HOUNSFIELD UNITS"):
+        code = RefusalCode.UNITS_UNSUPPORTED
+        raise UnusableStudyError(Reason(code, "RescaleType", kind, "HU", series_instance_uid=uid))
+    array = slices.stored.astype(np.float32) * slopes.astype(np.float32)[:, None, None]
+    array += intercepts.astype(np.float32)[:, None, None]
+    lowest = float(array.min())
+    if not lowest < HIGHEST_PLAUSIBLE_MINIMUM_HU:
+        found = f"a minimum of {lowest:g}"
+        code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "air or fat below 0 HU"
+        raise UnusableStudyError(Reason(code, "PixelData", found, expected, series_instance_uid=uid))
+    np.maximum(array, AIR_HU, out=array)
+    return Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)

@@ -1,0 +1,131 @@
+"""A functional series in physical units, as PET and NM reading share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from app.dicom import header_values as header
+from app.dicom.pixels import SliceStack
+from app.dicom.study_reader import radiopharmaceutical
+from app.domain.administration import BodySize, Injection, SiteAdministration
+from app.domain.analysis import Decision, Quantification
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Radiopharmaceutical, Series
+from app.domain.suv import Conversion
+from app.domain.volume import Unit, Volume
+from app.errors import UnusableStudyError
+
+HIGHEST_SUV = 1e5
+"""A bladder or an injection site reaches hundreds to thousands; beyond this a unit is wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionalImage:
+    """A PET or SPECT in the units that its headers and the site establish.
+
+    Attributes:
+        suv: in SUVbw; ``None`` with ``no_suv`` saying why.
+        activity: in Bq/ml; ``None`` when the image is SUV by itself.
+        slice_sop_instance_uids, slice_frame_numbers: for each z where it came from.
+    """
+
+    suv: Volume | None
+    activity: Volume | None
+    no_suv: Reason | None
+    quantification: Quantification
+    slice_sop_instance_uids: tuple[str, ...]
+    slice_frame_numbers: tuple[int, ...]
+    decisions: tuple[Decision, ...]
+
+
+def functional_image(
+    series: Series, slices: SliceStack, slopes: NDArray[np.float64], conversion: Conversion
+) -> FunctionalImage:
+    """Stored values times slope and factor, slice by slice.
+
+    Raises:
+        UnusableStudyError: values that are not finite, or that no unit explains.
+    """
+    suv = _volume(series, slices, slopes, conversion.suv_factors, Unit.SUVBW)
+    activity = _volume(series, slices, slopes, conversion.activity_factors, Unit.BQML)
+    uid = series.series_instance_uid
+    for volume in (suv, activity):
+        if volume is not None:
+            _refuse_implausible(volume, uid)
+    no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
+    return FunctionalImage(
+        suv,
+        activity,
+        no_suv,
+        conversion.quantification,
+        slices.sop_instance_uids,
+        slices.frame_numbers,
+        conversion.decisions,
+    )
+
+
+def injection(
+    series: Series, dataset: Dataset, administrations: Sequence[SiteAdministration], is_nm: bool
+) -> Injection:
+    """What was injected into whom, with the site's entry for this study."""
+    study = header.uid(dataset, "StudyInstanceUID")
+    site = next((entry for entry in administrations if entry.study_instance_uid == study), None)
+    body = BodySize(
+        header.number(dataset, "PatientWeight"),
+        header.number(dataset, "PatientSize"),
+        header.text(dataset, "PatientSex").upper(),
+    )
+    injected = series.radiopharmaceutical or radiopharmaceutical(dataset) or Radiopharmaceutical()
+    return Injection(injected, body, site, is_nm)
+
+
+def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[str]) -> None:
+    """Refuse a series whose slices differ in an attribute that decides on its numbers.
+
+    Raises:
+        UnusableStudyError: naming the first such attribute.
+    """
+    for keyword in keywords:
+        values = {header.text(dataset, keyword) for dataset in headers}
+        if len(values) > 1:
+            found = f"{len(values)} values in one series"
+            reason = Reason(
+                RefusalCode.ATTRIBUTE_INCONSISTENT,
+                keyword,
+                found,
+                "the same on every image",
+                series_instance_uid=series.series_instance_uid,
+            )
+            raise UnusableStudyError(reason)
+
+
+def _volume(
+    series: Series,
+    slices: SliceStack,
+    slopes: NDArray[np.float64],
+    factors: tuple[float, ...] | None,
+    unit: Unit,
+) -> Volume | None:
+    if factors is None:
+        return None
+    per_slice = (slopes * np.array(factors)).astype(np.float32)
+    array = slices.stored.astype(np.float32) * per_slice[:, None, None]
+    return Volume(array, slices.stack.grid, unit, series.frame_of_reference_uid)
+
+
+def _refuse_implausible(volume: Volume, series_instance_uid: str) -> None:
+    highest = float(volume.array.max())
+    limit = HIGHEST_SUV if volume.unit is Unit.SUVBW else np.inf
+    # a NaN or an infinity anywhere shows in the sum
+    if np.isfinite(float(volume.array.sum(dtype=np.float64))) and 0.0 < highest < limit:
+        return
+    found = f"a maximum of {highest:g} {volume.unit}"
+    expected = f"finite values above 0 and below {limit:g}"
+    code = RefusalCode.VALUES_IMPLAUSIBLE
+    reason = Reason(code, "PixelData", found, expected, series_instance_uid=series_instance_uid)
+    raise UnusableStudyError(reason)

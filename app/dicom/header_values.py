@@ -1,0 +1,218 @@
+"""Values out of headers that may be damaged: a value of the right kind, or nothing.
+
+pydicom converts values when they are first looked at, so that is where a malformed one raises. It is then as
+good as absent: what needs it refuses with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
+from app.domain.study import Code
+
+READ_ERRORS = (
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError,
+    AttributeError, ArithmeticError, NotImplementedError, RecursionError, MemoryError, struct.error,
+    zlib.error,
+)  # fmt: skip
+"""What pydicom raises on malformed files; anything else is a fault of ours."""
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+MOST_INFLATED_BYTES = 256 * 2**20
+"""A deflated file that grows beyond this is a bomb: an image of this size isn't sent deflated."""
+
+_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
+_TIME = re.compile(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?")
+_DATE_TIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)([+-]\d{4})?")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """Without pydicom's warnings about values that the Standard forbids: scanners write them daily."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+    """The data set of a file without its pixels; ``keywords`` limit it to these attributes.
+
+    Raises:
+        one of :data:`READ_ERRORS`.
+    """
+    _refuse_bomb(path)
+    return dcmread(path, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None)
+
+
+def read_with_pixels(path: Path) -> Dataset:
+    """The whole data set.
+
+    Raises:
+        one of :data:`READ_ERRORS`.
+    """
+    _refuse_bomb(path)
+    return dcmread(path)
+
+
+def _refuse_bomb(path: Path) -> None:
+    if path.stat().st_size < MOST_INFLATED_BYTES // 1100:  # deflate can't gain more than 1032:1
+        return
+    meta = read_file_meta_info(path)
+    if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    grown = 0
+    with path.open("rb") as file:
+        file.seek(144 + int(meta.FileMetaInformationGroupLength))
+        while chunk := file.read(2**16):
+            while chunk and not inflater.eof:
+                grown += len(inflater.decompress(chunk, 2**20))
+                chunk = inflater.unconsumed_tail
+                if grown > MOST_INFLATED_BYTES:
+                    raise ValueError(f"deflated data set of more than {MOST_INFLATED_BYTES} bytes")
+
+
+def value(dataset: Dataset, keyword: str) -> Any:
+    """The attribute's value, or ``None`` when it is absent, empty or malformed."""
+    try:
+        found = dataset.get(keyword)
+    except READ_ERRORS:
+        return None
+    return None if found is None or found == "" else found
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """The attribute as text, without padding; several values joined by a backslash."""
+    return "\\".join(texts(dataset, keyword))
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Every value of the attribute as text."""
+    found = value(dataset, keyword)
+    if found is None:
+        return ()
+    several = [found] if isinstance(found, (str, bytes)) or not isinstance(found, Sequence) else list(found)
+    return tuple(str(item).strip().strip("\0") for item in several)
+
+
+def codes_upper(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """A multi-valued code string (CS), upper case."""
+    return tuple(item.upper() for item in texts(dataset, keyword))
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Every value as a finite number; empty when any is not."""
+    try:
+        found = tuple(float(item) for item in texts(dataset, keyword))
+    except ValueError:
+        return ()
+    return found if all(math.isfinite(item) for item in found) else ()
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """The attribute's only value as a finite number."""
+    found = numbers(dataset, keyword)
+    return found[0] if len(found) == 1 else None
+
+
+def whole(dataset: Dataset, keyword: str) -> int | None:
+    """The attribute's only value as a whole number."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def uid(dataset: Dataset, keyword: str) -> str:
+    """A UID of digits and dots (PS3.5 9.1); empty when absent or malformed."""
+    found = text(dataset, keyword)
+    return found if len(found) <= 64 and _UID.fullmatch(found) else ""
+
+
+def items(dataset: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """Items of a sequence; empty when it is absent or no sequence."""
+    found = value(dataset, keyword)
+    if found is None or isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
+        return ()
+    return tuple(item for item in found if isinstance(item, Dataset))
+
+
+def code(dataset: Dataset, keyword: str) -> Code | None:
+    """The first item of a code sequence."""
+    for item in items(dataset, keyword):
+        found = text(item, "CodeValue") or text(item, "LongCodeValue") or text(item, "URNCodeValue")
+        if found:
+            return Code(found, text(item, "CodingSchemeDesignator"), text(item, "CodeMeaning"))
+    return None
+
+
+def date_and_time(dataset: Dataset, date_keyword: str, time_keyword: str) -> datetime | None:
+    """Local date and time of a DA and a TM attribute; ``None`` unless both are there."""
+    date = _DATE.fullmatch(text(dataset, date_keyword))
+    clock = time_of_day(dataset, time_keyword)
+    if date is None or clock is None:
+        return None
+    try:
+        return datetime(*(int(part) for part in date.groups())) + clock  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return None
+
+
+def time_of_day(dataset: Dataset, keyword: str) -> timedelta | None:
+    """A TM attribute, since midnight."""
+    return _clock(text(dataset, keyword))
+
+
+def _clock(spelled: str) -> timedelta | None:
+    found = _TIME.fullmatch(spelled)
+    if found is None:
+        return None
+    hours, minutes, seconds, fraction = found.groups()
+    if int(hours) > 23 or int(minutes or 0) > 59 or int(seconds or 0) > 60:
+        return None
+    return timedelta(
+        hours=int(hours), minutes=int(minutes or 0), seconds=int(seconds or 0) + float(fraction or 0)
+    )
+
+
+def moment(dataset: Dataset, keyword: str, local_offset: str = "") -> datetime | None:
+    """A DT attribute as local time, without zone.
+
+    Args:
+        dataset: where it is.
+        keyword: which one.
+        local_offset: Timezone Offset From UTC (0008,0201) of the data set; a DT with another offset is moved
+            to it. Without one the DT's own clock is taken, as DA and TM beside it are local too.
+    """
+    found = _DATE_TIME.fullmatch(text(dataset, keyword))
+    if found is None:
+        return None
+    day, clock = _DATE.fullmatch(found.group(1)), _clock(found.group(2))
+    if day is None or clock is None:
+        return None
+    try:
+        local = datetime(*(int(part) for part in day.groups())) + clock  # type: ignore[arg-type]
+        return local + _offset(local_offset) - _offset(found.group(3)) if local_offset else local
+    except (ValueError, OverflowError):
+        return None
+
+
+def _offset(spelled: str | None) -> timedelta:
+    found = re.fullmatch(r"([+-])(\d\d)(\d\d)", spelled or "")
+    if found is None:
+        return timedelta(0)
+    sign, hours, minutes = found.groups()
+    return (1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(minutes))

@@ -1,0 +1,110 @@
+"""Reconstructed NM images (SPECT) in Bq/ml and SUVbw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydicom import Dataset
+
+from app.dicom import header_values as header
+from app.dicom.functional_image import FunctionalImage, functional_image, injection
+from app.dicom.pixels import SliceStack, read_stack
+from app.domain.administration import SiteAdministration
+from app.domain.calibration import Camera, CameraCalibration, NmHeader, RealWorldMapping, convert_nm
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Series
+from app.errors import UnusableStudyError
+
+SLICE_VECTOR = (0x0054, 0x0080)
+
+
+def read_nm(
+    series: Series,
+    calibrations: tuple[CameraCalibration, ...] = (),
+    administrations: Sequence[SiteAdministration] = (),
+) -> FunctionalImage:
+    """A RECON TOMO image of NM Image Storage in physical units.
+
+    Raises:
+        UnusableStudyError: its unit can't be established, or its pixels can't be used.
+    """
+    slices = read_stack(series)
+    dataset = slices.headers[0]
+    _refuse_other_dimensions(series, dataset)
+    slope = _slope(series, dataset)
+    conversion = convert_nm(_nm_header(series, slices, administrations), calibrations)
+    if isinstance(conversion, Reason):
+        raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
+    # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
+    mapped = conversion.quantification.source.startswith("RealWorldValue")
+    slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
+    return functional_image(series, slices, slopes, conversion)
+
+
+def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
+    """Frames may be counted by slice alone: not by energy window, time slot or detector."""
+    pointer = header.value(dataset, "FrameIncrementPointer")
+    tags = [] if pointer is None else (list(pointer) if isinstance(pointer, Sequence) else [pointer])
+    if all((tag.group, tag.element) == SLICE_VECTOR for tag in tags):
+        return
+    found = ", ".join(str(tag) for tag in tags)
+    code, expected = RefusalCode.GEOMETRY_INCONSISTENT, "Slice Vector (0054,0080) alone"
+    raise _unusable(code, "FrameIncrementPointer", found, expected, series)
+
+
+def _slope(series: Series, dataset: Dataset) -> float:
+    """NM has no rescale of its own; where one was added it counts, and an intercept is refused."""
+    intercept = header.number(dataset, "RescaleIntercept")
+    if intercept:
+        raise _unusable(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0", series)
+    return header.number(dataset, "RescaleSlope") or 1.0
+
+
+def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[SiteAdministration]) -> NmHeader:
+    dataset = slices.headers[0]
+    detector = next(iter(header.items(dataset, "DetectorInformationSequence")), Dataset())
+    rotations = header.items(dataset, "RotationInformationSequence")
+    rotation = rotations[0] if len(rotations) == 1 else Dataset()
+    duration_ms = header.number(rotation, "ActualFrameDuration")
+    collimators = (header.text(detector, "CollimatorGridName"), header.text(detector, "CollimatorType"))
+    return NmHeader(
+        injection=injection(series, dataset, administrations, is_nm=True),
+        camera=Camera(
+            series.manufacturer,
+            series.model_name,
+            series.station_name,
+            tuple(name for name in collimators if name),
+        ),
+        mappings=_mappings(dataset),
+        acquired_at=header.date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
+        or series.series_datetime,
+        slices=len(slices.headers),
+        voxel_ml=slices.stack.grid.voxel_ml,
+        decay_correction=header.text(dataset, "DecayCorrection").upper(),
+        is_decay_corrected="DECY" in series.corrected_image,
+        frame_duration_s=None if duration_ms is None else duration_ms / 1000.0,
+        projections=header.whole(rotation, "NumberOfFramesInRotation"),
+        detectors=header.whole(dataset, "NumberOfDetectors"),
+    )
+
+
+def _mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:
+    """Real World Value Mapping Sequence, at the top or in the shared functional groups."""
+    shared = header.items(dataset, "SharedFunctionalGroupsSequence")
+    found = []
+    for holder in (dataset, *shared):
+        for item in header.items(holder, "RealWorldValueMappingSequence"):
+            unit = header.code(item, "MeasurementUnitsCodeSequence")
+            slope = header.number(item, "RealWorldValueSlope")
+            intercept = header.number(item, "RealWorldValueIntercept")
+            found.append(RealWorldMapping(slope, intercept, unit.value if unit else ""))
+    return tuple(found)
+
+
+def _unusable(
+    code: RefusalCode, attribute: str, found: str, expected: str, series: Series
+) -> UnusableStudyError:
+    reason = Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)
+    return UnusableStudyError(reason)

@@ -1,0 +1,137 @@
+"""PET images (and SPECT stored as such) in Bq/ml and SUVbw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+from pydicom import Dataset
+
+from app.dicom import header_values as header
+from app.dicom.functional_image import FunctionalImage, functional_image, injection, same_in_all
+from app.dicom.pixels import SliceStack, read_stack, rescale_factors
+from app.domain.administration import SiteAdministration
+from app.domain.analysis import Decision
+from app.domain.decay import FrameTiming
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Series
+from app.domain.suv import PetHeader, convert_pet
+from app.errors import UnusableStudyError
+
+MUST_AGREE = ("Units", "SUVType", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex")
+"""They decide on the numbers of the whole series."""
+
+GE_CREATOR = "GEMS_PETD_01"
+PHILIPS_CREATOR = "Philips PET Private Group"
+
+
+def read_pet(series: Series, administrations: Sequence[SiteAdministration] = ()) -> FunctionalImage:
+    """A series of PET Image Storage in physical units.
+
+    Raises:
+        UnusableStudyError: its unit can't be established, or its pixels can't be used.
+    """
+    slices = read_stack(series)
+    slopes, intercepts = rescale_factors(series, slices)
+    if np.any(intercepts != 0.0):
+        worst = intercepts[np.abs(intercepts).argmax()]
+        expected = "0 (PS3.3 C.8.9.1.1.4)"
+        raise UnusableStudyError(
+            _reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{worst:g}", expected, series)
+        )
+    same_in_all(series, slices.headers, MUST_AGREE)
+    pet_header, decisions = _pet_header(series, slices, administrations)
+    conversion = convert_pet(pet_header)
+    if isinstance(conversion, Reason):
+        raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
+    image = functional_image(series, slices, slopes, conversion)
+    return replace(image, decisions=(*decisions, *image.decisions))
+
+
+def _pet_header(
+    series: Series, slices: SliceStack, administrations: Sequence[SiteAdministration]
+) -> tuple[PetHeader, tuple[Decision, ...]]:
+    first = slices.headers[0]
+    suv_factor, told = _philips_factor(series, slices.headers, 0x00)
+    bqml_factor, told_too = _philips_factor(series, slices.headers, 0x09)
+    return PetHeader(
+        units=header.text(first, "Units").upper(),
+        injection=injection(series, first, administrations, is_nm=False),
+        frames=tuple(_timing(dataset) for dataset in slices.headers),
+        suv_type=header.text(first, "SUVType").upper(),
+        decay_correction=header.text(first, "DecayCorrection").upper(),
+        series_datetime=series.series_datetime,
+        ge_scan_datetime=_ge_scan_datetime(first),
+        philips_suv_factor=suv_factor,
+        philips_bqml_factor=bqml_factor,
+    ), (*told, *told_too)[:1]
+
+
+def _timing(dataset: Dataset) -> FrameTiming:
+    """Both durations are in ms (PS3.3 C.8.9.4)."""
+    reference_ms = header.number(dataset, "FrameReferenceTime")
+    duration_ms = header.number(dataset, "ActualFrameDuration")
+    acquired = header.date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
+    return FrameTiming(
+        acquired
+        or header.moment(dataset, "AcquisitionDateTime", header.text(dataset, "TimezoneOffsetFromUTC")),
+        None if reference_ms is None else reference_ms / 1000.0,
+        None if duration_ms is None else duration_ms / 1000.0,
+    )
+
+
+def _ge_scan_datetime(dataset: Dataset) -> datetime | None:
+    """GE's scan date and time (0009,xx0D), a DT."""
+    block = _private_element(dataset, 0x0009, GE_CREATOR, 0x0D)
+    if block is None:
+        return None
+    holder = Dataset()
+    holder.add_new("AcquisitionDateTime", "DT", block)
+    return header.moment(holder, "AcquisitionDateTime")
+
+
+def _philips_factor(
+    series: Series, headers: Sequence[Dataset], element: int
+) -> tuple[float | None, tuple[Decision, ...]]:
+    """A factor of "Philips PET Private Group", the same on every slice."""
+    values = {_philips_value(dataset, element) for dataset in headers}
+    if len(values) > 1:
+        attribute, expected = f"(7053,xx{element:02X})", "the same factor on every image"
+        found = f"{len(values)} values in one series"
+        raise UnusableStudyError(
+            _reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected, series)
+        )
+    value, has_creator = values.pop()
+    if value is None or has_creator:
+        return value, ()
+    text = (
+        f"warning: (7053,10{element:02X}) has no private creator; it is read as Philips' by the manufacturer"
+    )
+    return value, (Decision("load", text),)
+
+
+def _philips_value(dataset: Dataset, element: int) -> tuple[float | None, bool]:
+    """The factor, and whether its private creator is there. Anonymisers often drop the creator."""
+    found = _private_element(dataset, 0x7053, PHILIPS_CREATOR, element)
+    has_creator = found is not None
+    if not has_creator and header.text(dataset, "Manufacturer").upper().startswith("PHILIPS"):
+        bare = dataset.get((0x7053, 0x1000 + element)) if (0x7053, 0x0010) not in dataset else None
+        found = bare.value if bare is not None else None
+    try:
+        value = float(found.decode("ascii") if isinstance(found, bytes) else str(found)) if found else None
+    except ValueError:
+        value = None
+    return (value if value and value > 0.0 and np.isfinite(value) else None), has_creator
+
+
+def _private_element(dataset: Dataset, group: int, creator: str, element: int) -> object:
+    try:
+        return dataset.private_block(group, creator)[element].value
+    except header.READ_ERRORS:
+        return None
+
+
+def _reason(code: RefusalCode, attribute: str, found: str, expected: str, series: Series) -> Reason:
+    return Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)

@@ -1,0 +1,146 @@
+"""Stored pixel values of a series, in the order of its grid, with each slice's own rescale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels import get_decoder
+
+from app.dicom import header_values as header
+from app.domain.geometry import Stack, stack_series
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Series
+from app.errors import UnusableStudyError
+
+MOST_VOXELS = 1 << 29
+"""2 GiB as float32: four times the largest CT of a whole body. More is a header that lies."""
+
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", header.DEFLATED)
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStack:
+    """A series read in full.
+
+    Attributes:
+        stack: its grid.
+        stored: ``(z, y, x)`` stored values, of the type that the files have (the widest, if they differ).
+        headers: for each z its data set, without pixels; one repeated for a multi-frame.
+        sop_instance_uids, frame_numbers: for each z where it came from; frame numbers count from 1.
+    """
+
+    stack: Stack
+    stored: NDArray[Any]
+    headers: tuple[Dataset, ...]
+    sop_instance_uids: tuple[str, ...]
+    frame_numbers: tuple[int, ...]
+
+
+def read_stack(series: Series) -> SliceStack:
+    """Every slice of a series.
+
+    Raises:
+        UnusableStudyError: geometry, transfer syntax or pixel data can't be used.
+    """
+    stack = stack_series(series)
+    if isinstance(stack, Reason):
+        raise UnusableStudyError(stack)
+    if stack.grid.shape[0] * stack.grid.shape[1] * stack.grid.shape[2] > MOST_VOXELS:
+        expected = f"{MOST_VOXELS} voxels or fewer"
+        raise _unusable(RefusalCode.GEOMETRY_INCONSISTENT, "Rows", f"{stack.grid.shape}", expected, series)
+    with header.tolerant():
+        if series.instances[0].number_of_frames > 1:
+            return _multi_frame(series, stack)
+        return _single_frames(series, stack)
+
+
+def _single_frames(series: Series, stack: Stack) -> SliceStack:
+    ordered = [series.instances[index] for index in stack.order]
+    planes, headers = [], []
+    for instance in ordered:
+        dataset, plane = _pixels(series, instance.path, stack.grid.shape[1:])
+        planes.append(plane)
+        headers.append(dataset)
+    uids = tuple(instance.sop_instance_uid for instance in ordered)
+    # np.stack promotes to a type that holds every slice: the first one alone must not decide
+    return SliceStack(stack, np.stack(planes), tuple(headers), uids, (1,) * len(uids))
+
+
+def _multi_frame(series: Series, stack: Stack) -> SliceStack:
+    instance = series.instances[0]
+    dataset, frames = _pixels(series, instance.path, stack.grid.shape)
+    order = np.array(stack.order)
+    slices = len(order)
+    numbers = tuple(int(frame) + 1 for frame in order)
+    return SliceStack(
+        stack, frames[order], (dataset,) * slices, (instance.sop_instance_uid,) * slices, numbers
+    )
+
+
+def _pixels(series: Series, path: Any, shape: tuple[int, ...]) -> tuple[Dataset, NDArray[Any]]:
+    """Data set without pixels, and its pixels as ``shape``."""
+    try:
+        dataset = header.read_with_pixels(path)
+    except header.READ_ERRORS as error:
+        code, expected = RefusalCode.UNREADABLE, "a readable DICOM file"
+        raise _unusable(code, "", type(error).__name__, expected, series) from error
+    _refuse_undecodable(series, dataset)
+    if "PixelData" not in dataset:
+        raise _unusable(
+            RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image", series
+        )
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+    except (*header.READ_ERRORS, RuntimeError) as error:
+        found, expected = f"damaged or truncated pixels ({type(error).__name__})", f"{shape} decodable values"
+        raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series) from error
+    if pixels.shape != shape:
+        found = f"pixels of shape {pixels.shape}"
+        raise _unusable(
+            RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, f"{shape}, one sample each", series
+        )
+    del dataset.PixelData
+    return dataset, pixels
+
+
+def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if syntax in UNCOMPRESSED:
+        return
+    try:
+        usable = get_decoder(syntax).is_available
+    except NotImplementedError:
+        usable = False
+    if not usable:
+        expected = "an uncompressed image, or a compression with a decoder installed here"
+        code = RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED
+        raise _unusable(code, "TransferSyntaxUID", syntax or "nothing", expected, series)
+
+
+def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rescale Slope and Intercept of every z, each of shape ``(z,)``.
+
+    Raises:
+        UnusableStudyError: a slice has no slope, or one that is not positive.
+    """
+    slopes, intercepts = [], []
+    for dataset in slices.headers:
+        slope, intercept = header.number(dataset, "RescaleSlope"), header.number(dataset, "RescaleIntercept")
+        if slope is None or intercept is None or slope <= 0.0:
+            found = f"slope {slope}, intercept {intercept}"
+            expected = "a positive slope, and an intercept, on every image"
+            raise _unusable(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected, series)
+        slopes.append(slope)
+        intercepts.append(intercept)
+    return np.array(slopes), np.array(intercepts)
+
+
+def _unusable(
+    code: RefusalCode, attribute: str, found: str, expected: str, series: Series
+) -> UnusableStudyError:
+    reason = Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)
+    return UnusableStudyError(reason)

@@ -1,0 +1,306 @@
+"""Studies from files: headers only, any names, any order, nested folders; what is unreadable is told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom import Dataset
+
+from app.dicom import header_values as header
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Instance, Patient, Radiopharmaceutical, Series, Study
+from app.errors import UnusableStudyError
+
+KEYWORDS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
+    "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
+    "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
+    "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
+    "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
+    "Units", "TimezoneOffsetFromUTC",
+)  # fmt: skip
+"""All that the selection looks at."""
+
+MUST_AGREE = (
+    "sop_class_uid", "modality", "frame_of_reference_uid", "image_type", "corrected_image", "units",
+    "radiopharmaceutical", "series_type",
+)  # fmt: skip
+"""Fields of a series that every one of its instances must give the same."""
+
+KEYWORD_OF_FIELD = {
+    "sop_class_uid": "SOPClassUID",
+    "modality": "Modality",
+    "frame_of_reference_uid": "FrameOfReferenceUID",
+    "image_type": "ImageType",
+    "corrected_image": "CorrectedImage",
+    "units": "Units",
+    "radiopharmaceutical": "RadiopharmaceuticalInformationSequence",
+    "series_type": "SeriesType",
+}
+
+
+@dataclass(frozen=True)
+class StudyReading:
+    """What a set of files holds.
+
+    Attributes:
+        studies: in order of Study Instance UID.
+        unreadable: one reason a file that is no usable DICOM, by its name relative to the folder.
+    """
+
+    studies: tuple[Study, ...]
+    unreadable: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Header:
+    """One file: its instance, and what it says of its series, study and patient."""
+
+    instance: Instance
+    series: Series
+    study: Study
+
+
+def read_studies(source: Path | Iterable[Path]) -> StudyReading:
+    """Every study in a folder (nested folders too) or in the given files.
+
+    The result does not depend on names or order of the files: instances are sorted by SOP Instance UID, exact
+    duplicates count once. Two contents under one SOP Instance UID, and instances that contradict each other,
+    become faults of their series.
+
+    Raises:
+        FileNotFoundError: ``source`` is a path where nothing is.
+    """
+    root, paths = _files(source)
+    headers: list[_Header] = []
+    unreadable: list[Reason] = []
+    with header.tolerant():
+        for path in paths:
+            found = _read(path, root)
+            if isinstance(found, Reason):
+                unreadable.append(found)
+            else:
+                headers.append(found)
+    unique, conflicting = _without_duplicates(headers)
+    studies = _assemble(unique, conflicting)
+    told = tuple(str(reason) for reason in unreadable)
+    return StudyReading(tuple(replace(study, unreadable=told) for study in studies), tuple(unreadable))
+
+
+def read_study(source: Path | Iterable[Path]) -> Study:
+    """The only study in ``source``.
+
+    Raises:
+        UnusableStudyError: there is none, or more than one.
+    """
+    reading = read_studies(source)
+    if len(reading.studies) == 1:
+        return reading.studies[0]
+    found = f"{len(reading.studies)} studies"
+    wanted = Reason(RefusalCode.UNREADABLE, "StudyInstanceUID", found, "the files of one study")
+    raise UnusableStudyError(wanted, *reading.unreadable)
+
+
+def _files(source: Path | Iterable[Path]) -> tuple[Path, list[Path]]:
+    """The common folder, and every regular file, sorted."""
+    if not isinstance(source, Path):
+        paths = sorted(set(source))
+        root = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+        return root, paths
+    if source.is_file():
+        return source.parent, [source]
+    if not source.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    return source, sorted(path for path in source.rglob("*") if path.is_file())
+
+
+def _read(path: Path, root: Path) -> _Header | Reason:
+    name = path.relative_to(root).as_posix()
+    expected = "a DICOM file with SOP Class, SOP Instance, Series and Study Instance UID"
+    try:
+        dataset = header.read_header(path, KEYWORDS)
+        missing = [
+            keyword
+            for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+            if not header.uid(dataset, keyword)
+        ]
+        if missing:
+            found = f"{name}: {', '.join(missing)} absent or malformed"
+            return Reason(RefusalCode.UNREADABLE, missing[0], found, expected)
+        return _header(dataset, path)
+    except header.READ_ERRORS as error:
+        return Reason(RefusalCode.UNREADABLE, "", f"{name}: {type(error).__name__}", expected)
+
+
+def _header(dataset: Dataset, path: Path) -> _Header:
+    instance = _instance(dataset, path)
+    series = Series(
+        series_instance_uid=header.uid(dataset, "SeriesInstanceUID"),
+        modality=header.text(dataset, "Modality").upper(),
+        instances=(),
+        sop_class_uid=instance.sop_class_uid,
+        frame_of_reference_uid=header.uid(dataset, "FrameOfReferenceUID"),
+        image_type=header.codes_upper(dataset, "ImageType"),
+        corrected_image=header.codes_upper(dataset, "CorrectedImage"),
+        units=header.text(dataset, "Units").upper(),
+        description=header.text(dataset, "SeriesDescription"),
+        radiopharmaceutical=radiopharmaceutical(dataset),
+        series_datetime=header.date_and_time(dataset, "SeriesDate", "SeriesTime"),
+        manufacturer=header.text(dataset, "Manufacturer"),
+        model_name=header.text(dataset, "ManufacturerModelName"),
+        station_name=header.text(dataset, "StationName"),
+        series_type=header.codes_upper(dataset, "SeriesType"),
+    )
+    study = Study(
+        study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
+        patient=Patient(header.text(dataset, "PatientID"), header.text(dataset, "IssuerOfPatientID")),
+        series=(),
+        study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
+        accession_number=header.text(dataset, "AccessionNumber"),
+    )
+    return _Header(instance, series, study)
+
+
+def _instance(dataset: Dataset, path: Path) -> Instance:
+    """Position and orientation of NM stand in Detector Information Sequence (PS3.3 C.8.4.11)."""
+    plane = next(iter(header.items(dataset, "DetectorInformationSequence")), dataset)
+    if not header.numbers(plane, "ImagePositionPatient"):
+        plane = dataset
+    position = header.numbers(plane, "ImagePositionPatient")
+    orientation = header.numbers(plane, "ImageOrientationPatient")
+    spacing = header.numbers(dataset, "PixelSpacing")
+    frames = header.whole(dataset, "NumberOfFrames")
+    return Instance(
+        sop_instance_uid=header.uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=header.uid(dataset, "SOPClassUID"),
+        path=path,
+        rows=header.whole(dataset, "Rows"),
+        columns=header.whole(dataset, "Columns"),
+        number_of_frames=frames if frames is not None and frames > 0 else 1,
+        image_position_mm=(position[0], position[1], position[2]) if len(position) == 3 else None,
+        image_orientation=_six(orientation),
+        pixel_spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
+        spacing_between_slices_mm=header.number(dataset, "SpacingBetweenSlices"),
+        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        slice_numbers=tuple(int(item) for item in header.numbers(dataset, "SliceVector")),
+    )
+
+
+def _six(values: Sequence[float]) -> tuple[float, float, float, float, float, float] | None:
+    if len(values) != 6:
+        return None
+    a, b, c, d, e, f = values
+    return a, b, c, d, e, f
+
+
+def radiopharmaceutical(dataset: Dataset) -> Radiopharmaceutical | None:
+    """The first item of Radiopharmaceutical Information Sequence (0054,0016)."""
+    item = next(iter(header.items(dataset, "RadiopharmaceuticalInformationSequence")), None)
+    if item is None:
+        return None
+    zone = header.text(dataset, "TimezoneOffsetFromUTC")
+    return Radiopharmaceutical(
+        name=header.text(item, "Radiopharmaceutical"),
+        drug_code=header.code(item, "RadiopharmaceuticalCodeSequence"),
+        radionuclide_code=header.code(item, "RadionuclideCodeSequence"),
+        half_life_s=header.number(item, "RadionuclideHalfLife"),
+        injected_activity_header=header.number(item, "RadionuclideTotalDose"),
+        start_datetime=header.moment(item, "RadiopharmaceuticalStartDateTime", zone),
+        start_time=header.time_of_day(item, "RadiopharmaceuticalStartTime"),
+    )
+
+
+def _without_duplicates(headers: Sequence[_Header]) -> tuple[list[_Header], set[str]]:
+    """One header a SOP Instance UID, sorted by it; and the UIDs under which there are several contents."""
+    by_uid: dict[str, list[_Header]] = defaultdict(list)
+    for item in headers:
+        by_uid[item.instance.sop_instance_uid].append(item)
+    unique, conflicting = [], set()
+    for uid, same in sorted(by_uid.items()):
+        if len(same) == 1:
+            unique.append(same[0])
+            continue
+        contents = {_content_sha256(item.instance.path): item for item in reversed(same)}
+        if len(contents) > 1:
+            conflicting.add(uid)
+            # kept apart, so that every series that one of them claims to be in gets the fault
+            unique.extend(contents[digest] for digest in sorted(contents))
+        else:
+            unique.extend(contents.values())
+    return unique, conflicting
+
+
+def _content_sha256(path: Path) -> str:
+    """Digest of the data set alone: preamble and file meta tell who wrote the file, not what is in it."""
+    content = path.read_bytes()
+    start = 0
+    if content[128:136] == b"DICM\x02\x00\x00\x00" and content[136:138] == b"UL":
+        start = 144 + int.from_bytes(content[140:144], "little")
+    return hashlib.sha256(content[start:]).hexdigest()
+
+
+def _assemble(headers: Sequence[_Header], conflicting: set[str]) -> list[Study]:
+    by_study: dict[str, list[_Header]] = defaultdict(list)
+    for item in headers:
+        by_study[item.study.study_instance_uid].append(item)
+    return [_study(members, conflicting) for _, members in sorted(by_study.items())]
+
+
+def _study(members: Sequence[_Header], conflicting: set[str]) -> Study:
+    faults: tuple[Reason, ...] = ()
+    if len({item.study.patient for item in members}) > 1:
+        found, expected = "several patients in one study", "one PatientID and issuer in all images of a study"
+        faults = (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
+    by_series: dict[str, list[_Header]] = defaultdict(list)
+    for item in members:
+        by_series[item.series.series_instance_uid].append(item)
+    series = tuple(_series(mates, conflicting, faults) for _, mates in sorted(by_series.items()))
+    return replace(members[0].study, series=series)
+
+
+def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
+    uid = mates[0].series.series_instance_uid
+    found = [*faults, *_conflicts(mates, conflicting), *_contradictions(mates)]
+    instances = {item.instance.sop_instance_uid: item.instance for item in reversed(mates)}
+    return replace(
+        mates[0].series,
+        instances=tuple(instances[key] for key in sorted(instances)),
+        series_datetime=min(
+            (item.series.series_datetime for item in mates if item.series.series_datetime), default=None
+        ),
+        faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
+    )
+
+
+def _conflicts(mates: Sequence[_Header], conflicting: set[str]) -> list[Reason]:
+    twice = [item for item in mates if item.instance.sop_instance_uid in conflicting]
+    if not twice:
+        return []
+    found = f"{len({item.instance.sop_instance_uid for item in twice})} UIDs with more than one content"
+    expected = "one content for each SOP Instance UID"
+    return [Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", found, expected)]
+
+
+def _contradictions(mates: Sequence[_Header]) -> list[Reason]:
+    reasons = []
+    for name in MUST_AGREE:
+        values = sorted({_spelled(getattr(item.series, name)) for item in mates})
+        if len(values) > 1:
+            found = f"{len(values)} values in one series"
+            if name != "radiopharmaceutical":
+                found = f"{' and '.join(repr(item) for item in values[:2])} in one series"
+            keyword = KEYWORD_OF_FIELD[name]
+            expected = "the same on every instance"
+            reasons.append(Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected))
+    return reasons
+
+
+def _spelled(value: object) -> str:
+    """Image Type beyond value 4 carries per-image remarks of some vendors; the first four tell what it is."""
+    return "\\".join(value[:4]) if isinstance(value, tuple) else str(value)
