@@ -31,11 +31,13 @@ MAY_IMPORT = {
     "app.training": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
     "app.demo": GROUND | {"app.imaging", "app.dicom", "app.node", "app.phantom"},
     "app.settings": DATA | {"app.node"},
+    "app.settings_reference": GROUND | {"app.settings"},
     "app.result_folder": DATA,
     "operators": DATA | {"app.node", "app.settings", "app.result_folder"},
     "app.application": CHAIN,
     "app.folder_mode": CHAIN | {"app.application"},
-    "app.cli": CHAIN | {"app.application", "app.folder_mode", "app.phantom", "app.training", "app.demo"},
+    "app.cli": CHAIN
+    | {"app.application", "app.folder_mode", "app.settings_reference", "app.phantom", "app.training", "app.demo"},
     "app.__main__": {"app.cli"},
 }
 """One line a part, lowest first. A new part, or a new arrow, is a decision: it is written here."""

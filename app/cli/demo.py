@@ -25,7 +25,7 @@ STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and results; made.")] = Path("demo-output"),
-    patient: Annotated[int, typer.Option(min=0, help="Number of the simulated patient.")] = 7,
+    patient: Annotated[int, typer.Option(min=0, help="Simulated patient; training saw 0 to 79 of A.")] = 2001,
     centre: Annotated[str, typer.Option(help="Simulated centre: A or B.")] = "A",
     patience_s: Annotated[float, typer.Option(help="Longest wait for a study, seconds.")] = 600.0,
 ) -> None:

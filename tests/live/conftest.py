@@ -104,10 +104,10 @@ def make_case(number: int, centre: Centre, folder: Path) -> Case:
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Comes for PET/CT, then for SPECT/CT."""
-    return make_case(7, Centre.A, tmp_path_factory.mktemp("followed"))
+    return make_case(2001, Centre.A, tmp_path_factory.mktemp("followed"))
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Of the other centre; the PET/CT was made elsewhere and never reaches this node."""
-    return make_case(3, Centre.B, tmp_path_factory.mktemp("stranger"))
+    return make_case(2001, Centre.B, tmp_path_factory.mktemp("stranger"))

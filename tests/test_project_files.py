@@ -1,0 +1,54 @@
+"""What the project says about itself is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)", re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return {found["name"].lower().replace("_", "-"): found["version"] for found in PIN.finditer(text)}
+
+
+@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-dev.txt"])
+def test_what_is_asked_for_is_what_was_tested(requirements: str) -> None:
+    tested = pins("constraints.txt")
+    asked = pins(requirements)
+    assert asked
+    assert {name: tested.get(name) for name in asked} == asked
+
+
+def test_each_runtime_dependency_has_its_reason_and_licence() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    explained = {row[0].lower() for row in rows if len(row) == 4 and all(row)}
+    assert pins("requirements.txt").keys() - explained == set()
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    broken = [
+        f"{document.name}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_readme_names_every_command() -> None:
+    from app.cli.main import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [(command.name, command.callback) for command in app.registered_commands]
+    commands = [name or callback.__name__ for name, callback in found if callback is not None]
+    groups = [str(group.name) for group in app.registered_groups]
+    assert commands
+    assert [name for name in [*commands, *groups] if not re.search(rf"`(psma-node )?{name}\b", readme)] == []
