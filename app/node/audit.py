@@ -147,13 +147,13 @@ class AuditLog:
             self._anchor.write(Head(last.count + 1, _sha256(line)))
 
     def _newest(self, file: IO[bytes]) -> Head:
-        """The entry to chain to: the anchor's, unless a crash came between a line and its anchor.
+        """The entry to chain to: the file's last, or the anchor's when the file ends before it.
 
-        After somebody cut lines off, the next entry still names the hash of the missing one, so the cut stays
+        So after somebody cut lines off, the next entry names the hash of a missing one, and the cut stays
         visible for good.
         """
         last, anchor = _last_head(file), self._anchor.read()
-        return last if last.count == anchor.count + 1 else anchor
+        return last if last.count > anchor.count else anchor
 
     def verify(self) -> Verification:
         """Follow the chain from the first line to the anchor and to the end."""

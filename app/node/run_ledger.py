@@ -198,9 +198,7 @@ class RunLedger:
     def note_stage(self, key: RunKey, stage: str) -> None:
         """Say where in the chain the run is."""
         with self._engine.begin() as connection:
-            connection.execute(
-                update(runs).where(*_is(key)).values(stage=stage[:32], changed_at=utc_now())
-            )
+            connection.execute(update(runs).where(*_is(key)).values(stage=stage[:32], changed_at=utc_now()))
 
     def end(self, key: RunKey, attempt: int, ending: RunEnding) -> bool:
         """Write how a try ended; ``False`` when that was written before.

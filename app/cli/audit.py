@@ -1,0 +1,30 @@
+"""``psma-node audit verify``: is the audit log whole?"""
+
+from __future__ import annotations
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+app = typer.Typer(no_args_is_help=True, help="The audit log.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps ``verify`` a word of its own while it is the only command."""
+
+
+@app.command()
+def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Follow the log's chain of hashes. Exit code: 0 whole, 1 a line was changed, removed or inserted."""
+    from app.node.stores import open_stores
+    from app.settings import load_settings
+
+    stores = open_stores(load_settings(config, overrides or []).node)
+    result = stores.audit.verify()
+    stores.close()
+    if not result.intact:
+        before = f"{result.entries} entries before it are"
+        typer.echo(f"the audit log is NOT whole: {result.problem} ({before})", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"the audit log is whole: {result.entries} entries")

@@ -1,0 +1,64 @@
+"""``psma-node check``: is everything the node needs in place?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from app.node.health import CheckResult
+    from app.settings import Settings
+
+
+def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Validate app.yaml; try database, disk, models, destinations.
+
+    Exit code: 0 all is well, 1 something failed; the table says what to do.
+    """
+    results = _results(config, overrides or [])
+    _print(results)
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+def _results(config: ConfigOption, overrides: list[str]) -> tuple[CheckResult, ...]:
+    from app.errors import MisconfiguredError
+    from app.node.health import CheckResult, guarded, node_checks
+    from app.settings import load_settings
+
+    try:
+        settings = load_settings(config, overrides)
+    except MisconfiguredError as error:
+        return (CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),)
+    valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
+    models = guarded("models", lambda: _check_models(settings))
+    return (valid, models, *node_checks(settings.node, settings.deliver))
+
+
+def _check_models(settings: Settings) -> CheckResult:
+    from pathlib import Path
+
+    from app.inference.model_store import ModelStore
+    from app.node.health import CheckResult
+
+    store = ModelStore(Path(settings.segment.models_dir))
+    cards = store.cards()
+    for card in cards:
+        store.verify(card)
+    if not cards:
+        advice = "install models there, or set segment.models_dir"
+        return CheckResult("models", False, f"none in {settings.segment.models_dir}", advice)
+    names = ", ".join(f"{card.id} ({card.role})" for card in cards)
+    return CheckResult("models", True, f"{names}: checksums right")
+
+
+def _print(results: tuple[CheckResult, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("check", "result", "found", "what to do")
+    for result in results:
+        table.add_row(result.name, "ok" if result.ok else "failed", result.found, result.advice)
+    Console().print(table)

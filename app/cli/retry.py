@@ -1,0 +1,24 @@
+"""``psma-node retry STUDY``: try again what failed or was rejected."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+
+def retry(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
+    from app.node.retry import retry_study
+    from app.node.stores import open_stores
+    from app.settings import load_settings
+
+    stores = open_stores(load_settings(config, overrides or []).node)
+    typer.echo(retry_study(stores, study))
+    stores.close()

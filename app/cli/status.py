@@ -1,0 +1,60 @@
+"""``psma-node status``: every study with its state, the reason, and what comes next."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from app.node.status import StudyStatus
+
+
+def status(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the studies with state, reason and next step; works whether the node runs or not."""
+    from app.node.status import study_statuses
+    from app.node.stores import open_stores
+    from app.settings import load_settings
+
+    node = load_settings(config, overrides or []).node
+    known = bool(node.database_url) or node.data_dir.is_dir()
+    studies: tuple[StudyStatus, ...] = ()
+    if known:
+        stores = open_stores(node)
+        studies = study_statuses(stores)
+        stores.close()
+    if as_json:
+        content = {"studies": [asdict(study) for study in studies]}
+        typer.echo(json.dumps(content, indent=2, default=_iso))
+    else:
+        _print(studies)
+
+
+def _print(studies: tuple[StudyStatus, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not studies:
+        typer.echo("no study has arrived yet")
+        return
+    table = Table("study", "state", "why", "next", "revision", "images")
+    for study in studies:
+        state = f"{study.state} ({study.stage})" if study.stage else study.state
+        uid, revision = study.study_instance_uid, str(study.revision or "")
+        table.add_row(uid, state, study.reason, study.next_step, revision, str(study.instance_count))
+    Console().print(table)
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    raise TypeError(f"no JSON for {type(value).__name__}")

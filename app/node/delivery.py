@@ -1,0 +1,167 @@
+"""Results to a destination: what it has not acknowledged yet, until it has everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from app.errors import RetryLaterError
+from app.node import scu
+from app.node.audit import AuditEvent
+from app.node.database import utc_now
+from app.node.deliver_policy import DeliverPolicy, Destination
+from app.node.delivery_ledger import (
+    Delivery,
+    DeliveryEnding,
+    DeliveryKey,
+    DeliveryState,
+    PlannedInstance,
+)
+from app.node.json_log import describe_exception
+from app.node.run_ledger import RunKey, StudyState
+from app.node.stores import NodeStores
+
+SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE)
+"""States of a later revision whose results take the place of these."""
+
+Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.Delivery, ...]]
+"""As :func:`app.node.scu.send`."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SendEnding:
+    """How a try to send ended, as it is kept by the durable engine.
+
+    ``out_of_date``: another try has taken this one's place. ``unreached``: why not everything could be
+    offered to the destination. ``refused``: what it refused for good.
+    """
+
+    out_of_date: bool = False
+    superseded: bool = False
+    unknown_destination: bool = False
+    unreached: str = ""
+    refused: str = ""
+
+
+class ResultDelivery:
+    """The steps of the workflow ``deliver``."""
+
+    def __init__(self, stores: NodeStores, policy: DeliverPolicy, send: Send = scu.send) -> None:
+        self._stores = stores
+        self._policy = policy
+        self._send = send
+
+    def send(self, study_instance_uid: str, revision: int, destination: str, attempt: int) -> str:
+        """Step 1: send each instance that is not acknowledged; each answer is kept as it comes."""
+        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
+        return json.dumps(asdict(self._try(key, attempt)))
+
+    def record(
+        self, study_instance_uid: str, revision: int, destination: str, attempt: int, ending: str
+    ) -> str:
+        """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
+        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
+        tried = SendEnding(**json.loads(ending))
+        if not tried.out_of_date:
+            self._write_ending(key, attempt, tried)
+        self._settle_run(key.run)
+        return "recorded"
+
+    def _try(self, key: DeliveryKey, attempt: int) -> SendEnding:
+        if not self._stores.deliveries.begin(key, attempt):
+            return SendEnding(out_of_date=True)
+        if self._is_superseded(key.run):
+            return SendEnding(superseded=True)
+        found = [item for item in self._policy.destinations if item.name == key.destination]
+        if not found:
+            return SendEnding(unknown_destination=True)
+        try:
+            refused = [self._offer(key, item, found[0]) for item in self._open_instances(key)]
+        except RetryLaterError as error:
+            return SendEnding(unreached=str(error))
+        except Exception as error:  # noqa: BLE001  a delivery's fault must not end its tries
+            _log.error("sending failed", exc_info=error, extra=_facts(key))
+            return SendEnding(unreached=describe_exception(error))
+        return SendEnding(refused="; ".join(filter(None, refused)))
+
+    def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
+        return [item for item in self._stores.deliveries.instances(key) if item.acknowledged_at is None]
+
+    def _offer(self, key: DeliveryKey, item: PlannedInstance, destination: Destination) -> str:
+        """Send one instance over an association of its own, so that its answer is kept before the next.
+
+        Returns the refusal in words, or nothing.
+        """
+        path = self._stores.outbox.folder_of(key.run) / item.path
+        answers = self._send([path], destination, self._policy.calling_ae_title, self._policy.timeout_s)
+        answer = answers[0]
+        facts = _facts(key) | {"sop_instance": item.sop_instance_uid, "dicom_status": answer.status}
+        if answer.ok:
+            self._stores.audit.append(
+                AuditEvent.DELIVERED, key.run.study_instance_uid, facts | {"kind": item.kind}
+            )
+            self._stores.deliveries.acknowledge(key, item.sop_instance_uid, answer.status)
+            _log.info("result delivered", extra=facts | {"kind": item.kind})
+            return ""
+        self._stores.deliveries.refuse(key, item.sop_instance_uid, answer.status)
+        return f"{item.kind} refused with status {answer.status:04X} ({answer.comment or 'no comment'})"
+
+    def _is_superseded(self, run: RunKey) -> bool:
+        later = self._stores.runs.of_study(run.study_instance_uid)
+        return any(other.key.revision > run.revision and other.state in SUPERSEDING for other in later)
+
+    def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendEnding) -> None:
+        delivery = self._stores.deliveries.get(key)
+        ending = self._ending(delivery, tried)
+        if not self._stores.deliveries.end(key, attempt, ending) or ending.state is DeliveryState.DONE:
+            return
+        facts = _facts(key) | {"reason": ending.reason, "next_try": _iso(ending.next_try_at)}
+        _log.warning("not delivered yet" if ending.next_try_at else "delivery ended", extra=facts)
+        if ending.state is DeliveryState.FAILED:
+            self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
+
+    def _ending(self, delivery: Delivery, tried: SendEnding) -> DeliveryEnding:
+        name = delivery.key.destination
+        if tried.superseded:
+            return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision is delivered instead")
+        if tried.unknown_destination:
+            return DeliveryEnding(DeliveryState.FAILED, f"{name} is no longer in deliver.destinations")
+        if tried.refused:
+            return DeliveryEnding(DeliveryState.FAILED, f"{name}: {tried.refused}")
+        if not tried.unreached:
+            return DeliveryEnding(DeliveryState.DONE)
+        next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(delivery.failures + 1))
+        limit_days = self._policy.max_age_days
+        if limit_days and next_try_at > delivery.created_at + timedelta(days=limit_days):
+            given_up = f"{tried.unreached}; given up after {limit_days:g} days"
+            return DeliveryEnding(DeliveryState.FAILED, given_up)
+        return DeliveryEnding(DeliveryState.PENDING, tried.unreached, next_try_at)
+
+    def _settle_run(self, run: RunKey) -> None:
+        """``done`` once every destination has everything, ``failed`` once one of them never will."""
+        every = self._stores.deliveries.of_run(run)
+        if any(delivery.state is DeliveryState.PENDING for delivery in every):
+            return
+        failed = [delivery.reason for delivery in every if delivery.state is DeliveryState.FAILED]
+        state = StudyState.FAILED if failed else StudyState.DONE
+        if self._stores.runs.finish_delivery(run, state, "; ".join(failed)):
+            facts = {"study": run.study_instance_uid, "revision": run.revision, "state": str(state)}
+            _log.info("deliveries ended", extra=facts)
+
+
+def _facts(key: DeliveryKey) -> dict[str, object]:
+    return {
+        "study": key.run.study_instance_uid,
+        "revision": key.run.revision,
+        "destination": key.destination,
+    }
+
+
+def _iso(instant: datetime | None) -> str:
+    return "" if instant is None else instant.isoformat(timespec="seconds")

@@ -1,0 +1,105 @@
+"""What ``psma-node check`` looks at: each check ends in a value, never in an exception."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import PsmaNodeError
+from app.node import scu
+from app.node.database import create_database_engine
+from app.node.deliver_policy import DeliverPolicy, Destination
+from app.node.json_log import describe_exception
+from app.node.node_policy import NodePolicy
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line of the table. ``advice`` says what to do when it failed."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
+    """Run one check; whatever goes wrong in it is its result."""
+    try:
+        return check()
+    except PsmaNodeError as error:
+        return CheckResult(name, False, str(error), "see the message")
+    except Exception as error:  # noqa: BLE001  one check's fault must not hide the others
+        return CheckResult(name, False, describe_exception(error), "a fault of the program: report it")
+
+
+def check_database(policy: NodePolicy) -> CheckResult:
+    """The database answers."""
+    name = "database"
+    if not policy.database_url and not policy.data_dir.is_dir():
+        return CheckResult(name, True, "none yet; made at the first start")
+    engine = create_database_engine(policy.node_database_url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        advice = "is node.database_url right, and does the server run and let this host in?"
+        return CheckResult(name, False, f"no answer ({type(error).__name__})", advice)
+    finally:
+        engine.dispose()
+    return CheckResult(name, True, f"{engine.dialect.name} answers")
+
+
+def check_disk(policy: NodePolicy) -> CheckResult:
+    """The data folder can be written to and has room."""
+    name = "disk"
+    folder = _nearest_existing(policy.data_dir)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = "give the node's user the right to write there, or set node.data_dir"
+        return CheckResult(name, False, f"{folder} can't be written to: {error.strerror}", advice)
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    found = f"{free_mb:.0f} MB free in {folder}"
+    if free_mb < policy.min_free_mb:
+        return CheckResult(name, False, found, f"free room: at least {policy.min_free_mb:.0f} MB are needed")
+    return CheckResult(name, True, found)
+
+
+def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
+    """The destination answers C-ECHO."""
+    name = f"destination {destination.name}"
+    answer = scu.echo(destination, policy.calling_ae_title)
+    if answer.ok:
+        return CheckResult(name, True, f"C-ECHO answered in {answer.detail}")
+    advice = f"does it run, and does it know {policy.calling_ae_title} at this host's address?"
+    return CheckResult(name, False, answer.detail, advice)
+
+
+def node_checks(node: NodePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, ...]:
+    """Database, disk, every destination."""
+    results = [
+        guarded("database", lambda: check_database(node)),
+        guarded("disk", lambda: check_disk(node)),
+    ]
+    for destination in deliver.destinations:
+        results.append(_guarded_destination(destination, deliver))
+    if not deliver.destinations:
+        results.append(CheckResult("destinations", True, "none: results stay in the data folder"))
+    return tuple(results)
+
+
+def _guarded_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
+    return guarded(f"destination {destination.name}", lambda: check_destination(destination, policy))
+
+
+def _nearest_existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

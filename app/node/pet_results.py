@@ -1,0 +1,144 @@
+"""The node's register of PET results: where a later SPECT of the same patient finds its prior.
+
+Identifiers of patients are in this table and in no log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Engine, Integer, Row, String, Table, delete, insert, select
+
+from app.dicom.study_reader import read_study
+from app.domain.outcome import PairOutcome, StudyOutcome
+from app.domain.study import Patient, Series, Study, StudyKind
+from app.node.database import UtcDateTime, metadata, utc_now
+from app.node.inbox import Inbox
+from app.node.outbox import Outbox
+from app.node.run_ledger import RunKey
+
+pet_results = Table(
+    "pet_results",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("functional_series_instance_uid", String(64), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("patient_id", String(64), nullable=False, index=True),
+    Column("issuer", String(64), nullable=False),
+    Column("ct_series_instance_uid", String(64), nullable=False),
+    Column("acquired_at", String(32), nullable=False),
+    Column("segmentation_sop_instance_uid", String(64), nullable=False),
+    Column("segmentation_path", String(256), nullable=False),
+    Column("registered_at", UtcDateTime, nullable=False),
+)
+"""The latest revision's result of each PET series; ``segmentation_path`` is empty for "no lesion".
+
+``acquired_at`` is ISO 8601 without a zone: DICOM's times are the clinic's local ones.
+"""
+
+
+@dataclass(frozen=True)
+class PetResult:
+    """One PET result, on disk.
+
+    Attributes:
+        segmentation: the SEG file; ``None`` when no lesion was found.
+        segmentation_sop_instance_uid: empty then.
+        acquired_at: local time of the clinic, as DICOM's times are.
+    """
+
+    study_instance_uid: str
+    functional_series_instance_uid: str
+    ct_series_instance_uid: str
+    acquired_at: datetime
+    segmentation: Path | None
+    segmentation_sop_instance_uid: str
+
+
+class PetResults:
+    """Registers results; finds them by patient."""
+
+    def __init__(self, engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._outbox = outbox
+
+    def register(self, run: RunKey, outcome: StudyOutcome) -> None:
+        """Keep every PET result of a processed study, "no lesion" too; those of an earlier revision give way.
+
+        A PET without a date is left out: nobody could tell whether it is earlier than a SPECT.
+        """
+        pairs = [pair for pair in outcome.pairs if pair.kind is StudyKind.PET_CT]
+        if not pairs:
+            return
+        study = read_study(self._inbox.paths(run.study_instance_uid))
+        rows = [row for pair in pairs if (row := _row(run, study, pair)) is not None]
+        with self._engine.begin() as connection:
+            connection.execute(
+                delete(pet_results).where(
+                    pet_results.c.study_instance_uid == run.study_instance_uid,
+                    pet_results.c.revision <= run.revision,
+                )
+            )
+            newer = connection.execute(
+                select(pet_results.c.revision).where(
+                    pet_results.c.study_instance_uid == run.study_instance_uid
+                )
+            ).first()
+            if rows and newer is None:
+                connection.execute(insert(pet_results), rows)
+
+    def of_patient(self, patient: Patient, before: datetime) -> tuple[PetResult, ...]:
+        """The patient's results acquired before ``before`` (local time), the latest first.
+
+        Nobody without a patient identifier has earlier results.
+        """
+        if not patient.patient_id:
+            return ()
+        query = select(pet_results).where(
+            pet_results.c.patient_id == patient.patient_id, pet_results.c.issuer == patient.issuer
+        )
+        with self._engine.connect() as connection:
+            found = [self._result(row) for row in connection.execute(query)]
+        earlier = [result for result in found if result.acquired_at < before]
+        return tuple(sorted(earlier, key=lambda result: result.acquired_at, reverse=True))
+
+    def _result(self, row: Row[Any]) -> PetResult:
+        folder = self._outbox.folder_of(RunKey(row.study_instance_uid, row.revision))
+        return PetResult(
+            study_instance_uid=row.study_instance_uid,
+            functional_series_instance_uid=row.functional_series_instance_uid,
+            ct_series_instance_uid=row.ct_series_instance_uid,
+            acquired_at=datetime.fromisoformat(row.acquired_at),
+            segmentation=folder / row.segmentation_path if row.segmentation_path else None,
+            segmentation_sop_instance_uid=row.segmentation_sop_instance_uid,
+        )
+
+
+def acquired_at(study: Study, series: Series) -> datetime | None:
+    """When a series was acquired: its own time, else the study's."""
+    return series.series_datetime or study.study_datetime
+
+
+def _row(run: RunKey, study: Study, pair: PairOutcome) -> dict[str, object] | None:
+    uid = pair.functional_series_instance_uid
+    series = next(item for item in study.series if item.series_instance_uid == uid)
+    when = acquired_at(study, series)
+    if when is None:
+        return None
+    seg = next((file for file in pair.files if file.kind == "SEG"), None)
+    return {
+        "study_instance_uid": run.study_instance_uid,
+        "functional_series_instance_uid": uid,
+        "revision": run.revision,
+        "patient_id": study.patient.patient_id,
+        "issuer": study.patient.issuer,
+        "ct_series_instance_uid": pair.ct_series_instance_uid,
+        "acquired_at": when.replace(tzinfo=None).isoformat(),
+        "segmentation_sop_instance_uid": seg.sop_instance_uid if seg else "",
+        "segmentation_path": seg.path if seg else "",
+        "registered_at": utc_now(),
+    }

@@ -1,0 +1,33 @@
+"""What the node asks of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from app.domain.outcome import StudyOutcome
+
+OnStage = Callable[[str], None]
+"""Told the name of each stage of the chain as it begins."""
+
+
+class StudyProcessor(Protocol):
+    """The chain, with warm models. One study at a time; runs long; called in a worker thread."""
+
+    def process(self, paths: Sequence[Path], out: Path, revision: int) -> StudyOutcome:
+        """Run the chain on one study.
+
+        Args:
+            paths: every instance of the study.
+            out: an empty folder for SEG, SR, page and ``outcome.json``.
+            revision: 1 for the first content of the study, one more for each late arrival.
+
+        Raises:
+            UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.
+        """
+        ...
+
+
+ProcessorFactory = Callable[[OnStage], StudyProcessor]
+"""Loads the models and returns a chain that tells its stages to the function given."""

@@ -1,0 +1,181 @@
+"""The node as a whole: started in a fixed order, drained in the reverse one."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from app.errors import MisconfiguredError, PsmaNodeError
+from app.node.audit import AuditEvent
+from app.node.deliver_policy import DeliverPolicy
+from app.node.delivery import ResultDelivery
+from app.node.durable_engine import DurableEngine, EngineSetup
+from app.node.heartbeats import Heartbeats
+from app.node.node_policy import NodePolicy
+from app.node.planner import Planner
+from app.node.processor import ProcessorFactory
+from app.node.receive_policy import ReceivePolicy
+from app.node.scp import StoreScp
+from app.node.stores import NodeStores
+from app.node.study_work import ProcessorPool, StudyWork
+from app.node.watcher import Examine, Watcher
+from app.node.workflow import deliver_workflow, process_workflow
+
+LISTENER_DRAIN_S = 10.0
+"""Open associations may take so long to end, at most, before the rest of the drain."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What a node is made of.
+
+    Attributes:
+        receives: whether it listens; a node that does not only works on what others receive.
+        examine: headers and selection of a study.
+        processor_factory: loads the models.
+        version, settings_digest: for the audit log.
+    """
+
+    node: NodePolicy
+    receive: ReceivePolicy
+    deliver: DeliverPolicy
+    examine: Examine
+    processor_factory: ProcessorFactory
+    receives: bool = True
+    version: str = ""
+    settings_digest: str = ""
+
+
+class NodeService:
+    """One per process. ``start`` returns when the node is ready; ``stop`` drains it."""
+
+    def __init__(self, plan: NodePlan, stores: NodeStores) -> None:
+        self._plan = plan
+        self._stores = stores
+        self._lock_file: IO[bytes] | None = None
+        policy = plan.node
+        self._engine = DurableEngine(
+            EngineSetup(policy.engine_database_url, policy.executor, policy.workers, policy.poll_s)
+        )
+        self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
+        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats)
+        # headers are read once no image has come for a poll: a study on its way is not read over and over
+        self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
+        self._scp = StoreScp(plan.receive, stores.inbox)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._loops: list[threading.Thread] = []
+
+    @property
+    def port(self) -> int:
+        """The port listened on."""
+        return self._scp.port
+
+    def start(self) -> None:
+        """Recover, load the models, listen, take up unfinished work, watch.
+
+        Raises:
+            MisconfiguredError: another process runs as this executor, a model can't be used, or the address
+                can't be listened on.
+            RetryLaterError: the database does not answer.
+        """
+        self._lock_file = _lock(self._plan.node)
+        self._stores.outbox.recover()
+        processors = ProcessorPool(self._plan.processor_factory, self._plan.node.workers)
+        if self._plan.receives:
+            # it fails when the port is taken, so it comes before any study is begun
+            self._scp.start()
+        self._heartbeats.beat()
+        self._launch_engine(processors)
+        self._loops = [
+            _loop("watch", self._look, self._plan.node.poll_s, self._wake, self._stopping),
+            _loop("heartbeat", self._beat, self._plan.node.heartbeat_s, self._stopping, self._stopping),
+        ]
+        facts = {"version": self._plan.version, "settings_digest": self._plan.settings_digest}
+        self._stores.audit.append(AuditEvent.STARTED, facts=facts | {"executor": self._plan.node.executor})
+
+    def stop(self) -> None:
+        """Stop listening, let what is under way end for ``drain_s``, then disconnect.
+
+        What has not ended by then stays planned, and is begun again at the next start.
+        """
+        deadline = time.monotonic() + self._plan.node.drain_s
+        self._scp.stop(min(LISTENER_DRAIN_S, self._plan.node.drain_s))
+        self._stopping.set()
+        self._wake.set()
+        for thread in self._loops:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._engine.stop(max(0.0, deadline - time.monotonic()))
+        self._heartbeats.stop()
+        self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
+        self._stores.close()
+
+    def _launch_engine(self, processors: ProcessorPool) -> None:
+        destinations = _names(self._plan.deliver)
+        work = StudyWork(self._stores, self._plan.node, processors, destinations)
+        delivery = ResultDelivery(self._stores, self._plan.deliver)
+        self._engine.launch(
+            process_workflow(work, self._wake.set), deliver_workflow(delivery, self._wake.set)
+        )
+
+    def _look(self) -> None:
+        self._watcher.look()
+        self._planner.plan()
+
+    def _beat(self) -> None:
+        self._heartbeats.beat()
+        self._planner.take_over_dead()
+        self._planner.replace_lost()
+
+
+def _names(policy: DeliverPolicy) -> Sequence[str]:
+    return [destination.name for destination in policy.destinations]
+
+
+def _lock(policy: NodePolicy) -> IO[bytes]:
+    """Hold the executor's name: two processes under one name would take each other's work for their own.
+
+    The kernel lets go of the lock when the process ends, however it ends.
+    """
+    path = policy.data_dir / f"{policy.executor}.lock"
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise MisconfiguredError(
+            f"a node already runs as executor {policy.executor} on {policy.data_dir}; stop it, "
+            "or give this one another node.executor_id"
+        ) from error
+    os.set_inheritable(file.fileno(), False)
+    return file
+
+
+def _loop(
+    name: str, work: Callable[[], None], pause_s: float, wake: threading.Event, stopping: threading.Event
+) -> threading.Thread:
+    """Do ``work`` again and again, ``pause_s`` apart or when woken, until ``stopping``."""
+
+    def run() -> None:
+        while not stopping.is_set():
+            try:
+                work()
+            except PsmaNodeError as error:
+                _log.warning("%s: will be tried again", name, extra={"reason": str(error)})
+            except Exception as error:  # noqa: BLE001  a database that is away a moment must not end the loop
+                _log.error("%s: will be tried again", name, exc_info=error)
+            wake.wait(pause_s)
+            if wake is not stopping:
+                wake.clear()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,72 @@
+"""Everything the node keeps, opened together."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from app.errors import MisconfiguredError
+from app.node.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
+from app.node.database import open_database
+from app.node.delivery_ledger import DeliveryLedger
+from app.node.inbox import Inbox
+from app.node.node_policy import NodePolicy
+from app.node.outbox import Outbox
+from app.node.pet_results import PetResults
+from app.node.run_ledger import RunLedger
+from app.node.study_observations import StudyObservations
+
+
+@dataclass(frozen=True)
+class NodeStores:
+    """Inbox, results, ledgers and audit log of one node."""
+
+    engine: Engine
+    inbox: Inbox
+    outbox: Outbox
+    observations: StudyObservations
+    runs: RunLedger
+    deliveries: DeliveryLedger
+    pet_results: PetResults
+    audit: AuditLog
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self.engine.dispose()
+
+
+def open_stores(policy: NodePolicy) -> NodeStores:
+    """Open what is there, make what is not.
+
+    Raises:
+        MisconfiguredError: the data folder can't be made or written to, or the database URL is wrong.
+        RetryLaterError: the database does not answer.
+    """
+    try:
+        policy.data_dir.mkdir(parents=True, exist_ok=True)
+        outbox = Outbox(policy.results_dir, policy.executor)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"node.data_dir {policy.data_dir} can't be written to: {error.strerror}; "
+            "give the node a folder of its own"
+        ) from error
+    engine = open_database(policy.node_database_url)
+    inbox = Inbox(policy.inbox_dir, engine)
+    return NodeStores(
+        engine=engine,
+        inbox=inbox,
+        outbox=outbox,
+        observations=StudyObservations(engine),
+        runs=RunLedger(engine),
+        deliveries=DeliveryLedger(engine),
+        pet_results=PetResults(engine, inbox, outbox),
+        audit=_audit_log(policy, engine),
+    )
+
+
+def _audit_log(policy: NodePolicy, engine: Engine) -> AuditLog:
+    """One log a host, since a file lock holds on one host only; a database of its own has one log."""
+    name = f"audit of {socket.gethostname()[:64]}" if policy.database_url else "audit"
+    return AuditLog(policy.audit_dir / AUDIT_FILE, DatabaseAnchor(engine, name))

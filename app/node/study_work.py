@@ -1,0 +1,243 @@
+"""Processing one revision of a study: run the chain, keep its results, write down how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from app.domain.outcome import Status, StudyOutcome
+from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.node.audit import AuditEvent
+from app.node.database import utc_now
+from app.node.json_log import describe_exception
+from app.node.node_policy import NodePolicy
+from app.node.processor import ProcessorFactory, StudyProcessor
+from app.node.run_ledger import Run, RunEnding, RunKey, StudyState
+from app.node.stores import NodeStores
+from app.outcome_file import read_outcome
+
+_log = logging.getLogger(__name__)
+
+
+class Ending(StrEnum):
+    """How a try to process a study ended."""
+
+    DONE = "done"
+    REJECTED = "rejected"
+    POSTPONED = "postponed"
+    FAILED = "failed"
+    MISCONFIGURED = "misconfigured"
+    EXHAUSTED = "exhausted"
+    """Not tried: too many tries failed or took the node down with them."""
+    SUPERSEDED = "superseded"
+    """Not tried: images arrived since, so this revision's content can't be processed alone any more."""
+    OUT_OF_DATE = "out of date"
+    """Not tried: another try has taken this one's place."""
+
+
+@dataclass(frozen=True)
+class TryEnding:
+    """A try's ending, as the durable engine keeps it."""
+
+    kind: Ending
+    reason: str = ""
+
+
+_ENDING_OF = {
+    Status.REJECTED: Ending.REJECTED,
+    Status.RETRY: Ending.POSTPONED,
+    Status.FAILED: Ending.FAILED,
+}
+
+
+class ProcessorPool:
+    """Warm chains, one for each worker; a chain tells its stages to whoever uses it at the moment."""
+
+    def __init__(self, factory: ProcessorFactory, size: int) -> None:
+        self._idle: queue.SimpleQueue[tuple[StudyProcessor, _StageRelay]] = queue.SimpleQueue()
+        for _ in range(size):
+            relay = _StageRelay()
+            self._idle.put((factory(relay), relay))
+
+    @contextmanager
+    def borrow(self, on_stage: Callable[[str], None]) -> Iterator[StudyProcessor]:
+        """A chain for the time of the block; waits until one is idle."""
+        processor, relay = self._idle.get()
+        relay.listener = on_stage
+        try:
+            yield processor
+        finally:
+            relay.listener = None
+            self._idle.put((processor, relay))
+
+
+class _StageRelay:
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+
+    def __call__(self, stage: str) -> None:
+        listener = self.listener
+        if listener is not None:
+            listener(stage)
+
+
+class StudyWork:
+    """The steps of the workflow ``process``."""
+
+    def __init__(
+        self, stores: NodeStores, policy: NodePolicy, processors: ProcessorPool, destinations: Sequence[str]
+    ) -> None:
+        self._stores = stores
+        self._policy = policy
+        self._processors = processors
+        self._destinations = tuple(destinations)
+
+    def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> str:
+        """Step 1: run the chain; its results are in the outbox, for good, when this returns."""
+        key = RunKey(study_instance_uid, revision)
+        run = self._stores.runs.claim(key, attempt, self._policy.executor)
+        if run is None:
+            return _packed(TryEnding(Ending.OUT_OF_DATE))
+        _log.info("processing", extra=_facts(key) | {"attempt": attempt})
+        if run.faults > self._policy.max_attempts:
+            return _packed(TryEnding(Ending.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off"))
+        paths = self._content(run)
+        if paths is None:
+            return _packed(TryEnding(Ending.SUPERSEDED, "more images arrived before it was processed"))
+        return _packed(self._guarded(key, attempt, paths))
+
+    def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
+        """Step 2: write down how the try ended; with results, plan their delivery and keep a PET as prior."""
+        key = RunKey(study_instance_uid, revision)
+        content = json.loads(ending)
+        tried = TryEnding(Ending(content["kind"]), content["reason"])
+        if tried.kind is Ending.OUT_OF_DATE:
+            return "out of date"
+        if tried.kind is Ending.DONE:
+            self._keep_results(key)
+        run_ending = self._run_ending(self._stores.runs.get(key), tried)
+        self._audit(key, tried, run_ending)
+        self._stores.runs.end(key, attempt, run_ending)
+        facts = {"state": str(run_ending.state), "reason": run_ending.reason}
+        _log.info("processed", extra=_facts(key) | facts | {"next_try": _iso(run_ending.next_try_at)})
+        return str(run_ending.state)
+
+    def _guarded(self, key: RunKey, attempt: int, paths: Sequence[Path]) -> TryEnding:
+        try:
+            return self._process(key, paths)
+        except RetryLaterError as error:
+            return TryEnding(Ending.POSTPONED, str(error))
+        except UnusableStudyError as error:
+            return TryEnding(Ending.REJECTED, str(error))
+        except MisconfiguredError as error:
+            return TryEnding(Ending.MISCONFIGURED, str(error))
+        except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
+            return TryEnding(Ending.FAILED, self._describe(key, attempt, error))
+
+    def _content(self, run: Run) -> tuple[Path, ...] | None:
+        """The files that the run is about; ``None`` when the study has grown since."""
+        paths = self._stores.inbox.paths(run.key.study_instance_uid)
+        now = self._stores.inbox.content_digest(run.key.study_instance_uid)
+        # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
+        return paths if now == run.content_digest else None
+
+    def _process(self, key: RunKey, paths: Sequence[Path]) -> TryEnding:
+        with (
+            self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
+            self._stores.outbox.fill(key) as folder,
+        ):
+            outcome = processor.process(paths, folder, key.revision)
+        if outcome.status is Status.DONE:
+            return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
+        return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
+
+    def _keep_results(self, key: RunKey) -> None:
+        outcome = read_outcome(self._stores.outbox.folder_of(key))
+        self._stores.pet_results.register(key, outcome)
+        files = [file for pair in outcome.pairs for file in pair.files]
+        self._stores.deliveries.plan(key, files, self._destinations)
+
+    def _run_ending(self, run: Run, tried: TryEnding) -> RunEnding:
+        if tried.kind is Ending.DONE:
+            state = StudyState.DELIVERING if self._destinations else StudyState.DONE
+            return RunEnding(state, tried.reason)
+        if tried.kind in (Ending.REJECTED, Ending.SUPERSEDED):
+            return RunEnding(StudyState(tried.kind), tried.reason)
+        if tried.kind is Ending.POSTPONED:
+            wait_s = self._policy.retry_after_s(run.postponements + 1)
+            return RunEnding(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
+        if tried.kind is Ending.FAILED and run.faults < self._policy.max_attempts:
+            wait_s = self._policy.retry_after_s(run.faults)
+            next_try_at = utc_now() + timedelta(seconds=wait_s)
+            return RunEnding(StudyState.FAILED, tried.reason, next_try_at, at_fault=True)
+        return RunEnding(StudyState.FAILED, tried.reason, at_fault=True)
+
+    def _audit(self, key: RunKey, tried: TryEnding, ending: RunEnding) -> None:
+        facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
+        if tried.kind is Ending.DONE:
+            facts |= _results_in_words(read_outcome(self._stores.outbox.folder_of(key)))
+            event = AuditEvent.PROCESSED
+        elif tried.kind is Ending.REJECTED:
+            event = AuditEvent.REJECTED
+        else:
+            event = AuditEvent.FAILED
+            facts |= {"ending": str(tried.kind), "next_try": _iso(ending.next_try_at)}
+        self._stores.audit.append(event, key.study_instance_uid, facts)
+
+    def _describe(self, key: RunKey, attempt: int, error: Exception) -> str:
+        """Type and place of a fault of ours. Its message may quote a header, so the whole traceback goes to a
+        file beside the images, that only the node's user can read."""
+        description = describe_exception(error)
+        _log.error("the chain failed", exc_info=error, extra=_facts(key) | {"attempt": attempt})
+        self._policy.failures_dir.mkdir(parents=True, exist_ok=True)
+        name = f"{key.study_instance_uid}-r{key.revision}-{attempt}.txt"
+        path = self._policy.failures_dir / name
+        path.touch(mode=0o600)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        return f"{description}; details in failures/{name}"
+
+
+def _packed(ending: TryEnding) -> str:
+    return json.dumps(asdict(ending))
+
+
+def _reason(outcome: StudyOutcome) -> str:
+    words = [outcome.message, *(str(reason) for reason in outcome.reasons)]
+    return "; ".join(filter(None, words)) or f"the chain says {outcome.status} and gives no reason"
+
+
+def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
+    """Model, prior and files of each pair, for the audit log."""
+    return {
+        "results": [
+            {
+                "kind": str(pair.kind),
+                "functional_series": pair.functional_series_instance_uid,
+                "ct_series": pair.ct_series_instance_uid,
+                "model": pair.model.model_id,
+                "model_version": pair.model.version,
+                "weights_sha256": pair.model.weights_sha256,
+                "prior_used": pair.prior_used,
+                "no_prior": [str(reason) for reason in pair.no_prior],
+                "lesions": pair.findings.burden.lesion_count,
+                "files": {file.kind: file.sop_instance_uid for file in pair.files},
+            }
+            for pair in outcome.pairs
+        ]
+    }
+
+
+def _facts(key: RunKey) -> dict[str, object]:
+    return {"study": key.study_instance_uid, "revision": key.revision}
+
+
+def _iso(instant: datetime | None) -> str:
+    return "" if instant is None else instant.isoformat(timespec="seconds")

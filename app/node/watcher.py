@@ -1,0 +1,146 @@
+"""Which studies are complete: looks at what has arrived, and opens a revision for each complete content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from app.domain.study import Study
+from app.node.audit import AuditEvent
+from app.node.completeness import Completeness, Selected, assess
+from app.node.database import BUSY_TIMEOUT_S, utc_now
+from app.node.inbox import InboxStudy
+from app.node.json_log import describe_exception
+from app.node.receive_policy import ReceivePolicy
+from app.node.run_ledger import StudyState
+from app.node.stores import NodeStores
+from app.node.study_observations import Observation
+
+Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
+"""Headers of a study's files, and what the selection makes of them."""
+
+LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
+"""An instance's row may be committed so long after the instant written in it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """Headers as of one content; ``unreadable`` says why there are none."""
+
+    content: tuple[int, datetime]
+    study: Study | None = None
+    selected: Selected | None = None
+    unreadable: str = ""
+
+
+class Watcher:
+    """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
+
+    Any number of watchers may look at the same inbox.
+    """
+
+    def __init__(self, stores: NodeStores, policy: ReceivePolicy, examine: Examine, calm_s: float) -> None:
+        self._stores = stores
+        self._policy = policy
+        self._examine = examine
+        self._calm_s = calm_s
+        self._open: dict[str, InboxStudy] = {}
+        self._settled: dict[str, tuple[int, datetime]] = {}
+        self._examined: dict[str, _Examined] = {}
+        self._written: dict[str, Observation] = {}
+        self._looked_at: datetime | None = None
+
+    def look(self) -> None:
+        """One look at everything that grew or is not complete yet."""
+        started = utc_now()
+        inbox = self._stores.inbox
+        grown = (
+            inbox.studies()
+            if self._looked_at is None
+            else inbox.received_after(self._looked_at - LATE_COMMIT)
+        )
+        for study in grown:
+            if self._settled.get(study.study_instance_uid) != _content(study):
+                self._open[study.study_instance_uid] = study
+        # the study that began to arrive first is the first in the queue
+        for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
+            self._look_at(study)
+        self._looked_at = started
+
+    def _look_at(self, study: InboxStudy) -> None:
+        uid = study.study_instance_uid
+        quiet_s = (utc_now() - study.last_received_at).total_seconds()
+        if quiet_s < self._calm_s:
+            self._observe(uid, StudyState.RECEIVING, f"{study.instance_count} images so far")
+            return
+        completeness = self._assess(study, quiet_s)
+        if not completeness.complete:
+            self._observe(uid, StudyState.WAITING, completeness.waits_for)
+            return
+        digest = self._stores.inbox.content_digest(uid)
+        now = self._stores.inbox.study(uid)
+        if now is None or _content(now) != _content(study):
+            return  # grew while it was looked at: the next look judges it anew
+        self._open_revision(study, digest, completeness)
+        self._settled[uid] = _content(study)
+        del self._open[uid]
+        self._examined.pop(uid, None)
+
+    def _assess(self, study: InboxStudy, quiet_s: float) -> Completeness:
+        examined = self._headers(study)
+        if examined.study is None or examined.selected is None:
+            # the chain will say in full what is wrong
+            settled = quiet_s >= self._policy.settle_s
+            return Completeness(settled, f"headers unreadable: {examined.unreadable}")
+        return assess(examined.study, examined.selected, study.last_received_at, utc_now(), self._policy)
+
+    def _headers(self, study: InboxStudy) -> _Examined:
+        known = self._examined.get(study.study_instance_uid)
+        if known is None or known.content != _content(study):
+            known = self._read_headers(study)
+            self._examined[study.study_instance_uid] = known
+        return known
+
+    def _read_headers(self, study: InboxStudy) -> _Examined:
+        try:
+            headers, selected = self._examine(self._stores.inbox.paths(study.study_instance_uid))
+        except Exception as error:  # noqa: BLE001  one study's headers must not stop the look at others
+            _log.error("headers unreadable", exc_info=error, extra={"study": study.study_instance_uid})
+            return _Examined(_content(study), unreadable=describe_exception(error))
+        return _Examined(_content(study), headers, selected)
+
+    def _open_revision(self, study: InboxStudy, content_digest: str, completeness: Completeness) -> None:
+        uid = study.study_instance_uid
+        run, created = self._stores.runs.open(uid, content_digest)
+        self._observe(uid, StudyState.QUEUED, "")
+        if not created:
+            return
+        facts: dict[str, object] = {"revision": run.key.revision, "instances": study.instance_count}
+        _log.info("study complete", extra={"study": uid, **facts})
+        self._stores.audit.append(
+            AuditEvent.STUDY_RECEIVED,
+            uid,
+            facts
+            | {
+                "first_received": study.first_received_at.isoformat(timespec="seconds"),
+                "last_received": study.last_received_at.isoformat(timespec="seconds"),
+                "content_digest": run.content_digest,
+                "conflicting_instances": study.conflicts,
+                "given_up_waiting": completeness.given_up,
+            },
+        )
+
+    def _observe(self, study_instance_uid: str, state: StudyState, reason: str) -> None:
+        observation = Observation(study_instance_uid, state, reason)
+        if self._written.get(study_instance_uid) != observation:
+            self._stores.observations.write(observation)
+            self._written[study_instance_uid] = observation
+
+
+def _content(study: InboxStudy) -> tuple[int, datetime]:
+    return study.instance_count, study.last_received_at
