@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
 from app.domain.refusal import Reason, RefusalCode
@@ -135,7 +136,8 @@ def _read(path: Path, root: Path) -> _Header | Reason:
             return Reason(RefusalCode.UNREADABLE, missing[0], found, expected)
         return _header(dataset, path)
     except header.READ_ERRORS as error:
-        return Reason(RefusalCode.UNREADABLE, "", f"{name}: {type(error).__name__}", expected)
+        what = "not a DICOM file" if isinstance(error, InvalidDicomError) else type(error).__name__
+        return Reason(RefusalCode.UNREADABLE, "", f"{name}: {what}", expected)
 
 
 def _header(dataset: Dataset, path: Path) -> _Header:

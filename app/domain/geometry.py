@@ -223,7 +223,7 @@ def _axes(instance: Instance) -> NDArray[np.float64] | Reason:
     row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
     column = column / np.linalg.norm(column)
-    return np.stack([row, column, np.cross(row, column)], axis=1)
+    return np.stack([row, column, np.cross(row, column)], axis=1) + 0.0  # no -0.0
 
 
 def _grid(instance: Instance, axes: FloatArray, origin_mm: FloatArray, step_mm: float, slices: int) -> Grid:

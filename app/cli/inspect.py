@@ -1,0 +1,123 @@
+"""``psma-node inspect DIR``: what the node would make of a folder, and why, without segmenting anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from app.dicom.inspection import FolderInspection, SeriesInspection
+
+
+def inspect(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, help="Folder with DICOM files of any names, nested or not."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    volumes: Annotated[
+        Path | None,
+        typer.Option(
+            "--volumes",
+            metavar="OUT",
+            help="Write <modality>_<SeriesInstanceUID>_<unit>.nii.gz to OUT; unit is SUVbw, Bqml or HU. "
+            "Each series whose unit can be established is written, even when its study is rejected.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Show for every series its role or the reason it has none, its geometry, unit, tracer and values.
+
+    Exit code: 0 when at least one study would be analysed, 3 when none would.
+    """
+    from app.dicom.inspection import inspect_folder
+    from app.settings import load_settings
+
+    settings = load_settings(config, overrides or [])
+    found = inspect_folder(directory, settings.select, settings.load, volumes)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
+    else:
+        _print(found)
+    if not any(study.pairs for study in found.studies):
+        raise typer.Exit(3)
+
+
+def _print(found: FolderInspection) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for study in found.studies:
+        state = f"{study.pairs} pair(s) to analyse" if study.pairs else "rejected"
+        console.print(f"[bold]Study {study.study_instance_uid}[/bold]: {state}")
+        for reason in study.rejection.reasons if study.rejection else ():
+            console.print(f"  {escape(str(reason))}")
+        table = Table(show_lines=True)
+        for heading in ("Series", "Role", "Geometry", "Unit, tracer", "Values", "Notes"):
+            table.add_column(heading, overflow="fold")
+        for series in study.series:
+            table.add_row(*(escape(cell) for cell in _row(series)))
+        console.print(table)
+    for reason in found.unreadable:
+        console.print(escape(str(reason)))
+
+
+def _row(series: SeriesInspection) -> tuple[str, ...]:
+    verdict = series.verdict
+    notes = [str(reason) for reason in (verdict.reason, *series.problems) if reason is not None]
+    notes += [decision.text for decision in series.decisions]
+    return (
+        f"{verdict.modality} {verdict.description}\n{verdict.series_instance_uid}\n{series.instances} file(s)",
+        verdict.role or "none",
+        _geometry(series),
+        "\n".join(part for part in (series.units, series.tracer, _factor(series)) if part),
+        "\n".join(
+            f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {item.unit}"
+            for item in series.statistics
+        ),
+        "\n".join(notes),
+    )
+
+
+def _geometry(series: SeriesInspection) -> str:
+    place = series.geometry
+    if place is None:
+        return ""
+    size = " x ".join(str(n) for n in place.size_xyz)
+    spacing = " x ".join(f"{mm:.3f}" for mm in place.spacing_mm)
+    low, high = place.step_range_mm
+    uneven = f"\nslices {low:.3f} to {high:.3f} mm apart" if high - low > 1e-3 else ""
+    return (
+        f"{size}\n{spacing} mm\nfrom {_point(place.first_voxel_mm)}\nto {_point(place.last_voxel_mm)}{uneven}"
+    )
+
+
+def _point(position_mm: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{mm:.1f}" for mm in position_mm) + ")"
+
+
+def _factor(series: SeriesInspection) -> str:
+    """How stored values became numbers with a unit."""
+    used: Any = series.quantification
+    if used is None:
+        return ""
+    lines = [used.source]
+    if used.suv_per_bqml is not None:
+        lines.append(
+            f"SUV = Bq/ml x {used.suv_per_bqml:.6g} ({used.injected_activity_bq / 1e6:.1f} MBq, "
+            f"{used.weight_kg:g} kg, T½ {used.half_life_s:g} s)"
+        )
+    if used.administered_at and used.reference_datetime:
+        lines.append(f"injected {used.administered_at}, activity at {used.reference_datetime}")
+    return "\n".join(lines)

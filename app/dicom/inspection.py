@@ -1,0 +1,197 @@
+"""The dry run: what every series in a folder is, where it lies, and what its numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.dicom.ct_reader import read_ct
+from app.dicom.loading import LoadPolicy, read_functional
+from app.dicom.study_reader import StudyReading, read_studies
+from app.domain.analysis import Decision, Quantification, SeriesVerdict
+from app.domain.geometry import Stack, stack_series
+from app.domain.refusal import Reason, RefusalCode, Rejection
+from app.domain.screening import CT_IMAGE, MODALITY_OF_CLASS, NM_IMAGE
+from app.domain.selection import SelectionPolicy, select
+from app.domain.study import Series, Study
+from app.domain.tracer_identification import describe, identify_tracer
+from app.domain.volume import Unit, Volume
+from app.errors import UnusableStudyError
+
+FILE_SUFFIX = {Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Grid of a series: voxels (x, y, z), spacing mm (x, y, z), corner positions LPS mm, distance of slices mm."""
+
+    size_xyz: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    first_voxel_mm: tuple[float, ...]
+    last_voxel_mm: tuple[float, ...]
+    step_range_mm: tuple[float, float]
+
+    @classmethod
+    def of(cls, stack: Stack) -> Geometry:
+        """From a stack."""
+        z, y, x = stack.grid.shape
+        corners = stack.grid.corners_mm()
+        first, last = (tuple(round(float(v), 3) for v in corners[i]) for i in (0, -1))
+        return cls((x, y, z), stack.grid.spacing_mm, first, last, stack.step_range_mm)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Smallest, largest and mean value of a volume in its unit, and the file it was written to."""
+
+    unit: str
+    minimum: float
+    maximum: float
+    mean: float
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesInspection:
+    """One series, as far as it can be understood."""
+
+    verdict: SeriesVerdict
+    instances: int
+    units: str
+    tracer: str
+    geometry: Geometry | None = None
+    quantification: Quantification | None = None
+    statistics: tuple[Statistics, ...] = ()
+    problems: tuple[Reason, ...] = ()
+    """Why geometry or a unit is missing; the verdict's reason is not repeated."""
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyInspection:
+    """One study: every series, and why nothing can be analysed, if so."""
+
+    study_instance_uid: str
+    pairs: int
+    rejection: Rejection | None
+    series: tuple[SeriesInspection, ...]
+
+
+@dataclass(frozen=True)
+class FolderInspection:
+    """All studies in a folder, and the files that are no usable DICOM."""
+
+    studies: tuple[StudyInspection, ...]
+    unreadable: tuple[Reason, ...]
+
+
+def inspect_folder(
+    folder: Path, selection: SelectionPolicy, loading: LoadPolicy, volumes: Path | None = None
+) -> FolderInspection:
+    """Look at every series of every study in ``folder``; nothing is sent or segmented.
+
+    Args:
+        folder: with DICOM files of any names, nested or not.
+        selection: the site's section ``select``.
+        loading: the site's section ``load``.
+        volumes: folder for ``<modality>_<SeriesInstanceUID>_<SUVbw|Bqml|HU>.nii.gz``, one for each unit that
+            can be established, whether or not the study as a whole is rejected; made. ``None``: no files.
+    """
+    reading: StudyReading = read_studies(folder)
+    if volumes is not None:
+        volumes.mkdir(parents=True, exist_ok=True)
+    studies = tuple(_study(study, selection, loading, volumes) for study in reading.studies)
+    return FolderInspection(studies, reading.unreadable)
+
+
+def _study(
+    study: Study, selection: SelectionPolicy, loading: LoadPolicy, volumes: Path | None
+) -> StudyInspection:
+    result = select(study, selection)
+    verdict_of = {verdict.series_instance_uid: verdict for verdict in result.verdicts}
+    series = tuple(
+        _series(item, verdict_of[item.series_instance_uid], (selection, loading), volumes)
+        for item in study.series
+    )
+    return StudyInspection(study.study_instance_uid, len(result.selections), result.rejection, series)
+
+
+def _series(
+    series: Series,
+    verdict: SeriesVerdict,
+    policies: tuple[SelectionPolicy, LoadPolicy],
+    volumes: Path | None,
+) -> SeriesInspection:
+    selection, loading = policies
+    looked_at = SeriesInspection(verdict, len(series.instances), series.units, _tracer(series, selection))
+    if series.sop_class_uid not in MODALITY_OF_CLASS or series.faults:
+        return replace(looked_at, problems=series.faults[1:])
+    stack = stack_series(series)
+    if isinstance(stack, Reason):
+        return replace(looked_at, problems=_new((stack,), verdict))
+    looked_at = replace(looked_at, geometry=Geometry.of(stack))
+    if verdict.reason is not None and verdict.reason.code is RefusalCode.NOT_RECONSTRUCTED:
+        return looked_at
+    return _with_values(looked_at, series, loading, volumes)
+
+
+def _with_values(
+    looked_at: SeriesInspection, series: Series, loading: LoadPolicy, volumes: Path | None
+) -> SeriesInspection:
+    try:
+        if series.sop_class_uid == CT_IMAGE:
+            return replace(looked_at, units="HU", statistics=_statistics(series, [read_ct(series)], volumes))
+        image = read_functional(series, loading)
+    except UnusableStudyError as error:
+        return replace(looked_at, problems=_new(error.rejection.reasons, looked_at.verdict))
+    found = [volume for volume in (image.suv, image.activity) if volume is not None]
+    return replace(
+        looked_at,
+        units=looked_at.units or image.quantification.source,
+        quantification=image.quantification,
+        statistics=_statistics(series, found, volumes),
+        problems=(image.no_suv,) if image.no_suv else (),
+        decisions=image.decisions,
+    )
+
+
+def _new(reasons: Sequence[Reason], verdict: SeriesVerdict) -> tuple[Reason, ...]:
+    return tuple(reason for reason in reasons if reason != verdict.reason)
+
+
+def _tracer(series: Series, policy: SelectionPolicy) -> str:
+    if series.modality not in ("PT", "NM") and series.sop_class_uid != NM_IMAGE:
+        return ""
+    found = identify_tracer(series, policy)
+    if not isinstance(found, Reason):
+        return found.tracer.key
+    return (
+        f"none usable ({describe(series.radiopharmaceutical)})"
+        if series.radiopharmaceutical
+        else "not stated"
+    )
+
+
+def _statistics(series: Series, found: Sequence[Volume], volumes: Path | None) -> tuple[Statistics, ...]:
+    return tuple(
+        Statistics(
+            str(volume.unit),
+            float(volume.array.min()),
+            float(volume.array.max()),
+            float(volume.array.mean(dtype="float64")),
+            _write_nifti(series, volume, volumes) if volumes is not None else "",
+        )
+        for volume in found
+    )
+
+
+def _write_nifti(series: Series, volume: Volume, folder: Path) -> str:
+    """The UID is of digits and dots only, as the reader made sure, so it is safe in a name."""
+    import SimpleITK as sitk  # noqa: N813, PLC0415  its own name; only --volumes needs it
+
+    from app.imaging.resampling import to_image  # noqa: PLC0415  it loads SimpleITK
+
+    name = f"{series.modality}_{series.series_instance_uid}_{FILE_SUFFIX[volume.unit]}.nii.gz"
+    sitk.WriteImage(to_image(volume.array, volume.grid), str(folder / name))
+    return name
