@@ -12,7 +12,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.dicom.inspection import FolderInspection, SeriesInspection
+    from app.dicom.inspection import FolderInspection, SeriesInspection, Statistics
 
 
 def inspect(
@@ -37,7 +37,7 @@ def inspect(
 ) -> None:
     """Show for every series its role or the reason it has none, its geometry, unit, tracer and values.
 
-    Exit code: 0 when at least one study would be analysed, 3 when none would.
+    A dry run: nothing is segmented or sent, and a study that would be rejected is no failure of this command.
     """
     from app.dicom.inspection import inspect_folder
     from app.settings import load_settings
@@ -48,8 +48,6 @@ def inspect(
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
     else:
         _print(found)
-    if not any(study.pairs for study in found.studies):
-        raise typer.Exit(3)
 
 
 def _print(found: FolderInspection) -> None:
@@ -75,19 +73,21 @@ def _print(found: FolderInspection) -> None:
 
 def _row(series: SeriesInspection) -> tuple[str, ...]:
     verdict = series.verdict
+    name = f"{verdict.modality} {verdict.description}\n{verdict.series_instance_uid}"
     notes = [str(reason) for reason in (verdict.reason, *series.problems) if reason is not None]
     notes += [decision.text for decision in series.decisions]
     return (
-        f"{verdict.modality} {verdict.description}\n{verdict.series_instance_uid}\n{series.instances} file(s)",
+        f"{name}\n{series.instances} image(s)",
         verdict.role or "none",
         _geometry(series),
         "\n".join(part for part in (series.units, series.tracer, _factor(series)) if part),
-        "\n".join(
-            f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {item.unit}"
-            for item in series.statistics
-        ),
+        "\n".join(_values(item) for item in series.statistics),
         "\n".join(notes),
     )
+
+
+def _values(item: Statistics) -> str:
+    return f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {item.unit}"
 
 
 def _geometry(series: SeriesInspection) -> str:

@@ -24,7 +24,7 @@ FILE_SUFFIX = {Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU"}
 
 @dataclass(frozen=True)
 class Geometry:
-    """Grid of a series: voxels (x, y, z), spacing mm (x, y, z), corner positions LPS mm, distance of slices mm."""
+    """Grid of a series: voxels and spacing (x, y, z), opposite corners in LPS mm, distances of its slices."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -188,9 +188,9 @@ def _statistics(series: Series, found: Sequence[Volume], volumes: Path | None) -
 
 def _write_nifti(series: Series, volume: Volume, folder: Path) -> str:
     """The UID is of digits and dots only, as the reader made sure, so it is safe in a name."""
-    import SimpleITK as sitk  # noqa: N813, PLC0415  its own name; only --volumes needs it
+    import SimpleITK as sitk  # noqa: N813  its own name; loaded here, as only --volumes needs it
 
-    from app.imaging.resampling import to_image  # noqa: PLC0415  it loads SimpleITK
+    from app.imaging.resampling import to_image
 
     name = f"{series.modality}_{series.series_instance_uid}_{FILE_SUFFIX[volume.unit]}.nii.gz"
     sitk.WriteImage(to_image(volume.array, volume.grid), str(folder / name))
