@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
 from app.cli.options import ConfigOption, SetOption
 from app.errors import MisconfiguredError
+from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
     from app.domain.selection import SelectionResult
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(
@@ -42,22 +38,7 @@ def serve(
     Exit code: 0 after a drain, 2 wrong settings (or the port is taken), 4 the database does not answer.
     """
     block_stop_signals()
-    service = _started(config, overrides or [], receive)
-    _wait_for_stop(service)
-
-
-def block_stop_signals() -> None:
-    """Have SIGTERM and SIGINT blocked in every thread, or start this program over with them blocked.
-
-    Holoscan installs handlers that kill a computation after 3 s, and threads that numpy's BLAS started at
-    its import would take the signal unblocked. A blocked signal stays blocked over exec, and every thread
-    inherits it; only ``sigwait`` below takes it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    if not before.issuperset(STOP_SIGNALS):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very program
+    drain_at_stop_signal(_started(config, overrides or [], receive))
 
 
 def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeService:
@@ -109,13 +90,3 @@ def _refuse_unfit(node: NodePolicy) -> None:
     disk = check_disk(node)
     if not disk.ok:
         raise MisconfiguredError(f"{disk.found}; {disk.advice}")
-
-
-def _wait_for_stop(service: NodeService) -> NoReturn:
-    number = signal.sigwait(STOP_SIGNALS)
-    _log.info("draining", extra={"signal": signal.Signals(number).name})
-    service.stop()
-    _log.info("stopped")
-    logging.shutdown()
-    # a chain that has not ended by now is on a thread that Python would wait for; it is begun again next time
-    os._exit(0)

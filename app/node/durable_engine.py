@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dbos import DBOS, DBOSConfig
+from dbos import error as dbos_error
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from app.errors import RetryLaterError
 from app.node.database import utc_now
 from app.node.delivery_ledger import Delivery
 from app.node.run_ledger import Run
@@ -64,7 +67,17 @@ class DurableEngine:
         self._setup = setup
 
     def launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
-        """Connect, take up what this executor left unfinished, and begin to work."""
+        """Connect, take up what this executor left unfinished, and begin to work.
+
+        Raises:
+            RetryLaterError: the database does not answer.
+        """
+        try:
+            self._launch(process, deliver)
+        except (dbos_error.DBOSException, SQLAlchemyError, sqlite3.Error) as error:
+            raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
+
+    def _launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
         _use_write_ahead_log(self._setup.database_url)
         config: DBOSConfig = {
             "name": APPLICATION_NAME,

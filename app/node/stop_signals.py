@@ -1,0 +1,58 @@
+"""SIGTERM and SIGINT for a node: blocked everywhere, awaited in the main thread, answered with a drain.
+
+Holoscan installs handlers that kill a computation still running after 3 s, so no thread may receive these
+signals. This module imports nothing that starts a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn, Protocol
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_log = logging.getLogger(__name__)
+
+
+class Stoppable(Protocol):
+    """Something that drains when told to."""
+
+    def stop(self) -> None:
+        """Drain; returns when that is done or its time is over."""
+        ...
+
+
+def block_stop_signals() -> None:
+    """Have both signals blocked in every thread, or start this program over with them blocked.
+
+    Threads that exist already, such as those of numpy's BLAS, would still take a signal; a blocked signal
+    stays blocked over exec, and every new thread inherits that.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    if not before.issuperset(STOP_SIGNALS):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very program
+
+
+def drain_at_stop_signal(service: Stoppable) -> NoReturn:
+    """Wait for SIGTERM or SIGINT, drain the node, end this process with exit code 0."""
+    number = signal.sigwait(STOP_SIGNALS)
+    _log.info("draining", extra={"signal": signal.Signals(number).name})
+    service.stop()
+    _log.info("stopped")
+    end_process(0)
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End at once: a chain that outlived the drain is on a thread that Python would wait for.
+
+    Its study is begun again at the next start.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
