@@ -61,28 +61,32 @@ def _print(found: FolderInspection) -> None:
         console.print(f"[bold]Study {study.study_instance_uid}[/bold]: {state}")
         for reason in study.rejection.reasons if study.rejection else ():
             console.print(f"  {escape(str(reason))}")
-        table = Table(show_lines=True)
-        for heading in ("Series", "Role", "Geometry", "Unit, tracer", "Values", "Notes"):
-            table.add_column(heading, overflow="fold")
         for series in study.series:
-            table.add_row(*(escape(cell) for cell in _row(series)))
-        console.print(table)
+            role = series.verdict.role or "no role"
+            title = f"{series.verdict.modality} {series.verdict.description}: {role}"
+            table = Table(title=escape(title), title_justify="left", show_header=False, expand=True)
+            table.add_column(width=9)
+            table.add_column(overflow="fold", ratio=1)
+            for label, cell in _rows(series):
+                if cell:
+                    table.add_row(label, escape(cell))
+            console.print(table)
     for reason in found.unreadable:
         console.print(escape(str(reason)))
 
 
-def _row(series: SeriesInspection) -> tuple[str, ...]:
+def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
     verdict = series.verdict
-    name = f"{verdict.modality} {verdict.description}\n{verdict.series_instance_uid}"
-    notes = [str(reason) for reason in (verdict.reason, *series.problems) if reason is not None]
-    notes += [decision.text for decision in series.decisions]
     return (
-        f"{name}\n{series.instances} image(s)",
-        verdict.role or "none",
-        _geometry(series),
-        "\n".join(part for part in (series.units, series.tracer, _factor(series)) if part),
-        "\n".join(_values(item) for item in series.statistics),
-        "\n".join(notes),
+        ("series", f"{verdict.series_instance_uid}, {series.instances} image(s)"),
+        ("why not", str(verdict.reason or "")),
+        ("geometry", _geometry(series)),
+        ("tracer", series.tracer),
+        ("units", "\n".join(part for part in (series.units, _factor(series)) if part)),
+        ("values", "\n".join(_values(item) for item in series.statistics)),
+        ("files", "\n".join(item.file for item in series.statistics if item.file)),
+        ("problems", "\n".join(str(reason) for reason in series.problems)),
+        ("decisions", "\n".join(decision.text for decision in series.decisions)),
     )
 
 
