@@ -146,10 +146,10 @@ def _with_paths_below(outcome: StudyOutcome, name: str) -> StudyOutcome:
 
 def _pair_lines(pair: PairOutcome) -> list[str]:
     burden = pair.findings.burden
-    prior = "with prior" if pair.prior_used else "no prior"
+    prior = ", with prior" if pair.prior_used else ""
     lines = [
-        f"  {pair.kind} {pair.tracer}: {pair.model.role} ({pair.model.model_id}, {prior}), "
+        f"  {pair.kind} {pair.tracer}: {pair.model.role} ({pair.model.model_id}{prior}), "
         f"{burden.lesion_count} lesion(s), PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
     ]
     lines += [f"    {file.kind}: {file.path}" for file in pair.files]
-    return lines + [f"    no prior: {reason}" for reason in pair.no_prior]
+    return lines + [f"    no prior used: {reason}" for reason in pair.no_prior]

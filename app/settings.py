@@ -36,6 +36,8 @@ from app.node.node_policy import NodePolicy
 from app.node.receive_policy import ReceivePolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
+MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
+"""Where a MONAI Application Package keeps models."""
 SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
 
 RESULT_SECTIONS = ("select", "load", "align", "segment", "quantify", "write")
@@ -101,7 +103,8 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     """
     file = path or _default_path()
     tree = _read_yaml(file)
-    for dotted, value, origin in [*_from_environment(os.environ), *map(_parse_override, overrides)]:
+    given = [*_from_environment(os.environ), *map(_parse_override, overrides)]
+    for dotted, value, origin in given:
         _place(tree, dotted, value, origin)
     _refuse_unknown_keys(tree, Settings, file.name, "")
     try:
@@ -133,7 +136,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    found = []
+    found: list[tuple[str, Any, str]] = []
+    if environment.get(MAP_MODEL_PATH):
+        found.append(("segment.models_dir", environment[MAP_MODEL_PATH], MAP_MODEL_PATH))
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
@@ -166,7 +171,7 @@ def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
 
 def _refuse_unknown_keys(tree: Any, shape: Any, file_name: str, place: str) -> None:
     """Walk the YAML beside the dataclasses; pydantic would ignore a key that it doesn't know."""
-    shape = _dataclass_within(shape)
+    shape = dataclass_within(shape)
     if isinstance(tree, (list, tuple)):
         for item in tree:
             _refuse_unknown_keys(item, shape, file_name, place)
@@ -182,12 +187,12 @@ def _refuse_unknown_keys(tree: Any, shape: Any, file_name: str, place: str) -> N
         _refuse_unknown_keys(value, hints[key], file_name, f"{place}{key}.")
 
 
-def _dataclass_within(annotation: Any) -> Any:
-    """The dataclass in ``T``, ``T | None`` or ``tuple[T, ...]``; ``None`` when there is none."""
+def dataclass_within(annotation: Any) -> Any:
+    """The settings record in ``T``, ``T | None`` or ``tuple[T, ...]``; ``None`` when there is none."""
     if dataclasses.is_dataclass(annotation):
         return annotation
     if typing.get_origin(annotation) in (tuple, list, typing.Union, types.UnionType):
-        inner = (_dataclass_within(arg) for arg in typing.get_args(annotation))
+        inner = (dataclass_within(arg) for arg in typing.get_args(annotation))
         return next((found for found in inner if found is not None), None)
     return None
 

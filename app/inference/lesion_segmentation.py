@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from app.domain.analysis import Aligned, Decision, ModelRole, ModelUsed, Segmented
 from app.imaging.components import LabelledLesions, label_lesions
 from app.inference.channels import NetworkInput, build_input
@@ -24,7 +22,7 @@ class LesionSegmentation:
     @classmethod
     def from_policy(cls, policy: SegmentPolicy) -> LesionSegmentation:
         """The models of the site's folder; nothing is loaded yet."""
-        return cls(ModelStore(Path(policy.models_dir)), policy)
+        return cls(ModelStore(policy.models_folder), policy)
 
     def segment(self, aligned: Aligned) -> Segmented:
         """Choose the model, run it, number its lesions.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from app.domain.analysis import Decision, ModelRole
 from app.domain.study import StudyKind
+
+SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "models"
+"""Small models trained on simulated patients: for demonstration only."""
 
 
 class DeviceChoice(StrEnum):
@@ -22,7 +26,7 @@ class SegmentPolicy:
     """Section ``segment``.
 
     Attributes:
-        models_dir: folder with one folder a model; relative to where the program starts.
+        models_dir: folder with one folder a model; relative to where the program starts. Empty: those shipped.
         device: ``auto``, ``cuda`` (an error when there is none) or ``cpu``.
         pet_model: M1 or M3.
         spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors.
@@ -30,12 +34,17 @@ class SegmentPolicy:
         minimum_lesion_ml: smaller components are dropped, and the SR says how many.
     """
 
-    models_dir: str = "models"
+    models_dir: str = ""
     device: DeviceChoice = DeviceChoice.AUTO
     pet_model: ModelRole = ModelRole.M1
     spect_model_with_prior: ModelRole = ModelRole.M4
     spect_model_without_prior: ModelRole = ModelRole.M2
     minimum_lesion_ml: float = 0.1
+
+    @property
+    def models_folder(self) -> Path:
+        """Where the models are."""
+        return Path(self.models_dir) if self.models_dir else SHIPPED_MODELS
 
     def __post_init__(self) -> None:
         allowed = {

@@ -1,0 +1,112 @@
+"""app.yaml, the environment and --set become one frozen record, or an error that names the key."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from app.errors import MisconfiguredError
+from app.settings import SHIPPED_CONFIG, load_settings
+from app.settings_reference import settings_reference
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "app.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_the_shipped_file_is_valid() -> None:
+    assert load_settings(SHIPPED_CONFIG).application.name == "psma-node"
+
+
+def test_an_unknown_key_names_file_key_and_nearest_key(tmp_path: Path) -> None:
+    file = written(tmp_path, "receive: {ae_tittle: X}\n")
+    with pytest.raises(MisconfiguredError, match=r"app\.yaml: unknown key receive\.ae_tittle \(nearest: ae_title\)"):
+        load_settings(file)
+
+
+def test_an_unknown_key_inside_a_list_is_found(tmp_path: Path) -> None:
+    file = written(tmp_path, "deliver: {destinations: [{name: a, ae_title: A, host: h, prt: 104}]}\n")
+    with pytest.raises(MisconfiguredError, match=r"deliver\.destinations\.prt \(nearest: port\)"):
+        load_settings(file)
+
+
+def test_an_unknown_section_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"unknown key recieve \(nearest: receive\)"):
+        load_settings(written(tmp_path, "recieve: {port: 1}\n"))
+
+
+def test_a_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"receive\.port: found 'many'"):
+        load_settings(written(tmp_path, "receive: {port: many}\n"))
+
+
+def test_a_value_out_of_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="must not be negative"):
+        load_settings(written(tmp_path, "segment: {minimum_lesion_ml: -1}\n"))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text\n"])
+def test_what_is_not_sections_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(MisconfiguredError, match=r"app\.yaml"):
+        load_settings(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_set_wins_over_environment_and_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path, "receive: {port: 1001, ae_title: FILE, settle_s: 5}\n")
+    monkeypatch.setenv("PSMA_NODE__RECEIVE__PORT", "1002")
+    monkeypatch.setenv("PSMA_NODE__RECEIVE__AE_TITLE", "ENVIRONMENT")
+    receive = load_settings(file, ["receive.port=1003"]).receive
+    assert (receive.port, receive.ae_title, receive.settle_s) == (1003, "ENVIRONMENT", 5.0)
+
+
+def test_set_takes_lists(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, ""), ["select.additional_tracers=[18F-FDG]"])
+    assert settings.select.additional_tracers == ("18F-FDG",)
+
+
+@pytest.mark.parametrize("item", ["port=1", "receive.port", "receive.port=[", "receive.port.x=1"])
+def test_a_malformed_set_is_refused(tmp_path: Path, item: str) -> None:
+    with pytest.raises(MisconfiguredError):
+        load_settings(written(tmp_path, "receive: {port: 7}\n"), [item])
+
+
+def test_the_models_folder_of_a_map_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLOSCAN_MODEL_PATH", "/somewhere/models")
+    assert load_settings(written(tmp_path, "")).segment.models_folder == Path("/somewhere/models")
+
+
+def test_the_digest_follows_what_changes_results_and_nothing_else(tmp_path: Path) -> None:
+    file = written(tmp_path, "")
+    plain = load_settings(file).digest
+    assert load_settings(file, ["receive.port=1"]).digest == plain
+    assert load_settings(file, ["segment.models_dir=/elsewhere"]).digest == plain
+    assert load_settings(file, ["segment.minimum_lesion_ml=0.5"]).digest != plain
+    assert load_settings(file, ["select.additional_tracers=[18F-FDG]"]).digest != plain
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    with pytest.raises(FrozenInstanceError):
+        load_settings(written(tmp_path, "")).receive.port = 1  # type: ignore[misc]  # that is the point
+
+
+def test_the_reference_in_docs_is_what_the_code_says() -> None:
+    page = SHIPPED_CONFIG.parent / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == settings_reference(), "run: psma-node settings > docs/settings.md"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    rows = [line for line in settings_reference().splitlines() if line.startswith("| `")]
+    without = [row for row in rows if row.endswith("|  |")]
+    assert rows
+    assert not [row for row in without if not row.startswith(("| `name`", "| `title`", "| `cpu`", "| `memory`", "| `gpu"))]
