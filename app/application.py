@@ -75,7 +75,9 @@ class PsmaApplication(Application):
 class ChainProcessor:
     """Runs the chain on one study at a time; models stay loaded between studies."""
 
-    def __init__(self, settings: Settings, prior_source: PriorSource, on_stage: OnStage | None = None) -> None:
+    def __init__(
+        self, settings: Settings, prior_source: PriorSource, on_stage: OnStage | None = None
+    ) -> None:
         self._settings = settings
         self._aligner = PriorAligner(settings.align, prior_source)
         self._segmentation = LesionSegmentation.from_policy(settings.segment)

@@ -98,9 +98,7 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
     return folder_outcome
 
 
-def _process_one(
-    processor: ChainProcessor, study: Study, out: Path, priors: RunPriors
-) -> StudyOutcome:
+def _process_one(processor: ChainProcessor, study: Study, out: Path, priors: RunPriors) -> StudyOutcome:
     try:
         folder = processor.process_study(lambda: study, out, revision=1)
     except MisconfiguredError:
@@ -109,7 +107,7 @@ def _process_one(
         outcome = StudyOutcome(study.study_instance_uid, Status.REJECTED, error.rejection.reasons)
     except RetryLaterError as error:
         outcome = StudyOutcome(study.study_instance_uid, Status.RETRY, message=str(error))
-    except Exception as error:  # noqa: BLE001  the study loop: one study's fault must not stop the others
+    except Exception as error:
         logger.exception("the chain failed")
         message = f"{type(error).__name__}: {error}"
         outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
@@ -127,7 +125,9 @@ def _make_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / NAME, b"{}\n")
     except OSError as error:
-        raise MisconfiguredError(f"cannot write to {folder}: {error.strerror}; give a writable folder") from error
+        raise MisconfiguredError(
+            f"cannot write to {folder}: {error.strerror}; give a writable folder"
+        ) from error
 
 
 def _by_time(study: Study) -> tuple[datetime, str]:

@@ -61,7 +61,7 @@ class ResultFolder:
             write_outcome(outcome, self._folder)
         except OSError as error:
             raise RetryLaterError(
-                f"cannot write results to {self._folder}: {error.strerror}; free space or check the permissions"
+                f"cannot write results to {self._folder}: {error.strerror}; free space or check permissions"
             ) from error
         self.results = tuple(item.quantified for item in written)
         self._outcome = outcome

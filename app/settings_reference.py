@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import textwrap
 import typing
@@ -34,7 +35,8 @@ def settings_reference() -> str:
         summary = (inspect.getdoc(type(policy)) or "").split("\n", maxsplit=1)[0]
         parts.append(f"## {section.name}\n\n{summary}\n\n{_table(type(policy), policy)}")
         parts += [
-            f"Items of `{section.name}.{key}`:\n\n{_table(shape, None)}" for key, shape in _nested(type(policy))
+            f"Items of `{section.name}.{key}`:\n\n{_table(shape, None)}"
+            for key, shape in _nested(type(policy))
         ]
     return "\n".join(parts)
 
@@ -75,7 +77,7 @@ def _meanings(shape: type) -> Iterator[tuple[str, str]]:
             yield name, _one_line(match["text"])
     [definition] = ast.parse(textwrap.dedent(inspect.getsource(shape))).body
     body = typing.cast("ast.ClassDef", definition).body
-    for field, after in zip(body, body[1:], strict=False):
+    for field, after in itertools.pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

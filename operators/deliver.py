@@ -9,7 +9,7 @@ from operators.framework import Fragment, Operator, OperatorSpec
 
 
 class DeliverOperator(Operator):
-    """``study``, ``written``, ``verdicts`` in; then the folder holds the outcome, proof that the chain finished."""
+    """``study``, ``written``, ``verdicts`` in; the outcome in the folder proves that the chain finished."""
 
     def __init__(self, fragment: Fragment, *, folder: ResultFolder) -> None:
         self._folder = folder

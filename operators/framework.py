@@ -1,6 +1,6 @@
 """The one place that imports Holoscan and the MONAI Deploy App SDK.
 
-``import holoscan`` needs ``libcudart.so.13`` even without a GPU; the wheel ``nvidia-cuda-runtime`` carries it,
+``import holoscan`` needs ``libcudart.so.13`` even without a GPU; the wheel ``nvidia-cuda-runtime`` has it,
 but outside the loader's path. So it is loaded here first, by its place in the wheel, and every operator
 imports the framework from this module.
 """

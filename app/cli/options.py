@@ -9,7 +9,9 @@ import typer
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="The site's app.yaml. Default: $PSMA_NODE_CONFIG, ./app.yaml, the shipped one."),
+    typer.Option(
+        "--config", help="The site's app.yaml. Default: $PSMA_NODE_CONFIG, ./app.yaml, the shipped one."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

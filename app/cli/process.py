@@ -13,7 +13,9 @@ from app.cli.options import ConfigOption, SetOption
 def process(
     input_folder: Annotated[
         Path | None,
-        typer.Argument(metavar="IN", envvar="HOLOSCAN_INPUT_PATH", help="Folder with DICOM files, any names."),
+        typer.Argument(
+            metavar="IN", envvar="HOLOSCAN_INPUT_PATH", help="Folder with DICOM files, any names."
+        ),
     ] = None,
     output_folder: Annotated[
         Path | None,

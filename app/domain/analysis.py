@@ -70,7 +70,7 @@ class Quantification:
         suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
         reference_datetime: the instant to which the activity is decay corrected, when known.
         injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
-        source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ``site calibration``).
+        source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
     """
 
     source: str
@@ -92,7 +92,7 @@ class Loaded:
         ct: in HU, on its own grid.
         slice_sop_instance_uids: for each z index of the functional grid, the SOP instance it came from
             (one repeated UID for a multi-frame).
-        slice_frame_numbers: for each z index, the 1-based frame number in that instance (1 for single frames).
+        slice_frame_numbers: for each z index, the 1-based frame number in that instance.
     """
 
     selection: Selection
@@ -118,6 +118,14 @@ class RegistrationFit:
     overlap_fraction: float
     """Share of the fixed CT's body that the moved CT's field of view covers."""
     soft_tissue_correlation: float
+    bone_distance_mm: float | None = None
+    """Within this distance 90 % of the trunk's bone has bone of the other CT."""
+    side_correlation: float | None = None
+    """Correlation of left-minus-right in both CTs; negative when one is mirrored."""
+    stretch: float | None = None
+    """Difference in body size along the axis where it is largest; 0.03 is 3 %."""
+    rival_overlap: float | None = None
+    """Bone overlap at the best other place, as a share of the overlap here; near 1 the place is a guess."""
 
 
 @dataclass(frozen=True, eq=False)

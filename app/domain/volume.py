@@ -80,7 +80,8 @@ class Grid:
     @property
     def origin_mm(self) -> FloatArray:
         """LPS position of the centre of voxel (0, 0, 0), shape (3,)."""
-        return self.affine[:3, 3]
+        origin: FloatArray = self.affine[:3, 3]
+        return origin
 
     def to_lps(self, index_xyz: FloatArray) -> FloatArray:
         """Index coordinates ``(n, 3)`` as (x, y, z) to LPS mm ``(n, 3)``."""

@@ -35,7 +35,11 @@ class LesionSegmentation:
         segmenter = self._segmenter(role)
         lesions = self._lesions(segmenter, _network_input(aligned, role))
         model = _model_used(segmenter.card)
-        decisions = (why, *_about_tracer(segmenter.card, loaded.selection.tracer.key), *_about_dropped(lesions))
+        decisions = (
+            why,
+            *_about_tracer(segmenter.card, loaded.selection.tracer.key),
+            *_about_dropped(lesions),
+        )
         return Segmented(aligned, lesions.labels, model, decisions)
 
     def _segmenter(self, role: ModelRole) -> Segmenter:
@@ -67,5 +71,5 @@ def _about_tracer(card: ModelCard, tracer: str) -> tuple[Decision, ...]:
 def _about_dropped(lesions: LabelledLesions) -> tuple[Decision, ...]:
     if not lesions.dropped_count:
         return ()
-    text = f"{lesions.dropped_count} component(s), {lesions.dropped_ml:.2f} ml together, below the smallest lesion"
+    text = f"{lesions.dropped_count} component(s), {lesions.dropped_ml:.2f} ml together, too small to count"
     return (Decision("segment", text),)

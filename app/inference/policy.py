@@ -26,7 +26,8 @@ class SegmentPolicy:
     """Section ``segment``.
 
     Attributes:
-        models_dir: folder with one folder a model; relative to where the program starts. Empty: those shipped.
+        models_dir: folder with one folder a model; relative to where the program starts.
+            Empty: those shipped.
         device: ``auto``, ``cuda`` (an error when there is none) or ``cpu``.
         pet_model: M1 or M3.
         spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors.
@@ -56,7 +57,9 @@ class SegmentPolicy:
             if getattr(self, name) not in roles:
                 raise ValueError(f"segment.{name} is one of {', '.join(roles)}, found {getattr(self, name)}")
         if self.minimum_lesion_ml < 0:
-            raise ValueError(f"segment.minimum_lesion_ml must not be negative, found {self.minimum_lesion_ml}")
+            raise ValueError(
+                f"segment.minimum_lesion_ml must not be negative, found {self.minimum_lesion_ml}"
+            )
 
 
 def choose_role(kind: StudyKind, has_prior: bool, policy: SegmentPolicy) -> tuple[ModelRole, Decision]:

@@ -24,7 +24,9 @@ def test_the_shipped_file_is_valid() -> None:
 
 def test_an_unknown_key_names_file_key_and_nearest_key(tmp_path: Path) -> None:
     file = written(tmp_path, "receive: {ae_tittle: X}\n")
-    with pytest.raises(MisconfiguredError, match=r"app\.yaml: unknown key receive\.ae_tittle \(nearest: ae_title\)"):
+    with pytest.raises(
+        MisconfiguredError, match=r"app\.yaml: unknown key receive\.ae_tittle \(nearest: ae_title\)"
+    ):
         load_settings(file)
 
 
@@ -102,11 +104,17 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 
 def test_the_reference_in_docs_is_what_the_code_says() -> None:
     page = SHIPPED_CONFIG.parent / "docs" / "settings.md"
-    assert page.read_text(encoding="utf-8") == settings_reference(), "run: psma-node settings > docs/settings.md"
+    assert page.read_text(encoding="utf-8") == settings_reference(), (
+        "run: psma-node settings > docs/settings.md"
+    )
 
 
 def test_every_setting_has_a_meaning() -> None:
     rows = [line for line in settings_reference().splitlines() if line.startswith("| `")]
     without = [row for row in rows if row.endswith("|  |")]
     assert rows
-    assert not [row for row in without if not row.startswith(("| `name`", "| `title`", "| `cpu`", "| `memory`", "| `gpu"))]
+    assert not [
+        row
+        for row in without
+        if not row.startswith(("| `name`", "| `title`", "| `cpu`", "| `memory`", "| `gpu"))
+    ]
