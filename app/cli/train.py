@@ -38,7 +38,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     parallel: ParallelOption = 2,
 ) -> None:
     """Train the models with nnU-Net on simulated patients; goes on where an earlier run stopped."""
-    from app.training.experiment import Experiment, run
+    from app.training.experiment import Experiment, TrainingFailedError, run
 
     _log_to_terminal()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too
@@ -47,7 +47,11 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
             parse_roles(models), patients, centre, iterations, seed, work.resolve(), models_dir, parallel
         )
         experiment.request(experiment.roles[0])  # checks the numbers before hours are spent
-    run(experiment)
+    try:
+        run(experiment)
+    except TrainingFailedError as error:
+        typer.echo(f"psma-node: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def evaluate(
