@@ -8,10 +8,17 @@ import click
 import typer
 
 from app import __version__
+from app.cli import audit, models
+from app.cli.check import check
 from app.cli.demo import demo
 from app.cli.inspect import inspect
 from app.cli.phantom import phantom
 from app.cli.process import process
+from app.cli.retry import retry
+from app.cli.serve import serve
+from app.cli.settings import settings
+from app.cli.status import status
+from app.cli.train import evaluate, train
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
 
 EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
@@ -37,8 +44,10 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
     pass
 
 
-for command in (process, inspect, phantom, demo):
+for command in (serve, status, check, retry, process, inspect, settings, demo, phantom, train, evaluate):
     app.command()(command)
+app.add_typer(models.app, name="models")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
