@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from app import __version__
@@ -63,5 +62,5 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    click.echo(f"psma-node: {error}", err=True)
+    typer.echo(f"psma-node: {error}", err=True)
     sys.exit(code)
