@@ -11,6 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ MAX_QUEUED_MESSAGES = 8
 
 MAX_STRANGER_CONNECTIONS = 8
 """Connections at one time from addresses that no caller has: enough to tell each why it is rejected."""
+
+AWAITING_REQUEST = "Sta2"
+"""Connected, no A-ASSOCIATE-RQ yet (PS3.8 table 9-5)."""
 
 MAX_COMMAND_SET_BYTES = 65_536
 """A command set holds a dozen short elements (PS3.7 9.3)."""
@@ -64,6 +68,15 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         connection.settimeout(limits.pdu_timeout_s)
         super().__init__(association, client_socket=connection)
         self._limits = limits
+        self.is_hung_up = False
+
+    def hang_up(self) -> None:
+        """End the connection, from any thread: the one that reads sees its end and cleans up."""
+        self.is_hung_up = True
+        connection = self.socket
+        if connection is not None:
+            with suppress(OSError):  # the peer was quicker
+                connection.shutdown(socket.SHUT_RDWR)
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly ``nr_bytes``, or fewer when the peer closed; pynetdicom asks for a header, then a body.
@@ -80,9 +93,13 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         view = memoryview(data)
         filled = 0
         while filled < nr_bytes:
-            self._wait_for_data(connection, deadline)
-            count = connection.recv_into(view[filled : filled + _READ_BYTES])
+            self._set_time_left(connection, deadline)
+            try:
+                count = connection.recv_into(view[filled : filled + _READ_BYTES])
+            except TimeoutError:
+                continue  # the deadline has passed: said at the top of the loop
             if count == 0:
+                self._wake_association()
                 break
             filled += count
         view.release()
@@ -91,17 +108,26 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         _acknowledge_at_once(connection)
         return data
 
+    def _wake_association(self) -> None:
+        """A connection that closes without a request (a port check) would hold its thread until ARTIM."""
+        if self.assoc.dul.state_machine.current_state == AWAITING_REQUEST:
+            self.assoc.dul.to_user_queue.put(None)
+
     def _check_length(self, nr_bytes: int) -> None:
         established = self.assoc.is_established
         limit = self._limits.max_pdu_bytes if established else ASSOCIATE_REQUEST_LIMIT_BYTES
         if nr_bytes > limit + _PDU_HEADER_BYTES:
-            self._shutdown_socket()
+            self._give_up()
             raise GuardLimitError(f"a PDU of {nr_bytes} bytes was announced, at most {limit} are accepted")
 
-    def _wait_for_data(self, connection: socket.socket, deadline: float) -> None:
+    def _give_up(self) -> None:
+        self.hang_up()
+        self._wake_association()
+
+    def _set_time_left(self, connection: socket.socket, deadline: float) -> None:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            self._shutdown_socket()
+            self._give_up()
             raise GuardLimitError(f"a PDU was not complete after {self._limits.pdu_timeout_s:g} s")
         connection.settimeout(left_s)
 
@@ -143,6 +169,8 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     """Holds a limited number of connections, so that silent ones don't lock others out until ARTIM."""
 
     limits: Limits
+    request_queue_size = 128
+    """Connections the system holds until they are looked at; with the usual 5 a burst waits for seconds."""
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether a new connection is taken at all (:meth:`socketserver.BaseServer.verify_request`)."""
@@ -160,9 +188,9 @@ def _close_oldest_silent(associations: list[Association]) -> None:
     """Make room: of the connections that have not asked for anything yet, the oldest goes."""
     for association in associations:  # threads are listed in the order they were started
         connection = association.dul.socket
-        if not association.is_established and connection is not None:
+        if association.dul.state_machine.current_state == AWAITING_REQUEST and not connection.is_hung_up:
             _log.warning("a silent connection was closed to make room")
-            connection._shutdown_socket()
+            connection.hang_up()
             return
 
 

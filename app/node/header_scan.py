@@ -18,19 +18,27 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 MAX_INFLATED_HEADER_BYTES = 32 * 2**20
 """A header before (0020,000E) holds at most some private blocks; more is a decompression bomb."""
 
-WANTED: Mapping[tuple[int, int], str] = {
+_Tag = tuple[int, int]
+
+IDENTIFYING: Mapping[_Tag, str] = {
     (0x0008, 0x0016): "SOPClassUID",
     (0x0008, 0x0018): "SOPInstanceUID",
     (0x0020, 0x000D): "StudyInstanceUID",
     (0x0020, 0x000E): "SeriesInstanceUID",
 }
 
-_LAST = (0x0020, 0x000E)
+FILE_META: Mapping[_Tag, str] = {
+    (0x0002, 0x0002): "MediaStorageSOPClassUID",
+    (0x0002, 0x0003): "MediaStorageSOPInstanceUID",
+    (0x0002, 0x0010): "TransferSyntaxUID",
+    (0x0002, 0x0016): "SourceApplicationEntityTitle",
+}
+
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations with a 32-bit length (PS3.5 table 7.1-1)."""
 
-_MAX_UID_BYTES = 128
+_MAX_VALUE_BYTES = 128
 
 
 class UnreadableHeaderError(ValueError):
@@ -39,7 +47,7 @@ class UnreadableHeaderError(ValueError):
 
 @dataclass(frozen=True)
 class _Element:
-    tag: tuple[int, int]
+    tag: _Tag
     length: int
     value_at: int
     is_sequence_in_implicit: bool = False
@@ -60,10 +68,26 @@ def find_uids(data_set: bytes, transfer_syntax_uid: str) -> dict[str, str]:
         data_set = _inflated_start(data_set)
     order = ">" if transfer_syntax_uid == EXPLICIT_BIG else "<"
     implicit = transfer_syntax_uid == IMPLICIT_LITTLE or not data_set[4:6].isalpha()
-    try:
-        return _Scan(data_set, order, implicit).run()
-    except struct.error as error:
-        raise UnreadableHeaderError("the data set ends within an element") from error
+    found, _ = _Scan(data_set, order, implicit).collect(IDENTIFYING, (0x0020, 0x000E))
+    missing = [keyword for keyword in IDENTIFYING.values() if keyword not in found]
+    if missing:
+        raise UnreadableHeaderError(f"{', '.join(missing)} not found in the data set")
+    return found
+
+
+def find_file_meta(content: bytes, start: int) -> tuple[dict[str, str], int]:
+    """File meta information (PS3.10 7.1) of a file: its ``FILE_META`` values, and where its data set starts.
+
+    The group length is not trusted: the first element beyond group 0002 is where the data set starts.
+
+    Args:
+        content: the file, or as much of it as certainly holds the meta information.
+        start: where the meta information starts, after the preamble.
+
+    Raises:
+        UnreadableHeaderError: damaged.
+    """
+    return _Scan(content, "<", implicit=False).collect(FILE_META, (0x0002, 0xFFFF), start)
 
 
 def _inflated_start(data_set: bytes) -> bytes:
@@ -83,20 +107,23 @@ class _Scan:
         self._short = struct.Struct(f"{order}H")
         self._long = struct.Struct(f"{order}L")
 
-    def run(self) -> dict[str, str]:
+    def collect(self, wanted: Mapping[_Tag, str], last: _Tag, start: int = 0) -> tuple[dict[str, str], int]:
+        """Values of ``wanted`` by keyword, up to the tag ``last``; and the position where it stopped."""
         found: dict[str, str] = {}
-        position = 0
-        while position < len(self._data) and len(found) < len(WANTED):
-            element = self._element(position)
-            if element.tag > _LAST:
-                break
-            if element.tag in WANTED:
-                found[WANTED[element.tag]] = self._uid(element)
-            position = self._after(element)
-        missing = [keyword for keyword in WANTED.values() if keyword not in found]
-        if missing:
-            raise UnreadableHeaderError(f"{', '.join(missing)} not found in the data set")
-        return found
+        position = start
+        try:
+            while position < len(self._data):
+                element = self._element(position)
+                if element.tag > last:
+                    break
+                if element.tag in wanted:
+                    found[wanted[element.tag]] = self._text(element)
+                position = self._after(element)
+                if element.tag == last:
+                    break
+        except struct.error as error:
+            raise UnreadableHeaderError("the data ends within an element") from error
+        return found, position
 
     def _element(self, at: int, implicit: bool | None = None) -> _Element:
         implicit = self._implicit if implicit is None else implicit
@@ -112,9 +139,10 @@ class _Scan:
         (length,) = self._short.unpack_from(self._data, at + 6)
         return _Element((group, number), length, at + 8)
 
-    def _uid(self, element: _Element) -> str:
-        if element.length > _MAX_UID_BYTES:
-            raise UnreadableHeaderError(f"{WANTED[element.tag]} is {element.length} bytes long")
+    def _text(self, element: _Element) -> str:
+        if element.length > _MAX_VALUE_BYTES:
+            group, number = element.tag
+            raise UnreadableHeaderError(f"({group:04X},{number:04X}) is {element.length} bytes long")
         value = self._data[element.value_at : element.value_at + element.length]
         return value.decode("ascii", errors="replace")
 

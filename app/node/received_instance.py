@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
-from app.node.header_scan import UnreadableHeaderError, find_uids
+from app.node.header_scan import UnreadableHeaderError, find_file_meta, find_uids
 from app.node.uid_safety import UnsafeUidError, checked_uid
 
 IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"
@@ -110,29 +107,17 @@ def read_received(path: Path) -> ReceivedInstance:
         UnsafeUidError, UnreadableHeaderError, MismatchedInstanceError: as :func:`identify`; also
             ``UnreadableHeaderError`` when the file meta is damaged.
     """
-    with path.open("rb") as file:
-        command = _command_of(file)
-        return identify(command, file.read())
-
-
-def _command_of(file: BinaryIO) -> StoreCommand:
-    """The command that a stored file's meta header stands for; leaves ``file`` at the data set."""
-    if file.read(len(_PREAMBLE)) != _PREAMBLE:
+    content = path.read_bytes()
+    if content[: len(_PREAMBLE)] != _PREAMBLE:
         raise UnreadableHeaderError("no DICOM preamble")
-    try:
-        meta = read_file_meta_info(file.name)
-        length = int(meta.FileMetaInformationGroupLength)
-        command = StoreCommand(
-            str(meta.MediaStorageSOPInstanceUID),
-            str(meta.MediaStorageSOPClassUID),
-            str(meta.TransferSyntaxUID),
-            str(meta.get("SourceApplicationEntityTitle", "")),
-        )
-    except (InvalidDicomError, AttributeError, ValueError, EOFError) as error:
-        raise UnreadableHeaderError("the file meta information is damaged") from error
-    # the group length element itself takes 12 bytes (PS3.10 7.1)
-    file.seek(len(_PREAMBLE) + 12 + length)
-    return command
+    meta, data_set_at = find_file_meta(content, len(_PREAMBLE))
+    command = StoreCommand(
+        sop_instance_uid=meta.get("MediaStorageSOPInstanceUID", ""),
+        sop_class_uid=meta.get("MediaStorageSOPClassUID", ""),
+        transfer_syntax_uid=meta.get("TransferSyntaxUID", "").rstrip("\0"),
+        calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
+    )
+    return identify(command, content[data_set_at:])
 
 
 __all__ = [

@@ -47,7 +47,8 @@ MAX_COMMENT_LENGTH = 64
 CONNECTIONS_PER_ASSOCIATION = 4
 """Connections that may be open, most of them not associated yet, for each allowed association."""
 
-_POLL_S = 0.02
+STOP_POLL_S = 0.1
+"""How often the listener looks whether it should stop; new connections don't wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +128,10 @@ class StoreScp:
         # its own handlers describe every PDU in words, for the log, at a third of the time of an image
         _config.LOG_HANDLER_LEVEL = "none"
         self._server = self._listen()
-        threading.Thread(target=self._server.serve_forever, name="store-scp", daemon=True).start()
+        listener = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_POLL_S,), name="store-scp", daemon=True
+        )
+        listener.start()
         _log.info("listening as %s on %s port %d", self._policy.ae_title, self._policy.host, self.port)
 
     def stop(self, drain_s: float = 10.0) -> None:
@@ -138,7 +142,7 @@ class StoreScp:
         server.shutdown()
         deadline = time.monotonic() + drain_s
         while server.active_associations and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+            time.sleep(STOP_POLL_S / 5)
         for association in server.active_associations:
             association.abort()
         self._server = None
@@ -149,8 +153,8 @@ class StoreScp:
         entity.maximum_pdu_size = policy.max_pdu_bytes
         entity.acse_timeout = policy.association_timeout_s
         entity.network_timeout = policy.idle_timeout_s
-        # counted here instead, established ones only: pynetdicom counts silent connections too
-        entity.maximum_associations = CONNECTIONS_PER_ASSOCIATION * policy.max_associations + 1
+        # out of the way: pynetdicom would count silent connections too; _refusal counts established ones
+        entity.maximum_associations = 1_000_000
         try:
             server: GuardedServer = entity.make_server(
                 (policy.host, policy.port),

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.analysis import Selection
+from app.domain.refusal import Reason, RefusalCode, Rejection
+from app.domain.study import Instance, Patient, Series, Study, StudyKind
+from app.domain.tracers import PSMA_11_GA68
+from app.node.completeness import Completeness, assess, stack_gaps
+from app.node.receive_policy import ReceivePolicy
+
+POLICY = ReceivePolicy(settle_s=60, give_up_s=3600)
+LAST = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Stands for the selection's result."""
+
+    selections: tuple[Selection, ...] = ()
+    rejection: Rejection | None = None
+
+
+def series(
+    modality: str, slices: range | list[int], expected: int | None = None, step_mm: float = 3.0
+) -> Series:
+    instances = tuple(
+        Instance(
+            sop_instance_uid=f"1.{number}",
+            sop_class_uid="1.2",
+            path=Path("x"),
+            image_position_mm=(0.0, 0.0, step_mm * number),
+            image_orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        )
+        for number in slices
+    )
+    return Series(f"1.{modality}", modality, instances, expected_instance_count=expected)
+
+
+def study(*of: Series) -> Study:
+    return Study("1", Patient("x"), of)
+
+
+def paired(pet: Series, ct: Series) -> Found:
+    return Found((Selection(study(pet, ct), StudyKind.PET_CT, pet, ct, PSMA_11_GA68),))
+
+
+def refused(*codes: RefusalCode) -> Found:
+    return Found(rejection=Rejection(tuple(Reason(code, "", "a", "b") for code in codes)))
+
+
+def after(quiet_s: float, whole: Study, found: Found) -> Completeness:
+    return assess(whole, found, LAST, LAST + timedelta(seconds=quiet_s), POLICY)
+
+
+PET, CT = series("PT", range(10)), series("CT", range(20))
+
+
+def test_a_pair_is_complete_once_it_has_been_quiet() -> None:
+    waiting = after(12.4, study(PET, CT), paired(PET, CT))
+    assert waiting == Completeness(complete=False, waits_for="quiet for 12 of 60 s")
+    assert after(60, study(PET, CT), paired(PET, CT)) == Completeness(complete=True)
+
+
+def test_a_pair_whose_headers_announce_all_that_is_there_does_not_wait() -> None:
+    pet, ct = replace(PET, expected_instance_count=10), replace(CT, expected_instance_count=20)
+    assert after(0, study(pet, ct), paired(pet, ct)).complete
+
+
+def test_one_series_that_announces_nothing_makes_the_study_wait_for_quiet() -> None:
+    pet = replace(PET, expected_instance_count=10)
+    assert not after(0, study(pet, CT), paired(pet, CT)).complete
+
+
+def test_images_that_were_announced_are_waited_for_beyond_quiet() -> None:
+    pet = replace(PET, expected_instance_count=22)
+    waiting = after(300, study(pet, CT), paired(pet, CT))
+    assert waiting == Completeness(complete=False, waits_for="12 of 22 images of the PT series")
+
+
+@pytest.mark.parametrize(
+    ("whole", "codes", "expected"),
+    [
+        (study(PET), (RefusalCode.NO_CT,), "a CT in the frame of reference of the PET"),
+        (study(series("NM", [0])), (RefusalCode.NO_CT,), "a CT in the frame of reference of the SPECT"),
+        (study(CT), (RefusalCode.NO_FUNCTIONAL_SERIES,), "a PET or SPECT that belongs to the CT"),
+        (study(series("SR", [])), (RefusalCode.NO_FUNCTIONAL_SERIES,), "a PET or SPECT with its CT"),
+        (study(PET, CT), (RefusalCode.CT_DOES_NOT_COVER,), "a CT that covers the PET"),
+        (
+            study(PET, CT),
+            (RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,),
+            "a CT in the frame of reference of the PET",
+        ),
+        (
+            study(PET, series("CT", [*range(5), *range(17, 20)])),
+            (RefusalCode.SLICE_GAP,),
+            "12 slices missing in the CT series, z=12.0 to 51.0 mm; more images of the PET or its CT",
+        ),
+    ],
+)
+def test_an_incomplete_study_says_what_it_waits_for(
+    whole: Study, codes: tuple[RefusalCode, ...], expected: str
+) -> None:
+    assert after(300, whole, refused(*codes)) == Completeness(complete=False, waits_for=expected)
+
+
+def test_an_unpaired_study_is_processed_in_the_end_so_that_it_is_told_why_not() -> None:
+    found = refused(RefusalCode.NO_CT)
+    assert not after(3599, study(PET), found).complete
+    assert after(3600, study(PET), found) == Completeness(complete=True, given_up=True)
+
+
+def test_a_refusal_that_no_further_image_can_undo_only_waits_for_quiet() -> None:
+    found = refused(RefusalCode.UNITS_UNSUPPORTED)
+    assert not after(30, study(PET, CT), found).complete
+    assert after(60, study(PET, CT), found) == Completeness(complete=True)
+
+
+def test_a_clock_that_jumped_back_only_makes_the_study_wait() -> None:
+    assert after(-500, study(PET, CT), paired(PET, CT)).waits_for == "quiet for 0 of 60 s"
+
+
+def test_slightly_uneven_slices_are_no_gap() -> None:
+    uneven = [0.0]
+    for number in range(40):
+        uneven.append(uneven[-1] + (3.19 if number % 3 else 3.29))
+    instances = tuple(replace(CT.instances[0], image_position_mm=(0.0, 0.0, position)) for position in uneven)
+    assert stack_gaps(replace(CT, instances=instances)) == ()
+
+
+@given(st.integers(4, 30), st.data())
+def test_gaps_are_counted_whatever_the_order_of_arrival(count: int, data: st.DataObject) -> None:
+    # of three neighbours at most one is missing, so that the usual step stays the true one
+    gone = {number for number in data.draw(st.sets(st.integers(1, count - 2))) if number % 3 == 0}
+    here = [number for number in range(count) if number not in gone]
+    here = data.draw(st.permutations(here))
+    gaps = stack_gaps(series("CT", here, step_mm=data.draw(st.sampled_from([0.6, 3.0, -2.5]))))
+    if len(here) >= 3:
+        assert sum(gap.count for gap in gaps) == len(gone)

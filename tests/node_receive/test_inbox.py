@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from sqlalchemy import Engine, delete, text
+
+from app.errors import RetryLaterError
+from app.node.database import instances, utc_now
+from app.node.inbox import Inbox, InboxFullError, Recovery, Stored
+
+from .images import STUDY, ct_slice, encoded, received
+
+OTHER_STUDY = "1.2.826.0.1.3680043.10.999.7"
+
+
+def files(inbox: Inbox) -> list[Path]:
+    return sorted(path for path in inbox.folder.rglob("*") if path.is_file())
+
+
+def test_what_was_stored_is_a_dicom_file_with_the_received_bytes(inbox: Inbox) -> None:
+    instance = received(ct_slice(1))
+    assert inbox.store(instance) is Stored.NEW
+    (path,) = inbox.paths(STUDY)
+    assert path.read_bytes().endswith(instance.data_set)
+    image = dcmread(path)
+    assert image.file_meta.SourceApplicationEntityTitle == "SCANNER"
+    assert image.SOPInstanceUID == image.file_meta.MediaStorageSOPInstanceUID == f"{STUDY}.2.1"
+
+
+def test_a_file_is_synced_before_its_name_and_its_folder_before_the_index(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace, index = os.fsync, Path.replace, Inbox._index
+
+    def log_fsync(descriptor: int) -> None:
+        events.append(
+            "sync folder" if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir() else "sync file"
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", log_fsync)
+    monkeypatch.setattr(Path, "replace", lambda *a: (events.append("rename"), replace(*a))[1])
+    monkeypatch.setattr(Inbox, "_index", lambda *a: (events.append("index"), index(*a))[1])
+    inbox.store(received(ct_slice(1)))
+    assert events == ["sync file", "sync folder", "rename", "sync folder", "index"]
+
+
+def test_the_same_instance_twice_is_kept_once(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    assert inbox.store(received(ct_slice(1), calling_ae="PACS")) is Stored.DUPLICATE
+    assert len(inbox.paths(STUDY)) == 1
+    (study,) = inbox.studies()
+    assert (study.instance_count, study.conflicts) == (1, 0)
+
+
+def test_another_content_under_the_same_uid_is_kept_beside_and_flagged(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    inbox.store(received(ct_slice(2)))
+    before = inbox.content_digest(STUDY)
+    assert inbox.store(received(ct_slice(1, value=500))) is Stored.CONFLICT
+    assert len(inbox.paths(STUDY)) == 3
+    (study,) = inbox.studies()
+    assert (study.instance_count, study.conflicts) == (3, 1)
+    assert inbox.content_digest(STUDY) != before
+
+
+def test_a_duplicate_whose_file_was_removed_is_written_again(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    inbox.paths(STUDY)[0].unlink()
+    inbox.store(received(ct_slice(1)))
+    assert inbox.paths(STUDY)[0].is_file()
+    assert inbox.studies()[0].instance_count == 1
+
+
+def test_the_order_of_arrival_does_not_change_the_digest(tmp_path: Path, engine: Engine) -> None:
+    inbox = Inbox(tmp_path / "a", engine)
+    for number in (1, 2, 3):
+        inbox.store(received(ct_slice(number)))
+    forwards = inbox.content_digest(STUDY)
+    with engine.begin() as connection:
+        connection.execute(delete(instances))
+    for number in (3, 1, 2):
+        inbox.store(received(ct_slice(number)))
+    assert inbox.content_digest(STUDY) == forwards
+
+
+def test_studies_that_grew_are_told_from_those_that_did_not(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    between = utc_now()
+    inbox.store(received(ct_slice(1, study=OTHER_STUDY)))
+    assert [study.study_instance_uid for study in inbox.received_after(between)] == [OTHER_STUDY]
+    assert [study.study_instance_uid for study in inbox.studies()] == [OTHER_STUDY, STUDY]
+    assert inbox.received_after(utc_now() + timedelta(seconds=1)) == ()
+    assert inbox.study(STUDY) in inbox.studies()
+    assert inbox.study("1.2.3") is None
+
+
+def test_many_threads_storing_the_same_study_keep_each_instance_once(inbox: Inbox) -> None:
+    instances_ = [received(ct_slice(number)) for number in range(8)]
+    outcomes: list[Stored] = []
+
+    def store_all() -> None:
+        outcomes.extend(inbox.store(instance) for instance in instances_)
+
+    threads = [threading.Thread(target=store_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [Stored.DUPLICATE] * 24 + [Stored.NEW] * 8
+    assert len(inbox.paths(STUDY)) == 8
+    assert inbox.studies()[0].conflicts == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing_behind_and_says_try_later(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(number, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InboxFullError):
+            inbox.store(received(ct_slice(1)))
+    assert files(inbox) == []
+    assert inbox.studies() == ()
+    assert inbox.store(received(ct_slice(1))) is Stored.NEW
+
+
+def test_an_index_that_does_not_answer_is_a_reason_to_try_later(inbox: Inbox, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE instances"))
+    with pytest.raises(RetryLaterError, match="index"):
+        inbox.store(received(ct_slice(1)))
+
+
+def test_a_kill_between_rename_and_index_neither_loses_nor_doubles(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "_index", kill)
+        with pytest.raises(Killed):
+            inbox.store(received(ct_slice(1)))
+    assert inbox.studies() == ()
+
+    after_restart = Inbox(inbox.folder, engine)
+    assert after_restart.recover() == Recovery(indexed=1)
+    assert after_restart.store(received(ct_slice(1))) is Stored.DUPLICATE
+    (study,) = after_restart.studies()
+    assert study.instance_count == 1
+    assert len(files(after_restart)) == 1
+    assert after_restart.recover() == Recovery()
+
+
+def test_a_kill_while_writing_leaves_only_a_temporary_file_that_recovery_removes(inbox: Inbox) -> None:
+    (inbox.folder / "incoming" / "half.part").write_bytes(b"half an instance")
+    assert inbox.recover() == Recovery(removed_unfinished=1)
+    assert files(inbox) == []
+
+
+def test_a_kill_before_a_conflict_is_flagged_is_made_good(inbox: Inbox, engine: Engine) -> None:
+    inbox.store(received(ct_slice(1)))
+    inbox.store(received(ct_slice(1, value=500)))
+    with engine.begin() as connection:
+        connection.execute(instances.update().values(conflict=False))
+    inbox.recover()
+    assert inbox.studies()[0].conflicts == 1
+
+
+def test_a_file_that_is_not_what_its_name_says_is_set_aside(inbox: Inbox, engine: Engine) -> None:
+    inbox.store(received(ct_slice(1)))
+    (path,) = inbox.paths(STUDY)
+    with engine.begin() as connection:
+        connection.execute(delete(instances))
+    path.write_bytes(path.read_bytes()[:-10])
+    assert inbox.recover() == Recovery(quarantined=1)
+    assert inbox.studies() == ()
+    assert [file.parent.name for file in files(inbox)] == ["quarantine"]
+
+
+def test_recovery_tells_of_files_that_someone_removed(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    inbox.paths(STUDY)[0].unlink()
+    assert inbox.recover() == Recovery(missing=1)
+
+
+def test_no_patient_data_in_names_or_text_of_an_instance(inbox: Inbox) -> None:
+    instance = received(ct_slice(1))
+    inbox.store(instance)
+    assert "Testfall" not in repr(instance) + str(inbox.paths(STUDY))
+    assert b"Testfall" in encoded(ct_slice(1))
