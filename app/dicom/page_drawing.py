@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from app.dicom.result_context import RESEARCH_USE, ResultContext, plain
 from app.dicom.sr_content import DEMONSTRATION_MODEL, NO_LESION, prior_statement, quantification_in_words
+from app.domain.analysis import ModelRole
 from app.domain.findings import Burden, Lesion
+from app.domain.study import StudyKind
 from app.imaging.mip import Projection, anterior, left_lateral
 
 WIDTH, HEIGHT = 1280, 960
@@ -38,6 +40,8 @@ BODY_SHARE_OF_WINDOW = 0.05
 BODY_MARGIN_MM = 25.0
 OUTLINE_OVERSAMPLING = 4
 """So that outlines follow voxel edges and a lesion of one voxel is a square, not a dot."""
+
+FOOTER_CHARACTERS, FOOTER_LINES = 180, 5
 
 NUMBERED_LESIONS = 12
 """The largest get their number beside them; more would hide the image."""
@@ -86,10 +90,8 @@ def _rule(figure: Any, y: float, left: float = VIEWS_LEFT, colour: str = "#c9d1d
 def _draw_heading(figure: Any, context: ResultContext) -> None:
     selection = context.loaded.selection
     _write(figure, VIEWS_LEFT, 42, f"PSMA lesions, {selection.kind.value}", fontsize=19, weight="bold")
-    scanned = context.dated.strftime("%Y-%m-%d %H:%M")
-    _write(
-        figure, VIEWS_LEFT, 68, f"{selection.tracer.name}   |   scanned {scanned}", fontsize=11, color=FAINT
-    )
+    subtitle = f"{selection.tracer.key}   |   scanned {context.dated:%Y-%m-%d %H:%M}"
+    _write(figure, VIEWS_LEFT, 68, subtitle, fontsize=11, color=FAINT)
     banner = {"ha": "right", "weight": "bold"}
     _write(figure, TABLE_RIGHT, 40, RESEARCH_USE, fontsize=14, color=RED, **banner)
     if context.model.demonstration_only:
@@ -104,14 +106,19 @@ def _draw_views(figure: Any, context: ResultContext) -> None:
     pixels_per_mm = min(VIEWS_WIDTH / (sum(widths) + GAP_MM), VIEWS_HEIGHT / max(heights))
     left = float(VIEWS_LEFT)
     for view, width in zip(views, widths, strict=True):
-        axes = _draw_view(figure, view, left, pixels_per_mm, context)
+        _draw_view(figure, view, left, pixels_per_mm, context)
         left += (width + GAP_MM) * pixels_per_mm
-    _draw_scale(figure, axes, context.policy.page_window_suv, pixels_per_mm)
+    _draw_scale(figure, _window_suv(context), pixels_per_mm)
+
+
+def _window_suv(context: ResultContext) -> float:
+    policy, kind = context.policy, context.loaded.selection.kind
+    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
 
 
 def _views(context: ResultContext) -> tuple[View, View]:
     suv, labels = context.loaded.suv, context.quantified.segmented.labels
-    threshold = BODY_SHARE_OF_WINDOW * context.policy.page_window_suv
+    threshold = BODY_SHARE_OF_WINDOW * _window_suv(context)
     front = _cut(anterior(suv.array, suv.grid), anterior(labels.mask, labels.grid), threshold)
     side = _cut(left_lateral(suv.array, suv.grid), left_lateral(labels.mask, labels.grid), threshold)
     return View("Anterior", *front, 0, ("R", "L")), View("Left lateral", *side, 1, ("A", "P"))
@@ -138,14 +145,14 @@ def _extent(view: View) -> tuple[float, float, float, float]:
     return (*view.image.horizontal_mm, *view.image.vertical_mm)
 
 
-def _draw_view(figure: Any, view: View, left: float, pixels_per_mm: float, context: ResultContext) -> Any:
+def _draw_view(figure: Any, view: View, left: float, pixels_per_mm: float, context: ResultContext) -> None:
     x0, x1, z0, z1 = _extent(view)
     width, height = (x1 - x0) * pixels_per_mm, (z1 - z0) * pixels_per_mm
     place = (left / WIDTH, 1 - (VIEWS_TOP + height) / HEIGHT, width / WIDTH, height / HEIGHT)
     axes = figure.add_axes(place)
     axes.set_axis_off()
     axes.imshow(
-        view.image.image, cmap="gray_r", vmin=0, vmax=context.policy.page_window_suv, extent=(x0, x1, z0, z1),
+        view.image.image, cmap="gray_r", vmin=0, vmax=_window_suv(context), extent=(x0, x1, z0, z1),
         aspect="auto", interpolation="bilinear",
     )  # fmt: skip
     _outline(axes, view)
@@ -155,7 +162,6 @@ def _draw_view(figure: Any, view: View, left: float, pixels_per_mm: float, conte
     _write(figure, left + width / 2, VIEWS_TOP - 12, view.title, ha="center", color=FAINT)
     for x, mark, side in ((left + 4, view.ends[0], "left"), (left + width - 4, view.ends[1], "right")):
         _write(figure, x, VIEWS_TOP + 18, mark, ha=side, fontsize=13, weight="bold")
-    return axes
 
 
 def _outline(axes: Any, view: View) -> None:
@@ -177,7 +183,7 @@ def _number(axes: Any, view: View, lesions: tuple[Lesion, ...]) -> None:
         )  # fmt: skip
 
 
-def _draw_scale(figure: Any, axes: Any, window_suv: float, pixels_per_mm: float) -> None:
+def _draw_scale(figure: Any, window_suv: float, pixels_per_mm: float) -> None:
     """A bar of 10 cm and the grey scale, below the views."""
     from matplotlib.patches import Rectangle
 
@@ -205,7 +211,7 @@ def _draw_burden(figure: Any, burden: Burden) -> None:
         ("SUVmax", "-" if burden.suv_max is None else f"{burden.suv_max:.1f}"),
     ]
     if burden.activity_mbq is not None:
-        numbers.append(("Activity, MBq", f"{burden.activity_mbq:.2f}"))
+        numbers.append(("Activity, MBq", _activity(burden.activity_mbq)))
     step = (TABLE_RIGHT - TABLE_LEFT) / len(numbers)
     for i, (name, value) in enumerate(numbers):
         _write(figure, TABLE_LEFT + i * step, 110, name, color=FAINT, fontsize=9)
@@ -242,8 +248,14 @@ def _cells(lesion: Lesion, with_activity: bool) -> list[str]:
     cells = [str(lesion.number), f"{lesion.volume_ml:.2f}"]
     cells += ["-" if value is None else f"{value:.1f}" for value in values]
     if with_activity:
-        cells.append("-" if lesion.activity_mbq is None else f"{lesion.activity_mbq:.2f}")
+        cells.append("-" if lesion.activity_mbq is None else _activity(lesion.activity_mbq))
     return cells
+
+
+def _activity(mbq: float) -> str:
+    """Digits that mean something, over the decades that lesions span."""
+    decimals = 0 if mbq >= 100 else 1 if mbq >= 10 else 2 if mbq >= 1 else 3
+    return f"{mbq:.{decimals}f}"
 
 
 def _row(figure: Any, edges: NDArray[np.float64], y: float, cells: list[str], **style: Any) -> None:
@@ -252,15 +264,26 @@ def _row(figure: Any, edges: NDArray[np.float64], y: float, cells: list[str], **
 
 
 def _draw_footer(figure: Any, context: ResultContext) -> None:
-    model, provenance = context.model, context.provenance
+    """What made the numbers; a SPECT read without a prior says so in colour: the weaker model spoke."""
+    is_spect = context.loaded.selection.kind is StudyKind.SPECT_CT
+    without_prior = is_spect and context.model.role is not ModelRole.M4
     lines = [
-        f"Model {model.role.value} {model.model_id} {model.version}, weights {model.weights_sha256[:12]}; "
-        f"software {provenance.software_version}, settings {provenance.settings_digest[:12]}, "
-        f"revision {provenance.revision}",
-        f"Quantification: {quantification_in_words(context.loaded.quantification)}",
-        prior_statement(context),
+        (_model_in_words(context), FAINT),
+        (prior_statement(context, with_uids=False), ORANGE if without_prior else INK),
+        (f"Quantification: {quantification_in_words(context.loaded.quantification)}", FAINT),
     ]
     _rule(figure, 868)
-    wrapped = [part for line in lines if line for part in textwrap.wrap(line, 205)][:6]
-    for i, line in enumerate(wrapped):
-        _write(figure, VIEWS_LEFT, 886 + 13 * i, line, fontsize=7.5, color=FAINT)
+    wrapped = [(part, ink) for line, ink in lines for part in textwrap.wrap(line, FOOTER_CHARACTERS)]
+    if len(wrapped) > FOOTER_LINES:
+        wrapped[FOOTER_LINES - 1] = ("... in full in the report (DICOM SR)", FAINT)
+    for i, (text, ink) in enumerate(wrapped[:FOOTER_LINES]):
+        _write(figure, VIEWS_LEFT, 885 + 14 * i, text, fontsize=8.5, color=ink)
+
+
+def _model_in_words(context: ResultContext) -> str:
+    model, provenance = context.model, context.provenance
+    return (
+        f"Model {model.role.value} {model.model_id} {model.version}, weights {model.weights_sha256[:12]}; "
+        f"software {provenance.software_version}, settings {provenance.settings_digest[:12]}, "
+        f"revision {provenance.revision}"
+    )

@@ -5,6 +5,7 @@ Dates come from the acquisition, never from the clock: the same input gives the 
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
@@ -150,15 +151,16 @@ def blank_source(context: ResultContext) -> Dataset:
     return source
 
 
-def finish(result: hd.base.SOPClass, context: ResultContext, institution: bool = True) -> None:
+def finish(result: hd.base.SOPClass, context: ResultContext) -> None:
     """Put in patient, study and dates, and take out what the clock or chance put in."""
-    result.copy_patient_and_study_information(context.header)
+    header = copy.deepcopy(context.header)  # highdicom would share its elements with the results
+    result.copy_patient_and_study_information(header)
     result.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
     for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
-        if keyword in context.header:
-            result[keyword] = context.header[keyword]
-    if institution and context.header.get("InstitutionName"):
-        result.InstitutionName = context.header.InstitutionName
+        if keyword in header:
+            result[keyword] = header[keyword]
+    if header.get("InstitutionName"):
+        result.InstitutionName = header.InstitutionName
     date, time = DA(context.dated.date()), TM(context.dated.time())
     result.SeriesDate, result.SeriesTime = date, time
     result.ContentDate, result.ContentTime = date, time

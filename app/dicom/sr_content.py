@@ -23,7 +23,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
-from app.domain.analysis import Prior, Quantification
+from app.domain.analysis import ModelRole, Prior, Quantification
 from app.domain.codes import (
     ACQUISITION_MODALITY,
     DECISION,
@@ -87,7 +87,7 @@ def summary(context: ResultContext) -> str:
     return f"{burden.lesion_count} {noun}, PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
 
 
-def prior_statement(context: ResultContext) -> str:
+def prior_statement(context: ResultContext, with_uids: bool = True) -> str:
     """Which prior was used and how it fits, or why none; empty for PET, which has none."""
     aligned = context.quantified.segmented.aligned
     if context.loaded.selection.kind is StudyKind.PET_CT:
@@ -95,7 +95,12 @@ def prior_statement(context: ResultContext) -> str:
     if aligned.prior is None:
         reasons = "; ".join(str(reason) for reason in aligned.no_prior)
         return f"No prior used: {reasons or 'no reason recorded'}"
-    return _prior_in_words(aligned.prior)
+    used = (
+        "Prior used"
+        if context.model.role is ModelRole.M4
+        else f"Prior not used by {context.model.role.value}"
+    )
+    return f"{used}: {_prior_in_words(aligned.prior, with_uids)}"
 
 
 def image_library(context: ResultContext) -> ContainerContentItem:
@@ -151,13 +156,14 @@ def quantification_in_words(used: Quantification) -> str:
     return ", ".join(parts)
 
 
-def _prior_in_words(prior: Prior) -> str:
+def _prior_in_words(prior: Prior, with_uids: bool) -> str:
     fit = prior.fit
     when = "of unknown date" if prior.acquired_at is None else f"of {prior.acquired_at.date().isoformat()}"
     segmentation = prior.segmentation_sop_instance_uid
-    lesions = f"SEG {segmentation}" if segmentation else NO_LESION
+    lesions = f"SEG {segmentation}" if segmentation else NO_LESION.lower()
+    origin = f" (series {prior.series_instance_uid}, {lesions})" if with_uids else ""
     return (
-        f"Prior PET lesions {when} (series {prior.series_instance_uid}, {lesions}); fit CT to CT: "
+        f"PET lesions {when}{origin}; fit CT to CT: "
         f"bone Dice {fit.bone_dice:.2f}, shift {fit.translation_mm:.1f} mm, "
         f"rotation {fit.rotation_deg:.1f} deg, overlap {fit.overlap_fraction:.2f}, "
         f"soft tissue correlation {fit.soft_tissue_correlation:.2f}"

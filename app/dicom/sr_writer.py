@@ -126,8 +126,10 @@ def _quantities(
     found: tuple[tuple[Code, float | None, Code, Code | None, Code | None], ...],
 ) -> Iterator[Quantity]:
     for name, value, unit, derivation, method in found:
-        if value is not None:
-            yield Quantity(name, float(f"{value:.{SIGNIFICANT_DIGITS}g}"), unit, derivation, method)
+        if value is None:
+            continue
+        written = value if isinstance(value, int) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        yield Quantity(name, written, unit, derivation, method)
 
 
 def _content(context: ResultContext, segmentation: Dataset | None) -> MeasurementReport:

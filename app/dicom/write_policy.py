@@ -38,13 +38,15 @@ class WritePolicy:
     """Series Number of the SEG; the SR and the page take the next two."""
     page_lesion_rows: int = 20
     """At most so many lesions in the table of the page; the rest is counted."""
-    page_window_suv: float = 15.0
-    """Upper end of the grey scale on the page, SUVbw (g/ml)."""
+    page_window_pet_suv: float = 15.0
+    """Upper end of the grey scale on the page of a PET, SUVbw (g/ml)."""
+    page_window_spect_suv: float = 7.0
+    """The same for a SPECT, whose coarser image flattens peaks."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.page_lesion_rows <= 24:
             raise ValueError(f"page_lesion_rows is 1..24, found {self.page_lesion_rows}")
-        if not self.page_window_suv > 0:
-            raise ValueError(f"page_window_suv is above 0 g/ml, found {self.page_window_suv}")
+        if min(self.page_window_pet_suv, self.page_window_spect_suv) <= 0:
+            raise ValueError("page_window_pet_suv and page_window_spect_suv are above 0 g/ml")
         if not 1 <= self.first_series_number <= 999_997:
             raise ValueError(f"first_series_number is 1..999997, found {self.first_series_number}")

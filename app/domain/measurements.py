@@ -139,7 +139,7 @@ def _measure_lesion(
 
 
 def _values(image: Volume, voxels: IndexArray) -> FloatArray:
-    values = image.array[tuple(voxels.T)].astype(np.float64)
+    values: FloatArray = image.array[tuple(voxels.T)].astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"the {image.unit} image holds values in a lesion that are no numbers")
     return values

@@ -64,7 +64,7 @@ def along_lps(array: NDArray[np.generic], grid: Grid) -> tuple[Image, Grid]:
     signs = directions[range(3), index_axis]
     # index axis i (x, y, z) is array axis 2 - i
     aligned = np.transpose(array, [2 - index_axis[lps] for lps in (2, 1, 0)])
-    aligned = np.flip(aligned, axis=[2 - lps for lps in range(3) if signs[lps] < 0])
+    aligned = np.flip(aligned, axis=tuple(2 - lps for lps in range(3) if signs[lps] < 0))
     origin = grid.corners_mm().min(axis=0)
     x, y, z = (float(grid.spacing_mm[i]) for i in index_axis)
     shape = (aligned.shape[0], aligned.shape[1], aligned.shape[2])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ PROVENANCE = Provenance(software_version="0.1.0", settings_digest="ab" * 32)
 
 
 @dataclass(frozen=True)
-class Patience:
+class PatientHeader:
     """Patient attributes as a site might have them."""
 
     name: str = "Zorn^Alfred"
@@ -75,17 +76,17 @@ def some_labels(grid: Grid) -> LabelMap:
     return label_lesions(mask, grid, 0.0).labels
 
 
-def pet(folder: Path, labels: LabelMap | None = None, patient: Patience | None = None) -> Quantified:
+def pet(folder: Path, labels: LabelMap | None = None, patient: PatientHeader | None = None) -> Quantified:
     """A 68Ga-PSMA PET/CT analysis; slices lie on disk in an order of their own."""
     labels = labels or some_labels(small_grid())
-    series = _write_slices(folder, labels.grid, "PT", patient or Patience())
+    series = _write_slices(folder, labels.grid, "PT", patient or PatientHeader())
     return _quantified(labels, series, StudyKind.PET_CT)
 
 
 def spect_as_pt(folder: Path, labels: LabelMap | None = None) -> Quantified:
     """177Lu SPECT stored with the PET SOP class (FACTS: some cameras do)."""
     labels = labels or some_labels(small_grid())
-    series = _write_slices(folder, labels.grid, "PT", Patience())
+    series = _write_slices(folder, labels.grid, "PT", PatientHeader())
     return _quantified(labels, series, StudyKind.SPECT_CT)
 
 
@@ -95,6 +96,21 @@ def spect(folder: Path, labels: LabelMap | None = None, with_prior: bool = True)
     series = _write_multi_frame(folder, labels.grid)
     quantified = _quantified(labels, series, StudyKind.SPECT_CT)
     return quantified if with_prior else without_prior(quantified)
+
+
+def as_bytes(dataset: Dataset) -> bytes:
+    """The file."""
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def without_lesions(quantified: Quantified) -> Quantified:
+    """The same, where the model found nothing."""
+    loaded = quantified.segmented.aligned.loaded
+    labels = LabelMap(np.zeros(loaded.suv.grid.shape, dtype=np.uint16), loaded.suv.grid)
+    segmented = replace(quantified.segmented, labels=labels)
+    return Quantified(segmented, measure(labels, loaded.suv, loaded.activity))
 
 
 def without_prior(quantified: Quantified) -> Quantified:
@@ -171,13 +187,15 @@ def _uptake(labels: LabelMap) -> NDArray[np.float32]:
 
 def _ct_series() -> Series:
     instances = tuple(
-        Instance(f"{ROOT}.5.{i + 1}", CT_CLASS, Path("not-needed"), 8, 8, image_position_mm=(0.0, 0.0, 12.0 * i))
+        Instance(
+            f"{ROOT}.5.{i + 1}", CT_CLASS, Path("not-needed"), 8, 8, image_position_mm=(0.0, 0.0, 12.0 * i)
+        )
         for i in range(4)
     )
     return Series(f"{ROOT}.5", "CT", instances, CT_CLASS, FRAME_OF_REFERENCE)
 
 
-def _header(grid: Grid, modality: str, patient: Patience) -> Dataset:
+def _header(grid: Grid, modality: str, patient: PatientHeader) -> Dataset:
     source = Dataset()
     source.SpecificCharacterSet = patient.character_set
     source.PatientName, source.PatientID, source.PatientSex = patient.name, "P1", patient.sex
@@ -192,7 +210,7 @@ def _header(grid: Grid, modality: str, patient: Patience) -> Dataset:
     return source
 
 
-def _write_slices(folder: Path, grid: Grid, modality: str, patient: Patience) -> Series:
+def _write_slices(folder: Path, grid: Grid, modality: str, patient: PatientHeader) -> Series:
     instances = []
     for z in np.random.default_rng(3).permutation(grid.shape[0]):
         source = _header(grid, modality, patient)
@@ -205,7 +223,7 @@ def _write_slices(folder: Path, grid: Grid, modality: str, patient: Patience) ->
 
 
 def _write_multi_frame(folder: Path, grid: Grid) -> Series:
-    source = _header(grid, "NM", Patience())
+    source = _header(grid, "NM", PatientHeader())
     source.SOPClassUID, source.SOPInstanceUID = NM_CLASS, f"{ROOT}.3.1"
     source.NumberOfFrames, source.SpacingBetweenSlices = grid.shape[0], "-3.0"
     path = _save(source, folder / "nm.dcm")

@@ -1,0 +1,108 @@
+"""The page: plain secondary capture, the right views, no name in the pixels."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.dicom.page_drawing import HEIGHT, VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, WIDTH, draw_page
+from app.dicom.page_writer import write_page
+from app.dicom.result_context import ResultContext, open_context
+from app.dicom.write_policy import WritePolicy
+from app.domain.analysis import Quantified
+from app.domain.volume import Volume
+from tests.results import sources
+from tests.results.sources import PROVENANCE
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def pet(tmp_path_factory: pytest.TempPathFactory) -> Quantified:
+    return sources.pet(tmp_path_factory.mktemp("pet"))
+
+
+@pytest.fixture(scope="module")
+def page(pet: Quantified) -> Pixels:
+    return draw_page(context_of(pet))
+
+
+def context_of(quantified: Quantified, policy: WritePolicy | None = None) -> ResultContext:
+    return open_context(quantified, policy or WritePolicy(), PROVENANCE)
+
+
+def reds(pixels: Pixels) -> NDArray[np.bool_]:
+    """Outlines and lesion numbers, within the area of the views."""
+    area = pixels[VIEWS_TOP : VIEWS_TOP + VIEWS_HEIGHT, VIEWS_LEFT:700].astype(int)
+    return (area[..., 0] > 180) & (area[..., 1] < 90) & (area[..., 2] < 110)
+
+
+def test_it_is_plain_secondary_capture_in_rgb(pet: Quantified, page: Pixels) -> None:
+    dataset = write_page(context_of(pet), page)
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert (dataset.Rows, dataset.Columns) == (HEIGHT, WIDTH)
+    assert (dataset.PhotometricInterpretation, dataset.BitsAllocated) == ("RGB", 8)
+    assert "NumberOfFrames" not in dataset
+    assert np.array_equal(dataset.pixel_array, page)
+
+
+def test_the_patient_is_in_the_header_and_makes_no_difference_to_the_pixels(
+    pet: Quantified, page: Pixels, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = sources.PatientHeader(name="Another^Name")
+    renamed = sources.pet(tmp_path_factory.mktemp("other"), patient=other)
+    context = context_of(renamed)
+    pixels = draw_page(context)
+    assert np.array_equal(pixels, page)
+    assert write_page(context, pixels).PatientName == "Another^Name"
+
+
+def test_lesions_are_outlined_and_an_empty_result_has_no_outline(pet: Quantified, page: Pixels) -> None:
+    assert reds(page).sum() > 100
+    assert reds(draw_page(context_of(sources.without_lesions(pet)))).sum() == 0
+
+
+def test_the_patients_left_is_at_the_right_of_the_anterior_view(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    labels = sources.some_labels(sources.small_grid())
+    on_the_left = replace(labels, array=np.where(np.indices(labels.array.shape)[2] >= 14, 1, 0))
+    quantified = sources.pet(tmp_path_factory.mktemp("left"), on_the_left)
+    columns = np.flatnonzero(reds(draw_page(context_of(quantified))).any(axis=0))
+    # the anterior view is the left one of two; the outline begins in its right half
+    anterior_width = columns.max() / 2
+    assert columns.min() > anterior_width / 2
+
+
+def test_it_can_be_drawn_in_many_threads_at_once(pet: Quantified, page: Pixels) -> None:
+    drawn: list[Pixels] = []
+    threads = [threading.Thread(target=lambda: drawn.append(draw_page(context_of(pet)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(drawn) == 3
+    assert all(np.array_equal(pixels, page) for pixels in drawn)
+
+
+def test_more_lesions_than_rows_are_counted(pet: Quantified, page: Pixels) -> None:
+    assert not np.array_equal(draw_page(context_of(pet, WritePolicy(page_lesion_rows=1))), page)
+
+
+def test_an_image_without_any_uptake_can_be_drawn(pet: Quantified) -> None:
+    empty = sources.without_lesions(pet)
+    loaded = empty.segmented.aligned.loaded
+    dark = Volume(np.zeros_like(loaded.suv.array), loaded.suv.grid, loaded.suv.unit)
+    aligned = replace(empty.segmented.aligned, loaded=replace(loaded, suv=dark))
+    changed = replace(empty, segmented=replace(empty.segmented, aligned=aligned))
+    assert draw_page(context_of(changed)).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("rows", [0, 25])
+def test_a_table_that_does_not_fit_is_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match="page_lesion_rows"):
+        WritePolicy(page_lesion_rows=rows)

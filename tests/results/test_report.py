@@ -1,0 +1,207 @@
+"""The SR: numbers, references, statements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from app.dicom.read_back import numbers_by_group, parse, texts
+from app.dicom.result_context import open_context
+from app.dicom.seg_writer import write_segmentation
+from app.dicom.sr_writer import write_report
+from app.dicom.write_policy import SrClass, WritePolicy
+from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
+from app.domain.codes import SuvUnitSpelling
+from tests.results import sources
+from tests.results.sources import PROVENANCE, ROOT, as_bytes
+
+SUV = "g/ml{SUVbw}"
+
+
+def written(
+    quantified: Quantified, policy: WritePolicy | None = None, provenance: Provenance = PROVENANCE
+) -> Dataset:
+    """The SR, from its bytes."""
+    context = open_context(quantified, policy or WritePolicy(), provenance)
+    return parse(as_bytes(write_report(context, write_segmentation(context))))
+
+
+def said(report: Dataset, code: str) -> list[str]:
+    return [text for concept, text in texts(report) if concept == code]
+
+
+@pytest.fixture(scope="module")
+def pet(tmp_path_factory: pytest.TempPathFactory) -> Quantified:
+    return sources.pet(tmp_path_factory.mktemp("pet"))
+
+
+@pytest.fixture(scope="module")
+def spect(tmp_path_factory: pytest.TempPathFactory) -> Quantified:
+    return sources.spect(tmp_path_factory.mktemp("spect"))
+
+
+@pytest.fixture(scope="module")
+def spect_report(spect: Quantified) -> Dataset:
+    return written(spect)
+
+
+def test_every_lesion_has_a_group_with_its_numbers(spect: Quantified, spect_report: Dataset) -> None:
+    groups = numbers_by_group(spect_report)
+    assert list(groups) == ["Whole body", "Lesion 1", "Lesion 2", "Lesion 3"]
+    for lesion in spect.findings.lesions:
+        group = groups[f"Lesion {lesion.number}"]
+        assert group["118565006", "", "ml"] == pytest.approx(lesion.volume_ml, rel=1e-5)
+        assert group["126401", "56851009", SUV] == pytest.approx(lesion.suv_max, rel=1e-5)
+        assert group["126401", "373098007", SUV] == pytest.approx(lesion.suv_mean, rel=1e-5)
+        assert group["TL-PSMA", "", "g"] == pytest.approx(lesion.tl_psma, rel=1e-5)
+        assert group["LESION-ACTIVITY", "", "MBq"] == pytest.approx(lesion.activity_mbq, rel=1e-5)
+        assert group["110821", "56851009", "Bq/ml"] == pytest.approx(lesion.concentration_max_bqml, rel=1e-5)
+        assert ("126401", "126031", SUV) in group or lesion.suv_peak is None
+
+
+def test_the_whole_body_has_the_burden(spect: Quantified, spect_report: Dataset) -> None:
+    burden, group = spect.findings.burden, numbers_by_group(spect_report)["Whole body"]
+    assert group["246206008", "", "{1}"] == 3
+    assert group["PSMA-TV", "", "ml"] == pytest.approx(burden.psma_tv_ml, rel=1e-5)
+    assert group["TL-PSMA", "", "g"] == pytest.approx(burden.tl_psma, rel=1e-5)
+
+
+def test_a_pet_whose_activity_is_unknown_gives_suv_alone(pet: Quantified) -> None:
+    lesions = tuple(
+        replace(lesion, activity_mbq=None, concentration_max_bqml=None, concentration_mean_bqml=None)
+        for lesion in pet.findings.lesions
+    )
+    report = written(replace(pet, findings=replace(pet.findings, lesions=lesions)))
+    units = {unit for _, _, unit in numbers_by_group(report)["Lesion 1"]}
+    assert units == {"ml", "g", SUV}
+
+
+def test_the_other_spelling_of_the_suv_unit(pet: Quantified) -> None:
+    report = written(pet, WritePolicy(suv_unit=SuvUnitSpelling.ANNOTATION_FIRST))
+    units = {unit for _, _, unit in numbers_by_group(report)["Lesion 1"]}
+    assert "{SUVbw}g/ml" in units
+    assert SUV not in units
+
+
+@pytest.mark.parametrize(
+    ("sr_class", "uid"),
+    [
+        (SrClass.COMPREHENSIVE_3D, "1.2.840.10008.5.1.4.1.1.88.34"),
+        (SrClass.COMPREHENSIVE, "1.2.840.10008.5.1.4.1.1.88.33"),
+    ],
+)
+def test_the_sop_class_is_the_sites_choice(pet: Quantified, sr_class: SrClass, uid: str) -> None:
+    assert uid == written(pet, WritePolicy(sr_class=sr_class)).SOPClassUID
+
+
+def test_it_is_a_measurement_report_of_template_1500(spect_report: Dataset) -> None:
+    assert spect_report.ConceptNameCodeSequence[0].CodeValue == "126000"
+    assert spect_report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert (spect_report.CompletionFlag, spect_report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+
+
+def test_the_private_scheme_is_identified(spect_report: Dataset) -> None:
+    schemes = {item.CodingSchemeDesignator: item for item in spect_report.CodingSchemeIdentificationSequence}
+    assert schemes["99PSMANODE"].CodingSchemeName
+
+
+def test_every_input_instance_is_in_the_library_and_in_the_evidence(pet: Quantified) -> None:
+    report = written(pet)
+    selection = pet.segmented.aligned.loaded.selection
+    expected = {item.sop_instance_uid for s in (selection.functional, selection.ct) for item in s.instances}
+    library = next(i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "111028")
+    in_library = {
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for group in library.ContentSequence
+        for item in group.ContentSequence
+        if item.ValueType == "IMAGE"
+    }
+    assert in_library == expected
+    evidence = {
+        str(instance.ReferencedSOPInstanceUID)
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
+    assert expected < evidence  # and the SEG
+
+
+def test_it_is_for_research_and_says_that_the_model_is_a_demonstration(spect_report: Dataset) -> None:
+    uses = said(spect_report, "INTENDED-USE")
+    assert uses[0] == "Research use only - not for diagnosis"
+    assert "Demonstration model" in uses[1]
+
+
+def test_a_validated_model_is_not_called_a_demonstration(spect: Quantified) -> None:
+    model = replace(spect.segmented.model, demonstration_only=False)
+    report = written(replace(spect, segmented=replace(spect.segmented, model=model)))
+    assert len(said(report, "INTENDED-USE")) == 1
+
+
+def test_model_weights_software_and_settings_can_be_traced(spect_report: Dataset) -> None:
+    assert said(spect_report, "111001")[0] == "M4 m4-demo"
+    assert said(spect_report, "111003")[0] == "1.0.0"
+    parameters = said(spect_report, "111002")
+    assert f"weights SHA-256: {'cd' * 32}" in parameters
+    assert "software version: 0.1.0" in parameters
+    assert f"settings SHA-256: {'ab' * 32}" in parameters
+    inputs = " ".join(said(spect_report, "INPUT"))
+    assert f"{ROOT}.3" in inputs
+    assert f"{ROOT}.5" in inputs
+
+
+def test_the_prior_and_its_fit_are_told(spect_report: Dataset) -> None:
+    (prior,) = said(spect_report, "PRIOR")
+    for part in ("Prior used", "2026-01-20", f"{ROOT}.33", "bone Dice 0.81", "shift 34.2 mm", "3.4 deg"):
+        assert part in prior
+
+
+def test_why_there_was_no_prior_is_told(spect: Quantified) -> None:
+    (prior,) = said(written(sources.without_prior(spect)), "PRIOR")
+    assert prior.startswith("No prior used: [prior-misfit] bone_dice: found 0.21")
+
+
+def test_a_pet_says_nothing_of_priors(pet: Quantified) -> None:
+    assert said(written(pet), "PRIOR") == []
+
+
+def test_decisions_are_told_in_order_in_letters_that_any_character_set_holds(spect: Quantified) -> None:
+    report = written(spect)
+    assert said(report, "DECISION") == [
+        "select: tracer by its code; CT covers 100 % +/- 0 %",
+        "segment: M4 by policy",
+    ]
+
+
+def test_any_letter_in_a_decision_can_be_written(pet: Quantified) -> None:
+    odd = (Decision("segment", "naïve — 5 µm ≥ 3 → 日本"),)
+    report = written(replace(pet, segmented=replace(pet.segmented, decisions=odd)))
+    assert said(report, "DECISION")[-1] == "segment: naive - 5 um >= 3 -> ??"
+
+
+def test_no_lesion_is_said_and_measured_as_nothing(pet: Quantified) -> None:
+    report = written(sources.without_lesions(pet))
+    assert said(report, "121111") == ["No lesion found"]
+    groups = numbers_by_group(report)
+    assert list(groups) == ["Whole body"]
+    assert groups["Whole body"]["246206008", "", "{1}"] == 0
+    assert groups["Whole body"]["PSMA-TV", "", "ml"] == 0
+
+
+def test_a_later_revision_names_the_report_it_replaces(pet: Quantified) -> None:
+    earlier = SupersededReport(f"{ROOT}.1", "2.25.7", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.8")
+    report = written(pet, provenance=replace(PROVENANCE, revision=2, supersedes=earlier))
+    reference = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == "2.25.8"
+    assert "revision: 2" in said(report, "111002")
+
+
+def test_numbers_are_written_with_six_digits(tmp_path: Path) -> None:
+    quantified = sources.pet(tmp_path)
+    lesion = replace(quantified.findings.lesions[0], suv_max=12.3456789)
+    lesions = (lesion, *quantified.findings.lesions[1:])
+    report = written(replace(quantified, findings=replace(quantified.findings, lesions=lesions)))
+    assert numbers_by_group(report)["Lesion 1"]["126401", "56851009", SUV] == 12.3457
