@@ -6,9 +6,8 @@ Sending again is harmless: result UIDs follow from the input, so a PACS that has
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import RetryLaterError
+from app.node.client_entity import ClientEntity
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.transfer_syntaxes import CONVERTIBLE_TRANSFER_SYNTAXES
 
@@ -143,10 +142,7 @@ def _association(
     destination: Destination, calling_ae_title: str, timeout_s: float, contexts: list[PresentationContext]
 ) -> Iterator[Any]:
     """An established association, released at the end, aborted when left by an exception."""
-    entity = AE(ae_title=calling_ae_title)
-    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = timeout_s
-    entity.network_timeout = None  # each answer has its own limit; preparing a large file may take longer
-    association = _associate(entity, destination, contexts, _socket_options(timeout_s))
+    association = _associate(ClientEntity(calling_ae_title, timeout_s), destination, contexts)
     try:
         yield association
     except BaseException:
@@ -155,25 +151,14 @@ def _association(
     association.release()
 
 
-def _associate(
-    entity: Any,
-    destination: Destination,
-    contexts: list[PresentationContext],
-    on_open: Callable[[evt.Event], None],
-) -> Any:
+def _associate(entity: ClientEntity, destination: Destination, contexts: list[PresentationContext]) -> Any:
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
     try:
         association = entity.associate(
-            destination.host,
-            destination.port,
-            contexts=contexts,
-            ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
+            destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
         )
-    except OSError as error:
-        raise RetryLaterError(
-            f"{where} can't be reached: {error.strerror or type(error).__name__}"
-        ) from error
+    except OSError as error:  # the name can't be resolved
+        raise RetryLaterError(f"{where} can't be reached: {_words(error)}") from error
     if association.is_established:
         _keep_answers_from_reactor(association)
         return association
@@ -182,18 +167,13 @@ def _associate(
         raise RetryLaterError(f"{where} rejected the association: {answer.reason_str}")
     if association.rejected_contexts:
         raise _NothingAcceptedError
-    raise RetryLaterError(f"{where} can't be reached, or ended the association at once")
+    if entity.connection_failure is not None:
+        raise RetryLaterError(f"{where} can't be reached: {_words(entity.connection_failure)}")
+    raise RetryLaterError(f"{where} took the connection, but did not answer or ended the association at once")
 
 
-def _socket_options(timeout_s: float) -> Callable[[evt.Event], None]:
-    """No Nagle delay, and a limit for a peer that stops reading: pynetdicom would wait for ever."""
-
-    def on_open(event: evt.Event) -> None:
-        connection = event.assoc.dul.socket.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(timeout_s)
-
-    return on_open
+def _words(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _keep_answers_from_reactor(association: Any) -> None:
