@@ -69,5 +69,5 @@ class _Connection(socket.socket):
         self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def settimeout(self, value: float | None) -> None:
-        """pynetdicom takes the limit away once connected; a peer that stops reading would hold us for ever."""
+        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
         super().settimeout(self._entity.connection_timeout if value is None else value)
