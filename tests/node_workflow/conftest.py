@@ -30,5 +30,5 @@ def new_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
 
     yield make
     for node in made:
-        if node.process is not None and node.process.poll() is None:
+        if node.process is not None and node.process.is_alive():
             node.kill()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ from app.node.deliver_policy import Destination
 from app.node.node_policy import NodePolicy
 from app.node.status import StudyStatus, study_statuses
 from app.node.stores import NodeStores, open_stores
-from tests.node_workflow.fake_node import derived_uid, secondary_capture
+from tests.node_workflow.fake_node import derived_uid, run_forked, secondary_capture
 
-ROOT = Path(__file__).resolve().parents[2]
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a forked process must not inherit a pool of threads
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["tests.node_workflow.fake_node"])
 PATIENCE_S = 40.0
 """Far longer than anything here takes: the machine may be busy."""
 
@@ -87,7 +88,7 @@ class NodeProcess:
     receives: bool = True
     behaviour: dict[str, Any] = field(default_factory=dict)
     node: dict[str, Any] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: ForkServerProcess | None = None
     port: int = field(default_factory=free_port)
     starts: int = 0
 
@@ -107,14 +108,8 @@ class NodeProcess:
         plan = self.folder / f"{self.executor_id}.json"
         plan.write_text(json.dumps(self._plan()))
         self.starts += 1
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.node_workflow.fake_node", str(plan)],
-                cwd=ROOT,
-                stderr=log,
-                stdout=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        self.process = FORK_SERVER.Process(target=run_forked, args=(plan, self.log))
+        self.process.start()
         if ready:
             wait_until(self._is_ready, "the node is ready")
         return self
@@ -123,13 +118,15 @@ class NodeProcess:
         """End it as a power cut would."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_S)
+        self.process.terminate()
+        self.process.join(PATIENCE_S)
+        assert self.process.exitcode is not None, "it does not end"
+        return self.process.exitcode
 
     def events(self) -> list[str]:
         """The ``event`` of every log record."""
@@ -175,8 +172,8 @@ class NodeProcess:
 
     def _is_ready(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()
-        return self.events().count("ready") == self.starts
+        assert self.process.exitcode is None, self.log.read_text()
+        return self.log.exists() and self.events().count("ready") == self.starts
 
     def _plan(self) -> dict[str, Any]:
         pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": self.pacs_port}
@@ -187,7 +184,7 @@ class NodeProcess:
             "deliver": deliver,
             "receive": receive,
             "behaviour": {"calls": str(self.folder / "calls.txt"), **self.behaviour},
-            "behaviour_of_node": {"receives": self.receives},
+            "serve": {"receives": self.receives},
         }
 
     def _node_settings(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.node_workflow.fake_node import KINDS, derived_uid
-from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
+from tests.node_workflow.peers import FakePacs, NodeProcess, free_port, wait_until
 
 NewNode = Callable[..., NodeProcess]
 
@@ -43,8 +43,6 @@ def test_late_image_makes_a_second_revision(pacs: FakePacs, new_node: NewNode) -
 
 
 def test_pacs_down_costs_no_inference_and_loses_nothing(new_node: NewNode) -> None:
-    from tests.node_workflow.peers import free_port
-
     pacs = FakePacs(free_port())
     node = new_node(pacs).start()
     study = node.send_study(1)
