@@ -33,7 +33,9 @@ HEADER = NmHeader(
     projections=60,
     detectors=2,
 )
-FACTOR = CameraCalibration(120.0, date(2026, 1, 1), date(2026, 12, 31), manufacturer="acme", collimator="MEGP")
+FACTOR = CameraCalibration(
+    120.0, date(2026, 1, 1), date(2026, 12, 31), manufacturer="acme", collimator="MEGP"
+)
 
 
 def activity_factor(header: NmHeader, *calibrations: CameraCalibration) -> float:

@@ -80,7 +80,9 @@ def test_uncorrected_slices_are_brought_to_one_time_each_from_its_own() -> None:
     assert found.suv_factors is not None
     assert found.suv_factors[1] / found.suv_factors[0] == pytest.approx(2.0 ** (1200.0 / GA68.half_life_s))
     offset_s = mean_activity_offset_s(120.0, GA68.half_life_s)
-    assert found.suv_factors[0] == pytest.approx(70e3 / 150e6 / decay_factor(3600.0 + offset_s, GA68.half_life_s))
+    assert found.suv_factors[0] == pytest.approx(
+        70e3 / 150e6 / decay_factor(3600.0 + offset_s, GA68.half_life_s)
+    )
 
 
 def test_uncorrected_slices_without_times_have_no_suv() -> None:

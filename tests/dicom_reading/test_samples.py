@@ -1,0 +1,143 @@
+"""Real and reference data with stated answers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its own documentation's name
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from app.dicom.functional_image import FunctionalImage
+from app.dicom.inspection import StudyInspection, inspect_folder
+from app.dicom.loading import LoadPolicy, load, read_functional
+from app.dicom.study_reader import read_study
+from app.domain.analysis import Loaded
+from app.domain.refusal import RefusalCode
+from app.domain.selection import SelectionPolicy, select
+from app.domain.study import StudyKind
+from app.domain.volume import Grid
+from tests.dicom_reading import tiny
+
+REFERENCE_OBJECTS = ("0_0", "1_0", "2_0", "2_2", "2_4", "3_0", "3_2", "4_0")
+FDG_ALLOWED = SelectionPolicy(additional_tracers=("18F-FDG",))
+
+
+def contoured(grid: Grid, structure_set: Path, name: str) -> NDArray[np.bool_]:
+    """Voxels whose centre lies inside the planar contours of an ROI (even-odd rule)."""
+    dataset = dcmread(structure_set)
+    number = next(roi.ROINumber for roi in dataset.StructureSetROISequence if roi.ROIName == name)
+    roi = next(item for item in dataset.ROIContourSequence if item.ReferencedROINumber == number)
+    mask = np.zeros(grid.shape, dtype=bool)
+    rows, columns = np.mgrid[: grid.shape[1], : grid.shape[2]]
+    for contour in roi.ContourSequence:
+        points = grid.to_index(np.array(contour.ContourData, dtype=float).reshape(-1, 3))
+        mask[round(float(points[:, 2].mean()))] ^= _inside(points[:, :2], columns, rows)
+    return mask
+
+
+def _inside(polygon: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
+    inside = np.zeros(x.shape, dtype=bool)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        crosses = (y0 > y) != (y1 > y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside
+
+
+def functional(folder: Path) -> FunctionalImage:
+    return read_functional(read_study(path for path in folder.rglob("*.dcm")).series[0], LoadPolicy())
+
+
+@pytest.mark.parametrize("name", REFERENCE_OBJECTS)
+def test_a_reference_object_has_the_suv_stated_for_it(samples: Path, name: str) -> None:
+    found = functional(samples / "suv-dro" / f"DRO_{name}" / "PT")
+    assert found.suv is not None, found.no_suv
+    values = sorted({f"{value:.2f}" for value in np.unique(found.suv.array)})
+    assert values == ["0.00", "0.20", "1.00", "4.00"]
+
+
+def test_the_real_pet_has_the_suv_stated_for_its_tumour(samples: Path, tmp_path: Path) -> None:
+    folder = samples / "pet-ge-sts001" / "pet"
+    (study,) = inspect_folder(folder, SelectionPolicy(), LoadPolicy(), tmp_path).studies
+    assert study.rejection is not None
+    codes = [reason.code for reason in study.rejection.reasons]
+    assert codes == [RefusalCode.TRACER_NOT_ALLOWED, RefusalCode.NO_CT]
+    assert all(reason.attribute for reason in study.rejection.reasons)
+    assert "18F-FDG" in str(study.rejection)
+
+    (path,) = tmp_path.glob("PT_*_SUVbw.nii.gz")
+    written = sitk.ReadImage(str(path))
+    suv = sitk.GetArrayFromImage(written)
+    (structures,) = (folder / "mask").iterdir()
+    grid = Grid.axis_aligned(suv.shape, written.GetSpacing(), written.GetOrigin())
+    tumour = suv[contoured(grid, structures, "GTV_Mass")]
+    assert 7.9 <= tumour.max() <= 8.0
+    assert 0.15 <= tumour.min() <= 0.20
+    assert len(list(tmp_path.iterdir())) == 2  # SUVbw and Bq/ml
+
+
+def test_the_cropped_pair_is_analysed_once_its_tracer_is_allowed(samples: Path, tmp_path: Path) -> None:
+    for name in ("pet-suv-cropped", "ct-cropped"):
+        shutil.copytree(samples / "pet-ge-sts001" / name, tmp_path / name)
+    study = read_study(tmp_path)
+    assert select(study, SelectionPolicy()).rejection is not None
+    (selection,) = select(study, FDG_ALLOWED).selections
+    found = load(selection, LoadPolicy())
+    assert isinstance(found, Loaded), found
+    assert found.activity is None
+    assert found.suv.grid.shape == (59, 43, 41)
+    assert -1024.0 <= found.ct.array.min() < -900.0
+    whole = functional(samples / "pet-ge-sts001" / "pet" / "image")
+    assert whole.suv is not None
+    x, y, z = np.rint(whole.suv.grid.to_index(found.suv.grid.origin_mm))[0].astype(int)
+    part = whole.suv.array[z : z + 59, y : y + 43, x : x + 41]
+    assert np.abs(part - found.suv.array).max() < 0.001
+
+
+def test_quantitative_spect_stored_as_pet_is_taken_as_spect(samples: Path, tmp_path: Path) -> None:
+    for path in sorted((samples / "spect-lu177" / "SCAN_001" / "image").iterdir()):
+        shutil.copy(path, tmp_path / path.name)
+    alone = read_study(tmp_path)
+    rejection = select(alone, SelectionPolicy()).rejection
+    assert rejection is not None
+    assert [reason.code for reason in rejection.reasons] == [RefusalCode.NO_CT]
+
+    def belong(dataset: Any, index: int) -> None:
+        dataset.StudyInstanceUID = alone.study_instance_uid
+        dataset.PatientID = alone.patient.patient_id
+        dataset.FrameOfReferenceUID = alone.series[0].frame_of_reference_uid
+
+    body = np.full((98, 100, 100), 1024, dtype=np.int16)
+    body[:, :5] = 0
+    scan = tiny.Scan(body, "1.2.3.2", (5.0, 5.0, 4.0), (-249.0, -410.0, 1156.9), belong)
+    tiny.write_ct(tmp_path, scan)
+    (selection,) = select(read_study(tmp_path), SelectionPolicy()).selections
+    assert selection.kind is StudyKind.SPECT_CT
+    assert selection.tracer.radionuclide == "177Lu"
+    found = load(selection, LoadPolicy())
+    assert isinstance(found, Loaded), found
+    assert found.activity is not None
+    assert found.activity.array.max() == pytest.approx(22812 * 100)
+    assert found.quantification.suv_per_bqml == pytest.approx(92.987e3 / 7210425599.6395)
+
+
+def test_inspecting_hostile_files_ends_with_reasons(samples: Path, tmp_path: Path) -> None:
+    found = inspect_folder(samples / "hostile", SelectionPolicy(), LoadPolicy(), tmp_path)
+    assert found.unreadable
+    study: StudyInspection
+    for study in found.studies:
+        assert study.rejection is not None
+        assert all(series.verdict.reason for series in study.series)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("category", ["cat04_pixel_data", "cat05_transfer_syntax", "cat09_logic_bombs"])
+def test_each_hostile_file_alone_ends_with_a_reason(samples: Path, category: str) -> None:
+    for path in sorted((samples / "hostile" / category).iterdir()):
+        found = inspect_folder(path, SelectionPolicy(), LoadPolicy())
+        assert found.unreadable or all(study.rejection for study in found.studies)
