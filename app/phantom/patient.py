@@ -16,8 +16,10 @@ VERSION = 1
 """Part of every seed: raise it when the patients change."""
 
 MASS_IN_VIEW_SHARE = 0.78
-"""Share of the body's mass in view, mid-thigh to vertex with raised arms: chosen so that the median patient weighs
-75 kg; segment masses of anatomy tables give 0.71 to 0.75, so these patients are a little light in the legs."""
+"""Share of the body's mass in view, mid-thigh to vertex with raised arms: so the median patient weighs 75 kg.
+
+Anatomy tables give 0.71 to 0.75, so these patients are a little light in the legs.
+"""
 
 RETAINED_SHARE_LIMIT = 0.95
 """No more than this share of the activity may be found in view: many avid lesions leave less for organs."""
