@@ -23,17 +23,28 @@ from app.node.receive_policy import ReceivePolicy
 GAP_FACTOR = 1.5
 """A step of more than so many usual steps is a gap: real stacks vary by a few per cent (3.19 to 3.29 mm)."""
 
-CURABLE_BY_ARRIVAL = frozenset(
+UNSUITABLE = frozenset(
     {
         RefusalCode.NO_FUNCTIONAL_SERIES,
-        RefusalCode.NO_CT,
-        RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,
-        RefusalCode.CT_DOES_NOT_COVER,
-        RefusalCode.SLICE_GAP,
-        RefusalCode.TOO_FEW_SLICES,
+        RefusalCode.NOT_PRIMARY,
+        RefusalCode.NOT_RECONSTRUCTED,
+        RefusalCode.NOT_ATTENUATION_CORRECTED,
     }
 )
+"""What has come is not what is segmented; scanners send projections and uncorrected images first."""
+
+CURABLE_BY_ARRIVAL = UNSUITABLE | {
+    RefusalCode.NO_CT,
+    RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,
+    RefusalCode.CT_DOES_NOT_COVER,
+    RefusalCode.SLICE_GAP,
+    RefusalCode.TOO_FEW_SLICES,
+    RefusalCode.GEOMETRY_INCONSISTENT,  # what is left of a stack may look uneven rather than torn
+}
 """Refusals that the images still on their way may undo; the others are settled by what is already here."""
+
+SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED})
+"""True of the whole examination: a CT for it would change nothing."""
 
 _IMAGE_MODALITIES = ("PT", "NM", "CT")
 
@@ -123,7 +134,7 @@ def _what_is_missing(study: Study, selected: Selected) -> str:
         pairs = [series for pair in selected.selections for series in (pair.functional, pair.ct)]
         return "; ".join(filter(None, (_unannounced_words(series) for series in pairs)))
     codes = {reason.code for reason in selected.rejection.reasons} if selected.rejection else set()
-    if not codes & CURABLE_BY_ARRIVAL:
+    if codes & SETTLED or not codes & CURABLE_BY_ARRIVAL:
         return ""
     images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
     words = [_unannounced_words(series) or _gap_words(series) for series in images]
@@ -156,7 +167,7 @@ def _partner_words(images: list[Series], codes: set[RefusalCode]) -> str:
     if modalities == {"CT"}:
         return "a PET or SPECT that belongs to the CT"
     name = "SPECT" if "NM" in modalities else "PET"
-    if RefusalCode.NO_FUNCTIONAL_SERIES in codes:
+    if codes & UNSUITABLE:
         return f"a {name} series that can be segmented"
     if RefusalCode.CT_DOES_NOT_COVER in codes:
         return f"a CT that covers the {name}"

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from app.domain.analysis import Selection
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.study import Instance, Patient, Series, Study, StudyKind
+from app.domain.screening import CT_IMAGE, PET_IMAGE
+from app.domain.selection import SelectionPolicy, select
+from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
 from app.domain.tracers import PSMA_11_GA68
 from app.node.completeness import Completeness, assess, stack_gaps
 from app.node.receive_policy import ReceivePolicy
@@ -91,6 +93,7 @@ def test_images_that_were_announced_are_waited_for_beyond_quiet() -> None:
         (study(series("NM", [0])), (RefusalCode.NO_CT,), "a CT in the frame of reference of the SPECT"),
         (study(CT), (RefusalCode.NO_FUNCTIONAL_SERIES,), "a PET or SPECT that belongs to the CT"),
         (study(series("SR", [])), (RefusalCode.NO_FUNCTIONAL_SERIES,), "a PET or SPECT with its CT"),
+        (study(PET, CT), (RefusalCode.NOT_ATTENUATION_CORRECTED,), "a PET series that can be segmented"),
         (study(PET, CT), (RefusalCode.CT_DOES_NOT_COVER,), "a CT that covers the PET"),
         (
             study(PET, CT),
@@ -116,6 +119,12 @@ def test_an_unpaired_study_is_processed_in_the_end_so_that_it_is_told_why_not() 
     assert after(3600, study(PET), found) == Completeness(complete=True, given_up=True)
 
 
+def test_another_tracer_does_not_wait_for_a_ct_that_would_not_help() -> None:
+    found = refused(RefusalCode.TRACER_NOT_ALLOWED, RefusalCode.NO_CT)
+    assert not after(30, study(PET), found).complete
+    assert after(60, study(PET), found) == Completeness(complete=True)
+
+
 def test_a_refusal_that_no_further_image_can_undo_only_waits_for_quiet() -> None:
     found = refused(RefusalCode.UNITS_UNSUPPORTED)
     assert not after(30, study(PET, CT), found).complete
@@ -132,6 +141,55 @@ def test_slightly_uneven_slices_are_no_gap() -> None:
         uneven.append(uneven[-1] + (3.19 if number % 3 else 3.29))
     instances = tuple(replace(CT.instances[0], image_position_mm=(0.0, 0.0, position)) for position in uneven)
     assert stack_gaps(replace(CT, instances=instances)) == ()
+
+
+GALLIUM_PSMA = Radiopharmaceutical(
+    drug_code=PSMA_11_GA68.code, radionuclide_code=Code("C-131A3", "SRT"), half_life_s=4062.6
+)
+
+
+def real(of: Series) -> Series:
+    """A series with all that the selection asks for."""
+    pet = of.modality == "PT"
+    instances = tuple(
+        replace(
+            one,
+            rows=64,
+            columns=64,
+            pixel_spacing_mm=(5.0, 5.0),
+            sop_class_uid=PET_IMAGE if pet else CT_IMAGE,
+        )
+        for one in of.instances
+    )
+    return replace(
+        of,
+        instances=instances,
+        sop_class_uid=PET_IMAGE if pet else CT_IMAGE,
+        frame_of_reference_uid="1.9",
+        image_type=("ORIGINAL", "PRIMARY"),
+        corrected_image=("ATTN", "DECY"),
+        radiopharmaceutical=GALLIUM_PSMA if pet else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [
+        ([series("PT", range(20))], "a CT in the frame of reference of the PET"),
+        ([series("CT", range(20))], "a PET or SPECT that belongs to the CT"),
+        ([series("PT", range(20)), series("CT", range(8))], "a CT that covers the PET"),
+        (
+            [series("PT", [*range(8), *range(12, 20)]), series("CT", range(20))],
+            "4 slices missing in the PT series",
+        ),
+        ([series("PT", range(20)), series("CT", range(20))], "quiet for 0 of 60 s"),
+    ],
+)
+def test_the_selection_of_a_half_arrived_study_is_understood(here: list[Series], expected: str) -> None:
+    whole = study(*map(real, here))
+    found = select(whole, SelectionPolicy())
+    assert assess(whole, found, LAST, LAST, POLICY).waits_for.startswith(expected)
+    assert bool(found.selections) == expected.startswith("quiet")
 
 
 @given(st.integers(4, 30), st.data())
