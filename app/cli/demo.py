@@ -67,6 +67,7 @@ class Narrator:
         self._spinner = console.status("")
         self._step = ""
         self._begun = 0.0
+        self._notes: list[str] = []
 
     def __enter__(self) -> Narrator:
         self._spinner.start()
@@ -88,8 +89,8 @@ class Narrator:
         self._spinner.update(f"{self._step}: {text}")
 
     def note(self, text: str) -> None:
-        """Something to remember from this step."""
-        self._console.print(f"  {text}", style="dim", highlight=False)
+        """Something to remember from this step; shown when it has ended."""
+        self._notes.append(text)
 
     def fail(self, text: str) -> None:
         """The step under way has failed."""
@@ -101,7 +102,9 @@ class Narrator:
         if self._step:
             took = time.monotonic() - self._begun
             self._console.print(f"[green]✓[/] {self._step} [dim]({took:.1f} s)[/]", highlight=False)
-        self._step = ""
+        for text in self._notes:
+            self._console.print(f"  {text}", style="dim", markup=False, highlight=False)
+        self._step, self._notes = "", []
 
 
 def _print_study(console: Console, study: StudyShown) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydicom import Dataset
 
 from app.domain.volume import LabelMap, Volume
@@ -14,6 +14,7 @@ from app.imaging.mip import anterior
 
 PIXEL_MM = 2.0
 GAP_PIXELS = 12
+CAPTION_PIXELS = 20
 TRUE_RGB = (0, 140, 60)
 FOUND_RGB = (215, 40, 40)
 
@@ -33,7 +34,13 @@ def write_truth_beside_result(
     left = _outlined(functional, truth, white_suv, TRUE_RGB)
     right = _outlined(functional, found, white_suv, FOUND_RGB)
     gap = np.full((left.shape[0], GAP_PIXELS, 3), 255, dtype=np.uint8)
-    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(path)
+    views = Image.fromarray(np.concatenate([left, gap, right], axis=1))
+    picture = Image.new("RGB", (views.width, views.height + CAPTION_PIXELS), "white")
+    picture.paste(views, (0, CAPTION_PIXELS))
+    write = ImageDraw.Draw(picture)
+    write.text((4, 4), f"{truth.count} true lesions", fill=TRUE_RGB)
+    write.text((left.shape[1] + GAP_PIXELS + 4, 4), f"{found.count} lesions found", fill=FOUND_RGB)
+    picture.save(path)
 
 
 def _outlined(functional: Volume, labels: LabelMap, white_suv: float, colour: tuple[int, int, int]) -> Rgb:

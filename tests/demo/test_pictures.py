@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.demo.pictures import FOUND_RGB, TRUE_RGB, write_truth_beside_result
+from app.demo.pictures import CAPTION_PIXELS, FOUND_RGB, TRUE_RGB, write_truth_beside_result
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 
 
@@ -20,7 +20,7 @@ def test_truth_is_outlined_on_the_left_and_result_on_the_right(tmp_path: Path) -
     path = tmp_path / "picture.png"
     write_truth_beside_result(functional, LabelMap(truth, grid), LabelMap(found, grid), 10.0, path)
 
-    picture = np.asarray(Image.open(path))
+    picture = np.asarray(Image.open(path))[CAPTION_PIXELS:]
     green = np.argwhere((picture == TRUE_RGB).all(axis=-1))
     red = np.argwhere((picture == FOUND_RGB).all(axis=-1))
     height, width = picture.shape[:2]
