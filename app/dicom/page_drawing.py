@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from app.dicom.result_context import RESEARCH_USE, ResultContext, plain
 from app.dicom.sr_content import DEMONSTRATION_MODEL, NO_LESION, prior_statement, quantification_in_words
-from app.domain.analysis import ModelRole
 from app.domain.findings import Burden, Lesion
 from app.domain.study import StudyKind
 from app.imaging.mip import Projection, anterior, left_lateral
@@ -266,7 +265,7 @@ def _row(figure: Any, edges: NDArray[np.float64], y: float, cells: list[str], **
 def _draw_footer(figure: Any, context: ResultContext) -> None:
     """What made the numbers; a SPECT read without a prior says so in colour: the weaker model spoke."""
     is_spect = context.loaded.selection.kind is StudyKind.SPECT_CT
-    without_prior = is_spect and context.model.role is not ModelRole.M4
+    without_prior = is_spect and not context.quantified.segmented.prior_used
     lines = [
         (_model_in_words(context), FAINT),
         (prior_statement(context, with_uids=False), ORANGE if without_prior else INK),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import unpack_bits
 
+from app.dicom.header_values import tolerant
 from app.dicom.result_context import ResultContext
 from app.dicom.sr_writer import WHOLE_BODY, Quantity, burden_quantities, lesion_quantities
 from app.dicom.uids import ResultKind
@@ -138,8 +139,9 @@ def _check_identity(result: Dataset, context: ResultContext, kind: ResultKind) -
     study = context.loaded.selection.study.study_instance_uid
     _expect("Study Instance UID", str(result.StudyInstanceUID), study)
     for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        # the values identify a patient: say which attribute, never what it holds
-        if str(result.get(keyword) or "") != str(context.header.get(keyword) or ""):
+        with tolerant():
+            same = str(result.get(keyword) or "") == str(context.header.get(keyword) or "")
+        if not same:  # the values identify a patient: say which attribute, never what it holds
             raise ResultMismatchError(f"{keyword} of the {kind} is not the source's")
 
 

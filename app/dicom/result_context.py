@@ -15,6 +15,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
+from app.dicom.header_values import tolerant
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.dicom.write_policy import WritePolicy
 from app.domain.analysis import Loaded, ModelUsed, Provenance, Quantified
@@ -120,7 +121,7 @@ def open_context(quantified: Quantified, policy: WritePolicy, provenance: Proven
     """
     loaded = quantified.segmented.aligned.loaded
     first = _instance(loaded.selection.functional, loaded.slice_sop_instance_uids[0])
-    header = pydicom.dcmread(first.path, stop_before_pixels=True)
+    header = _read_header(first)
     return ResultContext(
         quantified=quantified,
         policy=policy,
@@ -153,8 +154,9 @@ def blank_source(context: ResultContext) -> Dataset:
 
 def finish(result: hd.base.SOPClass, context: ResultContext) -> None:
     """Put in patient, study and dates, and take out what the clock or chance put in."""
-    header = copy.deepcopy(context.header)  # highdicom would share its elements with the results
-    result.copy_patient_and_study_information(header)
+    with tolerant():  # what a source holds is copied as it is, longer than allowed or not
+        header = copy.deepcopy(context.header)  # highdicom would share its elements with the results
+        result.copy_patient_and_study_information(header)
     result.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
     for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
         if keyword in header:
@@ -187,6 +189,14 @@ def _instance(series: Series, sop_instance_uid: str) -> Instance:
         if instance.sop_instance_uid == sop_instance_uid:
             return instance
     raise ValueError(f"instance {sop_instance_uid} is not in series {series.series_instance_uid}")
+
+
+def _read_header(instance: Instance) -> Dataset:
+    """The header with its values decoded, so that odd ones are met here, once."""
+    with tolerant():
+        header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header.decode()
+    return header
 
 
 def _acquisition_datetime(header: Dataset, series_instance_uid: str) -> datetime:

@@ -23,7 +23,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
-from app.domain.analysis import ModelRole, Prior, Quantification
+from app.domain.analysis import Prior, Quantification, RegistrationFit
 from app.domain.codes import (
     ACQUISITION_MODALITY,
     DECISION,
@@ -95,11 +95,8 @@ def prior_statement(context: ResultContext, with_uids: bool = True) -> str:
     if aligned.prior is None:
         reasons = "; ".join(str(reason) for reason in aligned.no_prior)
         return f"No prior used: {reasons or 'no reason recorded'}"
-    used = (
-        "Prior used"
-        if context.model.role is ModelRole.M4
-        else f"Prior not used by {context.model.role.value}"
-    )
+    segmented = context.quantified.segmented
+    used = "Prior used" if segmented.prior_used else f"Prior not used by {segmented.model.role.value}"
     return f"{used}: {_prior_in_words(aligned.prior, with_uids)}"
 
 
@@ -157,17 +154,29 @@ def quantification_in_words(used: Quantification) -> str:
 
 
 def _prior_in_words(prior: Prior, with_uids: bool) -> str:
-    fit = prior.fit
     when = "of unknown date" if prior.acquired_at is None else f"of {prior.acquired_at.date().isoformat()}"
     segmentation = prior.segmentation_sop_instance_uid
     lesions = f"SEG {segmentation}" if segmentation else NO_LESION.lower()
     origin = f" (series {prior.series_instance_uid}, {lesions})" if with_uids else ""
-    return (
-        f"PET lesions {when}{origin}; fit CT to CT: "
-        f"bone Dice {fit.bone_dice:.2f}, shift {fit.translation_mm:.1f} mm, "
-        f"rotation {fit.rotation_deg:.1f} deg, overlap {fit.overlap_fraction:.2f}, "
-        f"soft tissue correlation {fit.soft_tissue_correlation:.2f}"
+    return f"PET lesions {when}{origin}; fit CT to CT: {_fit_in_words(prior.fit)}"
+
+
+def _fit_in_words(fit: RegistrationFit) -> str:
+    parts = [
+        f"bone Dice {fit.bone_dice:.2f}",
+        f"shift {fit.translation_mm:.1f} mm",
+        f"rotation {fit.rotation_deg:.1f} deg",
+        f"overlap {fit.overlap_fraction:.2f}",
+        f"soft tissue correlation {fit.soft_tissue_correlation:.2f}",
+    ]
+    further = (
+        ("bone distance", fit.bone_distance_mm, ".1f", " mm"),
+        ("side correlation", fit.side_correlation, ".2f", ""),
+        ("stretch", fit.stretch, ".3f", ""),
+        ("rival overlap", fit.rival_overlap, ".2f", ""),
     )
+    parts += [f"{name} {value:{form}}{unit}" for name, value, form, unit in further if value is not None]
+    return ", ".join(parts)
 
 
 def _library_group(series: Series, context: ResultContext) -> ContainerContentItem:
