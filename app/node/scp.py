@@ -118,18 +118,25 @@ class StoreScp:
         return self._policy.port if self._server is None else int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Put the inbox in order, then listen.
+        """Take the port, put the inbox in order, then answer.
+
+        The port comes first: while another node has it, files being written in the inbox are that node's.
 
         Raises:
             MisconfiguredError: the address can't be listened on.
             RetryLaterError: the inbox's disk or database does not answer.
         """
-        self._inbox.recover()
         # its own handlers describe every PDU in words, for the log, at a third of the time of an image
         _config.LOG_HANDLER_LEVEL = "none"
-        self._server = self._listen()
+        server = self._listen()
+        try:
+            self._inbox.recover()
+        except BaseException:
+            server.server_close()
+            raise
+        self._server = server
         listener = threading.Thread(
-            target=self._server.serve_forever, args=(STOP_POLL_S,), name="store-scp", daemon=True
+            target=server.serve_forever, args=(STOP_POLL_S,), name="store-scp", daemon=True
         )
         listener.start()
         _log.info("listening as %s on %s port %d", self._policy.ae_title, self._policy.host, self.port)

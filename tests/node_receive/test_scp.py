@@ -345,5 +345,8 @@ def test_stopping_does_not_wait_for_ever_for_an_open_association(listen: Listen)
 
 
 def test_a_port_that_is_taken_is_the_sites_to_mend(scp: StoreScp, inbox: Inbox) -> None:
+    being_written = inbox.folder / "incoming" / "by-the-other-node.part"
+    being_written.write_bytes(b"half")
     with pytest.raises(MisconfiguredError, match=r"receive\.host"):
         StoreScp(ReceivePolicy(port=scp.port), inbox).start()
+    assert being_written.exists()
