@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from app.domain.selection import SelectionResult
     from app.domain.study import Study
     from app.node.node_policy import NodePolicy
-    from app.node.pet_results import PetResults
     from app.node.service import NodePlan, NodeService
+    from app.node.stores import NodeStores
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -53,14 +53,14 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     configure_logging(Path(node.log_file) if node.log_file else None, node.log_level)
     stores = open_stores(node)
     _refuse_unfit(node)
-    service = NodeService(_plan(settings, receive, stores.pet_results), stores)
+    service = NodeService(_plan(settings, receive, stores), stores)
     service.start()
     place = {"host": settings.receive.host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
     return service
 
 
-def _plan(settings: Settings, receive: bool, pet_results: PetResults) -> NodePlan:
+def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
     from app.dicom.study_reader import read_study
     from app.domain.selection import select
@@ -71,7 +71,7 @@ def _plan(settings: Settings, receive: bool, pet_results: PetResults) -> NodePla
         study = read_study(paths)
         return study, select(study, settings.select)
 
-    priors = NodePriors(pet_results)
+    priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
     return NodePlan(
         node=settings.node,
         receive=settings.receive,

@@ -30,6 +30,7 @@ pet_results = Table(
     Column("issuer", String(64), nullable=False),
     Column("ct_series_instance_uid", String(64), nullable=False),
     Column("acquired_at", String(32), nullable=False),
+    Column("lesion_count", Integer, nullable=False),
     Column("segmentation_sop_instance_uid", String(64), nullable=False),
     Column("segmentation_path", String(256), nullable=False),
     Column("registered_at", UtcDateTime, nullable=False),
@@ -45,6 +46,7 @@ class PetResult:
     """One PET result, on disk.
 
     Attributes:
+        lesion_count: 0 is a result too.
         segmentation: the SEG file; ``None`` when no lesion was found.
         segmentation_sop_instance_uid: empty then.
         acquired_at: local time of the clinic, as DICOM's times are.
@@ -54,6 +56,7 @@ class PetResult:
     functional_series_instance_uid: str
     ct_series_instance_uid: str
     acquired_at: datetime
+    lesion_count: int
     segmentation: Path | None
     segmentation_sop_instance_uid: str
 
@@ -103,7 +106,7 @@ class PetResults:
         )
         with self._engine.connect() as connection:
             found = [self._result(row) for row in connection.execute(query)]
-        earlier = [result for result in found if result.acquired_at < before]
+        earlier = [result for result in found if result.acquired_at < before.replace(tzinfo=None)]
         return tuple(sorted(earlier, key=lambda result: result.acquired_at, reverse=True))
 
     def _result(self, row: Row[Any]) -> PetResult:
@@ -113,6 +116,7 @@ class PetResults:
             functional_series_instance_uid=row.functional_series_instance_uid,
             ct_series_instance_uid=row.ct_series_instance_uid,
             acquired_at=datetime.fromisoformat(row.acquired_at),
+            lesion_count=row.lesion_count,
             segmentation=folder / row.segmentation_path if row.segmentation_path else None,
             segmentation_sop_instance_uid=row.segmentation_sop_instance_uid,
         )
@@ -138,6 +142,7 @@ def _row(run: RunKey, study: Study, pair: PairOutcome) -> dict[str, object] | No
         "issuer": study.patient.issuer,
         "ct_series_instance_uid": pair.ct_series_instance_uid,
         "acquired_at": when.replace(tzinfo=None).isoformat(),
+        "lesion_count": pair.findings.burden.lesion_count,
         "segmentation_sop_instance_uid": seg.sop_instance_uid if seg else "",
         "segmentation_path": seg.path if seg else "",
         "registered_at": utc_now(),

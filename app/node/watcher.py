@@ -59,11 +59,11 @@ class Watcher:
         """One look at everything that grew or is not complete yet."""
         started = utc_now()
         inbox = self._stores.inbox
-        grown = (
-            inbox.studies()
-            if self._looked_at is None
-            else inbox.received_after(self._looked_at - LATE_COMMIT)
-        )
+        if self._looked_at is None:
+            grown = inbox.studies()
+            self._remember_settled(grown)
+        else:
+            grown = inbox.received_after(self._looked_at - LATE_COMMIT)
         for study in grown:
             if self._settled.get(study.study_instance_uid) != _content(study):
                 self._open[study.study_instance_uid] = study
@@ -71,6 +71,13 @@ class Watcher:
         for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
             self._look_at(study)
         self._looked_at = started
+
+    def _remember_settled(self, studies: Sequence[InboxStudy]) -> None:
+        """After a start: what has its revision is not read again."""
+        for study in studies:
+            uid = study.study_instance_uid
+            if self._stores.runs.of_content(uid, self._stores.inbox.content_digest(uid)):
+                self._settled[uid] = _content(study)
 
     def _look_at(self, study: InboxStudy) -> None:
         uid = study.study_instance_uid

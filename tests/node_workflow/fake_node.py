@@ -165,7 +165,7 @@ def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
 
 
 def run_forked(plan_file: Path, log_file: Path) -> None:
-    """Run in a process that was forked with everything imported: quick to start, and single-threaded still."""
+    """Run in a process forked with everything imported: quick to start, and single-threaded still."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)

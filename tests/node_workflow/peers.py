@@ -1,4 +1,4 @@
-"""The other side of the tests: a PACS that can be absent, slow or unwilling, and a node in its own process."""
+"""The other side of the tests: a PACS that can be absent, slow or unwilling, and a node on its own."""
 
 from __future__ import annotations
 

@@ -58,9 +58,7 @@ def test_pacs_down_costs_no_inference_and_loses_nothing(new_node: NewNode) -> No
     assert pacs.received == dict.fromkeys(results(study), 1)
 
 
-def test_killed_while_delivering_sends_nothing_acknowledged_again(
-    pacs: FakePacs, new_node: NewNode
-) -> None:
+def test_killed_while_delivering_sends_nothing_acknowledged_again(pacs: FakePacs, new_node: NewNode) -> None:
     pacs.delay_s = 0.7
     node = new_node(pacs).start()
     study = node.send_study(1)

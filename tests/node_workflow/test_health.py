@@ -1,0 +1,47 @@
+"""``psma-node check`` says what is wrong and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.node.deliver_policy import DeliverPolicy, Destination
+from app.node.health import CheckResult, check_database, check_disk, guarded, node_checks
+from app.node.node_policy import NodePolicy
+from tests.node_workflow.peers import FakePacs, free_port
+
+
+def test_healthy_node_has_nothing_to_do(tmp_path: Path, pacs: FakePacs) -> None:
+    deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port),))
+    results = node_checks(NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1), deliver)
+    assert [result.name for result in results] == ["database", "disk", "destination pacs"]
+    assert all(result.ok and not result.advice for result in results)
+    assert not (tmp_path / "new").exists(), "a check leaves nothing behind"
+
+
+def test_absent_pacs_fails_with_advice() -> None:
+    deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", free_port()),))
+    result = node_checks(NodePolicy(data_dir=Path("/tmp"), min_free_mb=1), deliver)[-1]  # noqa: S108
+    assert not result.ok
+    assert "does it run" in result.advice
+
+
+def test_full_disk_fails(tmp_path: Path) -> None:
+    result = check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e12))
+    assert not result.ok
+    assert "at least" in result.advice
+
+
+def test_database_that_does_not_answer_fails() -> None:
+    url = f"postgresql+psycopg://node:secret@127.0.0.1:{free_port()}/node"
+    result = check_database(NodePolicy(database_url=url))
+    assert not result.ok
+    assert "secret" not in result.found + result.advice
+
+
+def test_fault_in_one_check_is_its_result() -> None:
+    def broken() -> CheckResult:
+        raise KeyError("x")
+
+    result = guarded("models", broken)
+    assert not result.ok
+    assert result.found.startswith("KeyError at test_health.py")
