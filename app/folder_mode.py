@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from app.application import ChainProcessor
+from app.dicom.result_writer import ResultKind, Written
 from app.dicom.study_reader import read_studies
-from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.study import Patient, Study, StudyKind
@@ -59,20 +59,23 @@ class RunPriors:
     def __init__(self) -> None:
         self._results: list[tuple[Patient, PriorCandidate]] = []
 
-    def remember(self, quantified: Quantified) -> None:
+    def remember(self, written: Written) -> None:
         """Keep a PET result."""
-        selection = quantified.segmented.aligned.loaded.selection
-        if selection.kind is StudyKind.PET_CT:
-            self._results.append((selection.study.patient, PriorCandidate.from_result(quantified)))
+        selection = written.quantified.segmented.aligned.loaded.selection
+        if selection.kind is not StudyKind.PET_CT:
+            return
+        segs = [result.dataset for result in written.results if result.kind is ResultKind.SEG]
+        seg_uid = str(segs[0].SOPInstanceUID) if segs else ""
+        candidate = PriorCandidate.from_result(written.quantified, seg_uid)
+        self._results.append((selection.study.patient, candidate))
 
     def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
-        """Earlier PET results of this patient, latest first."""
-        found = [
+        """PET results of this patient from before ``before``."""
+        return [
             candidate
             for owner, candidate in self._results
             if owner == patient and candidate.acquired_at is not None and candidate.acquired_at < before
         ]
-        return sorted(found, key=lambda candidate: candidate.acquired_at, reverse=True)
 
 
 def process_folder(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
@@ -112,8 +115,8 @@ def _process_one(processor: ChainProcessor, study: Study, out: Path, priors: Run
         message = f"{type(error).__name__}: {error}"
         outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
     else:
-        for quantified in folder.results:
-            priors.remember(quantified)
+        for written in folder.written:
+            priors.remember(written)
         return folder.outcome
     out.mkdir(parents=True, exist_ok=True)
     write_outcome(outcome, out)

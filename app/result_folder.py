@@ -24,7 +24,7 @@ class ResultFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._outcome: StudyOutcome | None = None
-        self.results: tuple[Quantified, ...] = ()
+        self.written: tuple[Written, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -63,7 +63,7 @@ class ResultFolder:
             raise RetryLaterError(
                 f"cannot write results to {self._folder}: {error.strerror}; free space or check permissions"
             ) from error
-        self.results = tuple(item.quantified for item in written)
+        self.written = tuple(written)
         self._outcome = outcome
 
     def _store(self, item: Written) -> PairOutcome:

@@ -52,7 +52,9 @@ class ApplicationInfo:
     """Section ``application`` (MONAI Application Package)."""
 
     name: str = "psma-node"
+    """Name of the package."""
     title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
+    """What it does, for people."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,13 @@ class Resources:
     """Section ``resources`` (MONAI Application Package): what a host should set aside."""
 
     cpu: int = 2
+    """Cores."""
     memory: str = "6Gi"
+    """Main memory."""
     gpu: int = 0
+    """GPUs; 0 runs on the CPU."""
     gpu_memory: str = "8Gi"
+    """Memory of each GPU."""
 
 
 @dataclass(frozen=True)

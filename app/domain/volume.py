@@ -92,7 +92,8 @@ class Grid:
         """LPS mm ``(n, 3)`` to index coordinates ``(n, 3)`` as (x, y, z), not rounded."""
         points = np.atleast_2d(np.asarray(lps_mm, dtype=np.float64))
         inverse = np.linalg.inv(self.affine)
-        return points @ inverse[:3, :3].T + inverse[:3, 3]
+        index: FloatArray = points @ inverse[:3, :3].T + inverse[:3, 3]
+        return index
 
     def corners_mm(self) -> FloatArray:
         """LPS positions of the eight outermost voxel centres, shape (8, 3)."""
