@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
@@ -89,8 +90,11 @@ def _refuse_bomb(path: Path) -> None:
 
 def value(dataset: Dataset, keyword: str) -> Any:
     """The attribute's value, or ``None`` when it is absent, empty or malformed."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in dataset:
+        return None
     try:
-        found = dataset.get(keyword)
+        found = dataset[tag].value
     except READ_ERRORS:
         return None
     return None if found is None or found == "" else found

@@ -73,7 +73,6 @@ def test_a_gap_is_told_in_the_verdict(tmp_path: Path) -> None:
 
 @pytest.fixture
 def command() -> typer.Typer:
-    pytest.importorskip("app.settings", exc_type=ImportError)
     app = typer.Typer()
     app.command()(inspect)
     return app

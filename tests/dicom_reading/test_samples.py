@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def contoured(grid: Grid, structure_set: Path, name: str) -> NDArray[np.bool_]:
     rows, columns = np.mgrid[: grid.shape[1], : grid.shape[2]]
     for contour in roi.ContourSequence:
         points = grid.to_index(np.array(contour.ContourData, dtype=float).reshape(-1, 3))
-        mask[round(float(points[:, 2].mean()))] ^= _inside(points[:, :2], columns, rows)
+        low, high = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int) + 1
+        box = slice(low[1], high[1]), slice(low[0], high[0])
+        mask[round(float(points[:, 2].mean()))][box] ^= _inside(points[:, :2], columns[box], rows[box])
     return mask
 
 
@@ -61,30 +63,50 @@ def test_a_reference_object_has_the_suv_stated_for_it(samples: Path, name: str) 
     assert values == ["0.00", "0.20", "1.00", "4.00"]
 
 
-def test_the_real_pet_has_the_suv_stated_for_its_tumour(samples: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def real_pet(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyInspection, Path]:
+    """The GE study inspected, and the folder with its volumes."""
+    out = tmp_path_factory.mktemp("volumes")
     folder = samples / "pet-ge-sts001" / "pet"
-    (study,) = inspect_folder(folder, SelectionPolicy(), LoadPolicy(), tmp_path).studies
+    (study,) = inspect_folder(folder, SelectionPolicy(), LoadPolicy(), out).studies
+    return study, out
+
+
+@pytest.fixture(scope="module")
+def real_suv(real_pet: tuple[StudyInspection, Path]) -> tuple[NDArray[np.float32], Grid]:
+    (path,) = real_pet[1].glob("PT_*_SUVbw.nii.gz")
+    written = sitk.ReadImage(str(path))
+    suv = sitk.GetArrayFromImage(written)
+    return suv, Grid.axis_aligned(suv.shape, written.GetSpacing(), written.GetOrigin())
+
+
+def test_fdg_without_ct_is_rejected_by_its_attributes_yet_its_volumes_are_written(
+    real_pet: tuple[StudyInspection, Path],
+) -> None:
+    study, out = real_pet
     assert study.rejection is not None
     codes = [reason.code for reason in study.rejection.reasons]
     assert codes == [RefusalCode.TRACER_NOT_ALLOWED, RefusalCode.NO_CT]
     assert all(reason.attribute for reason in study.rejection.reasons)
     assert "18F-FDG" in str(study.rejection)
+    assert sorted(path.name.rpartition("_")[2] for path in out.iterdir()) == ["Bqml.nii.gz", "SUVbw.nii.gz"]
 
-    (path,) = tmp_path.glob("PT_*_SUVbw.nii.gz")
-    written = sitk.ReadImage(str(path))
-    suv = sitk.GetArrayFromImage(written)
-    (structures,) = (folder / "mask").iterdir()
-    grid = Grid.axis_aligned(suv.shape, written.GetSpacing(), written.GetOrigin())
+
+def test_the_real_pet_has_the_suv_stated_for_its_tumour(
+    samples: Path, real_suv: tuple[NDArray[np.float32], Grid]
+) -> None:
+    suv, grid = real_suv
+    (structures,) = (samples / "pet-ge-sts001" / "pet" / "mask").iterdir()
     tumour = suv[contoured(grid, structures, "GTV_Mass")]
     assert 7.9 <= tumour.max() <= 8.0
     assert 0.15 <= tumour.min() <= 0.20
-    assert len(list(tmp_path.iterdir())) == 2  # SUVbw and Bq/ml
 
 
-def test_the_cropped_pair_is_analysed_once_its_tracer_is_allowed(samples: Path, tmp_path: Path) -> None:
-    for name in ("pet-suv-cropped", "ct-cropped"):
-        shutil.copytree(samples / "pet-ge-sts001" / name, tmp_path / name)
-    study = read_study(tmp_path)
+def test_the_cropped_pair_is_analysed_once_its_tracer_is_allowed(
+    samples: Path, real_suv: tuple[NDArray[np.float32], Grid]
+) -> None:
+    folders = [samples / "pet-ge-sts001" / name for name in ("pet-suv-cropped", "ct-cropped")]
+    study = read_study(path for folder in folders for path in folder.iterdir())
     assert select(study, SelectionPolicy()).rejection is not None
     (selection,) = select(study, FDG_ALLOWED).selections
     found = load(selection, LoadPolicy())
@@ -92,31 +114,31 @@ def test_the_cropped_pair_is_analysed_once_its_tracer_is_allowed(samples: Path, 
     assert found.activity is None
     assert found.suv.grid.shape == (59, 43, 41)
     assert -1024.0 <= found.ct.array.min() < -900.0
-    whole = functional(samples / "pet-ge-sts001" / "pet" / "image")
-    assert whole.suv is not None
-    x, y, z = np.rint(whole.suv.grid.to_index(found.suv.grid.origin_mm))[0].astype(int)
-    part = whole.suv.array[z : z + 59, y : y + 43, x : x + 41]
+    whole, grid = real_suv
+    x, y, z = np.rint(grid.to_index(found.suv.grid.origin_mm))[0].astype(int)
+    part = whole[z : z + 59, y : y + 43, x : x + 41]
     assert np.abs(part - found.suv.array).max() < 0.001
 
 
 def test_quantitative_spect_stored_as_pet_is_taken_as_spect(samples: Path, tmp_path: Path) -> None:
-    for path in sorted((samples / "spect-lu177" / "SCAN_001" / "image").iterdir()):
-        shutil.copy(path, tmp_path / path.name)
-    alone = read_study(tmp_path)
-    rejection = select(alone, SelectionPolicy()).rejection
-    assert rejection is not None
-    assert [reason.code for reason in rejection.reasons] == [RefusalCode.NO_CT]
+    images = sorted((samples / "spect-lu177" / "SCAN_001" / "image").iterdir())
+    first = dcmread(images[0], stop_before_pixels=True)
 
     def belong(dataset: Any, index: int) -> None:
-        dataset.StudyInstanceUID = alone.study_instance_uid
-        dataset.PatientID = alone.patient.patient_id
-        dataset.FrameOfReferenceUID = alone.series[0].frame_of_reference_uid
+        for keyword in ("StudyInstanceUID", "PatientID", "FrameOfReferenceUID"):
+            setattr(dataset, keyword, first[keyword].value)
 
     body = np.full((98, 100, 100), 1024, dtype=np.int16)
     body[:, :5] = 0
-    scan = tiny.Scan(body, "1.2.3.2", (5.0, 5.0, 4.0), (-249.0, -410.0, 1156.9), belong)
-    tiny.write_ct(tmp_path, scan)
-    (selection,) = select(read_study(tmp_path), SelectionPolicy()).selections
+    ct = tiny.write_ct(
+        tmp_path, tiny.Scan(body, "1.2.3.2", (5.0, 5.0, 4.0), (-249.0, -410.0, 1156.9), belong)
+    )
+    study = read_study([*images, *ct])
+    without_ct = replace(study, series=tuple(item for item in study.series if item.modality == "PT"))
+    rejection = select(without_ct, SelectionPolicy()).rejection
+    assert rejection is not None
+    assert [reason.code for reason in rejection.reasons] == [RefusalCode.NO_CT]
+    (selection,) = select(study, SelectionPolicy()).selections
     assert selection.kind is StudyKind.SPECT_CT
     assert selection.tracer.radionuclide == "177Lu"
     found = load(selection, LoadPolicy())

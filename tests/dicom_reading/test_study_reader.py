@@ -27,7 +27,7 @@ def without_paths(study: Study) -> str:
     )
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(order=st.permutations(range(6)))
 def test_names_order_and_nesting_of_files_make_no_difference(tmp_path: Path, order: list[int]) -> None:
     shutil.rmtree(tmp_path, ignore_errors=True)
@@ -119,7 +119,8 @@ def test_malformed_values_are_as_good_as_absent(tmp_path: Path) -> None:
     assert series.instances[0].rows is None
 
 
-def test_a_deflate_bomb_is_told_not_inflated(tmp_path: Path) -> None:
+def test_a_deflate_bomb_is_told_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.dicom.header_values.MOST_INFLATED_BYTES", 8 * 2**20)
     path = tiny.write_ct(tmp_path, tiny.Scan(tiny.ramp(1)))[0]
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -128,7 +129,7 @@ def test_a_deflate_bomb_is_told_not_inflated(tmp_path: Path) -> None:
     start = 144 + int(dcmread(path).file_meta.FileMetaInformationGroupLength)
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     zeros = bytes(2**20)
-    bomb = b"".join(deflater.compress(zeros) for _ in range(300)) + deflater.flush()
+    bomb = b"".join(deflater.compress(zeros) for _ in range(20)) + deflater.flush()
     path.write_bytes(header[:start] + bomb)
     reading = read_studies(tmp_path)
     assert reading.studies == ()

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.analysis import Selection
@@ -305,6 +305,7 @@ def test_a_spect_without_frame_of_reference_is_paired_only_by_the_sites_rule() -
     assert any("no FrameOfReferenceUID" in item.text for item in allowed.decisions)
 
 
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_order_of_series_and_slices_makes_no_difference(seed: int) -> None:
     shuffle = random.Random(seed)  # noqa: S311  a shuffle, no secret
