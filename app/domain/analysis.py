@@ -119,11 +119,11 @@ class RegistrationFit:
     """Share of the fixed CT's body that the moved CT's field of view covers."""
     soft_tissue_correlation: float
     bone_distance_mm: float | None = None
-    """Within this distance 90 % of the trunk's bone has bone of the other CT."""
+    """Within this distance 75 % of the trunk's bone has bone of the other CT."""
     side_correlation: float | None = None
     """Correlation of left-minus-right in both CTs; negative when one is mirrored."""
     stretch: float | None = None
-    """Difference in body size along the axis where it is largest; 0.03 is 3 %."""
+    """Difference in body length; 0.03 is 3 %."""
     rival_overlap: float | None = None
     """Bone overlap at the best other place, as a share of the overlap here; near 1 the place is a guess."""
 

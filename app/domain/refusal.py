@@ -61,6 +61,7 @@ class RefusalCode(StrEnum):
     # prior
     NO_PRIOR = "no-prior"
     PRIOR_TOO_OLD = "prior-too-old"
+    PRIOR_EMPTY = "prior-empty"
     PRIOR_MISFIT = "prior-misfit"
     PRIOR_UNREADABLE = "prior-unreadable"
     # model

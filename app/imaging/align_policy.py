@@ -1,0 +1,95 @@
+"""Section ``align``: when an earlier PET result may guide M4, and the check of every limit.
+
+A misplaced prior makes M4 far worse than M2 without one, so every limit errs towards refusing. The defaults
+stand between the fits of right and wrong pairs that ``benchmarks/prior_margins.py`` measures; see
+docs/registration.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.domain.analysis import RegistrationFit
+from app.domain.refusal import Reason, RefusalCode
+
+
+@dataclass(frozen=True)
+class AlignPolicy:
+    """Section ``align``: limits for the patient's earlier PET lesions as a prior."""
+
+    max_prior_age_days: float = 180.0
+    """Oldest PET to use, days before the SPECT: disease moves on."""
+    min_overlap_fraction: float = 0.9
+    """Least share of the SPECT CT's body that the PET's CT covers: elsewhere nobody looked for lesions."""
+    max_rotation_deg: float = 15.0
+    """Largest rotation, degrees: a body lying more obliquely than this does not bend like a rigid one."""
+    max_translation_mm: float = 2000.0
+    """Largest shift of the bone's centre, mm. Scanners have arbitrary origins: this catches nonsense only."""
+    min_bone_dice: float = 0.5
+    """Least Dice of bone in the trunk (4 mm voxels): the skeletons lie on each other."""
+    max_bone_distance_mm: float = 8.0
+    """75 % of the trunk's bone has its counterpart within this, mm."""
+    min_soft_tissue_correlation: float = 0.5
+    """Least correlation of soft tissue: another patient's organs and fat lie elsewhere."""
+    min_side_correlation: float = 0.1
+    """Least correlation of left minus right: a mirrored CT is negative."""
+    max_stretch: float = 0.02
+    """Largest difference in body length, as a share: a person keeps his length."""
+    max_rival_overlap: float = 0.9
+    """Bone overlap at the best other place, as a share of the overlap found: near 1 the place is a guess."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= -1.0:
+                raise ValueError(f"align.{name} is a number, found {value}")
+        if self.max_prior_age_days <= 0:
+            raise ValueError(f"align.max_prior_age_days is above 0, found {self.max_prior_age_days}")
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """One number of the fit against its limit. ``found`` is ``None`` when it could not be measured."""
+
+    key: str
+    meaning: str
+    found: float | None
+    limit: float
+
+    @property
+    def kept(self) -> bool:
+        if self.found is None:
+            return False
+        return self.found >= self.limit if self.key.startswith("min_") else self.found <= self.limit
+
+    def as_reason(self) -> Reason:
+        found = "nothing that could be measured" if self.found is None else f"{self.found:.3g}"
+        side = "at least" if self.key.startswith("min_") else "at most"
+        return Reason(
+            RefusalCode.PRIOR_MISFIT,
+            f"align.{self.key}",
+            f"{self.meaning} {found}",
+            f"{side} {self.limit:g}",
+            "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior",
+        )
+
+
+def broken_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:
+    """Every limit that the fit breaks, in the policy's order; empty when the prior may be used."""
+    return tuple(limit.as_reason() for limit in _limits(fit, policy) if not limit.kept)
+
+
+def _limits(fit: RegistrationFit, policy: AlignPolicy) -> Iterator[_Limit]:
+    measured: tuple[tuple[str, str, float | None], ...] = (
+        ("min_overlap_fraction", "share of the body that both CTs show", fit.overlap_fraction),
+        ("max_rotation_deg", "rotation (degrees)", fit.rotation_deg),
+        ("max_translation_mm", "shift (mm)", fit.translation_mm),
+        ("min_bone_dice", "Dice of bone", fit.bone_dice),
+        ("max_bone_distance_mm", "distance of bone surfaces (mm)", fit.bone_distance_mm),
+        ("min_soft_tissue_correlation", "correlation of soft tissue", fit.soft_tissue_correlation),
+        ("min_side_correlation", "correlation of left minus right", fit.side_correlation),
+        ("max_stretch", "difference in body length", fit.stretch),
+        ("max_rival_overlap", "overlap at the best other place, relative", fit.rival_overlap),
+    )
+    for key, meaning, found in measured:
+        yield _Limit(key, meaning, found, getattr(policy, key))

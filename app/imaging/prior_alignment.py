@@ -1,0 +1,195 @@
+"""The patient's earlier PET lesions as M4's prior: which result, whether it fits, where it lies on the SPECT.
+
+A safety function: M4 with a misplaced or empty prior is far worse than M2 without one. So a prior is used
+only when every limit of :class:`AlignPolicy` is kept; otherwise the reasons go with the study, and M2 runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.domain.analysis import Aligned, Decision, Loaded, Prior
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import StudyKind
+from app.domain.volume import LabelMap
+from app.errors import UnusableStudyError
+from app.imaging.align_policy import AlignPolicy, broken_limits
+from app.imaging.prior_candidate import PriorCandidate, PriorSource
+from app.imaging.registration import RigidRegistration, register_rigid
+from app.imaging.resampling import resample_mask
+
+__all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior"]
+
+STAGE = "align"
+
+
+@dataclass(frozen=True)
+class PriorAligner:
+    """The align stage: a policy, and the store that priors come from."""
+
+    policy: AlignPolicy
+    source: PriorSource
+
+    def align(self, loaded: Loaded) -> Aligned:
+        """Add the prior or the reasons why there is none; a PET/CT passes through."""
+        if loaded.selection.kind is not StudyKind.SPECT_CT:
+            return Aligned(loaded)
+        acquired_at = _acquired_at(loaded)
+        if acquired_at is None:
+            return _without(loaded, _undated())
+        candidates = self.source.candidates_for(loaded.selection.study.patient, acquired_at)
+        return align_prior(loaded, candidates, self.policy)
+
+
+def align_prior(loaded: Loaded, candidates: Sequence[PriorCandidate], policy: AlignPolicy) -> Aligned:
+    """Bring the latest earlier PET result on to the SPECT, if it fits.
+
+    Only the latest is tried: an older one shows disease that has changed twice.
+
+    Args:
+        loaded: a SPECT/CT.
+        candidates: PET results of the same patient, in any order.
+        policy: the site's limits.
+    """
+    acquired_at = _acquired_at(loaded)
+    if acquired_at is None:
+        return _without(loaded, _undated())
+    chosen = _latest(candidates, acquired_at, policy)
+    if isinstance(chosen, Reason):
+        return _without(loaded, chosen)
+    try:
+        return _aligned(loaded, chosen, policy)
+    except UnusableStudyError as error:
+        return _without(loaded, *(_unreadable(reason, chosen) for reason in error.rejection.reasons))
+
+
+def _aligned(loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy) -> Aligned:
+    if candidate.lesion_count == 0:
+        return _without(loaded, _no_lesion(candidate))
+    registration = register_rigid(loaded.ct, candidate.ct())
+    if registration is None:
+        return _without(loaded, _no_bone(candidate))
+    broken = broken_limits(registration.fit, policy)
+    if broken:
+        return _without(loaded, *broken)
+    mask = resample_mask(candidate.lesions(), loaded.suv.grid, registration.fixed_to_moving)
+    if mask.count == 0:
+        return _without(loaded, _out_of_view(candidate))
+    return _with(loaded, candidate, registration, mask)
+
+
+def _with(
+    loaded: Loaded, candidate: PriorCandidate, registration: RigidRegistration, mask: LabelMap
+) -> Aligned:
+    fit = registration.fit
+    prior = Prior(
+        mask=mask,
+        fit=fit,
+        study_instance_uid=candidate.study_instance_uid,
+        series_instance_uid=candidate.series_instance_uid,
+        segmentation_sop_instance_uid=candidate.segmentation_sop_instance_uid,
+        acquired_at=candidate.acquired_at,
+    )
+    text = (
+        f"the prior is {mask.count} of {candidate.lesion_count} lesions of the PET of "
+        f"{_day(candidate.acquired_at)}; its CT fits the SPECT's: Dice of bone {fit.bone_dice:.2f}, "
+        f"soft tissue correlation {fit.soft_tissue_correlation:.2f}, rotation {fit.rotation_deg:.1f} degrees"
+    )
+    return Aligned(loaded, prior, decisions=(Decision(STAGE, text),))
+
+
+def _without(loaded: Loaded, *reasons: Reason) -> Aligned:
+    text = f"no prior from PET: {'; '.join(str(reason) for reason in reasons)}"
+    return Aligned(loaded, None, reasons, (Decision(STAGE, text),))
+
+
+def _acquired_at(loaded: Loaded) -> datetime | None:
+    return loaded.selection.functional.series_datetime or loaded.selection.study.study_datetime
+
+
+def _latest(
+    candidates: Sequence[PriorCandidate], before: datetime, policy: AlignPolicy
+) -> PriorCandidate | Reason:
+    dated = [
+        (candidate.acquired_at, candidate.series_instance_uid, candidate)
+        for candidate in candidates
+        if candidate.acquired_at is not None and candidate.acquired_at < before
+    ]
+    if not dated:
+        return Reason(
+            RefusalCode.NO_PRIOR,
+            "",
+            "no earlier PET result of this patient",
+            "one before this SPECT",
+            "Send the PET/CT to this node first",
+        )
+    acquired_at, series_instance_uid, latest = max(dated, key=lambda each: each[:2])
+    age = before - acquired_at
+    if age <= timedelta(days=policy.max_prior_age_days):
+        return latest
+    return Reason(
+        RefusalCode.PRIOR_TOO_OLD,
+        "align.max_prior_age_days",
+        f"{age.days} days between the latest PET and this SPECT",
+        f"at most {policy.max_prior_age_days:g}",
+        series_instance_uid=series_instance_uid,
+    )
+
+
+def _day(acquired_at: datetime | None) -> str:
+    return "an unknown day" if acquired_at is None else acquired_at.date().isoformat()
+
+
+def _undated() -> Reason:
+    return Reason(
+        RefusalCode.NO_PRIOR,
+        "SeriesDate",
+        "no date of this SPECT",
+        "a date, to know which PET came before it",
+    )
+
+
+def _no_lesion(candidate: PriorCandidate) -> Reason:
+    return Reason(
+        RefusalCode.PRIOR_EMPTY,
+        "",
+        f"no lesion on the PET of {_day(candidate.acquired_at)}",
+        "at least one lesion",
+        "An empty prior makes M4 overlook lesions",
+        candidate.series_instance_uid,
+    )
+
+
+def _out_of_view(candidate: PriorCandidate) -> Reason:
+    return Reason(
+        RefusalCode.PRIOR_EMPTY,
+        "",
+        f"none of the {candidate.lesion_count} PET lesions in the SPECT's field of view",
+        "at least one",
+        "An empty prior makes M4 overlook lesions",
+        candidate.series_instance_uid,
+    )
+
+
+def _no_bone(candidate: PriorCandidate) -> Reason:
+    return Reason(
+        RefusalCode.PRIOR_MISFIT,
+        "",
+        "too little bone in common on the two CTs",
+        "at least two vertebrae's worth on both",
+        "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior",
+        candidate.series_instance_uid,
+    )
+
+
+def _unreadable(reason: Reason, candidate: PriorCandidate) -> Reason:
+    return Reason(
+        RefusalCode.PRIOR_UNREADABLE,
+        reason.attribute,
+        f"an earlier PET result that can't be read: {reason.found}",
+        reason.expected,
+        reason.advice,
+        candidate.series_instance_uid,
+    )
