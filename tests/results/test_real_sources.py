@@ -55,7 +55,7 @@ def _analysis(study: Study, functional: Series, kind: StudyKind) -> Quantified:
     suv = image.suv or image.activity
     assert suv is not None
     mask = suv.array > np.quantile(suv.array, 0.9975)
-    labels = _at_most(label_lesions(mask, suv.grid, 1.0).labels, 12)
+    labels = _at_most(label_lesions(mask, suv.grid, 1.0).labels, 3)
     tracer = PSMA_11_GA68 if kind is StudyKind.PET_CT else PSMA_617_LU177
     loaded = Loaded(
         Selection(study, kind, functional, replace(functional, modality="CT"), tracer),

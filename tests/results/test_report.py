@@ -48,6 +48,11 @@ def spect_report(spect: Quantified) -> Dataset:
     return written(spect)
 
 
+@pytest.fixture(scope="module")
+def pet_report(pet: Quantified) -> Dataset:
+    return written(pet)
+
+
 def test_every_lesion_has_a_group_with_its_numbers(spect: Quantified, spect_report: Dataset) -> None:
     groups = numbers_by_group(spect_report)
     assert list(groups) == ["Whole body", "Lesion 1", "Lesion 2", "Lesion 3"]
@@ -108,8 +113,10 @@ def test_the_private_scheme_is_identified(spect_report: Dataset) -> None:
     assert schemes["99PSMANODE"].CodingSchemeName
 
 
-def test_every_input_instance_is_in_the_library_and_in_the_evidence(pet: Quantified) -> None:
-    report = written(pet)
+def test_every_input_instance_is_in_the_library_and_in_the_evidence(
+    pet: Quantified, pet_report: Dataset
+) -> None:
+    report = pet_report
     selection = pet.segmented.aligned.loaded.selection
     expected = {item.sop_instance_uid for s in (selection.functional, selection.ct) for item in s.instances}
     library = next(i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "111028")
@@ -164,13 +171,12 @@ def test_why_there_was_no_prior_is_told(spect: Quantified) -> None:
     assert prior.startswith("No prior used: [prior-misfit] bone_dice: found 0.21")
 
 
-def test_a_pet_says_nothing_of_priors(pet: Quantified) -> None:
-    assert said(written(pet), "PRIOR") == []
+def test_a_pet_says_nothing_of_priors(pet_report: Dataset) -> None:
+    assert said(pet_report, "PRIOR") == []
 
 
-def test_decisions_are_told_in_order_in_letters_that_any_character_set_holds(spect: Quantified) -> None:
-    report = written(spect)
-    assert said(report, "DECISION") == [
+def test_decisions_are_told_in_order_in_letters_that_any_character_set_holds(spect_report: Dataset) -> None:
+    assert said(spect_report, "DECISION") == [
         "select: tracer by its code; CT covers 100 % +/- 0 %",
         "segment: M4 by policy",
     ]

@@ -53,7 +53,7 @@ def test_a_label_map_comes_back_too(tmp_path: Path, make: Make) -> None:
     assert np.array_equal(labels_on_grid(dataset, labels.grid).array, labels.array)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), density=st.floats(0.001, 0.05), grid=st.sampled_from(GRIDS))
 def test_any_mask_makes_the_round_trip(tmp_path: Path, seed: int, density: float, grid: Grid) -> None:
     mask = np.random.default_rng(seed).random(grid.shape) < density
