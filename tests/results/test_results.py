@@ -15,7 +15,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from app.dicom import result_writer
-from app.dicom.read_back import ResultMismatchError, check_report, check_segmentation, numbers_by_group
+from app.dicom.read_back import ResultMismatchError, check_report, check_segmentation, numbers_by_group, parse
 from app.dicom.result_context import open_context
 from app.dicom.result_writer import Result, ResultKind, ResultWriter, WritePolicy, write_results
 from app.dicom.seg_writer import write_segmentation
@@ -110,7 +110,7 @@ def test_names_in_any_character_set_are_kept(
     segmentation = write_segmentation(context)
     for dataset in (segmentation, write_report(context, segmentation)):
         assert dataset is not None
-        read = result_writer.parse(sources.as_bytes(dataset))
+        read = parse(sources.as_bytes(dataset))
         assert read.PatientName == name
         assert read.SpecificCharacterSet == character_set
 
@@ -223,7 +223,7 @@ def _assert_conformant(content: bytes, folder: Path) -> None:
 
 
 def _change_on_disk(path: Path, **values: str) -> None:
-    dataset = result_writer.parse(path.read_bytes())
+    dataset = parse(path.read_bytes())
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
     path.write_bytes(sources.as_bytes(dataset))
