@@ -1,8 +1,25 @@
-"""Measured lesions and whole-body burden."""
+"""Measured lesions, whole-body burden, reference organs, and the change since the previous study.
+
+Every definition with its formula and source: docs/measurements.md.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Site(StrEnum):
+    """Where a lesion sits, as far as CT and position can tell."""
+
+    BONE = "bone"
+    LYMPH_NODE = "lymph node"
+    PROSTATE = "prostate"
+    """The prostate or its bed: the two look alike here."""
+    LIVER = "liver"
+    UNSPECIFIED = "unspecified"
+    """Elsewhere, or it can't be told: the default."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +35,10 @@ class Lesion:
         activity_mbq, concentration_max_bqml, concentration_mean_bqml: when the image is known in Bq/ml.
         centre_mm: centre of mass, LPS mm.
         hottest_mm: LPS mm of the voxel with SUVmax.
+        longest_diameter_mm: largest distance of two of its voxel centres; 0 for a single voxel.
+        site: where it sits; ``site_reason`` says which rule told, or why none did.
+        to_liver, to_parotid: SUVmean over the mean of the reference organ; ``None`` without that organ.
+        absorbed_dose_gy: single-time-point estimate (research), only when the site asks for it.
     """
 
     number: int
@@ -31,22 +52,172 @@ class Lesion:
     activity_mbq: float | None = None
     concentration_max_bqml: float | None = None
     concentration_mean_bqml: float | None = None
+    longest_diameter_mm: float | None = None
+    site: Site = Site.UNSPECIFIED
+    site_reason: str = ""
+    to_liver: float | None = None
+    to_parotid: float | None = None
+    absorbed_dose_gy: float | None = None
 
 
 @dataclass(frozen=True)
 class Burden:
-    """Whole body: PSMA-TV = sum of volumes (ml), TL-PSMA = sum of volume x SUVmean (g)."""
+    """Whole body: PSMA-TV = sum of volumes (ml), TL-PSMA = sum of volume x SUVmean (g).
+
+    Attributes:
+        dmax_mm: distance of the centres of the two lesions farthest apart; ``None`` below two lesions.
+        dmax_lesions: their numbers.
+    """
 
     lesion_count: int
     psma_tv_ml: float
     tl_psma: float
     suv_max: float | None
     activity_mbq: float | None = None
+    dmax_mm: float | None = None
+    dmax_lesions: tuple[int, int] | None = None
+
+
+class Organ(StrEnum):
+    """Organs whose uptake lesions are described against."""
+
+    LIVER = "liver"
+    PAROTID = "parotid gland"
+
+
+@dataclass(frozen=True)
+class ReferenceUptake:
+    """Uptake of a reference organ; descriptive.
+
+    Attributes:
+        suv_mean: in the volume of interest, g/ml SUVbw; ``None`` when the organ could not be told.
+        volume_ml: size of the volume of interest.
+        centres_mm: LPS mm of its spheres' centres.
+        method: how it was placed, or why it could not be.
+    """
+
+    organ: Organ
+    suv_mean: float | None
+    method: str
+    volume_ml: float = 0.0
+    centres_mm: tuple[tuple[float, float, float], ...] = ()
+
+
+class LinkKind(StrEnum):
+    """What became of lesions between two studies."""
+
+    MATCHED = "matched"
+    SPLIT = "split"
+    """One before, several now."""
+    MERGED = "merged"
+    """Several before, one now."""
+    REGROUPED = "regrouped"
+    """Several before, several others now."""
+    NEW = "new"
+    VANISHED = "vanished"
+    NOT_SEEN_BEFORE = "not seen before"
+    """Now outside what the previous study showed: it can't be called new."""
+    NOT_SEEN_NOW = "not seen now"
+    """Before, outside what this study shows: it can't be called vanished."""
+
+
+@dataclass(frozen=True)
+class LesionLink:
+    """Lesions that belong together in two studies, and their change.
+
+    Attributes:
+        previous, current: numbers of the lesions in each study.
+        volume_percent, tl_psma_percent, suv_max_percent: change of the group's sums (of SUVmax: its highest)
+            from previous to current, in percent of the previous; ``None`` unless both sides have lesions.
+    """
+
+    kind: LinkKind
+    previous: tuple[int, ...]
+    current: tuple[int, ...]
+    volume_percent: float | None = None
+    tl_psma_percent: float | None = None
+    suv_max_percent: float | None = None
+
+
+class RecipCategory(StrEnum):
+    """RECIP 1.0 (Gafita et al., J Nucl Med 2022;63:1651)."""
+
+    COMPLETE_RESPONSE = "RECIP-CR"
+    PARTIAL_RESPONSE = "RECIP-PR"
+    STABLE_DISEASE = "RECIP-SD"
+    PROGRESSIVE_DISEASE = "RECIP-PD"
+
+
+@dataclass(frozen=True)
+class Recip:
+    """RECIP 1.0 with its inputs; ``category`` is ``None`` where they don't decide; ``reason`` says why."""
+
+    category: RecipCategory | None
+    psma_tv_percent: float | None
+    new_lesion_count: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """From the patient's previous study of the same kind to this one.
+
+    Attributes:
+        study_instance_uid, series_instance_uid, acquired_at: of the previous study.
+        burden: the previous one.
+        psma_tv_percent, tl_psma_percent, suv_max_percent: change in percent of the previous value; ``None``
+            where that is 0 or unknown.
+        links: which lesions belong together; empty when the studies could not be laid on each other.
+        no_links_because: why not; empty when they could.
+        registration: how well the CTs lie on each other, in words.
+        cautions: what else differs between the studies.
+        recip: for PET alone.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    acquired_at: datetime
+    burden: Burden
+    psma_tv_percent: float | None
+    tl_psma_percent: float | None
+    suv_max_percent: float | None
+    links: tuple[LesionLink, ...] = ()
+    no_links_because: tuple[str, ...] = ()
+    registration: str = ""
+    cautions: tuple[str, ...] = ()
+    recip: Recip | None = None
+
+    def lesions_that_are(self, kind: LinkKind) -> int:
+        """How many lesions a kind of link holds: current ones, or previous ones where there is no current."""
+        return sum(len(link.current or link.previous) for link in self.links if link.kind is kind)
+
+
+@dataclass(frozen=True)
+class DoseEstimate:
+    """The single-time-point estimate: when it was measured, or why there is none."""
+
+    hours_after_administration: float | None
+    refused_because: str = ""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Lesions, largest first, and their sums. No lesion is a result, not an absence of one."""
+    """Lesions, largest first, and their sums. No lesion is a result, not an absence of one.
+
+    Attributes:
+        references: uptake of reference organs; empty when nobody looked.
+        change: since the previous study of the same kind; ``None`` without one.
+        no_change_because: why there is none; empty when nobody looked.
+        dose: ``None`` unless the site asks for the estimate.
+    """
 
     lesions: tuple[Lesion, ...]
     burden: Burden
+    references: tuple[ReferenceUptake, ...] = ()
+    change: Change | None = None
+    no_change_because: str = ""
+    dose: DoseEstimate | None = None
+
+    def reference(self, organ: Organ) -> ReferenceUptake | None:
+        """What is known of an organ; ``None`` when nobody looked."""
+        return next((found for found in self.references if found.organ is organ), None)

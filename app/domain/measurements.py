@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.findings import Burden, Findings, Lesion
+from app.domain.shape import farthest_pair, longest_diameter_mm
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
 
 SUBSAMPLES_PER_AXIS = 9
@@ -135,6 +136,7 @@ def _measure_lesion(
         ),
         concentration_max_bqml=None if becquerels is None else float(becquerels.max()),
         concentration_mean_bqml=concentration_mean_bqml,
+        longest_diameter_mm=longest_diameter_mm(voxels, grid),
     )
 
 
@@ -165,10 +167,22 @@ def _place(grid: Grid, index_zyx: FloatArray) -> tuple[float, float, float]:
 
 def _burden(lesions: tuple[Lesion, ...]) -> Burden:
     activities = [lesion.activity_mbq for lesion in lesions if lesion.activity_mbq is not None]
+    dmax_mm, dmax_lesions = _dmax(lesions)
     return Burden(
         lesion_count=len(lesions),
         psma_tv_ml=float(sum(lesion.volume_ml for lesion in lesions)),
         tl_psma=float(sum(lesion.tl_psma for lesion in lesions)),
         suv_max=max((lesion.suv_max for lesion in lesions), default=None),
         activity_mbq=float(sum(activities)) if activities else None,
+        dmax_mm=dmax_mm,
+        dmax_lesions=dmax_lesions,
     )
+
+
+def _dmax(lesions: tuple[Lesion, ...]) -> tuple[float | None, tuple[int, int] | None]:
+    """Distance of the two centres of mass farthest apart (Cottereau et al., Ann Oncol 2020)."""
+    if len(lesions) < 2:
+        return None, None
+    pair = farthest_pair(np.array([lesion.centre_mm for lesion in lesions]))
+    first, second = sorted((pair.first, pair.second))
+    return pair.distance_mm, (lesions[first].number, lesions[second].number)
