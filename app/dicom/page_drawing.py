@@ -40,6 +40,9 @@ BODY_MARGIN_MM = 25.0
 OUTLINE_OVERSAMPLING = 4
 """So that outlines follow voxel edges and a lesion of one voxel is a square, not a dot."""
 
+LONGEST_BAR = 180
+"""Pixels: a longer scale bar would run into the grey scale."""
+
 FOOTER_CHARACTERS, FOOTER_LINES = 180, 5
 
 NUMBERED_LESIONS = 12
@@ -183,13 +186,16 @@ def _number(axes: Any, view: View, lesions: tuple[Lesion, ...]) -> None:
 
 
 def _draw_scale(figure: Any, window_suv: float, pixels_per_mm: float) -> None:
-    """A bar of 10 cm and the grey scale, below the views."""
+    """A bar of 10 cm (1 cm where the image is small) and the grey scale, below the views."""
     from matplotlib.patches import Rectangle
 
     y = VIEWS_TOP + VIEWS_HEIGHT + 26
-    bar = Rectangle((VIEWS_LEFT / WIDTH, 1 - y / HEIGHT), 100 * pixels_per_mm / WIDTH, 3 / HEIGHT, color=INK)
-    figure.add_artist(bar)
-    _write(figure, VIEWS_LEFT + 100 * pixels_per_mm + 8, y + 3, "10 cm", fontsize=9)
+    length_cm = 10 if 100 * pixels_per_mm <= LONGEST_BAR else 1
+    bar_width = length_cm * 10 * pixels_per_mm
+    figure.add_artist(
+        Rectangle((VIEWS_LEFT / WIDTH, 1 - y / HEIGHT), bar_width / WIDTH, 3 / HEIGHT, color=INK)
+    )
+    _write(figure, VIEWS_LEFT + bar_width + 8, y + 3, f"{length_cm} cm", fontsize=9)
     ramp_left = VIEWS_LEFT + 300
     ramp = figure.add_axes((ramp_left / WIDTH, 1 - (y + 3) / HEIGHT, 160 / WIDTH, 10 / HEIGHT))
     ramp.imshow(np.linspace(0, 1, 160)[None], cmap="gray_r", vmin=0, vmax=1, aspect="auto")
