@@ -1,0 +1,139 @@
+"""The chain on whole studies: results whole or none, whatever the files' names and order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from app.domain.outcome import Status
+from app.domain.refusal import RefusalCode
+from app.errors import MisconfiguredError, RetryLaterError
+from app.folder_mode import process_folder
+from app.outcome_file import read_outcome
+from app.phantom.dicom_writer import WrittenPatient
+from app.settings import Settings
+from operators.load import LoadOperator
+from tests.application.conftest import links_to, processor, use_segmentation
+from tests.application.fakes import BrokenSegmentation
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.dcm"))}
+
+
+@pytest.fixture(scope="module")
+def pet_result(patient: WrittenPatient, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The PET/CT's results, from files in the order in which they were written."""
+    out = tmp_path_factory.mktemp("pet-result")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        from app.settings import load_settings
+        from tests.application.fakes import ThresholdSegmentation
+
+        use_segmentation(monkeypatch, ThresholdSegmentation)
+        processor(load_settings()).process(patient.pet.images, out, revision=1)
+    return out
+
+
+def test_a_pet_ct_gives_seg_sr_and_page_and_an_outcome_that_names_them(pet_result: Path) -> None:
+    outcome = read_outcome(pet_result)
+    [pair] = outcome.pairs
+    assert outcome.status is Status.DONE
+    assert {file.kind for file in pair.files} == {"SEG", "SR", "PAGE"}
+    for file in pair.files:
+        dataset = pydicom.dcmread(pet_result / file.path)
+        assert dataset.SOPInstanceUID == file.sop_instance_uid
+    assert pair.findings.burden.lesion_count == len(pair.findings.lesions) > 0
+
+
+def test_order_and_names_of_files_make_no_difference(
+    patient: WrittenPatient, settings: Settings, pet_result: Path, tmp_path: Path
+) -> None:
+    total = len(patient.pet.images)
+    folder = links_to(patient.pet.images, tmp_path / "in", lambda n: f"{n % 7}/{(n * 89) % total:05d}.tmp")
+    outcome = process_folder(folder, tmp_path / "out", settings)
+    assert outcome.status is Status.DONE
+    assert contents(tmp_path / "out" / "study-1") == contents(pet_result)
+
+
+def test_a_later_revision_gets_other_uids(
+    patient: WrittenPatient, settings: Settings, pet_result: Path, tmp_path: Path
+) -> None:
+    processor(settings).process(patient.pet.images, tmp_path, revision=2)
+    assert not contents(tmp_path).keys() & contents(pet_result).keys()
+
+
+def test_a_second_run_into_the_same_folder_leaves_one_set_of_results(
+    patient: WrittenPatient, settings: Settings, tmp_path: Path
+) -> None:
+    worker = processor(settings)
+    worker.process(patient.spect.images, tmp_path, revision=1)
+    first = contents(tmp_path)
+    worker.process(patient.spect.images, tmp_path, revision=2)
+    assert first
+    assert not first.keys() & contents(tmp_path).keys()
+
+
+def test_a_pet_without_ct_is_rejected_and_writes_no_dicom(
+    patient: WrittenPatient, settings: Settings, tmp_path: Path
+) -> None:
+    outcome = processor(settings).process(patient.pet.functional, tmp_path, revision=1)
+    assert outcome.status is Status.REJECTED
+    assert RefusalCode.NO_CT in [reason.code for reason in outcome.reasons]
+    assert not contents(tmp_path)
+    assert read_outcome(tmp_path) == outcome
+
+
+def test_a_fault_in_a_stage_reaches_the_caller_and_writes_nothing(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_segmentation(monkeypatch, BrokenSegmentation)
+    with pytest.raises(ValueError, match="out of memory"):
+        processor(settings).process(patient.spect.images, tmp_path / "out", revision=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_in_one_study_does_not_stop_the_others(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_segmentation(monkeypatch, BrokenSegmentation)
+    images = (*patient.spect.images, *patient.pet.functional)
+    folder = links_to(images, tmp_path / "in", lambda n: str(n))
+    outcome = process_folder(folder, tmp_path / "out", settings)
+    assert outcome.status is Status.FAILED
+    assert [study.status for study in outcome.studies] == [Status.REJECTED, Status.FAILED]
+
+
+def test_a_stage_that_emits_nothing_is_not_taken_for_success(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def silent(self: object, op_input: Any, op_output: Any, context: Any) -> None:
+        op_input.receive("pairs")
+
+    monkeypatch.setattr(LoadOperator, "compute", silent)
+    with pytest.raises(RuntimeError, match="ended before its last stage"):
+        processor(settings).process(patient.spect.images, tmp_path, revision=1)
+    assert not contents(tmp_path)
+
+
+def test_a_full_disk_asks_to_try_later(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.result_folder.write_durably", full)
+    with pytest.raises(RetryLaterError, match="No space left on device"):
+        processor(settings).process(patient.spect.images, tmp_path, revision=1)
+
+
+def test_a_folder_with_nothing_in_it_is_rejected(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert process_folder(tmp_path / "in", tmp_path / "out", settings).status is Status.REJECTED
+
+
+def test_a_missing_folder_is_named(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="nowhere is not a folder"):
+        process_folder(tmp_path / "nowhere", tmp_path / "out", settings)
