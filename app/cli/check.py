@@ -9,6 +9,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
+    from app.inference.model_card import ModelCard
     from app.node.health import CheckResult
     from app.settings import Settings
 
@@ -37,21 +38,25 @@ def _results(config: ConfigOption, overrides: list[str]) -> tuple[CheckResult, .
     return (valid, models, *node_checks(settings.node, settings.deliver))
 
 
-def _check_models(settings: Settings) -> CheckResult:
-    from pathlib import Path
+def verified_models(settings: Settings) -> tuple[ModelCard, ...]:
+    """The models that the site's policy calls for, each file compared with its card.
 
+    Raises:
+        MisconfiguredError: one is missing or damaged.
+    """
     from app.inference.model_store import ModelStore
+
+    policy = settings.segment
+    roles = (policy.pet_model, policy.spect_model_with_prior, policy.spect_model_without_prior)
+    store = ModelStore(policy.models_folder)
+    return tuple(store.load(role).card for role in dict.fromkeys(roles))
+
+
+def _check_models(settings: Settings) -> CheckResult:
     from app.node.health import CheckResult
 
-    store = ModelStore(Path(settings.segment.models_dir))
-    cards = store.cards()
-    for card in cards:
-        store.verify(card)
-    if not cards:
-        advice = "install models there, or set segment.models_dir"
-        return CheckResult("models", False, f"none in {settings.segment.models_dir}", advice)
-    names = ", ".join(f"{card.id} ({card.role})" for card in cards)
-    return CheckResult("models", True, f"{names}: checksums right")
+    names = ", ".join(f"{card.id} ({card.role})" for card in verified_models(settings))
+    return CheckResult("models", True, f"{names}: every checksum right")
 
 
 def _print(results: tuple[CheckResult, ...]) -> None:

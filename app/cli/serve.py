@@ -17,7 +17,6 @@ from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 if TYPE_CHECKING:
     from app.domain.selection import SelectionResult
     from app.domain.study import Study
-    from app.node.node_policy import NodePolicy
     from app.node.service import NodePlan, NodeService
     from app.node.stores import NodeStores
     from app.settings import Settings
@@ -51,8 +50,8 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     settings = load_settings(config, overrides)
     node = settings.node
     configure_logging(Path(node.log_file) if node.log_file else None, node.log_level)
+    _refuse_unfit(settings)
     stores = open_stores(node)
-    _refuse_unfit(node)
     service = NodeService(_plan(settings, receive, stores), stores)
     service.start()
     place = {"host": settings.receive.host, "port": service.port} if receive else {}
@@ -84,9 +83,12 @@ def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
     )
 
 
-def _refuse_unfit(node: NodePolicy) -> None:
+def _refuse_unfit(settings: Settings) -> None:
+    """Better no node than one that finds out with the first patient."""
+    from app.cli.check import verified_models
     from app.node.health import check_disk
 
-    disk = check_disk(node)
+    verified_models(settings)
+    disk = check_disk(settings.node)
     if not disk.ok:
         raise MisconfiguredError(f"{disk.found}; {disk.advice}")

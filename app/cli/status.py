@@ -40,18 +40,18 @@ def status(
 
 
 def _print(studies: tuple[StudyStatus, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    """One line a study, whole identifiers, then why and what next; nothing is cut to the terminal's width."""
     if not studies:
         typer.echo("no study has arrived yet")
-        return
-    table = Table("study", "state", "why", "next", "revision", "images")
     for study in studies:
         state = f"{study.state} ({study.stage})" if study.stage else study.state
-        uid, revision = study.study_instance_uid, str(study.revision or "")
-        table.add_row(uid, state, study.reason, study.next_step, revision, str(study.instance_count))
-    Console().print(table)
+        revision = f"revision {study.revision}, " if study.revision else ""
+        typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{study.instance_count} images")
+        if study.conflicts:
+            typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
+        for title, words in (("why", study.reason), ("next", study.next_step)):
+            if words not in ("", "none"):
+                typer.echo(f"{'':<20} {title}: {words}")
 
 
 def _iso(value: object) -> str:

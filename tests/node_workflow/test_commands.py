@@ -1,0 +1,147 @@
+"""``psma-node status``, ``retry``, ``check`` and ``audit verify``, without a node that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+from typer.testing import CliRunner, Result
+
+from app.cli.main import app
+from app.node.database import instances, utc_now
+from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.node_policy import NodePolicy
+from app.node.run_ledger import RunEnding, RunKey, StudyState
+from app.node.stores import NodeStores, open_stores
+from app.node.study_observations import Observation
+from tests.node_workflow.test_ledgers import FILES
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a command on a data folder of its own."""
+
+    def run(*words: str) -> Result:
+        folder = [f"node.data_dir={tmp_path / 'data'}", "node.min_free_mb=1"]
+        return CliRunner().invoke(app, [*words, *(word for item in folder for word in ("--set", item))])
+
+    return run
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> NodeStores:
+    return open_stores(NodePolicy(data_dir=tmp_path / "data"))
+
+
+def arrived(stores: NodeStores, study: str) -> RunKey:
+    """A study with one instance in the inbox."""
+    row = {
+        "sop_instance_uid": f"{study}.1",
+        "sha256": "0" * 64,
+        "study_instance_uid": study,
+        "series_instance_uid": f"{study}.2",
+        "sop_class_uid": "1.2",
+        "path": "x",
+        "bytes": 1,
+        "received_at": utc_now(),
+        "calling_ae": "X",
+        "conflict": False,
+    }
+    with stores.engine.begin() as connection:
+        connection.execute(insert(instances).values(row))
+    return RunKey(study, 1)
+
+
+def queued(stores: NodeStores, study: str) -> RunKey:
+    """A complete study."""
+    key = arrived(stores, study)
+    stores.runs.open(study, "d" * 64)
+    stores.observations.write(Observation(study, StudyState.QUEUED))
+    return key
+
+
+def ended(stores: NodeStores, study: str, ending: RunEnding) -> RunKey:
+    """A study whose first try has ended."""
+    key = queued(stores, study)
+    stores.runs.claim(key, 1, "x")
+    stores.runs.end(key, 1, ending)
+    return key
+
+
+def test_status_of_a_new_node_says_that_nothing_came(command: Command) -> None:
+    assert command("status").stdout == "no study has arrived yet\n"
+    assert json.loads(command("status", "--json").stdout) == {"studies": []}
+
+
+def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeStores) -> None:
+    arrived(stores, "1.1")
+    stores.observations.write(Observation("1.1", StudyState.WAITING, "a CT that covers the PET"))
+    soon = utc_now() + timedelta(seconds=90)
+    ended(stores, "1.2", RunEnding(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
+    ended(stores, "1.3", RunEnding(StudyState.REJECTED, "the unit is CNTS"))
+    told = command("status").stdout
+    assert "waiting              1.1  1 images\n" in told
+    assert "why: a CT that covers the PET\n" in told
+    assert "failed               1.2  revision 1, 1 images\n" in told
+    assert "next: processing again in " in told
+    assert "rejected             1.3" in told
+    assert "next: psma-node retry\n" in told
+
+
+def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores) -> None:
+    key = ended(stores, "1.2", RunEnding(StudyState.DELIVERING))
+    stores.deliveries.plan(key, FILES, ["pacs"])
+    delivery = DeliveryKey(key, "pacs")
+    stores.deliveries.acknowledge(delivery, "1.2.SEG", 0)
+    soon = utc_now() + timedelta(seconds=90)
+    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.PENDING, "it is down", soon))
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert study["state"] == "delivering"
+    assert study["reason"] == "pacs: 1 of 2 acknowledged, it is down"
+    assert study["next_step"].startswith("delivery again in ")
+    assert study["deliveries"][0]["acknowledged"] == 1
+
+
+def test_late_images_are_told_beside_the_earlier_result(command: Command, stores: NodeStores) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    stores.observations.write(Observation("1.2", StudyState.WAITING, "3 of 40 images of the CT series"))
+    assert "why: 3 of 40 images of the CT series (revision 1 is done)" in command("status").stdout
+
+
+def test_retry_begins_a_rejected_study_again(command: Command, stores: NodeStores) -> None:
+    key = ended(stores, "1.2", RunEnding(StudyState.REJECTED, "tracer not allowed"))
+    assert command("retry", "1.2").stdout == "revision 1 is processed again\n"
+    assert stores.runs.get(key).state is StudyState.QUEUED
+    assert stores.runs.get(key).attempt == 2
+
+
+@pytest.mark.parametrize(("study", "words"), [("1.2", "the study is done"), ("9.9", "found no revision")])
+def test_retry_of_what_needs_none_is_refused(
+    command: Command, stores: NodeStores, study: str, words: str
+) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    assert words in str(command("retry", study).exception)
+
+
+def test_check_names_a_wrong_key_and_exits_1(command: Command) -> None:
+    result = command("check", "--set", "receive.prot=1")
+    assert result.exit_code == 1
+    assert "receive.prot" in result.stdout
+    assert "failed" in result.stdout
+
+
+def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores, tmp_path: Path) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.FAILED, "why", at_fault=True))
+    command("retry", "1.2")
+    assert command("audit", "verify").exit_code == 0
+    log = tmp_path / "data" / "audit" / "audit.jsonl"
+    log.write_text(log.read_text().replace("processed again", "never touched"))
+    result = command("audit", "verify")
+    assert result.exit_code == 1
+    assert "NOT whole" in result.stderr
