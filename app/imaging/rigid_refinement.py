@@ -105,12 +105,11 @@ class _BoneMatch:
         weight = (tolerance**2 / (tolerance**2 + difference**2)) ** 2 * self._seen(places)  # Geman-McClure
         arm = (places - places.mean(axis=0)) / self._reach_mm  # turns, shifts and scales then weigh alike
         columns = [np.cross(arm, slope), slope, *([arm * slope] if scaling else [])]
-        jacobian = np.concatenate(columns, axis=1)
+        jacobian: FloatArray = np.concatenate(columns, axis=1)
         normal: FloatArray = jacobian.T @ (jacobian * weight[:, None])
         size = len(normal)
-        normal = normal + np.eye(size) * (1e-3 * float(np.trace(normal)) / size + 1e-9)  # keeps it invertible
-        solution: FloatArray = np.linalg.solve(normal, jacobian.T @ (weight * difference))
-        return solution
+        normal.flat[:: size + 1] += 1e-3 * float(np.trace(normal)) / size + 1e-9  # keeps it invertible
+        return np.asarray(np.linalg.solve(normal, jacobian.T @ (weight * difference)), dtype=np.float64)
 
     def overlap(self, motion: FloatArray) -> float:
         """Soft Dice of bone, of the fixed bone that the moving CT sees."""

@@ -5,7 +5,7 @@ Vertebrae repeat, so the best few places are all handed on, to be refined and co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,18 @@ from scipy.spatial.transform import Rotation
 from app.domain.volume import FloatArray
 from app.imaging.working_ct import WorkingCt, bone_centre_mm, moved_points, smoothed
 
-START_TURNS_DEG = ((0, 0, 0), (10, 0, 0), (-10, 0, 0), (0, 0, 10), (0, 0, -10), (0, 10, 0), (0, -10, 0))
-"""Rotations (about x, y, z) from which translations are searched; refinement reaches some 10 degrees more."""
+UPRIGHT_DEG = ((0.0, 0.0, 0.0),)
+"""No rotation: refinement reaches some 10 degrees from here."""
+
+TURNS_DEG = (
+    (10.0, 0.0, 0.0),
+    (-10.0, 0.0, 0.0),
+    (0.0, 10.0, 0.0),
+    (0.0, -10.0, 0.0),
+    (0.0, 0.0, 10.0),
+    (0.0, 0.0, -10.0),
+)
+"""Rotations (about x, y, z) to search from when the upright search finds no good place."""
 
 STARTS = 6
 """How many places are handed on: the right one and its neighbours a vertebra away."""
@@ -31,12 +41,19 @@ MIN_SHARED_BONE = 0.5
 SMOOTHING_VOXELS = 0.7
 
 
-def likely_starts(fixed: WorkingCt, moving: WorkingCt) -> list[FloatArray]:
-    """Transforms (4x4, LPS mm fixed to moving) worth refining, best first, no two at the same place."""
+def likely_starts(
+    fixed: WorkingCt, moving: WorkingCt, turns_deg: Sequence[tuple[float, float, float]]
+) -> list[FloatArray]:
+    """Transforms (4x4, LPS mm fixed to moving) worth refining, best first, no two at the same place.
+
+    Args:
+        fixed, moving: the CTs.
+        turns_deg: rotations about x, y, z to search from.
+    """
     centre = bone_centre_mm(moving)
     search = _TranslationSearch(fixed, moving)
     found: list[tuple[float, FloatArray]] = []
-    for turn_deg in START_TURNS_DEG:
+    for turn_deg in turns_deg:
         turn = np.eye(4)
         turn[:3, :3] = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix()
         turn[:3, 3] = centre - turn[:3, :3] @ centre
