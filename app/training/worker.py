@@ -39,6 +39,8 @@ def train(request: TrainingRequest) -> None:
     else:
         if (output / LATEST).exists():
             trainer.load_checkpoint(str(output / LATEST))  # as above
+            np.random.seed(request.seed + trainer.current_epoch)  # not the patches of the first epoch again
+            torch.manual_seed(request.seed + trainer.current_epoch)
         trainer.run_training()
     save_weights(trainer, output / WEIGHTS)
 
