@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import app.application as application
+from app import application
 from app.application import ChainProcessor
 from app.folder_mode import RunPriors
 from app.phantom.centres import Centre
