@@ -100,7 +100,7 @@ def test_a_fault_in_one_study_does_not_stop_the_others(
 ) -> None:
     use_segmentation(monkeypatch, BrokenSegmentation)
     images = (*patient.spect.images, *patient.pet.functional)
-    folder = links_to(images, tmp_path / "in", lambda n: str(n))
+    folder = links_to(images, tmp_path / "in", str)
     outcome = process_folder(folder, tmp_path / "out", settings)
     assert outcome.status is Status.FAILED
     assert [study.status for study in outcome.studies] == [Status.REJECTED, Status.FAILED]
