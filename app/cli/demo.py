@@ -96,7 +96,7 @@ class Narrator:
         """The step under way has failed."""
         self._spinner.stop()
         self._console.print(f"✗ {self._step}", style="red", highlight=False)
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _tick(self) -> None:
         if self._step:
