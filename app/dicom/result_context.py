@@ -18,7 +18,7 @@ from pydicom.valuerep import DA, TM
 from app.dicom.header_values import tolerant
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.dicom.write_policy import WritePolicy
-from app.domain.analysis import Loaded, ModelUsed, Provenance, Quantified
+from app.domain.analysis import Loaded, ModelUsed, Provenance, Quantified, SupersededReport
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Code, Instance, Series
 from app.errors import UnusableStudyError
@@ -103,10 +103,17 @@ class ResultContext:
         """SEG, SR and page follow one another."""
         return self.policy.first_series_number + list(ResultKind).index(kind)
 
+    @property
+    def replaced(self) -> SupersededReport | None:
+        """The earlier revision's report on the same series, which this result replaces."""
+        return self.provenance.superseded_on(self.functional.series_instance_uid)
+
     def series_description(self, what: str) -> str:
-        """LO, so at most 64 characters: what it is, by which model, of what, and that it is research."""
-        pair = self.loaded.selection.kind.value
-        return plain(f"{what} {self.model.role.value} {pair} (research use only)")[:64]
+        """LO, so at most 64 characters: what, by which model, what it replaces, and that it is research."""
+        parts = [what, self.model.role.value, self.loaded.selection.kind.value]
+        if self.replaced is not None:
+            parts.append(f"r{self.provenance.revision} replaces r{self.replaced.revision}")
+        return plain(f"{' '.join(parts)} (research use only)")[:64]
 
     def tracking(self, lesion_number: int) -> tuple[str, str]:
         """Tracking Identifier and Tracking Unique Identifier of a lesion."""

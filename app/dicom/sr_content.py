@@ -36,6 +36,7 @@ from app.domain.codes import (
     PRIOR,
     QUALITATIVE_EVALUATIONS,
     QUANTIFICATION,
+    REPLACES,
     SOURCE,
     SUMMARY,
 )
@@ -87,6 +88,15 @@ def summary(context: ResultContext) -> str:
     return f"{burden.lesion_count} {noun}, PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
 
 
+def replaces_statement(context: ResultContext) -> str:
+    """Which earlier result this one takes the place of; empty for the first."""
+    earlier = context.replaced
+    if earlier is None:
+        return ""
+    what = "notice of withdrawal" if earlier.is_withdrawal else "result"
+    return f"Revision {context.provenance.revision}: replaces the {what} of revision {earlier.revision}"
+
+
 def prior_statement(context: ResultContext, with_uids: bool = True) -> str:
     """Which prior was used and how it fits, or why none; empty for PET, which has none."""
     aligned = context.quantified.segmented.aligned
@@ -122,6 +132,8 @@ def evidence(context: ResultContext) -> Iterator[Dataset]:
 
 def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
     yield SUMMARY, summary(context)
+    if context.replaced is not None:
+        yield REPLACES, f"{replaces_statement(context)} (SR {context.replaced.sop_instance_uid})"
     yield INTENDED_USE, RESEARCH_USE
     if context.model.demonstration_only:
         yield INTENDED_USE, DEMONSTRATION_MODEL

@@ -215,7 +215,7 @@ def _measurement(quantity: Quantity) -> Measurement:
 
 
 def _predecessors(context: ResultContext) -> list[Dataset] | None:
-    earlier = context.provenance.supersedes
+    earlier = context.replaced
     if earlier is None:
         return None
     reference = Dataset()

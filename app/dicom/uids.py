@@ -32,12 +32,13 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
     """SHA-256 (hex) of everything that can change a result.
 
     Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
-    and weights, software version, settings digest and revision.
+    and weights, software version, settings digest, revision, and the report that is replaced.
     """
     aligned = quantified.segmented.aligned
     selection = aligned.loaded.selection
     model = quantified.segmented.model
     prior = aligned.prior
+    replaced = provenance.superseded_on(selection.functional.series_instance_uid)
     ingredients = [
         selection.study.study_instance_uid,
         _series_ingredients(selection.functional),
@@ -45,6 +46,7 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
         [] if prior is None else [prior.series_instance_uid, prior.segmentation_sop_instance_uid],
         [model.model_id, model.role.value, model.version, model.weights_sha256],
         [provenance.software_version, provenance.settings_digest, provenance.revision],
+        [] if replaced is None else [replaced.sop_instance_uid],
     ]
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
 

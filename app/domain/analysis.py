@@ -204,12 +204,21 @@ class Quantified:
 
 @dataclass(frozen=True)
 class SupersededReport:
-    """The SR of an earlier revision, which the new one replaces (Predecessor Documents Sequence)."""
+    """The SR of an earlier revision, which a new one replaces (Predecessor Documents Sequence).
+
+    Attributes:
+        revision: of the study, that it was made from.
+        functional_series_instance_uid: the series it is about.
+        is_withdrawal: it is no result, but the notice that withdrew one.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
+    revision: int
+    functional_series_instance_uid: str
+    is_withdrawal: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,4 +228,13 @@ class Provenance:
     software_version: str
     settings_digest: str
     revision: int = 1
-    supersedes: SupersededReport | None = None
+    supersedes: tuple[SupersededReport, ...] = ()
+
+    def superseded_on(self, functional_series_instance_uid: str) -> SupersededReport | None:
+        """The report that a new one on this series replaces; ``None`` when it is the first."""
+        of_series = (
+            report
+            for report in self.supersedes
+            if report.functional_series_instance_uid == functional_series_instance_uid
+        )
+        return next(of_series, None)

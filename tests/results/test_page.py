@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from app.dicom.page_drawing import HEIGHT, VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, WIDTH, draw_page
+from app.dicom.page_table import in_few_digits
 from app.dicom.page_writer import write_page
 from app.dicom.result_context import ResultContext, open_context
 from app.dicom.write_policy import WritePolicy
-from app.domain.analysis import Quantified
+from app.domain.analysis import Quantified, SupersededReport
 from app.domain.volume import Volume
 from tests.results import sources
 from tests.results.sources import PROVENANCE
@@ -100,6 +101,24 @@ def test_an_image_without_any_uptake_can_be_drawn(pet: Quantified) -> None:
     aligned = replace(empty.segmented.aligned, loaded=replace(loaded, suv=dark))
     changed = replace(empty, segmented=replace(empty.segmented, aligned=aligned))
     assert draw_page(context_of(changed)).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_page_that_replaces_another_says_so_in_a_band_of_colour(pet: Quantified) -> None:
+    earlier = SupersededReport("1", "2", "3", "4", 1, f"{sources.ROOT}.3")
+    later = replace(PROVENANCE, revision=2, supersedes=(earlier,))
+    band = draw_page(open_context(pet, WritePolicy(), later))[86:88].reshape(-1, 3)
+    assert (band == (179, 71, 0)).all(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [(6116.7, 1, "6117"), (123.44, 1, "123.4"), (0.0021, 3, "0.002"), (12345.6, 2, "12346"), (None, 1, "-"),
+     (99.96, 1, "100.0"), (3, 0, "3")],
+)  # fmt: skip
+def test_numbers_are_short_enough_to_stand_beside_each_other(
+    value: float | None, decimals: int, text: str
+) -> None:
+    assert in_few_digits(value, decimals) == text
 
 
 @pytest.mark.parametrize("rows", [0, 25])

@@ -29,6 +29,15 @@ def written(
     return parse(as_bytes(write_report(context, write_segmentation(context))))
 
 
+def second_revision(functional_series_instance_uid: str) -> Provenance:
+    """Made after a first result on that series."""
+    report_class = "1.2.840.10008.5.1.4.1.1.88.34"
+    earlier = SupersededReport(
+        f"{ROOT}.1", "2.25.7", report_class, "2.25.8", 1, functional_series_instance_uid
+    )
+    return replace(PROVENANCE, revision=2, supersedes=(earlier,))
+
+
 def said(report: Dataset, code: str) -> list[str]:
     return [text for concept, text in texts(report) if concept == code]
 
@@ -198,11 +207,18 @@ def test_no_lesion_is_said_and_measured_as_nothing(pet: Quantified) -> None:
 
 
 def test_a_later_revision_names_the_report_it_replaces(pet: Quantified) -> None:
-    earlier = SupersededReport(f"{ROOT}.1", "2.25.7", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.8")
-    report = written(pet, provenance=replace(PROVENANCE, revision=2, supersedes=earlier))
+    report = written(pet, provenance=second_revision(f"{ROOT}.3"))
     reference = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert reference.ReferencedSOPInstanceUID == "2.25.8"
     assert "revision: 2" in said(report, "111002")
+    assert said(report, "REPLACES") == ["Revision 2: replaces the result of revision 1 (SR 2.25.8)"]
+    assert report.SeriesDescription == "PSMA measurements M1 PET/CT r2 replaces r1 (research use only)"
+
+
+def test_a_revision_does_not_replace_what_is_about_another_series(pet: Quantified) -> None:
+    report = written(pet, provenance=second_revision(f"{ROOT}.4"))
+    assert "PredecessorDocumentsSequence" not in report
+    assert said(report, "REPLACES") == []
 
 
 def test_numbers_are_written_with_six_digits(tmp_path: Path) -> None:

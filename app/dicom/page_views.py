@@ -1,0 +1,153 @@
+"""The page's pictures: anterior and lateral projection with the lesions outlined, scale bar, grey scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.dicom.page_sheet import FAINT, FONT, LEFT, RED, Sheet
+from app.dicom.result_context import ResultContext
+from app.domain.findings import Lesion
+from app.domain.study import StudyKind
+from app.imaging.mip import Projection, anterior, left_lateral
+
+VIEWS_LEFT, VIEWS_TOP, VIEWS_WIDTH, VIEWS_HEIGHT = LEFT, 144, 640, 674
+GAP_MM = 60.0
+"""Between the two views, in their own scale."""
+
+BODY_SHARE_OF_WINDOW = 0.05
+"""What is darker everywhere is air: the views are cut to the rest."""
+
+BODY_MARGIN_MM = 25.0
+OUTLINE_OVERSAMPLING = 4
+"""So that outlines follow voxel edges and a lesion of one voxel is a square, not a dot."""
+
+LONGEST_BAR = 180
+"""Pixels: a longer scale bar would run into the grey scale."""
+
+NUMBERED_LESIONS = 12
+"""The largest get their number beside them; more would hide the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One projection with the lesions' own, cut alike; ``across`` is the LPS axis that runs to the right."""
+
+    title: str
+    image: Projection
+    lesions: Projection
+    across: int
+    ends: tuple[str, str]
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, lower and upper edge in mm."""
+        return (*self.image.horizontal_mm, *self.image.vertical_mm)
+
+
+def draw_views(sheet: Sheet, context: ResultContext) -> None:
+    """Both views side by side in one scale, as large as there is room."""
+    views = _views(context)
+    heights = [view.extent[3] - view.extent[2] for view in views]
+    widths = [view.extent[1] - view.extent[0] for view in views]
+    pixels_per_mm = min(VIEWS_WIDTH / (sum(widths) + GAP_MM), VIEWS_HEIGHT / max(heights))
+    left = float(VIEWS_LEFT)
+    for view, width in zip(views, widths, strict=True):
+        _draw_view(sheet, view, (left, pixels_per_mm), context)
+        left += (width + GAP_MM) * pixels_per_mm
+    _draw_scale(sheet, _window_suv(context), pixels_per_mm)
+
+
+def _window_suv(context: ResultContext) -> float:
+    policy, kind = context.policy, context.loaded.selection.kind
+    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
+
+
+def _views(context: ResultContext) -> tuple[View, View]:
+    suv, labels = context.loaded.suv, context.quantified.segmented.labels
+    threshold = BODY_SHARE_OF_WINDOW * _window_suv(context)
+    front = _cut(anterior(suv.array, suv.grid), anterior(labels.mask, labels.grid), threshold)
+    side = _cut(left_lateral(suv.array, suv.grid), left_lateral(labels.mask, labels.grid), threshold)
+    return View("Anterior", *front, 0, ("R", "L")), View("Left lateral", *side, 1, ("A", "P"))
+
+
+def _cut(image: Projection, lesions: Projection, threshold: float) -> tuple[Projection, Projection]:
+    """Leave out the air at both sides; the full length stays, so that the views keep one height."""
+    body = np.flatnonzero((np.maximum(image.image, lesions.image * threshold) >= threshold).any(axis=0))
+    if body.size == 0:
+        return image, lesions
+    left_mm, right_mm = image.horizontal_mm
+    step_mm = (right_mm - left_mm) / image.image.shape[1]
+    margin = int(np.ceil(BODY_MARGIN_MM / step_mm))
+    first = max(int(body[0]) - margin, 0)
+    last = min(int(body[-1]) + margin + 1, image.image.shape[1])
+    edges = (left_mm + first * step_mm, left_mm + last * step_mm)
+    front, outline = (
+        Projection(view.image[:, first:last], edges, view.vertical_mm) for view in (image, lesions)
+    )
+    return front, outline
+
+
+def _draw_view(sheet: Sheet, view: View, where: tuple[float, float], context: ResultContext) -> None:
+    left, pixels_per_mm = where
+    x0, x1, z0, z1 = view.extent
+    width, height = (x1 - x0) * pixels_per_mm, (z1 - z0) * pixels_per_mm
+    axes = sheet.axes((left, VIEWS_TOP, width, height))
+    axes.set_axis_off()
+    axes.imshow(
+        view.image.image, cmap="gray_r", vmin=0, vmax=_window_suv(context), extent=view.extent,
+        aspect="auto", interpolation="bilinear",
+    )  # fmt: skip
+    _outline(axes, view)
+    axes.set_xlim(x0, x1)
+    axes.set_ylim(z0, z1)
+    _number(axes, view, context.quantified.findings.lesions)
+    sheet.write(left + width / 2, VIEWS_TOP - 10, view.title, ha="center", color=FAINT)
+    marks = (
+        (left + 4, VIEWS_TOP + 20, view.ends[0], "left"),
+        (left + width - 4, VIEWS_TOP + 20, view.ends[1], "right"),
+    )
+    for x, y, mark, side in marks:
+        sheet.write(x, y, mark, ha=side, fontsize=15, weight="bold", path_effects=_halo())
+
+
+def _halo() -> list[Any]:
+    """A white edge, so that letters stand out from dark uptake."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
+
+
+def _outline(axes: Any, view: View) -> None:
+    if not view.lesions.image.any():
+        return
+    fine = np.kron(view.lesions.image, np.ones((OUTLINE_OVERSAMPLING, OUTLINE_OVERSAMPLING)))
+    axes.contour(fine, levels=[0.5], colors=[RED], linewidths=1.1, extent=view.extent, origin="upper")
+
+
+def _number(axes: Any, view: View, lesions: tuple[Lesion, ...]) -> None:
+    for lesion in lesions[:NUMBERED_LESIONS]:
+        reach_mm = (3.0 * lesion.volume_ml * 1000.0 / (4.0 * np.pi)) ** (1 / 3)
+        axes.annotate(
+            str(lesion.number), (lesion.centre_mm[view.across] + reach_mm, lesion.centre_mm[2]), (3, 0),
+            textcoords="offset points", fontsize=9, color=RED, weight="bold", va="center", family=FONT,
+            annotation_clip=False, path_effects=_halo(),
+        )  # fmt: skip
+
+
+def _draw_scale(sheet: Sheet, window_suv: float, pixels_per_mm: float) -> None:
+    """A bar of 10 cm (1 cm where the image is small) and the grey scale, below the views."""
+    y = VIEWS_TOP + VIEWS_HEIGHT + 22
+    length_cm = 10 if 100 * pixels_per_mm <= LONGEST_BAR else 1
+    bar_width = length_cm * 10 * pixels_per_mm
+    sheet.bar((VIEWS_LEFT, y, bar_width, 3))
+    sheet.write(VIEWS_LEFT + bar_width + 8, y + 6, f"{length_cm} cm")
+    ramp_left = VIEWS_LEFT + 320
+    ramp = sheet.axes((ramp_left, y - 6, 160, 13))
+    ramp.imshow(np.linspace(0, 1, 160)[None], cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+    ramp.set_xticks([])
+    ramp.set_yticks([])
+    sheet.write(ramp_left - 8, y + 6, "SUVbw 0", ha="right")
+    sheet.write(ramp_left + 168, y + 6, f"{window_suv:g} g/ml")
