@@ -23,13 +23,19 @@ ANY_ACTIVITY_MBQ = (5.0, 20000.0)
 """For a radionuclide that isn't in the table: from a low PET dose to a therapy."""
 
 CLOCK_TOLERANCE_S = 60.0
-"""Injection and scan are timed by different clocks."""
+"""Date and time attributes of one instant are rounded to minutes."""
 
 MOST_HALF_LIVES = 6.0
 """After six half-lives less than 2 % is left: nothing to image, so one of the two times is wrong."""
 
-HEIGHT_IN_CM_ABOVE_M = 3.0
-"""Nobody is taller than 3 m: such a Patient's Size is in cm."""
+DAY_S = 86400.0
+
+SHORTEST_WAIT_S = 60.0
+"""The earliest PSMA images are taken some minutes after injection: a scan and an injection at one instant are
+two times of which one was overwritten (anonymisers set both to midnight)."""
+
+LARGEST_CLOCK_EFFECT = 0.05
+"""Share of SUV that two different times of one injection may make; beyond it neither is taken."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def half_life_s(injected: Radiopharmaceutical) -> tuple[float, tuple[Decision, .
     if stated_s and coded and not half_life_agrees(stated_s, coded):
         expected = f"{coded.half_life_s:.1f} s ({coded.key}) within 2 %"
         return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", f"{stated_s:g} s", expected)
-    if stated_s:
+    if stated_s and stated_s > 0.0:
         return stated_s, ()
     if coded:
         text = f"RadionuclideHalfLife is absent; {coded.half_life_s:g} s of {coded.key} is used"
@@ -114,44 +120,91 @@ def administered_at(
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """When it was injected: the site's word, else start date and time, else start time with the scan's date.
 
-    Raises nothing; refuses a time without a date for radionuclides imaged on later days.
+    Refused: a time without a date for radionuclides imaged on later days; an instant that is no injection of
+    this scan; two instants that contradict each other.
     """
-    found = _stated_time(injection, reference)
-    if isinstance(found, Reason):
-        return found
-    instant, decisions = found
     life = half_life_s(injection.injected)
     if isinstance(life, Reason):
         return life
-    elapsed_s = (reference - instant).total_seconds()
-    if -CLOCK_TOLERANCE_S <= elapsed_s <= MOST_HALF_LIVES * life[0]:
+    found = _stated_time(injection, reference, life[0])
+    if isinstance(found, Reason):
+        return found
+    instant, decisions = found
+    if _fits_scan(instant, reference, life[0]):
         return instant, decisions
+    elapsed_s = (reference - instant).total_seconds()
     seen = f"{instant}, {elapsed_s / 60:.0f} min before the scan's {reference}"
-    expected = f"0 to {MOST_HALF_LIVES * life[0] / 60:.0f} min before"
+    expected = f"1 to {MOST_HALF_LIVES * life[0] / 60:.0f} min before"
+    return _implausible(seen, expected)
+
+
+def _fits_scan(instant: datetime, reference: datetime, life_s: float) -> bool:
+    return SHORTEST_WAIT_S <= (reference - instant).total_seconds() <= MOST_HALF_LIVES * life_s
+
+
+def _implausible(seen: str, expected: str) -> Reason:
+    advice = "Correct the injection's date or time, or add the study to load.administrations"
     code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
-    return Reason(
-        code, "RadiopharmaceuticalStartDateTime", seen, expected, "Correct the injection's date or time"
-    )
+    return Reason(code, "RadiopharmaceuticalStartDateTime", seen, expected, advice)
 
 
-def _stated_time(injection: Injection, reference: datetime) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+def _stated_time(
+    injection: Injection, reference: datetime, life_s: float
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     site, injected = injection.site, injection.injected
     if site is not None and site.administered_at is not None:
         text = f"injected at {site.administered_at} by the site's entry for this study"
         return site.administered_at, (Decision("load", text),)
     clock = injected.start_time
+    nuclide = injection.nuclide
+    is_positron = nuclide is not None and nuclide.emission is Emission.POSITRON
     if injected.start_datetime is not None:
-        return injected.start_datetime, _compare_clocks(injected.start_datetime, clock)
+        return _compared(injected.start_datetime, clock, reference, (life_s, is_positron))
     code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
     advice = "Fill it on the scanner, or add the study to load.administrations"
     if clock is None:
         return Reason(code, attribute, "nothing", "date and time of the injection", advice)
-    nuclide = injection.nuclide
-    if nuclide is None or nuclide.emission is not Emission.POSITRON:
+    if not is_positron:
         seen = "a time without a date (RadiopharmaceuticalStartTime)"
         expected = "date and time: this radionuclide is imaged on later days"
         return Reason(code, attribute, seen, expected, advice)
     return _with_scan_date(clock, reference)
+
+
+def _compared(
+    start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    """Start date and time against the time of day beside it (midnight there is a placeholder).
+
+    ``isotope`` is the half-life in s, and whether it emits positrons.
+    """
+    of_day = start - start.replace(hour=0, minute=0, second=0, microsecond=0)
+    apart_s = abs((of_day - clock).total_seconds()) if clock else 0.0
+    apart_s = min(apart_s, DAY_S - apart_s)
+    if apart_s <= CLOCK_TOLERANCE_S:
+        return _on_scan_date(start, clock, reference, isotope)
+    names = "RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime"
+    if 1.0 - 2.0 ** (-apart_s / isotope[0]) > LARGEST_CLOCK_EFFECT:
+        return _implausible(f"{names} {apart_s / 60:.0f} min apart", "one time of injection")
+    return start, (Decision("load", f"warning: {names} are {apart_s:.0f} s apart; the former is used"),)
+
+
+def _on_scan_date(
+    start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
+) -> tuple[datetime, tuple[Decision, ...]]:
+    """A start on another date than the scan's, with the same time of day in both attributes: anonymisers shift
+    dates and leave DT attributes alone. For positron emitters the scan's date is certain."""
+    life_s, is_positron = isotope
+    if not is_positron or not clock or _fits_scan(start, reference, life_s):
+        return start, ()
+    moved, _ = _with_scan_date(clock, reference)
+    if start.date() == moved.date() or not _fits_scan(moved, reference, life_s):
+        return start, ()
+    text = (
+        "warning: the date in RadiopharmaceuticalStartDateTime is not this scan's; its time of day, which "
+        "RadiopharmaceuticalStartTime repeats, is taken on the scan's date"
+    )
+    return moved, (Decision("load", text),)
 
 
 def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tuple[Decision, ...]]:
@@ -165,16 +218,6 @@ def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tu
         instant -= timedelta(days=1)
         text = f"{text} less a day (the injection was before midnight)"
     return instant, (Decision("load", text),)
-
-
-def _compare_clocks(start: datetime, clock: timedelta | None) -> tuple[Decision, ...]:
-    if clock is None:
-        return ()
-    of_day = timedelta(hours=start.hour, minutes=start.minute, seconds=start.second)
-    if abs((of_day - clock).total_seconds()) <= CLOCK_TOLERANCE_S:
-        return ()
-    text = "RadiopharmaceuticalStartTime differs from RadiopharmaceuticalStartDateTime, which is used"
-    return (Decision("load", f"warning: {text}"),)
 
 
 def weight_kg(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reason:

@@ -1,13 +1,29 @@
-"""Ideal weight, lean mass and surface of a body: to turn other SUVs into SUVbw.
+"""Ideal weight, lean mass and surface of a body: other SUVs become SUVbw, and SUVbw becomes them.
 
 Formulas as collected in PS3.3 C.8.9.1.1.14 (SUV Type) and the IBSI report on SUV computation.
-Weight in kg, height in m. For a sex other than M and F the mean of both formulas is taken.
+Weight in kg, height in m.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.domain.refusal import Reason, RefusalCode
+
+HEIGHT_IN_CM_ABOVE_M = 3.0
+"""Nobody is taller than 3 m: such a Patient's Size is in cm."""
+
+HEIGHT_RANGE_M = (0.5, 2.5)
+"""Outside it Patient's Size is in feet, or a typing error."""
+
+NORMALISER_RANGE = (0.25, 1.6)
+"""Of the weight: lean and ideal masses of people between starved and very obese. James' formula turns negative
+beyond a BMI of 50, where it has no meaning."""
+
+SURFACE_RANGE_CM2 = (5e3, 4e4)
+"""From a child of three to 250 kg."""
 
 Formula = Callable[[float, float, bool], float]
 """(weight_kg, height_m, is_male) → kg, or cm² for the surface."""
@@ -50,13 +66,45 @@ NORMALISATIONS: dict[str, tuple[Formula, float]] = {
 """SUV Type (0054,1006): formula, and its factor to the SUV's own numerator (g, or cm²)."""
 
 
-def suvbw_per(suv_type: str, weight_kg: float, height_m: float, sex: str) -> float:
-    """Factor from an SUV of ``suv_type`` to SUVbw.
+@dataclass(frozen=True)
+class Body:
+    """A person's weight, kg, height, m, and sex, ``M``, ``F`` or another letter."""
+
+    weight_kg: float
+    height_m: float
+    sex: str
+
+
+def height_m(stated: float | None) -> float | Reason:
+    """Patient's Size in m; cm are seen as such."""
+    expected = f"{HEIGHT_RANGE_M[0]} to {HEIGHT_RANGE_M[1]} m"
+    if not stated:
+        found = "nothing" if stated is None else "0"
+        return Reason(RefusalCode.HEIGHT_MISSING, "PatientSize", found, expected, "Fill it on the scanner")
+    metres = stated / 100.0 if stated > HEIGHT_IN_CM_ABOVE_M else stated
+    if HEIGHT_RANGE_M[0] <= metres <= HEIGHT_RANGE_M[1]:
+        return metres
+    return Reason(RefusalCode.BODY_IMPLAUSIBLE, "PatientSize", f"{stated:g}", expected)
+
+
+def suvbw_per(suv_type: str, body: Body) -> float | Reason:
+    """Factor from an SUV of ``suv_type`` to SUVbw; divide by it to go the other way.
+
+    For a sex other than M and F it is by the mean of both formulas.
 
     Raises:
         KeyError: ``suv_type`` is not one of :data:`NORMALISATIONS`.
     """
     formula, factor = NORMALISATIONS[suv_type]
-    sexes = {"M": (True,), "F": (False,)}.get(sex, (True, False))
-    numerator = sum(formula(weight_kg, height_m, is_male) for is_male in sexes) / len(sexes)
-    return 1000.0 * weight_kg / (factor * numerator)
+    sexes = {"M": (True,), "F": (False,)}.get(body.sex, (True, False))
+    numerator = sum(formula(body.weight_kg, body.height_m, is_male) for is_male in sexes) / len(sexes)
+    low, high = NORMALISER_RANGE
+    if suv_type == "BSA":
+        plausible = SURFACE_RANGE_CM2[0] <= numerator <= SURFACE_RANGE_CM2[1]
+    else:
+        plausible = low * body.weight_kg <= numerator <= high * body.weight_kg
+    if plausible:
+        return 1000.0 * body.weight_kg / (factor * numerator)
+    found = f"{body.weight_kg:g} kg and {body.height_m:g} m, which make {numerator:.1f} for SUV {suv_type}"
+    code, expected = RefusalCode.BODY_IMPLAUSIBLE, "a weight and a height that the formula is made for"
+    return Reason(code, "PatientWeight, PatientSize", found, expected)

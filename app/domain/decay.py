@@ -15,7 +15,17 @@ AGREEMENT_S = 10.0
 """Starts that several beds imply for one scan agree within clock rounding; 10 s is 0.2 % of a 68Ga dose."""
 
 NOTABLE_DISAGREEMENT_S = 30.0
-"""On top of one frame: clocks that differ by more are worth a sentence (0.5 % of a 68Ga dose)."""
+"""Clocks that differ by more are worth a sentence (0.5 % of a 68Ga dose)."""
+
+LARGEST_CLOCK_EFFECT = 0.05
+"""Share of SUV. Clocks whose choice changes SUV by more contradict each other: no number is right then. It is
+5 minutes for 68Ga and 8 for 18F; scanners that write both clocks well agree within a frame."""
+
+PAUSES_S = 600.0
+"""What breaks between bed positions may add to a scan."""
+
+LONGEST_SPAN = 3.0
+"""Of the measured time: a scan from its first to its last bed that takes longer has a wrong time in it."""
 
 
 class DecayCorrection(StrEnum):
@@ -64,6 +74,7 @@ def scan_start(
     frames: Sequence[FrameTiming],
     ge_scan_datetime: datetime | None,
     half_life_s: float,
+    series_time_rules: bool = False,
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """The instant to which ``DecayCorrection=START`` refers (QIBA SUV pseudo-code, and FACTS).
 
@@ -71,16 +82,27 @@ def scan_start(
     2. GE's private scan time (0009,xx0D);
     3. the start that acquisition time, Frame Reference Time and duration imply, when all slices agree;
     4. the earliest Acquisition Date/Time.
+
+    1 and 2 are compared with what the frames' own times imply: a difference is told, and refused when it
+    changes SUV by more than :data:`LARGEST_CLOCK_EFFECT`, unless ``series_time_rules`` by the site's word.
     """
     acquired = [frame.acquired_at for frame in frames if frame.acquired_at is not None]
     earliest = min(acquired, default=None)
-    implied = _implied_starts(frames, half_life_s)
+    scattered = _scattered(frames)
+    if scattered is not None:
+        return scattered
+    window = _implied_window(frames, half_life_s)
     if series_datetime is not None and (earliest is None or series_datetime <= earliest):
-        return series_datetime, _cross_check(series_datetime, frames, implied)
-    found = f"SeriesDateTime {series_datetime} after AcquisitionDateTime {earliest}"
-    if ge_scan_datetime is not None:
+        limit = 1.0 if series_time_rules else LARGEST_CLOCK_EFFECT
+        told = _compared("SeriesDateTime", series_datetime, window, (half_life_s, limit))
+        return told if isinstance(told, Reason) else (series_datetime, told)
+    found = "SeriesDateTime is absent"
+    if series_datetime is not None:
+        found = f"SeriesDateTime {series_datetime} is after AcquisitionDateTime {earliest}"
+    if ge_scan_datetime is not None and (earliest is None or ge_scan_datetime <= earliest):
+        told = _compared("GE's scan time", ge_scan_datetime, window, (half_life_s, LARGEST_CLOCK_EFFECT))
         text = f"reference time is the scanner's private scan date and time, because {found}"
-        return ge_scan_datetime, (Decision("load", text),)
+        return told if isinstance(told, Reason) else (ge_scan_datetime, (Decision("load", text), *told))
     if earliest is None:
         return Reason(
             RefusalCode.SERIES_TIME_MISSING,
@@ -89,11 +111,24 @@ def scan_start(
             "the time to which DecayCorrection=START refers",
             "Have scanner and anonymiser keep the dates and times of series and acquisition",
         )
+    implied = _implied_starts(frames, half_life_s)
     if implied and _spread_s(implied) <= AGREEMENT_S:
         text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
         return min(implied), (Decision("load", f"{text} (equal for all slices), because {found}"),)
     text = f"reference time is the earliest AcquisitionDateTime, because {found} and frame times don't agree"
     return earliest, (Decision("load", text),)
+
+
+def _scattered(frames: Sequence[FrameTiming]) -> Reason | None:
+    """Acquisition times that are too far apart to be one scan's."""
+    beds = {frame.acquired_at: frame.duration_s or 0.0 for frame in frames if frame.acquired_at is not None}
+    span_s = _spread_s(list(beds)) if beds else 0.0
+    if span_s <= LONGEST_SPAN * sum(beds.values()) + PAUSES_S:
+        return None
+    found = f"{span_s / 60:.0f} min from first to last of {len(beds)} bed positions"
+    measured = f"about the {sum(beds.values()) / 60:.0f} min of ActualFrameDuration"
+    code = RefusalCode.SERIES_TIME_IMPLAUSIBLE
+    return Reason(code, "AcquisitionTime", found, measured, "Correct AcquisitionDate and AcquisitionTime")
 
 
 def _implied_starts(frames: Sequence[FrameTiming], half_life_s: float) -> list[datetime]:
@@ -111,15 +146,43 @@ def _spread_s(instants: Sequence[datetime]) -> float:
     return (max(instants) - min(instants)).total_seconds()
 
 
-def _cross_check(
-    used: datetime, frames: Sequence[FrameTiming], implied: Sequence[datetime]
-) -> tuple[Decision, ...]:
-    """A warning when the first frame's own times imply another start than ``used``."""
-    if not implied:
+def _implied_window(
+    frames: Sequence[FrameTiming], half_life_s: float
+) -> tuple[datetime, datetime] | None:
+    """The earliest and the latest start that the first frame implies.
+
+    Frame Reference Time is due to be the frame's mean-activity time; some scanners write the frame's start.
+    Scanners that write one reference time for every bed give it within the bed: the earliest bed tells then.
+    """
+    late = _implied_starts(frames, half_life_s)
+    if not late:
+        return None
+    lowest_s = min(frame.reference_s or 0.0 for frame in frames)
+    start, frame = min(
+        (pair for pair in zip(late, frames, strict=True) if pair[1].reference_s == lowest_s),
+        key=lambda pair: pair[0],
+    )
+    return start - timedelta(seconds=mean_activity_offset_s(frame.duration_s or 0.0, half_life_s)), start
+
+
+def _compared(
+    name: str, used: datetime, window: tuple[datetime, datetime] | None, limits: tuple[float, float]
+) -> tuple[Decision, ...] | Reason:
+    """Nothing, a warning or a reason: how far ``used`` is from what the frames imply.
+
+    ``limits`` are the half-life in s and the largest share of SUV.
+    """
+    if window is None:
         return ()
-    first = min(range(len(frames)), key=lambda i: frames[i].reference_s or 0.0)
-    apart_s = abs((implied[first] - used).total_seconds())
-    if apart_s <= (frames[first].duration_s or 0.0) + NOTABLE_DISAGREEMENT_S:
+    half_life_s, largest_effect = limits
+    apart_s = max((window[0] - used).total_seconds(), (used - window[1]).total_seconds(), 0.0)
+    effect = 1.0 - decay_factor(apart_s, half_life_s)
+    text = f"AcquisitionTime and FrameReferenceTime imply a start {apart_s:.0f} s away from {name}"
+    if effect > largest_effect:
+        found = f"{text}: {effect:.0%} of SUV"
+        advice = "Correct the clock; or, if SeriesTime is right at this site, load.series_time_rules: true"
+        code, expected = RefusalCode.SERIES_TIME_IMPLAUSIBLE, f"clocks that agree within {largest_effect:.0%}"
+        return Reason(code, "SeriesTime, FrameReferenceTime", found, expected, advice)
+    if apart_s <= NOTABLE_DISAGREEMENT_S:
         return ()
-    text = f"FrameReferenceTime implies a start {apart_s:.0f} s away from SeriesDateTime, which is used"
-    return (Decision("load", f"warning: {text}"),)
+    return (Decision("load", f"warning: {text}, which is used"),)

@@ -15,57 +15,125 @@ Next = TypeVar("Next")
 
 
 class RefusalCode(StrEnum):
-    """Every reason for which a series, study, prior or instance is not used."""
+    """Every reason for which a series, study, prior or instance is not used; ``meaning`` says it in a sentence."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> RefusalCode:
+        """A member whose value is the code alone."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
 
     # reading
-    UNREADABLE = "unreadable"
-    CONFLICTING_DUPLICATE = "conflicting-duplicate"
-    ATTRIBUTE_INCONSISTENT = "attribute-inconsistent"
-    PIXEL_DATA_MISSING = "pixel-data-missing"
-    TRANSFER_SYNTAX_UNSUPPORTED = "transfer-syntax-unsupported"
+    UNREADABLE = "unreadable", "A file is no DICOM file, is damaged, or lacks the UIDs that say what it is."
+    CONFLICTING_DUPLICATE = (
+        "conflicting-duplicate",
+        "Two different contents came under one SOP Instance UID; which one is right is unknown.",
+    )
+    ATTRIBUTE_INCONSISTENT = (
+        "attribute-inconsistent",
+        "Images of one series, or items of one sequence, contradict each other in an attribute that decides "
+        "on the numbers.",
+    )
+    PIXEL_DATA_MISSING = "pixel-data-missing", "Pixels are absent, cut off, or don't fit Rows and Columns."
+    TRANSFER_SYNTAX_UNSUPPORTED = (
+        "transfer-syntax-unsupported",
+        "The image is compressed in a way that is not decoded here (video, or an unknown syntax).",
+    )
+    LOSSY_COMPRESSION = (
+        "lossy-compression",
+        "The functional image was compressed with loss: its values are no longer the measured ones.",
+    )
     # selection
-    NOT_AN_IMAGE = "not-an-image"
-    OTHER_MODALITY = "other-modality"
-    NOT_PRIMARY = "not-primary"
-    NOT_ATTENUATION_CORRECTED = "not-attenuation-corrected"
-    NOT_RECONSTRUCTED = "not-reconstructed"
-    TRACER_UNKNOWN = "tracer-unknown"
-    TRACER_NOT_ALLOWED = "tracer-not-allowed"
-    NO_FUNCTIONAL_SERIES = "no-functional-series"
-    NO_CT = "no-ct"
-    CT_OTHER_FRAME_OF_REFERENCE = "ct-other-frame-of-reference"
-    CT_DOES_NOT_COVER = "ct-does-not-cover"
-    BETTER_SERIES_CHOSEN = "better-series-chosen"
+    NOT_AN_IMAGE = "not-an-image", "The object is no image: a report, a presentation state, a structure set."
+    OTHER_MODALITY = (
+        "other-modality",
+        "An image of another kind than PET Image, NM Image and CT Image Storage; enhanced multi-frame PET and "
+        "CT are among these.",
+    )
+    NOT_PRIMARY = "not-primary", "The image was made from other images: a projection, a scout, a capture."
+    NOT_ATTENUATION_CORRECTED = (
+        "not-attenuation-corrected",
+        "The reconstruction has no attenuation correction, so its values are no activity.",
+    )
+    NOT_RECONSTRUCTED = "not-reconstructed", "NM data that are no reconstructed tomogram: projections, planar."
+    TRACER_UNKNOWN = "tracer-unknown", "Neither a code nor a rule of the site tells which tracer is shown."
+    TRACER_NOT_ALLOWED = "tracer-not-allowed", "The tracer is known, and is not one that is segmented here."
+    NO_FUNCTIONAL_SERIES = "no-functional-series", "The study has no PET or SPECT."
+    NO_CT = "no-ct", "The study has no usable CT for its functional image."
+    CT_OTHER_FRAME_OF_REFERENCE = (
+        "ct-other-frame-of-reference",
+        "No CT shares the functional image's frame of reference: nothing says that they lie in one space.",
+    )
+    CT_DOES_NOT_COVER = "ct-does-not-cover", "The CT shows too little of what the functional image shows."
+    BETTER_SERIES_CHOSEN = "better-series-chosen", "Usable, but another series serves the same region better."
     # geometry
-    GEOMETRY_MISSING = "geometry-missing"
-    GEOMETRY_INCONSISTENT = "geometry-inconsistent"
-    SLICE_GAP = "slice-gap"
-    DUPLICATE_SLICE = "duplicate-slice"
-    TOO_FEW_SLICES = "too-few-slices"
+    GEOMETRY_MISSING = "geometry-missing", "An image does not say where it lies in the patient."
+    GEOMETRY_INCONSISTENT = (
+        "geometry-inconsistent",
+        "Slices are no stack: tilted, uneven, of several orientations or sizes, or counted by more than slice.",
+    )
+    SLICE_GAP = "slice-gap", "A slice within the stack is missing."
+    INCOMPLETE_SERIES = (
+        "incomplete-series",
+        "Fewer slices are here than the series announces: the stack ends too early at an end.",
+    )
+    DUPLICATE_SLICE = (
+        "duplicate-slice",
+        "Several images lie at one position: a doubled slice, or a dynamic or gated series.",
+    )
+    TOO_FEW_SLICES = "too-few-slices", "Too few slices to be a volume."
     # units
-    UNITS_UNSUPPORTED = "units-unsupported"
-    RESCALE_MISSING = "rescale-missing"
-    RESCALE_INTERCEPT = "rescale-intercept"
-    DECAY_CORRECTION_UNKNOWN = "decay-correction-unknown"
-    NOT_DECAY_CORRECTED = "not-decay-corrected"
-    DOSE_MISSING = "dose-missing"
-    DOSE_IMPLAUSIBLE = "dose-implausible"
-    WEIGHT_MISSING = "weight-missing"
-    WEIGHT_IMPLAUSIBLE = "weight-implausible"
-    HALF_LIFE_MISMATCH = "half-life-mismatch"
-    INJECTION_TIME_MISSING = "injection-time-missing"
-    INJECTION_TIME_IMPLAUSIBLE = "injection-time-implausible"
-    SERIES_TIME_MISSING = "series-time-missing"
-    CALIBRATION_MISSING = "calibration-missing"
-    VALUES_IMPLAUSIBLE = "values-implausible"
+    UNITS_UNSUPPORTED = "units-unsupported", "The unit of the values is unknown, or can't become Bq/ml or SUV."
+    RESCALE_MISSING = "rescale-missing", "Rescale slope or intercept is absent, malformed or not positive."
+    RESCALE_INTERCEPT = "rescale-intercept", "An intercept other than 0: activity has its zero at zero."
+    DECAY_CORRECTION_UNKNOWN = (
+        "decay-correction-unknown",
+        "It is not stated to which instant the activity is decay corrected.",
+    )
+    NOT_DECAY_CORRECTED = (
+        "not-decay-corrected",
+        "The image is not decay corrected, and its slices don't say when and how long they were measured.",
+    )
+    DOSE_MISSING = "dose-missing", "The injected activity is absent."
+    DOSE_IMPLAUSIBLE = "dose-implausible", "The injected activity fits neither Bq nor MBq."
+    WEIGHT_MISSING = "weight-missing", "The patient's weight is absent or 0: Bq/ml is known, SUV is not."
+    WEIGHT_IMPLAUSIBLE = "weight-implausible", "The patient's weight can't be in kg."
+    HEIGHT_MISSING = "height-missing", "An SUV by lean mass or surface needs the patient's height."
+    BODY_IMPLAUSIBLE = "body-implausible", "Height and weight give no lean mass, ideal weight or surface."
+    HALF_LIFE_MISMATCH = "half-life-mismatch", "The half-life is not the radionuclide's, or neither is stated."
+    INJECTION_TIME_MISSING = (
+        "injection-time-missing",
+        "Date and time of the injection can't be known from the header.",
+    )
+    INJECTION_TIME_IMPLAUSIBLE = (
+        "injection-time-implausible",
+        "The injection lies after the scan, at the same instant, too long before it, or has two times.",
+    )
+    SERIES_TIME_MISSING = (
+        "series-time-missing",
+        "The instant to which the image is decay corrected can't be known.",
+    )
+    SERIES_TIME_IMPLAUSIBLE = (
+        "series-time-implausible",
+        "The scan's clocks contradict each other by more than a few per cent of SUV.",
+    )
+    CALIBRATION_MISSING = (
+        "calibration-missing",
+        "SPECT in counts, and no single calibration of the site for its camera, collimator and day.",
+    )
+    VALUES_IMPLAUSIBLE = (
+        "values-implausible",
+        "The values can't be in the unit stated: more activity than was injected, none at all, wrapped around.",
+    )
     # prior
-    NO_PRIOR = "no-prior"
-    PRIOR_TOO_OLD = "prior-too-old"
-    PRIOR_EMPTY = "prior-empty"
-    PRIOR_MISFIT = "prior-misfit"
-    PRIOR_UNREADABLE = "prior-unreadable"
-    # model
-    NO_MODEL = "no-model"
+    NO_PRIOR = "no-prior", "No earlier PET result of this patient, so the model without a prior is used."
+    PRIOR_TOO_OLD = "prior-too-old", "The patient's PET results are older than the site allows."
+    PRIOR_EMPTY = "prior-empty", "The earlier PET showed no lesion, or none within the SPECT's field of view."
+    PRIOR_MISFIT = "prior-misfit", "The CTs of PET and SPECT could not be brought together well enough."
+    PRIOR_UNREADABLE = "prior-unreadable", "An earlier PET result can't be read any more."
 
 
 @dataclass(frozen=True)

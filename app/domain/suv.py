@@ -11,7 +11,6 @@ from datetime import datetime
 from enum import StrEnum
 
 from app.domain.administration import (
-    HEIGHT_IN_CM_ABOVE_M,
     Injection,
     administered_at,
     half_life_s,
@@ -19,12 +18,15 @@ from app.domain.administration import (
     weight_kg,
 )
 from app.domain.analysis import Decision, Quantification
-from app.domain.body_size import NORMALISATIONS, suvbw_per
+from app.domain.body_size import NORMALISATIONS, Body, height_m, suvbw_per
 from app.domain.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s, scan_start
 from app.domain.refusal import Reason, RefusalCode
 
 FACTOR_AGREEMENT = 0.02
 """Philips' own SUV factor and the one from dose and weight: a larger difference is worth a sentence."""
+
+FACTOR_CONTRADICTION = 0.05
+"""Beyond it one of the two is wrong, and which one can't be told."""
 
 
 class Units(StrEnum):
@@ -48,6 +50,7 @@ class PetHeader:
         ge_scan_datetime: (0009,xx0D) of "GEMS_PETD_01".
         philips_suv_factor: (7053,xx00) of "Philips PET Private Group": stored value to SUVbw.
         philips_bqml_factor: (7053,xx09): stored value to Bq/ml.
+        series_time_rules: the site's word that Series Time is right where frame times contradict it.
     """
 
     units: str
@@ -59,6 +62,7 @@ class PetHeader:
     ge_scan_datetime: datetime | None = None
     philips_suv_factor: float | None = None
     philips_bqml_factor: float | None = None
+    series_time_rules: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,26 +127,40 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
     """An image that is an SUV already; of another kind than SUVbw it is turned into that."""
     source = f"Units={header.units}, SUVType={header.suv_type or 'absent'}"
     slices = len(header.frames)
+    if header.decay_correction == DecayCorrection.NONE:
+        return _undecayed_suv(header)
+    weight = weight_kg(header.injection)
     if suv_type == "BW" and header.units == Units.GML:
-        return Conversion(Quantification(source), None, (1.0,) * slices)
+        kg = None if isinstance(weight, Reason) else weight[0]
+        return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices)
     if suv_type not in NORMALISATIONS or (suv_type == "BSA") is not (header.units == Units.CM2ML):
         expected = "BW, IBW, LBM, LBMJAMES128 or LBMJANMA in g/ml; BSA in cm2/ml"
         return Reason(RefusalCode.UNITS_UNSUPPORTED, "SUVType", f"{suv_type} in {header.units}", expected)
-    weight = weight_kg(header.injection)
+    return _renormalised(source, suv_type, header)
+
+
+def _undecayed_suv(header: PetHeader) -> Reason:
+    found, expected = f"NONE in {header.units}", "START or ADMIN, as SUV can't be corrected afterwards"
+    return Reason(RefusalCode.NOT_DECAY_CORRECTED, "DecayCorrection", found, expected)
+
+
+def _renormalised(source: str, suv_type: str, header: PetHeader) -> Conversion | Reason:
+    """SUV by lean mass, ideal weight or surface as SUVbw."""
+    weight, height = weight_kg(header.injection), height_m(header.injection.body.height_m)
     if isinstance(weight, Reason):
         return weight
-    body = header.injection.body
-    if not body.height_m:
-        expected = f"a height, to turn SUV {suv_type} into SUVbw"
-        return Reason(RefusalCode.UNITS_UNSUPPORTED, "PatientSize", "nothing", expected)
-    height_m = body.height_m / 100.0 if body.height_m > HEIGHT_IN_CM_ABOVE_M else body.height_m
-    factor = suvbw_per(suv_type, weight[0], height_m, body.sex)
+    if isinstance(height, Reason):
+        return height
+    sex = header.injection.body.sex
+    factor = suvbw_per(suv_type, Body(weight[0], height, sex))
+    if isinstance(factor, Reason):
+        return factor
     text = f"SUV {suv_type} is turned into SUVbw by weight, height and sex, factor {factor:.4f}"
-    if body.sex not in ("M", "F"):
+    if sex not in ("M", "F"):
         text = f"{text}; PatientSex is neither M nor F, so the mean of both formulas is taken"
     decisions = (*weight[1], Decision("load", text))
     quantification = Quantification(source, weight_kg=weight[0])
-    return Conversion(quantification, None, (factor,) * slices, decisions=decisions)
+    return Conversion(quantification, None, (factor,) * len(header.frames), decisions=decisions)
 
 
 def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
@@ -151,7 +169,9 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
     if bqml_factor:
         conversion = _from_activity(header, bqml_factor, "Units=CNTS, Philips activity factor (7053,xx09)")
         if conversion.suv_factors is not None or not suv_factor:
-            return _philips_cross_check(conversion, suv_factor)
+            return _philips_cross_check(header, conversion)
+    if suv_factor and header.decay_correction == DecayCorrection.NONE:
+        return _undecayed_suv(header)
     if suv_factor:
         source = "Units=CNTS, Philips SUV factor (7053,xx00)"
         return Conversion(Quantification(source), None, (suv_factor,) * len(header.frames))
@@ -159,16 +179,22 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS without a factor", expected)
 
 
-def _philips_cross_check(conversion: Conversion, suv_factor: float | None) -> Conversion:
+def _philips_cross_check(header: PetHeader, conversion: Conversion) -> Conversion | Reason:
+    """The factor from dose, weight and times against Philips' own; what the site entered overrules both."""
+    suv_factor = header.philips_suv_factor
     if not suv_factor or conversion.suv_factors is None:
         return conversion
     ratio = conversion.suv_factors[0] / suv_factor
     if abs(ratio - 1.0) <= FACTOR_AGREEMENT:
         return conversion
-    text = (
-        f"warning: SUV from dose and weight is {ratio:.3f} times Philips' own (7053,xx00); the former is used"
-    )
-    return replace(conversion, decisions=(*conversion.decisions, Decision("load", text)))
+    text = f"SUV from dose and weight is {ratio:.3f} times Philips' own (7053,xx00)"
+    if abs(ratio - 1.0) > FACTOR_CONTRADICTION and header.injection.site is None:
+        advice = "Correct dose, weight or times, or add the study to load.administrations"
+        attribute = "(7053,xx00), RadionuclideTotalDose, PatientWeight"
+        code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, f"a ratio of 1 within {FACTOR_CONTRADICTION:.0%}"
+        return Reason(code, attribute, text, expected, advice)
+    told = Decision("load", f"warning: {text}; the former is used")
+    return replace(conversion, decisions=(*conversion.decisions, told))
 
 
 def suv_scale(header: PetHeader) -> SuvScale | Reason:
@@ -216,7 +242,8 @@ def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
         injected = (site and site.administered_at) or header.injection.injected.start_datetime
         return _Timing(injected, injected, 1.0, unity)
     if header.decay_correction == DecayCorrection.START:
-        start = scan_start(header.series_datetime, header.frames, header.ge_scan_datetime, life_s)
+        clocks = (header.series_datetime, header.frames, header.ge_scan_datetime)
+        start = scan_start(*clocks, life_s, header.series_time_rules)
         return start if isinstance(start, Reason) else _dose_at(header, start[0], life_s, unity, start[1])
     if header.decay_correction == DecayCorrection.NONE:
         return _undecayed(header, life_s)

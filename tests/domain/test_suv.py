@@ -132,10 +132,100 @@ def test_series_time_after_acquisition_falls_back_to_the_earliest_acquisition() 
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
 
 
-def test_frame_times_that_contradict_the_series_time_are_told() -> None:
-    frames = (FrameTiming(SCANNED + timedelta(minutes=15), 60.0, 120.0),)
-    assert "warning: FrameReferenceTime" in told(replace(HEADER, frames=frames))
+def test_frame_times_a_little_off_the_series_time_are_told() -> None:
+    frames = (FrameTiming(SCANNED + timedelta(minutes=4), 60.0, 120.0),)
+    assert "warning: AcquisitionTime and FrameReferenceTime" in told(replace(HEADER, frames=frames))
     assert "warning" not in told(HEADER)
+
+
+def test_clocks_that_change_suv_by_more_than_five_per_cent_are_refused_unless_the_site_trusts_one() -> None:
+    frames = (FrameTiming(SCANNED + timedelta(minutes=15), 60.0, 120.0),)
+    header = replace(HEADER, frames=frames)
+    assert no_suv(header) is RefusalCode.SERIES_TIME_IMPLAUSIBLE
+    trusted = replace(header, series_time_rules=True)
+    assert suv_factor(trusted) == pytest.approx(suv_factor(HEADER))
+    assert "warning" in told(trusted)
+
+
+def test_a_frame_reference_time_at_the_frames_start_is_no_contradiction() -> None:
+    """GE writes 0 for the first of several long beds, whose mean-activity time is minutes later."""
+    frames = (FrameTiming(SCANNED, 0.0, 1200.0), FrameTiming(SCANNED, 1215.0, 1200.0))
+    assert "warning" not in told(replace(HEADER, frames=frames))
+
+
+def test_one_slice_of_another_hour_is_refused_where_the_times_of_the_slices_count() -> None:
+    frames = (*(FrameTiming(SCANNED, None, 120.0),) * 3, FrameTiming(SCANNED - timedelta(hours=1), None, 120.0))
+    assert no_suv(replace(HEADER, frames=frames)) is RefusalCode.SERIES_TIME_IMPLAUSIBLE
+
+
+def test_a_scan_in_many_beds_is_one_scan() -> None:
+    frames = tuple(FrameTiming(SCANNED + timedelta(minutes=4 * n), None, 220.0) for n in range(8))
+    assert suv_factor(replace(HEADER, frames=frames)) == pytest.approx(suv_factor(HEADER))
+
+
+def test_two_times_of_one_injection_are_refused_unless_close() -> None:
+    apart = with_drug(start_time=timedelta(hours=9))
+    assert no_suv(apart) is RefusalCode.INJECTION_TIME_IMPLAUSIBLE
+    close = with_drug(start_time=timedelta(hours=9, minutes=58))
+    assert suv_factor(close) == pytest.approx(suv_factor(HEADER))
+    assert "the former is used" in told(close)
+
+
+def test_midnight_beside_a_full_date_and_time_is_a_placeholder() -> None:
+    assert suv_factor(with_drug(start_time=timedelta(0))) == pytest.approx(suv_factor(HEADER))
+
+
+def test_a_date_that_an_anonymiser_left_behind_gives_way_to_the_scans() -> None:
+    shifted = with_drug(start_datetime=INJECTED - timedelta(days=400), start_time=timedelta(hours=10))
+    assert suv_factor(shifted) == pytest.approx(suv_factor(HEADER))
+    assert "taken on the scan's date" in told(shifted)
+
+
+def test_an_injection_at_the_very_instant_of_the_scan_is_refused() -> None:
+    assert no_suv(with_drug(start_datetime=SCANNED)) is RefusalCode.INJECTION_TIME_IMPLAUSIBLE
+
+
+@pytest.mark.parametrize(("units", "factor"), [("GML", None), ("CNTS", 0.0005)])
+def test_suv_without_decay_correction_is_refused(units: str, factor: float | None) -> None:
+    header = replace(HEADER, units=units, decay_correction="NONE", philips_suv_factor=factor)
+    found = convert_pet(header)
+    assert isinstance(found, Reason)
+    assert found.code is RefusalCode.NOT_DECAY_CORRECTED
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (BodySize(70.0, None, "M"), RefusalCode.HEIGHT_MISSING),
+        (BodySize(70.0, 5.9, "M"), RefusalCode.BODY_IMPLAUSIBLE),
+        (BodySize(200.0, 1.5, "F"), RefusalCode.BODY_IMPLAUSIBLE),
+        (BodySize(None, 1.8, "M"), RefusalCode.WEIGHT_MISSING),
+    ],
+)
+def test_suv_by_lean_mass_of_an_impossible_body_is_refused(body: BodySize, code: RefusalCode) -> None:
+    """James' lean mass of 200 kg on 1.5 m is negative: a property test of the formula found it."""
+    header = replace(HEADER, units="GML", suv_type="LBM", injection=replace(HEADER.injection, body=body))
+    found = convert_pet(header)
+    assert isinstance(found, Reason)
+    assert found.code is code
+
+
+def test_a_height_in_centimetres_is_seen() -> None:
+    in_cm = replace(HEADER.injection, body=BodySize(70.0, 180.0, "M"))
+    header = replace(HEADER, units="CM2ML", suv_type="BSA")
+    assert suv_factor(replace(header, injection=in_cm)) == pytest.approx(suv_factor(header))
+
+
+def test_philips_two_factors_that_contradict_each_other_are_refused_unless_the_site_tells() -> None:
+    own = suv_factor(replace(HEADER, units="CNTS", philips_bqml_factor=2.5))
+    agreeing = replace(HEADER, units="CNTS", philips_bqml_factor=2.5, philips_suv_factor=own * 0.97)
+    assert "times Philips' own" in told(agreeing)
+    contrary = replace(agreeing, philips_suv_factor=own * 0.7)
+    found = convert_pet(contrary)
+    assert isinstance(found, Reason)
+    assert found.code is RefusalCode.ATTRIBUTE_INCONSISTENT
+    entered = replace(contrary.injection, site=SiteAdministration("1.2", weight_kg=70.0))
+    assert suv_factor(replace(contrary, injection=entered)) == pytest.approx(own)
 
 
 def test_without_any_scan_time_there_is_no_suv() -> None:
