@@ -22,8 +22,8 @@ demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS=
 	@scripts/install-peers || echo "Going on without Orthanc: the demo brings a small archive of its own."
 	$(BIN)/psma-node demo $(ARGS)
 
-test: $(DEV_STAMP)  ## every test, with DCMTK and Orthanc as peers (ARGS="-k suv")
-	@scripts/install-peers
+test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (ARGS="-k suv")
+	@scripts/install-peers --for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 $(ARGS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict

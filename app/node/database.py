@@ -20,8 +20,9 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    text,
 )
-from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
@@ -30,6 +31,12 @@ from app.errors import MisconfiguredError, RetryLaterError
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
+
+POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
+"""All mean the same here: the driver that is installed."""
+
+_TABLES_LOCK = 0x70736D61
+"""Key of the advisory lock under which tables are made: two nodes may start at the same time."""
 
 metadata = MetaData()
 
@@ -79,7 +86,7 @@ def open_database(url: str) -> Engine:
     """An engine for ``url``, with the tables known so far in place.
 
     Args:
-        url: an SQLAlchemy URL, ``sqlite:///node.sqlite`` or ``postgresql+psycopg://…``.
+        url: ``sqlite:///node.sqlite``, or ``postgresql://user:password@host:port/database``.
 
     Raises:
         MisconfiguredError: the URL can't be understood or its driver is not installed.
@@ -87,24 +94,47 @@ def open_database(url: str) -> Engine:
     """
     engine = create_database_engine(url)
     try:
-        metadata.create_all(engine)
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLES_LOCK})
+            metadata.create_all(connection)
     except SQLAlchemyError as error:
         raise RetryLaterError(f"the database does not answer: {type(error).__name__}") from error
     return engine
 
 
-def create_database_engine(url: str) -> Engine:
-    """An engine with the durability this node promises, no table touched. Raises as :func:`open_database`."""
+def database_url(url: str) -> URL:
+    """The URL with the driver that this node brings.
+
+    Raises:
+        MisconfiguredError: it is no database URL, or of a database this node does not know.
+    """
     try:
         parsed = make_url(url)
-        is_sqlite = parsed.get_backend_name() == "sqlite"
-        arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
-        engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=not is_sqlite)
+    except ArgumentError as error:
+        raise _unusable(error) from error
+    if parsed.drivername in POSTGRES_SCHEMES:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        return parsed
+    raise MisconfiguredError(
+        f"found a database URL of {parsed.drivername}; expected sqlite:///path or "
+        "postgresql://user:password@host:port/database"
+    )
+
+
+def create_database_engine(url: str) -> Engine:
+    """An engine with the durability this node promises, no table touched. Raises as :func:`open_database`."""
+    parsed = database_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {"connect_timeout": round(BUSY_TIMEOUT_S)}
+    try:
+        # an error's text would quote a row, and rows name patients
+        engine = create_engine(
+            parsed, connect_args=arguments, pool_pre_ping=not is_sqlite, hide_parameters=True
+        )
     except (ArgumentError, ImportError) as error:
-        raise MisconfiguredError(
-            f"the database URL can't be used ({type(error).__name__}); "
-            "expected sqlite:///path or the URL of a Postgres whose driver is installed"
-        ) from error
+        raise _unusable(error) from error
     if is_sqlite:
         event.listen(engine, "connect", _set_sqlite_durability)
     return engine
@@ -113,6 +143,13 @@ def create_database_engine(url: str) -> Engine:
 def utc_now() -> datetime:
     """The present instant, aware, UTC."""
     return datetime.now(UTC)
+
+
+def _unusable(error: Exception) -> MisconfiguredError:
+    return MisconfiguredError(
+        f"the database URL can't be used ({type(error).__name__}); "
+        "expected sqlite:///path or postgresql://user:password@host:port/database"
+    )
 
 
 def _set_sqlite_durability(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -16,11 +16,11 @@ from datetime import datetime
 
 from dbos import DBOS, DBOSConfig
 from dbos import error as dbos_error
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import RetryLaterError
-from app.node.database import utc_now
+from app.node.database import database_url, utc_now
 from app.node.delivery_ledger import Delivery
 from app.node.run_ledger import Run
 
@@ -78,10 +78,11 @@ class DurableEngine:
             raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
 
     def _launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
-        _use_write_ahead_log(self._setup.database_url)
+        url = database_url(self._setup.database_url)
+        _use_write_ahead_log(url)
         config: DBOSConfig = {
             "name": APPLICATION_NAME,
-            "system_database_url": self._setup.database_url,
+            "system_database_url": url.render_as_string(hide_password=False),
             "executor_id": self._setup.executor_id,
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
@@ -182,9 +183,8 @@ def _delay_s(next_try_at: datetime | None) -> float:
     return 0.0 if next_try_at is None else max(0.0, (next_try_at - utc_now()).total_seconds())
 
 
-def _use_write_ahead_log(database_url: str) -> None:
+def _use_write_ahead_log(url: URL) -> None:
     """The mode stays with the file: readers then go on beside a writer, and a commit costs one sync."""
-    url = make_url(database_url)
     if url.get_backend_name() == "sqlite" and url.database:
         connection = sqlite3.connect(url.database)
         connection.execute("PRAGMA journal_mode=WAL")

@@ -16,7 +16,8 @@ class NodePolicy:
 
     Attributes:
         data_dir: folder of inbox, results, database, audit log; belongs to one receiving node.
-        database_url: SQLAlchemy URL of a Postgres for several hosts; empty for SQLite in ``data_dir``.
+        database_url: ``postgresql://user:password@host:port/database`` for several hosts; empty for SQLite in
+            ``data_dir``. Better given as PSMA_NODE__NODE__DATABASE_URL than written down in a file.
         executor_id: name of this node among those that share the database; stays the same over restarts.
             Empty for the host's name.
         workers: studies processed at one time, each with models of its own in memory.

@@ -1,0 +1,96 @@
+"""The same node on Postgres, by URL alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import inspect
+
+from app.errors import RetryLaterError
+from app.node import scu
+from app.node.database import open_database
+from app.node.deliver_policy import Destination
+from tests.node_postgres.cluster import Cluster
+from tests.node_workflow.fake_node import KINDS, derived_uid, secondary_capture
+from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
+
+NewNode = Callable[..., NodeProcess]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
+def test_tables_are_made_whatever_form_the_url_has(cluster: Cluster, database: str, scheme: str) -> None:
+    engine = open_database(cluster.url(database, scheme))
+    assert {"instances", "runs", "deliveries"} <= set(inspect(engine).get_table_names())
+    engine.dispose()
+
+
+def test_nodes_that_start_at_the_same_time_make_the_tables_once(cluster: Cluster, database: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        for engine in pool.map(open_database, [cluster.url(database)] * 6):
+            engine.dispose()
+
+
+def test_killed_while_a_study_runs_the_results_arrive_once(
+    pacs: FakePacs, new_node: NewNode, cluster: Cluster, database: str
+) -> None:
+    settings = {"database_url": cluster.url(database)}
+    node = new_node(pacs, behaviour={"seconds": 1.5}, node=settings).start()
+    study = node.send_study(1)
+    wait_until(lambda: len(node.calls()) == 1, "the chain runs")
+    node.kill()
+    node.start()
+    node.wait_for(study, "done")
+    assert len(node.calls()) == 2
+    assert pacs.received == {derived_uid(study, kind, 1): 1 for kind in KINDS}
+    assert node.stop() == 0
+    stores = node.stores()
+    assert stores.audit.verify().intact
+    tables = inspect(stores.engine)
+    assert "runs" in tables.get_table_names()
+    assert "workflow_status" in tables.get_table_names("dbos"), "the engine's tables are in the same database"
+    stores.close()
+    assert not list(node.folder.rglob("*.sqlite*")), "nothing is kept beside the database"
+
+
+def test_two_nodes_on_one_database_process_no_study_twice(
+    pacs: FakePacs, new_node: NewNode, cluster: Cluster, database: str
+) -> None:
+    settings = {"database_url": cluster.url(database, "postgresql+psycopg")}
+    first = new_node(pacs, behaviour={"seconds": 0.7}, node=settings)
+    second = new_node(pacs, behaviour={"seconds": 0.7}, node=settings, executor_id="node-b", receives=False)
+    first.start(ready=False)
+    second.start()
+    wait_until(first._is_ready, "the first is ready too")
+    studies = [first.send_study(number) for number in range(1, 5)]
+    for study in studies:
+        second.wait_for(study, "done")
+    assert sorted(first.calls()) == sorted(f"{study} 1 1" for study in studies)
+    assert set(pacs.received.values()) == {1}
+    assert len(pacs.received) == len(studies) * len(KINDS)
+    stores = first.stores()
+    executors = {run.executor_id for study in studies for run in stores.runs.of_study(study)}
+    stores.close()
+    assert executors == {"node-a", "node-b"}, "both have worked"
+    assert (first.stop(), second.stop()) == (0, 0)
+
+
+def test_server_that_is_away_a_while_loses_nothing(
+    pacs: FakePacs, new_node: NewNode, cluster: Cluster, database: str
+) -> None:
+    node = new_node(pacs, node={"database_url": cluster.url(database)}).start()
+    first = node.send_study(1)
+    node.wait_for(first, "done")
+    cluster.stop_server()
+    try:
+        path = secondary_capture(node.folder / "late.dcm", "1.2.826.0.1.2", derived_uid("late"))
+        to_node = Destination("node", "PSMA_NODE", "127.0.0.1", node.port)
+        with pytest.raises(RetryLaterError, match="status A700"):  # the sender keeps what can't be indexed
+            scu.send([path], to_node, "SCANNER")
+    finally:
+        cluster.start_server()
+    second = node.send_study(2)
+    node.wait_for(second, "done")
+    assert len(node.calls()) == 2
+    assert set(pacs.received.values()) == {1}
