@@ -14,7 +14,7 @@ from app.domain.findings import Findings
 from app.domain.refusal import Reason
 from app.domain.study import Series, Study, StudyKind
 from app.domain.tracers import Tracer
-from app.domain.volume import LabelMap, Volume
+from app.domain.volume import LabelMap, Unit, Volume
 
 
 class ModelRole(StrEnum):
@@ -63,6 +63,14 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class OtherSuv:
+    """Another SUV than SUVbw that the site asks for: SUVbw times ``per_suvbw`` is in ``unit``."""
+
+    unit: Unit
+    per_suvbw: float
+
+
+@dataclass(frozen=True)
 class Quantification:
     """How stored values became numbers with a unit.
 
@@ -70,6 +78,7 @@ class Quantification:
         suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
         reference_datetime: the instant to which the activity is decay corrected, when known.
         injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
+        other_suv: what SUVbw is multiplied by for the other SUVs that the site asks for (``load.other_suv``).
         source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
     """
 
@@ -80,6 +89,7 @@ class Quantification:
     reference_datetime: datetime | None = None
     weight_kg: float | None = None
     half_life_s: float | None = None
+    other_suv: tuple[OtherSuv, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +117,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class RegistrationFit:
-    """How well two CTs were brought together; every number that the limits check.
+    """How well a SPECT/CT and an earlier PET/CT were brought together; every number that the limits check.
 
-    ``fixed`` is the SPECT's CT, ``moving`` the PET's CT.
+    ``fixed`` is the SPECT's CT, ``moving`` the PET's CT. ``None`` is what was not measured, and breaks its limit.
     """
 
     bone_dice: float
@@ -124,8 +134,16 @@ class RegistrationFit:
     """Correlation of left-minus-right in both CTs; negative when one is mirrored."""
     stretch: float | None = None
     """Difference in body length; 0.03 is 3 %."""
+    thickness_difference_mm: float | None = None
+    """Mean difference of the trunk's thickness, front to back."""
     rival_overlap: float | None = None
     """Bone overlap at the best other place, as a share of the overlap here; near 1 the place is a guess."""
+    uptake_shift_mm: float | None = None
+    """From the registered place to the one where PET and SPECT uptake agree best."""
+    lesions_on_pet_share: float | None = None
+    """Share of the lesions that stand out on the PET they were found on."""
+    lesions_on_spect_share: float | None = None
+    """Share of the lesions in the SPECT's view that stand out on the SPECT."""
 
 
 @dataclass(frozen=True, eq=False)

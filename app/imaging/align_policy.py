@@ -7,7 +7,7 @@ docs/registration.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.domain.analysis import RegistrationFit
@@ -30,14 +30,22 @@ class AlignPolicy:
     """Least Dice of bone in the trunk (4 mm voxels): the skeletons lie on each other."""
     max_bone_distance_mm: float = 8.0
     """75 % of the trunk's bone has its counterpart within this, mm."""
-    min_soft_tissue_correlation: float = 0.5
+    min_soft_tissue_correlation: float = 0.8
     """Least correlation of soft tissue: another patient's organs and fat lie elsewhere."""
-    min_side_correlation: float = 0.1
+    min_side_correlation: float = 0.15
     """Least correlation of left minus right: a mirrored CT is negative."""
-    max_stretch: float = 0.02
+    max_stretch: float = 0.016
     """Largest difference in body length, as a share: a person keeps his length."""
+    max_thickness_difference_mm: float = 9.0
+    """Largest mean difference of the trunk's thickness, mm: fat and girth change slowly."""
     max_rival_overlap: float = 0.9
     """Bone overlap at the best other place, as a share of the overlap found: near 1 the place is a guess."""
+    max_uptake_shift_mm: float = 15.0
+    """Largest distance to where PET and SPECT uptake agree best, mm: a CT may not fit its own PET."""
+    min_lesions_on_pet_share: float = 0.8
+    """Least share of lesions that stand out on their own PET: else they don't lie where they were found."""
+    min_lesions_on_spect_share: float = 0.3
+    """Least share of lesions that stand out on the SPECT: a prior that the SPECT belies helps nobody."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -75,12 +83,8 @@ class _Limit:
 
 
 def broken_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:
-    """Every limit that the fit breaks, in the policy's order; empty when the prior may be used."""
-    return tuple(limit.as_reason() for limit in _limits(fit, policy) if not limit.kept)
-
-
-def _limits(fit: RegistrationFit, policy: AlignPolicy) -> Iterator[_Limit]:
-    measured: tuple[tuple[str, str, float | None], ...] = (
+    """Every limit that the fit of the two CTs breaks, in the policy's order; empty when they fit."""
+    measured = (
         ("min_overlap_fraction", "share of the body that both CTs show", fit.overlap_fraction),
         ("max_rotation_deg", "rotation (degrees)", fit.rotation_deg),
         ("max_translation_mm", "shift (mm)", fit.translation_mm),
@@ -89,7 +93,30 @@ def _limits(fit: RegistrationFit, policy: AlignPolicy) -> Iterator[_Limit]:
         ("min_soft_tissue_correlation", "correlation of soft tissue", fit.soft_tissue_correlation),
         ("min_side_correlation", "correlation of left minus right", fit.side_correlation),
         ("max_stretch", "difference in body length", fit.stretch),
-        ("max_rival_overlap", "overlap at the best other place, relative", fit.rival_overlap),
+        (
+            "max_thickness_difference_mm",
+            "difference of the trunk's thickness (mm)",
+            fit.thickness_difference_mm,
+        ),
+        ("max_rival_overlap", "bone overlap at the best other place, relative", fit.rival_overlap),
     )
-    for key, meaning, found in measured:
-        yield _Limit(key, meaning, found, getattr(policy, key))
+    return _broken(measured, policy)
+
+
+def broken_uptake_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:
+    """Every limit on the agreement of uptake that is broken; what the CTs can't tell."""
+    measured = (
+        ("max_uptake_shift_mm", "shift that brings uptake to agree (mm)", fit.uptake_shift_mm),
+        ("min_lesions_on_pet_share", "share of lesions that stand out on PET", fit.lesions_on_pet_share),
+        (
+            "min_lesions_on_spect_share",
+            "share of lesions that stand out on SPECT",
+            fit.lesions_on_spect_share,
+        ),
+    )
+    return _broken(measured, policy)
+
+
+def _broken(measured: Iterable[tuple[str, str, float | None]], policy: AlignPolicy) -> tuple[Reason, ...]:
+    limits = (_Limit(key, meaning, found, getattr(policy, key)) for key, meaning, found in measured)
+    return tuple(limit.as_reason() for limit in limits if not limit.kept)

@@ -7,18 +7,19 @@ only when every limit of :class:`AlignPolicy` is kept; otherwise the reasons go 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from app.domain.analysis import Aligned, Decision, Loaded, Prior
+from app.domain.analysis import Aligned, Decision, Loaded, Prior, RegistrationFit
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import UnusableStudyError
-from app.imaging.align_policy import AlignPolicy, broken_limits
+from app.imaging.align_policy import AlignPolicy, broken_limits, broken_uptake_limits
 from app.imaging.prior_candidate import PriorCandidate, PriorSource
 from app.imaging.registration import RigidRegistration, register_rigid
 from app.imaging.resampling import resample_mask
+from app.imaging.uptake_agreement import measure_uptake_agreement
 
 __all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior"]
 
@@ -74,16 +75,29 @@ def _aligned(loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy) -> 
     broken = broken_limits(registration.fit, policy)
     if broken:
         return _without(loaded, *broken)
-    mask = resample_mask(candidate.lesions(), loaded.suv.grid, registration.fixed_to_moving)
+    return _placed(loaded, candidate, policy, registration)
+
+
+def _placed(
+    loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy, registration: RigidRegistration
+) -> Aligned:
+    """The lesions on the SPECT, if the uptake agrees that they lie there."""
+    lesions, motion = candidate.lesions(), registration.fixed_to_moving
+    mask = resample_mask(lesions, loaded.suv.grid, motion)
     if mask.count == 0:
         return _without(loaded, _out_of_view(candidate))
-    return _with(loaded, candidate, registration, mask)
+    uptake = measure_uptake_agreement(loaded.suv, candidate.suv(), lesions, mask, motion)
+    fit = replace(
+        registration.fit,
+        uptake_shift_mm=uptake.shift_mm,
+        lesions_on_pet_share=uptake.on_pet_share,
+        lesions_on_spect_share=uptake.on_spect_share,
+    )
+    broken = broken_uptake_limits(fit, policy)
+    return _without(loaded, *broken) if broken else _with(loaded, candidate, fit, mask)
 
 
-def _with(
-    loaded: Loaded, candidate: PriorCandidate, registration: RigidRegistration, mask: LabelMap
-) -> Aligned:
-    fit = registration.fit
+def _with(loaded: Loaded, candidate: PriorCandidate, fit: RegistrationFit, mask: LabelMap) -> Aligned:
     prior = Prior(
         mask=mask,
         fit=fit,

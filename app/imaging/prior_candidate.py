@@ -22,7 +22,7 @@ class PriorCandidate:
         lesion_count: how many lesions the result has.
         lesions: gives the lesions on the PET's grid.
         ct: gives the PET's CT in HU, in the same frame of reference.
-        suv: gives the PET itself in SUVbw, to compare its uptake with the SPECT's; ``None`` without one.
+        suv: gives the PET itself in SUVbw, to compare its uptake with the SPECT's.
         segmentation_sop_instance_uid: the SEG with the lesions; empty when there is none.
 
     ``lesions``, ``ct`` and ``suv`` may raise :class:`app.errors.UnusableStudyError`.
@@ -34,7 +34,7 @@ class PriorCandidate:
     lesion_count: int
     lesions: Callable[[], LabelMap]
     ct: Callable[[], Volume]
-    suv: Callable[[], Volume] | None = None
+    suv: Callable[[], Volume]
     segmentation_sop_instance_uid: str = ""
 
     @classmethod

@@ -24,6 +24,12 @@ BONE_PERCENTILE = 75
 TRUNK_HALF_WIDTH_MM = 150.0
 """Arms lie further from the middle than this, raised or down; they say nothing about where the trunk is."""
 
+TRUNK_CORE_HALF_WIDTH_MM = 100.0
+"""Thickness is measured here, well inside the flanks, where it changes slowly."""
+
+THINNEST_TRUNK_MM = 60.0
+"""Thinner columns are edges, neck or limbs."""
+
 SOFT_TISSUE_HU = (-150.0, 150.0)
 """Fat to enhanced organ: what lies outside is clipped, so that gas and bone don't rule the correlation."""
 
@@ -71,6 +77,7 @@ def measure_fit(
         bone_distance_mm=bone_distance_mm,
         side_correlation=_side_correlation(pair),
         stretch=measure_stretch(fixed.coarser(), moving.coarser(), fixed_to_moving),
+        thickness_difference_mm=_thickness_difference_mm(pair),
         rival_overlap=rival_overlap,
     )
 
@@ -91,7 +98,7 @@ def _moved(moving: WorkingCt, grid: Grid, fixed_to_moving: FloatArray) -> Workin
 
 def _bone_agreement(pair: _Pair) -> tuple[float, float]:
     """Dice of bone in the trunk, and the distance (mm) within which most of it has a counterpart."""
-    trunk = pair.view & _near_the_middle(pair.fixed)
+    trunk = pair.view & _near_the_middle(pair.fixed, TRUNK_HALF_WIDTH_MM)
     a, b = (pair.fixed.bone > BONE_SHARE) & trunk, (pair.moved.bone > BONE_SHARE) & trunk
     if not a.any() or not b.any():
         return 0.0, float("inf")
@@ -102,11 +109,26 @@ def _bone_agreement(pair: _Pair) -> tuple[float, float]:
     return dice, float(np.percentile(np.concatenate([to_b, to_a]), BONE_PERCENTILE))
 
 
-def _near_the_middle(ct: WorkingCt) -> NDArray[np.bool_]:
-    """Voxels within :data:`TRUNK_HALF_WIDTH_MM` of the sagittal plane through the bone's centre."""
+def _near_the_middle(ct: WorkingCt, half_width_mm: float) -> NDArray[np.bool_]:
+    """Voxels within that distance of the sagittal plane through the bone's centre."""
     x_mm = ct.grid.origin_mm[0] + np.arange(ct.grid.shape[2]) * ct.grid.spacing_mm[0]
-    near: NDArray[np.bool_] = np.abs(x_mm - bone_centre_mm(ct)[0]) <= TRUNK_HALF_WIDTH_MM
+    near: NDArray[np.bool_] = np.abs(x_mm - bone_centre_mm(ct)[0]) <= half_width_mm
     return np.broadcast_to(near, ct.grid.shape)
+
+
+def _thickness_difference_mm(pair: _Pair) -> float | None:
+    """Mean difference, front to back, of the columns through the trunk; fat and girth are a person's own."""
+    step_mm = pair.fixed.grid.spacing_mm[1]
+    thick = [_extent(ct.body) * step_mm for ct in (pair.fixed, pair.moved)]
+    near = _near_the_middle(pair.fixed, TRUNK_CORE_HALF_WIDTH_MM)[:, 0, :]
+    trunk = near & (np.minimum(*thick) > THINNEST_TRUNK_MM)
+    return float(np.abs(thick[0] - thick[1])[trunk].mean()) if trunk.any() else None
+
+
+def _extent(body: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Voxels from the first to the last of ``body`` along y, ``(z, x)``; lungs and gas between them count."""
+    first, last = body.argmax(axis=1), body.shape[1] - 1 - body[:, ::-1].argmax(axis=1)
+    return np.where(body.any(axis=1), last - first + 1, 0)
 
 
 def _soft_tissue_correlation(pair: _Pair) -> float:

@@ -1,8 +1,8 @@
 """Does the uptake agree with where the lesions were placed? A check that owes nothing to the CTs.
 
 The CTs can fit perfectly and the lesions lie wrong all the same: when the PET does not lie on its CT, or the
-lesions not on their PET. Then uptake tells: lesions stand out on their own PET, organs shine at the same place on
-PET and SPECT, and most lesions that took up 68Ga or 18F take up 177Lu.
+lesions not on their PET. Then uptake tells: lesions stand out on their own PET, organs shine at the same
+place on PET and SPECT, and most lesions that took up 68Ga or 18F take up 177Lu.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> f
 def _correlation_at_shifts(
     image: NDArray[np.float32], inside: NDArray[np.bool_], other: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Pearson's correlation, inside ``inside``, of ``image(x)`` and ``other(x + t)`` for every cyclic shift t."""
+    """Pearson's correlation, within ``inside``, of ``image(x)`` and ``other(x + t)`` for every shift t."""
     reach = round(REACH_MM / SPACING_MM)
     size = [fft.next_fast_len(n + reach, real=True) for n in image.shape]
     other = other - float(other.min())  # padding is no uptake
@@ -100,8 +100,7 @@ def _correlation_at_shifts(
 
     spread = correlated(mask, other**2) - correlated(mask, other) ** 2 / count
     norm = np.sqrt(np.maximum(spread, 1e-6 * count) * float((centred**2).sum()))
-    correlation: NDArray[np.float32] = correlated(centred, other) / np.maximum(norm, 1e-6)
-    return correlation
+    return np.asarray(correlated(centred, other) / np.maximum(norm, 1e-6), dtype=np.float32)
 
 
 def _share_standing_out(lesions: LabelMap, suv: Volume) -> float:
