@@ -28,7 +28,7 @@ def inspect(
         typer.Option(
             "--volumes",
             metavar="OUT",
-            help="Write <modality>_<SeriesInstanceUID>_<unit>.nii.gz to OUT; unit is SUVbw, Bqml or HU. "
+            help="Write <modality>_<SeriesInstanceUID>_<unit>.nii.gz to OUT; unit is SUVbw, Bqml or HU (and SUL, SUVbsa, where load.other_suv asks for them). "
             "Each series whose unit can be established is written, even when its study is rejected.",
         ),
     ] = None,

@@ -23,6 +23,16 @@ from app.errors import UnusableStudyError
 HIGHEST_SUV = 1e5
 """A bladder or an injection site reaches hundreds to thousands; beyond this a unit is wrong."""
 
+LOWEST_MAXIMUM_SUV = 0.1
+"""The hottest voxel of a patient's image reaches 1 in any region; below this a unit or a dose is wrong."""
+
+LARGEST_SHARE_IN_VIEW = 2.0
+"""Of the injected activity: more than all of it can't be in the image, and calibrations err by a tenth. A real
+whole body has 0.66. Dose, times, unit and slope all go into it."""
+
+DEEPEST_NEGATIVE = -0.25
+"""Of the maximum: filtered back projection undershoots a little; unsigned values read as signed wrap to −1."""
+
 
 @dataclass(frozen=True, eq=False)
 class FunctionalImage:
@@ -32,6 +42,7 @@ class FunctionalImage:
         suv: in SUVbw; ``None`` with ``no_suv`` saying why.
         activity: in Bq/ml; ``None`` when the image is SUV by itself.
         slice_sop_instance_uids, slice_frame_numbers: for each z where it came from.
+        body: as the header has it.
     """
 
     suv: Volume | None
@@ -41,6 +52,7 @@ class FunctionalImage:
     slice_sop_instance_uids: tuple[str, ...]
     slice_frame_numbers: tuple[int, ...]
     decisions: tuple[Decision, ...]
+    body: BodySize = BodySize()
 
 
 def functional_image(
@@ -57,6 +69,8 @@ def functional_image(
     for volume in (suv, activity):
         if volume is not None:
             _refuse_implausible(volume, uid)
+    if suv is not None:
+        _refuse_impossible_suv(suv, conversion.quantification.weight_kg, uid)
     no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
     return FunctionalImage(
         suv,
@@ -119,13 +133,36 @@ def _volume(
 
 
 def _refuse_implausible(volume: Volume, series_instance_uid: str) -> None:
-    highest = float(volume.array.max())
-    limit = HIGHEST_SUV if volume.unit is Unit.SUVBW else np.inf
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
     # a NaN or an infinity anywhere shows in the sum
-    if np.isfinite(float(volume.array.sum(dtype=np.float64))) and 0.0 < highest < limit:
+    is_finite = np.isfinite(float(volume.array.sum(dtype=np.float64)))
+    if not is_finite or highest <= 0.0:
+        found = f"a maximum of {highest:g} {volume.unit}"
+        raise _implausible("PixelData", found, "finite values above 0", series_instance_uid)
+    if lowest < DEEPEST_NEGATIVE * highest:
+        found = f"{lowest:g} to {highest:g} {volume.unit}"
+        raise _implausible(
+            "PixelRepresentation", found, "hardly any values below 0", series_instance_uid
+        )
+
+
+def _refuse_impossible_suv(suv: Volume, weight_kg: float | None, series_instance_uid: str) -> None:
+    """SUV times volume over weight is the share of the injected activity that the image shows."""
+    highest = float(suv.array.max())
+    attribute = "Units, RescaleSlope, RadionuclideTotalDose"
+    if not LOWEST_MAXIMUM_SUV <= highest <= HIGHEST_SUV:
+        expected = f"{LOWEST_MAXIMUM_SUV:g} to {HIGHEST_SUV:g}: unit, dose or times are wrong"
+        raise _implausible(attribute, f"a maximum of SUV {highest:g}", expected, series_instance_uid)
+    if weight_kg is None:
         return
-    found = f"a maximum of {highest:g} {volume.unit}"
-    expected = f"finite values above 0 and below {limit:g}"
+    share = float(suv.array.sum(dtype=np.float64)) * suv.grid.voxel_ml / (1000.0 * weight_kg)
+    if share > LARGEST_SHARE_IN_VIEW:
+        found = f"{share:.1f} times the injected activity in the image"
+        expected = "at most all of it: unit, dose or times are wrong"
+        raise _implausible(attribute, found, expected, series_instance_uid)
+
+
+def _implausible(attribute: str, found: str, expected: str, series_instance_uid: str) -> UnusableStudyError:
     code = RefusalCode.VALUES_IMPLAUSIBLE
-    reason = Reason(code, "PixelData", found, expected, series_instance_uid=series_instance_uid)
-    raise UnusableStudyError(reason)
+    reason = Reason(code, attribute, found, expected, series_instance_uid=series_instance_uid)
+    return UnusableStudyError(reason)

@@ -19,7 +19,13 @@ from app.domain.tracer_identification import describe, identify_tracer
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
 
-FILE_SUFFIX = {Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU"}
+FILE_SUFFIX = {
+    Unit.SUVBW: "SUVbw",
+    Unit.BQML: "Bqml",
+    Unit.HU: "HU",
+    Unit.SUL: "SUL",
+    Unit.SUVBSA: "SUVbsa",
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def inspect_folder(
         folder: with DICOM files of any names, nested or not.
         selection: the site's section ``select``.
         loading: the site's section ``load``.
-        volumes: folder for ``<modality>_<SeriesInstanceUID>_<SUVbw|Bqml|HU>.nii.gz``, one for each unit that
+        volumes: folder for ``<modality>_<SeriesInstanceUID>_<SUVbw|Bqml|HU|SUL|SUVbsa>.nii.gz``, one for each unit that
             can be established, whether or not the study as a whole is rejected; made. ``None``: no files.
     """
     reading: StudyReading = read_studies(folder)
@@ -146,6 +152,8 @@ def _with_values(
     except UnusableStudyError as error:
         return replace(looked_at, problems=_new(error.rejection.reasons, looked_at.verdict))
     found = [volume for volume in (image.suv, image.activity) if volume is not None]
+    if image.suv is not None:
+        found += [image.suv.scaled(item.per_suvbw, item.unit) for item in image.quantification.other_suv]
     return replace(
         looked_at,
         units=looked_at.units or image.quantification.source,

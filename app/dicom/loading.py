@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.dicom.ct_reader import read_ct
 from app.dicom.functional_image import FunctionalImage
 from app.dicom.nm_reader import read_nm
 from app.dicom.pet_reader import read_pet
 from app.domain.administration import SiteAdministration
-from app.domain.analysis import Loaded, Selection
+from app.domain.analysis import Decision, Loaded, OtherSuv, Selection
+from app.domain.body_size import OtherSuvKind, other_suv
 from app.domain.calibration import CameraCalibration
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.screening import NM_IMAGE
@@ -29,10 +30,16 @@ class LoadPolicy:
     Attributes:
         calibrations: Bq/cps of each camera and collimator with its dates, for SPECT without a mapping.
         administrations: injection date, activity or weight of studies whose headers lack them.
+        other_suv: further SUVs, ``SUL`` (lean mass by Janmahasatian) and ``SUVbsa``; the networks and the
+            lesions' own numbers stay SUVbw. None.
+        series_time_rules: where Series Time of a PET lies before the start that its frames' times imply, take
+            Series Time. Off: a difference that changes SUV by more than 5 % is refused.
     """
 
     calibrations: tuple[CameraCalibration, ...] = ()
     administrations: tuple[SiteAdministration, ...] = ()
+    other_suv: tuple[OtherSuvKind, ...] = ()
+    series_time_rules: bool = False
 
 
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
@@ -63,8 +70,29 @@ def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
         UnusableStudyError: none can.
     """
     if series.sop_class_uid == NM_IMAGE:
-        return read_nm(series, policy.calibrations, policy.administrations)
-    return read_pet(series, policy.administrations)
+        image = read_nm(series, policy.calibrations, policy.administrations)
+    else:
+        image = read_pet(series, policy.administrations, policy.series_time_rules)
+    return _with_other_suv(image, policy.other_suv)
+
+
+def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> FunctionalImage:
+    """Factors of the SUVs that the site asks for; one that can't be had is told, and spoils nothing else."""
+    weight_kg = image.quantification.weight_kg
+    if image.suv is None or not kinds:
+        return image
+    factors, told = [], []
+    for kind in kinds:
+        found: OtherSuv | Reason = Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", "nothing", "kg")
+        if weight_kg is not None:
+            found = other_suv(kind, weight_kg, image.body.height_m, image.body.sex)
+        if isinstance(found, Reason):
+            told.append(Decision("load", f"warning: no {kind}, because {found}"))
+        else:
+            factors.append(found)
+            told.append(Decision("load", f"{kind} = SUVbw x {found.per_suvbw:.5f}"))
+    quantification = replace(image.quantification, other_suv=tuple(factors))
+    return replace(image, quantification=quantification, decisions=(*image.decisions, *told))
 
 
 def _no_suv(series: Series) -> Reason:

@@ -19,6 +19,9 @@ from app.errors import UnusableStudyError
 
 SLICE_VECTOR = (0x0054, 0x0080)
 
+ONE_VALUE = ("RescaleSlope", "RescaleIntercept", "DecayCorrection", "PatientWeight", "CorrectedImage")
+"""What decides on the numbers, beside the mapping."""
+
 
 def read_nm(
     series: Series,
@@ -31,16 +34,48 @@ def read_nm(
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
     """
     slices = read_stack(series)
+    _refuse_differing_scales(series, slices.headers)
     dataset = slices.headers[0]
     _refuse_other_dimensions(series, dataset)
     slope = _slope(series, dataset)
-    conversion = convert_nm(_nm_header(series, slices, administrations), calibrations)
+    nm_header = _nm_header(series, slices, administrations)
+    conversion = convert_nm(nm_header, calibrations)
     if isinstance(conversion, Reason):
         raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
     # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
     mapped = conversion.quantification.source.startswith("RealWorldValue")
     slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
-    return functional_image(series, slices, slopes, conversion)
+    if mapped:
+        _refuse_outside_mapping(series, nm_header.mappings, slices)
+    return replace(functional_image(series, slices, slopes, conversion), body=nm_header.injection.body)
+
+
+def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None:
+    """Images of one frame each may be scaled one by one; only one scale for all is read."""
+    scales = {
+        (_mappings(dataset), *(header.text(dataset, keyword) for keyword in ONE_VALUE))
+        for dataset in {id(dataset): dataset for dataset in headers}.values()
+    }
+    if len(scales) > 1:
+        attribute, found = "RealWorldValueMappingSequence", f"{len(scales)} different scales in one series"
+        code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, "the same on every image"
+        raise _unusable(code, attribute, found, expected, series)
+
+
+def _refuse_outside_mapping(
+    series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack
+) -> None:
+    """A mapping holds for the stored values that it names (PS3.3 C.7.6.16.2.11.1.2)."""
+    lowest, highest = int(slices.stored.min()), int(slices.stored.max())
+    for item in mappings:
+        if item.first_value is None or item.last_value is None:
+            continue
+        if item.first_value <= max(lowest, 0) and highest <= item.last_value:
+            continue
+        found = f"stored values {lowest} to {highest}, mapping for {item.first_value:g} to {item.last_value:g}"
+        attribute = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
+        code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "a mapping of every stored value"
+        raise _unusable(code, attribute, found, expected, series)
 
 
 def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
@@ -59,7 +94,12 @@ def _slope(series: Series, dataset: Dataset) -> float:
     intercept = header.number(dataset, "RescaleIntercept")
     if intercept:
         raise _unusable(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0", series)
-    return header.number(dataset, "RescaleSlope") or 1.0
+    slope = header.number(dataset, "RescaleSlope")
+    if "RescaleSlope" in dataset and not (slope and slope > 0.0):
+        found = header.text(dataset, "RescaleSlope") or "nothing"
+        expected = "a positive slope, or none at all"
+        raise _unusable(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected, series)
+    return slope or 1.0
 
 
 def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[SiteAdministration]) -> NmHeader:
@@ -99,8 +139,15 @@ def _mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:
             unit = header.code(item, "MeasurementUnitsCodeSequence")
             slope = header.number(item, "RealWorldValueSlope")
             intercept = header.number(item, "RealWorldValueIntercept")
-            found.append(RealWorldMapping(slope, intercept, unit.value if unit else ""))
+            first, last = (_mapped(item, end) for end in ("First", "Last"))
+            found.append(RealWorldMapping(slope, intercept, unit.value if unit else "", first, last))
     return tuple(found)
+
+
+def _mapped(item: Dataset, end: str) -> float | None:
+    """First or last stored value of a mapping: as integer or, for float pixels, as double."""
+    integer = header.number(item, f"RealWorldValue{end}ValueMapped")
+    return integer if integer is not None else header.number(item, f"DoubleFloatRealWorldValue{end}ValueMapped")
 
 
 def _unusable(

@@ -20,15 +20,27 @@ from app.domain.study import Series
 from app.domain.suv import PetHeader, convert_pet
 from app.errors import UnusableStudyError
 
-MUST_AGREE = ("Units", "SUVType", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex")
+MUST_AGREE = (
+    "Units", "SUVType", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex", "SeriesDate",
+    "SeriesTime",
+)  # fmt: skip
 """They decide on the numbers of the whole series."""
 
 GE_CREATOR = "GEMS_PETD_01"
 PHILIPS_CREATOR = "Philips PET Private Group"
 
 
-def read_pet(series: Series, administrations: Sequence[SiteAdministration] = ()) -> FunctionalImage:
+def read_pet(
+    series: Series,
+    administrations: Sequence[SiteAdministration] = (),
+    series_time_rules: bool = False,
+) -> FunctionalImage:
     """A series of PET Image Storage in physical units.
+
+    Args:
+        series: its headers.
+        administrations: the site's entries, section ``load``.
+        series_time_rules: the site's word that Series Time is right where the frames' times contradict it.
 
     Raises:
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
@@ -43,11 +55,12 @@ def read_pet(series: Series, administrations: Sequence[SiteAdministration] = ())
         )
     same_in_all(series, slices.headers, MUST_AGREE)
     pet_header, decisions = _pet_header(series, slices, administrations)
+    pet_header = replace(pet_header, series_time_rules=series_time_rules)
     conversion = convert_pet(pet_header)
     if isinstance(conversion, Reason):
         raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
     image = functional_image(series, slices, slopes, conversion)
-    return replace(image, decisions=(*decisions, *image.decisions))
+    return replace(image, decisions=(*decisions, *image.decisions), body=pet_header.injection.body)
 
 
 def _pet_header(

@@ -13,6 +13,8 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
+from app.dicom.announced_images import KEYWORDS as COUNT_KEYWORDS
+from app.dicom.announced_images import Announcement, announced_images, announcement
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Instance, Patient, Radiopharmaceutical, Series, Study
 from app.errors import UnusableStudyError
@@ -24,9 +26,12 @@ KEYWORDS = (
     "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
     "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
-    "Units", "TimezoneOffsetFromUTC",
+    "Units", "TimezoneOffsetFromUTC", "LossyImageCompression", *COUNT_KEYWORDS,
 )  # fmt: skip
 """All that the selection looks at."""
+
+LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""JPEG baseline and extended, which have no lossless mode; the others say it in Lossy Image Compression."""
 
 MUST_AGREE = (
     "sop_class_uid", "modality", "frame_of_reference_uid", "image_type", "corrected_image", "units",
@@ -66,6 +71,7 @@ class _Header:
     instance: Instance
     series: Series
     study: Study
+    announcement: Announcement
 
 
 def read_studies(source: Path | Iterable[Path]) -> StudyReading:
@@ -158,6 +164,9 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         model_name=header.text(dataset, "ManufacturerModelName"),
         station_name=header.text(dataset, "StationName"),
         series_type=header.codes_upper(dataset, "SeriesType"),
+        is_lossy=header.text(dataset, "LossyImageCompression") == "01"
+        or instance.transfer_syntax_uid in LOSSY_SYNTAXES,
+        faults=_several_injections(dataset),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
@@ -166,7 +175,17 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
         accession_number=header.text(dataset, "AccessionNumber"),
     )
-    return _Header(instance, series, study)
+    return _Header(instance, series, study, announcement(dataset))
+
+
+def _several_injections(dataset: Dataset) -> tuple[Reason, ...]:
+    """Two injections, or two tracers, in one image: which one its values are scaled by is not said."""
+    keyword = "RadiopharmaceuticalInformationSequence"
+    items = header.items(dataset, keyword)
+    if all(str(item) == str(items[0]) for item in items):
+        return ()
+    found, expected = f"{len(items)} different items", "one injection"
+    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected),)
 
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
@@ -268,7 +287,8 @@ def _study(members: Sequence[_Header], conflicting: set[str]) -> Study:
 
 def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
     uid = mates[0].series.series_instance_uid
-    found = [*faults, *_conflicts(mates, conflicting), *_contradictions(mates)]
+    own = dict.fromkeys(fault for item in mates for fault in item.series.faults)
+    found = [*faults, *own, *_conflicts(mates, conflicting), *_contradictions(mates)]
     instances = {item.instance.sop_instance_uid: item.instance for item in reversed(mates)}
     return replace(
         mates[0].series,
@@ -276,6 +296,8 @@ def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reaso
         series_datetime=min(
             (item.series.series_datetime for item in mates if item.series.series_datetime), default=None
         ),
+        expected_instance_count=announced_images([item.announcement for item in mates]),
+        is_lossy=any(item.series.is_lossy for item in mates),
         faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
     )
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
+from app.domain.analysis import OtherSuv
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.volume import Unit
 
 HEIGHT_IN_CM_ABOVE_M = 3.0
 """Nobody is taller than 3 m: such a Patient's Size is in cm."""
@@ -85,6 +88,31 @@ def height_m(stated: float | None) -> float | Reason:
     if HEIGHT_RANGE_M[0] <= metres <= HEIGHT_RANGE_M[1]:
         return metres
     return Reason(RefusalCode.BODY_IMPLAUSIBLE, "PatientSize", f"{stated:g}", expected)
+
+
+class OtherSuvKind(StrEnum):
+    """SUVs that can be given beside SUVbw."""
+
+    SUL = "SUL"
+    """By lean body mass, Janmahasatian's formula."""
+    SUVBSA = "SUVbsa"
+    """By body surface area, Du Bois' formula."""
+
+
+_KINDS = {OtherSuvKind.SUL: ("LBMJANMA", Unit.SUL), OtherSuvKind.SUVBSA: ("BSA", Unit.SUVBSA)}
+
+
+def other_suv(kind: OtherSuvKind, weight_kg: float, stated_height_m: float | None, sex: str) -> OtherSuv | Reason:
+    """SUVbw to another SUV; lean mass is refused for a sex that its formula doesn't know."""
+    height = height_m(stated_height_m)
+    if isinstance(height, Reason):
+        return height
+    if kind is OtherSuvKind.SUL and sex not in ("M", "F"):
+        code = RefusalCode.BODY_IMPLAUSIBLE
+        return Reason(code, "PatientSex", sex or "nothing", "M or F, as lean body mass depends on it")
+    suv_type, unit = _KINDS[kind]
+    factor = suvbw_per(suv_type, Body(weight_kg, height, sex))
+    return factor if isinstance(factor, Reason) else OtherSuv(unit, 1.0 / factor)
 
 
 def suvbw_per(suv_type: str, body: Body) -> float | Reason:

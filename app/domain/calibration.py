@@ -17,6 +17,9 @@ BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/
 
 _ADMIN = DecayCorrection.ADMIN
 
+COUNT_UNITS = ("{counts}", "counts", "{count}", "CNTS", "1", "")
+"""Units that leave the values counts: the site's calibration may turn them into Bq/ml."""
+
 SUV_UNITS = ("g/ml{SUVbw}", "{SUVbw}g/ml", "g/mL{SUVbw}", "{SUVbw}g/mL")
 
 
@@ -63,11 +66,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class RealWorldMapping:
-    """One item of Real World Value Mapping Sequence (0040,9096)."""
+    """One item of Real World Value Mapping Sequence (0040,9096), for stored values first to last."""
 
     slope: float | None
     intercept: float | None
     unit: str
+    first_value: float | None = None
+    last_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,18 @@ class NmHeader:
 
 def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
     """How stored values become Bq/ml and SUVbw; never a guess from the values themselves."""
-    mapping = next((item for item in header.mappings if item.unit in (*BQML_PER_UNIT, *SUV_UNITS)), None)
-    if mapping is None:
-        return _by_calibration(header, calibrations)
     attribute = "RealWorldValueMappingSequence"
+    usable = [item for item in header.mappings if item.unit in (*BQML_PER_UNIT, *SUV_UNITS)]
+    mapping = min(usable, key=lambda item: item.unit in SUV_UNITS, default=None)
+    if mapping is None:
+        other = [item.unit for item in header.mappings if item.unit not in COUNT_UNITS]
+        if other:
+            expected = "Bq/ml, kBq/ml, MBq/ml, g/ml{SUVbw}, or counts"
+            return Reason(RefusalCode.UNITS_UNSUPPORTED, "MeasurementUnitsCodeSequence", other[0], expected)
+        return _by_calibration(header, calibrations)
+    if len({(item.slope, item.intercept) for item in usable if item.unit == mapping.unit}) > 1:
+        found, expected = f"several mappings to {mapping.unit}", "one"
+        return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
     if not mapping.slope or mapping.slope <= 0:
         found = f"slope {mapping.slope}"
         return Reason(RefusalCode.RESCALE_MISSING, attribute, found, "a positive RealWorldValueSlope")

@@ -31,6 +31,8 @@ OTHER_IMAGES = {
 }
 """Images of patients that this node does not read."""
 
+CLASSIC_ADVICE = "Have the scanner or PACS send it as classic single-frame images"
+
 SECONDARY_CAPTURES = (
     "1.2.840.10008.5.1.4.1.1.7",
     "1.2.840.10008.5.1.4.1.1.7.1",
@@ -67,7 +69,7 @@ def screen(series: Series) -> ImageRole | Reason:
         return unfit
     if series.sop_class_uid == CT_IMAGE:
         return ImageRole.CT
-    return _not_attenuation_corrected(series) or functional_role(series)
+    return _not_attenuation_corrected(series) or _lossy(series) or functional_role(series)
 
 
 def functional_role(series: Series) -> ImageRole:
@@ -94,7 +96,9 @@ def _not_an_image_we_read(series: Series) -> Reason | None:
     if uid in SECONDARY_CAPTURES:
         return _refused(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected, series)
     if uid in OTHER_IMAGES:
-        return _refused(RefusalCode.OTHER_MODALITY, "SOPClassUID", OTHER_IMAGES[uid], expected, series)
+        advice = CLASSIC_ADVICE if "Enhanced" in OTHER_IMAGES[uid] else ""
+        found = OTHER_IMAGES[uid]
+        return _refused(RefusalCode.OTHER_MODALITY, "SOPClassUID", found, expected, series, advice)
     found = f"{uid or 'nothing'} (modality {series.modality or 'not stated'})"
     return _refused(RefusalCode.NOT_AN_IMAGE, "SOPClassUID", found, expected, series)
 
@@ -127,6 +131,16 @@ def _not_attenuation_corrected(series: Series) -> Reason | None:
     advice = "Send the attenuation-corrected reconstruction"
     code = RefusalCode.NOT_ATTENUATION_CORRECTED
     return _refused(code, "CorrectedImage", found, "ATTN among its values", series, advice)
+
+
+def _lossy(series: Series) -> Reason | None:
+    if not series.is_lossy:
+        return None
+    found, expected = "01 (or a lossy transfer syntax)", "measured values, never compressed with loss"
+    advice = "Send the images as the scanner made them"
+    return _refused(
+        RefusalCode.LOSSY_COMPRESSION, "LossyImageCompression", found, expected, series, advice
+    )
 
 
 def _refused(

@@ -101,7 +101,24 @@ def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
     if isinstance(identified, Reason):
         return identified
     stack = stack_series(series)
-    return stack if isinstance(stack, Reason) else _Candidate(series, role, stack.grid, identified)
+    if isinstance(stack, Reason):
+        return stack
+    short = _short_of(series)
+    if short and role is not ImageRole.CT and not policy.fewer_slices_than_announced:
+        advice = "Send all slices; for cropped images: select.fewer_slices_than_announced: true"
+        code, expected = RefusalCode.INCOMPLETE_SERIES, f"{series.expected_instance_count} as announced"
+        return Reason(
+            code, "NumberOfSlices", f"{len(series.instances)} slices", expected, advice, _id(series)
+        )
+    return _Candidate(series, role, stack.grid, identified)
+
+
+def _short_of(series: Series) -> str:
+    """How many images a series lacks of what it announces, in words; empty when none, or when it says nothing."""
+    expected = series.expected_instance_count
+    if expected is None or len(series.instances) >= expected:
+        return ""
+    return f"{len(series.instances)} of {expected} announced images"
 
 
 def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPolicy) -> _Pair | Reason:
@@ -245,6 +262,11 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
     for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
         if is_derived(series):
             decisions.append(f"warning: the {word} is of type DERIVED; no original one serves")
+    for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
+        if _short_of(series):
+            decisions.append(f"warning: the {word} has {_short_of(series)}")
+    if pair.ct.series.is_lossy:
+        decisions.append("warning: the CT was compressed with loss")
     if functional.series.sop_class_uid == NM_IMAGE and not functional.series.corrected_image:
         decisions.append("warning: CorrectedImage is absent; attenuation correction is not stated")
     if not functional.series.frame_of_reference_uid:

@@ -68,6 +68,9 @@ class SelectionPolicy:
         minimum_field_overlap: share of the smaller field of view that both must have in common, 0 to 1.
         thinnest_ct_mm: of several CTs the thinnest slices win, but none thinner than this, mm: such stacks
             cost memory, and hold nothing more at the functional image's resolution.
+        fewer_slices_than_announced: take a PET with fewer slices than its Number of Slices (0054,0081); the
+            report says so. Off: a stack that ends too early looks like a shorter patient. For sites whose
+            anonymiser crops images and leaves the count.
         pair_without_frame_of_reference: take the CT for a SPECT that has no Frame of Reference UID, by
             coverage alone. Off: nothing in the headers then says that they were acquired together.
     """
@@ -80,6 +83,7 @@ class SelectionPolicy:
     minimum_ct_coverage: float = 0.9
     minimum_field_overlap: float = 0.5
     thinnest_ct_mm: float = 1.0
+    fewer_slices_than_announced: bool = False
     pair_without_frame_of_reference: bool = False
 
     def __post_init__(self) -> None:

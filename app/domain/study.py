@@ -80,7 +80,8 @@ class Instance:
 class Series:
     """One series; attributes of the series come from its instances and must agree among them.
 
-    ``series_type`` is Series Type (0054,1000) of PET. ``faults`` are reasons found in reading for which
+    ``series_type`` is Series Type (0054,1000) of PET. ``expected_instance_count`` is what the headers announce.
+    ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in reading for which
     the whole series must not be used: instances that disagree, two contents under one UID.
     """
 
@@ -99,6 +100,7 @@ class Series:
     model_name: str = ""
     station_name: str = ""
     expected_instance_count: int | None = None
+    is_lossy: bool = False
     series_type: tuple[str, ...] = ()
     faults: tuple[Reason, ...] = ()
 

@@ -24,6 +24,8 @@ class Unit(StrEnum):
     """What the numbers of a volume mean (UCUM where it has a word)."""
 
     SUVBW = "g/ml{SUVbw}"
+    SUL = "g/ml{SUVlbm(Janma)}"
+    SUVBSA = "cm2/ml{SUVbsa}"
     BQML = "Bq/ml"
     HU = "[hnsf'U]"
     COUNTS = "{counts}"

@@ -38,6 +38,7 @@ CURABLE_BY_ARRIVAL = UNSUITABLE | {
     RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,
     RefusalCode.CT_DOES_NOT_COVER,
     RefusalCode.SLICE_GAP,
+    RefusalCode.INCOMPLETE_SERIES,
     RefusalCode.TOO_FEW_SLICES,
     RefusalCode.GEOMETRY_INCONSISTENT,  # what is left of a stack may look uneven rather than torn
 }

@@ -132,9 +132,9 @@ def test_counts_become_bqml_by_the_sites_calibration_alone(tmp_path: Path) -> No
     tiny.write_nm(tmp_path, tiny.Scan(STORED, change=change), 5.0)
     tiny.write_ct(tmp_path, tiny.Scan(STORED, series_uid=CT_UID))
     assert refused(tmp_path) is RefusalCode.CALIBRATION_MISSING
-    calibration = CameraCalibration(192.0, date(2026, 1, 1), date(2026, 12, 31), collimator="megp")
+    calibration = CameraCalibration(192e3, date(2026, 1, 1), date(2026, 12, 31), collimator="megp")
     found = accepted(tmp_path, LoadPolicy(calibrations=(calibration,)))
-    assert np.allclose(array_of(found.activity), STORED * 192.0 / (20.0 * 60 * 2) / 0.08)
+    assert np.allclose(array_of(found.activity), STORED * 192e3 / (20.0 * 60 * 2) / 0.08)
     assert found.quantification.source == "site calibration"
 
 
