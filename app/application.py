@@ -11,12 +11,15 @@ from app import __version__
 from app.dicom.result_writer import ResultWriter
 from app.dicom.study_reader import read_study
 from app.domain.analysis import Provenance
-from app.domain.outcome import StudyOutcome
+from app.domain.outcome import Status, StudyOutcome
+from app.domain.revision import NOTHING_EARLIER, EarlierResults
 from app.domain.study import Study
+from app.errors import UnusableStudyError
 from app.imaging.prior_alignment import PriorAligner, PriorSource
 from app.inference.lesion_segmentation import LesionSegmentation
 from app.result_folder import ResultFolder
 from app.settings import Settings
+from app.withdrawals import WithdrawalDesk, withdraw_unreplaced
 from operators.align import AlignOperator
 from operators.deliver import DeliverOperator
 from operators.framework import Application, GreedyScheduler
@@ -84,9 +87,22 @@ class ChainProcessor:
         self._on_stage = on_stage or (lambda stage: None)
         self._one_at_a_time = threading.Lock()
 
-    def process(self, paths: Sequence[Path], out: Path, revision: int) -> StudyOutcome:
-        """Run the chain on the instances of one study; see :meth:`process_study`."""
-        return self.process_study(lambda: read_study(paths), out, revision).outcome
+    def process(
+        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+    ) -> StudyOutcome:
+        """Run the chain on the instances of one study; see :meth:`process_study`.
+
+        A standing result of an earlier revision that this one does not replace is withdrawn.
+        """
+        provenance = Provenance(__version__, self._settings.digest, revision, earlier.last_words)
+        try:
+            outcome = self._run_chain(lambda: read_study(paths), out, provenance).outcome
+        except UnusableStudyError as error:
+            if not earlier.standing:
+                raise
+            uid = earlier.standing[0].report.study_instance_uid
+            outcome = StudyOutcome(uid, Status.REJECTED, error.rejection.reasons)
+        return withdraw_unreplaced(outcome, earlier, WithdrawalDesk(out, self._settings.write, provenance))
 
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
         """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.
@@ -94,7 +110,9 @@ class ChainProcessor:
         Raises:
             RuntimeError: the framework returned without having run the chain to its end.
         """
-        provenance = Provenance(__version__, self._settings.digest, revision)
+        return self._run_chain(source, out, Provenance(__version__, self._settings.digest, revision))
+
+    def _run_chain(self, source: Callable[[], Study], out: Path, provenance: Provenance) -> ResultFolder:
         tools = ChainTools(
             self._settings,
             self._aligner,

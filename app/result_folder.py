@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.dicom.result_file import Result
 from app.dicom.result_writer import Written
 from app.domain.analysis import Quantified, SeriesVerdict
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
@@ -67,20 +68,7 @@ class ResultFolder:
         self._outcome = outcome
 
     def _store(self, item: Written) -> PairOutcome:
-        files = []
-        for result in item.results:
-            write_durably(self._folder / result.file_name, result.content)
-            dataset = result.dataset
-            files.append(
-                ResultFile(
-                    kind=result.kind.value,
-                    path=result.file_name,
-                    sop_class_uid=str(dataset.SOPClassUID),
-                    sop_instance_uid=str(dataset.SOPInstanceUID),
-                    series_instance_uid=str(dataset.SeriesInstanceUID),
-                )
-            )
-        return _pair_outcome(item.quantified, tuple(files))
+        return _pair_outcome(item.quantified, store_files(item.results, self._folder))
 
     def _remove_earlier_results(self) -> None:
         """The outcome goes first: a folder without it holds nothing that counts."""
@@ -89,9 +77,24 @@ class ResultFolder:
         except FileNotFoundError:
             return
         remove_outcome(self._folder)
-        for pair in earlier.pairs:
-            for file in pair.files:
-                (self._folder / Path(file.path).name).unlink(missing_ok=True)
+        for file in earlier.files:
+            (self._folder / Path(file.path).name).unlink(missing_ok=True)
+
+
+def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ...]:
+    """Write DICOM objects into ``folder``, for good. Raises OSError."""
+    for result in results:
+        write_durably(folder / result.file_name, result.content)
+    return tuple(
+        ResultFile(
+            kind=result.kind.value,
+            path=result.file_name,
+            sop_class_uid=str(result.dataset.SOPClassUID),
+            sop_instance_uid=str(result.dataset.SOPInstanceUID),
+            series_instance_uid=str(result.dataset.SeriesInstanceUID),
+        )
+        for result in results
+    )
 
 
 def _pair_outcome(quantified: Quantified, files: tuple[ResultFile, ...]) -> PairOutcome:

@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "app.settings": DATA | {"app.node"},
     "app.settings_reference": GROUND | {"app.settings"},
     "app.result_folder": DATA,
+    "app.withdrawals": DATA | {"app.result_folder"},
     "operators": DATA | {"app.node", "app.settings", "app.result_folder"},
-    "app.application": CHAIN,
+    "app.application": CHAIN | {"app.withdrawals"},
     "app.folder_mode": CHAIN | {"app.application"},
     "app.cli": CHAIN
     | {"app.application", "app.folder_mode", "app.settings_reference"}

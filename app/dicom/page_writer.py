@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from app.dicom.result_context import (
-    DEVICE_NAME,
-    DEVICE_SERIAL_NUMBER,
-    MANUFACTURER,
-    ResultContext,
-    blank_source,
-    coded,
-    finish,
-)
+from app.dicom.result_context import ResultContext, coded, finish
 from app.dicom.sr_content import evidence
 from app.dicom.uids import ResultKind
 from app.domain.codes import SOURCE_IMAGE_FOR_PROCESSING
@@ -31,32 +25,37 @@ def write_page(context: ResultContext, rgb: NDArray[np.uint8]) -> Dataset:
         context: the analysis.
         rgb: the drawn page, ``(rows, columns, 3)``.
     """
-    kind = ResultKind.PAGE
-    source = blank_source(context)
+    study = context.loaded.selection.study.study_instance_uid
+    page = secondary_capture(rgb, study, context.instance(ResultKind.PAGE, "PSMA summary page"))
+    finish(page, context)
+    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = page.ContentDate, page.ContentTime
+    page.DerivationDescription = "Projections with outlined lesions, and their measurements"
+    page.SourceImageSequence = Sequence(_source_images(context))
+    return page
+
+
+def secondary_capture(
+    rgb: NDArray[np.uint8], study_instance_uid: str, instance: dict[str, Any]
+) -> hd.sc.SCImage:
+    """One RGB frame without patient, study or dates.
+
+    Args:
+        rgb: ``(rows, columns, 3)``.
+        study_instance_uid: it belongs to.
+        instance: highdicom's arguments on UIDs, series and equipment.
+    """
     page = hd.sc.SCImage(
         pixel_array=rgb,
         photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
         bits_allocated=8,
         coordinate_system=hd.CoordinateSystemNames.PATIENT,
         patient_orientation=("L", "F"),
-        study_instance_uid=source.StudyInstanceUID,
-        series_instance_uid=context.series_instance_uid(kind),
-        series_number=context.series_number(kind),
-        sop_instance_uid=context.sop_instance_uid(kind),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=DEVICE_NAME,
-        software_versions=context.provenance.software_version,
-        device_serial_number=DEVICE_SERIAL_NUMBER,
-        series_description=context.series_description("PSMA summary page"),
+        study_instance_uid=study_instance_uid,
+        **instance,
     )
-    finish(page, context)
     page.PatientOrientation = None  # two views and a table: no one orientation (PS3.3 C.7.6.1.1.1)
     page.Laterality = None  # no paired body part (PS3.3 C.7.3.1.1.1)
-    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = page.ContentDate, page.ContentTime
     page.BurnedInAnnotation = "NO"
-    page.DerivationDescription = "Projections with outlined lesions, and their measurements"
-    page.SourceImageSequence = Sequence(_source_images(context))
     return page
 
 

@@ -9,6 +9,7 @@ import copy
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import highdicom as hd
 import pydicom
@@ -108,6 +109,16 @@ class ResultContext:
         """The earlier revision's report on the same series, which this result replaces."""
         return self.provenance.superseded_on(self.functional.series_instance_uid)
 
+    def instance(self, kind: ResultKind, what: str) -> dict[str, Any]:
+        """highdicom's arguments on the object itself: its UIDs, its series, what made it."""
+        return {
+            "series_instance_uid": self.series_instance_uid(kind),
+            "series_number": self.series_number(kind),
+            "sop_instance_uid": self.sop_instance_uid(kind),
+            "series_description": self.series_description(what),
+            **equipment(self.provenance.software_version),
+        }
+
     def series_description(self, what: str) -> str:
         """LO, so at most 64 characters: what, by which model, what it replaces, and that it is research."""
         parts = [what, self.model.role.value, self.loaded.selection.kind.value]
@@ -145,11 +156,7 @@ def blank_source(context: ResultContext) -> Dataset:
     highdicom rejects values it finds odd (a sex of ``U``) and logs patient names it can't parse; so it gets
     none, and :func:`finish` copies the true attributes afterwards.
     """
-    source = Dataset()
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        setattr(source, keyword, "")
-    for keyword in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
-        setattr(source, keyword, "")
+    source = anonymous()
     source.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
     source.SeriesInstanceUID = context.functional.series_instance_uid
     source.SOPClassUID = context.header.SOPClassUID
@@ -159,18 +166,49 @@ def blank_source(context: ResultContext) -> Dataset:
     return source
 
 
+def anonymous() -> Dataset:
+    """Patient and study attributes that highdicom wants to be there, all empty."""
+    source = Dataset()
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+        setattr(source, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
+        setattr(source, keyword, "")
+    return source
+
+
+def equipment(software_version: str) -> dict[str, Any]:
+    """highdicom's arguments on what made an object; each is alone in its series."""
+    return {
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": DEVICE_NAME,
+        "software_versions": software_version,
+        "device_serial_number": DEVICE_SERIAL_NUMBER,
+    }
+
+
 def finish(result: hd.base.SOPClass, context: ResultContext) -> None:
     """Put in patient, study and dates, and take out what the clock or chance put in."""
-    with tolerant():  # what a source holds is copied as it is, longer than allowed or not
-        header = copy.deepcopy(context.header)  # highdicom would share its elements with the results
-        result.copy_patient_and_study_information(header)
+    copy_header(result, context.header)
     result.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+    stamp(result, context.dated)
+
+
+def copy_header(result: hd.base.SOPClass, source: Dataset) -> None:
+    """Patient, study and institution, as the source has them."""
+    with tolerant():  # what a source holds is copied as it is, longer than allowed or not
+        header = copy.deepcopy(source)  # highdicom would share its elements with the results
+        result.copy_patient_and_study_information(header)
     for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
         if keyword in header:
             result[keyword] = header[keyword]
     if header.get("InstitutionName"):
         result.InstitutionName = header.InstitutionName
-    date, time = DA(context.dated.date()), TM(context.dated.time())
+
+
+def stamp(result: Dataset, dated: datetime) -> None:
+    """Every date of the object, and none of the clock's."""
+    date, time = DA(dated.date()), TM(dated.time())
     result.SeriesDate, result.SeriesTime = date, time
     result.ContentDate, result.ContentTime = date, time
     result.InstanceCreationDate, result.InstanceCreationTime = date, time

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
-
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset
 
 from app.dicom.page_drawing import draw_page
 from app.dicom.page_writer import write_page
-from app.dicom.read_back import check_page, check_report, check_segmentation, parse
+from app.dicom.read_back import check_page, check_report, check_segmentation
 from app.dicom.result_context import open_context
+from app.dicom.result_file import Result, encoded
 from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_writer import write_report
 from app.dicom.uids import ResultKind
@@ -28,23 +25,6 @@ __all__ = [
     "Written",
     "write_results",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One DICOM object, verified.
-
-    Attributes:
-        kind: SEG, SR or PAGE.
-        file_name: unique, safe on any file system.
-        dataset: as read back from ``content``.
-        content: the file's bytes, those that were verified.
-    """
-
-    kind: ResultKind
-    file_name: str
-    dataset: Dataset
-    content: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,21 +61,15 @@ def write_results(quantified: Quantified, policy: WritePolicy, provenance: Prove
     results: list[Result] = []
     segmentation = write_segmentation(context)
     if segmentation is not None:
-        seg = _encoded(ResultKind.SEG, segmentation)
+        seg = encoded(ResultKind.SEG, segmentation)
         check_segmentation(seg.dataset, context)
         results.append(seg)
-    report = _encoded(ResultKind.SR, write_report(context, segmentation))
+    report = encoded(ResultKind.SR, write_report(context, segmentation))
     check_report(report.dataset, segmentation, context)
     results.append(report)
     rgb = draw_page(context)
-    page = _encoded(ResultKind.PAGE, write_page(context, rgb))
+    page = encoded(ResultKind.PAGE, write_page(context, rgb))
     check_page(page.dataset, rgb, context)
     results.append(page)
     return Written(quantified, tuple(results))
 
-
-def _encoded(kind: ResultKind, dataset: Dataset) -> Result:
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    content = buffer.getvalue()
-    return Result(kind, f"{kind.value}.{dataset.SOPInstanceUID}.dcm", parse(content), content)

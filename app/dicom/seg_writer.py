@@ -17,8 +17,6 @@ from pydicom.uid import EnhancedPETImageStorage, NuclearMedicineImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from app.dicom.result_context import (
-    DEVICE_NAME,
-    DEVICE_SERIAL_NUMBER,
     MANUFACTURER,
     ResultContext,
     blank_source,
@@ -49,24 +47,15 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     labels = context.quantified.segmented.labels
     if labels.count == 0:
         return None
-    kind = ResultKind.SEG
     segmentation = hd.seg.Segmentation(
         source_images=source_images(context),
         pixel_array=labels.array,
         segmentation_type=context.policy.seg_type.value,
         segment_descriptions=_segments(context, labels.count),
-        series_instance_uid=context.series_instance_uid(kind),
-        series_number=context.series_number(kind),
-        sop_instance_uid=context.sop_instance_uid(kind),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=DEVICE_NAME,
-        software_versions=context.provenance.software_version,
-        device_serial_number=DEVICE_SERIAL_NUMBER,
         omit_empty_frames=True,
         content_label="PSMA_LESIONS",
         content_description=f"PSMA lesions, {context.model.role.value}, research use only",
-        series_description=context.series_description("PSMA lesions"),
+        **context.instance(ResultKind.SEG, "PSMA lesions"),
     )
     finish(segmentation, context)
     _fix_dimension_organization(segmentation, context.identity)

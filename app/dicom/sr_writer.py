@@ -25,7 +25,6 @@ from pydicom.sr.codedict import codes as dicom_codes
 
 from app.dicom.result_context import (
     DEVICE_NAME,
-    DEVICE_SERIAL_NUMBER,
     MANUFACTURER,
     ResultContext,
     blank_source,
@@ -36,6 +35,7 @@ from app.dicom.sr_content import algorithm, evidence, image_library, qualitative
 from app.dicom.uids import ResultKind, derived_uid
 from app.dicom.write_policy import SrClass
 from app.domain import codes
+from app.domain.analysis import SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.findings import Burden, Lesion
 from app.domain.study import Code, StudyKind
@@ -69,23 +69,14 @@ def write_report(context: ResultContext, segmentation: Dataset | None) -> Datase
         context: the analysis.
         segmentation: the SEG whose segments the groups refer to; ``None`` when there is no lesion.
     """
-    kind = ResultKind.SR
     sources = [*evidence(context), *([] if segmentation is None else [segmentation])]
     report = REPORT_CLASSES[context.policy.sr_class](
         evidence=[blank_source(context), *sources],  # patient and study are taken from the first
         content=_content(context, segmentation),
-        series_instance_uid=context.series_instance_uid(kind),
-        series_number=context.series_number(kind),
-        sop_instance_uid=context.sop_instance_uid(kind),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=DEVICE_NAME,
-        software_versions=context.provenance.software_version,
-        device_serial_number=DEVICE_SERIAL_NUMBER,
         is_complete=True,
-        previous_versions=_predecessors(context),
-        series_description=context.series_description("PSMA measurements"),
-        coding_schemes=[_private_scheme()],
+        previous_versions=None if context.replaced is None else [predecessor(context.replaced)],
+        coding_schemes=[private_scheme()],
+        **context.instance(ResultKind.SR, "PSMA measurements"),
     )
     finish(report, context)
     return report
@@ -143,7 +134,7 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> Measuremen
         else codes.SPECT_CT_OF_WHOLE_BODY
     )
     report = MeasurementReport(
-        observation_context=_observer(context),
+        observation_context=observer(context.provenance.software_version),
         procedure_reported=coded(procedure),
         imaging_measurements=groups,
         title=coded(codes.IMAGING_MEASUREMENT_REPORT),
@@ -154,16 +145,16 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> Measuremen
     return report
 
 
-def _observer(context: ResultContext) -> ObservationContext:
-    version = context.provenance.software_version
+def observer(version: str) -> ObservationContext:
+    """The program itself observed (TID 1004)."""
     device = DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", DEVICE_NAME, version),
         name=DEVICE_NAME,
         manufacturer_name=MANUFACTURER,
         model_name=f"{DEVICE_NAME} {version}",
     )
-    observer = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
-    return ObservationContext(observer_device_context=observer)
+    context = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=context)
 
 
 def _lesion_group(
@@ -214,19 +205,18 @@ def _measurement(quantity: Quantity) -> Measurement:
     )
 
 
-def _predecessors(context: ResultContext) -> list[Dataset] | None:
-    earlier = context.replaced
-    if earlier is None:
-        return None
+def predecessor(earlier: SupersededReport) -> Dataset:
+    """An earlier report, as highdicom wants it for the Predecessor Documents Sequence."""
     reference = Dataset()
     reference.StudyInstanceUID = earlier.study_instance_uid
     reference.SeriesInstanceUID = earlier.series_instance_uid
     reference.SOPClassUID = earlier.sop_class_uid
     reference.SOPInstanceUID = earlier.sop_instance_uid
-    return [reference]
+    return reference
 
 
-def _private_scheme() -> CodingSchemeIdentificationItem:
+def private_scheme() -> CodingSchemeIdentificationItem:
+    """What the designator of our own codes stands for."""
     return CodingSchemeIdentificationItem(
         designator=codes.PRIVATE_SCHEME,
         name=codes.PRIVATE_SCHEME_NAME,

@@ -20,6 +20,14 @@ class ResultKind(StrEnum):
     SEG = "SEG"
     SR = "SR"
     PAGE = "PAGE"
+    RTSTRUCT = "RTSTRUCT"
+
+
+class NoticeKind(StrEnum):
+    """The DICOM objects of a notice of withdrawal."""
+
+    SR = "WITHDRAWAL"
+    PAGE = "WITHDRAWAL-PAGE"
 
 
 def derived_uid(*ingredients: str) -> str:

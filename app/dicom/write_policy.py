@@ -35,7 +35,8 @@ class WritePolicy:
     suv_unit: SuvUnitSpelling = SuvUnitSpelling.CID_85
     """UCUM spelling of the SUVbw unit: g/ml{SUVbw} (CID 85) or {SUVbw}g/ml."""
     first_series_number: int = 9001
-    """Series Number of the SEG; the SR and the page take the next two."""
+    """Series Number of the SEG; SR, page and RTSTRUCT take the next three, a notice of withdrawal the two
+    after these."""
     page_lesion_rows: int = 20
     """At most so many lesions in the table of the page; the rest is counted."""
     page_window_pet_suv: float = 15.0
@@ -48,5 +49,5 @@ class WritePolicy:
             raise ValueError(f"page_lesion_rows is 1..24, found {self.page_lesion_rows}")
         if min(self.page_window_pet_suv, self.page_window_spect_suv) <= 0:
             raise ValueError("page_window_pet_suv and page_window_spect_suv are above 0 g/ml")
-        if not 1 <= self.first_series_number <= 999_997:
-            raise ValueError(f"first_series_number is 1..999997, found {self.first_series_number}")
+        if not 1 <= self.first_series_number <= 999_994:
+            raise ValueError(f"first_series_number is 1..999994, found {self.first_series_number}")

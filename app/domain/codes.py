@@ -77,6 +77,7 @@ DECISION = Code("DECISION", PRIVATE_SCHEME, "Decision during processing")
 PRIOR = Code("PRIOR", PRIVATE_SCHEME, "Prior PET lesions")
 QUANTIFICATION = Code("QUANTIFICATION", PRIVATE_SCHEME, "Quantification of the image")
 REPLACES = Code("REPLACES", PRIVATE_SCHEME, "Earlier result replaced by this one")
+WITHDRAWN = Code("WITHDRAWN", PRIVATE_SCHEME, "Result withdrawn")
 INPUT = Code("INPUT", PRIVATE_SCHEME, "Input series")
 
 # Acquisition modality (CID 29)

@@ -27,7 +27,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One DICOM object written: ``kind`` is SEG, SR or PAGE; ``path`` is relative to the output folder."""
+    """One DICOM object written: ``kind`` is a :class:`app.dicom.uids.ResultKind`; ``path`` is relative to the
+    output folder."""
 
     kind: str
     path: str
@@ -53,6 +54,23 @@ class PairOutcome:
 
 
 @dataclass(frozen=True)
+class Withdrawal:
+    """The notice that an earlier revision's result on a series no longer holds, and no other replaces it.
+
+    Attributes:
+        functional_series_instance_uid: the series the withdrawn result is about.
+        revision: whose result is withdrawn.
+        reason: in words; never a patient's name or identifier.
+        files: SR and page of the notice.
+    """
+
+    functional_series_instance_uid: str
+    revision: int
+    reason: str
+    files: tuple[ResultFile, ...]
+
+
+@dataclass(frozen=True)
 class StudyOutcome:
     """Everything about one study."""
 
@@ -62,3 +80,9 @@ class StudyOutcome:
     pairs: tuple[PairOutcome, ...] = ()
     verdicts: tuple[SeriesVerdict, ...] = ()
     message: str = ""
+    withdrawals: tuple[Withdrawal, ...] = ()
+
+    @property
+    def files(self) -> tuple[ResultFile, ...]:
+        """All that is to be sent: results and notices of withdrawal."""
+        return tuple(file for item in (*self.pairs, *self.withdrawals) for file in item.files)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from app.domain.outcome import Status
 from app.errors import RetryLaterError
 from app.node import scu
 from app.node.audit import AuditEvent
@@ -24,6 +25,7 @@ from app.node.delivery_ledger import (
 from app.node.json_log import describe_exception
 from app.node.run_ledger import RunKey, StudyState
 from app.node.stores import NodeStores
+from app.outcome_file import read_outcome
 
 SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE)
 """States of a later revision whose results take the place of these."""
@@ -114,7 +116,11 @@ class ResultDelivery:
 
     def _is_superseded(self, run: RunKey) -> bool:
         later = self._stores.runs.of_study(run.study_instance_uid)
-        return any(other.key.revision > run.revision and other.state in SUPERSEDING for other in later)
+        return any(
+            other.key.revision > run.revision
+            and (other.state in SUPERSEDING or bool(self._stores.deliveries.of_run(other.key)))
+            for other in later
+        )
 
     def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendEnding) -> None:
         delivery = self._stores.deliveries.get(key)
@@ -149,10 +155,22 @@ class ResultDelivery:
         if any(delivery.state is DeliveryState.PENDING for delivery in every):
             return
         failed = [delivery.reason for delivery in every if delivery.state is DeliveryState.FAILED]
-        state = StudyState.FAILED if failed else StudyState.DONE
-        if self._stores.runs.finish_delivery(run, state, "; ".join(failed)):
+        state, reason = self._delivered_state(run)
+        if failed:
+            state, reason = StudyState.FAILED, "; ".join(failed)
+        if self._stores.runs.finish_delivery(run, state, reason):
             facts = {"study": run.study_instance_uid, "revision": run.revision, "state": str(state)}
             _log.info("deliveries ended", extra=facts)
+
+    def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
+        """A study that only withdrew an earlier result is rejected still, for its reason."""
+        try:
+            outcome = read_outcome(self._stores.outbox.folder_of(run))
+        except FileNotFoundError:
+            return StudyState.DONE, ""
+        if outcome.status is Status.REJECTED:
+            return StudyState.REJECTED, self._stores.runs.get(run).reason
+        return StudyState.DONE, ""
 
 
 def _facts(key: DeliveryKey) -> dict[str, object]:

@@ -11,12 +11,14 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Engine,
     Integer,
     Row,
     String,
     Table,
     Text,
+    delete,
     insert,
     select,
     update,
@@ -122,22 +124,24 @@ class DeliveryLedger:
         self._engine = engine
 
     def plan(self, run: RunKey, files: Sequence[ResultFile], destinations: Iterable[str]) -> None:
-        """Plan every file for every destination; what is planned already stays as it is."""
-        now = utc_now()
+        """Plan every file for every destination; what is planned already stays as it is.
+
+        A revision that was tried again may give other files than it gave before: then the delivery begins
+        anew with those, and what was not sent of the former is dropped.
+        """
         with self._engine.begin() as connection:
             known = set(connection.scalars(select(deliveries.c.destination).where(*_of_run(deliveries, run))))
             for name in dict.fromkeys(destinations):
+                key = DeliveryKey(run, name)
                 if name in known:
-                    continue
-                place = {
-                    "study_instance_uid": run.study_instance_uid,
-                    "revision": run.revision,
-                    "destination": name,
-                }
-                connection.execute(
-                    insert(deliveries).values(**place, state=DeliveryState.PENDING, created_at=now)
-                )
-                connection.execute(insert(delivered_instances), [place | _row(file) for file in files])
+                    new = _replace_unsent(connection, key, files)
+                else:
+                    new = list(files)
+                    row = _place(key) | {"state": DeliveryState.PENDING, "created_at": utc_now()}
+                    connection.execute(insert(deliveries).values(row))
+                if new:
+                    rows = [_place(key) | _row(file) for file in new]
+                    connection.execute(insert(delivered_instances), rows)
 
     def get(self, key: DeliveryKey) -> Delivery:
         """One delivery. Raises LookupError."""
@@ -244,6 +248,38 @@ def _of_run(table: Table, run: RunKey) -> tuple[ColumnElement[bool], ...]:
 
 def _is(table: Table, key: DeliveryKey) -> tuple[ColumnElement[bool], ...]:
     return (*_of_run(table, key.run), table.c.destination == key.destination)
+
+
+def _place(key: DeliveryKey) -> dict[str, object]:
+    return {
+        "study_instance_uid": key.run.study_instance_uid,
+        "revision": key.run.revision,
+        "destination": key.destination,
+    }
+
+
+def _replace_unsent(
+    connection: Connection, key: DeliveryKey, files: Sequence[ResultFile]
+) -> list[ResultFile]:
+    """Files not planned yet; with any, the delivery is pending again, and rid of others that were not sent."""
+    rows = delivered_instances
+    planned = set(connection.scalars(select(rows.c.sop_instance_uid).where(*_is(rows, key))))
+    new = [file for file in files if file.sop_instance_uid not in planned]
+    if not new:
+        return []
+    wanted = [file.sop_instance_uid for file in files]
+    connection.execute(
+        delete(rows).where(
+            *_is(rows, key), rows.c.acknowledged_at.is_(None), rows.c.sop_instance_uid.not_in(wanted)
+        )
+    )
+    again = {"state": DeliveryState.PENDING, "failures": 0, "reason": "", "next_try_at": None}
+    connection.execute(
+        update(deliveries)
+        .where(*_is(deliveries, key))
+        .values(**again, attempt=deliveries.c.attempt + 1, created_at=utc_now())
+    )
+    return new
 
 
 def _row(file: ResultFile) -> dict[str, str]:

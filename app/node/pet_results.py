@@ -5,6 +5,7 @@ Identifiers of patients are in this table and in no log.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +94,17 @@ class PetResults:
             ).first()
             if rows and newer is None:
                 connection.execute(insert(pet_results), rows)
+
+    def withdraw(self, run: RunKey, functional_series_instance_uids: Collection[str]) -> None:
+        """Forget what revisions before ``run`` found on these series: it holds no longer, so it is no prior."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                delete(pet_results).where(
+                    pet_results.c.study_instance_uid == run.study_instance_uid,
+                    pet_results.c.revision < run.revision,
+                    pet_results.c.functional_series_instance_uid.in_(functional_series_instance_uids),
+                )
+            )
 
     def of_patient(self, patient: Patient, before: datetime) -> tuple[PetResult, ...]:
         """The patient's results acquired before ``before`` (local time), the latest first.

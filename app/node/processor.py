@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain.outcome import StudyOutcome
+from app.domain.revision import NOTHING_EARLIER, EarlierResults
 
 OnStage = Callable[[str], None]
 """Told the name of each stage of the chain as it begins."""
@@ -15,13 +16,16 @@ OnStage = Callable[[str], None]
 class StudyProcessor(Protocol):
     """The chain, with warm models. One study at a time; runs long; called in a worker thread."""
 
-    def process(self, paths: Sequence[Path], out: Path, revision: int) -> StudyOutcome:
-        """Run the chain on one study.
+    def process(
+        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+    ) -> StudyOutcome:
+        """Run the chain on one study. Every standing result of ``earlier`` is replaced or withdrawn.
 
         Args:
             paths: every instance of the study.
             out: an empty folder for SEG, SR, page and ``outcome.json``.
             revision: 1 for the first content of the study, one more for each late arrival.
+            earlier: what the revisions before it have said.
 
         Raises:
             UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.

@@ -17,6 +17,7 @@ from app.domain.outcome import Status, StudyOutcome
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
 from app.node.audit import AuditEvent
 from app.node.database import utc_now
+from app.node.earlier_results import earlier_results
 from app.node.json_log import describe_exception
 from app.node.node_policy import NodePolicy
 from app.node.processor import ProcessorFactory, StudyProcessor
@@ -121,9 +122,8 @@ class StudyWork:
         tried = TryEnding(Ending(content["kind"]), content["reason"])
         if tried.kind is Ending.OUT_OF_DATE:
             return "out of date"
-        if tried.kind is Ending.DONE:
-            self._keep_results(key)
-        run_ending = self._run_ending(self._stores.runs.get(key), tried)
+        has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
+        run_ending = self._run_ending(self._stores.runs.get(key), tried, has_something_to_send)
         self._audit(key, tried, run_ending)
         self._stores.runs.end(key, attempt, run_ending)
         facts = {"state": str(run_ending.state), "reason": run_ending.reason}
@@ -154,21 +154,37 @@ class StudyWork:
             self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
             self._stores.outbox.fill(key) as folder,
         ):
-            outcome = processor.process(paths, folder, key.revision)
+            outcome = processor.process(paths, folder, key.revision, earlier_results(self._stores, key))
         if outcome.status is Status.DONE:
             return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
         return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
 
-    def _keep_results(self, key: RunKey) -> None:
-        outcome = read_outcome(self._stores.outbox.folder_of(key))
-        self._stores.pet_results.register(key, outcome)
-        files = [file for pair in outcome.pairs for file in pair.files]
-        self._stores.deliveries.plan(key, files, self._destinations)
+    def _keep_results(self, key: RunKey) -> bool:
+        """Keep PET results as priors, plan the delivery; returns whether there is anything to deliver.
 
-    def _run_ending(self, run: Run, tried: TryEnding) -> RunEnding:
+        A rejected study has something to say when it withdraws the result of an earlier revision.
+        """
+        outcome = self._outcome(key)
+        if outcome is None:
+            return False
+        self._stores.pet_results.register(key, outcome)
+        withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
+        self._stores.pet_results.withdraw(key, withdrawn)
+        if outcome.files:
+            self._stores.deliveries.plan(key, outcome.files, self._destinations)
+        return bool(outcome.files and self._destinations)
+
+    def _outcome(self, key: RunKey) -> StudyOutcome | None:
+        try:
+            return read_outcome(self._stores.outbox.folder_of(key))
+        except FileNotFoundError:
+            return None  # rejected before the chain had anything to say
+
+    def _run_ending(self, run: Run, tried: TryEnding, has_something_to_send: bool) -> RunEnding:
+        if has_something_to_send:
+            return RunEnding(StudyState.DELIVERING, tried.reason)
         if tried.kind is Ending.DONE:
-            state = StudyState.DELIVERING if self._destinations else StudyState.DONE
-            return RunEnding(state, tried.reason)
+            return RunEnding(StudyState.DONE, tried.reason)
         if tried.kind in (Ending.REJECTED, Ending.SUPERSEDED):
             return RunEnding(StudyState(tried.kind), tried.reason)
         if tried.kind is Ending.POSTPONED:
@@ -182,11 +198,10 @@ class StudyWork:
 
     def _audit(self, key: RunKey, tried: TryEnding, ending: RunEnding) -> None:
         facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
-        if tried.kind is Ending.DONE:
-            facts |= _results_in_words(read_outcome(self._stores.outbox.folder_of(key)))
-            event = AuditEvent.PROCESSED
-        elif tried.kind is Ending.REJECTED:
-            event = AuditEvent.REJECTED
+        if tried.kind in (Ending.DONE, Ending.REJECTED):
+            outcome = self._outcome(key)
+            facts |= {} if outcome is None else _results_in_words(outcome)
+            event = AuditEvent.PROCESSED if tried.kind is Ending.DONE else AuditEvent.REJECTED
         else:
             event = AuditEvent.FAILED
             facts |= {"ending": str(tried.kind), "next_try": _iso(ending.next_try_at)}
@@ -215,8 +230,17 @@ def _reason(outcome: StudyOutcome) -> str:
 
 
 def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
-    """Model, prior and files of each pair, for the audit log."""
+    """Model, prior and files of each pair, and what is withdrawn, for the audit log."""
     return {
+        "withdrawn": [
+            {
+                "functional_series": notice.functional_series_instance_uid,
+                "result_of_revision": notice.revision,
+                "reason": notice.reason,
+                "files": {file.kind: file.sop_instance_uid for file in notice.files},
+            }
+            for notice in outcome.withdrawals
+        ],
         "results": [
             {
                 "kind": str(pair.kind),

@@ -26,6 +26,7 @@ from app.domain.analysis import ModelRole, ModelUsed
 from app.domain.findings import Burden, Findings
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.revision import NOTHING_EARLIER, EarlierResults
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, UnusableStudyError
 from app.node.completeness import Selected
@@ -93,7 +94,9 @@ class FakeProcessor:
         self._on_stage = on_stage
         self._tries: dict[str, int] = {}
 
-    def process(self, paths: Sequence[Path], out: Path, revision: int) -> StudyOutcome:
+    def process(
+        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+    ) -> StudyOutcome:
         """As :class:`app.node.processor.StudyProcessor`."""
         header = pydicom.dcmread(paths[0], stop_before_pixels=True)
         study = str(header.StudyInstanceUID)

@@ -1,0 +1,209 @@
+"""Notice that an earlier result no longer holds: a short SR that names it as its predecessor, and a page.
+
+What has been sent can't be taken back from a PACS. When a later revision of the study gives no result on a
+series (late images brought a conflict to light, say), this notice stands beside the earlier result, so that
+nobody takes that for the last word. Patient and study are copied from the withdrawn SR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from highdicom.sr import (
+    ContainerContentItem,
+    ContentSequence,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from app.dicom.header_values import tolerant
+from app.dicom.page_writer import secondary_capture
+from app.dicom.read_back import ResultMismatchError, texts
+from app.dicom.result_context import RESEARCH_USE, anonymous, coded, copy_header, equipment, plain, stamp
+from app.dicom.result_file import Result, encoded
+from app.dicom.sr_writer import REPORT_CLASSES, observer, predecessor, private_scheme
+from app.dicom.uids import NoticeKind, derived_uid
+from app.dicom.withdrawal_page import Notice, draw_notice
+from app.dicom.write_policy import WritePolicy
+from app.domain import codes
+from app.domain.analysis import Provenance
+from app.domain.revision import StandingResult
+from app.domain.study import Code
+
+SERIES_AFTER_RESULTS = 4
+"""Results take four Series Numbers: SEG, SR, page, RTSTRUCT."""
+
+LONGEST_REASON = 1000
+"""Characters of the reason that are written; the whole of it is in the outcome and the audit log."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Withdrawal:
+    """One withdrawal, ready to be written; ``withdrawn`` is the SR that loses its standing."""
+
+    withdrawn: Dataset
+    result: StandingResult
+    reason: str
+    policy: WritePolicy
+    provenance: Provenance
+
+    @property
+    def headline(self) -> str:
+        """What happens, in one sentence."""
+        earlier = self.result.report.revision
+        return f"The result of revision {earlier} is withdrawn: do not use it"
+
+    def statements(self) -> tuple[tuple[Code, str], ...]:
+        """All that the notice says, with its codes."""
+        report, revision = self.result.report, self.provenance.revision
+        return (
+            (codes.SUMMARY, self.headline),
+            (codes.INTENDED_USE, RESEARCH_USE),
+            (codes.WITHDRAWN, plain(f"Why: revision {revision} of the study gives none: {self.reason}")),
+            (codes.WITHDRAWN, f"SR {report.sop_instance_uid}, and SEG, RTSTRUCT and page made with it"),
+            (codes.INPUT, f"series {report.functional_series_instance_uid}"),
+        )
+
+    def instance(self, kind: NoticeKind) -> dict[str, Any]:
+        """highdicom's arguments; UIDs depend on what is withdrawn, by which revision, and why."""
+        made_by = self.provenance
+        identity = (
+            self.result.report.sop_instance_uid, str(made_by.revision), self.reason,
+            made_by.software_version, made_by.settings_digest,
+        )  # fmt: skip
+        number = self.policy.first_series_number + SERIES_AFTER_RESULTS + list(NoticeKind).index(kind)
+        what = f"PSMA result of r{self.result.report.revision} withdrawn (research use only)"
+        return {
+            "series_instance_uid": derived_uid("withdrawal series", kind.value, *identity),
+            "sop_instance_uid": derived_uid("withdrawal", kind.value, *identity),
+            "series_number": number,
+            "series_description": what,
+            **equipment(made_by.software_version),
+        }
+
+
+def write_withdrawal(
+    result: StandingResult, reason: str, policy: WritePolicy, provenance: Provenance
+) -> tuple[Result, Result]:
+    """SR and page of a notice; the same input gives the same bytes.
+
+    Args:
+        result: what loses its standing.
+        reason: why the later revision gives no result; no patient data.
+        policy: how to write.
+        provenance: of the later revision.
+
+    Raises:
+        ResultMismatchError: what was written is not what was meant.
+        OSError: the withdrawn SR can't be read any more.
+    """
+    notice = _Withdrawal(_read(result.report_file), result, reason[:LONGEST_REASON], policy, provenance)
+    report = encoded(NoticeKind.SR, _write_report(notice))
+    page = encoded(NoticeKind.PAGE, _write_page(notice))
+    _check(report.dataset, notice)
+    return report, page
+
+
+def _read(path: Path) -> Dataset:
+    with tolerant():
+        header = pydicom.dcmread(path)
+        header.decode()
+    return header
+
+
+def _write_report(notice: _Withdrawal) -> Dataset:
+    withdrawn = notice.withdrawn
+    evidence = anonymous()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "Modality"):
+        setattr(evidence, keyword, withdrawn[keyword].value)
+    report = REPORT_CLASSES[notice.policy.sr_class](
+        evidence=[evidence],
+        content=_content(notice),
+        is_complete=True,
+        previous_versions=[predecessor(notice.result.report)],
+        coding_schemes=[private_scheme()],
+        **notice.instance(NoticeKind.SR),
+    )
+    _finish(report, withdrawn)
+    return report
+
+
+def _content(notice: _Withdrawal) -> MeasurementReport:
+    """TID 1500 with its qualitative evaluations alone (row 10): there is nothing to measure."""
+    identifier = TrackingIdentifier(uid=derived_uid("not written"), identifier="not written")
+    report = MeasurementReport(
+        observation_context=observer(notice.provenance.software_version),
+        procedure_reported=_procedure(notice.withdrawn),
+        imaging_measurements=[MeasurementsAndQualitativeEvaluations(tracking_identifier=identifier)],
+        title=coded(codes.IMAGING_MEASUREMENT_REPORT),
+    )
+    content = report[0].ContentSequence
+    del content[-1]  # highdicom insists on measurements
+    container = ContainerContentItem(
+        name=coded(codes.QUALITATIVE_EVALUATIONS), relationship_type=RelationshipTypeValues.CONTAINS
+    )
+    container.ContentSequence = ContentSequence(
+        [
+            TextContentItem(name=coded(code), value=text, relationship_type=RelationshipTypeValues.CONTAINS)
+            for code, text in notice.statements()
+        ]
+    )
+    content.append(container)
+    return report
+
+
+def _procedure(withdrawn: Dataset) -> Any:
+    """The procedure that the withdrawn report names (121058 DCM)."""
+    for item in withdrawn.ContentSequence:
+        if item.ConceptNameCodeSequence[0].CodeValue == "121058":
+            found = item.ConceptCodeSequence[0]
+            return coded(Code(found.CodeValue, found.CodingSchemeDesignator, found.CodeMeaning))
+    raise ResultMismatchError("the SR to be withdrawn names no procedure; it is none of ours")
+
+
+def _write_page(notice: _Withdrawal) -> Dataset:
+    statements = tuple(text for code, text in notice.statements() if code is not codes.INTENDED_USE)
+    made_by = notice.provenance
+    footer = f"Software {made_by.software_version}, settings {made_by.settings_digest[:12]}"
+    rgb = draw_notice(Notice(notice.headline, statements[1:], f"{footer}, revision {made_by.revision}"))
+    study = str(notice.withdrawn.StudyInstanceUID)
+    page = secondary_capture(rgb, study, notice.instance(NoticeKind.PAGE))
+    _finish(page, notice.withdrawn)
+    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = page.ContentDate, page.ContentTime
+    found = np.frombuffer(page.PixelData, dtype=np.uint8)[: rgb.size].reshape(rgb.shape)
+    if not np.array_equal(found, rgb):
+        raise ResultMismatchError("the notice's page is not what was drawn")
+    return page
+
+
+def _finish(result: Any, withdrawn: Dataset) -> None:
+    """Patient, study and date are the withdrawn report's."""
+    copy_header(result, withdrawn)
+    result.StudyInstanceUID = withdrawn.StudyInstanceUID
+    date, time = DA(withdrawn.ContentDate), TM(withdrawn.ContentTime)
+    if date is None or time is None:
+        raise ResultMismatchError("the SR to be withdrawn bears no date; it is none of ours")
+    stamp(result, datetime.combine(date, time))
+
+
+def _check(report: Dataset, notice: _Withdrawal) -> None:
+    named = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    if named.ReferencedSOPInstanceUID != notice.result.report.sop_instance_uid:
+        raise ResultMismatchError("the notice names another report than the one to be withdrawn")
+    meant = [(code.value, text) for code, text in notice.statements()]
+    if [statement for statement in texts(report) if statement in meant] != meant:
+        raise ResultMismatchError("the notice does not say what was meant")
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
+        with tolerant():
+            if str(report.get(keyword) or "") != str(notice.withdrawn.get(keyword) or ""):
+                raise ResultMismatchError(f"{keyword} of the notice is not the withdrawn report's")
