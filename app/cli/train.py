@@ -16,6 +16,9 @@ import typer
 
 from app.domain.analysis import ModelRole
 
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""What a shell reports for a program that SIGTERM ended."""
+
 ModelsOption = Annotated[
     str, typer.Option("--models", metavar="M1,M2,…", help="Which models, in this order.")
 ]
@@ -24,7 +27,10 @@ ParallelOption = Annotated[int, typer.Option("--parallel", min=1, help="At once,
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
-    models: ModelsOption = "M1,M4,M2,M3",
+    models: EXIT_TERMINATED = 128 + signal.SIGTERM
+"""What a shell reports for a program that SIGTERM ended."""
+
+ModelsOption = "M1,M4,M2,M3",
     patients: Annotated[int, typer.Option(min=2, help="Simulated patients 0 to N-1.")] = 80,
     centre: Annotated[str, typer.Option(help="Centre of the simulated patients.")] = "A",
     iterations: Annotated[
@@ -41,7 +47,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.training.experiment import Experiment, TrainingFailedError, run
 
     _log_to_terminal()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too
+    _end_children_on_sigterm()
     with _usage_errors():
         experiment = Experiment(
             parse_roles(models), patients, centre, iterations, seed, work.resolve(), models_dir, parallel
@@ -55,7 +61,10 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def evaluate(
-    models: ModelsOption = "M1,M2,M3,M4",
+    models: EXIT_TERMINATED = 128 + signal.SIGTERM
+"""What a shell reports for a program that SIGTERM ended."""
+
+ModelsOption = "M1,M2,M3,M4",
     patients: Annotated[
         str,
         typer.Option(metavar="CENTRE:FIRST-LAST,…", help="Simulated patients that training has not seen."),
@@ -75,6 +84,7 @@ def evaluate(
     from app.training.evaluate import evaluate as run_evaluation
 
     _log_to_terminal()
+    _end_children_on_sigterm()
     with _usage_errors():
         roles = parse_roles(models)
         cohorts = [Cohort.parse(part) for part in patients.split(",")]
@@ -105,6 +115,11 @@ def _usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _end_children_on_sigterm() -> None:
+    """An orderly exit, as on Ctrl-C: without it, processes that compute would outlive the command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
 
 
 def _log_to_terminal() -> None:

@@ -102,8 +102,13 @@ def evaluate(
         results = pool.map(_evaluate_patient, repeat(models), repeat(tuple(roles)), jobs)
         for (cohort, number), found in zip(jobs, results, strict=True):
             scores += found
-            log.info("%s%d evaluated", cohort.centre, number)
+            log.info("%s%d: DSC %s", cohort.centre, number, "; ".join(map(_in_words, found)))
     return scores
+
+
+def _in_words(score: Score) -> str:
+    dice = score.voxels.dice
+    return f"{score.role.value} {score.modality} {'not defined' if dice is None else format(dice, '.2f')}"
 
 
 def _evaluate_patient(models: Path, roles: tuple[ModelRole, ...], job: tuple[Cohort, int]) -> list[Score]:
