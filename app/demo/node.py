@@ -45,9 +45,8 @@ class Node:
 
     def start(self) -> None:
         """Start it and wait until it listens. Raises ProgramFailedError, with its last lines."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        self._program = start_program("The node", self._command("serve"), self.log, environment)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._program = start_program("The node", self._command("serve"), self.log, self._environment())
         self._program.wait_for_port(self.port, START_S)
 
     def stop(self) -> int:
@@ -73,7 +72,11 @@ class Node:
     def status(self) -> tuple[StudyStatus, ...]:
         """What ``psma-node status --json`` says. Raises ProgramFailedError when it can't say it."""
         done = subprocess.run(  # noqa: S603  # our own command
-            self._command("status", "--json"), capture_output=True, text=True, check=False
+            self._command("status", "--json"),
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise ProgramFailedError(f"psma-node status ended with {done.returncode}: {done.stderr.strip()}")
@@ -83,6 +86,14 @@ class Node:
         """The status of one study, ``None`` before the node knows of it."""
         found = [item for item in self.status() if item.study_instance_uid == study_instance_uid]
         return found[-1] if found else None
+
+    @property
+    def _scratch(self) -> Path:
+        return self._folder / "tmp"
+
+    def _environment(self) -> dict[str, str]:
+        # torch leaves a cache in the folder for temporary files
+        return {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch)}
 
     def _command(self, *words: str) -> list[str]:
         settings = [word for item in self._overrides for word in ("--set", item)]
