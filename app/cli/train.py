@@ -27,10 +27,7 @@ ParallelOption = Annotated[int, typer.Option("--parallel", min=1, help="At once,
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
-    models: EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
-
-ModelsOption = "M1,M4,M2,M3",
+    models: ModelsOption = "M1,M4,M2,M3",
     patients: Annotated[int, typer.Option(min=2, help="Simulated patients 0 to N-1.")] = 80,
     centre: Annotated[str, typer.Option(help="Centre of the simulated patients.")] = "A",
     iterations: Annotated[
@@ -61,10 +58,7 @@ ModelsOption = "M1,M4,M2,M3",
 
 
 def evaluate(
-    models: EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
-
-ModelsOption = "M1,M2,M3,M4",
+    models: ModelsOption = "M1,M2,M3,M4",
     patients: Annotated[
         str,
         typer.Option(metavar="CENTRE:FIRST-LAST,…", help="Simulated patients that training has not seen."),
