@@ -43,6 +43,7 @@ def withdraw_unreplaced(
     if not open_results:
         return outcome
     try:
+        desk.folder.mkdir(parents=True, exist_ok=True)
         notices = tuple(_withdraw(result, outcome, desk) for result in open_results)
         withdrawn = replace(outcome, withdrawals=notices)
         write_outcome(withdrawn, desk.folder)

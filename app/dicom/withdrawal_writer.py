@@ -107,7 +107,7 @@ def write_withdrawal(
         ResultMismatchError: what was written is not what was meant.
         OSError: the withdrawn SR can't be read any more.
     """
-    notice = _Withdrawal(_read(result.report_file), result, reason[:LONGEST_REASON], policy, provenance)
+    notice = _Withdrawal(_read(result.report_file), result, reason[:LONGEST_REASON].strip(), policy, provenance)
     report = encoded(NoticeKind.SR, _write_report(notice))
     page = encoded(NoticeKind.PAGE, _write_page(notice))
     _check(report.dataset, notice)
