@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     create_engine,
     event,
     text,
@@ -58,6 +59,37 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Back as an aware datetime in UTC."""
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+MAX_IDENTIFIER_LENGTH = 1024
+"""Patient's identifiers have 64 characters at most (PS3.5 6.2, LO); real ones are longer now and then, and
+an index of Postgres takes 2700 bytes."""
+
+
+class PlainText(TypeDecorator[str]):
+    """Text from headers, as every database takes it: Postgres refuses NUL and unpaired surrogates.
+
+    Args:
+        max_length: more is cut off; 0 for no limit.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, max_length: int = 0) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """The text without what can't be stored; the same for values stored and compared."""
+        if value is None:
+            return None
+        plain = value.replace("\0", "").encode("utf-8", errors="replace").decode("utf-8")
+        return plain[: self.max_length] if self.max_length else plain
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """As stored."""
+        return value
 
 
 instances = Table(

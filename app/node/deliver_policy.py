@@ -24,6 +24,8 @@ class Destination:
     def __post_init__(self) -> None:
         if not 1 <= len(self.ae_title.strip()) <= 16:
             raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {self.ae_title!r}")
+        if not 1 <= len(self.name) <= 64:
+            raise ValueError(f"a destination's name has 1 to 64 characters, found {len(self.name)}")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"a TCP port is 1 to 65535, found {self.port}")
 

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Row,
     String,
     Table,
-    Text,
     delete,
     insert,
     select,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 )
 
 from app.domain.outcome import ResultFile
-from app.node.database import UtcDateTime, metadata, utc_now
+from app.node.database import PlainText, UtcDateTime, metadata, utc_now
 from app.node.run_ledger import RunKey
 
 
@@ -97,7 +96,7 @@ deliveries = Table(
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False, default=1),
     Column("failures", Integer, nullable=False, default=0),
-    Column("reason", Text, nullable=False, default=""),
+    Column("reason", PlainText(), nullable=False, default=""),
     Column("next_try_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
 )
@@ -261,7 +260,7 @@ def _place(key: DeliveryKey) -> dict[str, object]:
 def _replace_unsent(
     connection: Connection, key: DeliveryKey, files: Sequence[ResultFile]
 ) -> list[ResultFile]:
-    """Files not planned yet; with any, the delivery is pending again, and rid of others that were not sent."""
+    """Files not planned yet; with any, the delivery is pending again, rid of others that were not sent."""
     rows = delivered_instances
     planned = set(connection.scalars(select(rows.c.sop_instance_uid).where(*_is(rows, key))))
     new = [file for file in files if file.sop_instance_uid not in planned]

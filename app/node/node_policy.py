@@ -29,6 +29,8 @@ class NodePolicy:
         max_attempts: tries of a study that fail or crash before a person has to ask for another.
         first_retry_s: wait before a study is tried again; doubles each time.
         max_retry_s: longest wait between tries.
+        prior_wait_s: how long a complete SPECT/CT waits for an earlier PET/CT of the same patient that is
+            being received or processed, before it goes on without; 0 to never wait.
         min_free_mb: ``check`` and the start refuse a data folder with less free room (10^6 bytes).
         log_file: JSON lines go there too, beside stderr; empty for stderr alone.
         log_level: DEBUG, INFO, WARNING or ERROR.
@@ -45,6 +47,7 @@ class NodePolicy:
     max_attempts: int = 3
     first_retry_s: float = 30.0
     max_retry_s: float = 3600.0
+    prior_wait_s: float = 3600.0
     min_free_mb: float = 2000.0
     log_file: str = ""
     log_level: str = "INFO"

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Engine, Integer, Row, String, Table, delete, inse
 from app.dicom.study_reader import read_study
 from app.domain.outcome import PairOutcome, StudyOutcome
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.node.database import UtcDateTime, metadata, utc_now
+from app.node.database import MAX_IDENTIFIER_LENGTH, PlainText, UtcDateTime, metadata, utc_now
 from app.node.inbox import Inbox
 from app.node.outbox import Outbox
 from app.node.run_ledger import RunKey
@@ -27,8 +27,8 @@ pet_results = Table(
     Column("study_instance_uid", String(64), primary_key=True),
     Column("functional_series_instance_uid", String(64), primary_key=True),
     Column("revision", Integer, nullable=False),
-    Column("patient_id", String(64), nullable=False, index=True),
-    Column("issuer", String(64), nullable=False),
+    Column("patient_id", PlainText(MAX_IDENTIFIER_LENGTH), nullable=False, index=True),
+    Column("issuer", PlainText(MAX_IDENTIFIER_LENGTH), nullable=False),
     Column("ct_series_instance_uid", String(64), nullable=False),
     Column("acquired_at", String(32), nullable=False),
     Column("lesion_count", Integer, nullable=False),
@@ -96,7 +96,7 @@ class PetResults:
                 connection.execute(insert(pet_results), rows)
 
     def withdraw(self, run: RunKey, functional_series_instance_uids: Collection[str]) -> None:
-        """Forget what revisions before ``run`` found on these series: it holds no longer, so it is no prior."""
+        """Forget what revisions before ``run`` found on these series: it no longer holds, and is no prior."""
         with self._engine.begin() as connection:
             connection.execute(
                 delete(pet_results).where(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from app.node.database import utc_now
 from app.node.delivery_ledger import DeliveryLedger
 from app.node.durable_engine import DurableEngine, delivery_workflow_id, run_workflow_id
 from app.node.heartbeats import Heartbeats
-from app.node.run_ledger import RunLedger
+from app.node.prior_wait import PriorWait
+from app.node.run_ledger import Run, RunLedger, StudyState
 
 _log = logging.getLogger(__name__)
 
@@ -16,26 +18,43 @@ class Planner:
     """Reads the ledgers again and again; safe beside planners of other processes."""
 
     def __init__(
-        self, runs: RunLedger, deliveries: DeliveryLedger, engine: DurableEngine, heartbeats: Heartbeats
+        self,
+        runs: RunLedger,
+        deliveries: DeliveryLedger,
+        engine: DurableEngine,
+        heartbeats: Heartbeats,
+        prior_wait: PriorWait,
     ) -> None:
         self._runs = runs
         self._deliveries = deliveries
         self._engine = engine
         self._heartbeats = heartbeats
+        self._prior_wait = prior_wait
         self._planned: set[str] = set()
 
     def plan(self) -> None:
         """Store the current try of everything unfinished that this process has not stored yet."""
         wanted = set()
         for run in self._runs.unfinished():
+            planned = run_workflow_id(run) in self._planned
+            if not planned and self._waits(run):
+                continue
             wanted.add(run_workflow_id(run))
-            if run_workflow_id(run) not in self._planned:
+            if not planned:
                 self._engine.plan_run(run)
         for delivery in self._deliveries.pending():
             wanted.add(delivery_workflow_id(delivery))
             if delivery_workflow_id(delivery) not in self._planned:
                 self._engine.plan_delivery(delivery)
         self._planned = wanted
+
+    def _waits(self, run: Run) -> bool:
+        if run.state is StudyState.RUNNING:
+            return False
+        wait = self._prior_wait.check(run, utc_now())
+        if wait.hold:
+            self._runs.note_reason(run, wait.reason)
+        return wait.hold
 
     def replace_lost(self) -> None:
         """Plan again what ended in the engine without a word in the ledger (the database failed it)."""

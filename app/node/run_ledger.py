@@ -22,7 +22,6 @@ from sqlalchemy import (
     Row,
     String,
     Table,
-    Text,
     UniqueConstraint,
     func,
     select,
@@ -30,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.node.database import UtcDateTime, metadata, utc_now
+from app.node.database import PlainText, UtcDateTime, metadata, utc_now
 
 
 class StudyState(StrEnum):
@@ -106,7 +105,7 @@ runs = Table(
     Column("content_digest", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("stage", String(32), nullable=False, default=""),
-    Column("reason", Text, nullable=False, default=""),
+    Column("reason", PlainText(), nullable=False, default=""),
     Column("attempt", Integer, nullable=False, default=1),
     Column("faults", Integer, nullable=False, default=0),
     Column("postponements", Integer, nullable=False, default=0),
@@ -199,6 +198,11 @@ class RunLedger:
         """Say where in the chain the run is."""
         with self._engine.begin() as connection:
             connection.execute(update(runs).where(*_is(key)).values(stage=stage[:32], changed_at=utc_now()))
+
+    def note_reason(self, run: Run, reason: str) -> None:
+        """Say what a queued run waits for."""
+        if run.state is StudyState.QUEUED and run.reason != reason:
+            self._change(run.key, run.attempt, (StudyState.QUEUED,), {"reason": reason})
 
     def end(self, key: RunKey, attempt: int, ending: RunEnding) -> bool:
         """Write how a try ended; ``False`` when that was written before.

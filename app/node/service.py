@@ -19,6 +19,7 @@ from app.node.durable_engine import DurableEngine, EngineSetup
 from app.node.heartbeats import Heartbeats
 from app.node.node_policy import NodePolicy
 from app.node.planner import Planner
+from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory
 from app.node.receive_policy import ReceivePolicy
 from app.node.scp import StoreScp
@@ -66,7 +67,8 @@ class NodeService:
             EngineSetup(policy.engine_database_url, policy.executor, policy.workers, policy.poll_s)
         )
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
-        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats)
+        wait = prior_wait(stores, policy)
+        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
         self._scp = StoreScp(plan.receive, stores.inbox)

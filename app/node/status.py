@@ -139,8 +139,7 @@ def _next_step(run: Run, next_try_at: datetime | None) -> str:
     if run.state is StudyState.RUNNING:
         return "the results are delivered"
     what = "delivery" if run.state is StudyState.DELIVERING else "processing"
-    if next_try_at is None:
-        ended = run.state in (StudyState.FAILED, StudyState.REJECTED)
-        return "psma-node retry" if ended else f"{what}, as soon as it is its turn"
-    wait_s = max(0.0, (next_try_at - utc_now()).total_seconds())
-    return f"{what} again in {wait_s:.0f} s"
+    if next_try_at is None and run.state in (StudyState.FAILED, StudyState.REJECTED):
+        return "psma-node retry"
+    wait_s = 0.0 if next_try_at is None else (next_try_at - utc_now()).total_seconds()
+    return f"{what} again in {wait_s:.0f} s" if wait_s > 0 else f"{what}, as soon as it is its turn"

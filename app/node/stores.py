@@ -17,6 +17,7 @@ from app.node.outbox import Outbox
 from app.node.pet_results import PetResults
 from app.node.run_ledger import RunLedger
 from app.node.study_observations import StudyObservations
+from app.node.study_subjects import StudySubjects
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class NodeStores:
     runs: RunLedger
     deliveries: DeliveryLedger
     pet_results: PetResults
+    subjects: StudySubjects
     audit: AuditLog
 
     def close(self) -> None:
@@ -62,6 +64,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         runs=RunLedger(engine),
         deliveries=DeliveryLedger(engine),
         pet_results=PetResults(engine, inbox, outbox),
+        subjects=StudySubjects(engine),
         audit=_audit_log(policy, engine),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Column, Engine, String, Table, Text, insert, select, update
+from sqlalchemy import Column, Engine, Row, String, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.node.database import UtcDateTime, metadata, utc_now
+from app.node.database import PlainText, UtcDateTime, metadata, utc_now
 from app.node.run_ledger import StudyState
 
 observed_studies = Table(
@@ -15,7 +16,7 @@ observed_studies = Table(
     metadata,
     Column("study_instance_uid", String(64), primary_key=True),
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False, default=""),
+    Column("reason", PlainText(), nullable=False, default=""),
     Column("observed_at", UtcDateTime, nullable=False),
 )
 
@@ -49,11 +50,19 @@ class StudyObservations:
             with self._engine.begin() as connection:
                 connection.execute(of_study)
 
+    def of_study(self, study_instance_uid: str) -> Observation | None:
+        """What was last seen of one study."""
+        query = select(observed_studies).where(observed_studies.c.study_instance_uid == study_instance_uid)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _observation(row)
+
     def all(self) -> dict[str, Observation]:
         """Every observation, by study."""
         with self._engine.connect() as connection:
             rows = connection.execute(select(observed_studies)).all()
-        return {
-            row.study_instance_uid: Observation(row.study_instance_uid, StudyState(row.state), row.reason)
-            for row in rows
-        }
+        return {row.study_instance_uid: _observation(row) for row in rows}
+
+
+def _observation(row: Row[Any]) -> Observation:
+    return Observation(row.study_instance_uid, StudyState(row.state), row.reason)

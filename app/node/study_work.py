@@ -8,7 +8,7 @@ import queue
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from app.node.database import utc_now
 from app.node.earlier_results import earlier_results
 from app.node.json_log import describe_exception
 from app.node.node_policy import NodePolicy
+from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory, StudyProcessor
 from app.node.run_ledger import Run, RunEnding, RunKey, StudyState
 from app.node.stores import NodeStores
@@ -40,6 +41,8 @@ class Ending(StrEnum):
     """Not tried: too many tries failed or took the node down with them."""
     SUPERSEDED = "superseded"
     """Not tried: images arrived since, so this revision's content can't be processed alone any more."""
+    HELD = "held"
+    """Not tried: an earlier PET/CT of the same patient comes first."""
     OUT_OF_DATE = "out of date"
     """Not tried: another try has taken this one's place."""
 
@@ -100,6 +103,7 @@ class StudyWork:
         self._policy = policy
         self._processors = processors
         self._destinations = tuple(destinations)
+        self._prior_wait = prior_wait(stores, policy)
 
     def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> str:
         """Step 1: run the chain; its results are in the outbox, for good, when this returns."""
@@ -113,7 +117,14 @@ class StudyWork:
         paths = self._content(run)
         if paths is None:
             return _packed(TryEnding(Ending.SUPERSEDED, "more images arrived before it was processed"))
-        return _packed(self._guarded(key, attempt, paths))
+        # looked at again: the PET may have come while this study waited for its turn
+        wait = self._prior_wait.check(run, utc_now())
+        if wait.hold:
+            return _packed(TryEnding(Ending.HELD, wait.reason))
+        if wait.reason:
+            _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
+        ending = self._guarded(key, attempt, paths)
+        return _packed(replace(ending, reason="; ".join(filter(None, (wait.reason, ending.reason)))))
 
     def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
         """Step 2: write down how the try ended; with results, plan their delivery and keep a PET as prior."""
@@ -124,7 +135,8 @@ class StudyWork:
             return "out of date"
         has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
         run_ending = self._run_ending(self._stores.runs.get(key), tried, has_something_to_send)
-        self._audit(key, tried, run_ending)
+        if tried.kind is not Ending.HELD:
+            self._audit(key, tried, run_ending)
         self._stores.runs.end(key, attempt, run_ending)
         facts = {"state": str(run_ending.state), "reason": run_ending.reason}
         _log.info("processed", extra=_facts(key) | facts | {"next_try": _iso(run_ending.next_try_at)})
@@ -187,8 +199,9 @@ class StudyWork:
             return RunEnding(StudyState.DONE, tried.reason)
         if tried.kind in (Ending.REJECTED, Ending.SUPERSEDED):
             return RunEnding(StudyState(tried.kind), tried.reason)
-        if tried.kind is Ending.POSTPONED:
-            wait_s = self._policy.retry_after_s(run.postponements + 1)
+        if tried.kind in (Ending.HELD, Ending.POSTPONED):
+            held = tried.kind is Ending.HELD  # the planner holds it back and lets it go
+            wait_s = 0.0 if held else self._policy.retry_after_s(run.postponements + 1)
             return RunEnding(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
         if tried.kind is Ending.FAILED and run.faults < self._policy.max_attempts:
             wait_s = self._policy.retry_after_s(run.faults)

@@ -18,6 +18,7 @@ from app.node.receive_policy import ReceivePolicy
 from app.node.run_ledger import StudyState
 from app.node.stores import NodeStores
 from app.node.study_observations import Observation
+from app.node.study_subjects import StudySubject, subject_of
 
 Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
 """Headers of a study's files, and what the selection makes of them."""
@@ -53,6 +54,7 @@ class Watcher:
         self._settled: dict[str, tuple[int, datetime]] = {}
         self._examined: dict[str, _Examined] = {}
         self._written: dict[str, Observation] = {}
+        self._subjects: dict[str, StudySubject] = {}
         self._looked_at: datetime | None = None
 
     def look(self) -> None:
@@ -83,6 +85,7 @@ class Watcher:
         uid = study.study_instance_uid
         quiet_s = (utc_now() - study.last_received_at).total_seconds()
         if quiet_s < self._calm_s:
+            self._identify(study)
             self._observe(uid, StudyState.RECEIVING, f"{study.instance_count} images so far")
             return
         completeness = self._assess(study, quiet_s)
@@ -97,6 +100,19 @@ class Watcher:
         self._settled[uid] = _content(study)
         del self._open[uid]
         self._examined.pop(uid, None)
+        self._subjects.pop(uid, None)
+
+    def _identify(self, study: InboxStudy) -> None:
+        """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""
+        if study.study_instance_uid not in self._subjects:
+            one = self._read_headers(study, self._stores.inbox.paths(study.study_instance_uid)[:1])
+            if one.study is not None:
+                self._know(subject_of(one.study, None))
+
+    def _know(self, subject: StudySubject) -> None:
+        if self._subjects.get(subject.study_instance_uid) != subject:
+            self._stores.subjects.write(subject)
+            self._subjects[subject.study_instance_uid] = subject
 
     def _assess(self, study: InboxStudy, quiet_s: float) -> Completeness:
         examined = self._headers(study)
@@ -109,13 +125,15 @@ class Watcher:
     def _headers(self, study: InboxStudy) -> _Examined:
         known = self._examined.get(study.study_instance_uid)
         if known is None or known.content != _content(study):
-            known = self._read_headers(study)
+            known = self._read_headers(study, self._stores.inbox.paths(study.study_instance_uid))
             self._examined[study.study_instance_uid] = known
+            if known.study is not None:
+                self._know(subject_of(known.study, known.selected))
         return known
 
-    def _read_headers(self, study: InboxStudy) -> _Examined:
+    def _read_headers(self, study: InboxStudy, paths: Sequence[Path]) -> _Examined:
         try:
-            headers, selected = self._examine(self._stores.inbox.paths(study.study_instance_uid))
+            headers, selected = self._examine(paths)
         except Exception as error:  # noqa: BLE001  one study's headers must not stop the look at others
             _log.error("headers unreadable", exc_info=error, extra={"study": study.study_instance_uid})
             return _Examined(_content(study), unreadable=describe_exception(error))

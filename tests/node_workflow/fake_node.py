@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +44,19 @@ from app.outcome_file import write_outcome
 KINDS = ("SEG", "SR", "PAGE")
 
 
-def secondary_capture(path: Path, study: str, sop_instance_uid: str, name: str = "TEST^PATIENT") -> Path:
+@dataclass(frozen=True)
+class Subject:
+    """Whose study it is, what it pretends to be, and when it was."""
+
+    name: str = "TEST^PATIENT"
+    kind: StudyKind = StudyKind.SPECT_CT
+    day: str = "20260301"
+
+
+ANYBODY = Subject()
+
+
+def secondary_capture(path: Path, study: str, sop_instance_uid: str, subject: Subject = ANYBODY) -> Path:
     """A small valid Secondary Capture, the same bytes for the same arguments."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -56,8 +69,10 @@ def secondary_capture(path: Path, study: str, sop_instance_uid: str, name: str =
     dataset.SeriesInstanceUID = f"{study}.1"
     dataset.Modality = "OT"
     dataset.ConversionType = "WSD"
-    dataset.PatientName = name
-    dataset.PatientID = "ID-" + name
+    dataset.PatientName = subject.name
+    dataset.PatientID = "ID-" + subject.name
+    dataset.StudyDescription = str(subject.kind)
+    dataset.StudyDate = subject.day
     dataset.Rows = dataset.Columns = 4
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -147,8 +162,9 @@ def examine(paths: Sequence[Path]) -> tuple[Study, Selected]:
     """Every study is a pair, complete as soon as nothing more comes."""
     header = pydicom.dcmread(paths[0], stop_before_pixels=True)
     series = Series(str(header.SeriesInstanceUID), "OT", ())
-    study = Study(str(header.StudyInstanceUID), Patient("x"), ())
-    pair = SimpleNamespace(functional=series, ct=series)
+    day = datetime.strptime(header.StudyDate, "%Y%m%d")
+    study = Study(str(header.StudyInstanceUID), Patient(str(header.PatientID)), (series,), day)
+    pair = SimpleNamespace(kind=StudyKind(header.StudyDescription), functional=series, ct=series)
     return study, SimpleNamespace(selections=(pair,), rejection=None)
 
 

@@ -13,7 +13,10 @@ from app.node.delivery_ledger import Delivery, DeliveryLedger
 from app.node.durable_engine import run_workflow_id
 from app.node.heartbeats import Heartbeats
 from app.node.planner import Planner
+from app.node.prior_wait import PriorWait
 from app.node.run_ledger import Run, RunEnding, RunKey, RunLedger, StudyState
+from app.node.study_observations import StudyObservations
+from app.node.study_subjects import StudySubjects
 
 
 class FakeEngine:
@@ -49,7 +52,8 @@ def made(engine: Engine) -> tuple[Planner, FakeEngine, RunLedger]:
     """A planner with its parts."""
     fake = FakeEngine()
     runs = RunLedger(engine)
-    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10))  # type: ignore[arg-type]
+    wait = PriorWait(StudySubjects(engine), runs, StudyObservations(engine), limit_s=60)
+    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait)  # type: ignore[arg-type]
     return planner, fake, runs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.node.retry import retry_study
+from tests.node_workflow.fake_node import Subject
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
 
 NewNode = Callable[..., NodeProcess]
@@ -56,7 +57,7 @@ def test_failing_chain_is_tried_a_limited_number_of_times_and_no_name_gets_out(
     pacs: FakePacs, new_node: NewNode, tmp_path: Path
 ) -> None:
     node = new_node(pacs, behaviour={"fail": 2}, node={"max_attempts": 2}).start()
-    study = node.send_study(1, name="ZYXWVUT^QUINTUS")
+    study = node.send_study(1, subject=Subject("ZYXWVUT^QUINTUS"))
     node.wait_for(study, "failed")
     wait_until(lambda: node.status(study).next_step == "psma-node retry", "it is not tried any more")
     status = node.status(study)

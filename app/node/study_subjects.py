@@ -1,0 +1,124 @@
+"""Whose each study in the inbox is, and what it may give: known from its first header on.
+
+Identifiers of patients are in this table and in no log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Column, Engine, String, Table, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.domain.study import Patient, Series, Study, StudyKind
+from app.node.completeness import Selected
+from app.node.database import MAX_IDENTIFIER_LENGTH, PlainText, metadata
+
+study_subjects = Table(
+    "study_subjects",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("patient_id", PlainText(MAX_IDENTIFIER_LENGTH), nullable=False, index=True),
+    Column("issuer", PlainText(MAX_IDENTIFIER_LENGTH), nullable=False),
+    Column("pet_acquired_at", String(32)),
+    Column("spect_acquired_at", String(32)),
+)
+"""Instants are ISO 8601 without a zone: DICOM's times are the clinic's local ones, and so sorted as text."""
+
+
+@dataclass(frozen=True)
+class StudySubject:
+    """Whose a study is, and what it is.
+
+    Attributes:
+        pet_acquired_at: of the PET that it holds, or may hold when all of it is here; ``None`` for no PET, or
+            one without a date. Local time.
+        spect_acquired_at: of the SPECT that it holds and that an earlier PET of another study could help.
+    """
+
+    study_instance_uid: str
+    patient: Patient
+    pet_acquired_at: datetime | None = None
+    spect_acquired_at: datetime | None = None
+
+
+def subject_of(study: Study, selected: Selected | None) -> StudySubject:
+    """What is known from the headers that are here; ``selected`` is ``None`` when that is only one.
+
+    While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study
+    that holds both is no SPECT here: its own PET is at hand, and two such studies could wait for each other.
+    """
+    uid, patient = study.study_instance_uid, study.patient
+    pairs = selected.selections if selected else ()
+    if not pairs:
+        is_nm = any(series.modality == "NM" for series in study.series)
+        times = [] if is_nm else [_acquired_at(study, series) for series in study.series]
+        return StudySubject(uid, patient, min(filter(None, times), default=None))
+    pets = [_acquired_at(study, pair.functional) for pair in pairs if pair.kind is StudyKind.PET_CT]
+    if pets:
+        return StudySubject(uid, patient, min(filter(None, pets), default=None))
+    spects = filter(None, (_acquired_at(study, pair.functional) for pair in pairs))
+    return StudySubject(uid, patient, spect_acquired_at=max(spects, default=None))
+
+
+class StudySubjects:
+    """One row a study, the latest knowledge only."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def write(self, subject: StudySubject) -> None:
+        """Replace what was known of the study."""
+        rows, values = study_subjects, _row(subject)
+        of_study = update(rows).where(rows.c.study_instance_uid == subject.study_instance_uid).values(values)
+        try:
+            with self._engine.begin() as connection:
+                if connection.execute(of_study).rowcount == 0:
+                    connection.execute(insert(rows).values(values))
+        except IntegrityError:  # another process wrote the first one
+            with self._engine.begin() as connection:
+                connection.execute(of_study)
+
+    def earlier_pets(self, study_instance_uid: str) -> tuple[str, ...]:
+        """Other studies of the same patient that hold, or may hold, a PET from before this study's SPECT.
+
+        None for a study that is no SPECT, has no date, or names no patient.
+        """
+        rows = study_subjects
+        with self._engine.connect() as connection:
+            own = connection.execute(
+                select(rows).where(rows.c.study_instance_uid == study_instance_uid)
+            ).one_or_none()
+            if own is None or own.spect_acquired_at is None or not own.patient_id:
+                return ()
+            query = (
+                select(rows.c.study_instance_uid)
+                .where(
+                    rows.c.patient_id == own.patient_id,
+                    rows.c.issuer == own.issuer,
+                    rows.c.study_instance_uid != study_instance_uid,
+                    rows.c.pet_acquired_at < own.spect_acquired_at,
+                )
+                .order_by(rows.c.pet_acquired_at.desc())
+            )
+            return tuple(connection.scalars(query))
+
+
+def _acquired_at(study: Study, series: Series) -> datetime | None:
+    return series.series_datetime or study.study_datetime
+
+
+def _row(subject: StudySubject) -> dict[str, str | None]:
+    return {
+        "study_instance_uid": subject.study_instance_uid,
+        "patient_id": subject.patient.patient_id,
+        "issuer": subject.patient.issuer,
+        "pet_acquired_at": _iso(subject.pet_acquired_at),
+        "spect_acquired_at": _iso(subject.spect_acquired_at),
+    }
+
+
+def _iso(instant: datetime | None) -> str | None:
+    # always with microseconds, so that the order of the text is the order in time
+    return None if instant is None else instant.replace(tzinfo=None).isoformat(timespec="microseconds")
