@@ -27,8 +27,11 @@ from app.node.run_ledger import RunKey, StudyState
 from app.node.stores import NodeStores
 from app.outcome_file import read_outcome
 
-SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE)
-"""States of a later revision whose results take the place of these."""
+SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
+"""States of a later revision that takes the place of this one, be it with results or without."""
+
+REPORTS = ("SR", "WITHDRAWAL")
+"""Sent first: where a destination has anything of a revision, it has the report that a later one names."""
 
 Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.Delivery, ...]]
 """As :func:`app.node.scu.send`."""
@@ -78,8 +81,9 @@ class ResultDelivery:
     def _try(self, key: DeliveryKey, attempt: int) -> SendEnding:
         if not self._stores.deliveries.begin(key, attempt):
             return SendEnding(out_of_date=True)
-        if self._is_superseded(key.run):
-            return SendEnding(superseded=True)
+        obstacle = self._obstacle(key.run)
+        if obstacle is not None:
+            return obstacle
         found = [item for item in self._policy.destinations if item.name == key.destination]
         if not found:
             return SendEnding(unknown_destination=True)
@@ -93,7 +97,8 @@ class ResultDelivery:
         return SendEnding(refused="; ".join(filter(None, refused)))
 
     def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
-        return [item for item in self._stores.deliveries.instances(key) if item.acknowledged_at is None]
+        unsent = [item for item in self._stores.deliveries.instances(key) if item.acknowledged_at is None]
+        return sorted(unsent, key=lambda item: item.kind not in REPORTS)
 
     def _offer(self, key: DeliveryKey, item: PlannedInstance, destination: Destination) -> str:
         """Send one instance over an association of its own, so that its answer is kept before the next.
@@ -114,13 +119,20 @@ class ResultDelivery:
         self._stores.deliveries.refuse(key, item.sop_instance_uid, answer.status)
         return f"{item.kind} refused with status {answer.status:04X} ({answer.comment or 'no comment'})"
 
-    def _is_superseded(self, run: RunKey) -> bool:
-        later = self._stores.runs.of_study(run.study_instance_uid)
-        return any(
-            other.key.revision > run.revision
-            and (other.state in SUPERSEDING or bool(self._stores.deliveries.of_run(other.key)))
-            for other in later
-        )
+    def _obstacle(self, run: RunKey) -> SendEnding | None:
+        """A later revision that takes this one's place, or may.
+
+        It looks whether this one is being sent after it has begun to run, and this one looks for it after it
+        has begun to be sent: so one of them sees the other.
+        """
+        revisions = self._stores.runs.of_study(run.study_instance_uid)
+        later = [other for other in revisions if other.key.revision > run.revision]
+        running = [other.key.revision for other in later if other.state is StudyState.RUNNING]
+        if running:
+            return SendEnding(unreached=f"revision {running[0]}, being processed, may take its place")
+        if any(other.state in SUPERSEDING or self._stores.deliveries.of_run(other.key) for other in later):
+            return SendEnding(superseded=True)
+        return None
 
     def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendEnding) -> None:
         delivery = self._stores.deliveries.get(key)
@@ -135,7 +147,7 @@ class ResultDelivery:
     def _ending(self, delivery: Delivery, tried: SendEnding) -> DeliveryEnding:
         name = delivery.key.destination
         if tried.superseded:
-            return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision is delivered instead")
+            return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision has taken its place")
         if tried.unknown_destination:
             return DeliveryEnding(DeliveryState.FAILED, f"{name} is no longer in deliver.destinations")
         if tried.refused:

@@ -1,4 +1,8 @@
-"""What earlier revisions of a study left in the outbox, and so perhaps in a PACS."""
+"""What earlier revisions of a study have told a PACS.
+
+A result that no destination has taken anything of is not replaced and not withdrawn: nobody has it, so it
+is not sent any more (:mod:`app.node.delivery`), and no later report names it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from app.domain.analysis import SupersededReport
 from app.domain.outcome import ResultFile, StudyOutcome
 from app.domain.revision import EarlierResults, StandingResult
 from app.errors import RetryLaterError
+from app.node.delivery_ledger import DeliveryState
 from app.node.run_ledger import RunKey, StudyState
 from app.node.stores import NodeStores
 from app.outcome_file import read_outcome
@@ -15,7 +20,8 @@ def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
     """The last word of earlier revisions on each series, and the results that nothing has withdrawn.
 
     Raises:
-        RetryLaterError: an earlier revision is being processed: what it will say is not known yet.
+        RetryLaterError: an earlier revision is being processed or sent: what it will have said is not known
+            yet. While this one is running, none is sent.
     """
     last_words: dict[str, SupersededReport] = {}
     standing: dict[str, StandingResult] = {}
@@ -25,14 +31,18 @@ def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
         if earlier.state is StudyState.RUNNING:
             raise RetryLaterError(f"revision {earlier.key.revision} of the study is still being processed")
         outcome = _outcome(stores, earlier.key)
-        if outcome is None:
+        taken = _taken(stores, earlier.key, outcome) if outcome else frozenset()
+        if outcome is None or not taken:
             continue
         for result in _results(stores, earlier.key, outcome):
             series = result.report.functional_series_instance_uid
-            last_words[series], standing[series] = result.report, result
+            standing[series] = result
+            if result.report.sop_instance_uid in taken:
+                last_words[series] = result.report
         for notice in _notices(earlier.key, outcome):
-            last_words[notice.functional_series_instance_uid] = notice
-            standing.pop(notice.functional_series_instance_uid, None)
+            if notice.sop_instance_uid in taken:
+                last_words[notice.functional_series_instance_uid] = notice
+                standing.pop(notice.functional_series_instance_uid, None)
     last_words |= _own_notices(stores, run)
     return EarlierResults(tuple(last_words.values()), tuple(standing.values()))
 
@@ -43,6 +53,17 @@ def _own_notices(stores: NodeStores, run: RunKey) -> dict[str, SupersededReport]
     if outcome is None:
         return {}
     return {notice.functional_series_instance_uid: notice for notice in _notices(run, outcome)}
+
+
+def _taken(stores: NodeStores, run: RunKey, outcome: StudyOutcome) -> frozenset[str]:
+    """SOP Instance UIDs that a destination has acknowledged; all, where results stay in the data folder."""
+    deliveries = stores.deliveries.of_run(run)
+    if not deliveries:
+        return frozenset(file.sop_instance_uid for file in outcome.files)
+    if any(item.state is DeliveryState.PENDING and item.next_try_at is None for item in deliveries):
+        raise RetryLaterError(f"revision {run.revision} of the study is being sent at the moment")
+    planned = [item for delivery in deliveries for item in stores.deliveries.instances(delivery.key)]
+    return frozenset(item.sop_instance_uid for item in planned if item.acknowledged_at is not None)
 
 
 def _outcome(stores: NodeStores, run: RunKey) -> StudyOutcome | None:
