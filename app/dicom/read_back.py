@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import unpack_bits
 
+from app.dicom.contours import filled
 from app.dicom.header_values import tolerant
 from app.dicom.result_context import ResultContext
 from app.dicom.sr_writer import WHOLE_BODY, Quantity, burden_quantities, lesion_quantities
@@ -119,6 +120,41 @@ def check_report(report: Dataset, segmentation: Dataset | None, context: ResultC
     for code in (codes.SUMMARY, codes.INTENDED_USE):
         if code.value not in spoken:
             raise ResultMismatchError(f"the SR lacks its statement {code.meaning}")
+
+
+def labels_from_contours(structures: Dataset, grid: Grid) -> LabelMap:
+    """The ROIs of an RTSTRUCT as numbers on ``grid``: voxels whose centre its contours enclose.
+
+    Raises:
+        ResultMismatchError: a contour lies elsewhere than in a slice of ``grid``.
+    """
+    labels = np.zeros(grid.shape, dtype=np.uint16)
+    for region in structures.ROIContourSequence:
+        mask = np.zeros(grid.shape, dtype=np.bool_)
+        for contour in region.ContourSequence:
+            points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+            index = grid.to_index(points)
+            z = round(float(index[0, 2]))
+            off_slice_mm = float(np.abs(index[:, 2] - z).max()) * grid.spacing_mm[2]
+            if not 0 <= z < grid.shape[0] or off_slice_mm > SAME_GRID_TOLERANCE_MM:
+                raise ResultMismatchError(f"contour of ROI {region.ReferencedROINumber} lies off the slices")
+            mask[z] ^= filled(index[:, :2], grid.shape[1:])
+        labels[mask] = int(region.ReferencedROINumber)
+    return LabelMap(labels, grid)
+
+
+def check_structure_set(structures: Dataset, context: ResultContext) -> None:
+    """Drawn again on the image's grid, voxel by voxel.
+
+    Raises:
+        ResultMismatchError: anything differs.
+    """
+    _check_identity(structures, context, ResultKind.RTSTRUCT)
+    meant = context.quantified.segmented.labels
+    found = labels_from_contours(structures, meant.grid)
+    _expect("voxels that differ in the RTSTRUCT", int((found.array != meant.array).sum()), 0)
+    frame = str(structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID)
+    _expect("Frame of Reference UID", frame, context.frame_of_reference_uid)
 
 
 def check_page(page: Dataset, rgb: NDArray[np.uint8], context: ResultContext) -> None:

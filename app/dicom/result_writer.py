@@ -1,4 +1,4 @@
-"""One analysis as DICOM: SEG, SR and page, read back and compared before they may leave."""
+"""One analysis as DICOM: SEG, SR, page and RTSTRUCT, read back and compared before they may leave."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from app.dicom.page_drawing import draw_page
 from app.dicom.page_writer import write_page
-from app.dicom.read_back import check_page, check_report, check_segmentation
+from app.dicom.read_back import check_page, check_report, check_segmentation, check_structure_set
 from app.dicom.result_context import open_context
 from app.dicom.result_file import Result, encoded
+from app.dicom.rtstruct_writer import write_structure_set
 from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_writer import write_report
 from app.dicom.uids import ResultKind
@@ -29,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """An analysis and its DICOM objects: SEG (when there is a lesion), SR, page."""
+    """An analysis and its DICOM objects: SEG (when there is a lesion), SR, page, RTSTRUCT."""
 
     quantified: Quantified
     results: tuple[Result, ...]
@@ -48,9 +49,9 @@ class ResultWriter:
 
 
 def write_results(quantified: Quantified, policy: WritePolicy, provenance: Provenance) -> Written:
-    """SEG, SR and page of one analysis; the same input gives the same bytes.
+    """SEG, SR, page and, where the site wants it, RTSTRUCT of one analysis; the same input, the same bytes.
 
-    No lesion gives no SEG, and an SR and a page that say so.
+    No lesion gives no SEG and no RTSTRUCT, and an SR and a page that say so.
 
     Raises:
         UnusableStudyError: the source bears no date.
@@ -71,5 +72,9 @@ def write_results(quantified: Quantified, policy: WritePolicy, provenance: Prove
     page = encoded(ResultKind.PAGE, write_page(context, rgb))
     check_page(page.dataset, rgb, context)
     results.append(page)
+    if policy.rtstruct and (structures := write_structure_set(context)) is not None:
+        contours = encoded(ResultKind.RTSTRUCT, structures)
+        check_structure_set(contours.dataset, context)
+        results.append(contours)
     return Written(quantified, tuple(results))
 

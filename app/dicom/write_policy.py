@@ -32,6 +32,8 @@ class WritePolicy:
     """BINARY or LABELMAP."""
     sr_class: SrClass = SrClass.COMPREHENSIVE_3D
     """COMPREHENSIVE_3D or COMPREHENSIVE."""
+    rtstruct: bool = False
+    """Also contours as RTSTRUCT, for workstations that read no SEG."""
     suv_unit: SuvUnitSpelling = SuvUnitSpelling.CID_85
     """UCUM spelling of the SUVbw unit: g/ml{SUVbw} (CID 85) or {SUVbw}g/ml."""
     first_series_number: int = 9001
