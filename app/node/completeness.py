@@ -130,23 +130,26 @@ def stack_gaps(series: Series) -> tuple[Gap, ...]:
 
 
 def _what_is_missing(study: Study, selected: Selected) -> str:
-    """Words for the images that are known to be missing; empty when none is."""
+    """Words for what the study waits for, beyond quiet; empty when there is nothing."""
     if selected.selections:
-        pairs = [series for pair in selected.selections for series in (pair.functional, pair.ct)]
-        return "; ".join(filter(None, (_unannounced_words(series) for series in pairs)))
+        # a functional series that was selected although it is short is one that the site takes as it is
+        return "; ".join(filter(None, (_unannounced_words(pair.ct) for pair in selected.selections)))
     codes = {reason.code for reason in selected.rejection.reasons} if selected.rejection else set()
     if codes & SETTLED or not codes & CURABLE_BY_ARRIVAL:
         return ""
     images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
-    words = [_unannounced_words(series) or _gap_words(series) for series in images]
-    return "; ".join(filter(None, (*words, _partner_words(images, codes))))
+    words = [told for series in images if (told := _unannounced_words(series) or _gap_words(series))]
+    partner = _partner_words(images, codes)
+    return "; ".join(filter(None, (*words, partner))) or "more images of the PET or SPECT, or of its CT"
 
 
 def _unannounced_words(series: Series) -> str:
     expected = series.expected_instance_count
     if expected is None or len(series.instances) >= expected:
         return ""
-    return f"{expected - len(series.instances)} of {expected} images of the {series.modality} series"
+    missing = expected - len(series.instances)
+    are = "is" if missing == 1 else "are"
+    return f"{missing} of {expected} images {are} missing in the {series.modality} series"
 
 
 def _gap_words(series: Series) -> str:
@@ -174,7 +177,7 @@ def _partner_words(images: list[Series], codes: set[RefusalCode]) -> str:
         return f"a CT that covers the {name}"
     if codes & {RefusalCode.NO_CT, RefusalCode.CT_OTHER_FRAME_OF_REFERENCE}:
         return f"a CT in the frame of reference of the {name}"
-    return f"more images of the {name} or its CT"
+    return ""
 
 
 def _all_announced_are_here(study: Study) -> bool:
