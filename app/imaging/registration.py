@@ -16,8 +16,8 @@ from app.imaging.rigid_refinement import Refined, refine
 from app.imaging.translation_search import STARTS_APART_MM, TURNS_DEG, UPRIGHT_DEG, likely_starts
 from app.imaging.working_ct import WorkingCt, bone_centre_mm, bone_ml, moved_points, working_ct
 
-MIN_BONE_ML = 60.0
-"""About two lumbar vertebrae; with less there is nothing to register."""
+MIN_BONE_ML = 30.0
+"""Dense bone, cancellous counted by half: about two lumbar vertebrae. With less there is nothing to go by."""
 
 GOOD_OVERLAP = 0.75
 """Soft Dice of bone at 8 mm that a right place reaches (0.80 at least on simulated patients)."""

@@ -15,7 +15,7 @@ from scipy import fft
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.resampling import resample
+from app.imaging.resampling import resample, resample_mask
 
 SPACING_MM = 8.0
 """Organs are larger; a shift is found to within half of this."""
@@ -58,13 +58,14 @@ def measure_uptake_agreement(
 
     Args:
         spect, pet: SUVbw.
-        lesions: on the PET's grid.
+        lesions: in the PET's frame of reference, usually on its grid.
         placed: the same lesions on the SPECT's grid.
         fixed_to_moving: 4x4, LPS mm of the SPECT to LPS mm of the PET.
     """
+    on_pet = lesions if lesions.grid.matches(pet.grid) else resample_mask(lesions, pet.grid)
     return UptakeAgreement(
         _best_shift_mm(spect, pet, fixed_to_moving),
-        _share_standing_out(lesions, pet),
+        _share_standing_out(on_pet, pet),
         _share_standing_out(placed, spect),
     )
 

@@ -7,13 +7,13 @@ LPS: +x left, +y posterior, +z up; z = 0 is mid thigh.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from app.domain.volume import FloatArray, Grid, Unit, Volume
+from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Shape:
     turn: FloatArray = field(default_factory=lambda: np.eye(3))
     limb: str = ""
     breathes: bool = False
+    suv: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,54 @@ class Person:
         self._spine()
         self._pelvis()
         self._limbs()
+        self.lesions = self._draw_lesions()
 
     def ct(self, grid: Grid, pose: Pose | None = None, table: bool = True, noise_hu: float = 20.0) -> Volume:
         """The person's CT in HU on an axis-aligned ``grid``."""
         pose = pose or Pose()
         hu = np.full(grid.shape, -1000.0, dtype=np.float32)
         if table:
-            _paint(hu, grid, Shape(np.array([0, 205.0, 500]), np.array([230.0, 8, 900]), -100.0, 8.0))
+            board = Shape(np.array([0, 165.0, 500]), np.array([230.0, 8, 900]), -100.0, 8.0)
+            _paint(hu, grid, board, board.hu)
         for shape in self.shapes:
-            _paint(hu, grid, _posed(shape, pose))
+            _paint(hu, grid, _posed(shape, pose), shape.hu)
         random = np.random.default_rng(5)
         hu += gaussian_filter(random.normal(0, 1, grid.shape).astype(np.float32), 0.5) * 2.2 * noise_hu
         return Volume(np.clip(np.round(hu), -1024, 3000), grid, Unit.HU)
+
+    def suv(self, grid: Grid, pose: Pose | None = None, fwhm_mm: float = 6.0) -> Volume:
+        """The person's uptake in SUVbw, blurred as a scanner of that resolution shows it."""
+        pose = pose or Pose()
+        uptake = np.full(grid.shape, 0.02, dtype=np.float32)
+        for shape in (*self.shapes, *self.lesions):
+            if shape.suv is not None:
+                _paint(uptake, grid, _posed(shape, pose), shape.suv)
+        sigma = [fwhm_mm / 2.3548 / mm for mm in grid.spacing_mm[::-1]]
+        random = np.random.default_rng(6)
+        noisy = gaussian_filter(uptake, sigma) * (1 + 0.05 * random.normal(0, 1, grid.shape))
+        return Volume(np.maximum(noisy, 0), grid, Unit.SUVBW)
+
+    def lesion_labels(self, grid: Grid, pose: Pose | None = None) -> LabelMap:
+        """The lesions, one label each."""
+        labels = np.zeros(grid.shape, dtype=np.uint16)
+        for number, lesion in enumerate(self.lesions, start=1):
+            share = np.zeros(grid.shape, dtype=np.float32)
+            _paint(share, grid, _posed(lesion, pose or Pose()), 1.0)
+            labels[share > 0.5] = number
+        return LabelMap(labels, grid)
+
+    def _draw_lesions(self) -> list[Shape]:
+        """Eight hot spheres: three in the pelvis, five in vertebrae up to the heart."""
+        pelvis = [
+            shape for shape in self.shapes if shape.hu in (400.0, 420.0) and 180 < shape.centre[2] < 380
+        ]
+        spine = [shape for shape in self.shapes if shape.hu == 320.0 and shape.centre[2] < 560]
+        chosen = [
+            bones[i]
+            for bones, count in ((pelvis, 3), (spine, 5))
+            for i in self._random.choice(len(bones), count, replace=False)
+        ]
+        return [Shape(bone.centre, np.full(3, 9.0), 500.0, suv=15.0) for bone in chosen]
 
     def _add(
         self,
@@ -102,12 +139,19 @@ class Person:
     def _outline(self) -> None:
         fat = abs(self._random.normal(12, 10))
         for extra, hu in ((fat, -95.0), (0.0, 45.0)):
-            self._add((0, 10, 530), (160 + extra, 100 + extra, 350), hu, power=6.0)
-            self._add((0, 15, 790), (165 + extra / 2, 75 + extra / 2, 60), hu, power=4.0)
-            self._add((0, 5, 880), (60, 60, 90), hu, power=4.0)
-            self._add((0, -8, 975), (76, 97, 112), hu)
+            self._add((0, 10, 530), (160 + extra, 100 + extra, 350), hu, power=6.0, suv=0.6)
+            self._add((0, 15, 790), (165 + extra / 2, 75 + extra / 2, 60), hu, power=4.0, suv=0.6)
+            self._add((0, 5, 880), (60, 60, 90), hu, power=4.0, suv=0.6)
+            self._add((0, -8, 975), (76, 97, 112), hu, suv=0.4)
             for side in (-1, 1):
-                self._add((side * 88, 10, 70), (75 + extra, 80 + extra, 180), hu, power=4.0, limb=_leg(side))
+                self._add(
+                    (side * 88, 10, 70),
+                    (75 + extra, 80 + extra, 180),
+                    hu,
+                    power=4.0,
+                    limb=_leg(side),
+                    suv=0.5,
+                )
 
     def _chest(self) -> None:
         for side in (-1, 1):
@@ -130,15 +174,15 @@ class Person:
     def _abdomen(self) -> None:
         random = self._random
         self._add((0, -20, 455), (115, 68, 125), -90.0, 4.0, power=4.0)
-        self._add((-78, -8, 590), (82, 85, 68), 58.0, 7.0, power=3.0, breathes=True)
-        self._add((-10, -45, 600), (65, 35, 35), 58.0, 5.0, breathes=True)
-        self._add((112, 32, 592), (26, 42, 48), 50.0, 7.0, breathes=True)
+        self._add((-78, -8, 590), (82, 85, 68), 58.0, 7.0, power=3.0, breathes=True, suv=5.0)
+        self._add((-10, -45, 600), (65, 35, 35), 58.0, 5.0, breathes=True, suv=5.0)
+        self._add((112, 32, 592), (26, 42, 48), 50.0, 7.0, breathes=True, suv=7.0)
         self._add((60, -40, 590), (35, 30, 45), -300.0, 10.0, breathes=True)
         for side in (-1, 1):
-            self._add((side * 66, 48, 510), (27, 26, 55), 35.0, 6.0)
+            self._add((side * 66, 48, 510), (27, 26, 55), 35.0, 6.0, suv=40.0)
         for _ in range(14):
-            self._add(tuple(random.uniform((-90, -60, 380), (90, 10, 530))), (16, 15, 18), 35.0, 3.0)
-        self._add((0, -22, 243), (40, 34, 28), 8.0, 8.0)
+            self._add(tuple(random.uniform((-90, -60, 380), (90, 10, 530))), (16, 15, 18), 35.0, 3.0, suv=4.0)
+        self._add((0, -22, 243), (40, 34, 28), 8.0, 8.0, suv=20.0)
 
     def _spine(self) -> None:
         z = 350.0
@@ -189,10 +233,19 @@ class Person:
 
 
 def whole_body_grid(spacing_mm: float = 5.0, from_z_mm: float = 0.0, to_z_mm: float = 1060.0) -> Grid:
-    """An axis-aligned field of view 500 x 420 mm across."""
-    depth = int((to_z_mm - from_z_mm) / spacing_mm)
-    shape = (depth, int(420 / spacing_mm), int(500 / spacing_mm))
-    return Grid.axis_aligned(shape, (spacing_mm,) * 3, (-250.0, -195.0, from_z_mm))
+    """An axis-aligned field of view 500 x 420 mm across, arms included."""
+    return _grid(spacing_mm, (from_z_mm, to_z_mm), (500.0, 420.0))
+
+
+def trunk_grid(from_z_mm: float = 200.0, to_z_mm: float = 680.0, spacing_mm: float = 6.0) -> Grid:
+    """A field of view 420 x 330 mm across, from below the pelvis to the heart: quick to register."""
+    return _grid(spacing_mm, (from_z_mm, to_z_mm), (420.0, 330.0))
+
+
+def _grid(spacing_mm: float, z_mm: tuple[float, float], across_mm: tuple[float, float]) -> Grid:
+    shape = tuple(int(size / spacing_mm) for size in (z_mm[1] - z_mm[0], across_mm[1], across_mm[0]))
+    origin = (-across_mm[0] / 2, 15.0 - across_mm[1] / 2, z_mm[0])
+    return Grid.axis_aligned((shape[0], shape[1], shape[2]), (spacing_mm,) * 3, origin)
 
 
 def mirrored(ct: Volume) -> Volume:
@@ -222,12 +275,11 @@ def _posed(shape: Shape, pose: Pose) -> Shape:
         centre[2] += pose.breath_mm
     centre[:2] += pose.bend_mm * np.sin((centre[2] - 300) / 180) * np.array([0.6, 0.8])
     motion = pose.motion()
-    return Shape(
-        motion[:3, :3] @ centre + motion[:3, 3], shape.half_axes, shape.hu, shape.power, motion[:3, :3] @ turn
-    )
+    placed = motion[:3, :3] @ centre + motion[:3, 3]
+    return replace(shape, centre=placed, turn=motion[:3, :3] @ turn)
 
 
-def _paint(hu: NDArray[np.float32], grid: Grid, shape: Shape) -> None:
+def _paint(image: NDArray[np.float32], grid: Grid, shape: Shape, value: float) -> None:
     reach = np.sqrt((shape.turn**2) @ shape.half_axes**2) * (1.0 if shape.power == 2.0 else 1.35)
     spacing = np.array(grid.spacing_mm)
     first = np.maximum(np.floor((shape.centre - reach - grid.origin_mm) / spacing).astype(int), 0)
@@ -246,5 +298,5 @@ def _paint(hu: NDArray[np.float32], grid: Grid, shape: Shape) -> None:
         total = total + np.abs(along / np.float32(shape.half_axes[axis])) ** np.float32(shape.power)
     distance = (1 - total ** np.float32(1 / shape.power)) * min(shape.half_axes.min(), 60.0)
     share = np.clip(0.5 + distance / spacing.mean(), 0, 1)
-    part = hu[first[2] : last[2], first[1] : last[1], first[0] : last[0]]
-    part += share * (np.float32(shape.hu) - part)
+    part = image[first[2] : last[2], first[1] : last[1], first[0] : last[0]]
+    part += share * (np.float32(value) - part)

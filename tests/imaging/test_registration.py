@@ -1,0 +1,152 @@
+"""Bone brings two CTs of a person together; what tells a right place from a wrong one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.domain.analysis import RegistrationFit
+from app.domain.volume import FloatArray, Grid, Unit, Volume
+from app.imaging.align_policy import AlignPolicy, broken_limits
+from app.imaging.registration import register_rigid
+from app.imaging.registration_fit import measure_fit
+from app.imaging.working_ct import working_ct
+from tests.imaging.bodies import Person, Pose, trunk_grid
+
+TRUNK = trunk_grid()
+MONTHS_LATER = Pose((12, 6, -30), (3, 2, 4), arms_up=False, hip_flexion_deg=15, breath_mm=12, bend_mm=5)
+
+
+def distance_mm(found: FloatArray, pose: Pose) -> float:
+    """How far ``found`` puts points of the spine from where they are in the unmoved body."""
+    spine = np.array([[0.0, 40.0, z, 1.0] for z in (300, 450, 600, 660)])
+    placed = spine @ pose.motion().T @ found.T
+    return float(np.linalg.norm(placed - spine, axis=1).max())
+
+
+def broken(fit: RegistrationFit) -> set[str]:
+    return {reason.attribute for reason in broken_limits(fit, AlignPolicy())}
+
+
+def test_a_person_months_later_in_another_pose_is_brought_together() -> None:
+    earlier = Person(1).ct(TRUNK)
+    later = Person(1).ct(TRUNK, MONTHS_LATER)
+    registration = register_rigid(later, earlier)
+    assert registration is not None
+    assert distance_mm(registration.fixed_to_moving, MONTHS_LATER) < 8  # the trunk bends by 5 mm
+    assert not broken(registration.fit)
+
+
+def test_the_same_input_gives_the_same_transform_to_the_last_bit() -> None:
+    short = trunk_grid(220.0, 340.0)
+    fixed, moving = Person(1).ct(short, Pose((5, 5, 5))), Person(1).ct(short)
+    first, second = register_rigid(fixed, moving), register_rigid(fixed, moving)
+    assert first is not None
+    assert second is not None
+    assert np.array_equal(first.fixed_to_moving, second.fixed_to_moving)
+    assert first.fit == second.fit
+
+
+@pytest.mark.parametrize("off_mm", [31.0, -31.0])
+def test_one_vertebra_off_does_not_fit(off_mm: float) -> None:
+    ct = working_ct(Person(1).ct(trunk_grid(350.0, 600.0)))
+    motion = np.eye(4)
+    motion[2, 3] = off_mm
+    assert broken(measure_fit(ct, ct, motion, 0.5)) >= {"align.min_soft_tissue_correlation"}
+
+
+def test_a_few_lumbar_vertebrae_alone_could_lie_anywhere() -> None:
+    lumbar = Person(1).ct(trunk_grid(395.0, 555.0))
+    registration = register_rigid(lumbar, Person(1).ct(trunk_grid(330.0, 640.0)))
+    assert registration is not None
+    assert "align.max_rival_overlap" in broken(registration.fit)
+
+
+def test_a_pet_that_covers_half_of_the_spect_does_not_fit() -> None:
+    whole, upper = Person(1).ct(trunk_grid(230.0, 430.0)), Person(1).ct(trunk_grid(310.0, 430.0))
+    registration = register_rigid(whole, upper)
+    assert registration is not None
+    assert "align.min_overlap_fraction" in broken(registration.fit)
+
+
+def test_a_body_turned_on_its_side_does_not_fit() -> None:
+    turned = Person(1).ct(trunk_grid(230.0, 380.0), Pose(turn_deg=(0, 0, 90)))
+    registration = register_rigid(turned, Person(1).ct(trunk_grid(230.0, 380.0)))
+    assert registration is None or broken(registration.fit)
+
+
+@pytest.mark.parametrize("hu", [-1000.0, 40.0])
+def test_a_ct_without_bone_is_not_registered(hu: float) -> None:
+    grid = Grid.axis_aligned((40, 40, 40), (5.0, 5.0, 5.0), (0.0, 0.0, 0.0))
+    blank = Volume(np.full(grid.shape, hu), grid, Unit.HU)
+    pelvis = Person(1).ct(trunk_grid(200.0, 320.0))
+    assert register_rigid(blank, pelvis) is None
+    assert register_rigid(pelvis, blank) is None
+
+
+def test_other_units_than_hu_are_refused() -> None:
+    ct = Person(1).ct(trunk_grid(spacing_mm=12.0))
+    with pytest.raises(ValueError, match="HU"):
+        register_rigid(ct, Volume(ct.array, ct.grid, Unit.SUVBW))
+
+
+def test_the_table_is_not_part_of_the_body() -> None:
+    with_table, without = (
+        working_ct(Person(1).ct(TRUNK, table=table, noise_hu=0.0)) for table in (True, False)
+    )
+    assert np.array_equal(with_table.body, without.body)
+
+
+def test_flipped_and_permuted_axes_show_the_same_body() -> None:
+    ct = Person(1).ct(trunk_grid(250.0, 400.0))
+    flipped_affine = ct.grid.affine @ np.array(
+        [[0, 1.0, 0, 0], [1, 0, 0, 0], [0, 0, -1, ct.grid.shape[0] - 1], [0, 0, 0, 1]]
+    )
+    array = ct.array[::-1].transpose(0, 2, 1)
+    other = Volume(array, Grid(array.shape, flipped_affine), Unit.HU)  # type: ignore[arg-type]
+    one, two = working_ct(ct), working_ct(other)
+    assert one.grid.matches(two.grid)
+    np.testing.assert_allclose(one.hu, two.hu, atol=0.1)
+
+
+def test_what_was_not_measured_breaks_its_limit() -> None:
+    fit = RegistrationFit(0.8, 30.0, 3.0, 0.98, 0.9)
+    assert "align.max_stretch" in broken(fit)
+
+
+def test_every_limit_can_be_broken_alone_and_says_so() -> None:
+    good = RegistrationFit(
+        bone_dice=0.8,
+        translation_mm=700.0,
+        rotation_deg=3.0,
+        overlap_fraction=0.98,
+        soft_tissue_correlation=0.9,
+        bone_distance_mm=4.0,
+        side_correlation=0.5,
+        stretch=0.003,
+        thickness_difference_mm=3.0,
+        rival_overlap=0.7,
+    )
+    assert not broken(good)
+    wrong = {
+        "bone_dice": 0.2,
+        "translation_mm": 1e5,
+        "rotation_deg": 40.0,
+        "overlap_fraction": 0.3,
+        "soft_tissue_correlation": 0.1,
+        "bone_distance_mm": 30.0,
+        "side_correlation": -0.5,
+        "stretch": 0.05,
+        "thickness_difference_mm": 30.0,
+        "rival_overlap": 0.99,
+    }
+    for name, value in wrong.items():
+        found = broken(replace(good, **{name: value}))
+        assert len(found) == 1, name
+
+
+def test_a_limit_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_stretch"):
+        AlignPolicy(max_stretch=float("nan"))
