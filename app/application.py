@@ -15,7 +15,10 @@ from app.domain.outcome import Status, StudyOutcome
 from app.domain.revision import NOTHING_EARLIER, EarlierResults
 from app.domain.study import Study
 from app.errors import UnusableStudyError
+from app.imaging.comparison import StudyComparison
+from app.imaging.previous_result import NoPreviousResults, PreviousResultSource
 from app.imaging.prior_alignment import PriorAligner, PriorSource
+from app.imaging.quantification import LesionQuantification
 from app.inference.lesion_segmentation import LesionSegmentation
 from app.result_folder import ResultFolder
 from app.settings import Settings
@@ -34,11 +37,12 @@ from operators.write import WriteOperator
 
 @dataclass(frozen=True)
 class ChainTools:
-    """What the stages work with: warm models, the prior store, the site's settings."""
+    """What the stages work with: warm models, the stores of earlier results, the site's settings."""
 
     settings: Settings
     aligner: PriorAligner
     segmentation: LesionSegmentation
+    quantification: LesionQuantification
     writer: ResultWriter
     on_stage: OnStage
 
@@ -60,7 +64,7 @@ class PsmaApplication(Application):
         load = LoadOperator(self, policy=settings.load, on_stage=on_stage)
         align = AlignOperator(self, aligner=tools.aligner, on_stage=on_stage)
         segment = SegmentOperator(self, segmentation=tools.segmentation, on_stage=on_stage)
-        quantify = QuantifyOperator(self, policy=settings.quantify, on_stage=on_stage)
+        quantify = QuantifyOperator(self, quantification=tools.quantification, on_stage=on_stage)
         write = WriteOperator(self, writer=tools.writer, on_stage=on_stage)
         deliver = DeliverOperator(self, folder=self._folder)
 
@@ -79,11 +83,18 @@ class ChainProcessor:
     """Runs the chain on one study at a time; models stay loaded between studies."""
 
     def __init__(
-        self, settings: Settings, prior_source: PriorSource, on_stage: OnStage | None = None
+        self,
+        settings: Settings,
+        prior_source: PriorSource,
+        on_stage: OnStage | None = None,
+        previous_source: PreviousResultSource | None = None,
     ) -> None:
         self._settings = settings
         self._aligner = PriorAligner(settings.align, prior_source)
         self._segmentation = LesionSegmentation.from_policy(settings.segment)
+        previous = NoPreviousResults() if previous_source is None else previous_source
+        comparison = StudyComparison(settings.quantify, settings.align, previous)
+        self._quantification = LesionQuantification(settings.quantify, comparison)
         self._on_stage = on_stage or (lambda stage: None)
         self._one_at_a_time = threading.Lock()
 
@@ -117,6 +128,7 @@ class ChainProcessor:
             self._settings,
             self._aligner,
             self._segmentation,
+            self._quantification,
             ResultWriter(self._settings.write, provenance),
             self._on_stage,
         )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from app.application import ChainProcessor
+from app.dicom.ct_reader import read_ct
 from app.dicom.result_writer import ResultKind, Written
 from app.dicom.study_reader import read_studies
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.study import Patient, Study, StudyKind
+from app.domain.volume import LabelMap
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
 from app.outcome_file import NAME, write_outcome
 from app.settings import Settings
@@ -78,6 +83,60 @@ class RunPriors:
         ]
 
 
+class RunResults:
+    """The results of this run, for the comparison with a later study in the same folder.
+
+    Only lesion voxels stay in memory; a CT is read again when it is needed.
+    """
+
+    def __init__(self) -> None:
+        self._results: list[tuple[Patient, PreviousResult]] = []
+
+    def remember(self, written: Written) -> None:
+        """Keep a result that has a date."""
+        quantified = written.quantified
+        loaded = quantified.segmented.aligned.loaded
+        selection = loaded.selection
+        acquired_at = selection.functional.series_datetime or selection.study.study_datetime
+        if acquired_at is None:
+            return
+        report = next(result for result in written.results if result.kind is ResultKind.SR)
+        result = PreviousResult(
+            study_instance_uid=selection.study.study_instance_uid,
+            series_instance_uid=selection.functional.series_instance_uid,
+            acquired_at=acquired_at,
+            kind=selection.kind,
+            tracer=selection.tracer.key,
+            model=quantified.segmented.model,
+            findings=quantified.findings,
+            result_sop_instance_uid=str(report.dataset.SOPInstanceUID),
+            labels=_kept(quantified.segmented.labels),
+            ct=partial(read_ct, selection.ct),
+        )
+        self._results.append((selection.study.patient, result))
+
+    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
+        """Results of this patient of that kind from before ``before``."""
+        return [
+            result
+            for owner, result in self._results
+            if owner == patient and result.kind is kind and result.acquired_at < before
+        ]
+
+
+def _kept(labels: LabelMap) -> Callable[[], LabelMap]:
+    """A label map by its voxels alone: a thousandth of its size."""
+    places = np.flatnonzero(labels.array)
+    numbers, grid = labels.array.ravel()[places], labels.grid
+
+    def unfold() -> LabelMap:
+        array = np.zeros(int(np.prod(grid.shape)), dtype=np.uint16)
+        array[places] = numbers
+        return LabelMap(array.reshape(grid.shape), grid)
+
+    return unfold
+
+
 def process_folder(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
     """Run the chain on every study in ``input_folder``; write results and outcome.json.
 
@@ -89,11 +148,12 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
     _make_writable(output_folder)
     reading = read_studies(input_folder)
     priors = RunPriors()
-    processor = ChainProcessor(settings, priors)
+    results = RunResults()
+    processor = ChainProcessor(settings, priors, previous_source=results)
     outcomes = []
     for number, study in enumerate(sorted(reading.studies, key=_by_time), start=1):
         name = f"study-{number}"
-        outcome = _process_one(processor, study, output_folder / name, priors)
+        outcome = _process_one(processor, study, output_folder / name, (priors, results))
         outcomes.append(_with_paths_below(outcome, name))
     folder_outcome = FolderOutcome.of(outcomes, reading.unreadable)
     content = TypeAdapter(FolderOutcome).dump_json(folder_outcome, indent=2)
@@ -101,7 +161,9 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
     return folder_outcome
 
 
-def _process_one(processor: ChainProcessor, study: Study, out: Path, priors: RunPriors) -> StudyOutcome:
+def _process_one(
+    processor: ChainProcessor, study: Study, out: Path, memories: tuple[RunPriors, RunResults]
+) -> StudyOutcome:
     try:
         folder = processor.process_study(lambda: study, out, revision=1)
     except MisconfiguredError:
@@ -116,7 +178,8 @@ def _process_one(processor: ChainProcessor, study: Study, out: Path, priors: Run
         outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
     else:
         for written in folder.written:
-            priors.remember(written)
+            for memory in memories:
+                memory.remember(written)
         return folder.outcome
     out.mkdir(parents=True, exist_ok=True)
     write_outcome(outcome, out)

@@ -1,10 +1,10 @@
-"""quantify: every lesion measured, and the burden of the whole body."""
+"""quantify: every lesion measured, the burden of the whole body, and the change since the previous study."""
 
 from __future__ import annotations
 
 from app.domain.analysis import Quantified, Segmented
-from app.domain.measurements import QuantifyPolicy, measure
 from app.domain.refusal import Rejection
+from app.imaging.quantification import LesionQuantification
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 
@@ -14,11 +14,12 @@ class QuantifyOperator(StageOperator):
 
     stage, inlet, outlet = "quantify", "segmented", "quantified"
 
-    def __init__(self, fragment: Fragment, *, policy: QuantifyPolicy, on_stage: OnStage) -> None:
-        self._policy = policy
+    def __init__(
+        self, fragment: Fragment, *, quantification: LesionQuantification, on_stage: OnStage
+    ) -> None:
+        self._quantification = quantification
         super().__init__(fragment, on_stage=on_stage)
 
     def step(self, item: Segmented) -> Quantified | Rejection:
-        """Measure."""
-        loaded = item.aligned.loaded
-        return Quantified(item, measure(item.labels, loaded.suv, loaded.activity, self._policy))
+        """Measure and compare."""
+        return self._quantification.quantify(item)

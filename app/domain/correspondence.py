@@ -1,0 +1,140 @@
+"""Which lesions of two studies belong together, from how much they overlap and how near they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from app.domain.findings import Lesion, LesionLink, LinkKind
+from app.domain.response import percent_change
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """A lesion of the previous study and one of the current, brought into one space.
+
+    Attributes:
+        previous, current: their numbers.
+        overlap: volume they share, as a share of the smaller one's, 0..1.
+        distance_mm: between their nearest voxel centres.
+    """
+
+    previous: int
+    current: int
+    overlap: float
+    distance_mm: float
+
+
+@dataclass(frozen=True)
+class Proximity:
+    """Two studies' lesions in one space.
+
+    Attributes:
+        affinities: every pair that overlaps or is near enough to matter.
+        previous_not_seen_now, current_not_seen_before: numbers of lesions outside the other's field of view.
+    """
+
+    affinities: tuple[Affinity, ...]
+    previous_not_seen_now: frozenset[int] = frozenset()
+    current_not_seen_before: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class LinkLimits:
+    """When two lesions belong together: see ``QuantifyPolicy.link_*``."""
+
+    min_overlap: float
+    max_distance_mm: float
+
+
+_Node = tuple[bool, int]
+"""Whether it is current, and its number."""
+
+
+def link_lesions(
+    previous: Sequence[Lesion], current: Sequence[Lesion], proximity: Proximity, limits: LinkLimits
+) -> tuple[LesionLink, ...]:
+    """Every lesion of both studies in exactly one link; those with current lesions first, by number.
+
+    Lesions that overlap enough belong together, however many. Of the others, the two nearest belong
+    together, then the next two, while they are near enough; what is left is new, vanished or was not seen.
+    """
+    pairs = _overlapping(proximity, limits)
+    linked = {node for pair in pairs for node in _ends(pair)}
+    pairs += _nearest(proximity, limits, linked)
+    groups = _groups(previous, current, pairs)
+    links = [_link(group, previous, current, proximity) for group in groups]
+    return tuple(sorted(links, key=lambda link: (not link.current, link.current, link.previous)))
+
+
+def _overlapping(proximity: Proximity, limits: LinkLimits) -> list[Affinity]:
+    return [pair for pair in proximity.affinities if pair.overlap >= limits.min_overlap]
+
+
+def _nearest(proximity: Proximity, limits: LinkLimits, linked: set[_Node]) -> list[Affinity]:
+    """One to one, the nearest first."""
+    taken, chosen = set(linked), []
+    near = (pair for pair in proximity.affinities if pair.distance_mm <= limits.max_distance_mm)
+    for pair in sorted(near, key=lambda pair: (pair.distance_mm, pair.previous, pair.current)):
+        if taken.isdisjoint(_ends(pair)):
+            chosen.append(pair)
+            taken.update(_ends(pair))
+    return chosen
+
+
+def _ends(pair: Affinity) -> tuple[_Node, _Node]:
+    return (False, pair.previous), (True, pair.current)
+
+
+def _groups(
+    previous: Sequence[Lesion], current: Sequence[Lesion], pairs: Sequence[Affinity]
+) -> Iterator[set[_Node]]:
+    """Connected components of lesions."""
+    nodes = [(False, lesion.number) for lesion in previous] + [(True, lesion.number) for lesion in current]
+    neighbours: dict[_Node, list[_Node]] = {node: [] for node in nodes}
+    for pair in pairs:
+        before, now = _ends(pair)
+        neighbours[before].append(now)
+        neighbours[now].append(before)
+    seen: set[_Node] = set()
+    for node in nodes:
+        if node in seen:
+            continue
+        group, waiting = {node}, [node]
+        while waiting:
+            for other in neighbours[waiting.pop()]:
+                if other not in group:
+                    group.add(other)
+                    waiting.append(other)
+        seen |= group
+        yield group
+
+
+def _link(
+    group: set[_Node], previous: Sequence[Lesion], current: Sequence[Lesion], proximity: Proximity
+) -> LesionLink:
+    before = [lesion for lesion in previous if (False, lesion.number) in group]
+    now = [lesion for lesion in current if (True, lesion.number) in group]
+    kind = _kind(before, now, proximity)
+    numbers = tuple(lesion.number for lesion in before), tuple(lesion.number for lesion in now)
+    if not before or not now:
+        return LesionLink(kind, *numbers)
+    return LesionLink(
+        kind,
+        *numbers,
+        volume_percent=percent_change(sum(x.volume_ml for x in before), sum(x.volume_ml for x in now)),
+        tl_psma_percent=percent_change(sum(x.tl_psma for x in before), sum(x.tl_psma for x in now)),
+        suv_max_percent=percent_change(max(x.suv_max for x in before), max(x.suv_max for x in now)),
+    )
+
+
+def _kind(before: Sequence[Lesion], now: Sequence[Lesion], proximity: Proximity) -> LinkKind:
+    if not before:
+        unseen = now[0].number in proximity.current_not_seen_before
+        return LinkKind.NOT_SEEN_BEFORE if unseen else LinkKind.NEW
+    if not now:
+        unseen = before[0].number in proximity.previous_not_seen_now
+        return LinkKind.NOT_SEEN_NOW if unseen else LinkKind.VANISHED
+    if len(before) == 1:
+        return LinkKind.MATCHED if len(now) == 1 else LinkKind.SPLIT
+    return LinkKind.MERGED if len(now) == 1 else LinkKind.REGROUPED

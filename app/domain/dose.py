@@ -1,0 +1,91 @@
+"""Absorbed dose from a single SPECT: a research estimate, off unless the site asks for it.
+
+D [Gy] = 0.25 Gy·g/(MBq·h) x C(t) [MBq/g] x t [h] (Hänscheid et al., J Nucl Med 2018;59:75): 177Lu, local
+deposition of its beta energy, soft tissue of 1 g/ml, C(t) as it was at the time t after administration.
+How far off it is depends on the effective half-life; docs/measurements.md has the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from app.domain.analysis import Loaded
+from app.domain.findings import DoseEstimate, Findings, Lesion
+from app.domain.measurements import BQ_PER_MBQ, QuantifyPolicy
+from app.domain.radionuclides import LU177
+from app.domain.study import StudyKind
+
+DOSE_GY_G_PER_MBQ_H = 0.25
+SOFT_TISSUE_G_PER_ML = 1.0
+"""Sclerotic bone is denser: there the estimate is too high."""
+
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class DoseTiming:
+    """When a SPECT was made.
+
+    Attributes:
+        hours: from administration to the scan.
+        decay: factor from the activity as written to that at the scan.
+    """
+
+    hours: float
+    decay: float
+
+
+def with_dose(findings: Findings, loaded: Loaded, policy: QuantifyPolicy) -> Findings:
+    """Add the estimate, or why there is none; ``findings`` as they are where the site does not ask for it."""
+    if not policy.single_time_point_dose or loaded.selection.kind is not StudyKind.SPECT_CT:
+        return findings
+    timing = _timing(loaded)
+    if isinstance(timing, str):
+        return replace(findings, dose=DoseEstimate(None, timing))
+    if not policy.dose_earliest_h <= timing.hours <= policy.dose_latest_h:
+        refusal = (
+            f"scanned {timing.hours:.1f} h after administration, expected {policy.dose_earliest_h:g} to "
+            f"{policy.dose_latest_h:g} h: the estimate is too far off elsewhere"
+        )
+        return replace(findings, dose=DoseEstimate(timing.hours, refusal))
+    lesions = tuple(_with_dose(lesion, timing) for lesion in findings.lesions)
+    return replace(findings, lesions=lesions, dose=DoseEstimate(timing.hours))
+
+
+def single_time_point_dose_gy(concentration_mbq_per_ml: float, hours: float) -> float:
+    """Hänscheid's estimate.
+
+    Args:
+        concentration_mbq_per_ml: as it was at the time of the scan, not decay corrected to another.
+        hours: from administration to the scan.
+    """
+    return DOSE_GY_G_PER_MBQ_H * concentration_mbq_per_ml / SOFT_TISSUE_G_PER_ML * hours
+
+
+def _timing(loaded: Loaded) -> DoseTiming | str:
+    """When it was scanned, or why the estimate can't be made."""
+    nuclide, used = loaded.selection.tracer.radionuclide, loaded.quantification
+    scanned = loaded.selection.functional.series_datetime or used.reference_datetime
+    if nuclide != LU177.key:
+        return f"found {nuclide}, expected {LU177.key}: the factor holds for its beta energy"
+    if loaded.activity is None:
+        return "the image is not known in Bq/ml"
+    if used.administered_at is None or scanned is None:
+        return "the time from administration to the scan is unknown"
+    if used.reference_datetime is None:
+        return "the instant to which the activity is decay corrected is unknown"
+    since_reference_s = _seconds(used.reference_datetime, scanned)
+    decay = 2.0 ** (-since_reference_s / (used.half_life_s or LU177.half_life_s))
+    return DoseTiming(_seconds(used.administered_at, scanned) / SECONDS_PER_HOUR, float(decay))
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return (end.replace(tzinfo=None) - start.replace(tzinfo=None)).total_seconds()
+
+
+def _with_dose(lesion: Lesion, timing: DoseTiming) -> Lesion:
+    if lesion.concentration_mean_bqml is None:
+        return lesion
+    concentration = lesion.concentration_mean_bqml * timing.decay / BQ_PER_MBQ
+    return replace(lesion, absorbed_dose_gy=single_time_point_dose_gy(concentration, timing.hours))

@@ -1,0 +1,244 @@
+"""Liver and parotid glands as references: found by CT, position and uptake, or not at all.
+
+Liver: the largest piece of soft tissue right of the midline, around or below the base of the right lung,
+whose uptake is well above that of soft tissue in general and even; its volume of interest is a sphere of
+3 cm where the piece is thickest. Parotid glands: the hottest soft tissue at about one height on both sides of
+the head; their volumes of interest are voxels above half of each one's maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from app.domain.findings import Organ, ReferenceUptake
+from app.domain.volume import FloatArray, Grid, LabelMap, Volume
+from app.imaging.body_landmarks import BodyLandmarks
+from app.imaging.resampling import resample, resample_mask
+from app.imaging.working_ct import WorkingCt
+
+SOFT_TISSUE_HU = (-20.0, 180.0)
+"""With and without contrast medium."""
+
+SMOOTHING_MM = 8.0
+"""Standard deviation: an organ's uptake is told from noise, its borders are not needed."""
+
+LIVER_OVER_SOFT_TISSUE = 1.8
+"""The liver takes up at least this times the median of soft tissue."""
+
+LIVER_RANGE = (0.5, 1.7)
+"""Of the candidates' median uptake: leaves kidney and gut out."""
+
+LIVER_BELOW_DOME_MM, LIVER_ABOVE_BASE_MM = 230.0, 80.0
+LIVER_OPENING_MM = 10.0
+"""What is thinner than twice this is no liver, and narrow bridges to neighbours are cut."""
+
+LIVER_CLOSING_MM = 20.0
+"""Lesions up to twice this wide within the liver belong to it."""
+
+LIVER_MIN_ML = 250.0
+LIVER_VOI_RADIUS_MM = 15.0
+"""PERCIST: a sphere of 3 cm in the right lobe (Wahl et al., J Nucl Med 2009)."""
+
+LIVER_MAX_VARIATION = 0.35
+"""Standard deviation over mean within the sphere; beyond, it is no even tissue."""
+
+PAROTID_LATERAL_MM = (35.0, 85.0)
+PAROTID_SAME_HEIGHT_MM = 25.0
+PAROTID_ABOVE_LUNG_MM = 40.0
+PAROTID_ML = (4.0, 90.0)
+PAROTID_SIDE_RATIO = 2.0
+"""Left and right maxima differ by no more than this factor."""
+
+PAROTID_OVER_SOFT_TISSUE = 4.0
+HOT_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class BodyUptake:
+    """PET or SPECT on the grid of the working CT, lesions left out.
+
+    Attributes:
+        suv: float32 ``(z, y, x)``; NaN where the image does not reach.
+        smooth_suv: the same without noise, for telling organs apart; 0 where the image does not reach.
+        soft: soft tissue by CT that is no lesion and within the image.
+        typical_suv: median of it.
+    """
+
+    ct: WorkingCt
+    landmarks: BodyLandmarks
+    suv: NDArray[np.float32]
+    smooth_suv: NDArray[np.float32]
+    soft: NDArray[np.bool_]
+    typical_suv: float
+
+
+@dataclass(frozen=True, eq=False)
+class Liver:
+    """The piece of liver found: ``mask`` on the working CT's grid, and its uptake."""
+
+    mask: NDArray[np.bool_]
+    uptake: ReferenceUptake
+
+
+def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: LabelMap) -> BodyUptake | None:
+    """Bring uptake and lesions on to the working CT; ``None`` without soft tissue to compare with."""
+    moved = resample(suv, ct.grid, np.nan).array
+    lesions = resample_mask(labels, ct.grid).mask if labels.count else np.zeros(ct.grid.shape, dtype=np.bool_)
+    low, high = SOFT_TISSUE_HU
+    even = gaussian_filter(ct.hu, 1.0, truncate=2.0)
+    soft = ct.body & (even >= low) & (even <= high) & np.isfinite(moved) & ~lesions
+    if not soft.any():
+        return None
+    smooth = gaussian_filter(np.nan_to_num(moved), SMOOTHING_MM / ct.grid.spacing_mm[0], truncate=3.0)
+    return BodyUptake(ct, landmarks, moved, smooth, soft, float(np.median(moved[soft])))
+
+
+def find_liver(body: BodyUptake) -> Liver | ReferenceUptake:
+    """The liver with its uptake, or an uptake that says why there is none."""
+    heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
+    if heights.size == 0:
+        return _unknown(Organ.LIVER, "no lung in view to find it below")
+    z_mm = _heights_mm(body.ct.grid)
+    base_mm = z_mm[heights[0]]
+    level = (z_mm >= base_mm - LIVER_BELOW_DOME_MM) & (z_mm <= base_mm + LIVER_ABOVE_BASE_MM)
+    right = _off_midline_mm(body) < 0  # LPS: x grows to the left
+    candidates = body.soft & level[:, None, None] & right[:, None, :]
+    candidates &= body.smooth_suv >= LIVER_OVER_SOFT_TISSUE * body.typical_suv
+    if not candidates.any():
+        return _unknown(Organ.LIVER, "no soft tissue on the right takes up more than the rest")
+    return _liver_among(candidates, body)
+
+
+def find_parotids(body: BodyUptake) -> ReferenceUptake:
+    """Both glands together, or an uptake that says why there is none."""
+    heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
+    if heights.size == 0:
+        return _unknown(Organ.PAROTID, "no lung in view to find the head above")
+    z_mm, off_mm = _heights_mm(body.ct.grid), np.abs(_off_midline_mm(body))
+    above = z_mm >= z_mm[heights[-1]] + PAROTID_ABOVE_LUNG_MM
+    near, far = PAROTID_LATERAL_MM
+    place = body.soft & above[:, None, None] & ((off_mm >= near) & (off_mm <= far))[:, None, :]
+    place &= body.smooth_suv >= PAROTID_OVER_SOFT_TISSUE * body.typical_suv
+    left = (_off_midline_mm(body) > 0)[:, None, :]
+    height = _hot_on_both_sides(place & left, place & ~left, body)
+    if height is None:
+        return _unknown(Organ.PAROTID, "no hot soft tissue at one height on both sides of the head")
+    level = (np.abs(z_mm - z_mm[height]) <= PAROTID_SAME_HEIGHT_MM)[:, None, None]
+    return _pair([_hottest(place & level & side, body) for side in (left, ~left)], body)
+
+
+def _hot_on_both_sides(
+    left: NDArray[np.bool_], right: NDArray[np.bool_], body: BodyUptake
+) -> int | None:
+    """The slice whose cooler side is hottest."""
+    sides = [np.where(side, body.smooth_suv, 0.0).max(axis=(1, 2)) for side in (left, right)]
+    both = np.minimum(*sides)
+    return int(both.argmax()) if both.any() else None
+
+
+def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver | ReferenceUptake:
+    low, high = (share * float(np.median(body.smooth_suv[candidates])) for share in LIVER_RANGE)
+    even = candidates & (body.smooth_suv >= low) & (body.smooth_suv <= high)
+    spacing_mm = body.ct.grid.spacing_mm[0]
+    depth_mm = distance_transform_edt(even) * spacing_mm
+    parts = cc3d.connected_components((depth_mm > LIVER_OPENING_MM).astype(np.uint8), connectivity=6)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    core = parts == int(sizes.argmax())
+    if not sizes.any():
+        return _unknown(Organ.LIVER, "no thick piece of evenly avid soft tissue on the right")
+    mask = even & (distance_transform_edt(~core) * spacing_mm <= LIVER_OPENING_MM)
+    volume_ml = float(mask.sum()) * body.ct.grid.voxel_ml
+    if volume_ml < LIVER_MIN_ML:
+        return _unknown(
+            Organ.LIVER, f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml"
+        )
+    centre = np.array(np.unravel_index(int(np.where(core, depth_mm, 0).argmax()), core.shape))
+    uptake = _sphere_uptake(centre, float(depth_mm[tuple(centre)]), body)
+    return Liver(_filled(mask, spacing_mm), uptake) if uptake.suv_mean is not None else uptake
+
+
+def _filled(liver: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.bool_]:
+    """The liver with what its uptake left out: lesions, vessels, and its rim."""
+    reach = int(np.ceil(LIVER_CLOSING_MM / spacing_mm)) + 2
+    padded = np.pad(liver, reach)
+    grown = distance_transform_edt(~padded) * spacing_mm <= LIVER_CLOSING_MM
+    closed = distance_transform_edt(grown) * spacing_mm > LIVER_CLOSING_MM
+    filled: NDArray[np.bool_] = (closed | padded)[reach:-reach, reach:-reach, reach:-reach]
+    return filled
+
+
+def _sphere_uptake(centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUptake) -> ReferenceUptake:
+    grid = body.ct.grid
+    if depth_mm < LIVER_VOI_RADIUS_MM:
+        return _unknown(Organ.LIVER, f"nowhere thicker than {2 * depth_mm:.0f} mm, expected 30 mm")
+    axes = [(np.arange(n) - c) * grid.spacing_mm[0] for n, c in zip(grid.shape, centre_zyx, strict=True)]
+    apart = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
+    values = body.suv[apart <= LIVER_VOI_RADIUS_MM**2].astype(np.float64)
+    mean, variation = float(values.mean()), float(values.std() / values.mean())
+    if variation > LIVER_MAX_VARIATION:
+        return _unknown(Organ.LIVER, f"uptake varies by {100 * variation:.0f} % where it is thickest")
+    return ReferenceUptake(
+        Organ.LIVER,
+        mean,
+        "sphere of 3 cm where the largest evenly avid soft tissue on the right is thickest",
+        len(values) * grid.voxel_ml,
+        (_place(grid, centre_zyx),),
+    )
+
+
+def _hottest(place: NDArray[np.bool_], body: BodyUptake) -> NDArray[np.bool_]:
+    """The connected voxels above half of the maximum around the hottest one."""
+    masked = np.where(place, body.suv, 0.0)
+    peak = np.unravel_index(int(masked.argmax()), masked.shape)
+    hot = body.soft & (body.suv >= HOT_SHARE * masked[peak])
+    parts = cc3d.connected_components(hot.astype(np.uint8), connectivity=6)
+    gland: NDArray[np.bool_] = parts == parts[peak]
+    return gland
+
+
+def _pair(glands: list[NDArray[np.bool_]], body: BodyUptake) -> ReferenceUptake:
+    grid = body.ct.grid
+    centres = [np.argwhere(gland).mean(axis=0) for gland in glands]
+    peaks = [float(body.suv[gland].max()) for gland in glands]
+    volumes = [float(gland.sum()) * grid.voxel_ml for gland in glands]
+    if any(not PAROTID_ML[0] <= volume <= PAROTID_ML[1] for volume in volumes):
+        found = " and ".join(f"{volume:.0f}" for volume in volumes)
+        return _unknown(Organ.PAROTID, f"hot tissue of {found} ml, expected two glands of 4 to 90 ml")
+    if max(peaks) > PAROTID_SIDE_RATIO * min(peaks):
+        return _unknown(Organ.PAROTID, "one side is more than twice as hot as the other")
+    both = glands[0] | glands[1]
+    return ReferenceUptake(
+        Organ.PAROTID,
+        float(body.suv[both].mean(dtype=np.float64)),
+        "hottest soft tissue on both sides of the head, voxels above half of each maximum",
+        sum(volumes),
+        tuple(_place(grid, centre) for centre in centres),
+    )
+
+
+def _unknown(organ: Organ, reason: str) -> ReferenceUptake:
+    return ReferenceUptake(organ, None, f"not told: {reason}")
+
+
+def _heights_mm(grid: Grid) -> FloatArray:
+    heights: FloatArray = grid.origin_mm[2] + grid.affine[2, 2] * np.arange(grid.shape[0])
+    return heights
+
+
+def _off_midline_mm(body: BodyUptake) -> FloatArray:
+    """``(z, x)``; positive to the patient's left."""
+    grid = body.ct.grid
+    x_mm = grid.origin_mm[0] + grid.affine[0, 0] * np.arange(grid.shape[2])
+    off: FloatArray = x_mm[None, :] - body.landmarks.midline_x_mm[:, None]
+    return off
+
+
+def _place(grid: Grid, index_zyx: NDArray[np.generic]) -> tuple[float, float, float]:
+    x, y, z = grid.to_lps(np.asarray(index_zyx, dtype=np.float64)[::-1])[0]
+    return float(x), float(y), float(z)

@@ -1,0 +1,142 @@
+"""What the CT tells of each lesion's site: bone in it, its density, and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, find_objects
+
+from app.domain.findings import Lesion
+from app.domain.site import SiteEvidence
+from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
+from app.imaging.body_landmarks import BodyLandmarks
+from app.imaging.resampling import resample
+
+SPACING_MM = 2.0
+"""Of the local picture of a lesion: a rib's cortex is no thicker."""
+
+COARSE_SPACING_MM, LARGEST_BOX = 4.0, 6_000_000
+"""A lesion whose box has more voxels than that is looked at more coarsely."""
+
+MARGIN_MM = 24.0
+"""Around a lesion, so that bone in its surroundings is seen whole enough to be filled."""
+
+BONE_HU = 150.0
+"""Cortex and dense marrow; what they enclose is filled."""
+
+CLOSING_MM = 5.0
+"""Gaps in bone up to twice this are bone too: marrow, lytic lesions, thin cortex."""
+
+LEAST_WEIGHT = 1e-6
+"""SUV that stands for none, so that every voxel of a lesion counts."""
+
+LIVER_SURROUNDINGS_MM = 8.0
+NO_CT_HU = -4000.0
+"""Marks what the CT did not see; no scanner writes it."""
+
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """Images and landmarks that lesions are looked at with; ``liver`` is a mask on the landmarks' grid."""
+
+    suv: Volume
+    ct: Volume
+    landmarks: BodyLandmarks
+    liver: NDArray[np.bool_] | None
+
+
+def gather_evidence(
+    lesions: Sequence[Lesion], labels: LabelMap, around: Surroundings
+) -> Iterator[SiteEvidence]:
+    """Everything that :func:`app.domain.site.decide_site` asks for, lesion by lesion.
+
+    Args:
+        lesions: measured on ``labels``.
+        labels: on the grid of ``around.suv``.
+        around: CT in HU on its own grid, landmarks in the same space.
+    """
+    boxes = find_objects(labels.array)
+    for lesion in lesions:
+        yield _evidence(lesion, boxes[lesion.number - 1], labels, around)
+
+
+def _evidence(lesion: Lesion, box: Box, labels: LabelMap, around: Surroundings) -> SiteEvidence:
+    grid = _local_grid(_bounds_mm(box, labels.grid), MARGIN_MM)
+    weight = _uptake_inside(labels.array[box] == lesion.number, box, around.suv, grid)
+    hu = resample(around.ct, grid, NO_CT_HU).array
+    inside = weight > 0
+    in_ct = bool(inside.any() and (hu[inside] > NO_CT_HU / 2).all())
+    bone = _filled_bone(hu)
+    point = np.array(lesion.centre_mm)
+    total = float(weight.sum(dtype=np.float64))
+    landmarks = around.landmarks
+    return SiteEvidence(
+        volume_ml=lesion.volume_ml,
+        in_ct=in_ct,
+        bone_share=float(weight[bone].sum(dtype=np.float64)) / total if total > 0 else 0.0,
+        mean_hu=float(hu[inside].mean(dtype=np.float64)) if in_ct else 0.0,
+        liver_share=_liver_share(inside, grid, around),
+        pelvic=landmarks.pelvic_position(point),
+        spinal=landmarks.spinal_position(point),
+        between_lungs=landmarks.between_lungs(point),
+        below_lungs=landmarks.below_lungs(point),
+    )
+
+
+def _bounds_mm(box: Box, grid: Grid) -> FloatArray:
+    """Lowest and highest corner of a box, voxel edges included, LPS mm ``(2, 3)``."""
+    z, y, x = ((part.start - 0.5, part.stop - 0.5) for part in box)
+    corners = np.array([(i, j, k) for i in x for j in y for k in z])
+    placed = grid.to_lps(corners)
+    bounds: FloatArray = np.stack([placed.min(axis=0), placed.max(axis=0)])
+    return bounds
+
+
+def _local_grid(bounds_mm: FloatArray, margin_mm: float) -> Grid:
+    """Upright and isotropic around the bounds."""
+    low, high = bounds_mm[0] - margin_mm, bounds_mm[1] + margin_mm
+    spacing = SPACING_MM if np.prod((high - low) / SPACING_MM) <= LARGEST_BOX else COARSE_SPACING_MM
+    width, height, depth = (int(n) + 1 for n in np.ceil((high - low) / spacing))
+    x, y, z = low.tolist()
+    return Grid.axis_aligned((depth, height, width), (spacing,) * 3, (x, y, z))
+
+
+def _uptake_inside(lesion: NDArray[np.bool_], box: Box, suv: Volume, grid: Grid) -> NDArray[np.float32]:
+    """SUV within the lesion, 0 outside, on ``grid``; its outline by linear interpolation at a half."""
+    affine = suv.grid.affine.copy()
+    affine[:3, 3] = suv.grid.to_lps(np.array([[part.start - 1.0 for part in box[::-1]]]))[0]
+    padded = np.pad(lesion.astype(np.float32), 1)
+    local = Grid(padded.shape, affine)
+    share = resample(Volume(padded, local, Unit.NONE), grid, 0.0).array
+    uptake = resample(Volume(np.pad(suv.array[box], 1, mode="edge"), local, suv.unit), grid, 0.0).array
+    inside: NDArray[np.float32] = np.where(share >= 0.5, np.maximum(uptake, LEAST_WEIGHT), 0.0)
+    return inside.astype(np.float32, copy=False)
+
+
+def _filled_bone(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Bone with its marrow: dense voxels, gaps closed, and what a ring of bone encloses in an axial slice."""
+    dense = hu >= BONE_HU
+    if not dense.any():
+        return dense
+    reach = CLOSING_MM / SPACING_MM
+    grown = distance_transform_edt(~dense) <= reach
+    closed = distance_transform_edt(np.pad(grown, 4, mode="edge"))[4:-4, 4:-4, 4:-4] > reach
+    filled: NDArray[np.bool_] = closed | dense
+    for z in range(len(filled)):
+        filled[z] = binary_fill_holes(filled[z])
+    return filled
+
+
+def _liver_share(inside: NDArray[np.bool_], grid: Grid, around: Surroundings) -> float | None:
+    if around.liver is None:
+        return None
+    shell = distance_transform_edt(~inside) * grid.spacing_mm[0] <= LIVER_SURROUNDINGS_MM
+    liver = Volume(around.liver.astype(np.float32), around.landmarks.grid, Unit.NONE)
+    found = resample(liver, grid, 0.0).array >= 0.5
+    return float(found[shell].mean())
