@@ -26,7 +26,7 @@ HIGHEST_SUV = 1e5
 LOWEST_MAXIMUM_SUV = 0.1
 """The hottest voxel of a patient's image reaches 1 in any region; below this a unit or a dose is wrong."""
 
-LARGEST_SHARE_IN_VIEW = 2.0
+LARGEST_SHARE_IN_VIEW = 1.5
 """Of the injected activity: more than all of it can't be in the image, and calibrations err by a tenth. A real
 whole body has 0.66. Dose, times, unit and slope all go into it."""
 

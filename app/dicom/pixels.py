@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 
 from app.dicom import header_values as header
+from app.dicom import jpeg_lossless
 from app.domain.geometry import Stack, stack_series
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Series
@@ -111,6 +112,7 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if syntax in UNCOMPRESSED:
         return
+    jpeg_lossless.register()
     try:
         usable = get_decoder(syntax).is_available
     except NotImplementedError:

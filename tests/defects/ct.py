@@ -1,0 +1,51 @@
+"""Defects of the CT beside a PET."""
+
+# ruff: noqa: E501  one defect a line, so that the table reads as one
+
+from __future__ import annotations
+
+from app.domain.refusal import RefusalCode as Code
+from tests.defects.damage import OTHER, Damage, Defect, both, copied, every_ct, lost, moved, one_ct
+from tests.defects.studies import Images
+
+
+def doubled(images: Images) -> None:
+    images.ct.append(copied(images.ct[OTHER], "1.2.3.2.77"))
+
+
+def second_ct(keep: slice, **changes: object) -> Damage:
+    """Another reconstruction beside the right one, and before it in order of UIDs."""
+
+    def damage(images: Images) -> None:
+        others = [
+            copied(each, f"1.2.3.1.9.{index}", SeriesInstanceUID="1.2.3.1.9", **changes)
+            for index, each in enumerate(images.ct)
+        ]
+        images.ct += others[keep]
+
+    return damage
+
+
+DEFECTS = (
+    Defect("no CT", lost(0, 1, 2, 3, 4, 5, in_ct=True), Code.NO_CT, "SOPClassUID"),
+    Defect("a CT slice lost", lost(2, in_ct=True), Code.SLICE_GAP, "ImagePositionPatient"),
+    Defect("a CT slice doubled", doubled, Code.DUPLICATE_SLICE, "ImagePositionPatient"),
+    Defect("half the CT", lost(3, 4, 5, in_ct=True), Code.CT_DOES_NOT_COVER, "ImagePositionPatient"),
+    Defect("a CT of another place", moved(lambda i, p: [p[0], p[1], p[2] + 2000.0], in_ct=True), Code.CT_DOES_NOT_COVER, "ImagePositionPatient"),
+    Defect("a CT to the side", moved(lambda i, p: [p[0] + 150.0, p[1], p[2]], in_ct=True), Code.CT_DOES_NOT_COVER, "ImagePositionPatient"),
+    Defect("a tilted CT", moved(lambda i, p: [p[0], p[1] + 10.0 * i, p[2]], in_ct=True), Code.GEOMETRY_INCONSISTENT, "ImagePositionPatient"),
+    Defect("one CT slice coronal", one_ct(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), Code.GEOMETRY_INCONSISTENT, "ImageOrientationPatient"),
+    Defect("a CT of another session", every_ct(FrameOfReferenceUID="1.2.3.99"), Code.CT_OTHER_FRAME_OF_REFERENCE, "FrameOfReferenceUID"),
+    Defect("CT slope lost", one_ct(RescaleSlope=None), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("CT intercept lost", one_ct(RescaleIntercept=None), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("CT intercept 0", every_ct(RescaleIntercept=0), Code.VALUES_IMPLAUSIBLE, "PixelData"),
+    Defect("CT in another unit", every_ct(RescaleType="MGML"), Code.UNITS_UNSUPPORTED, "RescaleType"),
+    Defect("another unit on one CT slice", one_ct(RescaleType="US"), Code.ATTRIBUTE_INCONSISTENT, "RescaleType"),
+    Defect("a scout", every_ct(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), Code.NOT_PRIMARY, "ImageType"),
+    Defect("CT pixels cut off", one_ct(PixelData=b"\0\0"), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("a shorter CT beside it", second_ct(slice(0, 3)), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("a reformatted CT beside it", second_ct(slice(None), ImageType=["DERIVED", "SECONDARY", "REFORMATTED"]), beside=Code.NOT_PRIMARY),
+    Defect("a torn CT beside it", both(second_ct(slice(0, None, 5))), beside=Code.TOO_FEW_SLICES),
+    Defect("CT compressed with loss", every_ct(LossyImageCompression="01")),
+    Defect("fewer CT images than announced", every_ct(ImagesInAcquisition=300)),
+)

@@ -1,0 +1,161 @@
+"""Defects of a PET: units, rescale, decay, dose, body, injection, times."""
+
+# ruff: noqa: E501  one defect a line, so that the table reads as one
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom import Dataset
+
+from app.domain.refusal import RefusalCode as Code
+from tests.defects.damage import Damage, Defect, both, copied, every, injected, one
+from tests.defects.studies import Images
+from tests.dicom_reading import tiny
+
+RPIS = "RadiopharmaceuticalInformationSequence"
+FDG = tiny.code_item("35321007", "SCT")
+
+
+def second_injection(**changes: object) -> Damage:
+    def damage(images: Images) -> None:
+        for each in images.functional:
+            item = tiny.psma_injection()
+            item.RadiopharmaceuticalStartTime = "100000"
+            for keyword, value in changes.items():
+                setattr(item, keyword, value)
+            each.RadiopharmaceuticalInformationSequence = [each.RadiopharmaceuticalInformationSequence[0], item]
+
+    return damage
+
+
+def over_midnight(images: Images) -> None:
+    """Injected at 23:45, scanned at 00:45; no date with the injection's time."""
+    for each in images.functional:
+        each.SeriesTime = each.AcquisitionTime = "004500"
+    injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="234500")(images)
+
+
+def by_lean_mass(height_m: float | None, weight_kg: float = 70.0) -> Damage:
+    return every(Units="GML", SUVType="LBM", PatientSize=height_m, PatientWeight=weight_kg)
+
+
+def philips(**changes: object) -> Damage:
+    """Counts with both private factors, which give the undamaged numbers."""
+
+    def damage(images: Images) -> None:
+        for each in images.functional:
+            each.Units, each.Manufacturer = "CNTS", "Philips Medical Systems"
+            block = each.private_block(0x7053, "Philips PET Private Group", create=True)
+            to_suv = 70e3 / (150e6 * 2.0 ** (-3600.0 / 4062.6))
+            block.add_new(0x09, "DS", str(changes.get("bqml", "1")))
+            block.add_new(0x00, "DS", str(changes.get("suv", f"{to_suv:.6e}")))
+
+    return damage
+
+
+def wrapped(images: Images) -> None:
+    """Unsigned values above 32767, called signed."""
+    for each in images.functional:
+        values = np.linspace(0, 65000, each.Rows * each.Columns).astype(np.uint16)
+        each.PixelData, each.PixelRepresentation = values.tobytes(), 1
+
+
+def is_one_time_later(dataset: Dataset, index: int) -> Dataset:
+    return copied(dataset, f"1.2.3.1.9{index}", AcquisitionTime="110500", FrameReferenceTime=359800)
+
+
+def dynamic(images: Images) -> None:
+    images.functional += [is_one_time_later(each, i) for i, each in enumerate(images.functional)]
+    every(SeriesType=["DYNAMIC", "IMAGE"], NumberOfTimeSlices=2)(images)
+
+
+DEFECTS = (
+    # units
+    Defect("proportional to counts", every(Units="PROPCNTS"), Code.UNITS_UNSUPPORTED, "Units"),
+    Defect("proportional to count rate", every(Units="PROPCPS"), Code.UNITS_UNSUPPORTED, "Units"),
+    Defect("counts without a factor", every(Units="CNTS"), Code.UNITS_UNSUPPORTED, "Units"),
+    Defect("no unit", every(Units=None), Code.UNITS_UNSUPPORTED, "Units"),
+    Defect("a unit nobody defined", every(Units="BECQUEREL"), Code.UNITS_UNSUPPORTED, "Units"),
+    Defect("unit in lower case", every(Units="bqml")),
+    Defect("Bq/ml called SUV", every(Units="GML", SUVType="BW"), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
+    Defect("Bq/ml called SUV by surface", every(Units="CM2ML"), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
+    Defect("SUV by surface in g/ml", every(Units="GML", SUVType="BSA"), Code.UNITS_UNSUPPORTED, "SUVType"),
+    Defect("a kind of SUV nobody defined", every(Units="GML", SUVType="XYZ"), Code.UNITS_UNSUPPORTED, "SUVType"),
+    Defect("SUV by lean mass without height", by_lean_mass(None), Code.HEIGHT_MISSING, "PatientSize"),
+    Defect("SUV by lean mass, height in feet", by_lean_mass(0.059), Code.BODY_IMPLAUSIBLE, "PatientSize"),
+    Defect("SUV by lean mass of 200 kg on 1.5 m", by_lean_mass(1.5, 200.0), Code.BODY_IMPLAUSIBLE, "PatientWeight, PatientSize"),
+    Defect("SUV that is not decay corrected", every(Units="GML", DecayCorrection="NONE"), Code.NOT_DECAY_CORRECTED, "DecayCorrection"),
+    Defect("another unit on one slice", one(Units="CNTS"), Code.ATTRIBUTE_INCONSISTENT, "Units"),
+    Defect("Philips counts with both factors", philips()),
+    Defect("Philips' factors contradict each other", philips(suv="0.001"), Code.ATTRIBUTE_INCONSISTENT, "(7053,xx00), RadionuclideTotalDose, PatientWeight"),
+    Defect("Philips' factor is 0", philips(suv="0", bqml="0"), Code.UNITS_UNSUPPORTED, "Units"),
+    # rescale
+    Defect("an intercept", every(RescaleIntercept=-10), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
+    Defect("an intercept on one slice", one(RescaleIntercept=5), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
+    Defect("slope missing on one slice", one(RescaleSlope=None), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("slope 0 on one slice", one(RescaleSlope=0), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("slope negative on one slice", one(RescaleSlope=-20), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("slope not a number", one(RescaleSlope="nan"), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("slope a word", one(RescaleSlope="twenty"), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("slope a thousand times too large", every(RescaleSlope=25000), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
+    Defect("slope a thousand times too small", every(RescaleSlope=0.025), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
+    Defect("a rescale type that means nothing", every(RescaleType="SUV")),
+    Defect("values that wrap around", wrapped, Code.VALUES_IMPLAUSIBLE, "PixelRepresentation"),
+    # decay correction
+    Defect("decay correction not stated", every(DecayCorrection=None), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
+    Defect("decay correction of an unknown kind", every(DecayCorrection="SCAN"), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
+    Defect("decay correction differs on one slice", one(DecayCorrection="ADMIN"), Code.ATTRIBUTE_INCONSISTENT, "DecayCorrection"),
+    Defect("not decay corrected, without times", every(DecayCorrection="NONE", AcquisitionTime=None), Code.NOT_DECAY_CORRECTED, "AcquisitionTime, ActualFrameDuration"),
+    # dose
+    Defect("no dose", injected(RadionuclideTotalDose=None), Code.DOSE_MISSING, "RadionuclideTotalDose"),
+    Defect("dose 0", injected(RadionuclideTotalDose=0), Code.DOSE_MISSING, "RadionuclideTotalDose"),
+    Defect("dose in MBq", injected(RadionuclideTotalDose=150)),
+    Defect("dose in kBq", injected(RadionuclideTotalDose=150e3), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose in mCi", injected(RadionuclideTotalDose=4.05), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose negative", injected(RadionuclideTotalDose=-150e6), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose in MBq of a tenth, in range", injected(RadionuclideTotalDose=12e6), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
+    Defect("no half-life", injected(RadionuclideHalfLife=None)),
+    Defect("half-life of 18F on 68Ga", injected(RadionuclideHalfLife=6586.2), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("half-life in minutes", injected(RadionuclideHalfLife=67.7), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("half-life negative", injected(RadionuclideHalfLife=-4062.6), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("no injection at all", every(**{RPIS: None}), Code.TRACER_UNKNOWN, RPIS),
+    Defect("two different injections", second_injection(RadionuclideTotalDose=75e6), Code.ATTRIBUTE_INCONSISTENT, RPIS),
+    Defect("the same injection twice", second_injection()),
+    Defect("another drug", injected(RadiopharmaceuticalCodeSequence=[FDG]), Code.TRACER_NOT_ALLOWED, "RadiopharmaceuticalCodeSequence"),
+    Defect("a drug and a radionuclide that do not belong together", injected(RadionuclideHalfLife=6586.2, RadionuclideCodeSequence=[tiny.code_item("77004003", "SCT")]), Code.TRACER_UNKNOWN, "RadionuclideCodeSequence"),
+    Defect("FDG", injected(RadiopharmaceuticalCodeSequence=[FDG], RadionuclideHalfLife=6586.2, RadionuclideCodeSequence=[tiny.code_item("77004003", "SCT")]), Code.TRACER_NOT_ALLOWED, "RadiopharmaceuticalCodeSequence"),
+    Defect("another dose on one slice", one(RadiopharmaceuticalInformationSequence__RadionuclideTotalDose=300e6), Code.ATTRIBUTE_INCONSISTENT, RPIS),
+    # body
+    Defect("no weight", every(PatientWeight=None), Code.WEIGHT_MISSING, "PatientWeight"),
+    Defect("weight 0", every(PatientWeight=0), Code.WEIGHT_MISSING, "PatientWeight"),
+    Defect("weight in g", every(PatientWeight=70000), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
+    Defect("weight negative", every(PatientWeight=-70), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
+    Defect("weight a word", every(PatientWeight="heavy"), Code.WEIGHT_MISSING, "PatientWeight"),
+    Defect("weight differs on one slice", one(PatientWeight=90), Code.ATTRIBUTE_INCONSISTENT, "PatientWeight"),
+    Defect("height in cm", every(PatientSize=180)),
+    # times
+    Defect("injection and scan swapped", both(injected(RadiopharmaceuticalStartDateTime="20260301110000", RadiopharmaceuticalStartTime="110000"), every(SeriesTime="100000", AcquisitionTime="100000")), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection after the scan", injected(RadiopharmaceuticalStartDateTime="20260301113000", RadiopharmaceuticalStartTime="113000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("time of injection after the scan, no date", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="113000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection and scan at one instant", injected(RadiopharmaceuticalStartDateTime="20260301110000", RadiopharmaceuticalStartTime="110000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("all times set to midnight", both(injected(RadiopharmaceuticalStartDateTime="20260301000000", RadiopharmaceuticalStartTime="000000"), every(SeriesTime="000000", AcquisitionTime="000000")), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection set to midnight", injected(RadiopharmaceuticalStartDateTime="20260301000000", RadiopharmaceuticalStartTime="000000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection before midnight, no date", over_midnight),
+    Defect("no time of injection", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None), Code.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"),
+    Defect("time of injection without date", injected(RadiopharmaceuticalStartDateTime=None)),
+    Defect("date and time of injection alone", injected(RadiopharmaceuticalStartTime=None)),
+    Defect("date of injection left behind by an anonymiser", injected(RadiopharmaceuticalStartDateTime="20210517100000")),
+    Defect("two times of injection", injected(RadiopharmaceuticalStartDateTime="20260301091500"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection in UTC, zone stated", both(every(TimezoneOffsetFromUTC="+0100"), injected(RadiopharmaceuticalStartDateTime="20260301090000+0000"))),
+    Defect("injection in UTC, local zone not stated", injected(RadiopharmaceuticalStartDateTime="20260301090000+0000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("local zone with a local offset", both(every(TimezoneOffsetFromUTC="+0100"), injected(RadiopharmaceuticalStartDateTime="20260301100000+0100"))),
+    Defect("series time lost", every(SeriesTime=None)),
+    Defect("series time of a later processing", every(SeriesTime="153000")),
+    Defect("series time an hour early", every(SeriesTime="100100"), Code.SERIES_TIME_IMPLAUSIBLE, "SeriesTime, FrameReferenceTime"),
+    Defect("series time differs on one slice", one(SeriesTime="103000"), Code.ATTRIBUTE_INCONSISTENT, "SeriesTime"),
+    Defect("one slice acquired hours later", one(AcquisitionTime="170000"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
+    Defect("frame reference time in seconds", every(FrameReferenceTime=59.8)),
+    Defect("dates and times removed", every(SeriesDate=None, AcquisitionDate=None), Code.SERIES_TIME_MISSING, "SeriesTime, AcquisitionTime"),
+    Defect("acquisition time lost", every(AcquisitionTime=None)),
+    Defect("a dynamic scan", dynamic, Code.DUPLICATE_SLICE, "ImagePositionPatient"),
+)

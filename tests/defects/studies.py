@@ -1,0 +1,132 @@
+"""An undamaged PET/CT and SPECT/CT in memory, to be damaged, written and run through selection and loading."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.uid import ExplicitVRBigEndian
+
+from app.dicom.loading import LoadPolicy, load
+from app.dicom.study_reader import read_studies
+from app.domain.analysis import Loaded
+from app.domain.refusal import Reason, Rejection
+from app.domain.selection import SelectionPolicy, select
+from tests.dicom_reading import tiny
+
+CT_UID = "1.2.3.2"
+SPACING_MM = (40.0, 40.0, 50.0)
+"""Coarse, so that 120 voxels hold ten litres: shares of the injected activity are as in a patient."""
+
+
+@dataclass
+class Images:
+    """The data sets of one study; a damage changes them in place, or the lists."""
+
+    functional: list[Dataset]
+    ct: list[Dataset]
+    unreadable: list[bytes] = field(default_factory=list)
+    """Further files, byte by byte."""
+
+    @property
+    def injection(self) -> Dataset:
+        """Of the first functional image."""
+        item: Dataset = self.functional[0].RadiopharmaceuticalInformationSequence[0]
+        return item
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study: volumes, or every reason told anywhere."""
+
+    loaded: Loaded | None
+    reasons: tuple[Reason, ...]
+
+
+def pet_ct() -> Images:
+    """BQML, START, 68Ga-PSMA-11, whose mean SUV is 1.6."""
+    return copy.deepcopy(_pet_ct())
+
+
+def spect_ct() -> Images:
+    """177Lu, Bq/ml by mapping."""
+    return copy.deepcopy(_spect_ct())
+
+
+def outcome(images: Images, folder: Path) -> Outcome:
+    """Write, read, select, load."""
+    datasets = [*images.functional, *images.ct]
+    for number, dataset in enumerate(datasets):
+        syntax = dataset.file_meta.TransferSyntaxUID
+        encoding = {"implicit_vr": False, "little_endian": syntax != ExplicitVRBigEndian}
+        dcmwrite(folder / f"{number:03d}", dataset, **encoding)
+    for number, content in enumerate(images.unreadable):
+        (folder / f"x{number}").write_bytes(content)
+    reading = read_studies(folder)
+    reasons = list(reading.unreadable)
+    loaded = None
+    for study in reading.studies:
+        result = select(study, SelectionPolicy())
+        reasons += [verdict.reason for verdict in result.verdicts if verdict.reason is not None]
+        reasons += result.rejection.reasons if result.rejection else ()
+        for selection in result.selections:
+            found = load(selection, LoadPolicy())
+            if isinstance(found, Rejection):
+                reasons += found.reasons
+            else:
+                loaded = found
+    return Outcome(loaded, tuple(reasons))
+
+
+@cache
+def undamaged(kind: str) -> Loaded:
+    """The numbers that are right."""
+    with TemporaryDirectory() as folder:
+        found = outcome({"PET/CT": pet_ct, "SPECT/CT": spect_ct}[kind](), Path(folder))
+    assert found.loaded is not None, found.reasons
+    return found.loaded
+
+
+def same_numbers(found: Loaded, expected: Loaded) -> bool:
+    """Every voxel's SUV, activity and HU, at the same place."""
+    pairs = [(found.suv, expected.suv), (found.activity, expected.activity), (found.ct, expected.ct)]
+    return all(
+        one is None or other is None
+        or (one.grid.matches(other.grid) and np.allclose(one.array, other.array, rtol=2e-3))
+        for one, other in pairs
+    )  # fmt: skip
+
+
+@cache
+def _pet_ct() -> Images:
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.RescaleSlope = 20 + 10 * (index % 2)
+        dataset.FrameReferenceTime = 59800
+        dataset.NumberOfSlices = 6
+        dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = "100000"
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pet = tiny.write_pet(folder, tiny.Scan(tiny.ramp(), spacing_mm=SPACING_MM, change=change))
+        return Images([dcmread(path) for path in pet], _ct(folder))
+
+
+@cache
+def _spect_ct() -> Images:
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.RealWorldValueMappingSequence[0].RealWorldValueSlope = 2000.0
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        nm = tiny.write_nm(folder, tiny.Scan(tiny.ramp(), spacing_mm=SPACING_MM, change=change), 50.0)
+        return Images([dcmread(path) for path in nm], _ct(folder))
+
+
+def _ct(folder: Path) -> list[Dataset]:
+    scan = tiny.Scan(tiny.ramp() * 8, CT_UID, SPACING_MM)
+    return [dcmread(path) for path in tiny.write_ct(folder, scan)]

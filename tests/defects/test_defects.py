@@ -1,0 +1,92 @@
+"""A damaged study is refused with the right reason, or gives the undamaged one's numbers; never others."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import config
+
+from tests.defects.damage import Defect
+from tests.defects.studies import outcome, same_numbers, undamaged
+from tests.defects.table import STUDIES, TABLE
+
+
+@pytest.fixture(autouse=True)
+def any_value() -> Iterator[None]:
+    """pydicom neither refuses nor mourns values that the Standard forbids: they are the damage."""
+    before = config.settings.writing_validation_mode
+    config.settings.writing_validation_mode = config.IGNORE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    config.settings.writing_validation_mode = before
+
+
+def named(item: object) -> str:
+    return item.name if isinstance(item, Defect) else str(item)
+
+
+@pytest.mark.parametrize(("kind", "defect"), TABLE, ids=named)
+def test_a_defect_is_refused_by_its_reason_or_changes_no_number(
+    kind: str, defect: Defect, tmp_path: Path
+) -> None:
+    images = STUDIES[kind]()
+    defect.damage(images)
+    found = outcome(images, tmp_path)
+    told = [(reason.code, reason.attribute) for reason in found.reasons]
+    if defect.code is not None:
+        assert found.loaded is None, f"numbers where {defect.code} was due"
+        assert (defect.code, defect.attribute) in told
+        return
+    assert found.loaded is not None, found.reasons
+    assert same_numbers(found.loaded, undamaged(kind))
+    assert [code for code, _ in told] == ([] if defect.beside is None else [defect.beside] * len(told))
+    assert bool(told) is (defect.beside is not None)
+
+
+def test_names_of_defects_are_unique() -> None:
+    names = [(kind, defect.name) for kind, defect in TABLE]
+    assert len(names) == len(set(names))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.lists(st.sampled_from([row for row in TABLE if row[0] == "PET/CT"]), min_size=2, max_size=2))
+def test_two_defects_at_once_give_no_wrong_number(
+    chosen: list[tuple[str, Defect]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    images = STUDIES["PET/CT"]()
+    try:
+        for _, defect in chosen:
+            defect.damage(images)
+    except (AttributeError, IndexError, KeyError, ValueError):
+        return  # the first left nothing for the second to damage
+    found = outcome(images, tmp_path_factory.mktemp("two"))
+    assert found.loaded is None or same_numbers(found.loaded, undamaged("PET/CT")), [d.name for _, d in chosen]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(sorted(STUDIES)))
+def test_the_order_of_files_changes_no_number(seed: int, kind: str) -> None:
+    shuffle = random.Random(seed)  # noqa: S311  a shuffle, no secret
+    images = STUDIES[kind]()
+    shuffle.shuffle(images.functional)
+    shuffle.shuffle(images.ct)
+    with TemporaryDirectory() as folder:
+        found = outcome(images, Path(folder))
+    assert found.loaded is not None
+    assert same_numbers(found.loaded, undamaged(kind))
+
+
+def test_the_table_has_both_kinds_of_end() -> None:
+    kinds = {key: len(list(group)) for key, group in itertools.groupby(TABLE, lambda row: row[0])}
+    assert kinds.keys() == STUDIES.keys()
+    assert sum(1 for _, defect in TABLE if defect.code is not None) > 100
+    assert sum(1 for _, defect in TABLE if defect.code is None) > 40
