@@ -37,6 +37,10 @@ class AuditEvent(StrEnum):
 
     STARTED = "node started"
     STOPPED = "node stopped"
+    CALLER_REFUSED = "caller refused"
+    INSTANCE_REFUSED = "instance refused"
+    CONTENT_CONFLICT = "instance arrived with another content"
+    STUDY_ARRIVES = "study arrives"
     STUDY_RECEIVED = "study received"
     PROCESSED = "study processed"
     REJECTED = "study rejected"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,9 @@ MAX_FRAMES = 12
 """Frames of a traceback that are written, innermost last."""
 
 
+_log = logging.getLogger(__name__)
+
+
 class JsonLineFormatter(logging.Formatter):
     """Formats a record as one line of JSON."""
 
@@ -59,7 +63,7 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
     """Send every log record of this process as JSON lines to stderr, and to ``log_file`` when given.
 
     Replaces the handlers of the root logger and of libraries that brought their own; Python warnings
-    become records too.
+    become records too, and so do exceptions that end a thread, which Python would print with their message.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
@@ -75,6 +79,12 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
     for name in ("dbos", "pydicom", "pynetdicom"):
         adopt_logger(name)
     logging.captureWarnings(capture=True)
+    threading.excepthook = _tell_end_of_thread
+
+
+def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None:
+        _log.error("a thread ended", exc_info=ended.exc_value)
 
 
 def adopt_logger(name: str) -> None:

@@ -22,6 +22,7 @@ from app.node.planner import Planner
 from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory
 from app.node.receive_policy import ReceivePolicy
+from app.node.reception_audit import ReceptionAudit
 from app.node.scp import StoreScp
 from app.node.stores import NodeStores
 from app.node.study_work import ProcessorPool, StudyWork
@@ -71,7 +72,7 @@ class NodeService:
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
-        self._scp = StoreScp(plan.receive, stores.inbox)
+        self._scp = StoreScp(plan.receive, stores.inbox, ReceptionAudit(stores.audit))
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._loops: list[threading.Thread] = []

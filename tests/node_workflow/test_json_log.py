@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,64 @@ def test_frames_say_where_without_saying_what() -> None:
     line = JsonLineFormatter().format(record)
     assert NAME not in line
     assert "test_json_log.py" in line
+
+
+MALFORMED = f"""
+import logging, sys, threading
+from pathlib import Path
+import pydicom
+from sqlalchemy import insert
+from app.node.database import open_database
+from app.node.json_log import configure_logging
+from app.node.pet_results import pet_results
+
+folder = Path(sys.argv[1])
+configure_logging(folder / "node.jsonl", "DEBUG")
+import highdicom, pynetdicom  # what they do to logging at their import comes after ours
+dataset = pydicom.dcmread(folder / "bad.dcm", force=True)
+for element in dataset:
+    str(element.value)
+dataset.PatientBirthDate = "{NAME}"
+for name in ("pydicom", "pynetdicom.events", "highdicom.seg", "somebody.else"):
+    logging.getLogger(name).error("found %s", "{NAME}")
+def end_badly():
+    raise ValueError("{NAME}")
+thread = threading.Thread(target=end_badly)
+thread.start()
+thread.join()
+try:
+    with open_database("sqlite://").begin() as connection:
+        connection.execute(insert(pet_results).values(patient_id="{NAME}"))
+except Exception as error:
+    logging.getLogger("dbos").error(f"a step failed: {{error}}", exc_info=error)
+"""
+
+
+def test_malformed_header_puts_no_name_into_the_log_or_on_the_terminal(tmp_path: Path) -> None:
+    elements = {  # PN in a UI, a DS, an IS, a DA and a TM; an unknown character set; too long a PN
+        (0x0008, 0x0005): ("CS", NAME),
+        (0x0008, 0x0018): ("UI", NAME),
+        (0x0008, 0x0020): ("DA", NAME),
+        (0x0008, 0x0030): ("TM", NAME),
+        (0x0010, 0x0010): ("PN", NAME * 9),
+        (0x0010, 0x1030): ("DS", NAME),
+        (0x0020, 0x0013): ("IS", NAME),
+        (0x0028, 0x0010): ("US", NAME),
+    }
+    (tmp_path / "bad.dcm").write_bytes(b"".join(_element(*item) for item in elements.items()))
+    command = [sys.executable, "-W", "always", "-c", MALFORMED, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    log = (tmp_path / "node.jsonl").read_text()
+    assert ended.returncode == 0, ended.stderr
+    assert "message withheld" in log
+    assert "a thread ended" in log
+    assert NAME not in log
+    assert NAME not in ended.stdout + ended.stderr
+    assert all(isinstance(json.loads(line), dict) for line in log.splitlines())
+
+
+def _element(tag: tuple[int, int], content: tuple[str, str]) -> bytes:
+    vr, value = content
+    encoded = value.encode().ljust(len(value) + len(value) % 2)
+    group, number = (part.to_bytes(2, "little") for part in tag)
+    return group + number + vr.encode() + len(encoded).to_bytes(2, "little") + encoded

@@ -43,6 +43,7 @@ def test_pacs_that_refuses_fails_the_study_until_it_is_asked_again(
     assert len(node.calls()) == 1
     assert len(pacs.received) == 3
     assert audit_events(tmp_path)[1:] == [
+        "study arrives",
         "study received",
         "study processed",
         "delivery failed",

@@ -1,0 +1,87 @@
+"""The audit log tells who sent what and who was turned away, and can't be filled by knocking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import SecondaryCaptureImageStorage
+
+from app.node.node_policy import NodePolicy
+from app.node.receive_policy import Caller, ReceivePolicy
+from app.node.reception_audit import REPEAT_S, ReceptionAudit
+from app.node.scp import Reception, ReceptionEvent, StoreScp
+from app.node.stores import NodeStores, open_stores
+from tests.node_workflow.fake_node import Subject, secondary_capture
+
+STORED = Reception(ReceptionEvent.STORED, "CT1", "10.0.0.5", "", 0, "1.2", "1.2.3")
+REJECTED = Reception(ReceptionEvent.ASSOCIATION_REJECTED, "EVIL", "10.0.0.9", "not from here")
+REFUSED = Reception(ReceptionEvent.REFUSED, "CT1", "10.0.0.5", "the disk is full", 0xA700)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[NodeStores]:
+    opened = open_stores(NodePolicy(data_dir=tmp_path))
+    yield opened
+    opened.close()
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "audit" / "audit.jsonl").read_text().splitlines()]
+
+
+def test_first_image_of_a_study_from_each_sender_is_written_down(stores: NodeStores, tmp_path: Path) -> None:
+    observe = ReceptionAudit(stores.audit)
+    for number in range(5):
+        observe(replace(STORED, sop_instance_uid=f"1.2.{number}"))
+    observe(replace(STORED, calling_ae="PACS"))
+    observe(replace(STORED, event=ReceptionEvent.CONFLICT))
+    told = [(entry["event"], entry["study"], entry["facts"]["calling_ae"]) for entry in entries(tmp_path)]
+    assert told == [
+        ("study arrives", "1.2", "CT1"),
+        ("study arrives", "1.2", "PACS"),
+        ("instance arrived with another content", "1.2", "CT1"),
+    ]
+
+
+def test_refusals_alike_are_counted_and_others_written(stores: NodeStores, tmp_path: Path) -> None:
+    now = [0.0]
+    observe = ReceptionAudit(stores.audit, clock=lambda: now[0])
+    for number in range(50):
+        observe(replace(REJECTED, calling_ae=f"EVIL{number}"))
+    observe(REFUSED)
+    now[0] = REPEAT_S
+    observe(REJECTED)
+    found = entries(tmp_path)
+    assert [entry["event"] for entry in found] == ["caller refused", "instance refused", "caller refused"]
+    assert found[1]["facts"]["dicom_status"] == "A700"
+    assert found[2]["facts"]["alike_since_the_last_entry"] == 49
+    assert stores.audit.verify().intact
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom, of what is meant to be bad
+def test_real_senders_are_written_down_without_any_patient(stores: NodeStores, tmp_path: Path) -> None:
+    policy = ReceivePolicy(port=0, allowed_callers=(Caller("SCANNER"),), min_free_mb=1.0)
+    scp = StoreScp(policy, stores.inbox, ReceptionAudit(stores.audit))
+    scp.start()
+    good = secondary_capture(tmp_path / "a.dcm", "1.2.3", "1.2.3.4", Subject("ZYXWVUT^QUINTUS"))
+    bad = secondary_capture(tmp_path / "b.dcm", "1.2.03", "1.2.3.5", Subject("ZYXWVUT^QUINTUS"))
+    try:
+        for caller in ("SCANNER", "STRANGER"):
+            entity = AE(ae_title=caller)
+            entity.add_requested_context(SecondaryCaptureImageStorage)
+            association = entity.associate("127.0.0.1", scp.port, ae_title="PSMA_NODE")
+            if association.is_established:
+                assert [association.send_c_store(path).Status for path in (good, bad)] == [0, 0xC000]
+                association.release()
+    finally:
+        scp.stop()
+    found = entries(tmp_path)
+    assert [entry["event"] for entry in found] == ["study arrives", "instance refused", "caller refused"]
+    assert found[2]["facts"]["calling_ae"] == "STRANGER"
+    assert "ZYXWVUT" not in json.dumps(found)
