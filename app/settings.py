@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.dicom.loading import LoadPolicy
 from app.dicom.write_policy import WritePolicy
@@ -204,8 +205,13 @@ def dataclass_within(annotation: Any) -> Any:
 
 
 def _describe(error: ValidationError, file: Path) -> str:
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{place}: found {item.get('input')!r}, {item['msg']}")
-    return f"{file.name}: " + "; ".join(lines)
+    return f"{file.name}: " + "; ".join(_describe_one(item) for item in error.errors())
+
+
+def _describe_one(item: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"{place}: missing"
+    message, found = item["msg"].removeprefix("Value error, "), item["input"]
+    # of a whole section only the message is told: it may hold a password
+    return f"{place}: {message}" if isinstance(found, dict) else f"{place}: found {found!r}, {message}"

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Validate app.yaml; try database, disk, models, destinations.
+    """Validate app.yaml; try models, database, disk, listener, destinations.
 
-    Exit code: 0 all is well, 1 something failed; the table says what to do.
+    Exit code: 0 all is well, 1 something failed; each line that failed says what to do.
     """
     results = _results(config, overrides or [])
     _print(results)
@@ -35,7 +35,7 @@ def _results(config: ConfigOption, overrides: list[str]) -> tuple[CheckResult, .
         return (CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),)
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
-    return (valid, models, *node_checks(settings.node, settings.deliver))
+    return (valid, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 
 def verified_models(settings: Settings) -> tuple[ModelCard, ...]:
@@ -60,10 +60,9 @@ def _check_models(settings: Settings) -> CheckResult:
 
 
 def _print(results: tuple[CheckResult, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("check", "result", "found", "what to do")
+    """One line a check, and one for what to do; nothing is cut to the terminal's width."""
+    width = max(len(result.name) for result in results)
     for result in results:
-        table.add_row(result.name, "ok" if result.ok else "failed", result.found, result.advice)
-    Console().print(table)
+        typer.echo(f"{'ok' if result.ok else 'FAILED':<7} {result.name:<{width}}  {result.found}")
+        if result.advice:
+            typer.echo(f"{'':<7} {'':<{width}}  what to do: {result.advice}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +63,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
     from app.dicom.study_reader import read_study
+    from app.domain.analysis import ModelRole
     from app.domain.selection import select
     from app.node.priors import NodePriors
     from app.node.service import NodePlan
@@ -71,8 +73,9 @@ def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
         return study, select(study, settings.select)
 
     priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
+    wants_prior = settings.segment.spect_model_with_prior is ModelRole.M4
     return NodePlan(
-        node=settings.node,
+        node=settings.node if wants_prior else replace(settings.node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,

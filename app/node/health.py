@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from app.node.database import create_database_engine
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.json_log import describe_exception
 from app.node.node_policy import NodePolicy
+from app.node.receive_policy import ReceivePolicy
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
     try:
         return check()
     except PsmaNodeError as error:
-        return CheckResult(name, False, str(error), "see the message")
+        return CheckResult(name, False, str(error))  # the message says what to do
     except Exception as error:  # noqa: BLE001  one check's fault must not hide the others
         return CheckResult(name, False, describe_exception(error), "a fault of the program: report it")
 
@@ -49,8 +52,8 @@ def check_database(policy: NodePolicy) -> CheckResult:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
-        advice = "is node.database_url right, and does the server run and let this host in?"
-        return CheckResult(name, False, f"no answer ({type(error).__name__})", advice)
+        advice = "is node.database_url right, does the server run, does it let this host in?"
+        return CheckResult(name, False, f"no answer: {_cause(error)}", advice)
     finally:
         engine.dispose()
     return CheckResult(name, True, f"{engine.dialect.name} answers")
@@ -69,8 +72,26 @@ def check_disk(policy: NodePolicy) -> CheckResult:
     free_mb = shutil.disk_usage(folder).free / 1e6
     found = f"{free_mb:.0f} MB free in {folder}"
     if free_mb < policy.min_free_mb:
-        return CheckResult(name, False, found, f"free room: at least {policy.min_free_mb:.0f} MB are needed")
+        advice = f"free room: node.min_free_mb asks for at least {policy.min_free_mb:.0f} MB"
+        return CheckResult(name, False, found, advice)
     return CheckResult(name, True, found)
+
+
+def check_listener(receive: ReceivePolicy, node: NodePolicy) -> CheckResult:
+    """The address can be listened on, or this very node listens there."""
+    name = "listener"
+    place = f"{receive.ae_title} on {receive.host} port {receive.port}"
+    if _node_runs(node):
+        return CheckResult(name, True, f"{place}: a node runs as {node.executor}")
+    family = socket.AF_INET6 if ":" in receive.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((receive.host, receive.port))
+    except OSError as error:
+        advice = "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
+        return CheckResult(name, False, f"{place}: {error.strerror}", advice)
+    return CheckResult(name, True, f"{place}: free")
 
 
 def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
@@ -83,11 +104,14 @@ def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckR
     return CheckResult(name, False, answer.detail, advice)
 
 
-def node_checks(node: NodePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, ...]:
-    """Database, disk, every destination."""
+def node_checks(
+    node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy
+) -> tuple[CheckResult, ...]:
+    """Database, disk, listener, every destination."""
     results = [
         guarded("database", lambda: check_database(node)),
         guarded("disk", lambda: check_disk(node)),
+        guarded("listener", lambda: check_listener(receive, node)),
     ]
     for destination in deliver.destinations:
         results.append(_guarded_destination(destination, deliver))
@@ -98,6 +122,24 @@ def node_checks(node: NodePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, 
 
 def _guarded_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
     return guarded(f"destination {destination.name}", lambda: check_destination(destination, policy))
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    """The driver's first line: host, port, user and why, no password; the rest would be SQL."""
+    driver = getattr(error, "orig", None)
+    words = str(driver).splitlines()
+    return words[0] if words else type(error).__name__
+
+
+def _node_runs(node: NodePolicy) -> bool:
+    try:
+        with node.lock_file.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -88,6 +88,11 @@ class NodePolicy:
         return self.data_dir / "audit"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the process that runs as this executor."""
+        return self.data_dir / f"{self.executor}.lock"
+
+    @property
     def node_database_url(self) -> str:
         """Database of the index, the ledgers and the priors."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'node.sqlite'}"

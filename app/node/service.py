@@ -148,8 +148,7 @@ def _lock(policy: NodePolicy) -> IO[bytes]:
 
     The kernel lets go of the lock when the process ends, however it ends.
     """
-    path = policy.data_dir / f"{policy.executor}.lock"
-    file = path.open("ab")
+    file = policy.lock_file.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

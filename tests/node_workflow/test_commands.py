@@ -133,7 +133,17 @@ def test_check_names_a_wrong_key_and_exits_1(command: Command) -> None:
     result = command("check", "--set", "receive.prot=1")
     assert result.exit_code == 1
     assert "receive.prot" in result.stdout
-    assert "failed" in result.stdout
+    assert result.stdout.startswith("FAILED  settings  ")
+
+
+def test_settings_that_are_wrong_are_told_without_the_password(command: Command) -> None:
+    told = command(
+        "check", "--set", "node.workers=0", "--set", "node.database_url=postgresql://node:hush@db/node",
+        "--set", "deliver.destinations=[{name: pacs, ae_title: P, host: h}]",
+    ).stdout  # fmt: skip
+    assert "node: workers must be 1 or more, found 0" in told
+    assert "deliver.destinations.0.port: missing" in told
+    assert "hush" not in told
 
 
 def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores, tmp_path: Path) -> None:

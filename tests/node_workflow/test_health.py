@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.health import CheckResult, check_database, check_disk, guarded, node_checks
+from app.node.health import (
+    CheckResult,
+    check_database,
+    check_destination,
+    check_disk,
+    check_listener,
+    guarded,
+    node_checks,
+)
 from app.node.node_policy import NodePolicy
+from app.node.receive_policy import ReceivePolicy
 from tests.node_workflow.peers import FakePacs, free_port
 
 
 def test_healthy_node_has_nothing_to_do(tmp_path: Path, pacs: FakePacs) -> None:
     deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port),))
-    results = node_checks(NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1), deliver)
-    assert [result.name for result in results] == ["database", "disk", "destination pacs"]
+    node = NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1)
+    results = node_checks(node, ReceivePolicy(port=free_port()), deliver)
+    assert [result.name for result in results] == ["database", "disk", "listener", "destination pacs"]
     assert all(result.ok and not result.advice for result in results)
     assert not (tmp_path / "new").exists(), "a check leaves nothing behind"
 
 
 def test_absent_pacs_fails_with_advice() -> None:
     deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", free_port()),))
-    result = node_checks(NodePolicy(data_dir=Path("/tmp"), min_free_mb=1), deliver)[-1]  # noqa: S108
+    result = check_destination(deliver.destinations[0], deliver)
     assert not result.ok
+    assert "Connection refused" in result.found
     assert "does it run" in result.advice
 
 
@@ -31,10 +43,21 @@ def test_full_disk_fails(tmp_path: Path) -> None:
     assert "at least" in result.advice
 
 
+def test_port_of_another_program_fails_and_that_of_this_node_does_not(tmp_path: Path, pacs: FakePacs) -> None:
+    receive, node = ReceivePolicy(port=pacs.port), NodePolicy(data_dir=tmp_path)
+    result = check_listener(receive, node)
+    assert not result.ok
+    assert result.found == f"PSMA_NODE on 127.0.0.1 port {pacs.port}: Address already in use"
+    with node.lock_file.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert check_listener(receive, node).ok
+
+
 def test_database_that_does_not_answer_fails() -> None:
     url = f"postgresql+psycopg://node:secret@127.0.0.1:{free_port()}/node"
     result = check_database(NodePolicy(database_url=url))
     assert not result.ok
+    assert "Connection refused" in result.found
     assert "secret" not in result.found + result.advice
 
 
