@@ -10,8 +10,8 @@ Simulated patients of both centres (:mod:`app.phantom.patient`); for each, the S
 * ``lesions off``: his own, the lesions 40 mm beside where they lie on their PET;
 * ``PET off``: his own, PET and lesions 40 mm beside their CT;
 
-with whole-body SPECTs, and with short ones. Prints the range of every number of the fit and how many pairs the
-default limits accept, as the table of docs/registration.md.
+with whole-body SPECTs, and with short ones. Prints the range of every number of the fit and how many pairs
+the default limits accept, as the tables of docs/registration.md.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def run(trial: Trial, policy: AlignPolicy) -> Result | None:
     fit = replace(
         registration.fit,
         uptake_shift_mm=uptake.shift_mm,
-        lesions_on_pet_share=uptake.on_pet_share,
-        lesions_on_spect_share=uptake.on_spect_share,
+        lesions_on_pet=uptake.lesions_on_pet,
+        lesions_on_spect=uptake.lesions_on_spect,
     )
     broken = [
         reason.attribute for reason in (*broken_limits(fit, policy), *broken_uptake_limits(fit, policy))

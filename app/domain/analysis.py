@@ -140,10 +140,10 @@ class RegistrationFit:
     """Bone overlap at the best other place, as a share of the overlap here; near 1 the place is a guess."""
     uptake_shift_mm: float | None = None
     """From the registered place to the one where PET and SPECT uptake agree best."""
-    lesions_on_pet_share: float | None = None
-    """Share of the lesions that stand out on the PET they were found on."""
-    lesions_on_spect_share: float | None = None
-    """Share of the lesions in the SPECT's view that stand out on the SPECT."""
+    lesions_on_pet: float | None = None
+    """Contrast of PET uptake under the lesions, as a share of that at the best place within reach."""
+    lesions_on_spect: float | None = None
+    """The same on the SPECT."""
 
 
 @dataclass(frozen=True, eq=False)

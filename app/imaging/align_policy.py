@@ -42,10 +42,10 @@ class AlignPolicy:
     """Bone overlap at the best other place, as a share of the overlap found: near 1 the place is a guess."""
     max_uptake_shift_mm: float = 15.0
     """Largest distance to where PET and SPECT uptake agree best, mm: a CT may not fit its own PET."""
-    min_lesions_on_pet_share: float = 0.8
-    """Least share of lesions that stand out on their own PET: else they don't lie where they were found."""
-    min_lesions_on_spect_share: float = 0.3
-    """Least share of lesions that stand out on the SPECT: a prior that the SPECT belies helps nobody."""
+    min_lesions_on_pet: float = 0.75
+    """Least contrast of PET uptake under the lesions, as a share of that at the best place within 64 mm."""
+    min_lesions_on_spect: float = 0.5
+    """The same on the SPECT: a prior that the SPECT belies helps nobody."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -107,12 +107,8 @@ def broken_uptake_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Rea
     """Every limit on the agreement of uptake that is broken; what the CTs can't tell."""
     measured = (
         ("max_uptake_shift_mm", "shift that brings uptake to agree (mm)", fit.uptake_shift_mm),
-        ("min_lesions_on_pet_share", "share of lesions that stand out on PET", fit.lesions_on_pet_share),
-        (
-            "min_lesions_on_spect_share",
-            "share of lesions that stand out on SPECT",
-            fit.lesions_on_spect_share,
-        ),
+        ("min_lesions_on_pet", "PET uptake under the lesions, of the best place's", fit.lesions_on_pet),
+        ("min_lesions_on_spect", "SPECT uptake under the lesions, of the best place's", fit.lesions_on_spect),
     )
     return _broken(measured, policy)
 

@@ -90,8 +90,8 @@ def _placed(
     fit = replace(
         registration.fit,
         uptake_shift_mm=uptake.shift_mm,
-        lesions_on_pet_share=uptake.on_pet_share,
-        lesions_on_spect_share=uptake.on_spect_share,
+        lesions_on_pet=uptake.lesions_on_pet,
+        lesions_on_spect=uptake.lesions_on_spect,
     )
     broken = broken_uptake_limits(fit, policy)
     return _without(loaded, *broken) if broken else _with(loaded, candidate, fit, mask)

@@ -1,8 +1,8 @@
 """Does the uptake agree with where the lesions were placed? A check that owes nothing to the CTs.
 
 The CTs can fit perfectly and the lesions lie wrong all the same: when the PET does not lie on its CT, or the
-lesions not on their PET. Then uptake tells: lesions stand out on their own PET, organs shine at the same
-place on PET and SPECT, and most lesions that took up 68Ga or 18F take up 177Lu.
+lesions not on their PET. Then uptake tells: lesions lie where uptake is, on their own PET and mostly on the
+SPECT too, and organs shine at the same place on both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.imaging.resampling import resample, resample_mask
@@ -29,11 +29,15 @@ FLOOR_SUV = 0.05
 BODY_SUV = 0.2
 """PET uptake from here on is patient."""
 
-SURROUNDINGS_MM = (12.0, 28.0)
-"""A lesion is compared with the tissue at this distance: beyond the spill of a SPECT's resolution."""
+LESION_SPACING_MM = 5.0
+"""Fine enough for a lesion of a centimetre."""
 
-STANDS_OUT = 1.4
-"""A lesion's upper uptake over its surroundings' median from which it stands out."""
+SURROUNDINGS_MM = {"pet": 20.0, "spect": 30.0}
+"""Standard deviation of the blur that stands for a lesion's surroundings: beyond the resolution's spill."""
+
+FULL_CONTRAST = 1.0
+"""Logarithm of uptake over surroundings from which a voxel counts fully (2.7 times): a kidney no more than a
+lesion."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class UptakeAgreement:
 
     Attributes:
         shift_mm: distance to the place where PET and SPECT uptake agree best; 0 at the registered place.
-        on_pet_share: share of the lesions that stand out on the PET they were found on.
-        on_spect_share: share of the lesions in the SPECT's view that stand out on the SPECT.
+        lesions_on_pet, lesions_on_spect: contrast of the uptake under the lesions, as a share of the contrast
+            they would have at the best place within reach; 1 when it is nowhere better.
     """
 
     shift_mm: float
-    on_pet_share: float
-    on_spect_share: float
+    lesions_on_pet: float
+    lesions_on_spect: float
 
 
 def measure_uptake_agreement(
@@ -62,16 +66,15 @@ def measure_uptake_agreement(
         placed: the same lesions on the SPECT's grid.
         fixed_to_moving: 4x4, LPS mm of the SPECT to LPS mm of the PET.
     """
-    on_pet = lesions if lesions.grid.matches(pet.grid) else resample_mask(lesions, pet.grid)
     return UptakeAgreement(
         _best_shift_mm(spect, pet, fixed_to_moving),
-        _share_standing_out(on_pet, pet),
-        _share_standing_out(placed, spect),
+        _share_of_best_place(lesions, pet, SURROUNDINGS_MM["pet"]),
+        _share_of_best_place(placed, spect, SURROUNDINGS_MM["spect"]),
     )
 
 
 def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> float:
-    grid = _coarse_grid(spect.grid)
+    grid = _grid_of(spect.grid, SPACING_MM)
     spect_suv = resample(_blurred(spect), grid, 0.0).array
     pet_suv = resample(_blurred(pet), grid, 0.0, fixed_to_moving).array
     patient = pet_suv > BODY_SUV
@@ -104,27 +107,29 @@ def _correlation_at_shifts(
     return np.asarray(correlated(centred, other) / np.maximum(norm, 1e-6), dtype=np.float32)
 
 
-def _share_standing_out(lesions: LabelMap, suv: Volume) -> float:
-    found = [
-        _stands_out(lesions, number, box, suv)
-        for number, box in enumerate(find_objects(lesions.array), start=1)
-        if box is not None
-    ]
-    return float(np.mean(found)) if found else 0.0
+def _share_of_best_place(lesions: LabelMap, suv: Volume, surroundings_mm: float) -> float:
+    grid = _grid_of(suv.grid, LESION_SPACING_MM)
+    uptake = _logarithm(resample(suv, grid, 0.0).array)
+    around = gaussian_filter(uptake, surroundings_mm / LESION_SPACING_MM, truncate=2.5)
+    contrast = np.clip(uptake - around, 0.0, FULL_CONTRAST)
+    labels = resample_mask(lesions, grid).array
+    sizes = np.bincount(labels.ravel()).astype(np.float32)
+    weights = np.zeros_like(sizes)
+    weights[1:] = 1.0 / np.maximum(sizes[1:], 1.0)  # every lesion counts once, whatever its size
+    scores = _scores_at_shifts(weights[labels], contrast)
+    best = float(scores.max())
+    here = float(scores[tuple(n // 2 for n in scores.shape)])
+    return here / best if best > 1e-3 else 0.0
 
 
-def _stands_out(lesions: LabelMap, number: int, box: tuple[slice, slice, slice], suv: Volume) -> bool:
-    near_mm, far_mm = SURROUNDINGS_MM
-    spacing = suv.grid.spacing_mm[::-1]
-    margins = [int(np.ceil(far_mm / mm)) for mm in spacing]
-    wide = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margins, strict=True))
-    lesion, uptake = lesions.array[wide] == number, suv.array[wide]
-    distance_mm = distance_transform_edt(~lesion, sampling=spacing)
-    around = (distance_mm >= near_mm) & (distance_mm <= far_mm) & (lesions.array[wide] == 0)
-    if not around.any():
-        return False
-    upper, level = float(np.percentile(uptake[lesion], 80)), float(np.median(uptake[around]))
-    return upper + FLOOR_SUV >= STANDS_OUT * (level + FLOOR_SUV)
+def _scores_at_shifts(weights: NDArray[np.float32], contrast: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of ``weights(x) contrast(x + t)`` for every shift t within reach; t = 0 in the middle."""
+    reach = round(REACH_MM / LESION_SPACING_MM)
+    size = [fft.next_fast_len(n + reach, real=True) for n in weights.shape]
+    spectrum = np.conj(fft.rfftn(weights, size)) * fft.rfftn(contrast, size)
+    scores = fft.irfftn(spectrum, size)[np.ix_(*([i % n for i in range(-reach, reach + 1)] for n in size))]
+    z, y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1, -reach : reach + 1]
+    return np.asarray(np.where(z**2 + y**2 + x**2 <= reach**2, scores, 0.0), dtype=np.float32)
 
 
 def _blurred(volume: Volume) -> Volume:
@@ -138,9 +143,10 @@ def _logarithm(suv: NDArray[np.float32]) -> NDArray[np.float32]:
     return logarithm
 
 
-def _coarse_grid(grid: Grid) -> Grid:
+def _grid_of(grid: Grid, spacing_mm: float) -> Grid:
+    """An upright grid over the same field of view."""
     corners = grid.corners_mm()
     low, high = corners.min(axis=0), corners.max(axis=0)
-    width, height, depth = (int(n) + 1 for n in (high - low) / SPACING_MM)
+    width, height, depth = (int(n) + 1 for n in (high - low) / spacing_mm)
     x, y, z = low.tolist()
-    return Grid.axis_aligned((depth, height, width), (SPACING_MM,) * 3, (x, y, z))
+    return Grid.axis_aligned((depth, height, width), (spacing_mm,) * 3, (x, y, z))
