@@ -16,8 +16,8 @@ from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port,
 
 NODE_AE_TITLE = "PSMA_NODE"
 SCANNER_AE_TITLE = "DEMO_SCANNER"
-START_S = 180.0
-"""The framework and the models take 10 s on a quiet machine; on a busy one much longer."""
+START_S = 300.0
+"""The framework and the models take 10 s on a quiet machine; on one busy with tests much longer."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "app")

@@ -34,7 +34,9 @@ class Hospital:
     node: Node
     _results: dict[str, StudyResults] = field(default_factory=dict)
 
-    def wait_for(self, study_uid: str, reached: Callable[[StudyStatus], bool]) -> StudyStatus:
+    def wait_for(
+        self, study_uid: str, reached: Callable[[StudyStatus], bool], pause_s: float = 0.2
+    ) -> StudyStatus:
         """The status of a study once it is as wanted; fails with the node's last lines."""
         deadline = time.monotonic() + PATIENCE_S
         status = None
@@ -45,12 +47,13 @@ class Hospital:
                 return status
             if status is not None and status.state in ("rejected", "failed"):
                 break
-            time.sleep(0.3)
+            time.sleep(pause_s)
         pytest.fail(f"the study is {status}; the node's last lines:\n{self.node.last_lines(40)}")
 
     def wait_until_done(self, study_uid: str) -> StudyStatus:
         """The status of a study once its results are delivered."""
-        return self.wait_for(study_uid, lambda status: status.state == "done")
+        # asking costs a second of a core that the node could use
+        return self.wait_for(study_uid, lambda status: status.state == "done", pause_s=2.0)
 
     def results_of(self, images: tuple[Path, ...]) -> StudyResults:
         """What the PACS has of a study after it was sent with DCMTK; sent and waited for once only."""
