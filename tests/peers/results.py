@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def make_cases(folder: Path) -> Iterator[Case]:
     yield _case("NM, other choices", spect, OTHER)
     yield _case("SPECT as PT", sources.spect_as_pt(folder / "spect-pt"))
     yield _case("no lesion", sources.without_lesions(pet))
-    first = _case("first", pet)
+    first = _case("PET", pet)
     yield _case("replacing", pet, PLAIN, replacing(first.of_kind(ResultKind.SR)))
     yield Case("withdrawn", pet, _withdrawn(first.of_kind(ResultKind.SR), folder))
 
@@ -62,7 +63,10 @@ def replacing(report: Result) -> Provenance:
 def _case(
     name: str, quantified: Quantified, policy: WritePolicy = PLAIN, provenance: Provenance = PROVENANCE
 ) -> Case:
-    return Case(name, quantified, write_results(quantified, policy, provenance).results)
+    """As made with settings of its own, so that no two cases share a UID."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    made_with = replace(provenance, settings_digest=digest)
+    return Case(name, quantified, write_results(quantified, policy, made_with).results)
 
 
 def _withdrawn(report: Result, folder: Path) -> tuple[Result, ...]:

@@ -90,7 +90,7 @@ def test_a_pet_whose_activity_is_unknown_gives_suv_alone(pet: Quantified) -> Non
     )
     report = written(replace(pet, findings=replace(pet.findings, lesions=lesions)))
     units = {unit for _, _, unit in numbers_by_group(report)["Lesion 1"]}
-    assert units == {"ml", "g", SUV}
+    assert units == {"ml", "mm", "g", SUV}
 
 
 def test_the_other_spelling_of_the_suv_unit(pet: Quantified) -> None:

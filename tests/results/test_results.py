@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from app.dicom import result_writer
-from app.dicom.read_back import ResultMismatchError, check_report, check_segmentation, numbers_by_group, parse
+from app.dicom.read_back import ResultMismatchError, check_report, check_segmentation, parse
 from app.dicom.result_context import open_context
 from app.dicom.result_writer import Result, ResultKind, ResultWriter, WritePolicy, write_results
 from app.dicom.seg_writer import write_segmentation
@@ -24,6 +21,7 @@ from app.domain.analysis import Quantified
 from app.domain.volume import LabelMap
 from app.errors import UnusableStudyError
 from tests.results import sources
+from tests.results.conformance import errors_of
 from tests.results.sources import PROVENANCE, PatientHeader
 
 Make = Callable[..., Quantified]
@@ -32,7 +30,6 @@ SOURCES: dict[str, Make] = {
     "NM": sources.spect,
     "SPECT as PT": sources.spect_as_pt,
 }
-TOOLS = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module", params=list(SOURCES))
@@ -190,37 +187,8 @@ def test_nothing_is_returned_when_a_writer_errs(pet: Quantified, monkeypatch: py
         write_results(pet, WritePolicy(), PROVENANCE)
 
 
-def test_dcmqi_reads_the_reports_numbers(results: tuple[Result, ...], tmp_path: Path) -> None:
-    file, out = tmp_path / "sr.dcm", tmp_path / "sr.json"
-    file.write_bytes(results[1].content)
-    subprocess.run(
-        [TOOLS / "tid1500reader", "--inputDICOM", file, "--outputMetadata", out],
-        check=True,
-        capture_output=True,
-    )
-    groups = json.loads(out.read_text())["Measurements"]
-    assert [group.get("ReferencedSegment") for group in groups] == [None, 1, 2, 3]
-    found = {group["TrackingIdentifier"]: _dcmqi_numbers(group) for group in groups}
-    assert found == numbers_by_group(results[1].dataset)
-
-
-def _dcmqi_numbers(group: dict[str, Any]) -> dict[tuple[str, str, str], float]:
-    return {
-        (
-            item["quantity"]["CodeValue"],
-            item.get("derivationModifier", {}).get("CodeValue", ""),
-            item["units"]["CodeValue"],
-        ): float(item["value"])
-        for item in group["measurementItems"]
-    }
-
-
 def _assert_conformant(content: bytes, folder: Path) -> None:
-    file = folder / "result.dcm"
-    file.write_bytes(content)
-    done = subprocess.run([TOOLS / "dciodvfy", file], check=False, capture_output=True, text=True)
-    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
-    assert errors == []
+    assert errors_of(content, folder) == []
 
 
 def _change_on_disk(path: Path, **values: str) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -20,7 +17,7 @@ from app.dicom.result_context import ResultContext, open_context
 from app.dicom.seg_writer import write_segmentation
 from app.dicom.write_policy import SegType, WritePolicy
 from app.domain.analysis import Quantified
-from app.domain.volume import Grid, LabelMap
+from app.domain.volume import Grid
 from app.imaging.components import label_lesions
 from tests.results import sources
 from tests.results.sources import PROVENANCE, as_bytes, small_grid, some_labels
@@ -155,34 +152,6 @@ def test_a_frame_beside_the_grid_is_noticed(tmp_path: Path) -> None:
 def test_a_grid_turned_in_plane_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ResultMismatchError, match="planes leave"):
         labels_on_grid(written(sources.pet(tmp_path)), small_grid(oblique=True))
-
-
-@pytest.mark.parametrize("make", [sources.pet, sources.spect])
-def test_dcmqi_reads_the_same_lesions_at_the_same_place(tmp_path: Path, make: Make) -> None:
-    quantified = make(tmp_path / "source")
-    file = tmp_path / "seg.dcm"
-    file.write_bytes(as_bytes(written(quantified)))
-    tool = Path(sys.executable).parent / "segimage2itkimage"
-    subprocess.run(
-        [tool, "--inputDICOM", file, "--outputDirectory", tmp_path, "--outputType", "nrrd", "--prefix", "s"],
-        check=True,
-        capture_output=True,
-    )
-    labels = quantified.segmented.labels
-    for number in range(1, labels.count + 1):
-        assert _lesion_points(tmp_path / f"s-{number}.nrrd") == _points(labels, number)
-
-
-def _lesion_points(nrrd: Path) -> set[tuple[float, ...]]:
-    image = sitk.ReadImage(str(nrrd))
-    found = np.argwhere(sitk.GetArrayFromImage(image) > 0)
-    points = [image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]) for index in found]
-    return {tuple(round(value, 2) + 0.0 for value in point) for point in points}
-
-
-def _points(labels: LabelMap, number: int) -> set[tuple[float, ...]]:
-    index = np.argwhere(labels.array == number)[:, ::-1].astype(float)
-    return {tuple(round(float(value), 2) + 0.0 for value in point) for point in labels.grid.to_lps(index)}
 
 
 def _context(quantified: Quantified) -> ResultContext:
