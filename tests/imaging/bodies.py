@@ -112,7 +112,7 @@ class Person:
     def _draw_lesions(self) -> list[Shape]:
         """Eight hot spheres: three in the pelvis, five in vertebrae up to the heart."""
         pelvis = [
-            shape for shape in self.shapes if shape.hu in (400.0, 420.0) and 180 < shape.centre[2] < 380
+            shape for shape in self.shapes if shape.hu in (400.0, 420.0) and 222 < shape.centre[2] < 380
         ]
         spine = [shape for shape in self.shapes if shape.hu == 320.0 and shape.centre[2] < 560]
         chosen = [
@@ -237,7 +237,7 @@ def whole_body_grid(spacing_mm: float = 5.0, from_z_mm: float = 0.0, to_z_mm: fl
     return _grid(spacing_mm, (from_z_mm, to_z_mm), (500.0, 420.0))
 
 
-def trunk_grid(from_z_mm: float = 200.0, to_z_mm: float = 680.0, spacing_mm: float = 6.0) -> Grid:
+def trunk_grid(from_z_mm: float = 180.0, to_z_mm: float = 680.0, spacing_mm: float = 6.0) -> Grid:
     """A field of view 420 x 330 mm across, from below the pelvis to the heart: quick to register."""
     return _grid(spacing_mm, (from_z_mm, to_z_mm), (420.0, 330.0))
 

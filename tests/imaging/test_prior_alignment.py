@@ -25,7 +25,7 @@ from tests.imaging.bodies import Person, Pose, mirrored, trunk_grid
 
 SCANNED = datetime(2026, 5, 20, 10, 0)
 POSE = Pose((8, 5, -20), (2, 2, 3), breath_mm=8, bend_mm=3)
-VIEW = trunk_grid(200.0, 600.0)
+VIEW = trunk_grid(180.0, 600.0)
 
 
 @cache
@@ -125,7 +125,7 @@ def test_the_patients_own_lesions_come_to_lie_on_the_spects_grid() -> None:
 
 
 def test_a_short_field_of_view_takes_the_lesions_that_it_sees() -> None:
-    pelvis = Person(1).ct(trunk_grid(200.0, 400.0), POSE)
+    pelvis = Person(1).ct(trunk_grid(180.0, 400.0), POSE)
     loaded = spect_study(ct=pelvis)
     grid = trunk_grid(220.0, 390.0, 5.0)
     loaded = replace(loaded, suv=Person(1).suv(grid, POSE, fwhm_mm=15.0))
