@@ -31,6 +31,9 @@ WORKFLOW_VERSION = "1"
 PROCESSING = "processing"
 DELIVERING = "delivering"
 
+FORGET_AT_ONCE = 200
+"""Workflows removed in one transaction: others want to write too."""
+
 ENDED = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
 """DBOS states after which nothing more happens to a workflow."""
 
@@ -154,6 +157,26 @@ class DurableEngine:
         for status in left:
             DBOS.resume_workflow(status.workflow_id, queue_name=status.queue_name)
         return len(left)
+
+    def forget_ended(self, before: datetime) -> int:
+        """Remove workflows that ended before ``before`` (aware); the ledgers hold what they did.
+
+        A run or delivery is planned under the identifier of its current try, which has not ended, or is about
+        to be found lost; so none that is removed here can begin anew.
+        """
+        count = 0
+        while True:
+            found = DBOS.list_workflows(
+                status=sorted(ENDED),
+                completed_before=before.isoformat(),
+                limit=FORGET_AT_ONCE,
+                load_input=False,
+                load_output=False,
+            )
+            if not found:
+                return count
+            DBOS.delete_workflows([status.workflow_id for status in found])
+            count += len(found)
 
     def stop(self, drain_s: float) -> None:
         """Start nothing more, give what is under way ``drain_s`` to end, disconnect."""

@@ -31,6 +31,8 @@ class NodePolicy:
         max_retry_s: longest wait between tries.
         prior_wait_s: how long a complete SPECT/CT waits for an earlier PET/CT of the same patient that is
             being received or processed, before it goes on without; 0 to never wait.
+        keep_days: finished entries of the durable engine and tracebacks of failed studies are removed after
+            so long; 0 to keep them. Images, results and the audit log always stay.
         min_free_mb: ``check`` and the start refuse a data folder with less free room (10^6 bytes).
         log_file: JSON lines go there too, beside stderr; empty for stderr alone.
         log_level: DEBUG, INFO, WARNING or ERROR.
@@ -48,6 +50,7 @@ class NodePolicy:
     first_retry_s: float = 30.0
     max_retry_s: float = 3600.0
     prior_wait_s: float = 3600.0
+    keep_days: float = 90.0
     min_free_mb: float = 2000.0
     log_file: str = ""
     log_level: str = "INFO"
@@ -55,6 +58,8 @@ class NodePolicy:
     def __post_init__(self) -> None:
         if self.executor_id and not _EXECUTOR_ID.fullmatch(self.executor_id):
             raise ValueError("executor_id has 1 to 64 letters, digits, '.', '-' or '_'")
+        if self.keep_days < 0:
+            raise ValueError(f"keep_days must be 0 or more, found {self.keep_days:g}")
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, found {self.workers}")
         if self.dead_after_s < 2 * self.heartbeat_s:

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import RetryLaterError
 from app.node.audit import AuditEvent, AuditLog
 from app.node.scp import Reception, ReceptionEvent
 
@@ -54,7 +57,11 @@ class ReceptionAudit:
         self._refusals: OrderedDict[tuple[str, str, int | None], _Refusals] = OrderedDict()
 
     def __call__(self, reception: Reception) -> None:
-        """Write down what is new. Raises what the audit log raises: then the sender gets no success."""
+        """Write down what is new.
+
+        Raises:
+            RetryLaterError: the audit log's disk or database does not take it.
+        """
         _tell_log(reception)
         if reception.event in _EVENTS:
             self._refused(reception)
@@ -93,7 +100,10 @@ class ReceptionAudit:
             facts["sop_instance"] = reception.sop_instance_uid
         if alike:
             facts["alike_since_the_last_entry"] = alike
-        self._audit.append(event, reception.study_instance_uid, facts)
+        try:
+            self._audit.append(event, reception.study_instance_uid, facts)
+        except (SQLAlchemyError, OSError) as error:
+            raise RetryLaterError(f"the audit log can't be written to: {type(error).__name__}") from error
 
 
 def _remember(memory: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:

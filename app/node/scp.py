@@ -97,7 +97,8 @@ class StoreScp:
     """Listens for studies and keeps them in the inbox.
 
     ``observe`` is told of everything that happens, on the association's thread, before the sender gets
-    its answer; when it raises, the sender gets a failure and sends again, which is harmless.
+    its answer; when it raises RetryLaterError, a success becomes A700, and the sender sends again, which is
+    harmless.
     """
 
     def __init__(
@@ -239,8 +240,13 @@ class StoreScp:
         )
         data_set = request.DataSet.getvalue() if request.DataSet else b""
         reception = self._receive(command, data_set, requestor.address_info.address)
-        self._observe(reception)
-        return _answer(reception.status or SUCCESS, reception.detail)
+        status, detail = reception.status or SUCCESS, reception.detail
+        try:
+            self._observe(reception)
+        except RetryLaterError as error:  # what was refused stays refused for its own reason
+            status, detail = (status, detail) if status else (OUT_OF_RESOURCES, str(error))
+            _log.error("not written down", extra={"reason": str(error), "dicom_status": status})
+        return _answer(status, detail)
 
     def _receive(self, command: StoreCommand, data_set: bytes, address: str) -> Reception:
         """Keep an instance, or say why not."""

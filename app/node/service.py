@@ -17,6 +17,7 @@ from app.node.deliver_policy import DeliverPolicy
 from app.node.delivery import ResultDelivery
 from app.node.durable_engine import DurableEngine, EngineSetup
 from app.node.heartbeats import Heartbeats
+from app.node.housekeeping import Housekeeping
 from app.node.node_policy import NodePolicy
 from app.node.planner import Planner
 from app.node.prior_wait import prior_wait
@@ -31,6 +32,9 @@ from app.node.workflow import deliver_workflow, process_workflow
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
+
+TIDY_S = 3600.0
+"""How often housekeeping is done, the first time at the start."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class NodeService:
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         wait = prior_wait(stores, policy)
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
+        self._housekeeping = Housekeeping(policy, self._engine)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
         self._scp = StoreScp(plan.receive, stores.inbox, ReceptionAudit(stores.audit))
@@ -101,6 +106,7 @@ class NodeService:
         self._loops = [
             _loop("watch", self._look, self._plan.node.poll_s, self._wake, self._stopping),
             _loop("heartbeat", self._beat, self._plan.node.heartbeat_s, self._stopping, self._stopping),
+            _loop("housekeeping", self._housekeeping.tidy, TIDY_S, self._stopping, self._stopping),
         ]
         facts = {"version": self._plan.version, "settings_digest": self._plan.settings_digest}
         self._stores.audit.append(AuditEvent.STARTED, facts=facts | {"executor": self._plan.node.executor})

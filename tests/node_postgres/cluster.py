@@ -15,7 +15,9 @@ import psycopg
 
 from tests.node_workflow.peers import PATIENCE_S, free_port
 
-SUPERUSER = "node"
+SUPERUSER = "admin"
+OWNER = "node"
+"""What the node connects as: the owner of its database, and nothing more."""
 
 
 def server_programs() -> Path | None:
@@ -36,9 +38,9 @@ class Cluster:
         self._server: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
-    def url(self, database: str, scheme: str = "postgresql") -> str:
+    def url(self, database: str, scheme: str = "postgresql", user: str = OWNER) -> str:
         """Where a database of this cluster is."""
-        return f"{scheme}://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
+        return f"{scheme}://{user}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> Cluster:
         """Make the cluster, start its server, wait until it answers."""
@@ -49,6 +51,7 @@ class Cluster:
         initdb = ["initdb", "-D", data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
         subprocess.run([self._programs / initdb[0], *initdb[1:]], check=True, **self._how())
         self.start_server()
+        self._execute(f"CREATE ROLE {OWNER} LOGIN")
         return self
 
     def start_server(self) -> None:
@@ -74,13 +77,16 @@ class Cluster:
 
     def create(self, database: str) -> None:
         """A new empty database."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}"'.encode())
+        self._execute(f'CREATE DATABASE "{database}" OWNER {OWNER}')
 
     def stop(self) -> None:
         """End this server alone; nothing of it remains."""
         self.stop_server()
         shutil.rmtree(self._folder)
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres", user=SUPERUSER), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _how(self) -> dict[str, Any]:
         """The server refuses to run as root."""
@@ -95,7 +101,7 @@ class Cluster:
         while True:
             assert self._server.poll() is None, "the Postgres server ended"
             try:
-                psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+                psycopg.connect(self.url("postgres", user=SUPERUSER), connect_timeout=2).close()
             except psycopg.OperationalError:
                 assert time.monotonic() < deadline, "the Postgres server does not answer"
                 time.sleep(0.05)

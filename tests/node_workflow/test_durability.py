@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from app.node.retry import retry_study
 from tests.node_workflow.fake_node import KINDS, derived_uid
 from tests.node_workflow.peers import FakePacs, NodeProcess, free_port, wait_until
 
@@ -123,3 +124,22 @@ def test_sigterm_with_a_study_longer_than_the_drain_begins_it_again(
     node.start()
     node.wait_for(study, "done")
     assert pacs.received == dict.fromkeys(results(study), 1)
+
+
+def test_images_removed_by_hand_withdraw_nothing(pacs: FakePacs, new_node: NewNode) -> None:
+    node = new_node(pacs).start()
+    study = node.send_study(1)
+    node.wait_for(study, "done")
+    node.stop()
+    for path in (node.policy.inbox_dir / "studies" / study).iterdir():
+        path.unlink()
+    node.start()
+    node.send_study(1, instance=2)
+    failed = node.wait_for(study, "failed")
+    assert failed.reason.startswith("1 of 2 images are gone from the inbox")
+    node.send_study(1)
+    stores = node.stores()
+    retry_study(stores, study)
+    stores.close()
+    node.wait_for(study, "done")
+    assert node.calls() == [f"{study} 1 1", f"{study} 2 2"]

@@ -12,10 +12,11 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
+from app.errors import RetryLaterError
 from app.node.node_policy import NodePolicy
 from app.node.receive_policy import Caller, ReceivePolicy
 from app.node.reception_audit import REPEAT_S, ReceptionAudit
-from app.node.scp import Reception, ReceptionEvent, StoreScp
+from app.node.scp import OUT_OF_RESOURCES, Reception, ReceptionEvent, StoreScp
 from app.node.stores import NodeStores, open_stores
 from tests.node_workflow.fake_node import Subject, secondary_capture
 
@@ -85,3 +86,23 @@ def test_real_senders_are_written_down_without_any_patient(stores: NodeStores, t
     assert [entry["event"] for entry in found] == ["study arrives", "instance refused", "caller refused"]
     assert found[2]["facts"]["calling_ae"] == "STRANGER"
     assert "ZYXWVUT" not in json.dumps(found)
+
+
+def test_what_can_not_be_written_down_is_no_success(stores: NodeStores, tmp_path: Path) -> None:
+    def observe(reception: Reception) -> None:
+        raise RetryLaterError("the audit log can't be written to")
+
+    policy = ReceivePolicy(port=0, min_free_mb=1.0)
+    scp = StoreScp(policy, stores.inbox, observe)
+    scp.start()
+    path = secondary_capture(tmp_path / "a.dcm", "1.2.3", "1.2.3.4")
+    try:
+        entity = AE(ae_title="SCANNER")
+        entity.add_requested_context(SecondaryCaptureImageStorage)
+        association = entity.associate("127.0.0.1", scp.port, ae_title="PSMA_NODE")
+        answer = association.send_c_store(path)
+        association.release()
+    finally:
+        scp.stop()
+    assert answer.Status == OUT_OF_RESOURCES
+    assert "audit log" in answer.ErrorComment
