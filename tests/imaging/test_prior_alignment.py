@@ -10,7 +10,17 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.domain.analysis import Aligned, Loaded, Quantification, Selection
+from app.domain.analysis import (
+    Aligned,
+    Loaded,
+    ModelRole,
+    ModelUsed,
+    Quantification,
+    Quantified,
+    Segmented,
+    Selection,
+)
+from app.domain.findings import Burden, Findings
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.domain.tracers import PSMA_617_LU177
@@ -267,6 +277,20 @@ def test_a_store_that_is_away_for_now_is_not_mistaken_for_a_missing_prior() -> N
 
     with pytest.raises(RetryLaterError):
         align_prior(spect_study(), [pet_result(ct=away)], AlignPolicy())
+
+
+def test_a_result_of_the_same_run_becomes_a_candidate() -> None:
+    loaded = spect_study(kind=StudyKind.PET_CT)
+    labels = Person(1).lesion_labels(loaded.suv.grid, POSE)
+    model = ModelUsed("m1", ModelRole.M1, "1", "0" * 64, True)
+    segmented = Segmented(Aligned(loaded), labels, model)
+    findings = Findings((), Burden(0, 0.0, 0.0, None))
+    candidate = PriorCandidate.from_result(Quantified(segmented, findings))
+    assert candidate.acquired_at == SCANNED
+    assert candidate.lesion_count == labels.count == 8
+    assert candidate.lesions() is labels
+    assert candidate.ct() is loaded.ct
+    assert candidate.suv() is loaded.suv
 
 
 # --- the stage ---
