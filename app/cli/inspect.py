@@ -28,7 +28,8 @@ def inspect(
         typer.Option(
             "--volumes",
             metavar="OUT",
-            help="Write <modality>_<SeriesInstanceUID>_<unit>.nii.gz to OUT; unit is SUVbw, Bqml or HU (and SUL, SUVbsa, where load.other_suv asks for them). "
+            help="Write <modality>_<SeriesInstanceUID>_<unit>.nii.gz to OUT; unit is SUVbw, Bqml or HU, "
+            "and SUL or SUVbsa where load.other_suv asks for them. "
             "Each series whose unit can be established is written, even when its study is rejected.",
         ),
     ] = None,

@@ -30,8 +30,8 @@ class Announcement:
 def announcement(dataset: Dataset) -> Announcement:
     """From a header.
 
-    PET: Number of Slices (0054,0081) is the most slices that the series may have (PS3.3 C.8.9.1); a DYNAMIC one
-    has Number of Time Slices (0054,0101) of each, elsewhere GE counts bed positions in it. CT: Images in
+    PET: Number of Slices (0054,0081) is the most slices that the series may have (PS3.3 C.8.9.1); a DYNAMIC
+    one has Number of Time Slices (0054,0101) of each, elsewhere GE counts bed positions in it. CT: Images in
     Acquisition (0020,1002). NM: a reconstructed image is one multi-frame instance.
     """
     sop_class = header.uid(dataset, "SOPClassUID")

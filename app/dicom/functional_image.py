@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
+from app.dicom.injection_header import radiopharmaceutical
 from app.dicom.pixels import SliceStack
-from app.dicom.study_reader import radiopharmaceutical
 from app.domain.administration import BodySize, Injection, SiteAdministration
 from app.domain.analysis import Decision, Quantification
 from app.domain.refusal import Reason, RefusalCode
@@ -27,11 +27,11 @@ LOWEST_MAXIMUM_SUV = 0.1
 """The hottest voxel of a patient's image reaches 1 in any region; below this a unit or a dose is wrong."""
 
 LARGEST_SHARE_IN_VIEW = 1.5
-"""Of the injected activity: more than all of it can't be in the image, and calibrations err by a tenth. A real
-whole body has 0.66. Dose, times, unit and slope all go into it."""
+"""Of the injected activity: more than all of it can't be in the image, and calibrations err by a tenth. A
+real whole body has 0.66. Dose, times, unit and slope all go into it."""
 
 DEEPEST_NEGATIVE = -0.25
-"""Of the maximum: filtered back projection undershoots a little; unsigned values read as signed wrap to −1."""
+"""Of the maximum: filtered back projection undershoots a little; unsigned values read as signed go to −1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class FunctionalImage:
     slice_sop_instance_uids: tuple[str, ...]
     slice_frame_numbers: tuple[int, ...]
     decisions: tuple[Decision, ...]
-    body: BodySize = BodySize()
+    body: BodySize = field(default_factory=BodySize)
 
 
 def functional_image(

@@ -1,7 +1,7 @@
 """JPEG lossless (process 14) for pydicom, through libjpeg-turbo in imagecodecs.
 
-pydicom has decoders of its own for RLE, JPEG-LS and JPEG 2000 with what is installed here; for JPEG lossless it
-knows only GDCM and a GPL plugin. GDCM ends the whole process on damaged streams.
+pydicom finds decoders for RLE, JPEG-LS and JPEG 2000 in what is installed here; for JPEG lossless it knows
+only GDCM, which ends the whole process on damaged streams, and a plugin under the GPL.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LABEL = "imagecodecs"
 
 SYNTAXES = (JPEGLossless, JPEGLosslessSV1)
 
-DECODER_DEPENDENCIES = {syntax: ("numpy", "imagecodecs>=2024.1") for syntax in SYNTAXES}
+DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("numpy", "imagecodecs>=2024.1"))
 
 
 def is_available(uid: UID) -> bool:

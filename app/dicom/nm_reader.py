@@ -72,7 +72,8 @@ def _refuse_outside_mapping(
             continue
         if item.first_value <= max(lowest, 0) and highest <= item.last_value:
             continue
-        found = f"stored values {lowest} to {highest}, mapping for {item.first_value:g} to {item.last_value:g}"
+        mapped = f"{item.first_value:g} to {item.last_value:g}"
+        found = f"stored values {lowest} to {highest}, a mapping of {mapped}"
         attribute = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
         code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "a mapping of every stored value"
         raise _unusable(code, attribute, found, expected, series)
@@ -146,8 +147,9 @@ def _mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:
 
 def _mapped(item: Dataset, end: str) -> float | None:
     """First or last stored value of a mapping: as integer or, for float pixels, as double."""
-    integer = header.number(item, f"RealWorldValue{end}ValueMapped")
-    return integer if integer is not None else header.number(item, f"DoubleFloatRealWorldValue{end}ValueMapped")
+    keyword = f"RealWorldValue{end}ValueMapped"
+    integer = header.number(item, keyword)
+    return header.number(item, f"DoubleFloat{keyword}") if integer is None else integer
 
 
 def _unusable(

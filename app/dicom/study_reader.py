@@ -15,8 +15,9 @@ from pydicom.errors import InvalidDicomError
 from app.dicom import header_values as header
 from app.dicom.announced_images import KEYWORDS as COUNT_KEYWORDS
 from app.dicom.announced_images import Announcement, announced_images, announcement
+from app.dicom.injection_header import radiopharmaceutical, several_injections
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.study import Instance, Patient, Radiopharmaceutical, Series, Study
+from app.domain.study import Instance, Patient, Series, Study
 from app.errors import UnusableStudyError
 
 KEYWORDS = (
@@ -166,7 +167,7 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         series_type=header.codes_upper(dataset, "SeriesType"),
         is_lossy=header.text(dataset, "LossyImageCompression") == "01"
         or instance.transfer_syntax_uid in LOSSY_SYNTAXES,
-        faults=_several_injections(dataset),
+        faults=several_injections(dataset),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
@@ -176,16 +177,6 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         accession_number=header.text(dataset, "AccessionNumber"),
     )
     return _Header(instance, series, study, announcement(dataset))
-
-
-def _several_injections(dataset: Dataset) -> tuple[Reason, ...]:
-    """Two injections, or two tracers, in one image: which one its values are scaled by is not said."""
-    keyword = "RadiopharmaceuticalInformationSequence"
-    items = header.items(dataset, keyword)
-    if all(str(item) == str(items[0]) for item in items):
-        return ()
-    found, expected = f"{len(items)} different items", "one injection"
-    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected),)
 
 
 def _instance(dataset: Dataset, path: Path) -> Instance:
@@ -218,23 +209,6 @@ def _six(values: Sequence[float]) -> tuple[float, float, float, float, float, fl
         return None
     a, b, c, d, e, f = values
     return a, b, c, d, e, f
-
-
-def radiopharmaceutical(dataset: Dataset) -> Radiopharmaceutical | None:
-    """The first item of Radiopharmaceutical Information Sequence (0054,0016)."""
-    item = next(iter(header.items(dataset, "RadiopharmaceuticalInformationSequence")), None)
-    if item is None:
-        return None
-    zone = header.text(dataset, "TimezoneOffsetFromUTC")
-    return Radiopharmaceutical(
-        name=header.text(item, "Radiopharmaceutical"),
-        drug_code=header.code(item, "RadiopharmaceuticalCodeSequence"),
-        radionuclide_code=header.code(item, "RadionuclideCodeSequence"),
-        half_life_s=header.number(item, "RadionuclideHalfLife"),
-        injected_activity_header=header.number(item, "RadionuclideTotalDose"),
-        start_datetime=header.moment(item, "RadiopharmaceuticalStartDateTime", zone),
-        start_time=header.time_of_day(item, "RadiopharmaceuticalStartTime"),
-    )
 
 
 def _without_duplicates(headers: Sequence[_Header]) -> tuple[list[_Header], set[str]]:

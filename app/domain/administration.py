@@ -192,8 +192,10 @@ def _compared(
 def _on_scan_date(
     start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
 ) -> tuple[datetime, tuple[Decision, ...]]:
-    """A start on another date than the scan's, with the same time of day in both attributes: anonymisers shift
-    dates and leave DT attributes alone. For positron emitters the scan's date is certain."""
+    """A start on another date than the scan's, with the same time of day in both attributes.
+
+    Anonymisers shift dates and leave DT attributes alone. For positron emitters the scan's date is certain.
+    """
     life_s, is_positron = isotope
     if not is_positron or not clock or _fits_scan(start, reference, life_s):
         return start, ()

@@ -22,8 +22,8 @@ HEIGHT_RANGE_M = (0.5, 2.5)
 """Outside it Patient's Size is in feet, or a typing error."""
 
 NORMALISER_RANGE = (0.25, 1.6)
-"""Of the weight: lean and ideal masses of people between starved and very obese. James' formula turns negative
-beyond a BMI of 50, where it has no meaning."""
+"""Of the weight: lean and ideal masses of people between starved and very obese. James' formula turns
+negative beyond a BMI of 50, where it has no meaning."""
 
 SURFACE_RANGE_CM2 = (5e3, 4e4)
 """From a child of three to 250 kg."""
@@ -102,7 +102,9 @@ class OtherSuvKind(StrEnum):
 _KINDS = {OtherSuvKind.SUL: ("LBMJANMA", Unit.SUL), OtherSuvKind.SUVBSA: ("BSA", Unit.SUVBSA)}
 
 
-def other_suv(kind: OtherSuvKind, weight_kg: float, stated_height_m: float | None, sex: str) -> OtherSuv | Reason:
+def other_suv(
+    kind: OtherSuvKind, weight_kg: float, stated_height_m: float | None, sex: str
+) -> OtherSuv | Reason:
     """SUVbw to another SUV; lean mass is refused for a sex that its formula doesn't know."""
     height = height_m(stated_height_m)
     if isinstance(height, Reason):

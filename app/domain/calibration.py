@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
@@ -16,6 +17,9 @@ BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/
 """UCUM codes of Measurement Units Code Sequence (0040,08EA)."""
 
 _ADMIN = DecayCorrection.ADMIN
+
+SAME_SCALE = 1e-3
+"""Relative: one scale written in two units, with the digits that a header has."""
 
 COUNT_UNITS = ("{counts}", "counts", "{count}", "CNTS", "1", "")
 """Units that leave the values counts: the site's calibration may turn them into Bq/ml."""
@@ -101,17 +105,35 @@ class NmHeader:
 
 def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
     """How stored values become Bq/ml and SUVbw; never a guess from the values themselves."""
-    attribute = "RealWorldValueMappingSequence"
     usable = [item for item in header.mappings if item.unit in (*BQML_PER_UNIT, *SUV_UNITS)]
     mapping = min(usable, key=lambda item: item.unit in SUV_UNITS, default=None)
     if mapping is None:
-        other = [item.unit for item in header.mappings if item.unit not in COUNT_UNITS]
-        if other:
-            expected = "Bq/ml, kBq/ml, MBq/ml, g/ml{SUVbw}, or counts"
-            return Reason(RefusalCode.UNITS_UNSUPPORTED, "MeasurementUnitsCodeSequence", other[0], expected)
-        return _by_calibration(header, calibrations)
-    if len({(item.slope, item.intercept) for item in usable if item.unit == mapping.unit}) > 1:
-        found, expected = f"several mappings to {mapping.unit}", "one"
+        return _unknown_unit(header.mappings) or _by_calibration(header, calibrations)
+    wrong = _unusable_mapping(mapping, usable)
+    if wrong is not None:
+        return wrong
+    source = f"RealWorldValueMappingSequence in {mapping.unit}"
+    slope = mapping.slope or 0.0
+    if mapping.unit in SUV_UNITS:
+        return Conversion(Quantification(source), None, (slope,) * header.slices)
+    return _from_activity(header, slope * BQML_PER_UNIT[mapping.unit], source, ())
+
+
+def _unknown_unit(mappings: tuple[RealWorldMapping, ...]) -> Reason | None:
+    """A mapping to something that is neither activity nor counts."""
+    other = [item.unit for item in mappings if item.unit not in COUNT_UNITS]
+    if not other:
+        return None
+    expected = "Bq/ml, kBq/ml, MBq/ml, g/ml{SUVbw}, or counts"
+    return Reason(RefusalCode.UNITS_UNSUPPORTED, "MeasurementUnitsCodeSequence", other[0], expected)
+
+
+def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping]) -> Reason | None:
+    """Why a mapping can't be taken: another contradicts it, its slope or its intercept."""
+    attribute = "RealWorldValueMappingSequence"
+    rivals = [item for item in usable if (item.unit in SUV_UNITS) is (mapping.unit in SUV_UNITS)]
+    if not all(_same_scale(item, mapping) for item in rivals):
+        found, expected = f"{len(rivals)} mappings that contradict each other", "one"
         return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
     if not mapping.slope or mapping.slope <= 0:
         found = f"slope {mapping.slope}"
@@ -119,10 +141,13 @@ def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) ->
     if mapping.intercept:
         found = f"RealWorldValueIntercept {mapping.intercept:g}"
         return Reason(RefusalCode.RESCALE_INTERCEPT, attribute, found, "0")
-    source = f"RealWorldValueMappingSequence in {mapping.unit}"
-    if mapping.unit in SUV_UNITS:
-        return Conversion(Quantification(source), None, (mapping.slope,) * header.slices)
-    return _from_activity(header, mapping.slope * BQML_PER_UNIT[mapping.unit], source, ())
+    return None
+
+
+def _same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
+    """Whether two mappings say the same, each in its own unit."""
+    scales = [(item.slope or 0.0) * BQML_PER_UNIT.get(item.unit, 1.0) for item in (one, other)]
+    return math.isclose(*scales, rel_tol=SAME_SCALE) and (one.intercept or 0.0) == (other.intercept or 0.0)
 
 
 def matching_calibrations(

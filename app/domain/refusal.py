@@ -15,7 +15,7 @@ Next = TypeVar("Next")
 
 
 class RefusalCode(StrEnum):
-    """Every reason for which a series, study, prior or instance is not used; ``meaning`` says it in a sentence."""
+    """Every reason for which a series, study, prior or instance is not used; ``meaning`` is a sentence."""
 
     meaning: str
 
@@ -50,15 +50,15 @@ class RefusalCode(StrEnum):
     NOT_AN_IMAGE = "not-an-image", "The object is no image: a report, a presentation state, a structure set."
     OTHER_MODALITY = (
         "other-modality",
-        "An image of another kind than PET Image, NM Image and CT Image Storage; enhanced multi-frame PET and "
-        "CT are among these.",
+        "An image of another kind than PET Image, NM Image and CT Image Storage; enhanced multi-frame PET "
+        "and CT are among these.",
     )
     NOT_PRIMARY = "not-primary", "The image was made from other images: a projection, a scout, a capture."
     NOT_ATTENUATION_CORRECTED = (
         "not-attenuation-corrected",
         "The reconstruction has no attenuation correction, so its values are no activity.",
     )
-    NOT_RECONSTRUCTED = "not-reconstructed", "NM data that are no reconstructed tomogram: projections, planar."
+    NOT_RECONSTRUCTED = "not-reconstructed", "NM data that are no reconstructed tomogram, but projections."
     TRACER_UNKNOWN = "tracer-unknown", "Neither a code nor a rule of the site tells which tracer is shown."
     TRACER_NOT_ALLOWED = "tracer-not-allowed", "The tracer is known, and is not one that is segmented here."
     NO_FUNCTIONAL_SERIES = "no-functional-series", "The study has no PET or SPECT."
@@ -73,7 +73,7 @@ class RefusalCode(StrEnum):
     GEOMETRY_MISSING = "geometry-missing", "An image does not say where it lies in the patient."
     GEOMETRY_INCONSISTENT = (
         "geometry-inconsistent",
-        "Slices are no stack: tilted, uneven, of several orientations or sizes, or counted by more than slice.",
+        "Slices are no stack: tilted, uneven, of several orientations or sizes, or in several images.",
     )
     SLICE_GAP = "slice-gap", "A slice within the stack is missing."
     INCOMPLETE_SERIES = (
@@ -86,7 +86,7 @@ class RefusalCode(StrEnum):
     )
     TOO_FEW_SLICES = "too-few-slices", "Too few slices to be a volume."
     # units
-    UNITS_UNSUPPORTED = "units-unsupported", "The unit of the values is unknown, or can't become Bq/ml or SUV."
+    UNITS_UNSUPPORTED = "units-unsupported", "The unit of the values is unknown, or can't become SUV."
     RESCALE_MISSING = "rescale-missing", "Rescale slope or intercept is absent, malformed or not positive."
     RESCALE_INTERCEPT = "rescale-intercept", "An intercept other than 0: activity has its zero at zero."
     DECAY_CORRECTION_UNKNOWN = (
@@ -103,7 +103,7 @@ class RefusalCode(StrEnum):
     WEIGHT_IMPLAUSIBLE = "weight-implausible", "The patient's weight can't be in kg."
     HEIGHT_MISSING = "height-missing", "An SUV by lean mass or surface needs the patient's height."
     BODY_IMPLAUSIBLE = "body-implausible", "Height and weight give no lean mass, ideal weight or surface."
-    HALF_LIFE_MISMATCH = "half-life-mismatch", "The half-life is not the radionuclide's, or neither is stated."
+    HALF_LIFE_MISMATCH = "half-life-mismatch", "The half-life is not the radionuclide's, or none is stated."
     INJECTION_TIME_MISSING = (
         "injection-time-missing",
         "Date and time of the injection can't be known from the header.",
@@ -126,7 +126,7 @@ class RefusalCode(StrEnum):
     )
     VALUES_IMPLAUSIBLE = (
         "values-implausible",
-        "The values can't be in the unit stated: more activity than was injected, none at all, wrapped around.",
+        "The values can't be in the unit stated: more activity than was injected, none, or wrapped around.",
     )
     # prior
     NO_PRIOR = "no-prior", "No earlier PET result of this patient, so the model without a prior is used."

@@ -124,7 +124,7 @@ def _not_primary(series: Series) -> Reason | None:
 
 
 def _not_attenuation_corrected(series: Series) -> Reason | None:
-    """Corrected Image (0028,0051) is type 2 in PET (PS3.3 C.8.9.1), optional in NM: it may be absent there."""
+    """Corrected Image (0028,0051) is type 2 in PET (PS3.3 C.8.9.1); NM may lack it: it is optional there."""
     if "ATTN" in series.corrected_image or (series.sop_class_uid == NM_IMAGE and not series.corrected_image):
         return None
     found = "\\".join(series.corrected_image) or "nothing"

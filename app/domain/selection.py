@@ -114,7 +114,7 @@ def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
 
 
 def _short_of(series: Series) -> str:
-    """How many images a series lacks of what it announces, in words; empty when none, or when it says nothing."""
+    """How many images of those announced are here, in words; empty when all are, or none are announced."""
     expected = series.expected_instance_count
     if expected is None or len(series.instances) >= expected:
         return ""

@@ -80,9 +80,9 @@ class Instance:
 class Series:
     """One series; attributes of the series come from its instances and must agree among them.
 
-    ``series_type`` is Series Type (0054,1000) of PET. ``expected_instance_count`` is what the headers announce.
-    ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in reading for which
-    the whole series must not be used: instances that disagree, two contents under one UID.
+    ``series_type`` is Series Type (0054,1000) of PET. ``expected_instance_count`` is what the headers
+    announce. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
+    reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     """
 
     series_instance_uid: str

@@ -112,6 +112,9 @@ DEFECTS = (
     Defect("mapping with slope 0", mapping(RealWorldValueSlope=0.0), Code.RESCALE_MISSING, MAPPING),
     Defect("mapping without slope", mapping(RealWorldValueSlope=None), Code.RESCALE_MISSING, MAPPING),
     Defect("two mappings to Bq/ml that differ", second_mapping("Bq/ml", 500.0), Code.ATTRIBUTE_INCONSISTENT, MAPPING),
+    # found by damaging studies twice: the two were compared only where they named one unit
+    Defect("a second mapping, to kBq/ml, that contradicts", second_mapping("kBq/ml", 7.0), Code.ATTRIBUTE_INCONSISTENT, MAPPING),
+    Defect("a second mapping, to kBq/ml, that agrees", second_mapping("kBq/ml", 2.0)),
     Defect("a second mapping, to counts", second_mapping("{counts}", 1.0)),
     Defect("a second mapping, to SUV", second_mapping("g/ml{SUVbw}", 0.0210135)),
     Defect("mapping for fewer values than there are", mapped_values(0, 100), Code.VALUES_IMPLAUSIBLE, "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"),

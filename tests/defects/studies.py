@@ -1,4 +1,4 @@
-"""An undamaged PET/CT and SPECT/CT in memory, to be damaged, written and run through selection and loading."""
+"""An undamaged PET/CT and SPECT/CT in memory, to be damaged, written, selected and loaded."""
 
 from __future__ import annotations
 

@@ -154,7 +154,8 @@ def test_a_frame_reference_time_at_the_frames_start_is_no_contradiction() -> Non
 
 
 def test_one_slice_of_another_hour_is_refused_where_the_times_of_the_slices_count() -> None:
-    frames = (*(FrameTiming(SCANNED, None, 120.0),) * 3, FrameTiming(SCANNED - timedelta(hours=1), None, 120.0))
+    early = FrameTiming(SCANNED - timedelta(hours=1), None, 120.0)
+    frames = (*(FrameTiming(SCANNED, None, 120.0),) * 3, early)
     assert no_suv(replace(HEADER, frames=frames)) is RefusalCode.SERIES_TIME_IMPLAUSIBLE
 
 
