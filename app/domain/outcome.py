@@ -85,4 +85,5 @@ class StudyOutcome:
     @property
     def files(self) -> tuple[ResultFile, ...]:
         """All that is to be sent: results and notices of withdrawal."""
-        return tuple(file for item in (*self.pairs, *self.withdrawals) for file in item.files)
+        items: tuple[PairOutcome | Withdrawal, ...] = (*self.pairs, *self.withdrawals)
+        return tuple(file for item in items for file in item.files)
