@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "app.phantom": GROUND | {"app.imaging", "app.dicom"},
     "app.training": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
     "app.demo": GROUND | {"app.imaging", "app.dicom", "app.node", "app.phantom"},
+    "app.conformance_text": set(),
+    "app.conformance": GROUND | {"app.dicom", "app.node", "app.conformance_text"},
     "app.settings": DATA | {"app.node"},
     "app.settings_reference": GROUND | {"app.settings"},
     "app.result_folder": DATA,
@@ -38,7 +40,7 @@ MAY_IMPORT = {
     "app.application": CHAIN | {"app.withdrawals"},
     "app.folder_mode": CHAIN | {"app.application"},
     "app.cli": CHAIN
-    | {"app.application", "app.folder_mode", "app.settings_reference"}
+    | {"app.application", "app.folder_mode", "app.settings_reference", "app.conformance"}
     | {"app.phantom", "app.training", "app.demo"},
     "app.__main__": {"app.cli"},
 }

@@ -9,6 +9,7 @@ import typer
 from app import __version__
 from app.cli import audit, models
 from app.cli.check import check
+from app.cli.conformance import conformance
 from app.cli.demo import demo
 from app.cli.inspect import inspect
 from app.cli.phantom import phantom
@@ -43,7 +44,8 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
     pass
 
 
-for command in (serve, status, check, retry, process, inspect, settings, demo, phantom, train, evaluate):
+NODE_COMMANDS = (serve, status, check, retry, process, inspect, settings, conformance)
+for command in (*NODE_COMMANDS, demo, phantom, train, evaluate):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")

@@ -1,0 +1,207 @@
+# ruff: noqa: E501 - rows of a Markdown table have no line breaks
+"""The words of the conformance statement; ``$names`` stand for what the program's own lists say."""
+
+TEXT = """# DICOM conformance statement
+
+Made by `psma-node conformance > docs/conformance.md`; do not edit. After PS3.2. For PSMA node $version.
+
+## 1 Overview
+
+The PSMA node receives PET/CT and 177Lu-PSMA SPECT/CT studies by C-STORE, segments PSMA lesions with nnU-Net, and sends
+segmentations, structured reports and a summary page to one or more archives by C-STORE. It is for research use.
+
+| network service | user (SCU) | provider (SCP) |
+|---|---|---|
+| Verification | yes | yes |
+| Storage of images | no | yes |
+| Storage of SEG, SR, Secondary Capture, RTSTRUCT | yes | yes, kept and not used |
+| Query/Retrieve, Storage Commitment, Worklist, MPPS, Print | no | no |
+
+Media interchange: none. Folders of DICOM files are read and written by `psma-node process`; they are no DICOM media.
+
+## 2 Implementation model
+
+Two application entities run in one process:
+
+- **STORE-SCP** listens, keeps each instance on disk, and answers. Studies are completed, analysed and sent later, by no
+  real-world activity of the sender: association and analysis are independent.
+- **STORE-SCU** opens an association to each configured destination for each result instance, sends it, and keeps the
+  answer. What could not be sent is tried again until it is acknowledged.
+
+Sequence: instances arrive → the study is complete (a PET or SPECT with its CT, and quiet or counted) → analysis →
+results are read back from their bytes and compared with what was meant → results are sent → each is acknowledged.
+Images that arrive later start a new revision of the study, whose results name those they replace (section 6.5).
+
+## 3 Application entities
+
+### 3.1 Common
+
+| item | value |
+|---|---|
+| application context | 1.2.840.10008.3.1.1.1 |
+| Implementation Class UID, network | $network_implementation |
+| Implementation Class UID, files | $file_implementation |
+| asynchronous operations | none |
+| extended, role and user identity negotiation | none |
+
+### 3.2 STORE-SCP
+
+#### Association policies
+
+| item | value | setting |
+|---|---|---|
+| AE title | `$receive_title` | `receive.ae_title` |
+| port | $receive_port | `receive.port` |
+| maximum PDU | $receive_pdu bytes | `receive.max_pdu_bytes` |
+| associations at one time | $max_associations | `receive.max_associations` |
+| connection without association request | closed after $association_timeout s | `receive.association_timeout_s` |
+| association without activity | aborted after $idle_timeout s | `receive.idle_timeout_s` |
+| PDU that does not become complete | aborted after $pdu_timeout s | `receive.pdu_timeout_s` |
+| largest data set | $max_instance MB (10^6 bytes) | `receive.max_instance_mb` |
+
+An association is rejected permanently with reason *calling AE title not recognized* when title and address belong to no
+`receive.allowed_callers`, with *called AE title not recognized* when it calls another title, and transiently with *local
+limit exceeded* when too many are open.
+
+#### Presentation contexts
+
+Verification (1.2.840.10008.1.1) and the $storage_count Storage SOP classes of annex A, each in any of these transfer
+syntaxes; where several are offered in one context, the first in this order is taken:
+
+$accepted_syntaxes
+
+Whatever is received is kept as it came, in its transfer syntax. Analysed are:
+
+$used_classes
+
+Enhanced and Legacy Converted Enhanced PET and CT are kept and refused with a reason, as are images compressed with loss
+where their values are measured; [refusals](refusals.md) has every reason.
+
+#### C-STORE status
+
+$statuses
+
+An instance that is there already with the same content is a success. With other content it is a success too: it is kept
+beside the first and the study says so.
+
+### 3.3 STORE-SCU
+
+#### Association policies
+
+| item | value | setting |
+|---|---|---|
+| calling AE title | `$deliver_title` | `deliver.calling_ae_title` |
+| destinations | any number | `deliver.destinations` |
+| time limit of each answer | $deliver_timeout s | `deliver.timeout_s` |
+| next try after a failure | after $first_retry s, doubled each time up to $max_retry s | `deliver.first_retry_s`, `deliver.max_retry_s` |
+| associations at one time | one to each destination | |
+
+#### Presentation contexts
+
+$sent_classes
+
+Each in one of:
+
+$sent_syntaxes
+
+#### C-STORE answers
+
+| status | what follows |
+|---|---|
+| 0000 | delivered |
+| B000, B006, B007 | delivered; the warning is logged |
+| A7xx, no answer, association rejected or lost | tried again |
+| any other | delivery failed: reported, and tried again at a person's wish |
+| context not accepted | delivery failed: the destination does not take this SOP class |
+
+## 4 Communication profiles
+
+TCP/IP, IPv4 and IPv6, `TCP_NODELAY` set. No physical medium is required or excluded.
+
+## 5 Configuration
+
+All of it is in `app.yaml`: [settings](settings.md).
+
+## 6 Created objects
+
+### 6.1 Common
+
+- Patient, study, institution, time zone and Specific Character Set are copied from the functional image as they are; all
+  text of ours is ASCII, which every character set holds.
+- SOP Instance, Series Instance and Tracking UIDs are under 2.25 and derived (SHA-256) from input, model, software,
+  settings and revision: the same input gives the same instance, bit for bit, and a resend never doubles.
+- Series Number is $first_series and following (`write.first_series_number`); dates are the acquisition's.
+- Manufacturer is `$manufacturer`, model name `$device`.
+- No private attributes, no private transfer syntaxes, no private SOP classes.
+
+### 6.2 Segmentation
+
+Segmentation Type $seg_types (`write.seg_type`). One segment a lesion, the largest first, on the functional image's own
+grid; frames without a voxel are left out; each frame names the PET slice or the NM frame that it lies on. Category
+Morphologically Abnormal Structure, type Neoplasm, algorithm identification with the model's version and checksum.
+A source without Frame of Reference UID gets a derived one in the results.
+
+With LABELMAP (Label Map Segmentation Storage, 2024) the SR refers to a SOP class that older software does not know:
+Orthanc 1.10 does not take the SEG, DCMTK 3.6.7 and dicom3tools complain of the reference. Hence the default.
+
+### 6.3 Structured report
+
+TID 1500 Measurement Report, Comprehensive 3D or Comprehensive SR (`write.sr_class`): TID 1600 image library of every
+input image, TID 1501 group for the whole body, a TID 1411 group a lesion that refers to its segment, TID 4019 algorithm
+identification, and texts: summary, intended use, input, quantification, prior, decisions. Verification Flag is
+UNVERIFIED. The unit of SUVbw is one of $suv_units (`write.suv_unit`).
+
+### 6.4 Page and RTSTRUCT
+
+The page is Secondary Capture, RGB, 8 bits, 1280 × 960: anterior and left lateral projection with outlined lesions, scale,
+window, table of lesions. No name is in its pixels (Burned In Annotation NO).
+
+RTSTRUCT has one ROI a lesion, CLOSED_PLANAR contours along the voxels' edges, so that their area is the mask's and
+drawing them on the same grid gives the same mask. A lesion with a hole is cut in pieces without holes; pieces never
+overlap, so no keyhole is used and both reading rules (union, exclusive or) give the same. Contours on an NM image name
+its frame (Referenced Frame Number); workstations that do not read frames there place them by their coordinates.
+
+### 6.5 Revisions: replaced and withdrawn results
+
+| what happens | what is sent |
+|---|---|
+| a new revision has a result on the same series | SEG, SR and page with new UIDs; the SR names the earlier SR in Predecessor Documents Sequence, page and Series Description say "replaces" |
+| a new revision has no result on it (rejected, or another series is analysed) | a notice: SR (TID 1500 with qualitative evaluations alone) with the withdrawn SR as predecessor and the reason, and a page that says so |
+| a new revision fails, or waits | nothing: the earlier result stands until something better is known |
+| no destination has taken anything of the earlier result | it is dropped and never sent; nothing refers to it |
+
+A SEG, page or RTSTRUCT that has been sent can't be marked itself: DICOM has no such service beyond the SR's predecessor.
+Deleting or hiding replaced objects is the archive's matter (IHE IOCM rejection notes are not sent). A withdrawn PET
+result is no longer used as the prior of a later SPECT/CT.
+
+## 7 Character sets
+
+Read and kept: all that pydicom reads, single byte, ISO 2022 and multi-byte (GB18030, UTF-8). Own text is ASCII.
+
+## 8 Security
+
+Callers are let in by AE title and address alone; no TLS, no user identity: run the node inside the hospital's network, or
+behind a TLS proxy. Every reception, result and delivery is in an append-only, hash-chained audit log; logs hold no
+patient names or identifiers.
+
+## 9 Coded terminology
+
+### 9.1 Standard codes used in results
+
+$standard_codes
+
+### 9.2 Private codes
+
+Coding scheme `$private_scheme`, version $private_version, identified in each SR's Coding Scheme Identification Sequence;
+[measurements](measurements.md) defines them.
+
+$private_codes
+
+### 9.3 Radiopharmaceuticals recognised as PSMA tracers
+
+$tracers
+
+## Annex A: Storage SOP classes received
+
+$storage_classes
+"""
