@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from string import Template
 
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
-from pynetdicom import AE, AllStoragePresentationContexts
+from pynetdicom import AE, AllStoragePresentationContexts, sop_class
 
 from app import __version__
 from app.conformance_text import TEXT
-from app.dicom.result_classes import LABEL_MAP_SEGMENTATION_STORAGE, RESULT_CLASSES
+from app.dicom.result_classes import RESULT_CLASSES
 from app.dicom.result_context import DEVICE_NAME, MANUFACTURER
 from app.dicom.uids import NoticeKind, ResultKind
 from app.dicom.write_policy import SegType, WritePolicy
@@ -103,7 +104,12 @@ def _delivery(policy: DeliverPolicy) -> dict[str, object]:
 
 
 def _class_name(uid: str) -> str:
-    return "Label Map Segmentation Storage" if uid == LABEL_MAP_SEGMENTATION_STORAGE else UID(uid).name
+    """As in PS3.6; of the classes that pydicom does not name yet, pynetdicom's keyword in words."""
+    name = str(UID(uid).name)
+    if name != uid:
+        return name
+    keywords = {str(value): keyword for keyword, value in vars(sop_class).items() if isinstance(value, UID)}
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keywords.get(uid, uid))
 
 
 def _content(policy: WritePolicy) -> dict[str, object]:
