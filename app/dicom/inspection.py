@@ -101,9 +101,9 @@ def inspect_folder(
         folder: with DICOM files of any names, nested or not.
         selection: the site's section ``select``.
         loading: the site's section ``load``.
-        volumes: folder for ``<modality>_<SeriesInstanceUID>_<unit>.nii.gz``, unit as in ``FILE_SUFFIX``; made.
-            One file for each unit that can be established, whether or not the study as a whole is rejected.
-            ``None``: no files.
+        volumes: folder for ``<modality>_<SeriesInstanceUID>_<unit>.nii.gz``, unit as in ``FILE_SUFFIX``;
+            made. One for each unit that can be established, whether or not the study as a whole is
+            rejected. ``None``: no files.
     """
     reading: StudyReading = read_studies(folder)
     if volumes is not None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from app.cli.inspect import inspect
 from app.dicom.inspection import inspect_folder
 from app.dicom.loading import LoadPolicy
+from app.domain.body_size import OtherSuvKind
 from app.domain.refusal import RefusalCode
 from app.domain.selection import SelectionPolicy
 from tests.dicom_reading import tiny
@@ -93,3 +94,47 @@ def test_the_command_prints_a_table_and_takes_settings(tmp_path: Path, command: 
     assert result.exit_code == 0, result.output
     assert "rejected" in result.stdout
     assert "tracer-not-allowed" in result.stdout
+
+
+def test_suv_by_lean_mass_and_by_surface_are_given_where_the_site_asks(tmp_path: Path) -> None:
+    tiny.write_pet(tmp_path / "in", tiny.Scan(tiny.ramp()))
+    policy = LoadPolicy(other_suv=(OtherSuvKind.SUL, OtherSuvKind.SUVBSA))
+    (series,) = inspect_folder(tmp_path / "in", SelectionPolicy(), policy, tmp_path / "out").studies[0].series
+    suv, _, sul, by_surface = series.statistics
+    assert [item.unit for item in (sul, by_surface)] == ["g/ml{SUVlbm(Janma)}", "cm2/ml{SUVbsa}"]
+    lean_kg = 9270.0 * 70.0 / (6680.0 + 216.0 * 70.0 / 1.8**2)
+    assert sul.maximum == pytest.approx(suv.maximum * lean_kg / 70.0)
+    surface_cm2 = 71.84 * 70.0**0.425 * 180.0**0.725
+    assert by_surface.maximum == pytest.approx(suv.maximum * surface_cm2 / 70e3)
+    names = sorted(path.name.rpartition("_")[2] for path in (tmp_path / "out").iterdir())
+    assert names == ["Bqml.nii.gz", "SUL.nii.gz", "SUVbsa.nii.gz", "SUVbw.nii.gz"]
+
+
+@pytest.mark.parametrize("changes", [{"PatientSize": None}, {"PatientSex": "O"}])
+def test_suv_by_lean_mass_that_cannot_be_had_is_told_and_spoils_nothing(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    def change(dataset: Dataset, index: int) -> None:
+        for keyword, value in changes.items():
+            setattr(dataset, keyword, value)
+
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(), change=change))
+    policy = LoadPolicy(other_suv=(OtherSuvKind.SUL,))
+    (series,) = inspect_folder(tmp_path, SelectionPolicy(), policy).studies[0].series
+    assert [item.unit for item in series.statistics] == ["g/ml{SUVbw}", "Bq/ml"]
+    assert any("warning: no SUL" in item.text for item in series.decisions)
+
+
+def test_a_pet_shorter_than_announced_is_refused_yet_its_values_are_shown(tmp_path: Path) -> None:
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.NumberOfSlices = 8
+
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(), change=change))
+    tiny.write_ct(tmp_path, tiny.Scan(tiny.ramp(), series_uid="1.2.3.2"))
+    (study,) = inspect_folder(tmp_path, SelectionPolicy(), LoadPolicy()).studies
+    assert study.rejection is not None
+    assert [reason.code for reason in study.rejection.reasons] == [RefusalCode.INCOMPLETE_SERIES]
+    assert "6 slices, expected 8" in str(study.rejection)
+    assert [item.unit for item in study.series[0].statistics] == ["g/ml{SUVbw}", "Bq/ml"]
+    allowed = SelectionPolicy(fewer_slices_than_announced=True)
+    assert inspect_folder(tmp_path, allowed, LoadPolicy()).studies[0].pairs == 1
