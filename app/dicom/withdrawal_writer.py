@@ -63,6 +63,11 @@ class _Withdrawal:
         earlier = self.result.report.revision
         return f"The result of revision {earlier} is withdrawn: do not use it"
 
+    @property
+    def acquired(self) -> str:
+        """Date of the image, which the withdrawn report bears."""
+        return str(self.withdrawn.ContentDate)
+
     def statements(self) -> tuple[tuple[Code, str], ...]:
         """All that the notice says, with its codes."""
         report, revision = self.result.report, self.provenance.revision
@@ -70,8 +75,8 @@ class _Withdrawal:
             (codes.SUMMARY, self.headline),
             (codes.INTENDED_USE, RESEARCH_USE),
             (codes.WITHDRAWN, plain(f"Why: revision {revision} of the study gives none: {self.reason}")),
-            (codes.WITHDRAWN, f"SR {report.sop_instance_uid}, and SEG, RTSTRUCT and page made with it"),
-            (codes.INPUT, f"series {report.functional_series_instance_uid}"),
+            (codes.WITHDRAWN, f"Withdrawn: SR {report.sop_instance_uid}, and SEG, RTSTRUCT and page made with it"),
+            (codes.INPUT, f"About: series {report.functional_series_instance_uid}, acquired {self.acquired}"),
         )
 
     def instance(self, kind: NoticeKind) -> dict[str, Any]:
@@ -107,7 +112,8 @@ def write_withdrawal(
         ResultMismatchError: what was written is not what was meant.
         OSError: the withdrawn SR can't be read any more.
     """
-    notice = _Withdrawal(_read(result.report_file), result, reason[:LONGEST_REASON].strip(), policy, provenance)
+    reason = reason[:LONGEST_REASON].strip()
+    notice = _Withdrawal(_read(result.report_file), result, reason, policy, provenance)
     report = encoded(NoticeKind.SR, _write_report(notice))
     page = encoded(NoticeKind.PAGE, _write_page(notice))
     _check(report.dataset, notice)
