@@ -75,7 +75,7 @@ class _Withdrawal:
             (codes.SUMMARY, self.headline),
             (codes.INTENDED_USE, RESEARCH_USE),
             (codes.WITHDRAWN, plain(f"Why: revision {revision} of the study gives none: {self.reason}")),
-            (codes.WITHDRAWN, f"Withdrawn: SR {report.sop_instance_uid}, and SEG, RTSTRUCT and page made with it"),
+            (codes.WITHDRAWN, f"SR {report.sop_instance_uid}, with its SEG, RTSTRUCT and page"),
             (codes.INPUT, f"About: series {report.functional_series_instance_uid}, acquired {self.acquired}"),
         )
 
