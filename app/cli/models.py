@@ -20,12 +20,10 @@ def list_models(models_dir: FolderOption = Path("models")) -> None:
 
     from app.inference.model_store import ModelStore
 
-    table = Table("id", "role", "version", "tracers", "DSC (mean ± SD)", "use")
+    table = Table("id", "role", "version", "tracers", "mean DSC (the card has more)", "use")
     for card in ModelStore(models_dir).cards():
         dice = [metric for metric in card.metrics if metric.name == "DSC" and metric.mean is not None]
-        lines = (
-            f"{metric.mean:.2f} ± {metric.sd or 0:.2f} {metric.modality}, {metric.cohort}" for metric in dice
-        )
+        lines = (f"{metric.mean:.2f} {metric.modality}, n = {metric.n}" for metric in dice)
         use = "demonstration only" if card.demonstration_only else "see the card's intended use"
         table.add_row(card.id, card.role.value, card.version, ", ".join(card.tracers), "\n".join(lines), use)
     Console().print(table)
