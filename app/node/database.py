@@ -33,6 +33,10 @@ from app.errors import MisconfiguredError, RetryLaterError
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
 
+KEPT_CONNECTIONS = 32
+"""Open connections kept for the next user. More are opened as needed: every association and worker has one
+thread, so ``receive.max_associations`` and ``node.workers`` bound them, and none waits for another."""
+
 POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 """All mean the same here: the driver that is installed."""
 
@@ -106,6 +110,7 @@ instances = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("conflict", Boolean, nullable=False, default=False),
     Index("instances_by_study", "study_instance_uid", "received_at"),
+    Index("instances_by_arrival", "received_at", "study_instance_uid"),
 )
 """One row for each content received under a SOP Instance UID.
 
@@ -130,6 +135,8 @@ def open_database(url: str) -> Engine:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLES_LOCK})
             metadata.create_all(connection)
+            for index in instances.indexes:  # a table from before the index was thought of
+                index.create(connection, checkfirst=True)
     except SQLAlchemyError as error:
         raise RetryLaterError(f"the database does not answer: {type(error).__name__}") from error
     return engine
@@ -159,11 +166,13 @@ def create_database_engine(url: str) -> Engine:
     """An engine with the durability this node promises, no table touched. Raises as :func:`open_database`."""
     parsed = database_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
+    in_memory = is_sqlite and parsed.database in (None, "", ":memory:")  # one connection a thread, no pool
+    pool = {} if in_memory else {"pool_size": KEPT_CONNECTIONS, "max_overflow": -1}
     arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {"connect_timeout": round(BUSY_TIMEOUT_S)}
     try:
         # an error's text would quote a row, and rows name patients
         engine = create_engine(
-            parsed, connect_args=arguments, pool_pre_ping=not is_sqlite, hide_parameters=True
+            parsed, connect_args=arguments, pool_pre_ping=not is_sqlite, hide_parameters=True, **pool
         )
     except (ArgumentError, ImportError) as error:
         raise _unusable(error) from error

@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -25,9 +26,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import Engine, case, func, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from app.durable_file import make_folder, sync_folder
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
 from app.node.header_scan import UnreadableHeaderError
@@ -87,7 +89,12 @@ class Inbox:
         self._studies = folder / "studies"
         self._quarantine = folder / "quarantine"
         for part in (self._incoming, self._studies, self._quarantine):
-            part.mkdir(parents=True, exist_ok=True)
+            make_folder(part)
+        # a process that was cut off while it made them may not have come to this
+        sync_folder(folder)
+        sync_folder(folder.parent)
+        self._durable_folders: set[Path] = set()
+        self._durable_folders_lock = threading.Lock()
 
     def store(self, instance: ReceivedInstance) -> Stored:
         """Keep an instance. When this returns, it is on disk (file, folder and index) for good.
@@ -112,16 +119,17 @@ class Inbox:
 
     def studies(self) -> tuple[InboxStudy, ...]:
         """Every study, the one that grew last first."""
-        return self._summaries()
+        return self._summaries(true())
 
     def study(self, study_instance_uid: str) -> InboxStudy | None:
         """One study, or ``None`` when nothing of it has arrived."""
-        found = [study for study in self._summaries() if study.study_instance_uid == study_instance_uid]
+        found = self._summaries(instances.c.study_instance_uid == study_instance_uid)
         return found[0] if found else None
 
     def received_after(self, instant: datetime) -> tuple[InboxStudy, ...]:
         """Studies that grew after ``instant`` (aware), the latest first."""
-        return tuple(study for study in self._summaries() if study.last_received_at > instant)
+        late = select(instances.c.study_instance_uid).where(instances.c.received_at > instant)
+        return self._summaries(instances.c.study_instance_uid.in_(late))
 
     def paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Files of a study, sorted by name; conflicting contents are all there."""
@@ -172,14 +180,21 @@ class Inbox:
                 file.write(instance.data_set)
                 file.flush()
                 os.fsync(file.fileno())
-            if not path.parent.is_dir():
-                path.parent.mkdir(exist_ok=True)
-                _sync_folder(path.parent.parent)
+            self._make_study_folder(path.parent)
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+    def _make_study_folder(self, folder: Path) -> None:
+        """The folder, on the disk for good when this returns, whichever association or process made it."""
+        with self._durable_folders_lock:
+            if folder in self._durable_folders and folder.is_dir():
+                return
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+            self._durable_folders.add(folder)
 
     def _index(self, instance: ReceivedInstance, path: Path, received_at: datetime) -> Stored:
         row = {
@@ -214,7 +229,7 @@ class Inbox:
                 connection.execute(flag)
         return bool(twofold)
 
-    def _summaries(self) -> tuple[InboxStudy, ...]:
+    def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
         conflicting = func.count(case((instances.c.conflict, instances.c.sop_instance_uid)).distinct())
         last = func.max(instances.c.received_at)
         query = (
@@ -225,6 +240,7 @@ class Inbox:
                 last,
                 conflicting,
             )
+            .where(wanted)
             .group_by(instances.c.study_instance_uid)
             .order_by(last.desc(), instances.c.study_instance_uid)
         )
@@ -252,15 +268,6 @@ class Inbox:
         return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     """Full disks and silent databases in the words of :mod:`app.errors`."""
@@ -270,7 +277,8 @@ def _translated_errors() -> Iterator[None]:
         if error.errno in _NO_SPACE:
             raise InboxFullError("the inbox's file system is full") from error
         raise
-    except OperationalError as error:
-        if "full" in str(error.orig):
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if "database or disk is full" in str(cause):  # SQLITE_FULL
             raise InboxFullError("the index's file system is full") from error
-        raise RetryLaterError(f"the inbox's index does not answer: {type(error.orig).__name__}") from error
+        raise RetryLaterError(f"the inbox's index does not answer: {type(cause).__name__}") from error

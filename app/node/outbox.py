@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.durable_file import sync_folder
+from app.durable_file import make_folder, sync_folder
 from app.node.run_ledger import RunKey
 from app.node.uid_safety import study_folder_name
 
@@ -28,7 +28,7 @@ class Outbox:
     def __init__(self, folder: Path, executor_id: str) -> None:
         self._folder = folder
         self._working = folder / "working" / executor_id
-        self._working.mkdir(parents=True, exist_ok=True)
+        make_folder(self._working)
 
     def folder_of(self, run: RunKey) -> Path:
         """Where a revision's results are, when there are any. Raises UnsafeUidError."""

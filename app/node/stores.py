@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from app.durable_file import make_folder
 from app.errors import MisconfiguredError
 from app.node.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.database import open_database
@@ -47,7 +48,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         RetryLaterError: the database does not answer.
     """
     try:
-        policy.data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(policy.data_dir)
         outbox = Outbox(policy.results_dir, policy.executor)
     except OSError as error:
         raise MisconfiguredError(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from sqlalchemy import Engine, delete, text
+from sqlalchemy import Engine, delete, event, text
+from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
@@ -203,3 +204,77 @@ def test_no_patient_data_in_names_or_text_of_an_instance(inbox: Inbox) -> None:
     inbox.store(instance)
     assert "Testfall" not in repr(instance) + str(inbox.paths(STUDY))
     assert b"Testfall" in encoded(ct_slice(1))
+
+
+def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_safe(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One association has made the folder and hangs in its sync; the other must not be done before."""
+    from app.node import inbox as module
+
+    entered, release, sync = threading.Event(), threading.Event(), module.sync_folder
+
+    def slow(folder: Path) -> None:
+        if folder.name == "studies" and not entered.is_set():
+            entered.set()
+            assert release.wait(30)
+        sync(folder)
+
+    monkeypatch.setattr(module, "sync_folder", slow)
+    done: list[int] = []
+
+    def store(number: int) -> None:
+        inbox.store(received(ct_slice(number)))
+        done.append(number)
+
+    first, second = (threading.Thread(target=store, args=(number,)) for number in (1, 2))
+    first.start()
+    assert entered.wait(30)
+    second.start()
+    second.join(0.3)
+    assert done == []
+    release.set()
+    first.join(30)
+    second.join(30)
+    assert sorted(done) == [1, 2]
+
+
+def test_a_folder_that_another_process_made_is_synced_too(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.node import inbox as module
+
+    (inbox.folder / "studies" / STUDY).mkdir()
+    synced: list[str] = []
+    monkeypatch.setattr(module, "sync_folder", lambda folder: synced.append(folder.name))
+    inbox.store(received(ct_slice(1)))
+    inbox.store(received(ct_slice(2)))
+    assert synced == ["studies", STUDY, STUDY]
+
+
+def test_any_silence_of_the_index_is_a_reason_to_try_later(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise SqlTimeoutError("QueuePool limit reached")
+
+    monkeypatch.setattr(Engine, "connect", exhausted)
+    with pytest.raises(RetryLaterError, match="does not answer: TimeoutError"):
+        inbox.store(received(ct_slice(1)))
+
+
+def test_a_look_at_what_is_new_does_not_go_through_all_that_is_there(inbox: Inbox, engine: Engine) -> None:
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    inbox.study(STUDY)
+    inbox.received_after(utc_now())
+    event.remove(engine, "before_cursor_execute", note)
+    assert len(statements) == 2
+    with engine.connect() as connection:
+        for statement in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("2026-01-01",)).all()
+            assert not [row for row in plan if str(row[3]).startswith("SCAN instances")], plan
