@@ -4,6 +4,8 @@
 
     <folder>/<StudyInstanceUID>/r1/     SEG, SR, page, outcome.json
     <folder>/working/<executor>/        being written; emptied at the executor's start
+        <try>/results/                  its results, until they are whole
+        <try>/replaced/<StudyInstanceUID>/r1/   those of an earlier try, until the new ones are in place
 
 Results stay: they are what is sent again, and the store of earlier PET results.
 """
@@ -18,8 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.durable_file import make_folder, sync_folder
+from app.errors import RetryLaterError
 from app.node.run_ledger import RunKey
 from app.node.uid_safety import study_folder_name
+
+REPLACED = "replaced"
 
 
 class Outbox:
@@ -39,32 +44,67 @@ class Outbox:
         """A new folder to write results to, which takes its final place when the block ends well.
 
         An earlier try's results of the same revision are replaced. Everything is on the disk for good
-        when this returns; after an exception nothing of it remains.
+        when this returns; after an exception nothing of it remains, and earlier results are where they were.
+
+        Raises:
+            RetryLaterError: the disk does not take the results; what the block raises goes through as it is.
         """
         final = self.folder_of(run)
         working = self._working / uuid.uuid4().hex
-        results, replaced = working / "results", working / "replaced"
-        results.mkdir(parents=True)
+        results = working / "results"
+        with _disk_to_wait_for():
+            results.mkdir(parents=True)
         try:
             yield results
-            _sync_tree(results)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            if final.exists():
-                # a folder can't be renamed over a full one; a crash between the two renames leaves no result,
-                # and the step runs again
-                final.rename(replaced)
-            results.rename(final)
-            sync_folder(final.parent)
-            sync_folder(self._folder)
+            with _disk_to_wait_for():
+                self._publish(results, final, working / REPLACED)
         finally:
+            with _disk_to_wait_for():
+                self._put_back(working)
             shutil.rmtree(working, ignore_errors=True)
 
     def recover(self) -> int:
-        """Remove what was being written when this executor stopped; returns how many folders that were."""
+        """Put back what was being replaced when this executor stopped, and remove what was being written.
+
+        Returns how many folders were being written.
+        """
         leftovers = list(self._working.iterdir())
         for leftover in leftovers:
+            self._put_back(leftover)
             shutil.rmtree(leftover)
         return len(leftovers)
+
+    def _publish(self, results: Path, final: Path, replaced: Path) -> None:
+        """To the final place; a folder can't be renamed over a full one, so that one steps aside first."""
+        _sync_tree(results)
+        make_folder(final.parent)
+        if final.exists():
+            aside = replaced / final.relative_to(self._folder)
+            make_folder(aside.parent)
+            final.rename(aside)
+        results.rename(final)
+        sync_folder(final.parent)
+        sync_folder(self._folder)
+
+    def _put_back(self, working: Path) -> None:
+        """Results that stepped aside for others that did not come."""
+        for aside in (working / REPLACED).glob("*/*"):
+            final = self._folder / aside.relative_to(working / REPLACED)
+            if not final.exists():
+                aside.rename(final)
+                sync_folder(final.parent)
+
+
+@contextmanager
+def _disk_to_wait_for() -> Iterator[None]:
+    """A full or silent disk is nothing the study is to blame for."""
+    try:
+        yield
+    except OSError as error:
+        raise RetryLaterError(
+            f"node.data_dir does not take the results: {error.strerror or type(error).__name__}; "
+            "look at its free space"
+        ) from error
 
 
 def _sync_tree(folder: Path) -> None:

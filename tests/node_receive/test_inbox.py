@@ -11,6 +11,7 @@ from pydicom import dcmread
 from sqlalchemy import Engine, delete, event, text
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
+from app.durable_file import sync_folder
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
 from app.node.inbox import Inbox, InboxFullError, Recovery, Stored
@@ -210,17 +211,15 @@ def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_saf
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One association has made the folder and hangs in its sync; the other must not be done before."""
-    from app.node import inbox as module
-
-    entered, release, sync = threading.Event(), threading.Event(), module.sync_folder
+    entered, release = threading.Event(), threading.Event()
 
     def slow(folder: Path) -> None:
         if folder.name == "studies" and not entered.is_set():
             entered.set()
             assert release.wait(30)
-        sync(folder)
+        sync_folder(folder)
 
-    monkeypatch.setattr(module, "sync_folder", slow)
+    monkeypatch.setattr("app.node.inbox.sync_folder", slow)
     done: list[int] = []
 
     def store(number: int) -> None:
@@ -242,11 +241,9 @@ def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_saf
 def test_a_folder_that_another_process_made_is_synced_too(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.node import inbox as module
-
     (inbox.folder / "studies" / STUDY).mkdir()
     synced: list[str] = []
-    monkeypatch.setattr(module, "sync_folder", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr("app.node.inbox.sync_folder", lambda folder: synced.append(folder.name))
     inbox.store(received(ct_slice(1)))
     inbox.store(received(ct_slice(2)))
     assert synced == ["studies", STUDY, STUDY]
