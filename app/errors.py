@@ -13,6 +13,9 @@ Messages say what was found, what was expected and what to do, and never name a 
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 from app.domain.refusal import Reason, Rejection
 
 
@@ -34,3 +37,13 @@ class RetryLaterError(PsmaNodeError):
 
 class MisconfiguredError(PsmaNodeError):
     """The site's settings, models or machine need a person."""
+
+
+def describe_exception(error: BaseException) -> str:
+    """What may be said about an exception: all of ours; of any other its type and place, for its message may
+    quote a header."""
+    if isinstance(error, PsmaNodeError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -21,13 +21,15 @@ from app.domain.refusal import Reason
 from app.domain.study import Patient, Study, StudyKind
 from app.domain.volume import LabelMap
 from app.durable_file import write_durably
-from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
-from app.outcome_file import NAME, write_outcome
+from app.outcome_file import NAME, remove_results, write_outcome
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+STUDY_FOLDER = "study-"
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,14 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
     """
     if not input_folder.is_dir():
         raise MisconfiguredError(f"{input_folder} is not a folder; give a folder with DICOM files")
-    _make_writable(output_folder)
+    _prepare(output_folder)
     reading = read_studies(input_folder)
     priors = RunPriors()
     results = RunResults()
     processor = ChainProcessor(settings, priors, previous_source=results)
     outcomes = []
     for number, study in enumerate(sorted(reading.studies, key=_by_time), start=1):
-        name = f"study-{number}"
+        name = f"{STUDY_FOLDER}{number}"
         outcome = _process_one(processor, study, output_folder / name, (priors, results))
         outcomes.append(_with_paths_below(outcome, name))
     folder_outcome = FolderOutcome.of(outcomes, reading.unreadable)
@@ -172,9 +174,9 @@ def _process_one(
         outcome = StudyOutcome(study.study_instance_uid, Status.REJECTED, error.rejection.reasons)
     except RetryLaterError as error:
         outcome = StudyOutcome(study.study_instance_uid, Status.RETRY, message=str(error))
-    except Exception as error:
-        logger.exception("the chain failed")
-        message = f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001  the study loop: one fault must not stop the others
+        message = describe_exception(error)
+        logger.error("the chain failed: %s", message)
         outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
     else:
         for written in folder.written:
@@ -186,9 +188,12 @@ def _process_one(
     return outcome
 
 
-def _make_writable(folder: Path) -> None:
+def _prepare(folder: Path) -> None:
+    """Results of an earlier run go: beside those of this one, nobody could tell them apart."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.glob(f"{STUDY_FOLDER}*"):
+            remove_results(earlier)
         write_durably(folder / NAME, b"{}\n")
     except OSError as error:
         raise MisconfiguredError(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from app import __version__
 from app.domain.outcome import StudyOutcome
 from app.durable_file import sync_folder, write_durably
+from app.errors import MisconfiguredError
 
 NAME = "outcome.json"
+RESULT_FILES = "[A-Z]*.2.25.*.dcm"
+"""How result files are named: kind, derived UID (:mod:`app.dicom.result_file`)."""
 _ADAPTER = TypeAdapter(StudyOutcome)
 
 
@@ -25,12 +29,26 @@ def read_outcome(folder: Path) -> StudyOutcome:
 
     Raises:
         FileNotFoundError: the chain did not finish there.
-        pydantic.ValidationError: the file is not an outcome.
+        MisconfiguredError: the file is damaged, or of a version that this one can't read.
     """
-    return _ADAPTER.validate_json((folder / NAME).read_bytes())
+    path = folder / NAME
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise MisconfiguredError(
+            f"{path} is no outcome that version {__version__} reads ({error.error_count()} faults); "
+            "move it away, and the study can be processed again"
+        ) from error
 
 
-def remove_outcome(folder: Path) -> None:
-    """Take the outcome away, for good, before what it names is touched."""
-    (folder / NAME).unlink()
+def remove_results(folder: Path) -> None:
+    """Empty ``folder`` of an earlier run's outcome and DICOM objects; nothing else is touched.
+
+    The outcome goes first, for good: a folder without it holds nothing that counts.
+    """
+    if not folder.is_dir():
+        return
+    (folder / NAME).unlink(missing_ok=True)
     sync_folder(folder)
+    for path in folder.glob(RESULT_FILES):
+        path.unlink()

@@ -12,7 +12,7 @@ from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Rejection
 from app.durable_file import write_durably
 from app.errors import RetryLaterError
-from app.outcome_file import read_outcome, remove_outcome, write_outcome
+from app.outcome_file import remove_results, write_outcome
 
 
 class ResultFolder:
@@ -55,7 +55,7 @@ class ResultFolder:
         reasons = [reason for item in items if isinstance(item, Rejection) for reason in item.reasons]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_earlier_results()
+            remove_results(self._folder)
             pairs = tuple(self._store(item) for item in written)
             status = Status.DONE if pairs else Status.REJECTED
             outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, tuple(verdicts))
@@ -69,16 +69,6 @@ class ResultFolder:
 
     def _store(self, item: Written) -> PairOutcome:
         return _pair_outcome(item.quantified, store_files(item.results, self._folder))
-
-    def _remove_earlier_results(self) -> None:
-        """The outcome goes first: a folder without it holds nothing that counts."""
-        try:
-            earlier = read_outcome(self._folder)
-        except FileNotFoundError:
-            return
-        remove_outcome(self._folder)
-        for file in earlier.files:
-            (self._folder / Path(file.path).name).unlink(missing_ok=True)
 
 
 def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ...]:

@@ -149,7 +149,7 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, st
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            found.append((dotted, yaml.safe_load(text), name))
+            found.append((dotted, _parsed(text, name), name))
     return found
 
 
@@ -157,10 +157,14 @@ def _parse_override(item: str) -> tuple[str, Any, str]:
     dotted, equals, text = item.partition("=")
     if not equals or "." not in dotted:
         raise MisconfiguredError(f"--set {item}: expected section.key=value, for example receive.port=11112")
+    return dotted.strip(), _parsed(text, f"--set {item}"), f"--set {dotted}"
+
+
+def _parsed(text: str, origin: str) -> Any:
     try:
-        return dotted.strip(), yaml.safe_load(text), f"--set {dotted}"
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise MisconfiguredError(f"--set {item}: the value is not valid YAML: {error}") from error
+        raise MisconfiguredError(f"{origin}: the value is not valid YAML: {error}") from error
 
 
 def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:

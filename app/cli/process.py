@@ -30,11 +30,14 @@ def process(
     Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments.
     """
     from app.folder_mode import process_folder
+    from app.node.json_log import configure_logging
     from app.settings import load_settings
 
     if input_folder is None or output_folder is None:
         raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
-    outcome = process_folder(input_folder, output_folder, load_settings(config, overrides or []))
+    settings = load_settings(config, overrides or [])
+    configure_logging(None, "WARNING")
+    outcome = process_folder(input_folder, output_folder, settings)
     for line in outcome.lines():
         typer.echo(line)
     raise typer.Exit(outcome.status.exit_code)

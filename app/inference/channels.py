@@ -13,6 +13,23 @@ from app.imaging.resampling import AIR_HU, resample
 from app.inference.orientation import Orientation
 from app.inference.prior_encoding import encode_prior
 
+FUNCTIONAL = {
+    ModelRole.M1: "PET",
+    ModelRole.M2: "SPECT",
+    ModelRole.M3: "PET or SPECT",
+    ModelRole.M4: "SPECT",
+}
+"""The functional image each model takes, as cards call it."""
+
+SUV_UNIT, CT_UNIT, PRIOR_UNIT = "g/ml SUVbw", "HU", "1"
+CT_NAME, PRIOR_NAME = "CT", "PET lesions"
+
+
+def channels_of(role: ModelRole) -> tuple[tuple[str, str], ...]:
+    """Name and unit of every channel that :func:`build_input` makes for ``role``, in order."""
+    prior = ((PRIOR_NAME, PRIOR_UNIT),) if role is ModelRole.M4 else ()
+    return (FUNCTIONAL[role], SUV_UNIT), (CT_NAME, CT_UNIT), *prior
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkInput:

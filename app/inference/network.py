@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from app.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     import torch
+
+ARCHITECTURES = (
+    "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+)
+"""Networks that nnU-Net 2.8's planners choose (default and ResEnc presets)."""
+
+LAYERS = frozenset(
+    {
+        "torch.nn.modules.conv.Conv2d",
+        "torch.nn.modules.conv.Conv3d",
+        "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "torch.nn.LeakyReLU",
+    }
+)
+"""Layers that they name."""
 
 ALIASES = ("decoder.encoder.", ".all_modules.")
 """Names under which nnU-Net's state dict repeats weights: the decoder holds the encoder, blocks a list."""
@@ -28,6 +48,11 @@ def build_network(plans: dict[str, Any], dataset: dict[str, Any], configuration:
 
     manager = PlansManager(plans)
     settings = manager.get_configuration(configuration)
+    _refuse_unknown_parts(
+        settings.network_arch_class_name,
+        settings.network_arch_init_kwargs,
+        settings.network_arch_init_kwargs_req_import,
+    )
     network: torch.nn.Module = get_network_from_plans(
         settings.network_arch_class_name,
         settings.network_arch_init_kwargs,
@@ -38,6 +63,25 @@ def build_network(plans: dict[str, Any], dataset: dict[str, Any], configuration:
         deep_supervision=False,
     )
     return network
+
+
+def _refuse_unknown_parts(architecture: str, arguments: dict[str, Any], imported: Sequence[str]) -> None:
+    """nnU-Net imports and calls whatever plans.json names: only what its own planners write is let through.
+
+    Raises:
+        MisconfiguredError: a name that is not on the lists.
+    """
+    if architecture not in ARCHITECTURES:
+        raise MisconfiguredError(
+            f"plans.json names the network {architecture!r}, expected one of {', '.join(ARCHITECTURES)}; "
+            "a model from an unknown place may not choose the code that runs"
+        )
+    for key in imported:
+        if arguments.get(key) is not None and arguments[key] not in LAYERS:
+            raise MisconfiguredError(
+                f"plans.json names {arguments[key]!r} as {key}, expected a layer of nnU-Net's own planners "
+                f"({', '.join(sorted(LAYERS))})"
+            )
 
 
 def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -10,13 +10,14 @@ import contextlib
 import io
 import json
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import MisconfiguredError
-from app.inference.channels import NetworkInput, canonical
+from app.inference.channels import NetworkInput, canonical, channels_of
 from app.inference.devices import choose_device
 from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE, ModelCard
 from app.inference.model_store import VerifiedModel
@@ -26,7 +27,8 @@ from app.inference.policy import DeviceChoice
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-LESION_LABEL = 1
+LESION = "lesion"
+"""What every card calls its lesions."""
 
 
 class LesionSegmenter(Protocol):
@@ -49,7 +51,9 @@ class Segmenter:
         Raises:
             MisconfiguredError: the device is not there, or the model's files do not fit each other.
         """
+        _refuse_other_input(model.card)
         self._card = model.card
+        self._lesion_label = model.card.labels[LESION]
         self._lock = threading.Lock()
         self._predictor = _predictor(model, device)
 
@@ -72,8 +76,29 @@ class Segmenter:
         properties = {"spacing": list(orientation.spacing_zyx_mm)}
         with self._lock:  # the predictor keeps state and sets PyTorch's thread count while it works
             labels = self._predictor.predict_single_npy_array(channels, properties, None, None, False)
-        mask: NDArray[np.bool_] = orientation.revert(np.asarray(labels) == LESION_LABEL).astype(np.bool_)
+        mask: NDArray[np.bool_] = orientation.revert(np.asarray(labels) == self._lesion_label).astype(
+            np.bool_
+        )
         return mask
+
+
+def _refuse_other_input(card: ModelCard) -> None:
+    """A model fed with other channels than it was trained on gives a wrong mask that looks right."""
+    found = tuple((channel.name, channel.unit) for channel in card.channels)
+    expected = channels_of(card.role)
+    if found != expected:
+        raise MisconfiguredError(
+            f"model {card.id} takes {_listed(found)}; {card.role.value} is given {_listed(expected)}. "
+            "Train it on these channels, or correct its card"
+        )
+    if LESION not in card.labels:
+        raise MisconfiguredError(
+            f"model {card.id} has the labels {', '.join(card.labels)}, expected one named {LESION}"
+        )
+
+
+def _listed(channels: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} [{unit}]" for name, unit in channels)
 
 
 def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from app.domain.outcome import Status
-from app.errors import RetryLaterError
+from app.errors import RetryLaterError, describe_exception
 from app.node import scu
 from app.node.audit import AuditEvent
 from app.node.database import utc_now
@@ -22,7 +22,6 @@ from app.node.delivery_ledger import (
     DeliveryState,
     PlannedInstance,
 )
-from app.node.json_log import describe_exception
 from app.node.run_ledger import RunKey, StudyState
 from app.node.stores import NodeStores
 from app.outcome_file import read_outcome

@@ -13,11 +13,10 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import PsmaNodeError
+from app.errors import PsmaNodeError, describe_exception
 from app.node import scu
 from app.node.database import create_database_engine
 from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.json_log import describe_exception
 from app.node.node_policy import NodePolicy
 from app.node.receive_policy import ReceivePolicy
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from app.errors import PsmaNodeError
+from app.errors import describe_exception
 
 FIELDS = frozenset(
     {
@@ -94,15 +94,6 @@ def adopt_logger(name: str) -> None:
     logger.handlers[:] = [logging.NullHandler()]
     logger.propagate = True
     logger.setLevel(logging.WARNING)
-
-
-def describe_exception(error: BaseException) -> str:
-    """What may be said about an exception: all of ours, only the type and place of any other."""
-    if isinstance(error, PsmaNodeError):
-        return f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    return f"{type(error).__name__}{place}"
 
 
 def _event(record: logging.LogRecord) -> str:

@@ -14,11 +14,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from app.domain.outcome import Status, StudyOutcome
-from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.node.audit import AuditEvent
 from app.node.database import utc_now
 from app.node.earlier_results import earlier_results
-from app.node.json_log import describe_exception
 from app.node.node_policy import NodePolicy
 from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory, StudyProcessor

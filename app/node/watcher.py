@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from app.domain.study import Study
+from app.errors import describe_exception
 from app.node.audit import AuditEvent
 from app.node.completeness import Completeness, Selected, assess
 from app.node.database import BUSY_TIMEOUT_S, utc_now
 from app.node.inbox import InboxStudy
-from app.node.json_log import describe_exception
 from app.node.receive_policy import ReceivePolicy
 from app.node.run_ledger import StudyState
 from app.node.stores import NodeStores

@@ -10,6 +10,7 @@ from typing import Any
 from app import __version__
 from app.domain.analysis import ModelRole
 from app.domain.tracers import PSMA_11_GA68, PSMA_617_LU177
+from app.inference.channels import FUNCTIONAL, channels_of
 from app.inference.model_card import (
     DATASET_FILE,
     PLANS_FILE,
@@ -34,11 +35,11 @@ TRACERS = {
     ModelRole.M4: (PSMA_617_LU177.key,),
 }
 
-FUNCTIONAL = {ModelRole.M1: "PET", ModelRole.M2: "SPECT", ModelRole.M3: "PET or SPECT", ModelRole.M4: "SPECT"}
-
 CLIPPED = (
     "nnU-Net CT scheme: clipped to the training lesions' 0.5 and 99.5 percentiles, fixed mean and deviation"
 )
+
+DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
 
 TILE_STEP_SIZE = 0.75
 """Windows overlap by a quarter: half the time of nnU-Net's default 0.5, which two cores need."""
@@ -103,12 +104,11 @@ def _card(request: TrainingRequest, folder: Path) -> ModelCard:
 
 
 def _channels(role: ModelRole) -> tuple[InputChannel, ...]:
-    functional = InputChannel(name=FUNCTIONAL[role], unit="g/ml SUVbw", normalisation=CLIPPED)
-    ct = InputChannel(name="CT", unit="HU", normalisation=CLIPPED)
-    if role is not ModelRole.M4:
-        return functional, ct
-    encoding = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
-    return functional, ct, InputChannel(name="PET lesions", unit="1", normalisation=encoding)
+    encodings = (CLIPPED, CLIPPED, DISTANCES)
+    return tuple(
+        InputChannel(name=name, unit=unit, normalisation=encoding)
+        for (name, unit), encoding in zip(channels_of(role), encodings, strict=False)
+    )
 
 
 def _training_data(request: TrainingRequest) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pydicom
 import pytest
 
+from app.domain.analysis import Aligned, Segmented
 from app.domain.outcome import Status
 from app.domain.refusal import RefusalCode
 from app.errors import MisconfiguredError, RetryLaterError
@@ -137,3 +138,42 @@ def test_a_folder_with_nothing_in_it_is_rejected(settings: Settings, tmp_path: P
 def test_a_missing_folder_is_named(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="nowhere is not a folder"):
         process_folder(tmp_path / "nowhere", tmp_path / "out", settings)
+
+
+class NamingSegmentation:
+    """Fails as a library that quotes a header might."""
+
+    def segment(self, aligned: Aligned) -> Segmented:
+        raise ValueError("cannot parse 'DOE^JOHN'")
+
+
+def test_a_fault_that_quotes_a_name_is_told_without_it(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_segmentation(monkeypatch, NamingSegmentation)
+    folder = links_to(patient.spect.images, tmp_path / "in", str)
+    outcome = process_folder(folder, tmp_path / "out", settings)
+    told = "\n".join([*outcome.lines(), *(path.read_text() for path in tmp_path.rglob("outcome.json"))])
+    assert outcome.status is Status.FAILED
+    assert "ValueError" in told
+    assert "DOE" not in told
+
+
+def test_results_of_an_earlier_run_are_gone_even_when_this_one_fails(
+    patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = (*patient.pet.images, *patient.spect.images)
+    process_folder(links_to(both, tmp_path / "both", str), tmp_path / "out", settings)
+    assert len(list((tmp_path / "out").glob("study-*/*.dcm"))) > 2
+    (tmp_path / "out" / "study-1" / "notes.txt").write_text("not ours")
+    use_segmentation(monkeypatch, BrokenSegmentation)
+    process_folder(links_to(patient.spect.images, tmp_path / "one", str), tmp_path / "out", settings)
+    assert not list((tmp_path / "out").rglob("*.dcm"))
+    assert (tmp_path / "out" / "study-1" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"study_instance_uid": 5}'])
+def test_a_damaged_outcome_is_named_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "outcome.json").write_text(content)
+    with pytest.raises(MisconfiguredError, match="move it away"):
+        read_outcome(tmp_path)

@@ -71,6 +71,14 @@ def test_set_wins_over_environment_and_environment_over_the_file(
     assert (receive.port, receive.ae_title, receive.settle_s) == (1003, "ENVIRONMENT", 5.0)
 
 
+def test_a_malformed_value_in_the_environment_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSMA_NODE__RECEIVE__PORT", "[")
+    with pytest.raises(MisconfiguredError, match="PSMA_NODE__RECEIVE__PORT"):
+        load_settings(written(tmp_path, ""))
+
+
 def test_set_takes_lists(tmp_path: Path) -> None:
     settings = load_settings(written(tmp_path, ""), ["select.additional_tracers=[18F-FDG]"])
     assert settings.select.additional_tracers == ("18F-FDG",)

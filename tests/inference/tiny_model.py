@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from app.domain.analysis import ModelRole
+from app.inference.channels import channels_of
 from app.inference.model_card import InferenceSettings, InputChannel, ModelCard, write_card
 from app.inference.model_store import sha256_of
 from app.inference.network import build_network, distinct_weights
@@ -95,13 +96,15 @@ def write_tiny_model(models: Path, role: ModelRole = ModelRole.M2, model_id: str
     save_file(distinct_weights(network.state_dict()), str(folder / "weights.safetensors"))
     (folder / "plans.json").write_text(json.dumps(plans()))
     (folder / "dataset.json").write_text(json.dumps(DATASET))
-    channel = InputChannel(name="SPECT", unit="g/ml SUVbw", normalisation="fixed")
+    channels = tuple(
+        InputChannel(name=name, unit=unit, normalisation="fixed") for name, unit in channels_of(role)
+    )
     card = ModelCard(
         id=model_id,
         role=role,
         version="0",
         tracers=("177Lu-PSMA-617",),
-        channels=(channel, channel),
+        channels=channels,
         labels={"background": 0, "lesion": 1},
         training_data="none: random weights",
         training_command="none",
