@@ -17,7 +17,8 @@ from pydicom.pixels.utils import unpack_bits
 from app.dicom.contours import filled
 from app.dicom.header_values import tolerant
 from app.dicom.result_context import ResultContext
-from app.dicom.sr_writer import WHOLE_BODY, Quantity, burden_quantities, lesion_quantities
+from app.dicom.sr_quantities import Quantity, lesion_quantities, whole_body_quantities
+from app.dicom.sr_writer import WHOLE_BODY
 from app.dicom.uids import ResultKind
 from app.domain import codes
 from app.domain.volume import SAME_GRID_TOLERANCE_MM, Grid, LabelMap
@@ -109,7 +110,7 @@ def check_report(report: Dataset, segmentation: Dataset | None, context: ResultC
     """
     _check_identity(report, context, ResultKind.SR)
     findings, spelling = context.quantified.findings, context.policy.suv_unit
-    meant = {WHOLE_BODY: _as_numbers(burden_quantities(findings.burden, spelling))}
+    meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(findings, spelling))}
     for lesion in findings.lesions:
         meant[context.tracking(lesion.number)[0]] = _as_numbers(lesion_quantities(lesion, spelling))
     _expect("numbers in the SR", numbers_by_group(report), meant)

@@ -25,7 +25,7 @@ from app.dicom.result_context import (
     plain,
 )
 from app.dicom.uids import ResultKind, derived_uid
-from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM
+from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM, SITES
 from app.domain.volume import Grid
 
 POSITION_DECIMALS = 9
@@ -136,7 +136,9 @@ def _segments(context: ResultContext, count: int) -> list[hd.seg.SegmentDescript
     algorithm = _algorithm(context)
     colour = hd.color.CIELabColor.from_rgb(*LESION_RGB)
     segments = []
-    for number in range(1, count + 1):
+    sites = [lesion.site for lesion in context.quantified.findings.lesions]
+    for number, site in zip(range(1, count + 1), sites, strict=True):
+        region = SITES.get(site)
         tracking_id, tracking_uid = context.tracking(number)
         segments.append(
             hd.seg.SegmentDescription(
@@ -149,6 +151,7 @@ def _segments(context: ResultContext, count: int) -> list[hd.seg.SegmentDescript
                 tracking_uid=tracking_uid,
                 tracking_id=tracking_id,
                 display_color=colour,
+                anatomic_regions=None if region is None else [coded(region)],
             )
         )
     return segments

@@ -23,6 +23,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
+from app.dicom.sr_biomarkers import biomarker_statements
 from app.domain.analysis import Prior, Quantification, RegistrationFit
 from app.domain.codes import (
     ACQUISITION_MODALITY,
@@ -143,6 +144,7 @@ def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
     yield QUANTIFICATION, quantification_in_words(context.loaded.quantification)
     if prior := prior_statement(context):
         yield PRIOR, prior
+    yield from biomarker_statements(context.quantified.findings)
     for decision in context.quantified.decisions:
         yield DECISION, f"{decision.stage}: {decision.text}"
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import highdicom as hd
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
@@ -32,16 +29,13 @@ from app.dicom.result_context import (
     finish,
 )
 from app.dicom.sr_content import algorithm, evidence, image_library, qualitative_evaluations
+from app.dicom.sr_quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.uids import ResultKind, derived_uid
 from app.dicom.write_policy import SrClass
 from app.domain import codes
 from app.domain.analysis import SupersededReport
-from app.domain.codes import SuvUnitSpelling
-from app.domain.findings import Burden, Lesion
-from app.domain.study import Code, StudyKind
-
-SIGNIFICANT_DIGITS = 6
-"""Written precision: far finer than any lesion can be measured, short enough to read."""
+from app.domain.findings import Lesion
+from app.domain.study import StudyKind
 
 WHOLE_BODY = "Whole body"
 
@@ -49,17 +43,6 @@ REPORT_CLASSES = {
     SrClass.COMPREHENSIVE_3D: hd.sr.Comprehensive3DSR,
     SrClass.COMPREHENSIVE: hd.sr.ComprehensiveSR,
 }
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One number of the report."""
-
-    name: Code
-    value: float
-    unit: Code
-    derivation: Code | None = None
-    method: Code | None = None
 
 
 def write_report(context: ResultContext, segmentation: Dataset | None) -> Dataset:
@@ -80,47 +63,6 @@ def write_report(context: ResultContext, segmentation: Dataset | None) -> Datase
     )
     finish(report, context)
     return report
-
-
-def lesion_quantities(lesion: Lesion, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
-    """Every number written for a lesion, rounded as written."""
-    suv, suv_method = suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
-    concentration, bqml = codes.ACTIVITY_CONCENTRATION, codes.BECQUEREL_PER_MILLILITRE
-    voxels = codes.SUM_OF_SEGMENTED_VOXELS
-    found = (
-        (codes.VOLUME, lesion.volume_ml, codes.MILLILITRE, None, voxels),
-        (codes.SUVBW, lesion.suv_max, suv, codes.MAXIMUM, suv_method),
-        (codes.SUVBW, lesion.suv_mean, suv, codes.MEAN, suv_method),
-        (codes.SUVBW, lesion.suv_peak, suv, codes.PEAK, suv_method),
-        (codes.TL_PSMA, lesion.tl_psma, codes.GRAM, None, None),
-        (codes.LESION_ACTIVITY, lesion.activity_mbq, codes.MEGABECQUEREL, None, None),
-        (concentration, lesion.concentration_max_bqml, bqml, codes.MAXIMUM, None),
-        (concentration, lesion.concentration_mean_bqml, bqml, codes.MEAN, None),
-    )
-    return tuple(_quantities(found))
-
-
-def burden_quantities(burden: Burden, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
-    """Every number written for the whole body, rounded as written."""
-    voxels, suv_method = codes.SUM_OF_SEGMENTED_VOXELS, codes.SUV_BODY_WEIGHT_METHOD
-    found = (
-        (codes.NUMBER_OF_LESIONS, burden.lesion_count, codes.COUNT, None, None),
-        (codes.PSMA_TV, burden.psma_tv_ml, codes.MILLILITRE, None, voxels),
-        (codes.TL_PSMA, burden.tl_psma, codes.GRAM, None, None),
-        (codes.SUVBW, burden.suv_max, suv_unit.code, codes.MAXIMUM, suv_method),
-        (codes.LESION_ACTIVITY, burden.activity_mbq, codes.MEGABECQUEREL, None, None),
-    )
-    return tuple(_quantities(found))
-
-
-def _quantities(
-    found: tuple[tuple[Code, float | None, Code, Code | None, Code | None], ...],
-) -> Iterator[Quantity]:
-    for name, value, unit, derivation, method in found:
-        if value is None:
-            continue
-        written = value if isinstance(value, int) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-        yield Quantity(name, written, unit, derivation, method)
 
 
 def _content(context: ResultContext, segmentation: Dataset | None) -> MeasurementReport:
@@ -172,6 +114,7 @@ def _lesion_group(
         referenced_segment=segment,
         finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE),
         finding_type=coded(codes.NEOPLASM),
+        finding_sites=_finding_sites(lesion),
         algorithm_id=algorithm(context, in_full=False),
         measurements=[
             _measurement(quantity) for quantity in lesion_quantities(lesion, context.policy.suv_unit)
@@ -179,10 +122,16 @@ def _lesion_group(
     )
 
 
+def _finding_sites(lesion: Lesion) -> list[FindingSite] | None:
+    """``None`` where the site can't be told."""
+    code = codes.SITES.get(lesion.site)
+    return None if code is None else [FindingSite(anatomic_location=coded(code))]
+
+
 def _whole_body_group(context: ResultContext) -> MeasurementsAndQualitativeEvaluations:
     _, uid = context.tracking(0)
-    burden = context.quantified.findings.burden
-    found = burden.lesion_count > 0
+    findings = context.quantified.findings
+    found = findings.burden.lesion_count > 0
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=uid, identifier=WHOLE_BODY),
         finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE) if found else None,
@@ -190,7 +139,7 @@ def _whole_body_group(context: ResultContext) -> MeasurementsAndQualitativeEvalu
         finding_sites=[FindingSite(anatomic_location=coded(codes.ENTIRE_BODY))],
         algorithm_id=algorithm(context, in_full=True),
         measurements=[
-            _measurement(quantity) for quantity in burden_quantities(burden, context.policy.suv_unit)
+            _measurement(quantity) for quantity in whole_body_quantities(findings, context.policy.suv_unit)
         ],
     )
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from dataclasses import asdict
 from enum import StrEnum
 
 from app.domain.analysis import Provenance, Quantified
+from app.domain.findings import Change
 from app.domain.study import Series
 
 
@@ -40,7 +42,8 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
     """SHA-256 (hex) of everything that can change a result.
 
     Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
-    and weights, software version, settings digest, revision, and the report that is replaced.
+    and weights, software version, settings digest, revision, the report that is replaced, and
+    the change since the previous study.
     """
     aligned = quantified.segmented.aligned
     selection = aligned.loaded.selection
@@ -55,8 +58,16 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
         [model.model_id, model.role.value, model.version, model.weights_sha256],
         [provenance.software_version, provenance.settings_digest, provenance.revision],
         [] if replaced is None else [replaced.sop_instance_uid],
+        _change_ingredients(quantified.findings.change),
     ]
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
+
+
+def _change_ingredients(change: Change | None) -> list[object]:
+    """The previous study's result as it was compared with: another one gives another report."""
+    if change is None:
+        return []
+    return [change.series_instance_uid, json.dumps(asdict(change), default=str, sort_keys=True)]
 
 
 def series_uid(identity: str, kind: ResultKind) -> str:

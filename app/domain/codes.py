@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from app.domain.findings import Site
 from app.domain.study import Code
 
 PRIVATE_SCHEME = "99PSMANODE"
@@ -22,6 +23,15 @@ NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 LESION = Code("52988006", "SCT", "Lesion")
 ENTIRE_BODY = Code("38266002", "SCT", "Entire body")
 
+# Where a lesion sits
+SITES = {
+    Site.BONE: Code("272673000", "SCT", "Bone"),
+    Site.LYMPH_NODE: Code("59441001", "SCT", "Lymph node"),
+    Site.PROSTATE: Code("41216001", "SCT", "Prostate"),
+    Site.LIVER: Code("10200004", "SCT", "Liver"),
+}
+"""A site that can't be told has no code: nothing is written then."""
+
 # Measurements and how they were derived (PS3.16 TID 300, CID 7464)
 VOLUME = Code("118565006", "SCT", "Volume")
 SUVBW = Code("126401", "DCM", "SUVbw")
@@ -30,6 +40,19 @@ NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions")
 PSMA_TV = Code("PSMA-TV", PRIVATE_SCHEME, "PSMA tumor volume")
 TL_PSMA = Code("TL-PSMA", PRIVATE_SCHEME, "Total lesion PSMA")
 LESION_ACTIVITY = Code("LESION-ACTIVITY", PRIVATE_SCHEME, "Activity in lesion")
+LONGEST_DIAMETER = Code("LONGEST-DIAMETER", PRIVATE_SCHEME, "Longest distance of voxel centres in lesion")
+DMAX = Code("DMAX", PRIVATE_SCHEME, "Distance of the farthest lesions")
+TO_LIVER = Code("TO-LIVER", PRIVATE_SCHEME, "Mean uptake over that of the liver")
+TO_PAROTID = Code("TO-PAROTID", PRIVATE_SCHEME, "Mean uptake over that of the parotid glands")
+LIVER_UPTAKE = Code("LIVER-UPTAKE", PRIVATE_SCHEME, "Reference uptake of the liver")
+PAROTID_UPTAKE = Code("PAROTID-UPTAKE", PRIVATE_SCHEME, "Reference uptake of the parotid glands")
+PSMA_TV_CHANGE = Code("PSMA-TV-CHANGE", PRIVATE_SCHEME, "Change of PSMA tumor volume")
+TL_PSMA_CHANGE = Code("TL-PSMA-CHANGE", PRIVATE_SCHEME, "Change of total lesion PSMA")
+SUV_MAX_CHANGE = Code("SUVMAX-CHANGE", PRIVATE_SCHEME, "Change of highest SUVmax")
+NEW_LESIONS = Code("NEW-LESIONS", PRIVATE_SCHEME, "Number of new lesions")
+VANISHED_LESIONS = Code("VANISHED-LESIONS", PRIVATE_SCHEME, "Number of vanished lesions")
+ABSORBED_DOSE = Code("128513", "DCM", "Absorbed Dose")
+SINGLE_TIME_POINT_DOSE = Code("SINGLE-TIME-POINT", PRIVATE_SCHEME, "Single-time-point dose estimate (research)")
 
 MAXIMUM = Code("56851009", "SCT", "Maximum")
 MEAN = Code("373098007", "SCT", "Mean")
@@ -45,6 +68,8 @@ MEGABECQUEREL = Code("MBq", "UCUM", "megabecquerel")
 BECQUEREL_PER_MILLILITRE = Code("Bq/ml", "UCUM", "becquerel per milliliter")
 COUNT = Code("{1}", "UCUM", "no units")
 MILLIMETRE = Code("mm", "UCUM", "millimeter")
+PERCENT = Code("%", "UCUM", "percent")
+GRAY = Code("Gy", "UCUM", "gray")
 
 
 class SuvUnitSpelling(StrEnum):
@@ -79,6 +104,12 @@ QUANTIFICATION = Code("QUANTIFICATION", PRIVATE_SCHEME, "Quantification of the i
 REPLACES = Code("REPLACES", PRIVATE_SCHEME, "Earlier result replaced by this one")
 WITHDRAWN = Code("WITHDRAWN", PRIVATE_SCHEME, "Result withdrawn")
 INPUT = Code("INPUT", PRIVATE_SCHEME, "Input series")
+SITE_REASON = Code("SITE-REASON", PRIVATE_SCHEME, "Why a lesion is said to sit where it does")
+REFERENCE = Code("REFERENCE", PRIVATE_SCHEME, "Reference organ")
+CHANGE = Code("CHANGE", PRIVATE_SCHEME, "Change since the previous study")
+CORRESPONDENCE = Code("CORRESPONDENCE", PRIVATE_SCHEME, "Lesions that belong together in both studies")
+RECIP = Code("RECIP", PRIVATE_SCHEME, "RECIP 1.0")
+DOSE = Code("DOSE", PRIVATE_SCHEME, "Single-time-point dose estimate")
 
 # Acquisition modality (CID 29)
 ACQUISITION_MODALITY = {

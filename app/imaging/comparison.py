@@ -50,7 +50,8 @@ class StudyComparison:
         if now is None:
             return NO_DATE
         found = self.source.results_for(selection.study.patient, selection.kind, now)
-        latest = _latest(found, now, self.policy.min_days_to_previous)
+        others = [x for x in found if x.study_instance_uid != selection.study.study_instance_uid]
+        latest = _latest(others, now, self.policy.min_days_to_previous)
         if latest is None:
             return f"no result of an earlier {selection.kind.value} of this patient"
         return latest
@@ -119,9 +120,13 @@ def _cautions(segmented: Segmented, previous: PreviousResult) -> tuple[str, ...]
     if tracer != previous.tracer:
         cautions.append(f"another radiopharmaceutical: {previous.tracer} then, {tracer} now")
     if _weights(segmented.model) != _weights(previous.model):
-        then, now = (f"{model.model_id} {model.version}" for model in (previous.model, segmented.model))
+        then, now = map(_named, (previous.model, segmented.model))
         cautions.append(f"another model: {then} then, {now} now")
     return tuple(cautions)
+
+
+def _named(model: ModelUsed) -> str:
+    return f"{model.model_id} {model.version} ({model.weights_sha256[:8]})"
 
 
 def _weights(model: ModelUsed) -> tuple[str, str]:

@@ -27,6 +27,6 @@ class LesionQuantification:
         """Every biomarker of one study."""
         loaded = segmented.aligned.loaded
         findings = measure(segmented.labels, loaded.suv, loaded.activity, self.policy)
-        findings = with_sites(findings, segmented.labels, loaded, self.policy.sites)
+        findings = with_sites(findings, segmented.labels, (loaded.suv, loaded.ct), self.policy.sites)
         findings = with_dose(findings, loaded, self.policy)
         return Quantified(segmented, self.comparison.compare(segmented, findings))

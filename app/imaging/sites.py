@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.domain.analysis import Loaded
 from app.domain.findings import Findings, Lesion, Organ, ReferenceUptake
 from app.domain.site import SiteRules, decide_site
-from app.domain.volume import LabelMap
+from app.domain.volume import LabelMap, Volume
 from app.imaging.body_landmarks import find_landmarks
 from app.imaging.reference_organs import Liver, body_uptake, find_liver, find_parotids
 from app.imaging.site_evidence import Surroundings, gather_evidence
@@ -16,24 +15,27 @@ from app.imaging.working_ct import working_ct
 NO_BODY = "not told: the CT shows no soft tissue where the image lies"
 
 
-def with_sites(findings: Findings, labels: LabelMap, loaded: Loaded, rules: SiteRules) -> Findings:
+def with_sites(
+    findings: Findings, labels: LabelMap, images: tuple[Volume, Volume], rules: SiteRules
+) -> Findings:
     """``findings`` with each lesion's site, the reference organs, and each lesion's ratio to them.
 
     Args:
         findings: measured on ``labels``.
         labels: on the functional image's grid.
-        loaded: SUV and CT of the same study.
+        images: SUV and CT (HU) of the same study.
         rules: thresholds of the sites.
     """
-    ct = working_ct(loaded.ct)
-    landmarks = find_landmarks(ct, loaded.ct)
-    body = body_uptake(ct, landmarks, loaded.suv, labels)
+    suv, source = images
+    ct = working_ct(source)
+    landmarks = find_landmarks(ct, source)
+    body = body_uptake(ct, landmarks, suv, labels)
     if body is None:
         liver: Liver | ReferenceUptake = ReferenceUptake(Organ.LIVER, None, NO_BODY)
         parotid = ReferenceUptake(Organ.PAROTID, None, NO_BODY)
     else:
         liver, parotid = find_liver(body), find_parotids(body)
-    around = Surroundings(loaded.suv, loaded.ct, landmarks, liver.mask if isinstance(liver, Liver) else None)
+    around = Surroundings(suv, source, landmarks, liver.mask if isinstance(liver, Liver) else None)
     references = (liver.uptake if isinstance(liver, Liver) else liver, parotid)
     lesions = []
     for lesion, evidence in zip(

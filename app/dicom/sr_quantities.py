@@ -1,0 +1,101 @@
+"""Every number of the report, with its code, unit, derivation and method, rounded as written.
+
+A number is found again by name, derivation and unit, so no two of a group share all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from app.domain import codes
+from app.domain.codes import SuvUnitSpelling
+from app.domain.findings import Burden, Change, Findings, Lesion, LinkKind, Organ
+from app.domain.study import Code
+
+SIGNIFICANT_DIGITS = 6
+"""Written precision: far finer than any lesion can be measured, short enough to read."""
+
+REFERENCE_CODES = {Organ.LIVER: codes.LIVER_UPTAKE, Organ.PAROTID: codes.PAROTID_UPTAKE}
+
+Found = tuple[Code, float | None, Code, Code | None, Code | None]
+"""Name, value, unit, derivation, method."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of the report."""
+
+    name: Code
+    value: float
+    unit: Code
+    derivation: Code | None = None
+    method: Code | None = None
+
+
+def lesion_quantities(lesion: Lesion, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+    """Every number written for a lesion, rounded as written."""
+    suv, suv_method = suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
+    concentration, bqml = codes.ACTIVITY_CONCENTRATION, codes.BECQUEREL_PER_MILLILITRE
+    found: tuple[Found, ...] = (
+        (codes.VOLUME, lesion.volume_ml, codes.MILLILITRE, None, codes.SUM_OF_SEGMENTED_VOXELS),
+        (codes.LONGEST_DIAMETER, lesion.longest_diameter_mm, codes.MILLIMETRE, None, None),
+        (codes.SUVBW, lesion.suv_max, suv, codes.MAXIMUM, suv_method),
+        (codes.SUVBW, lesion.suv_mean, suv, codes.MEAN, suv_method),
+        (codes.SUVBW, lesion.suv_peak, suv, codes.PEAK, suv_method),
+        (codes.TL_PSMA, lesion.tl_psma, codes.GRAM, None, None),
+        (codes.TO_LIVER, lesion.to_liver, codes.COUNT, None, None),
+        (codes.TO_PAROTID, lesion.to_parotid, codes.COUNT, None, None),
+        (codes.LESION_ACTIVITY, lesion.activity_mbq, codes.MEGABECQUEREL, None, None),
+        (concentration, lesion.concentration_max_bqml, bqml, codes.MAXIMUM, None),
+        (concentration, lesion.concentration_mean_bqml, bqml, codes.MEAN, None),
+        (codes.ABSORBED_DOSE, lesion.absorbed_dose_gy, codes.GRAY, codes.MEAN, codes.SINGLE_TIME_POINT_DOSE),
+    )
+    return tuple(_quantities(found))
+
+
+def whole_body_quantities(findings: Findings, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+    """Every number written for the whole body: burden, reference organs, change."""
+    found = [*_burden(findings.burden, suv_unit.code)]
+    found += [
+        (REFERENCE_CODES[organ.organ], organ.suv_mean, suv_unit.code, codes.MEAN, codes.SUV_BODY_WEIGHT_METHOD)
+        for organ in findings.references
+    ]
+    if findings.change is not None:
+        found += _change(findings.change)
+    return tuple(_quantities(found))
+
+
+def _burden(burden: Burden, suv: Code) -> tuple[Found, ...]:
+    return (
+        (codes.NUMBER_OF_LESIONS, burden.lesion_count, codes.COUNT, None, None),
+        (codes.PSMA_TV, burden.psma_tv_ml, codes.MILLILITRE, None, codes.SUM_OF_SEGMENTED_VOXELS),
+        (codes.TL_PSMA, burden.tl_psma, codes.GRAM, None, None),
+        (codes.SUVBW, burden.suv_max, suv, codes.MAXIMUM, codes.SUV_BODY_WEIGHT_METHOD),
+        (codes.DMAX, burden.dmax_mm, codes.MILLIMETRE, None, None),
+        (codes.LESION_ACTIVITY, burden.activity_mbq, codes.MEGABECQUEREL, None, None),
+    )
+
+
+def _change(change: Change) -> tuple[Found, ...]:
+    percents: tuple[Found, ...] = (
+        (codes.PSMA_TV_CHANGE, change.psma_tv_percent, codes.PERCENT, None, None),
+        (codes.TL_PSMA_CHANGE, change.tl_psma_percent, codes.PERCENT, None, None),
+        (codes.SUV_MAX_CHANGE, change.suv_max_percent, codes.PERCENT, None, None),
+    )
+    if change.no_links_because:
+        return percents
+    new, vanished = (change.lesions_that_are(kind) for kind in (LinkKind.NEW, LinkKind.VANISHED))
+    counts: tuple[Found, ...] = (
+        (codes.NEW_LESIONS, new, codes.COUNT, None, None),
+        (codes.VANISHED_LESIONS, vanished, codes.COUNT, None, None),
+    )
+    return percents + counts
+
+
+def _quantities(found: Iterable[Found]) -> Iterator[Quantity]:
+    for name, value, unit, derivation, method in found:
+        if value is None:
+            continue
+        written = value if isinstance(value, int) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        yield Quantity(name, written, unit, derivation, method)
