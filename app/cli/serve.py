@@ -65,6 +65,7 @@ def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
     from app.dicom.study_reader import read_study
     from app.domain.analysis import ModelRole
     from app.domain.selection import select
+    from app.node.previous_results import NodePreviousResults
     from app.node.priors import NodePriors
     from app.node.service import NodePlan
 
@@ -73,13 +74,14 @@ def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
         return study, select(study, settings.select)
 
     priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
+    previous = NodePreviousResults(stores, settings.load)
     wants_prior = settings.segment.spect_model_with_prior is ModelRole.M4
     return NodePlan(
         node=settings.node if wants_prior else replace(settings.node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,
-        processor_factory=lambda on_stage: ChainProcessor(settings, priors, on_stage),
+        processor_factory=lambda on_stage: ChainProcessor(settings, priors, on_stage, previous),
         receives=receive,
         version=__version__,
         settings_digest=settings.digest,

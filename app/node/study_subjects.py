@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Column, Engine, String, Table, insert, select, update
+from sqlalchemy import Column, Engine, Row, String, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.domain.study import Patient, Series, Study, StudyKind
@@ -80,6 +81,17 @@ class StudySubjects:
             with self._engine.begin() as connection:
                 connection.execute(of_study)
 
+    def of_patient(self, patient: Patient) -> tuple[StudySubject, ...]:
+        """Every study of a patient, by its identifier; none for a patient without one."""
+        rows = study_subjects
+        if not patient.patient_id:
+            return ()
+        query = select(rows).where(
+            rows.c.patient_id == patient.patient_id, rows.c.issuer == patient.issuer
+        )
+        with self._engine.connect() as connection:
+            return tuple(_subject(row, patient) for row in connection.execute(query))
+
     def earlier_pets(self, study_instance_uid: str) -> tuple[str, ...]:
         """Other studies of the same patient that hold, or may hold, a PET from before this study's SPECT.
 
@@ -107,6 +119,14 @@ class StudySubjects:
 
 def _acquired_at(study: Study, series: Series) -> datetime | None:
     return series.series_datetime or study.study_datetime
+
+
+def _subject(row: Row[Any], patient: Patient) -> StudySubject:
+    pet, spect = (
+        None if text is None else datetime.fromisoformat(text)
+        for text in (row.pet_acquired_at, row.spect_acquired_at)
+    )
+    return StudySubject(row.study_instance_uid, patient, pet, spect)
 
 
 def _row(subject: StudySubject) -> dict[str, str | None]:
