@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 
 from app.domain.analysis import Decision
 from app.domain.refusal import Reason, RefusalCode
@@ -81,14 +82,14 @@ def scan_start(
     1. Series Date/Time, when it is not after the earliest Acquisition Date/Time;
     2. GE's private scan time (0009,xx0D);
     3. the start that acquisition time, Frame Reference Time and duration imply, when all slices agree;
-    4. the earliest Acquisition Date/Time.
+    4. the earliest Acquisition Date/Time, when no bed position lies far off the others.
 
     1 and 2 are compared with what the frames' own times imply: a difference is told, and refused when it
     changes SUV by more than :data:`LARGEST_CLOCK_EFFECT`, unless ``series_time_rules`` by the site's word.
     """
     acquired = [frame.acquired_at for frame in frames if frame.acquired_at is not None]
     earliest = min(acquired, default=None)
-    scattered = _scattered(frames)
+    scattered = scattered_times(frames)
     if scattered is not None:
         return scattered
     window = _implied_window(frames, half_life_s)
@@ -115,20 +116,47 @@ def scan_start(
     if implied and _spread_s(implied) <= AGREEMENT_S:
         text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
         return min(implied), (Decision("load", f"{text} (equal for all slices), because {found}"),)
+    torn = torn_times(frames, half_life_s)
+    if torn is not None:
+        return torn
     text = f"reference time is the earliest AcquisitionDateTime, because {found} and frame times don't agree"
     return earliest, (Decision("load", text),)
 
 
-def _scattered(frames: Sequence[FrameTiming]) -> Reason | None:
+def scattered_times(frames: Sequence[FrameTiming]) -> Reason | None:
     """Acquisition times that are too far apart to be one scan's."""
     beds = {frame.acquired_at: frame.duration_s or 0.0 for frame in frames if frame.acquired_at is not None}
     span_s = _spread_s(list(beds)) if beds else 0.0
     if span_s <= LONGEST_SPAN * sum(beds.values()) + PAUSES_S:
         return None
     found = f"{span_s / 60:.0f} min from first to last of {len(beds)} bed positions"
-    measured = f"about the {sum(beds.values()) / 60:.0f} min of ActualFrameDuration"
-    code = RefusalCode.SERIES_TIME_IMPLAUSIBLE
-    return Reason(code, "AcquisitionTime", found, measured, "Correct AcquisitionDate and AcquisitionTime")
+    return _wrong_acquisition(found, f"about the {sum(beds.values()) / 60:.0f} min of ActualFrameDuration")
+
+
+def torn_times(frames: Sequence[FrameTiming], half_life_s: float) -> Reason | None:
+    """A bed position too far from the next, where SUV hangs on every bed's own time.
+
+    :func:`scattered_times` looks at the whole scan and lets one bed of many be half an hour off. A real pause
+    shows in Frame Reference Time as well: where that agrees with the acquisition times, the scan was
+    interrupted.
+    """
+    starts = _implied_starts(frames, half_life_s)
+    if starts and _spread_s(starts) <= AGREEMENT_S:
+        return None
+    beds = sorted(
+        {frame.acquired_at: frame.duration_s or 0.0 for frame in frames if frame.acquired_at}.items()
+    )
+    for (earlier, duration_s), (later, _) in pairwise(beds):
+        apart_s = (later - earlier).total_seconds()
+        if apart_s > LONGEST_SPAN * duration_s + PAUSES_S:
+            found = f"{apart_s / 60:.0f} min from one bed position to the next"
+            return _wrong_acquisition(found, f"about the {duration_s / 60:.0f} min of ActualFrameDuration")
+    return None
+
+
+def _wrong_acquisition(found: str, expected: str) -> Reason:
+    code, advice = RefusalCode.SERIES_TIME_IMPLAUSIBLE, "Correct AcquisitionDate and AcquisitionTime"
+    return Reason(code, "AcquisitionTime", found, expected, advice)
 
 
 def _implied_starts(frames: Sequence[FrameTiming], half_life_s: float) -> list[datetime]:
@@ -146,9 +174,7 @@ def _spread_s(instants: Sequence[datetime]) -> float:
     return (max(instants) - min(instants)).total_seconds()
 
 
-def _implied_window(
-    frames: Sequence[FrameTiming], half_life_s: float
-) -> tuple[datetime, datetime] | None:
+def _implied_window(frames: Sequence[FrameTiming], half_life_s: float) -> tuple[datetime, datetime] | None:
     """The earliest and the latest start that the first frame implies.
 
     Frame Reference Time is due to be the frame's mean-activity time; some scanners write the frame's start.

@@ -19,7 +19,15 @@ from app.domain.administration import (
 )
 from app.domain.analysis import Decision, Quantification
 from app.domain.body_size import NORMALISATIONS, Body, height_m, suvbw_per
-from app.domain.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s, scan_start
+from app.domain.decay import (
+    DecayCorrection,
+    FrameTiming,
+    decay_factor,
+    mean_activity_offset_s,
+    scan_start,
+    scattered_times,
+    torn_times,
+)
 from app.domain.refusal import Reason, RefusalCode
 
 FACTOR_AGREEMENT = 0.02
@@ -263,6 +271,9 @@ def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
             return Reason(RefusalCode.NOT_DECAY_CORRECTED, attribute, "slices without them", expected)
         offset_s = mean_activity_offset_s(frame.duration_s, life_s)
         instants.append((frame.acquired_at, offset_s))
+    implausible = scattered_times(header.frames) or torn_times(header.frames, life_s)
+    if implausible is not None:
+        return implausible
     start = min(acquired for acquired, _ in instants)
     elapsed_s = [(acquired - start).total_seconds() + offset_s for acquired, offset_s in instants]
     factors = tuple(1.0 / decay_factor(seconds, life_s) for seconds in elapsed_s)

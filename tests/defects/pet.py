@@ -69,6 +69,18 @@ def dynamic(images: Images) -> None:
     every(SeriesType=["DYNAMIC", "IMAGE"], NumberOfTimeSlices=2)(images)
 
 
+def beds(wrong: int, shift_min: int, **changes: object) -> Damage:
+    """Each slice a bed position of 2 min, from 11:00 on; the time of one of them ``shift_min`` off."""
+
+    def damage(images: Images) -> None:
+        for index, each in enumerate(images.functional):
+            minutes = 11 * 60 + 2 * index + (shift_min if index == wrong else 0)
+            each.AcquisitionTime = f"{minutes // 60:02d}{minutes % 60:02d}00"
+        every(**changes)(images)
+
+    return damage
+
+
 DEFECTS = (
     # units
     Defect("proportional to counts", every(Units="PROPCNTS"), Code.UNITS_UNSUPPORTED, "Units"),
@@ -106,6 +118,8 @@ DEFECTS = (
     Defect("decay correction of an unknown kind", every(DecayCorrection="SCAN"), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
     Defect("decay correction differs on one slice", one(DecayCorrection="ADMIN"), Code.ATTRIBUTE_INCONSISTENT, "DecayCorrection"),
     Defect("not decay corrected, without times", every(DecayCorrection="NONE", AcquisitionTime=None), Code.NOT_DECAY_CORRECTED, "AcquisitionTime, ActualFrameDuration"),
+    Defect("not decay corrected, one bed's time an hour late", beds(3, 60, DecayCorrection="NONE"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
+    Defect("not decay corrected, the first bed's time 30 min early", beds(0, -30, DecayCorrection="NONE"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
     # dose
     Defect("no dose", injected(RadionuclideTotalDose=None), Code.DOSE_MISSING, "RadionuclideTotalDose"),
     Defect("dose 0", injected(RadionuclideTotalDose=0), Code.DOSE_MISSING, "RadionuclideTotalDose"),
@@ -154,6 +168,8 @@ DEFECTS = (
     Defect("series time an hour early", every(SeriesTime="100100"), Code.SERIES_TIME_IMPLAUSIBLE, "SeriesTime, FrameReferenceTime"),
     Defect("series time differs on one slice", one(SeriesTime="103000"), Code.ATTRIBUTE_INCONSISTENT, "SeriesTime"),
     Defect("one slice acquired hours later", one(AcquisitionTime="170000"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
+    Defect("one bed acquired an hour late", beds(3, 60), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
+    Defect("the first bed acquired 30 min early", beds(0, -30), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
     Defect("frame reference time in seconds", every(FrameReferenceTime=59.8)),
     Defect("dates and times removed", every(SeriesDate=None, AcquisitionDate=None), Code.SERIES_TIME_MISSING, "SeriesTime, AcquisitionTime"),
     Defect("acquisition time lost", every(AcquisitionTime=None)),

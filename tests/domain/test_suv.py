@@ -74,15 +74,32 @@ def test_corrected_to_administration_is_not_corrected_twice() -> None:
 
 
 def test_uncorrected_slices_are_brought_to_one_time_each_from_its_own() -> None:
-    later = SCANNED + timedelta(minutes=20)
+    later = SCANNED + timedelta(minutes=10)
     frames = (FrameTiming(SCANNED, None, 120.0), FrameTiming(later, None, 120.0))
     found = converted(replace(HEADER, decay_correction="NONE", frames=frames))
     assert found.suv_factors is not None
-    assert found.suv_factors[1] / found.suv_factors[0] == pytest.approx(2.0 ** (1200.0 / GA68.half_life_s))
+    assert found.suv_factors[1] / found.suv_factors[0] == pytest.approx(2.0 ** (600.0 / GA68.half_life_s))
     offset_s = mean_activity_offset_s(120.0, GA68.half_life_s)
     assert found.suv_factors[0] == pytest.approx(
         70e3 / 150e6 / decay_factor(3600.0 + offset_s, GA68.half_life_s)
     )
+
+
+@pytest.mark.parametrize(("bed", "shift_min"), [(3, 60), (0, -30)])
+def test_uncorrected_slices_with_one_wrong_clock_have_no_suv(bed: int, shift_min: int) -> None:
+    """Every slice is brought to one time by its own clock: a wrong one changed its SUV by up to 85 %."""
+    times = [SCANNED + timedelta(minutes=2 * i + (shift_min if i == bed else 0)) for i in range(7)]
+    frames = tuple(FrameTiming(time, None, 120.0) for time in times)
+    assert no_suv(replace(HEADER, decay_correction="NONE", frames=frames)) is (
+        RefusalCode.SERIES_TIME_IMPLAUSIBLE
+    )
+
+
+def test_an_interruption_that_frame_reference_time_confirms_is_no_wrong_clock() -> None:
+    offset_s = mean_activity_offset_s(120.0, GA68.half_life_s)
+    starts_s = (0.0, 120.0, 1500.0, 1620.0, 1740.0, 1860.0, 1980.0)
+    frames = tuple(FrameTiming(SCANNED + timedelta(seconds=s), s + offset_s, 120.0) for s in starts_s)
+    assert converted(replace(HEADER, decay_correction="NONE", frames=frames)).no_suv is None
 
 
 def test_uncorrected_slices_without_times_have_no_suv() -> None:
