@@ -116,7 +116,7 @@ class ResultDelivery:
             _log.info("result delivered", extra=facts | {"kind": item.kind})
             return ""
         self._stores.deliveries.refuse(key, item.sop_instance_uid, answer.status)
-        return f"{item.kind} refused with status {answer.status:04X} ({answer.comment or 'no comment'})"
+        return f"{item.kind} refused with status {answer.status:04X} ({answer.comment})"
 
     def _obstacle(self, run: RunKey) -> SendEnding | None:
         """A later revision that takes this one's place, or may.

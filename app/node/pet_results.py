@@ -5,6 +5,7 @@ Identifiers of patients are in this table and in no log.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,13 +14,14 @@ from typing import Any
 
 from sqlalchemy import Column, Engine, Integer, Row, String, Table, delete, insert, select
 
-from app.dicom.study_reader import read_study
 from app.domain.outcome import PairOutcome, StudyOutcome
-from app.domain.study import Patient, Series, Study, StudyKind
+from app.domain.study import Patient, StudyKind
 from app.node.database import MAX_IDENTIFIER_LENGTH, PlainText, UtcDateTime, metadata, utc_now
-from app.node.inbox import Inbox
 from app.node.outbox import Outbox
+from app.node.pet_headers import PetHeader, read_pet_headers
 from app.node.run_ledger import RunKey
+
+_log = logging.getLogger(__name__)
 
 pet_results = Table(
     "pet_results",
@@ -65,21 +67,30 @@ class PetResult:
 class PetResults:
     """Registers results; finds them by patient."""
 
-    def __init__(self, engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, engine: Engine, outbox: Outbox) -> None:
         self._engine = engine
-        self._inbox = inbox
         self._outbox = outbox
 
     def register(self, run: RunKey, outcome: StudyOutcome) -> None:
         """Keep every PET result of a processed study, "no lesion" too; those of an earlier revision give way.
 
-        A PET without a date is left out: nobody could tell whether it is earlier than a SPECT.
+        Whose they are stands in the headers that this very run has processed (:mod:`app.node.pet_headers`);
+        the inbox may hold more by now. A PET without a date is left out: nobody could tell whether it is
+        earlier than a SPECT.
         """
         pairs = [pair for pair in outcome.pairs if pair.kind is StudyKind.PET_CT]
         if not pairs:
             return
-        study = read_study(self._inbox.paths(run.study_instance_uid))
-        rows = [row for pair in pairs if (row := _row(run, study, pair)) is not None]
+        headers = read_pet_headers(self._outbox.folder_of(run))
+        rows = [
+            _row(run, headers[pair.functional_series_instance_uid], pair)
+            for pair in pairs
+            if pair.functional_series_instance_uid in headers
+        ]
+        if len(rows) < len(pairs):
+            facts = {"study": run.study_instance_uid, "revision": run.revision}
+            reason = f"{len(pairs) - len(rows)} of {len(pairs)} have no date or no certain patient"
+            _log.warning("PET results not kept as priors", extra=facts | {"reason": reason})
         with self._engine.begin() as connection:
             connection.execute(
                 delete(pet_results).where(
@@ -134,26 +145,16 @@ class PetResults:
         )
 
 
-def acquired_at(study: Study, series: Series) -> datetime | None:
-    """When a series was acquired: its own time, else the study's."""
-    return series.series_datetime or study.study_datetime
-
-
-def _row(run: RunKey, study: Study, pair: PairOutcome) -> dict[str, object] | None:
-    uid = pair.functional_series_instance_uid
-    series = next(item for item in study.series if item.series_instance_uid == uid)
-    when = acquired_at(study, series)
-    if when is None:
-        return None
+def _row(run: RunKey, header: PetHeader, pair: PairOutcome) -> dict[str, object]:
     seg = next((file for file in pair.files if file.kind == "SEG"), None)
     return {
         "study_instance_uid": run.study_instance_uid,
-        "functional_series_instance_uid": uid,
+        "functional_series_instance_uid": pair.functional_series_instance_uid,
         "revision": run.revision,
-        "patient_id": study.patient.patient_id,
-        "issuer": study.patient.issuer,
+        "patient_id": header.patient_id,
+        "issuer": header.issuer,
         "ct_series_instance_uid": pair.ct_series_instance_uid,
-        "acquired_at": when.replace(tzinfo=None).isoformat(),
+        "acquired_at": header.acquired_at,
         "lesion_count": pair.findings.burden.lesion_count,
         "segmentation_sop_instance_uid": seg.sop_instance_uid if seg else "",
         "segmentation_path": seg.path if seg else "",

@@ -17,6 +17,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
 from app.node.client_entity import ClientEntity
@@ -39,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the PACS said to one instance. ``ok``: it has it; else it never will, for ``comment``."""
+    """What the PACS said to one instance. ``ok``: it has it; else it never will, for ``comment``.
+
+    ``comment`` is in our words or the Standard's, never in the peer's.
+    """
 
     sop_instance_uid: str
     status: int
@@ -202,11 +206,20 @@ def _not_accepted(item: _Outgoing) -> Delivery:
     return Delivery(item.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, ok=False, comment=comment)
 
 
+def _meaning(status: int) -> str:
+    """A status in the Standard's words (PS3.4 table B.2-1, PS3.7 Annex C); empty for plain success."""
+    if not status:
+        return ""
+    category, words = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "not a status of the Standard"))
+    return ": ".join(filter(None, (category, words)))
+
+
 def _delivery(sop_instance_uid: str, answer: Any, destination: Destination) -> Delivery:
+    """Error Comment (0000,0902) is left out: a peer's free text may quote the patient, and this is logged."""
     status = int(answer.Status)
-    comment = str(answer.get("ErrorComment", ""))
+    comment = _meaning(status)
     if status & 0xFF00 == 0xA700 or status in _TRANSIENT:
-        raise RetryLaterError(f"{destination.name} can't take instances now: status {status:04X} {comment}")
+        raise RetryLaterError(f"{destination.name} can't take instances now: status {status:04X}, {comment}")
     ok = status == 0 or status in _WARNINGS
     if status:
         _log.warning("%s answered %04X to C-STORE", destination.name, status)

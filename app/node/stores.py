@@ -64,7 +64,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         observations=StudyObservations(engine),
         runs=RunLedger(engine),
         deliveries=DeliveryLedger(engine),
-        pet_results=PetResults(engine, inbox, outbox),
+        pet_results=PetResults(engine, outbox),
         subjects=StudySubjects(engine),
         audit=_audit_log(policy, engine),
     )

@@ -19,6 +19,7 @@ from app.node.audit import AuditEvent
 from app.node.database import utc_now
 from app.node.earlier_results import earlier_results
 from app.node.node_policy import NodePolicy
+from app.node.pet_headers import keep_pet_headers
 from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory, StudyProcessor
 from app.node.run_ledger import Run, RunEnding, RunKey, StudyState
@@ -172,6 +173,7 @@ class StudyWork:
             self._stores.outbox.fill(key) as folder,
         ):
             outcome = processor.process(paths, folder, key.revision, earlier_results(self._stores, key))
+            keep_pet_headers(paths, outcome, folder)
         if outcome.status is Status.DONE:
             return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
         return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
@@ -273,7 +275,7 @@ def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
                 "files": {file.kind: file.sop_instance_uid for file in pair.files},
             }
             for pair in outcome.pairs
-        ]
+        ],
     }
 
 

@@ -125,19 +125,38 @@ def test_a_peer_with_another_uncompressed_encoding_gets_the_same_values(files: l
     assert [image.PixelData for image in got] == [dcmread(path).PixelData for path in files]
 
 
-@pytest.mark.parametrize(("status", "ok"), [(0x0000, True), (0xB000, True), (0xA900, False), (0xC123, False)])
-def test_what_the_peer_says_to_each_instance_is_reported(files: list[Path], status: int, ok: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "ok", "words"),
+    [
+        (0x0000, True, ""),
+        (0xB000, True, "Warning: Coercion of Data Elements"),
+        (0xA900, False, "Failure: Data Set Does Not Match SOP Class"),
+        (0xC123, False, "Failure: Cannot Understand"),
+        (0xDEAD, False, "not a status of the Standard"),
+    ],
+)
+def test_what_the_peer_says_to_each_instance_is_reported(
+    files: list[Path], status: int, ok: bool, words: str
+) -> None:
     def answer(_: evt.Event) -> Dataset:
         said = Dataset()
         said.Status = status
         if status:
-            said.ErrorComment = "as it is"
+            said.ErrorComment = "ZYXWVUT^QUINTUS is unknown here"
         return said
 
     with archive(answer) as destination:
         deliveries = send(files, destination, "SENDER")
     assert [(delivery.status, delivery.ok) for delivery in deliveries] == [(status, ok)] * 3
-    assert all(delivery.comment == ("as it is" if status else "") for delivery in deliveries)
+    assert [delivery.comment for delivery in deliveries] == [words] * 3
+
+
+def test_the_text_of_a_peer_without_resources_is_not_told_on(files: list[Path]) -> None:
+    said = Dataset()
+    said.Status, said.ErrorComment = 0xA700, "no room for ZYXWVUT^QUINTUS"
+    with archive(lambda _: said) as destination, pytest.raises(RetryLaterError) as raised:
+        send(files, destination, "SENDER")
+    assert str(raised.value).endswith("status A700, Failure: Refused: Out of Resources")
 
 
 @pytest.mark.parametrize("status", [0xA700, 0xA7FF, 0x0110])

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pydicom
 import pytest
@@ -16,6 +15,7 @@ from app.domain.outcome import Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
 from app.node.database import open_database
 from app.node.outbox import Outbox
+from app.node.pet_headers import keep_pet_headers
 from app.node.pet_results import PetResults
 from app.node.run_ledger import RunKey
 from tests.node_workflow.fake_node import _pair, _result, secondary_capture
@@ -30,15 +30,17 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.engine = open_database(f"sqlite:///{folder / 'node.sqlite'}")
-        inbox = SimpleNamespace(paths=self.paths)
-        self.results = PetResults(self.engine, inbox, Outbox(folder / "results", "x"))
-
-    def paths(self, study: str) -> Sequence[Path]:
-        return (self.folder / f"{study}.dcm",)
+        self.outbox = Outbox(folder / "results", "x")
+        self.results = PetResults(self.engine, self.outbox)
 
     def add(self, study: str, when: str, patient: Patient = PATIENT, lesions: bool = True) -> None:
-        """Register the result of a PET of ``when`` (YYYYMMDD)."""
-        path = secondary_capture(self.paths(study)[0], study, f"{study}.9")
+        """Process a PET of ``when`` (YYYYMMDD) and register its result."""
+        paths = [self.receive(study, when, patient)]
+        self.results.register(RunKey(study, 1), self.process(study, paths, lesions))
+
+    def receive(self, study: str, when: str, patient: Patient = PATIENT, number: int = 9) -> Path:
+        """An image of a PET."""
+        path = secondary_capture(self.folder / f"{study}.{number}.dcm", study, f"{study}.{number}")
         header = pydicom.dcmread(path)
         header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = PositronEmissionTomographyImageStorage
         header.Modality = "PT"
@@ -46,10 +48,16 @@ class Store:
         header.StudyDate, header.StudyTime = when, "120000"
         header.SeriesInstanceUID = f"{study}.2"
         header.save_as(path)
+        return path
+
+    def process(self, study: str, paths: Sequence[Path], lesions: bool = True) -> StudyOutcome:
+        """What the chain's step leaves behind when it has processed ``paths``."""
         kinds = ("SEG", "SR", "PAGE") if lesions else ("SR", "PAGE")
         pair = _pair(study, tuple(_result(self.folder, study, kind, 1) for kind in kinds))
         outcome = StudyOutcome(study, Status.DONE, pairs=(replace(pair, kind=StudyKind.PET_CT),))
-        self.results.register(RunKey(study, 1), outcome)
+        with self.outbox.fill(RunKey(study, 1)) as folder:
+            keep_pet_headers(paths, outcome, folder)
+        return outcome
 
     def found(self, patient: Patient = PATIENT) -> list[str]:
         """Studies found before noon of 1 March 2026."""
@@ -92,3 +100,32 @@ def test_registering_twice_keeps_one(store: Store) -> None:
     store.add("1.1", "20260101")
     store.add("1.1", "20260101")
     assert store.found() == ["1.1"]
+
+
+def test_an_image_that_came_after_the_run_does_not_change_whose_the_result_is(store: Store) -> None:
+    outcome = store.process("1.1", [store.receive("1.1", "20260101")])
+    store.receive("1.1", "20260101", Patient("P0", "CLINIC"), number=1)
+    store.results.register(RunKey("1.1", 1), outcome)
+    assert store.found() == ["1.1"]
+    assert store.found(Patient("P0", "CLINIC")) == []
+
+
+def test_a_pet_whose_images_name_two_patients_is_nobodys_prior(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = Patient("P0", "CLINIC")
+    paths = [store.receive("1.1", "20260101"), store.receive("1.1", "20260101", others, number=1)]
+    store.results.register(RunKey("1.1", 1), store.process("1.1", paths))
+    assert store.found() == store.found(others) == []
+    assert "its images name several patients: no prior" in caplog.messages
+    assert "P0" not in caplog.text and "P1" not in caplog.text
+
+
+def test_a_result_from_before_its_headers_were_kept_is_told_and_left_out(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = store.process("1.1", [store.receive("1.1", "20260101")])
+    (store.outbox.folder_of(RunKey("1.1", 1)) / "pets.json").unlink()
+    store.results.register(RunKey("1.1", 1), outcome)
+    assert store.found() == []
+    assert "PET results not kept as priors" in caplog.messages
