@@ -214,6 +214,13 @@ def moment(dataset: Dataset, keyword: str, local_offset: str = "") -> datetime |
         return None
 
 
+def acquired_at(dataset: Dataset) -> datetime | None:
+    """Acquisition Date and Time, else Acquisition DateTime, as local time."""
+    return date_and_time(dataset, "AcquisitionDate", "AcquisitionTime") or moment(
+        dataset, "AcquisitionDateTime", text(dataset, "TimezoneOffsetFromUTC")
+    )
+
+
 def _offset(spelled: str | None) -> timedelta:
     found = re.fullmatch(r"([+-])(\d\d)(\d\d)", spelled or "")
     if found is None:

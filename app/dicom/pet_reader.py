@@ -86,10 +86,8 @@ def _timing(dataset: Dataset) -> FrameTiming:
     """Both durations are in ms (PS3.3 C.8.9.4)."""
     reference_ms = header.number(dataset, "FrameReferenceTime")
     duration_ms = header.number(dataset, "ActualFrameDuration")
-    acquired = header.date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
     return FrameTiming(
-        acquired
-        or header.moment(dataset, "AcquisitionDateTime", header.text(dataset, "TimezoneOffsetFromUTC")),
+        header.acquired_at(dataset),
         None if reference_ms is None else reference_ms / 1000.0,
         None if duration_ms is None else duration_ms / 1000.0,
     )

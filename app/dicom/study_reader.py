@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from pydicom import Dataset
@@ -22,7 +23,7 @@ from app.errors import UnusableStudyError
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
-    "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
+    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
     "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
     "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
@@ -161,6 +162,7 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         description=header.text(dataset, "SeriesDescription"),
         radiopharmaceutical=radiopharmaceutical(dataset),
         series_datetime=header.date_and_time(dataset, "SeriesDate", "SeriesTime"),
+        acquired_at=header.acquired_at(dataset),
         manufacturer=header.text(dataset, "Manufacturer"),
         model_name=header.text(dataset, "ManufacturerModelName"),
         station_name=header.text(dataset, "StationName"),
@@ -267,13 +269,16 @@ def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reaso
     return replace(
         mates[0].series,
         instances=tuple(instances[key] for key in sorted(instances)),
-        series_datetime=min(
-            (item.series.series_datetime for item in mates if item.series.series_datetime), default=None
-        ),
+        series_datetime=_earliest(item.series.series_datetime for item in mates),
+        acquired_at=_earliest(item.series.acquired_at for item in mates),
         expected_instance_count=announced_images([item.announcement for item in mates]),
         is_lossy=any(item.series.is_lossy for item in mates),
         faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
     )
+
+
+def _earliest(instants: Iterable[datetime | None]) -> datetime | None:
+    return min((instant for instant in instants if instant is not None), default=None)
 
 
 def _conflicts(mates: Sequence[_Header], conflicting: set[str]) -> list[Reason]:

@@ -116,11 +116,8 @@ def scan_start(
     if implied and _spread_s(implied) <= AGREEMENT_S:
         text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
         return min(implied), (Decision("load", f"{text} (equal for all slices), because {found}"),)
-    torn = torn_times(frames, half_life_s)
-    if torn is not None:
-        return torn
     text = f"reference time is the earliest AcquisitionDateTime, because {found} and frame times don't agree"
-    return earliest, (Decision("load", text),)
+    return torn_times(frames, half_life_s) or (earliest, (Decision("load", text),))
 
 
 def scattered_times(frames: Sequence[FrameTiming]) -> Reason | None:

@@ -175,7 +175,7 @@ def _best(pairs: Sequence[_Pair], reasons: dict[str, Reason]) -> list[_Pair]:
         else:
             uid = pair.functional.series.series_instance_uid
             reasons[uid] = _better_chosen(pair.functional.series, better.functional.series)
-    return sorted(chosen, key=lambda pair: (str(pair.functional.series.series_datetime), _uid(pair)))
+    return sorted(chosen, key=lambda pair: (str(pair.functional.series.when), _uid(pair)))
 
 
 def _functional_rank(pair: _Pair) -> tuple[object, ...]:

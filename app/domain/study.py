@@ -81,7 +81,8 @@ class Series:
     """One series; attributes of the series come from its instances and must agree among them.
 
     ``series_type`` is Series Type (0054,1000) of PET. ``expected_instance_count`` is what the headers
-    announce. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
+    announce. ``acquired_at`` is the earliest acquisition, and what quantification may use; ``series_datetime``
+    is often the time of a later processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     """
 
@@ -96,6 +97,7 @@ class Series:
     description: str = ""
     radiopharmaceutical: Radiopharmaceutical | None = None
     series_datetime: datetime | None = None
+    acquired_at: datetime | None = None
     manufacturer: str = ""
     model_name: str = ""
     station_name: str = ""
@@ -103,6 +105,11 @@ class Series:
     is_lossy: bool = False
     series_type: tuple[str, ...] = ()
     faults: tuple[Reason, ...] = ()
+
+    @property
+    def when(self) -> datetime | None:
+        """To order and to match studies, never to compute with: acquisition, else Series Date and Time."""
+        return self.acquired_at or self.series_datetime
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _without(loaded: Loaded, *reasons: Reason) -> Aligned:
 
 
 def _acquired_at(loaded: Loaded) -> datetime | None:
-    return loaded.selection.functional.series_datetime or loaded.selection.study.study_datetime
+    return loaded.selection.functional.when or loaded.selection.study.study_datetime
 
 
 def _latest(

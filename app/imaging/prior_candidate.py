@@ -46,7 +46,7 @@ class PriorCandidate:
         return cls(
             study_instance_uid=selection.study.study_instance_uid,
             series_instance_uid=selection.functional.series_instance_uid,
-            acquired_at=selection.functional.series_datetime or selection.study.study_datetime,
+            acquired_at=selection.functional.when or selection.study.study_datetime,
             lesion_count=labels.count,
             lesions=lambda: labels,
             ct=lambda: loaded.ct,
