@@ -9,11 +9,8 @@ from app.dicom.functional_image import same_in_all
 from app.dicom.pixels import read_stack, rescale_factors
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Series
-from app.domain.volume import Unit, Volume
+from app.domain.volume import AIR_HU, Unit, Volume
 from app.errors import UnusableStudyError
-
-AIR_HU = -1024.0
-"""Scanners fill what lies outside their field of view with values down to −3024; it is taken as air."""
 
 HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 """A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""

@@ -58,7 +58,13 @@ def whole_body_quantities(findings: Findings, suv_unit: SuvUnitSpelling) -> tupl
     """Every number written for the whole body: burden, reference organs, change."""
     found = [*_burden(findings.burden, suv_unit.code)]
     found += [
-        (REFERENCE_CODES[organ.organ], organ.suv_mean, suv_unit.code, codes.MEAN, codes.SUV_BODY_WEIGHT_METHOD)
+        (
+            REFERENCE_CODES[organ.organ],
+            organ.suv_mean,
+            suv_unit.code,
+            codes.MEAN,
+            codes.SUV_BODY_WEIGHT_METHOD,
+        )
         for organ in findings.references
     ]
     if findings.change is not None:

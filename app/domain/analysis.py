@@ -119,7 +119,7 @@ class Loaded:
 class RegistrationFit:
     """How well a SPECT/CT and an earlier PET/CT were brought together; every number that the limits check.
 
-    ``fixed`` is the SPECT's CT, ``moving`` the PET's CT. ``None`` is what was not measured, and breaks its limit.
+    ``fixed`` is the SPECT's CT, ``moving`` the PET's CT. ``None`` was not measured, and breaks its limit.
     """
 
     bone_dice: float

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+AIR_HU = -1024.0
+"""The least of the usual CT scale: what lies outside an image, and the floor for values below it."""
+
 SAME_GRID_TOLERANCE_MM = 1e-3
 """Two grids are one when no corner differs by more: below any scanner's stated precision."""
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
 from app.domain.site import PelvicPosition, SpinalPosition
-from app.domain.volume import FloatArray, Grid, Volume
-from app.imaging.resampling import AIR_HU, resample
+from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
+from app.imaging.resampling import resample
 from app.imaging.working_ct import BODY_HU, WorkingCt
 
 BONE = 0.05

@@ -46,7 +46,7 @@ class StudyComparison:
 
     def _previous(self, segmented: Segmented) -> PreviousResult | str:
         selection = segmented.aligned.loaded.selection
-        now = selection.functional.series_datetime or selection.study.study_datetime
+        now = selection.functional.when or selection.study.study_datetime
         if now is None:
             return NO_DATE
         found = self.source.results_for(selection.study.patient, selection.kind, now)

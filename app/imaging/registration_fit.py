@@ -10,8 +10,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import RegistrationFit
-from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.resampling import AIR_HU, resample
+from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
+from app.imaging.resampling import resample
 from app.imaging.rigid_refinement import measure_stretch, refine
 from app.imaging.working_ct import WorkingCt, bone_centre_mm, moved_points, smoothed
 

@@ -14,9 +14,6 @@ from scipy.ndimage import find_objects
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
 
-AIR_HU = -1024.0
-"""What lies outside a CT's field of view."""
-
 LESION_FRACTION = 0.5
 """A voxel belongs to a lesion when at least this share of it does: keeps the lesion's volume."""
 
@@ -50,8 +47,9 @@ def resample(volume: Volume, grid: Grid, fill: float, fixed_to_moving: FloatArra
 def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | None = None) -> LabelMap:
     """Lesions on another grid: a voxel is lesion when at least half of it is.
 
-    A lesion that fills no voxel by half keeps the one voxel it fills most, so that small lesions survive a
-    coarser grid. Lesions outside ``grid`` are gone, and the others are numbered ``1..n`` in their old order.
+    A lesion that fills no voxel by half, or loses its voxels to a neighbour, gets the one it fills most, so
+    that small lesions survive a coarser grid; only of two within one voxel the smaller goes. Lesions outside
+    ``grid`` are gone, and the others are numbered ``1..n`` in their old order.
 
     Args:
         labels: lesions on their own grid.
@@ -60,6 +58,7 @@ def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | No
     """
     moved = np.zeros(grid.shape, dtype=np.uint16)
     largest_share = np.zeros(grid.shape, dtype=np.float32)
+    best_voxel: dict[int, tuple[int, ...]] = {}
     for label, box in enumerate(find_objects(labels.array), start=1):
         if box is None:
             continue
@@ -69,12 +68,22 @@ def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | No
             continue
         share = _share_of_voxels(lesion, lesion_grid, _part(grid, target), fixed_to_moving)
         mostly_inside = share.sum() * grid.voxel_ml >= 0.5 * lesion.sum() * lesion_grid.voxel_ml
+        if mostly_inside:
+            within = np.unravel_index(int(share.argmax()), share.shape)
+            best_voxel[label] = tuple(part.start + int(n) for part, n in zip(target, within, strict=True))
         wanted = (share >= LESION_FRACTION) & (share > largest_share[target])
-        if mostly_inside and not wanted.any():
-            wanted = (share == share.max()) & (moved[target] == 0)
         moved[target][wanted] = label
         largest_share[target][wanted] = share[wanted]
+    _give_each_a_voxel(moved, best_voxel)
     return LabelMap(_dense(moved), grid)
+
+
+def _give_each_a_voxel(moved: NDArray[np.uint16], best_voxel: dict[int, tuple[int, ...]]) -> None:
+    """A lesion without any voxel takes its best one, unless that is the last of another."""
+    for label, voxel in best_voxel.items():
+        owner = moved[voxel]
+        if not (moved == label).any() and (owner == 0 or np.count_nonzero(moved == owner) > 1):
+            moved[voxel] = label
 
 
 def to_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:

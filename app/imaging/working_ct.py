@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, generate_binary_structure
 
-from app.domain.volume import FloatArray, Grid, Volume
-from app.imaging.resampling import AIR_HU, resample
+from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
+from app.imaging.resampling import resample
 
 SPACING_MM = 4.0
 """Fine enough for a vertebra (25-35 mm), coarse enough for a whole body in seconds."""

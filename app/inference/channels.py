@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.analysis import ModelRole
-from app.domain.volume import Grid, Unit, Volume
-from app.imaging.resampling import AIR_HU, resample
+from app.domain.volume import AIR_HU, Grid, Unit, Volume
+from app.imaging.resampling import resample
 from app.inference.orientation import Orientation
 from app.inference.prior_encoding import encode_prior
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.resampling import AIR_HU, resample, resample_mask, to_image
+from app.domain.volume import AIR_HU, FloatArray, Grid, LabelMap, Unit, Volume
+from app.imaging.resampling import resample, resample_mask, to_image
 
 TARGET = Grid.axis_aligned((9, 10, 11), (3.0, 3.0, 3.0), (-15.0, -14.0, -12.0))
 
@@ -102,6 +102,20 @@ def test_a_small_pet_lesion_survives_on_the_coarser_spect_grid(radius_mm: float)
     assert moved.count == 1
     index = np.argwhere(moved.mask)[:, ::-1].astype(float)
     assert np.linalg.norm(spect.to_lps(index).mean(axis=0) - (0.9, 1.1, -0.8)) < 4.8
+
+
+def test_a_small_lesion_beside_a_large_one_survives_wherever_it_lies() -> None:
+    """A review found 8 of 300 such lesions overwritten by their neighbour."""
+    pet = Grid.axis_aligned((30, 30, 30), (2.0, 2.0, 2.0), (-29.0, -29.0, -29.0))
+    spect = Grid.axis_aligned((13, 13, 13), (4.8, 4.8, 4.8), (-29.0, -29.0, -29.0))
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        array = np.zeros(pet.shape, np.uint16)
+        small, large = rng.uniform(-8, 8, 3), rng.uniform(-8, 8, 3)
+        array[sphere(pet, tuple(small), 2.2)] = 1
+        array[sphere(pet, tuple(large), 6.0) & (array == 0)] = 2
+        dense = LabelMap(array, pet)
+        assert resample_mask(dense, spect).count == dense.count
 
 
 def test_lesions_keep_their_volume_and_their_order() -> None:
