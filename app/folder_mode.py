@@ -99,7 +99,7 @@ class RunResults:
         quantified = written.quantified
         loaded = quantified.segmented.aligned.loaded
         selection = loaded.selection
-        acquired_at = selection.functional.series_datetime or selection.study.study_datetime
+        acquired_at = selection.functional.when or selection.study.study_datetime
         if acquired_at is None:
             return
         report = next(result for result in written.results if result.kind is ResultKind.SR)

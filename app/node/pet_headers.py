@@ -66,7 +66,7 @@ def _header(study: Study, series: Series) -> PetHeader | None:
     if any(fault.attribute == "PatientID" for fault in series.faults):
         _log.error("its images name several patients: no prior", extra={"study": study.study_instance_uid})
         return None
-    when = series.series_datetime or study.study_datetime
+    when = series.when or study.study_datetime
     if when is None:
         return None
     patient = study.patient

@@ -118,7 +118,7 @@ class StudySubjects:
 
 
 def _acquired_at(study: Study, series: Series) -> datetime | None:
-    return series.series_datetime or study.study_datetime
+    return series.when or study.study_datetime
 
 
 def _subject(row: Row[Any], patient: Patient) -> StudySubject:
