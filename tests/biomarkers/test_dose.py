@@ -30,11 +30,33 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Findings, Loaded]:
 def scanned_after(loaded: Loaded, hours: float, reference_h: float | None = None) -> Loaded:
     """The scan at ``hours``; its activities are decay corrected to ``reference_h``, or to the scan."""
     at = GIVEN + timedelta(hours=hours)
-    functional = replace(loaded.selection.functional, series_datetime=at)
+    functional = replace(loaded.selection.functional, acquired_at=at)
     reference = at if reference_h is None else GIVEN + timedelta(hours=reference_h)
     quantification = replace(loaded.quantification, administered_at=GIVEN, reference_datetime=reference)
     selection = replace(loaded.selection, functional=functional)
     return replace(loaded, selection=selection, quantification=quantification)
+
+
+def test_a_reconstruction_a_day_later_changes_no_dose(scan: tuple[Findings, Loaded]) -> None:
+    """Series Time is the workstation's: taken for the scan's it made 12.0 Gy 16.1 Gy."""
+    findings, loaded = scan
+    at_72 = scanned_after(loaded, 72)
+    functional = replace(
+        at_72.selection.functional, series_datetime=GIVEN + timedelta(hours=95), acquired_at=None
+    )
+    for acquired_at in (GIVEN + timedelta(hours=72), None):
+        selection = replace(at_72.selection, functional=replace(functional, acquired_at=acquired_at))
+        processed = with_dose(findings, replace(at_72, selection=selection), ON)
+        assert processed == with_dose(findings, at_72, ON)
+
+
+def test_an_injection_is_no_time_of_a_scan(scan: tuple[Findings, Loaded]) -> None:
+    findings, loaded = scan
+    corrected = scanned_after(loaded, 72, reference_h=0.0)
+    functional = replace(corrected.selection.functional, acquired_at=None)
+    undated = replace(corrected, selection=replace(corrected.selection, functional=functional))
+    dose = with_dose(findings, undated, ON).dose
+    assert dose == DoseEstimate(None, "the time from administration to the scan is unknown")
 
 
 def test_it_is_off_unless_the_site_asks(scan: tuple[Findings, Loaded]) -> None:
