@@ -43,7 +43,7 @@ def read_nm(
     if isinstance(conversion, Reason):
         raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
     # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
-    mapped = conversion.quantification.source.startswith("RealWorldValue")
+    mapped = conversion.applies_to_stored_values
     slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
     if mapped:
         _refuse_outside_mapping(series, nm_header.mappings, slices)
@@ -62,9 +62,7 @@ def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None
         raise _unusable(code, attribute, found, expected, series)
 
 
-def _refuse_outside_mapping(
-    series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack
-) -> None:
+def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack) -> None:
     """A mapping holds for the stored values that it names (PS3.3 C.7.6.16.2.11.1.2)."""
     lowest, highest = int(slices.stored.min()), int(slices.stored.max())
     for item in mappings:
@@ -119,8 +117,7 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
             tuple(name for name in collimators if name),
         ),
         mappings=_mappings(dataset),
-        acquired_at=header.date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
-        or series.series_datetime,
+        acquired_at=series.acquired_at,
         slices=len(slices.headers),
         voxel_ml=slices.stack.grid.voxel_ml,
         decay_correction=header.text(dataset, "DecayCorrection").upper(),

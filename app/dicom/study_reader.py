@@ -23,11 +23,12 @@ from app.errors import UnusableStudyError
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
-    "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
+    "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
     "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
     "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
     "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime",
     "Units", "TimezoneOffsetFromUTC", "LossyImageCompression", *COUNT_KEYWORDS,
 )  # fmt: skip
 """All that the selection looks at."""

@@ -87,7 +87,7 @@ class NmHeader:
         frame_duration_s: Actual Frame Duration of the rotation, for one projection.
         projections: Number of Frames in Rotation; detectors: Number of Detectors.
         voxel_ml: of the reconstructed image.
-        rescale_slope: of the stored values, 1 when absent.
+        acquired_at: Acquisition Date and Time, never those of the series.
     """
 
     injection: Injection
@@ -115,8 +115,10 @@ def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) ->
     source = f"RealWorldValueMappingSequence in {mapping.unit}"
     slope = mapping.slope or 0.0
     if mapping.unit in SUV_UNITS:
-        return Conversion(Quantification(source), None, (slope,) * header.slices)
-    return _from_activity(header, slope * BQML_PER_UNIT[mapping.unit], source, ())
+        found = Conversion(Quantification(source), None, (slope,) * header.slices)
+    else:
+        found = _from_activity(header, slope * BQML_PER_UNIT[mapping.unit], source, ())
+    return replace(found, applies_to_stored_values=True)
 
 
 def _unknown_unit(mappings: tuple[RealWorldMapping, ...]) -> Reason | None:
@@ -206,7 +208,7 @@ def _from_activity(
     header: NmHeader, to_bqml: float, source: str, decisions: tuple[Decision, ...]
 ) -> Conversion:
     """Bq/ml, and SUVbw where dose, weight and times are known."""
-    scale = suv_scale(_as_pet(header))
+    scale = _without_time(header) or suv_scale(_as_pet(header))
     factors = (to_bqml,) * header.slices
     if isinstance(scale, Reason):
         return Conversion(Quantification(source), factors, None, scale, decisions)
@@ -217,6 +219,16 @@ def _from_activity(
         tuple(factor * per_bqml for factor in factors),
         decisions=(*decisions, *scale.decisions),
     )
+
+
+def _without_time(header: NmHeader) -> Reason | None:
+    """Series Time can't stand in for a lost acquisition: a day's error is 11 % of 177Lu."""
+    if header.acquired_at is not None or header.decay_correction == _ADMIN:
+        return None
+    expected = "when it was measured; SeriesTime may be that of a later processing"
+    advice = "Have camera, workstation and anonymiser keep AcquisitionDate and AcquisitionTime"
+    attribute = "AcquisitionDate, AcquisitionTime"
+    return Reason(RefusalCode.SERIES_TIME_MISSING, attribute, "nothing", expected, advice)
 
 
 def _as_pet(header: NmHeader) -> PetHeader:

@@ -66,7 +66,7 @@ def single_time_point_dose_gy(concentration_mbq_per_ml: float, hours: float) -> 
 def _timing(loaded: Loaded) -> DoseTiming | str:
     """When it was scanned, or why the estimate can't be made."""
     nuclide, used = loaded.selection.tracer.radionuclide, loaded.quantification
-    scanned = loaded.selection.functional.series_datetime or used.reference_datetime
+    scanned = _scanned_at(loaded)
     if nuclide != LU177.key:
         return f"found {nuclide}, expected {LU177.key}: the factor holds for its beta energy"
     if loaded.activity is None:
@@ -78,6 +78,18 @@ def _timing(loaded: Loaded) -> DoseTiming | str:
     since_reference_s = _seconds(used.reference_datetime, scanned)
     decay = 2.0 ** (-since_reference_s / (used.half_life_s or LU177.half_life_s))
     return DoseTiming(_seconds(used.administered_at, scanned) / SECONDS_PER_HOUR, float(decay))
+
+
+def _scanned_at(loaded: Loaded) -> datetime | None:
+    """Acquisition, else the instant to which the activity is decay corrected, unless that is the injection.
+
+    Series Time is no substitute: workstations write the time of processing there.
+    """
+    used = loaded.quantification
+    acquired = loaded.selection.functional.acquired_at
+    if acquired is not None or used.reference_datetime == used.administered_at:
+        return acquired
+    return used.reference_datetime
 
 
 def _seconds(start: datetime, end: datetime) -> float:

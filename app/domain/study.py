@@ -81,8 +81,8 @@ class Series:
     """One series; attributes of the series come from its instances and must agree among them.
 
     ``series_type`` is Series Type (0054,1000) of PET. ``expected_instance_count`` is what the headers
-    announce. ``acquired_at`` is the earliest acquisition, and what quantification may use; ``series_datetime``
-    is often the time of a later processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
+    announce. ``acquired_at`` is the earliest acquisition; ``series_datetime`` often is the time of a later
+    processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     """
 

@@ -81,6 +81,7 @@ class Conversion:
         activity_factors: to Bq/ml; ``None`` when the image is SUV already.
         suv_factors: to SUVbw; ``None`` when SUV can't be had.
         no_suv: why not.
+        applies_to_stored_values: the factors are for stored values, before any rescale.
     """
 
     quantification: Quantification
@@ -88,6 +89,7 @@ class Conversion:
     suv_factors: tuple[float, ...] | None
     no_suv: Reason | None = None
     decisions: tuple[Decision, ...] = ()
+    applies_to_stored_values: bool = False
 
 
 @dataclass(frozen=True)

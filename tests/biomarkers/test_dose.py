@@ -86,9 +86,7 @@ def test_activity_corrected_to_administration_is_brought_to_the_scan_first(
 
 
 @pytest.mark.parametrize("hours", [1.0, 24.0, 47.9, 120.1, 168.0])
-def test_outside_its_hours_it_is_refused_with_the_hours(
-    scan: tuple[Findings, Loaded], hours: float
-) -> None:
+def test_outside_its_hours_it_is_refused_with_the_hours(scan: tuple[Findings, Loaded], hours: float) -> None:
     findings, loaded = scan
     refused = with_dose(findings, scanned_after(loaded, hours), ON)
     assert refused.dose is not None

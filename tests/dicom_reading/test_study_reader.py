@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_malformed_values_are_as_good_as_absent(tmp_path: Path) -> None:
     assert series.series_datetime is None
     assert series.instances[0].image_position_mm is None
     assert series.instances[0].rows is None
+
+
+def test_a_series_was_acquired_when_its_first_instance_was(tmp_path: Path) -> None:
+    """However acquisition is written, and whenever a workstation processed it."""
+
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.SeriesDate = "20260302"
+        dataset.AcquisitionTime = f"1{index}0000"
+        if index == 0:
+            del dataset.AcquisitionDate, dataset.AcquisitionTime
+            dataset.TimezoneOffsetFromUTC = "+0100"
+            dataset.AcquisitionDateTime = "20260301085000+0000"
+
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(), change=change))
+    (series,) = read_study(tmp_path).series
+    assert series.acquired_at == series.when == datetime(2026, 3, 1, 9, 50)
+    assert series.series_datetime == datetime(2026, 3, 2, 11)
+
+
+def test_without_acquisition_series_time_orders_and_no_more(tmp_path: Path) -> None:
+    def change(dataset: Dataset, index: int) -> None:
+        del dataset.AcquisitionTime
+
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(), change=change))
+    (series,) = read_study(tmp_path).series
+    assert series.acquired_at is None
+    assert series.when == series.series_datetime == datetime(2026, 3, 1, 11)
 
 
 def test_a_deflate_bomb_is_told_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

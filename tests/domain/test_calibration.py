@@ -57,6 +57,30 @@ def test_any_calibration_scales_through(bq_per_cps: float) -> None:
     assert scaled == pytest.approx(bq_per_cps / (20.0 * 60 * 2) / 0.1)
 
 
+def test_without_acquisition_time_there_is_no_suv() -> None:
+    """Series Time in its place is up to 11 % of SUV a day off."""
+    mapped = replace(HEADER, mappings=(RealWorldMapping(1.0, 0.0, "Bq/ml"),), acquired_at=None)
+    found = convert_nm(mapped, ())
+    assert isinstance(found, Conversion)
+    assert found.suv_factors is None
+    assert found.no_suv is not None
+    assert found.no_suv.code is RefusalCode.SERIES_TIME_MISSING
+    assert found.no_suv.attribute == "AcquisitionDate, AcquisitionTime"
+    corrected_to_injection = convert_nm(replace(mapped, decay_correction="ADMIN"), ())
+    assert isinstance(corrected_to_injection, Conversion)
+    assert corrected_to_injection.suv_factors is not None
+
+
+@pytest.mark.parametrize("unit", ["Bq/ml", "g/ml{SUVbw}"])
+def test_a_mapping_is_for_stored_values_and_a_calibration_for_rescaled_ones(unit: str) -> None:
+    mapped = convert_nm(replace(HEADER, mappings=(RealWorldMapping(1.0, 0.0, unit),)), ())
+    calibrated = convert_nm(HEADER, (FACTOR,))
+    assert isinstance(mapped, Conversion)
+    assert isinstance(calibrated, Conversion)
+    assert mapped.applies_to_stored_values
+    assert not calibrated.applies_to_stored_values
+
+
 def test_counts_without_a_calibration_are_refused_never_guessed() -> None:
     assert refusal(HEADER) is RefusalCode.CALIBRATION_MISSING
 
