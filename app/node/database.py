@@ -186,6 +186,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def iso_or_empty(instant: datetime | None) -> str:
+    """An instant for logs and audit, to the second; empty for none."""
+    return "" if instant is None else instant.isoformat(timespec="seconds")
+
+
 def _unusable(error: Exception) -> MisconfiguredError:
     return MisconfiguredError(
         f"the database URL can't be used ({type(error).__name__}); "

@@ -6,14 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from app.domain.outcome import Status
-from app.errors import RetryLaterError, describe_exception
+from app.errors import MisconfiguredError, RetryLaterError, describe_exception
 from app.node import scu
 from app.node.audit import AuditEvent
-from app.node.database import utc_now
+from app.node.database import iso_or_empty, utc_now
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.delivery_ledger import (
     Delivery,
@@ -23,8 +23,8 @@ from app.node.delivery_ledger import (
     PlannedInstance,
 )
 from app.node.run_ledger import RunKey, StudyState
+from app.node.run_outcomes import outcome_of
 from app.node.stores import NodeStores
-from app.outcome_file import read_outcome
 
 SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
 """States of a later revision that takes the place of this one, be it with results or without."""
@@ -138,7 +138,7 @@ class ResultDelivery:
         ending = self._ending(delivery, tried)
         if not self._stores.deliveries.end(key, attempt, ending) or ending.state is DeliveryState.DONE:
             return
-        facts = _facts(key) | {"reason": ending.reason, "next_try": _iso(ending.next_try_at)}
+        facts = _facts(key) | {"reason": ending.reason, "next_try": iso_or_empty(ending.next_try_at)}
         _log.warning("not delivered yet" if ending.next_try_at else "delivery ended", extra=facts)
         if ending.state is DeliveryState.FAILED:
             self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
@@ -176,10 +176,12 @@ class ResultDelivery:
     def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
         """A study that only withdrew an earlier result is rejected still, for its reason."""
         try:
-            outcome = read_outcome(self._stores.outbox.folder_of(run))
-        except FileNotFoundError:
-            return StudyState.DONE, ""
-        if outcome.status is Status.REJECTED:
+            outcome = outcome_of(self._stores.outbox, run)
+        except MisconfiguredError as error:  # everything has arrived; only the words are lost
+            facts = {"study": run.study_instance_uid, "revision": run.revision, "reason": str(error)}
+            _log.error("earlier result unreadable", extra=facts)
+            return StudyState.DONE, str(error)
+        if outcome is not None and outcome.status is Status.REJECTED:
             return StudyState.REJECTED, self._stores.runs.get(run).reason
         return StudyState.DONE, ""
 
@@ -190,7 +192,3 @@ def _facts(key: DeliveryKey) -> dict[str, object]:
         "revision": key.run.revision,
         "destination": key.destination,
     }
-
-
-def _iso(instant: datetime | None) -> str:
-    return "" if instant is None else instant.isoformat(timespec="seconds")

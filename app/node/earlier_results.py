@@ -12,8 +12,8 @@ from app.domain.revision import EarlierResults, StandingResult
 from app.errors import RetryLaterError
 from app.node.delivery_ledger import DeliveryState
 from app.node.run_ledger import RunKey, StudyState
+from app.node.run_outcomes import is_readable, readable_outcome_of
 from app.node.stores import NodeStores
-from app.outcome_file import read_outcome
 
 
 def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
@@ -30,7 +30,7 @@ def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
             continue
         if earlier.state is StudyState.RUNNING:
             raise RetryLaterError(f"revision {earlier.key.revision} of the study is still being processed")
-        outcome = _outcome(stores, earlier.key)
+        outcome = readable_outcome_of(stores.outbox, earlier.key)
         taken = _taken(stores, earlier.key, outcome) if outcome else frozenset()
         if outcome is None or not taken:
             continue
@@ -47,9 +47,24 @@ def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
     return EarlierResults(tuple(last_words.values()), tuple(standing.values()))
 
 
+def unreadable_results(stores: NodeStores, run: RunKey) -> str:
+    """What :func:`earlier_results` had to leave out, in words for those who look at the study; or nothing."""
+    unreadable = [
+        str(earlier.key.revision)
+        for earlier in stores.runs.of_study(run.study_instance_uid)
+        if earlier.key.revision < run.revision and not is_readable(stores.outbox, earlier.key)
+    ]
+    if not unreadable:
+        return ""
+    return (
+        f"earlier result unreadable (revision {', '.join(unreadable)}): "
+        "what it sent is neither replaced nor withdrawn"
+    )
+
+
 def _own_notices(stores: NodeStores, run: RunKey) -> dict[str, SupersededReport]:
     """A person had this revision tried again after it had withdrawn results: a result replaces the notice."""
-    outcome = _outcome(stores, run) if stores.deliveries.of_run(run) else None
+    outcome = readable_outcome_of(stores.outbox, run) if stores.deliveries.of_run(run) else None
     if outcome is None:
         return {}
     return {notice.functional_series_instance_uid: notice for notice in _notices(run, outcome)}
@@ -64,13 +79,6 @@ def _taken(stores: NodeStores, run: RunKey, outcome: StudyOutcome) -> frozenset[
         raise RetryLaterError(f"revision {run.revision} of the study is being sent at the moment")
     planned = [item for delivery in deliveries for item in stores.deliveries.instances(delivery.key)]
     return frozenset(item.sop_instance_uid for item in planned if item.acknowledged_at is not None)
-
-
-def _outcome(stores: NodeStores, run: RunKey) -> StudyOutcome | None:
-    try:
-        return read_outcome(stores.outbox.folder_of(run))
-    except FileNotFoundError:
-        return None  # rejected, failed or superseded: it has sent nothing
 
 
 def _results(stores: NodeStores, run: RunKey, outcome: StudyOutcome) -> list[StandingResult]:

@@ -16,6 +16,7 @@ from app.dicom.study_reader import read_study
 from app.domain.outcome import StudyOutcome
 from app.domain.study import Series, Study, StudyKind
 from app.durable_file import write_durably
+from app.errors import MisconfiguredError
 
 NAME = "pets.json"
 
@@ -54,12 +55,20 @@ def keep_pet_headers(paths: Sequence[Path], outcome: StudyOutcome, folder: Path)
 
 
 def read_pet_headers(folder: Path) -> Mapping[str, PetHeader]:
-    """What :func:`keep_pet_headers` wrote, by Series Instance UID; nothing for results from before it did."""
+    """What :func:`keep_pet_headers` wrote, by Series Instance UID; nothing for results from before it did.
+
+    Raises:
+        MisconfiguredError: the file is damaged.
+    """
     try:
         content = json.loads((folder / NAME).read_bytes())
+        return {uid: PetHeader(**header) for uid, header in content.items()}
     except FileNotFoundError:
         return {}
-    return {uid: PetHeader(**header) for uid, header in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MisconfiguredError(
+            f"{folder / NAME} is damaged ({type(error).__name__}); process the study again: psma-node retry"
+        ) from error
 
 
 def _header(study: Study, series: Series) -> PetHeader | None:

@@ -9,22 +9,22 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from app.domain.outcome import Status, StudyOutcome
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.node.audit import AuditEvent
-from app.node.database import utc_now
-from app.node.earlier_results import earlier_results
+from app.node.database import iso_or_empty, utc_now
+from app.node.earlier_results import earlier_results, unreadable_results
 from app.node.node_policy import NodePolicy
 from app.node.pet_headers import keep_pet_headers
 from app.node.prior_wait import prior_wait
 from app.node.processor import ProcessorFactory, StudyProcessor
 from app.node.run_ledger import Run, RunEnding, RunKey, StudyState
+from app.node.run_outcomes import outcome_of
 from app.node.stores import NodeStores
-from app.outcome_file import read_outcome
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ class StudyWork:
         if wait.reason:
             _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
         ending = self._guarded(key, attempt, paths)
-        return _packed(replace(ending, reason="; ".join(filter(None, (wait.reason, ending.reason)))))
+        words = (wait.reason, unreadable_results(self._stores, key), ending.reason)
+        return _packed(replace(ending, reason="; ".join(filter(None, words))))
 
     def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
         """Step 2: write down how the try ended; with results, plan their delivery and keep a PET as prior."""
@@ -139,13 +140,17 @@ class StudyWork:
         tried = TryEnding(Ending(content["kind"]), content["reason"])
         if tried.kind is Ending.OUT_OF_DATE:
             return "out of date"
-        has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
+        try:
+            has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
+        except MisconfiguredError as error:
+            # written by another version between the two steps, or damaged: the next try writes it anew
+            tried, has_something_to_send = TryEnding(Ending.FAILED, str(error)), False
         run_ending = self._run_ending(self._stores.runs.get(key), tried, has_something_to_send)
         if tried.kind is not Ending.HELD:
             self._audit(key, tried, run_ending)
         self._stores.runs.end(key, attempt, run_ending)
         facts = {"state": str(run_ending.state), "reason": run_ending.reason}
-        _log.info("processed", extra=_facts(key) | facts | {"next_try": _iso(run_ending.next_try_at)})
+        _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(run_ending.next_try_at)})
         return str(run_ending.state)
 
     def _guarded(self, key: RunKey, attempt: int, paths: Sequence[Path]) -> TryEnding:
@@ -183,7 +188,7 @@ class StudyWork:
 
         A rejected study has something to say when it withdraws the result of an earlier revision.
         """
-        outcome = self._outcome(key)
+        outcome = outcome_of(self._stores.outbox, key)
         if outcome is None:
             return False
         self._stores.pet_results.register(key, outcome)
@@ -192,12 +197,6 @@ class StudyWork:
         if outcome.files:
             self._stores.deliveries.plan(key, outcome.files, self._destinations)
         return bool(outcome.files and self._destinations)
-
-    def _outcome(self, key: RunKey) -> StudyOutcome | None:
-        try:
-            return read_outcome(self._stores.outbox.folder_of(key))
-        except FileNotFoundError:
-            return None  # rejected before the chain had anything to say
 
     def _run_ending(self, run: Run, tried: TryEnding, has_something_to_send: bool) -> RunEnding:
         if has_something_to_send:
@@ -219,12 +218,12 @@ class StudyWork:
     def _audit(self, key: RunKey, tried: TryEnding, ending: RunEnding) -> None:
         facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
         if tried.kind in (Ending.DONE, Ending.REJECTED):
-            outcome = self._outcome(key)
+            outcome = outcome_of(self._stores.outbox, key)
             facts |= {} if outcome is None else _results_in_words(outcome)
             event = AuditEvent.PROCESSED if tried.kind is Ending.DONE else AuditEvent.REJECTED
         else:
             event = AuditEvent.FAILED
-            facts |= {"ending": str(tried.kind), "next_try": _iso(ending.next_try_at)}
+            facts |= {"ending": str(tried.kind), "next_try": iso_or_empty(ending.next_try_at)}
         self._stores.audit.append(event, key.study_instance_uid, facts)
 
     def _describe(self, key: RunKey, attempt: int, error: Exception) -> str:
@@ -281,7 +280,3 @@ def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
 
 def _facts(key: RunKey) -> dict[str, object]:
     return {"study": key.study_instance_uid, "revision": key.revision}
-
-
-def _iso(instant: datetime | None) -> str:
-    return "" if instant is None else instant.isoformat(timespec="seconds")

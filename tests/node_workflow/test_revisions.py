@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from app.domain.outcome import ResultFile, Status, StudyOutcome, Withdrawal
+from app.domain.revision import NOTHING_EARLIER, EarlierResults
 from app.errors import RetryLaterError
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.delivery import ResultDelivery
@@ -190,3 +191,63 @@ def test_planning_the_same_files_twice_changes_nothing(stores: NodeStores) -> No
                                  for item in result(1).files], [PACS])  # fmt: skip
     planned = stores.deliveries.instances(DeliveryKey(key, PACS))
     assert all(item.sop_instance_uid.endswith(".7") for item in planned)
+
+
+def damage(stores: NodeStores, key: RunKey) -> None:
+    """As a file of another version is."""
+    (stores.outbox.folder_of(key) / "outcome.json").write_text('{"study": 1}')
+
+
+class Chain:
+    """Finds what is given, whatever it is given."""
+
+    def __init__(self, outcome: StudyOutcome) -> None:
+        self.outcome = outcome
+        self.earlier: EarlierResults | None = None
+
+    def process(
+        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+    ) -> StudyOutcome:
+        self.earlier = earlier
+        write_outcome(self.outcome, out)
+        return self.outcome
+
+
+def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revision(
+    stores: NodeStores, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(stores, give(stores, 1, result(1), StudyState.DONE))
+    run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
+    chain = Chain(replace(result(2), pairs=()))
+    pool = ProcessorPool(lambda _: chain, 1)
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS])
+    ending = steps.run_chain(STUDY, 2, run.attempt)
+    steps.record(STUDY, 2, run.attempt, ending)
+    ended = stores.runs.get(run.key)
+    assert ended.state is StudyState.DONE
+    assert "earlier result unreadable (revision 1)" in ended.reason
+    assert "earlier result unreadable" in caplog.messages
+    assert chain.earlier == EarlierResults((), ())
+
+
+def test_results_that_can_not_be_read_after_the_chain_are_not_taken_for_none(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    damage(stores, key)
+    assert record(stores, tmp_path, key, Ending.DONE) == "failed"
+    run = stores.runs.get(key)
+    assert "outcome.json" in run.reason
+    assert run.next_try_at is not None
+
+
+def test_a_delivery_ends_although_its_outcome_has_become_unreadable(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    record(stores, tmp_path, key, Ending.DONE)
+    damage(stores, key)
+    deliver(stores, key)
+    run = stores.runs.get(key)
+    assert run.state is StudyState.DONE
+    assert "outcome.json" in run.reason
