@@ -61,6 +61,15 @@ class Stack:
     step_range_mm: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Slices lost between two neighbours; positions along the stack's normal, mm."""
+
+    count: int
+    from_mm: float
+    to_mm: float
+
+
 def stack_series(series: Series) -> Stack | Reason:
     """The stack of a series, from its headers: one multi-frame instance, or single-frame instances."""
     multi = [instance for instance in series.instances if instance.number_of_frames > 1]
@@ -121,6 +130,34 @@ def stack_frames(instance: Instance) -> Stack | Reason:
     return Stack(grid, tuple(int(frame) for frame in frame_of), (abs(step_mm), abs(step_mm)))
 
 
+def stack_gaps(series: Series) -> tuple[Gap, ...]:
+    """Where the slices of a single-frame series that are here leave gaps, whatever their order.
+
+    Slices without a position or of another orientation than the first are left out: :func:`stack_series`
+    tells about those.
+    """
+    placed = [item for item in series.instances if item.image_position_mm and item.image_orientation]
+    axes = _axes(placed[0]) if placed else None
+    if axes is None or isinstance(axes, Reason):
+        return ()
+    orientations = np.array([item.image_orientation for item in placed], dtype=np.float64)
+    positions = np.array([item.image_position_mm for item in placed], dtype=np.float64)
+    alike = np.abs(orientations - orientations[0]).max(axis=1) <= ORIENTATION_TOLERANCE
+    along = np.sort(positions[alike] @ axes[:, 2])
+    distinct = along[np.diff(along, prepend=-np.inf) >= SAME_POSITION_MM]
+    return _gaps(distinct) if distinct.size >= MINIMUM_SLICES else ()
+
+
+def _gaps(along_mm: FloatArray) -> tuple[Gap, ...]:
+    """Gaps between sorted, distinct positions along the normal."""
+    steps = np.diff(along_mm)
+    usual = float(np.median(steps))
+    return tuple(
+        Gap(round(float(steps[i]) / usual) - 1, float(along_mm[i]), float(along_mm[i + 1]))
+        for i in np.flatnonzero(steps > GAP * usual)
+    )
+
+
 def _stack_positions(instances: Sequence[Instance]) -> Stack | Reason:
     axes = _axes(instances[0])
     if isinstance(axes, Reason):
@@ -146,12 +183,12 @@ def _uneven(along_mm: FloatArray) -> Reason | None:
         found = f"{count + 1} or more slices at one position, {at:.2f} mm along the slice normal"
         return Reason(RefusalCode.DUPLICATE_SLICE, "ImagePositionPatient", found, "one slice a position")
     usual = float(np.median(steps))
-    widest = int(steps.argmax())
-    if steps[widest] > GAP * usual:
-        lost = round(float(steps[widest]) / usual) - 1
+    gaps = _gaps(along_mm)
+    if gaps:
+        widest = max(gaps, key=lambda gap: gap.to_mm - gap.from_mm)
         found = (
-            f"{steps[widest]:.2f} mm between the slices at {along_mm[widest]:.2f} and "
-            f"{along_mm[widest + 1]:.2f} mm along the slice normal ({lost} lost)"
+            f"{widest.to_mm - widest.from_mm:.2f} mm between the slices at {widest.from_mm:.2f} and "
+            f"{widest.to_mm:.2f} mm along the slice normal ({widest.count} lost)"
         )
         return Reason(
             RefusalCode.SLICE_GAP, "ImagePositionPatient", found, f"{usual:.2f} mm", "Send all slices"

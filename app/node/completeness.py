@@ -12,16 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from app.domain.analysis import Selection
+from app.domain.geometry import stack_gaps
 from app.domain.refusal import RefusalCode, Rejection
 from app.domain.study import Series, Study
 from app.node.receive_policy import ReceivePolicy
-
-GAP_FACTOR = 1.5
-"""A step of more than so many usual steps is a gap: real stacks vary by a few per cent (3.19 to 3.29 mm)."""
 
 UNSUITABLE = frozenset(
     {
@@ -79,15 +74,6 @@ class Completeness:
     given_up: bool = False
 
 
-@dataclass(frozen=True)
-class Gap:
-    """Slices missing between two neighbours; positions along the stack's normal, mm."""
-
-    count: int
-    from_mm: float
-    to_mm: float
-
-
 def assess(
     study: Study, selected: Selected, last_received_at: datetime, now: datetime, policy: ReceivePolicy
 ) -> Completeness:
@@ -110,23 +96,6 @@ def assess(
     if quiet_s >= policy.settle_s:
         return Completeness(complete=True)
     return Completeness(complete=False, waits_for=f"quiet for {quiet_s:.0f} of {policy.settle_s:.0f} s")
-
-
-def stack_gaps(series: Series) -> tuple[Gap, ...]:
-    """Gaps in a stack of single-frame slices, by their positions; the order of instances does not matter.
-
-    Slices without a position or of another orientation than the first are left out: the selection tells
-    about those.
-    """
-    steps = _positions_along_normal(series)
-    if steps.size < 3:
-        return ()
-    distances = np.diff(steps)
-    usual = float(np.median(distances))
-    return tuple(
-        Gap(max(1, round(float(distances[i]) / usual) - 1), float(steps[i]), float(steps[i + 1]))
-        for i in np.flatnonzero(distances > GAP_FACTOR * usual)
-    )
 
 
 def _what_is_missing(study: Study, selected: Selected) -> str:
@@ -187,18 +156,3 @@ def _all_announced_are_here(study: Study) -> bool:
         series.expected_instance_count is not None and len(series.instances) >= series.expected_instance_count
         for series in images
     )
-
-
-def _positions_along_normal(series: Series) -> NDArray[np.float64]:
-    """Sorted, distinct positions of the slices along their common normal, mm, shape (n,)."""
-    slices = [
-        (instance.image_orientation, instance.image_position_mm)
-        for instance in series.instances
-        if instance.image_orientation is not None and instance.image_position_mm is not None
-    ]
-    if not slices:
-        return np.empty(0)
-    orientation = np.asarray(slices[0][0])
-    normal = np.cross(orientation[:3], orientation[3:])
-    positions = [position for along, position in slices if np.allclose(along, orientation, atol=1e-3)]
-    return np.unique(np.round(np.asarray(positions) @ normal, 3))

@@ -2,12 +2,13 @@
 
 A study's images are counted when it is complete; here its first one from each sender is written down, for
 who sent it. Refusals of one kind from one address within a minute are one entry and a count, so that nobody
-fills the log by knocking.
+fills the log by knocking; the count is written when the minute is over, by :meth:`ReceptionAudit.flush`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -40,10 +41,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Refusals:
-    """Of one kind from one address: when one was written down last, and how many were only counted since."""
+    """Of one kind from one address: when one was written down last, and how many came since."""
 
-    written_at_s: float
-    uncounted: int = 0
+    latest: Reception
+    written_at_s: float = -math.inf
+    unwritten: int = 0
 
 
 class ReceptionAudit:
@@ -70,6 +72,22 @@ class ReceptionAudit:
         elif reception.event is ReceptionEvent.STORED:
             self._stored(reception)
 
+    def flush(self, everything: bool = False) -> None:
+        """Write down the refusals that were only counted, once their minute is over, or ``everything`` now.
+
+        Raises:
+            RetryLaterError: the audit log's disk or database does not take it; they stay counted.
+        """
+        now = self._clock()
+        with self._lock:
+            due = [
+                alike
+                for alike in self._refusals.values()
+                if alike.unwritten and (everything or now - alike.written_at_s >= REPEAT_S)
+            ]
+        for alike in due:
+            self._write_refusals(alike)
+
     def _stored(self, reception: Reception) -> None:
         key = (reception.study_instance_uid, reception.calling_ae, reception.address)
         with self._lock:
@@ -81,14 +99,29 @@ class ReceptionAudit:
 
     def _refused(self, reception: Reception) -> None:
         key = (reception.address, reception.event, reception.status)
-        now = self._clock()
         with self._lock:
-            known = self._refusals.get(key)
-            if known is not None and now - known.written_at_s < REPEAT_S:
-                known.uncounted += 1
-                return
-            _remember(self._refusals, key, _Refusals(now))
-        self._write(_EVENTS[reception.event], reception, known.uncounted if known else 0)
+            alike = self._refusals.get(key) or _Refusals(reception)
+            alike.latest = reception
+            alike.unwritten += 1
+            forgotten = _remember(self._refusals, key, alike)
+        if forgotten is not None:
+            self._write_refusals(forgotten)
+        if self._clock() - alike.written_at_s >= REPEAT_S:
+            self._write_refusals(alike)
+
+    def _write_refusals(self, alike: _Refusals) -> None:
+        """One entry for the latest of them, with the count of the others."""
+        with self._lock:
+            count, alike.unwritten = alike.unwritten, 0
+            alike.written_at_s, latest = self._clock(), alike.latest
+        if not count:
+            return
+        try:
+            self._write(_EVENTS[latest.event], latest, count - 1)
+        except RetryLaterError:
+            with self._lock:
+                alike.unwritten += count
+            raise
 
     def _write(self, event: AuditEvent, reception: Reception, alike: int = 0) -> None:
         facts: dict[str, object] = {"calling_ae": reception.calling_ae, "address": reception.address}
@@ -106,11 +139,11 @@ class ReceptionAudit:
             raise RetryLaterError(f"the audit log can't be written to: {type(error).__name__}") from error
 
 
-def _remember(memory: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+def _remember(memory: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> _Value | None:
+    """Keep it as the newest; returns the oldest when that is forgotten for it."""
     memory[key] = value
     memory.move_to_end(key)
-    if len(memory) > MAX_REMEMBERED:
-        memory.popitem(last=False)
+    return memory.popitem(last=False)[1] if len(memory) > MAX_REMEMBERED else None
 
 
 def _tell_log(reception: Reception) -> None:

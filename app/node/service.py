@@ -77,7 +77,8 @@ class NodeService:
         self._housekeeping = Housekeeping(policy, self._engine)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
-        self._scp = StoreScp(plan.receive, stores.inbox, ReceptionAudit(stores.audit))
+        self._reception_audit = ReceptionAudit(stores.audit)
+        self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._loops: list[threading.Thread] = []
@@ -124,6 +125,7 @@ class NodeService:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._engine.stop(max(0.0, deadline - time.monotonic()))
         self._heartbeats.stop()
+        self._reception_audit.flush(everything=True)
         self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
         self._stores.close()
 
@@ -143,6 +145,7 @@ class NodeService:
         self._heartbeats.beat()
         self._planner.take_over_dead()
         self._planner.replace_lost()
+        self._reception_audit.flush()
 
 
 def _names(policy: DeliverPolicy) -> Sequence[str]:

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.analysis import Selection
+from app.domain.geometry import stack_gaps
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.screening import CT_IMAGE, PET_IMAGE
 from app.domain.selection import SelectionPolicy, select
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
 from app.domain.tracers import PSMA_11_GA68
-from app.node.completeness import Completeness, assess, stack_gaps
+from app.node.completeness import Completeness, assess
 from app.node.receive_policy import ReceivePolicy
 
 POLICY = ReceivePolicy(settle_s=60, give_up_s=3600)

@@ -65,6 +65,55 @@ def test_refusals_alike_are_counted_and_others_written(stores: NodeStores, tmp_p
     assert stores.audit.verify().intact
 
 
+def test_counted_refusals_are_written_when_their_minute_is_over_or_the_node_stops(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    now = [0.0]
+    observe = ReceptionAudit(stores.audit, clock=lambda: now[0])
+    for number in range(5):
+        observe(replace(REJECTED, calling_ae=f"EVIL{number}"))
+    observe.flush()
+    assert len(entries(tmp_path)) == 1
+    now[0] = REPEAT_S
+    observe.flush()
+    observe.flush()
+    found = entries(tmp_path)
+    assert [entry["facts"]["calling_ae"] for entry in found] == ["EVIL0", "EVIL4"]
+    assert found[1]["facts"]["alike_since_the_last_entry"] == 3
+    observe(REJECTED)
+    observe.flush(everything=True)
+    assert len(entries(tmp_path)) == 3
+
+
+def test_refusals_that_could_not_be_written_stay_counted(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = ReceptionAudit(stores.audit)
+    observe(REJECTED)
+    observe(REJECTED)
+
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.audit, "append", full)
+        with pytest.raises(RetryLaterError):
+            observe.flush(everything=True)
+    observe.flush(everything=True)
+    assert len(entries(tmp_path)) == 2
+
+
+def test_counted_refusals_of_an_address_that_is_forgotten_are_written(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.reception_audit.MAX_REMEMBERED", 1)
+    observe = ReceptionAudit(stores.audit)
+    observe(REJECTED)
+    observe(REJECTED)
+    observe(replace(REJECTED, address="10.0.0.10"))
+    assert [entry["facts"]["address"] for entry in entries(tmp_path)] == ["10.0.0.9", "10.0.0.9", "10.0.0.10"]
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom, of what is meant to be bad
 def test_real_senders_are_written_down_without_any_patient(stores: NodeStores, tmp_path: Path) -> None:
     policy = ReceivePolicy(port=0, allowed_callers=(Caller("SCANNER"),), min_free_mb=1.0)
