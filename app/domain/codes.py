@@ -52,7 +52,7 @@ SUV_MAX_CHANGE = Code("SUVMAX-CHANGE", PRIVATE_SCHEME, "Change of highest SUVmax
 NEW_LESIONS = Code("NEW-LESIONS", PRIVATE_SCHEME, "Number of new lesions")
 VANISHED_LESIONS = Code("VANISHED-LESIONS", PRIVATE_SCHEME, "Number of vanished lesions")
 ABSORBED_DOSE = Code("128513", "DCM", "Absorbed Dose")
-SINGLE_TIME_POINT_DOSE = Code("SINGLE-TIME-POINT", PRIVATE_SCHEME, "Single-time-point dose estimate, research")
+SINGLE_TIME_POINT_DOSE = Code("SINGLE-TIME-POINT", PRIVATE_SCHEME, "Single-time-point dose, research")
 
 MAXIMUM = Code("56851009", "SCT", "Maximum")
 MEAN = Code("373098007", "SCT", "Mean")
