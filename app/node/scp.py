@@ -11,8 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -32,6 +31,7 @@ from app.node.received_instance import (
     UnsafeUidError,
     identify,
 )
+from app.node.reception import Reception, ReceptionEvent
 from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES
 
 __all__ = ["Caller", "ReceivePolicy", "Reception", "ReceptionEvent", "StoreScp"]
@@ -60,37 +60,6 @@ class _Refusal(Enum):
     UNKNOWN_CALLER = (1, 1, 3)
     UNKNOWN_CALLED = (1, 1, 7)
     TOO_MANY = (2, 3, 2)
-
-
-class ReceptionEvent(StrEnum):
-    """What an observer is told of."""
-
-    ASSOCIATION_REJECTED = "association-rejected"
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True)
-class Reception:
-    """Something that happened at the door; holds no patient data.
-
-    Attributes:
-        event: what.
-        calling_ae, address: who.
-        detail: why, in words; empty for what went well.
-        status: of the C-STORE answer; ``None`` for a rejected association.
-        study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
-    """
-
-    event: ReceptionEvent
-    calling_ae: str
-    address: str
-    detail: str = ""
-    status: int | None = None
-    study_instance_uid: str = ""
-    sop_instance_uid: str = ""
 
 
 class StoreScp:

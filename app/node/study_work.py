@@ -231,11 +231,14 @@ class StudyWork:
         file beside the images, that only the node's user can read."""
         description = describe_exception(error)
         _log.error("the chain failed", exc_info=error, extra=_facts(key) | {"attempt": attempt})
-        self._policy.failures_dir.mkdir(parents=True, exist_ok=True)
         name = f"{key.study_instance_uid}-r{key.revision}-{attempt}.txt"
         path = self._policy.failures_dir / name
-        path.touch(mode=0o600)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        except OSError as full:  # how the try ended must be written down all the same
+            return f"{description}; no details: failures/ can't be written to ({full.strerror})"
         return f"{description}; details in failures/{name}"
 
 

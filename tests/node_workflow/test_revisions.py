@@ -251,3 +251,14 @@ def test_a_delivery_ends_although_its_outcome_has_become_unreadable(
     run = stores.runs.get(key)
     assert run.state is StudyState.DONE
     assert "outcome.json" in run.reason
+
+
+def test_a_fault_is_told_although_its_details_find_no_room(stores: NodeStores, tmp_path: Path) -> None:
+    run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
+    (tmp_path / "failures").write_text("where the folder should be")
+    faulty = Mock()
+    faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), ProcessorPool(lambda _: faulty, 1), [PACS])
+    ending = json.loads(steps.run_chain(STUDY, 1, run.attempt))
+    assert ending["kind"] == Ending.FAILED
+    assert "no details" in ending["reason"] and "ZYXWVUT" not in ending["reason"]
