@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydicom.pixels import get_decoder
 
 from app.dicom import header_values as header
 from app.dicom import jpeg_lossless
+from app.dicom.isolated_decoder import JPEG_LS, DecoderDiedError, IsolatedDecoder
 from app.domain.geometry import Stack, stack_series
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Series
@@ -53,17 +55,17 @@ def read_stack(series: Series) -> SliceStack:
     if stack.grid.shape[0] * stack.grid.shape[1] * stack.grid.shape[2] > MOST_VOXELS:
         expected = f"{MOST_VOXELS} voxels or fewer"
         raise _unusable(RefusalCode.GEOMETRY_INCONSISTENT, "Rows", f"{stack.grid.shape}", expected, series)
-    with header.tolerant():
+    with header.tolerant(), IsolatedDecoder() as decoder:
         if series.instances[0].number_of_frames > 1:
-            return _multi_frame(series, stack)
-        return _single_frames(series, stack)
+            return _multi_frame(series, stack, decoder)
+        return _single_frames(series, stack, decoder)
 
 
-def _single_frames(series: Series, stack: Stack) -> SliceStack:
+def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     ordered = [series.instances[index] for index in stack.order]
     planes, headers = [], []
     for instance in ordered:
-        dataset, plane = _pixels(series, instance.path, stack.grid.shape[1:])
+        dataset, plane = _pixels(series, instance.path, stack.grid.shape[1:], decoder)
         planes.append(plane)
         headers.append(dataset)
     uids = tuple(instance.sop_instance_uid for instance in ordered)
@@ -71,9 +73,9 @@ def _single_frames(series: Series, stack: Stack) -> SliceStack:
     return SliceStack(stack, np.stack(planes), tuple(headers), uids, (1,) * len(uids))
 
 
-def _multi_frame(series: Series, stack: Stack) -> SliceStack:
+def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     instance = series.instances[0]
-    dataset, frames = _pixels(series, instance.path, stack.grid.shape)
+    dataset, frames = _pixels(series, instance.path, stack.grid.shape, decoder)
     order = np.array(stack.order)
     slices = len(order)
     numbers = tuple(int(frame) + 1 for frame in order)
@@ -82,7 +84,9 @@ def _multi_frame(series: Series, stack: Stack) -> SliceStack:
     )
 
 
-def _pixels(series: Series, path: Any, shape: tuple[int, ...]) -> tuple[Dataset, NDArray[Any]]:
+def _pixels(
+    series: Series, path: Path, shape: tuple[int, ...], decoder: IsolatedDecoder
+) -> tuple[Dataset, NDArray[Any]]:
     """Data set without pixels, and its pixels as ``shape``."""
     try:
         dataset = header.read_with_pixels(path)
@@ -95,7 +99,10 @@ def _pixels(series: Series, path: Any, shape: tuple[int, ...]) -> tuple[Dataset,
             RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image", series
         )
     try:
-        pixels = np.asarray(dataset.pixel_array)
+        pixels = _decoded(dataset, path, decoder)
+    except DecoderDiedError as error:
+        found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
+        raise _unusable(RefusalCode.UNREADABLE, "PixelData", found, expected, series) from error
     except (*header.READ_ERRORS, RuntimeError) as error:
         found, expected = f"damaged or truncated pixels ({type(error).__name__})", f"{shape} decodable values"
         raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series) from error
@@ -106,6 +113,13 @@ def _pixels(series: Series, path: Any, shape: tuple[int, ...]) -> tuple[Dataset,
         )
     del dataset.PixelData
     return dataset, pixels
+
+
+def _decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:
+    """The pixels; of JPEG-LS, whose decoder may crash, from a child process."""
+    if dataset.file_meta.get("TransferSyntaxUID", "") in JPEG_LS:
+        return decoder.decode(path)
+    return np.asarray(dataset.pixel_array)
 
 
 def _refuse_undecodable(series: Series, dataset: Dataset) -> None:

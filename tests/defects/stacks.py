@@ -172,6 +172,7 @@ DEFECTS = (
     Defect("JPEG 2000 lossless", compressed("1.2.840.10008.1.2.4.90")),
     Defect("JPEG 2000", compressed("1.2.840.10008.1.2.4.91")),
     Defect("a damaged JPEG lossless stream", damaged_stream("1.2.840.10008.1.2.4.70"), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("a damaged JPEG-LS stream", damaged_stream(JPEGLSLossless), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("a damaged JPEG 2000 stream", damaged_stream("1.2.840.10008.1.2.4.90"), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("video", video, Code.TRANSFER_SYNTAX_UNSUPPORTED, "TransferSyntaxUID"),
     # files
