@@ -22,6 +22,7 @@ from app.domain.measurements import measure
 from app.domain.site import SiteRules
 from app.imaging.sites import with_sites
 from app.phantom.acquisition import Acquisition
+from app.phantom.anatomy import REFERENCE_HEIGHT_M
 from app.phantom.centres import Centre
 from app.phantom.lesions import LesionKind
 from app.phantom.patient import simulate_patient
@@ -33,8 +34,12 @@ SITE_OF = {
     LesionKind.LIVER: Site.LIVER,
 }
 
-PLACES = {Organ.LIVER: ((-150, -75, 480), (0, 75, 680)), Organ.PAROTID: ((-80, -40, 820), (80, 40, 990))}
-"""Boxes, body mm, that hold the simulated organ in bodies of any size."""
+PLACES = {Organ.LIVER: ((10, -75, 500), (140, 75, 665)), Organ.PAROTID: ((42, -25, 875), (75, 25, 935))}
+"""Boxes that hold the simulated organ, mm of the reference body, x off the midline."""
+
+
+RIGHT_SIDE = {Organ.LIVER: (True,), Organ.PAROTID: (False, True)}
+"""Which side each centre lies on."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,14 @@ def sites_of(scan: Acquisition) -> Findings:
     return with_sites(findings, scan.truth, (scan.functional, scan.ct), SiteRules())
 
 
-def scans(first: int, patients: int) -> Iterator[tuple[str, Acquisition]]:
-    """Every scan with its modality."""
+def scans(first: int, patients: int) -> Iterator[tuple[str, Acquisition, float]]:
+    """Every scan with its modality and the size of the body against the reference body."""
     for number in range(first, first + patients):
         for centre in Centre:
             patient = simulate_patient(number, centre)
-            yield "PET", patient.pet
-            yield "SPECT", patient.spect
+            size = patient.height_m / REFERENCE_HEIGHT_M
+            yield "PET", patient.pet, size
+            yield "SPECT", patient.spect, size
             sys.stderr.write(f"{centre.value}{number} done\n")
 
 
@@ -68,7 +74,7 @@ def told(modality: str, scan: Acquisition, findings: Findings) -> Iterator[Told]
         yield Told(modality, LesionKind(kind), lesion.site)
 
 
-def reference_verdict(scan: Acquisition, reference: ReferenceUptake) -> str:
+def reference_verdict(scan: Acquisition, size: float, reference: ReferenceUptake) -> str:
     """``in place``, ``elsewhere`` or ``not told``."""
     if reference.suv_mean is None:
         return "not told"
@@ -76,7 +82,10 @@ def reference_verdict(scan: Acquisition, reference: ReferenceUptake) -> str:
     back = np.linalg.inv(scan.pose)
     inside = [
         bool((np.array(low) <= place).all() and (place <= np.array(high)).all())
-        for place in (back[:3, :3] @ np.array(centre) + back[:3, 3] for centre in reference.centres_mm)
+        for place in (
+            (back[:3, :3] @ np.array(centre) + back[:3, 3]) / size * (-1 if right else 1, 1, 1)
+            for centre, right in zip(reference.centres_mm, RIGHT_SIDE[reference.organ], strict=True)
+        )
     ]
     return "in place" if all(inside) else "elsewhere"
 
@@ -106,11 +115,11 @@ def main() -> int:
     options = parser.parse_args()
     found: list[Told] = []
     organs: Counter[tuple[str, Organ, str]] = Counter()
-    for modality, scan in scans(options.first, options.patients):
+    for modality, scan, size in scans(options.first, options.patients):
         findings = sites_of(scan)
         found += told(modality, scan, findings)
         for reference in findings.references:
-            organs[modality, reference.organ, reference_verdict(scan, reference)] += 1
+            organs[modality, reference.organ, reference_verdict(scan, size, reference)] += 1
     for modality in ("PET", "SPECT"):
         sys.stdout.write(f"\n{modality}\n\n")
         sys.stdout.write("\n".join(site_table([item for item in found if item.modality == modality])) + "\n")

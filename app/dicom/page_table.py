@@ -23,7 +23,7 @@ FIGURES_IN_A_ROW = 3
 HIGHEST_ROW, LOWEST_ROW = 28.0, 20.0
 """Pixels from row to row: as high as there is room."""
 
-CHANGE_CHARACTERS, CHANGE_LINES = 78, 4
+CHANGE_CHARACTERS, CHANGE_LINES = 66, 4
 
 SHORT_SITES = {
     Site.BONE: "bone",
@@ -102,9 +102,9 @@ def _draw_change(sheet: Sheet, change: Change | None, top: float) -> float:
     if len(lines) > CHANGE_LINES:
         lines[CHANGE_LINES - 1 :] = ["... in full in the report (DICOM SR)"]
     for line in lines:
-        sheet.write(TABLE_LEFT, top - 10, line, fontsize=10.5)
+        sheet.write(TABLE_LEFT, top, line, fontsize=10.5)
         top += 18
-    return top + 8
+    return top + 18
 
 
 def _draw_table(sheet: Sheet, context: ResultContext, top: float) -> None:
@@ -135,7 +135,7 @@ def _draw_table(sheet: Sheet, context: ResultContext, top: float) -> None:
 def _columns(lesions: tuple[Lesion, ...]) -> list[Column]:
     found = [
         Column(("Volume", "ml"), tuple(lesion.volume_ml for lesion in lesions), 2),
-        Column(("Length", "mm"), tuple(lesion.longest_diameter_mm for lesion in lesions), 0),
+        Column(("Length", "mm"), tuple(lesion.longest_diameter_mm or None for lesion in lesions), 0),
         Column(("SUV", "max"), tuple(lesion.suv_max for lesion in lesions), 1),
         Column(("SUV", "mean"), tuple(lesion.suv_mean for lesion in lesions), 1),
         Column(("SUV", "peak"), tuple(lesion.suv_peak for lesion in lesions), 1),

@@ -8,7 +8,9 @@ the head; their volumes of interest are voxels above half of each one's maximum.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import cc3d
 import numpy as np
@@ -47,7 +49,12 @@ LIVER_VOI_RADIUS_MM = 15.0
 LIVER_MAX_VARIATION = 0.35
 """Standard deviation over mean within the sphere; beyond, it is no even tissue."""
 
-PAROTID_LATERAL_MM = (35.0, 85.0)
+PAROTID_LATERAL_MM = (40.0, 85.0)
+"""The submandibular glands lie nearer the midline."""
+
+HOT_PLACES = 4
+"""So many are looked at on each side: parotid, submandibular, lacrimal, and one more."""
+
 PAROTID_SAME_HEIGHT_MM = 25.0
 PAROTID_ABOVE_LUNG_MM = 40.0
 PAROTID_ML = (4.0, 90.0)
@@ -125,20 +132,43 @@ def find_parotids(body: BodyUptake) -> ReferenceUptake:
     place = body.soft & above[:, None, None] & ((off_mm >= near) & (off_mm <= far))[:, None, :]
     place &= body.smooth_suv >= PAROTID_OVER_SOFT_TISSUE * body.typical_suv
     left = (_off_midline_mm(body) > 0)[:, None, :]
-    height = _hot_on_both_sides(place & left, place & ~left, body)
-    if height is None:
+    sides = [tuple(_glands(place & side, body)) for side in (left, ~left)]
+    pairs = [pair for pair in product(*sides) if _level(pair, body) <= PAROTID_SAME_HEIGHT_MM]
+    if not pairs:
         return _unknown(Organ.PAROTID, "no hot soft tissue at one height on both sides of the head")
-    level = (np.abs(z_mm - z_mm[height]) <= PAROTID_SAME_HEIGHT_MM)[:, None, None]
-    return _pair([_hottest(place & level & side, body) for side in (left, ~left)], body)
+    return _pair(max(pairs, key=lambda pair: min(gland.peak for gland in pair)), body)
 
 
-def _hot_on_both_sides(
-    left: NDArray[np.bool_], right: NDArray[np.bool_], body: BodyUptake
-) -> int | None:
-    """The slice whose cooler side is hottest."""
-    sides = [np.where(side, body.smooth_suv, 0.0).max(axis=(1, 2)) for side in (left, right)]
-    both = np.minimum(*sides)
-    return int(both.argmax()) if both.any() else None
+@dataclass(frozen=True, eq=False)
+class _Gland:
+    """A hot place: voxels above half of its maximum, and their centre ``(z, y, x)``."""
+
+    mask: NDArray[np.bool_]
+    peak: float
+    centre: FloatArray
+
+
+def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
+    """Hot places, the hottest first, whose centre lies as far from the midline as a parotid gland's."""
+    left, off_mm = place.copy(), np.abs(_off_midline_mm(body))
+    near, far = PAROTID_LATERAL_MM
+    for _ in range(HOT_PLACES):
+        masked = np.where(left, body.suv, 0.0)
+        peak = np.unravel_index(int(masked.argmax()), masked.shape)
+        if masked[peak] <= 0:
+            return
+        hot = body.soft & (body.suv >= HOT_SHARE * masked[peak])
+        parts = cc3d.connected_components(hot.astype(np.uint8), connectivity=6)
+        gland = parts == parts[peak]
+        centre = np.argwhere(gland).mean(axis=0)
+        if near <= off_mm[round(centre[0]), round(centre[2])] <= far:
+            yield _Gland(gland, float(masked[peak]), centre)
+        left &= ~gland
+
+
+def _level(pair: tuple[_Gland, ...], body: BodyUptake) -> float:
+    """How far apart in height, mm."""
+    return abs(float(pair[0].centre[0] - pair[1].centre[0])) * body.ct.grid.spacing_mm[2]
 
 
 def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver | ReferenceUptake:
@@ -192,33 +222,22 @@ def _sphere_uptake(centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUpt
     )
 
 
-def _hottest(place: NDArray[np.bool_], body: BodyUptake) -> NDArray[np.bool_]:
-    """The connected voxels above half of the maximum around the hottest one."""
-    masked = np.where(place, body.suv, 0.0)
-    peak = np.unravel_index(int(masked.argmax()), masked.shape)
-    hot = body.soft & (body.suv >= HOT_SHARE * masked[peak])
-    parts = cc3d.connected_components(hot.astype(np.uint8), connectivity=6)
-    gland: NDArray[np.bool_] = parts == parts[peak]
-    return gland
-
-
-def _pair(glands: list[NDArray[np.bool_]], body: BodyUptake) -> ReferenceUptake:
+def _pair(glands: tuple[_Gland, ...], body: BodyUptake) -> ReferenceUptake:
     grid = body.ct.grid
-    centres = [np.argwhere(gland).mean(axis=0) for gland in glands]
-    peaks = [float(body.suv[gland].max()) for gland in glands]
-    volumes = [float(gland.sum()) * grid.voxel_ml for gland in glands]
+    peaks = [gland.peak for gland in glands]
+    volumes = [float(gland.mask.sum()) * grid.voxel_ml for gland in glands]
     if any(not PAROTID_ML[0] <= volume <= PAROTID_ML[1] for volume in volumes):
         found = " and ".join(f"{volume:.0f}" for volume in volumes)
         return _unknown(Organ.PAROTID, f"hot tissue of {found} ml, expected two glands of 4 to 90 ml")
     if max(peaks) > PAROTID_SIDE_RATIO * min(peaks):
         return _unknown(Organ.PAROTID, "one side is more than twice as hot as the other")
-    both = glands[0] | glands[1]
+    both = glands[0].mask | glands[1].mask
     return ReferenceUptake(
         Organ.PAROTID,
         float(body.suv[both].mean(dtype=np.float64)),
         "hottest soft tissue on both sides of the head, voxels above half of each maximum",
         sum(volumes),
-        tuple(_place(grid, centre) for centre in centres),
+        tuple(_place(grid, gland.centre) for gland in glands),
     )
 
 
