@@ -12,9 +12,9 @@ from app.imaging.previous_result import PreviousResult
 from app.node.pet_results import PetResult
 from app.node.priors import StoredPet
 from app.node.run_ledger import RunKey, StudyState
+from app.node.run_outcomes import readable_outcome_of
 from app.node.stores import NodeStores
 from app.node.study_subjects import StudySubject
-from app.outcome_file import read_outcome
 
 ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
 """States of a revision that has said what it has to say."""
@@ -46,11 +46,10 @@ class NodePreviousResults:
         latest = max(ended, key=lambda run: run.key.revision, default=None)
         if latest is None:
             return None, None
-        try:
-            outcome = read_outcome(self._stores.outbox.folder_of(latest.key))
-        except FileNotFoundError:  # rejected before it had anything to write, or cleared away by the site
+        outcome = readable_outcome_of(self._stores.outbox, latest.key)
+        if outcome is None or outcome.status is not Status.DONE:
             return None, None
-        return (latest.key, outcome) if outcome.status is Status.DONE else (None, None)
+        return latest.key, outcome
 
     def _result(self, key: RunKey, pair: PairOutcome, acquired_at: datetime) -> PreviousResult:
         folder = self._stores.outbox.folder_of(key)
