@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
+from statistics import median_low
 
 import numpy as np
 
@@ -198,7 +199,7 @@ def _range(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    return " / ".join(f"{value:.3g}" for value in np.percentile(known, (0, 50, 100)))
+    return " / ".join(f"{value:.3g}" for value in (min(known), median_low(known), max(known)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -133,7 +133,7 @@ class RegistrationFit:
     side_correlation: float | None = None
     """Correlation of left-minus-right in both CTs; negative when one is mirrored."""
     stretch: float | None = None
-    """Difference in body length; 0.03 is 3 %."""
+    """Difference in body length beyond what bending explains; 0.03 is 3 %."""
     thickness_difference_mm: float | None = None
     """Mean difference of the trunk's thickness, front to back."""
     rival_overlap: float | None = None

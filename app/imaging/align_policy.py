@@ -32,9 +32,9 @@ class AlignPolicy:
     """75 % of the trunk's bone has its counterpart within this, mm."""
     min_soft_tissue_correlation: float = 0.8
     """Least correlation of soft tissue: another patient's organs and fat lie elsewhere."""
-    min_side_correlation: float = 0.15
+    min_side_correlation: float = 0.08
     """Least correlation of left minus right: a mirrored CT is negative."""
-    max_stretch: float = 0.016
+    max_stretch: float = 0.011
     """Largest difference in body length, as a share: a person keeps his length."""
     max_thickness_difference_mm: float = 9.0
     """Largest mean difference of the trunk's thickness, mm: fat and girth change slowly."""

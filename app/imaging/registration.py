@@ -51,7 +51,7 @@ def register_rigid(fixed_ct: Volume, moving_ct: Volume) -> RigidRegistration | N
     """
     if fixed_ct.unit is not Unit.HU or moving_ct.unit is not Unit.HU:
         raise ValueError(f"registration takes HU, found {fixed_ct.unit} and {moving_ct.unit}")
-    fixed, moving = working_ct(fixed_ct), working_ct(moving_ct)
+    fixed, moving = working_ct(fixed_ct).without_arms(), working_ct(moving_ct).without_arms()
     if min(bone_ml(fixed), bone_ml(moving)) < MIN_BONE_ML:
         return None
     return register_working(fixed, moving)

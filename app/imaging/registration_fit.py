@@ -21,9 +21,6 @@ BONE_SHARE = 0.2
 BONE_PERCENTILE = 75
 """The thighs of flexed hips hold up to a fifth of the bone in view; they must not decide."""
 
-TRUNK_HALF_WIDTH_MM = 150.0
-"""Arms lie further from the middle than this, raised or down; they say nothing about where the trunk is."""
-
 TRUNK_CORE_HALF_WIDTH_MM = 100.0
 """Thickness is measured here, well inside the flanks, where it changes slowly."""
 
@@ -98,8 +95,7 @@ def _moved(moving: WorkingCt, grid: Grid, fixed_to_moving: FloatArray) -> Workin
 
 def _bone_agreement(pair: _Pair) -> tuple[float, float]:
     """Dice of bone in the trunk, and the distance (mm) within which most of it has a counterpart."""
-    trunk = pair.view & _near_the_middle(pair.fixed, TRUNK_HALF_WIDTH_MM)
-    a, b = (pair.fixed.bone > BONE_SHARE) & trunk, (pair.moved.bone > BONE_SHARE) & trunk
+    a, b = (pair.fixed.bone > BONE_SHARE) & pair.view, (pair.moved.bone > BONE_SHARE) & pair.view
     if not a.any() or not b.any():
         return 0.0, float("inf")
     dice = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
@@ -109,19 +105,18 @@ def _bone_agreement(pair: _Pair) -> tuple[float, float]:
     return dice, float(np.percentile(np.concatenate([to_b, to_a]), BONE_PERCENTILE))
 
 
-def _near_the_middle(ct: WorkingCt, half_width_mm: float) -> NDArray[np.bool_]:
-    """Voxels within that distance of the sagittal plane through the bone's centre."""
+def _near_the_middle(ct: WorkingCt) -> NDArray[np.bool_]:
+    """Which sagittal planes lie within :data:`TRUNK_CORE_HALF_WIDTH_MM` of the bone's centre, ``(x,)``."""
     x_mm = ct.grid.origin_mm[0] + np.arange(ct.grid.shape[2]) * ct.grid.spacing_mm[0]
-    near: NDArray[np.bool_] = np.abs(x_mm - bone_centre_mm(ct)[0]) <= half_width_mm
-    return np.broadcast_to(near, ct.grid.shape)
+    near: NDArray[np.bool_] = np.abs(x_mm - bone_centre_mm(ct)[0]) <= TRUNK_CORE_HALF_WIDTH_MM
+    return near
 
 
 def _thickness_difference_mm(pair: _Pair) -> float | None:
     """Mean difference, front to back, of the columns through the trunk; fat and girth are a person's own."""
     step_mm = pair.fixed.grid.spacing_mm[1]
     thick = [_extent(ct.body) * step_mm for ct in (pair.fixed, pair.moved)]
-    near = _near_the_middle(pair.fixed, TRUNK_CORE_HALF_WIDTH_MM)[:, 0, :]
-    trunk = near & (np.minimum(*thick) > THINNEST_TRUNK_MM)
+    trunk = _near_the_middle(pair.fixed) & (np.minimum(*thick) > THINNEST_TRUNK_MM)
     return float(np.abs(thick[0] - thick[1])[trunk].mean()) if trunk.any() else None
 
 

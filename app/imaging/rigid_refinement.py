@@ -28,6 +28,9 @@ TOLERANCE_DECAY = 0.85
 
 STRETCH_ITERATIONS = 12
 
+BEND_MM = 5.0
+"""A trunk that lies differently looks this much longer or shorter, whatever part of it is in view."""
+
 
 @dataclass(frozen=True, eq=False)
 class Refined:
@@ -55,7 +58,8 @@ def measure_stretch(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatA
     """How much longer or shorter the moving body is, lengthwise: 0.03 is 3 %.
 
     A person keeps his length; two persons rarely share it. Found by letting the registration scale each axis;
-    across the body the warp of a trunk that lies differently looks like scale, so only the length counts.
+    across the body the warp of a trunk that lies differently looks like scale, so only the length counts,
+    and of it what such a warp does not explain.
     """
     match = _BoneMatch(fixed, moving)
     motion: FloatArray = fixed_to_moving
@@ -63,7 +67,7 @@ def measure_stretch(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatA
     for _ in range(STRETCH_ITERATIONS):
         step, step_scales = match.step_with_scales(motion, TOLERANCE[0] / 2)
         motion, scales = step @ motion, scales * step_scales
-    return float(abs(scales[2] - 1.0))
+    return max(0.0, float(abs(scales[2] - 1.0)) - BEND_MM / match.length_mm)
 
 
 class _BoneMatch:
@@ -80,6 +84,7 @@ class _BoneMatch:
         self._images = (image, by_x, by_y, by_z)
         distances = np.linalg.norm(self._points - self._points.mean(axis=0), axis=1)
         self._reach_mm = float(np.percentile(distances, 90))
+        self.length_mm = max(1.0, float(np.ptp(self._points[:, 2])))
 
     def step(self, motion: FloatArray, tolerance: float) -> tuple[FloatArray, float]:
         """A small rigid motion of moving space, and how far it moves the outer bone (mm)."""

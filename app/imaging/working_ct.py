@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
@@ -20,6 +20,10 @@ BODY_HU = -350.0
 
 BONE_HU = (150.0, 500.0)
 """Below: no bone; above: all bone. Contrast medium in vessels stays low on this scale."""
+
+TRUNK_HALF_WIDTH_MM = 150.0
+"""Bone further than this from the body's middle is an arm, raised in one scan and down in the other; in a
+short field of view two arms hold more bone than the spine."""
 
 _OUTSIDE_HU = -4000.0
 """Marks what the CT did not see; no scanner writes it."""
@@ -42,6 +46,10 @@ class WorkingCt:
     seen: NDArray[np.bool_]
     body: NDArray[np.bool_]
     bone: NDArray[np.float32]
+
+    def without_arms(self) -> WorkingCt:
+        """The same, with no bone outside the trunk's width."""
+        return replace(self, bone=self.bone * _trunk_columns(self.body).astype(np.float32))
 
     def coarser(self) -> WorkingCt:
         """The same at twice the spacing, by averaging 2x2x2 blocks (the odd last plane is dropped)."""
@@ -95,6 +103,14 @@ def moved_points(motion: FloatArray, points_mm: FloatArray) -> FloatArray:
     """Points ``(n, 3)`` or one point ``(3,)`` through a 4x4."""
     moved: FloatArray = points_mm @ motion[:3, :3].T + motion[:3, 3]
     return moved
+
+
+def _trunk_columns(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which sagittal planes lie within the trunk, ``(x,)``; the middle is the median of the body."""
+    profile = np.cumsum(body.sum(axis=(0, 1)))
+    middle = int(np.searchsorted(profile, profile[-1] / 2.0))
+    columns: NDArray[np.bool_] = np.abs(np.arange(body.shape[2]) - middle) * SPACING_MM <= TRUNK_HALF_WIDTH_MM
+    return columns
 
 
 def _halved(array: NDArray[np.generic]) -> NDArray[np.float32]:
