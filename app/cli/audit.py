@@ -16,11 +16,16 @@ def _group() -> None:
 
 @app.command()
 def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Follow the log's chain of hashes. Exit code: 0 whole, 1 a line was changed, removed or inserted."""
-    from app.node.stores import open_stores
+    """Follow the log's chain of hashes.
+
+    Exit code: 0 whole, 1 a line was changed, removed or inserted, 2 wrong settings (or no data folder there).
+    """
+    from app.node.stores import open_stores, refuse_absent_data_folder
     from app.settings import load_settings
 
-    stores = open_stores(load_settings(config, overrides or []).node)
+    node = load_settings(config, overrides or []).node
+    refuse_absent_data_folder(node)
+    stores = open_stores(node)
     result = stores.audit.verify()
     stores.close()
     if not result.intact:

@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     """Validate app.yaml; try models, database, disk, listener, destinations.
 
-    Exit code: 0 all is well, 1 something failed; each line that failed says what to do.
+    Exit code: 0 all is well, 1 something failed, 2 wrong settings; each line that failed says what to do.
     """
-    results = _results(config, overrides or [])
+    from app.errors import MisconfiguredError
+    from app.node.health import CheckResult
+    from app.settings import load_settings
+
+    try:
+        settings = load_settings(config, overrides or [])
+    except MisconfiguredError as error:
+        _print((CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),))
+        raise typer.Exit(2) from error
+    results = _results(settings)
     _print(results)
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
-def _results(config: ConfigOption, overrides: list[str]) -> tuple[CheckResult, ...]:
-    from app.errors import MisconfiguredError
+def _results(settings: Settings) -> tuple[CheckResult, ...]:
     from app.node.health import CheckResult, guarded, node_checks
-    from app.settings import load_settings
 
-    try:
-        settings = load_settings(config, overrides)
-    except MisconfiguredError as error:
-        return (CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),)
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
     return (valid, models, *node_checks(settings.node, settings.receive, settings.deliver))

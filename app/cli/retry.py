@@ -16,9 +16,9 @@ def retry(
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
     from app.node.retry import retry_study
-    from app.node.stores import open_stores
+    from app.node.stores import open_known_stores
     from app.settings import load_settings
 
-    stores = open_stores(load_settings(config, overrides or []).node)
+    stores = open_known_stores(load_settings(config, overrides or []).node)
     typer.echo(retry_study(stores, study))
     stores.close()

@@ -20,18 +20,17 @@ def status(
     overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """List the studies with state, reason and next step; works whether the node runs or not."""
+    """List the studies with state, reason and next step; works whether the node runs or not.
+
+    Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
+    """
     from app.node.status import study_statuses
-    from app.node.stores import open_stores
+    from app.node.stores import open_known_stores
     from app.settings import load_settings
 
-    node = load_settings(config, overrides or []).node
-    known = bool(node.database_url) or node.data_dir.is_dir()
-    studies: tuple[StudyStatus, ...] = ()
-    if known:
-        stores = open_stores(node)
-        studies = study_statuses(stores)
-        stores.close()
+    stores = open_known_stores(load_settings(config, overrides or []).node)
+    studies = study_statuses(stores)
+    stores.close()
     if as_json:
         content = {"studies": [asdict(study) for study in studies]}
         typer.echo(json.dumps(content, indent=2, default=_iso))

@@ -70,6 +70,31 @@ def open_stores(policy: NodePolicy) -> NodeStores:
     )
 
 
+def refuse_absent_data_folder(policy: NodePolicy) -> None:
+    """For commands that only look: a folder that is not there is a wrong setting, not a node without studies.
+
+    Raises:
+        MisconfiguredError: there is no data folder.
+    """
+    if not policy.data_dir.is_dir():
+        raise MisconfiguredError(
+            f"no data folder at {policy.data_dir.absolute()}; is this the right app.yaml (node.data_dir)? "
+            "psma-node serve makes the folder at its first start"
+        )
+
+
+def open_known_stores(policy: NodePolicy) -> NodeStores:
+    """Open what a node has made; with a database of its own its studies are known without the folder.
+
+    Raises:
+        MisconfiguredError: there is nothing to open, or as :func:`open_stores`.
+        RetryLaterError: the database does not answer.
+    """
+    if not policy.database_url:
+        refuse_absent_data_folder(policy)
+    return open_stores(policy)
+
+
 def _audit_log(policy: NodePolicy, engine: Engine) -> AuditLog:
     """One log a host, since a file lock holds on one host only; a database of its own has one log."""
     name = f"audit of {socket.gethostname()[:64]}" if policy.database_url else "audit"

@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
+from app.errors import MisconfiguredError
 from app.node.database import instances, utc_now
 from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryState
 from app.node.node_policy import NodePolicy
@@ -74,9 +75,19 @@ def ended(stores: NodeStores, study: str, ending: RunEnding) -> RunKey:
     return key
 
 
-def test_status_of_a_new_node_says_that_nothing_came(command: Command) -> None:
+def test_status_of_a_new_node_says_that_nothing_came(command: Command, stores: NodeStores) -> None:
     assert command("status").stdout == "no study has arrived yet\n"
     assert json.loads(command("status", "--json").stdout) == {"studies": []}
+
+
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("audit", "verify"), ("retry", "1.2")])
+def test_absent_data_folder_is_a_wrong_setting(
+    command: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    error = command(*words).exception
+    assert isinstance(error, MisconfiguredError)
+    assert f"no data folder at {tmp_path / 'data'}; is this the right app.yaml" in str(error)
+    assert not (tmp_path / "data").exists(), "a look leaves nothing behind"
 
 
 def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeStores) -> None:
@@ -129,10 +140,22 @@ def test_retry_of_what_needs_none_is_refused(
     assert words in str(command("retry", study).exception)
 
 
-def test_check_names_a_wrong_key_and_exits_1(command: Command) -> None:
+def test_check_names_a_wrong_key_and_exits_2(command: Command) -> None:
     result = command("check", "--set", "receive.prot=1")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "receive.prot" in result.stdout
+    assert result.stdout.startswith("FAILED  settings  ")
+
+
+@pytest.mark.parametrize(
+    "text", ["receive: [", "receive: {port: many}", None], ids=["YAML", "type", "missing"]
+)
+def test_check_of_a_wrong_file_exits_2(command: Command, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "site.yaml"
+    if text is not None:
+        file.write_text(text)
+    result = command("check", "--config", str(file))
+    assert result.exit_code == 2
     assert result.stdout.startswith("FAILED  settings  ")
 
 
