@@ -56,12 +56,15 @@ def _print(found: FolderInspection) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from app.domain.study_rejection import rejection_lines
+
     console = Console()
     for study in found.studies:
         state = f"{study.pairs} pair(s) to analyse" if study.pairs else "rejected"
         console.print(f"[bold]Study {study.study_instance_uid}[/bold]: {state}")
-        for reason in study.rejection.reasons if study.rejection else ():
-            console.print(f"  {escape(str(reason))}")
+        reasons = study.rejection.reasons if study.rejection else ()
+        for line in rejection_lines(reasons, [series.verdict for series in study.series]):
+            console.print(f"  {escape(line)}")
         for series in study.series:
             role = series.verdict.role or "no role"
             title = f"{series.verdict.modality} {series.verdict.description}: {role}"
@@ -83,7 +86,7 @@ def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
         ("why not", str(verdict.reason or "")),
         ("geometry", _geometry(series)),
         ("tracer", series.tracer),
-        ("units", "\n".join(part for part in (series.units, _factor(series)) if part)),
+        ("units", "\n".join(dict.fromkeys(filter(None, (series.units, *_factor(series)))))),
         ("values", "\n".join(_values(item) for item in series.statistics)),
         ("files", "\n".join(item.file for item in series.statistics if item.file)),
         ("problems", "\n".join(str(reason) for reason in series.problems)),
@@ -92,7 +95,10 @@ def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
 
 
 def _values(item: Statistics) -> str:
-    return f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {item.unit}"
+    from app.domain.volume import Unit
+
+    unit = "HU" if item.unit == Unit.HU else item.unit  # UCUM's name of it is for machines
+    return f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {unit}"
 
 
 def _geometry(series: SeriesInspection) -> str:
@@ -112,11 +118,11 @@ def _point(position_mm: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{mm:.1f}" for mm in position_mm) + ")"
 
 
-def _factor(series: SeriesInspection) -> str:
+def _factor(series: SeriesInspection) -> list[str]:
     """How stored values became numbers with a unit."""
     used: Any = series.quantification
     if used is None:
-        return ""
+        return []
     lines = [used.source]
     if used.suv_per_bqml is not None:
         lines.append(
@@ -125,4 +131,4 @@ def _factor(series: SeriesInspection) -> str:
         )
     if used.administered_at and used.reference_datetime:
         lines.append(f"injected {used.administered_at}, activity at {used.reference_datetime}")
-    return "\n".join(lines)
+    return lines

@@ -131,7 +131,8 @@ def _series(
     volumes: Path | None,
 ) -> SeriesInspection:
     selection, loading = policies
-    looked_at = SeriesInspection(verdict, len(series.instances), series.units, _tracer(series, selection))
+    tracer, decisions = _tracer(series, selection)
+    looked_at = SeriesInspection(verdict, len(series.instances), series.units, tracer, decisions=decisions)
     if series.sop_class_uid not in MODALITY_OF_CLASS or series.faults:
         return replace(looked_at, problems=series.faults[1:])
     stack = stack_series(series)
@@ -161,7 +162,7 @@ def _with_values(
         quantification=image.quantification,
         statistics=_statistics(series, found, volumes),
         problems=(image.no_suv,) if image.no_suv else (),
-        decisions=image.decisions,
+        decisions=(*looked_at.decisions, *image.decisions),
     )
 
 
@@ -169,17 +170,15 @@ def _new(reasons: Sequence[Reason], verdict: SeriesVerdict) -> tuple[Reason, ...
     return tuple(reason for reason in reasons if reason != verdict.reason)
 
 
-def _tracer(series: Series, policy: SelectionPolicy) -> str:
+def _tracer(series: Series, policy: SelectionPolicy) -> tuple[str, tuple[Decision, ...]]:
+    """The tracer in words, and how it was identified."""
     if series.modality not in ("PT", "NM") and series.sop_class_uid != NM_IMAGE:
-        return ""
+        return "", ()
     found = identify_tracer(series, policy)
     if not isinstance(found, Reason):
-        return found.tracer.key
-    return (
-        f"none usable ({describe(series.radiopharmaceutical)})"
-        if series.radiopharmaceutical
-        else "not stated"
-    )
+        return found.tracer.key, (Decision("select", found.in_words),)
+    stated = series.radiopharmaceutical
+    return f"none usable ({describe(stated)})" if stated else "not stated", ()
 
 
 def _statistics(series: Series, found: Sequence[Volume], volumes: Path | None) -> tuple[Statistics, ...]:

@@ -9,9 +9,10 @@ from app.domain.analysis import Decision, Selection, SeriesVerdict
 from app.domain.coverage import Coverage, axial_overlap, coverage
 from app.domain.geometry import stack_series
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE, ImageRole, is_derived, screen
+from app.domain.screening import NM_IMAGE, ImageRole, is_derived, screen
 from app.domain.selection_policy import IsotopeRule, SelectionPolicy, TextPattern
 from app.domain.study import Series, Study, StudyKind
+from app.domain.study_rejection import no_ct, refused_cts, rejection_of
 from app.domain.tracer_identification import Identified, identify_tracer
 from app.domain.volume import Grid
 
@@ -20,13 +21,6 @@ __all__ = ["IsotopeRule", "SelectionPolicy", "SelectionResult", "TextPattern", "
 SAME_REGION = 0.5
 """Two functional images of one frame of reference that share more than this of their length show the same
 region: one of them is taken. Images of other regions, or of another session, are analysed on their own."""
-
-
-FUNCTIONAL_CLASSES = (PET_IMAGE, NM_IMAGE)
-
-EXPECTED_BESIDE = (RefusalCode.NOT_PRIMARY, RefusalCode.NOT_RECONSTRUCTED)
-"""Reasons of series that lie beside the wanted ones in every study (MIPs, scouts, projections): told in the
-verdicts, and among the reasons of a rejection only when there is no other."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +64,19 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     """Pair every usable functional image with its CT."""
     judged = {series.series_instance_uid: _judge(series, policy) for series in study.series}
     candidates = [item for item in judged.values() if isinstance(item, _Candidate)]
-    reasons = {uid: item for uid, item in judged.items() if isinstance(item, Reason)}
+    reasons = {
+        uid: replace(item, series_instance_uid=uid)
+        for uid, item in judged.items()
+        if isinstance(item, Reason)
+    }
+    refused = refused_cts(study, reasons)
     cts = [item for item in candidates if item.role is ImageRole.CT]
     pairs = []
     for functional in (item for item in candidates if item.role is not ImageRole.CT):
-        pair = _pair(functional, cts, policy)
+        uid = functional.series.series_instance_uid
+        pair = _pair(functional, cts, policy) if cts else no_ct(refused, uid)
         if isinstance(pair, Reason):
-            reasons[functional.series.series_instance_uid] = pair
+            reasons[uid] = pair
         else:
             pairs.append(pair)
     chosen = _best(pairs, reasons)
@@ -84,7 +84,7 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     for item in candidates:
         if item.series.series_instance_uid not in roles:
             reasons.setdefault(item.series.series_instance_uid, _unused(item, chosen, bool(pairs)))
-    rejection = None if chosen else _rejection(study, candidates, reasons)
+    rejection = None if chosen else rejection_of(study, reasons, any_ct=bool(cts))
     selections = tuple(_selection(study, pair, policy) for pair in chosen)
     return SelectionResult(selections, _verdicts(study, roles, reasons), rejection)
 
@@ -124,9 +124,6 @@ def _short_of(series: Series) -> str:
 def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPolicy) -> _Pair | Reason:
     """The CT for a functional image, or why it has none."""
     uid = functional.series.series_instance_uid
-    if not cts:
-        expected = "a CT Image series of the same frame of reference that covers the functional image"
-        return Reason(RefusalCode.NO_CT, "SOPClassUID", "no usable CT series", expected, "Send the CT", uid)
     frame = functional.series.frame_of_reference_uid
     blind = not frame and policy.pair_without_frame_of_reference
     same_frame = [ct for ct in cts if blind or (frame and ct.series.frame_of_reference_uid == frame)]
@@ -230,25 +227,6 @@ def _better_chosen(series: Series, better: Series) -> Reason:
     return Reason(RefusalCode.BETTER_SERIES_CHOSEN, "", found, expected, "", series.series_instance_uid)
 
 
-def _rejection(study: Study, candidates: Sequence[_Candidate], reasons: Mapping[str, Reason]) -> Rejection:
-    """Every reason that a person must clear before this study can be analysed."""
-    functional = [
-        reasons[_id(series)] for series in study.series if series.sop_class_uid in FUNCTIONAL_CLASSES
-    ]
-    weighty = [reason for reason in functional if reason.code not in EXPECTED_BESIDE]
-    told = [reason for reason in weighty or functional if reason.code is not RefusalCode.NO_CT]
-    if not functional:
-        expected = "an attenuation-corrected PET, or a RECON TOMO SPECT"
-        code = RefusalCode.NO_FUNCTIONAL_SERIES
-        told.append(Reason(code, "SOPClassUID", "no PET or NM image", expected, "Send it"))
-    if not any(item.role is ImageRole.CT for item in candidates):
-        cts = [reasons[_id(series)] for series in study.series if series.sop_class_uid == CT_IMAGE]
-        told += [reason for reason in cts if reason.code not in EXPECTED_BESIDE]
-        expected = "a CT Image series of the same frame of reference"
-        told.append(Reason(RefusalCode.NO_CT, "SOPClassUID", "no usable CT series", expected, "Send the CT"))
-    return Rejection(tuple(told))
-
-
 def _id(series: Series) -> str:
     return series.series_instance_uid
 
@@ -258,7 +236,7 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
     if identified is None:  # every functional candidate was identified in _judge
         raise RuntimeError("a functional series was paired before its tracer was identified")
     kind = StudyKind.PET_CT if functional.role is ImageRole.PET else StudyKind.SPECT_CT
-    decisions = [f"tracer {identified.tracer.key} by {identified.how}"]
+    decisions = [identified.in_words]
     for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
         if is_derived(series):
             decisions.append(f"warning: the {word} is of type DERIVED; no original one serves")
@@ -284,6 +262,6 @@ def _verdicts(
     for series in sorted(study.series, key=lambda series: series.series_instance_uid):
         uid = series.series_instance_uid
         role = roles.get(uid)
-        reason = None if role else replace(reasons[uid], series_instance_uid=uid)
+        reason = None if role else reasons[uid]
         verdicts.append(SeriesVerdict(uid, series.modality, series.description, str(role or ""), reason))
     return tuple(verdicts)

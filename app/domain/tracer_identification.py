@@ -22,6 +22,11 @@ class Identified:
     tracer: Tracer
     how: str
 
+    @property
+    def in_words(self) -> str:
+        """The decision, for a report."""
+        return f"tracer {self.tracer.key} by {self.how}"
+
 
 def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Reason:
     """The tracer of a PET or SPECT series, if the site allows it; else the reason.

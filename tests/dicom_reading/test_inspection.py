@@ -93,7 +93,27 @@ def test_the_command_prints_a_table_and_takes_settings(tmp_path: Path, command: 
     result = CliRunner().invoke(command, [str(tmp_path), "--set", "select.tracers=[18F-PSMA-1007]"])
     assert result.exit_code == 0, result.output
     assert "rejected" in result.stdout
-    assert "tracer-not-allowed" in result.stdout
+    assert "PT series 1.2.3.1: [tracer-not-allowed]" in " ".join(result.stdout.split())
+
+
+def test_the_command_tells_each_unit_once_and_in_a_persons_words(
+    tmp_path: Path, command: typer.Typer
+) -> None:
+    tiny.write_nm(tmp_path, tiny.Scan(tiny.ramp()), -5.0)
+    tiny.write_ct(tmp_path, tiny.Scan(tiny.ramp(), series_uid="1.2.3.2"))
+    shown = CliRunner().invoke(command, [str(tmp_path)]).stdout
+    assert shown.count("RealWorldValueMappingSequence in Bq/ml") == 1
+    assert "hnsf" not in shown
+
+
+def test_how_the_tracer_was_identified_is_a_decision(tmp_path: Path, command: typer.Typer) -> None:
+    tiny.write_nm(tmp_path, tiny.Scan(tiny.ramp()), -5.0)
+    (series,) = inspect_folder(tmp_path, SelectionPolicy(), LoadPolicy()).studies[0].series
+    assert series.verdict.role == ""  # there is no CT
+    (first, *_) = series.decisions
+    assert (first.stage, first.text.split(" by ")[0]) == ("select", f"tracer {series.tracer}")
+    told = CliRunner().invoke(command, [str(tmp_path)]).stdout
+    assert f"{series.tracer} by" in told
 
 
 def test_suv_by_lean_mass_and_by_surface_are_given_where_the_site_asks(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.domain.radionuclides import F18, GA68, LU177, TC99M
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection import IsotopeRule, SelectionPolicy, SelectionResult, TextPattern, select
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
+from app.domain.study_rejection import rejection_lines
 
 PET, NM, CT, SC = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("128", "20", "2", "7"))
 DEFAULT = SelectionPolicy()
@@ -283,7 +284,23 @@ def test_a_gap_in_the_ct_is_told_beside_the_missing_ct() -> None:
     gapped = slices("1.2")[:10] + slices("1.2")[11:]
     result = selected(pet(), ct(instances=gapped))
     assert result.rejection is not None
-    assert {item.code for item in result.rejection.reasons} == {RefusalCode.SLICE_GAP, RefusalCode.NO_CT}
+    assert [item.code for item in result.rejection.reasons] == [RefusalCode.SLICE_GAP, RefusalCode.NO_CT]
+    for missing in (result.rejection.reasons[1], reason(result, "1.1")):
+        assert missing.code is RefusalCode.NO_CT
+        assert missing.found.startswith("the CT series was refused: [slice-gap]")
+        assert "Send the CT" not in missing.advice
+    lines = rejection_lines(result.rejection.reasons, result.verdicts)
+    assert lines[0].startswith("CT series 1.2: [slice-gap]")
+    assert lines[1].startswith("[no-ct]")
+
+
+def test_what_is_wrong_with_several_series_is_told_once() -> None:
+    fdg = drug(F18, Code("Y-X1743", "99SDM"))
+    result = selected(pet(radiopharmaceutical=fdg), pet("1.4", radiopharmaceutical=fdg), ct())
+    assert result.rejection is not None
+    assert [item.code for item in result.rejection.reasons] == [RefusalCode.TRACER_NOT_ALLOWED]
+    (line,) = rejection_lines(result.rejection.reasons, result.verdicts)
+    assert line.startswith("2 PT series: [tracer-not-allowed]")
 
 
 def test_a_series_with_a_fault_found_in_reading_is_not_used() -> None:
