@@ -138,7 +138,10 @@ def open_database(url: str) -> Engine:
             for index in instances.indexes:  # a table from before the index was thought of
                 index.create(connection, checkfirst=True)
     except SQLAlchemyError as error:
-        raise RetryLaterError(f"the database does not answer: {type(error).__name__}") from error
+        raise RetryLaterError(
+            f"the database {database_place(engine)} does not answer: {database_cause(error)}; "
+            f"{database_advice(engine)}"
+        ) from error
     return engine
 
 
@@ -179,6 +182,25 @@ def create_database_engine(url: str) -> Engine:
     if is_sqlite:
         event.listen(engine, "connect", _set_sqlite_durability)
     return engine
+
+
+def database_cause(error: SQLAlchemyError) -> str:
+    """The driver's first line: host, port, user and why, no password; the rest would be SQL."""
+    driver = getattr(error, "orig", None)
+    words = str(driver).splitlines()
+    return words[0] if driver is not None and words else type(error).__name__
+
+
+def database_place(engine: Engine) -> str:
+    """The URL without its password, wherever that stands in it."""
+    return engine.url.set(query={}).render_as_string(hide_password=True)
+
+
+def database_advice(engine: Engine) -> str:
+    """What to look at when a database can't be opened."""
+    if engine.dialect.name == "sqlite":
+        return "may this user read and write the file and its folder, and is there room on the disk?"
+    return "is node.database_url right, does the server run, does it let this host in?"
 
 
 def utc_now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 import socket
@@ -15,10 +16,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
 from app.node import scu
-from app.node.database import create_database_engine
+from app.node.database import create_database_engine, database_advice, database_cause, database_place
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.node_policy import NodePolicy
-from app.node.receive_policy import ReceivePolicy
+from app.node.receive_policy import Caller, ReceivePolicy
+
+ECHO_TIMEOUT_S = 5.0
+"""For what listens at the node's own port: it is on this host."""
+
+NOBODY_AE_TITLE = "NOBODY"
+"""A title no node has; to see whether a listener minds what it is called."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ def check_database(policy: NodePolicy) -> CheckResult:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
-        advice = "is node.database_url right, does the server run, does it let this host in?"
-        return CheckResult(name, False, f"no answer: {_cause(error)}", advice)
+        found = f"no answer from {database_place(engine)}: {database_cause(error)}"
+        return CheckResult(name, False, found, database_advice(engine))
     finally:
         engine.dispose()
     return CheckResult(name, True, f"{engine.dialect.name} answers")
@@ -67,7 +74,12 @@ def check_disk(policy: NodePolicy) -> CheckResult:
             pass
     except OSError as error:
         advice = "give the node's user the right to write there, or set node.data_dir"
-        return CheckResult(name, False, f"{folder} can't be written to: {error.strerror}", advice)
+        place = f"node.data_dir {policy.data_dir}"
+        if folder == policy.data_dir.absolute():
+            found = f"{place} can't be written to: {error.strerror}"
+        else:
+            found = f"{place} can't be made: {folder} takes no new files or folders"
+        return CheckResult(name, False, found, advice)
     free_mb = shutil.disk_usage(folder).free / 1e6
     found = f"{free_mb:.0f} MB free in {folder}"
     if free_mb < policy.min_free_mb:
@@ -88,6 +100,8 @@ def check_listener(receive: ReceivePolicy, node: NodePolicy) -> CheckResult:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((receive.host, receive.port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and _is_our_node(receive):
+            return CheckResult(name, True, f"{place}: the node is running")
         advice = "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
         return CheckResult(name, False, f"{place}: {error.strerror}", advice)
     return CheckResult(name, True, f"{place}: free")
@@ -103,9 +117,7 @@ def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckR
     return CheckResult(name, False, answer.detail, advice)
 
 
-def node_checks(
-    node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy
-) -> tuple[CheckResult, ...]:
+def node_checks(node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, ...]:
     """Database, disk, listener, every destination."""
     results = [
         guarded("database", lambda: check_database(node)),
@@ -123,11 +135,24 @@ def _guarded_destination(destination: Destination, policy: DeliverPolicy) -> Che
     return guarded(f"destination {destination.name}", lambda: check_destination(destination, policy))
 
 
-def _cause(error: SQLAlchemyError) -> str:
-    """The driver's first line: host, port, user and why, no password; the rest would be SQL."""
-    driver = getattr(error, "orig", None)
-    words = str(driver).splitlines()
-    return words[0] if words else type(error).__name__
+def _answers_as(title: str, receive: ReceivePolicy) -> bool:
+    """Whether what listens at our port lets ``title`` in by C-ECHO, called by one who may call there."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(receive.host, receive.host)  # noqa: S104
+    titles = [one.ae_title for one in receive.allowed_callers if _may_call_from(one, host)]
+    calling = next((one for one in titles if one != "*"), receive.ae_title)
+    return scu.echo(Destination("listener", title, host, receive.port), calling, ECHO_TIMEOUT_S).ok
+
+
+def _may_call_from(caller: Caller, host: str) -> bool:
+    try:
+        return caller.allows_address(host)
+    except ValueError:  # a name, not an address
+        return True
+
+
+def _is_our_node(receive: ReceivePolicy) -> bool:
+    """A node answers to its own AE title only; many a PACS answers to any."""
+    return _answers_as(receive.ae_title, receive) and not _answers_as(NOBODY_AE_TITLE, receive)
 
 
 def _node_runs(node: NodePolicy) -> bool:
@@ -138,6 +163,8 @@ def _node_runs(node: NodePolicy) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:  # another user's: what listens at the port tells
+        return False
     return False
 
 

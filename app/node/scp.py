@@ -142,7 +142,8 @@ class StoreScp:
             )
         except OSError as error:
             raise MisconfiguredError(
-                f"receive.host {policy.host} port {policy.port} can't be listened on: {error.strerror}"
+                f"receive.host {policy.host} port {policy.port} can't be listened on: {error.strerror}; "
+                "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
             ) from error
         server.limits = Limits(
             max_pdu_bytes=policy.max_pdu_bytes,

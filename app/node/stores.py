@@ -52,7 +52,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         outbox = Outbox(policy.results_dir, policy.executor)
     except OSError as error:
         raise MisconfiguredError(
-            f"node.data_dir {policy.data_dir} can't be written to: {error.strerror}; "
+            f"node.data_dir {policy.data_dir} can't be made or written to ({error.strerror}); "
             "give the node a folder of its own"
         ) from error
     engine = open_database(policy.node_database_url)

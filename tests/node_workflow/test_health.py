@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from app.errors import MisconfiguredError
+from app.node.database import open_database
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.health import (
     CheckResult,
@@ -15,8 +20,10 @@ from app.node.health import (
     guarded,
     node_checks,
 )
+from app.node.inbox import Inbox
 from app.node.node_policy import NodePolicy
-from app.node.receive_policy import ReceivePolicy
+from app.node.receive_policy import Caller, ReceivePolicy
+from app.node.scp import StoreScp
 from tests.node_workflow.peers import FakePacs, free_port
 
 
@@ -51,6 +58,38 @@ def test_port_of_another_program_fails_and_that_of_this_node_does_not(tmp_path: 
     with node.lock_file.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert check_listener(receive, node).ok
+
+
+def test_node_that_answers_at_the_port_is_told_from_a_pacs_that_answers_to_any_name(tmp_path: Path) -> None:
+    port = free_port()
+    callers = (Caller("CT1", ("127.0.0.1",)),)
+    receive = ReceivePolicy(port=port, host="0.0.0.0", allowed_callers=callers)
+    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")))
+    scp.start()
+    try:
+        result = check_listener(receive, NodePolicy(data_dir=tmp_path / "other"))
+        stranger = check_listener(replace(receive, ae_title="OTHER"), NodePolicy(data_dir=tmp_path / "other"))
+        with pytest.raises(MisconfiguredError, match="stop what listens there"):
+            StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://"))).start()
+    finally:
+        scp.stop()
+    assert result.ok
+    assert result.found.endswith("the node is running")
+    assert not stranger.ok
+
+
+def test_data_folder_that_can_not_be_made_is_named_as_configured() -> None:
+    result = check_disk(NodePolicy(data_dir=Path("/proc/x")))
+    assert not result.ok
+    assert result.found == "node.data_dir /proc/x can't be made: /proc takes no new files or folders"
+
+
+def test_database_file_that_does_not_open_is_named(tmp_path: Path) -> None:
+    (tmp_path / "node.sqlite").mkdir()
+    result = check_database(NodePolicy(data_dir=tmp_path))
+    assert not result.ok
+    assert f"{tmp_path / 'node.sqlite'}: unable to open database file" in result.found
+    assert "may this user" in result.advice
 
 
 def test_database_that_does_not_answer_fails() -> None:
