@@ -13,12 +13,15 @@ def retry(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
     config: ConfigOption = None,
     overrides: SetOption = None,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send the results of a study that is done again, everywhere.")
+    ] = False,
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
-    from app.node.retry import retry_study
+    from app.node.retry import resend_study, retry_study
     from app.node.stores import open_known_stores
     from app.settings import load_settings
 
     stores = open_known_stores(load_settings(config, overrides or []).node)
-    typer.echo(retry_study(stores, study))
+    typer.echo(resend_study(stores, study) if resend else retry_study(stores, study))
     stores.close()

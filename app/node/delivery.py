@@ -96,7 +96,7 @@ class ResultDelivery:
         return SendEnding(refused="; ".join(filter(None, refused)))
 
     def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
-        unsent = [item for item in self._stores.deliveries.instances(key) if item.acknowledged_at is None]
+        unsent = [item for item in self._stores.deliveries.instances(key) if item.is_open]
         return sorted(unsent, key=lambda item: item.kind not in REPORTS)
 
     def _offer(self, key: DeliveryKey, item: PlannedInstance, destination: Destination) -> str:

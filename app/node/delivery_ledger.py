@@ -17,6 +17,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    case,
     delete,
     insert,
     select,
@@ -76,6 +77,11 @@ class PlannedInstance:
     path: str
     acknowledged_at: datetime | None
     dicom_status: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """It is still to be sent: not acknowledged yet, or to be sent again and not acknowledged since."""
+        return self.acknowledged_at is None or self.dicom_status is None
 
 
 @dataclass(frozen=True)
@@ -165,12 +171,13 @@ class DeliveryLedger:
             return tuple(_instance(row) for row in connection.execute(query))
 
     def acknowledge(self, key: DeliveryKey, sop_instance_uid: str, dicom_status: int) -> None:
-        """The destination has taken one instance: it is never sent there again."""
+        """The destination has taken one instance: it is sent there again only at a person's wish."""
         self._note_status(key, sop_instance_uid, {"dicom_status": dicom_status, "acknowledged_at": utc_now()})
 
     def refuse(self, key: DeliveryKey, sop_instance_uid: str, dicom_status: int) -> None:
-        """The destination has answered with a failure for one instance."""
-        self._note_status(key, sop_instance_uid, {"dicom_status": dicom_status})
+        """The destination has answered with a failure for one instance; one sent again stays to be sent."""
+        first_time = delivered_instances.c.acknowledged_at.is_(None)
+        self._note_status(key, sop_instance_uid, {"dicom_status": case((first_time, dicom_status))})
 
     def end(self, key: DeliveryKey, attempt: int, ending: DeliveryEnding) -> bool:
         """Write how a try ended; ``False`` when that was written before."""
@@ -205,6 +212,16 @@ class DeliveryLedger:
                     created_at=utc_now(),
                 )
             )
+
+    def resend(self, delivery: Delivery) -> None:
+        """Send every instance again, at a person's wish; that the destination has had them stays known."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                update(delivered_instances)
+                .where(*_is(delivered_instances, delivery.key))
+                .values(dicom_status=None)
+            )
+        self.retry(delivery)
 
     def replace_lost_attempt(self, delivery: Delivery) -> bool:
         """The engine lost a try: plan another under a new number. ``False`` when it moved meanwhile."""

@@ -10,6 +10,9 @@ from app.node.stores import NodeStores
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
 
+_RESENDABLE = (StudyState.DONE, StudyState.DELIVERING)
+"""The second is a sending again that was cut short before its first delivery was planned."""
+
 
 def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
     """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
@@ -22,22 +25,56 @@ def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
     Raises:
         MisconfiguredError: no such study, or nothing of it can be tried again.
     """
-    revisions = stores.runs.of_study(study_instance_uid)
-    if not revisions:
-        raise MisconfiguredError(
-            f"found no revision of study {study_instance_uid}; psma-node status lists the studies"
-        )
-    run = revisions[-1]
+    run = _latest(stores, study_instance_uid)
     open_deliveries = [
         item
         for item in stores.deliveries.of_run(run.key)
         if item.state in (DeliveryState.PENDING, DeliveryState.FAILED)
     ]
     done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
-    stores.audit.append(
-        AuditEvent.RETRY_ASKED, study_instance_uid, {"revision": run.key.revision, "plan": done}
-    )
+    _note(stores, run, done)
     return done
+
+
+def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
+    """Send the results of a study that is done again, to every destination that has had them.
+
+    Harmless to a PACS that still has them: they keep their UIDs.
+
+    Returns:
+        What will be done, in words.
+
+    Raises:
+        MisconfiguredError: no such study, it is not done, or its results went nowhere.
+    """
+    run = _latest(stores, study_instance_uid)
+    delivered = stores.deliveries.of_run(run.key)
+    if run.state not in _RESENDABLE or any(item.state is DeliveryState.PENDING for item in delivered):
+        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
+    if not delivered:
+        raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
+    # as in _redeliver; were it cut short here, the same can be asked again
+    stores.runs.resume_delivery(run.key)
+    for delivery in delivered:
+        stores.deliveries.resend(delivery)
+    names = ", ".join(delivery.key.destination for delivery in delivered)
+    done = f"every result of revision {run.key.revision} is sent again to {names}"
+    _note(stores, run, done)
+    return done
+
+
+def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
+    revisions = stores.runs.of_study(study_instance_uid)
+    if not revisions:
+        raise MisconfiguredError(
+            f"found no revision of study {study_instance_uid}; psma-node status lists the studies"
+        )
+    return revisions[-1]
+
+
+def _note(stores: NodeStores, run: Run, plan: str) -> None:
+    facts = {"revision": run.key.revision, "plan": plan}
+    stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
 
 
 def _redeliver(stores: NodeStores, run: Run, open_deliveries: list[Delivery]) -> str:
@@ -53,6 +90,7 @@ def _reprocess(stores: NodeStores, run: Run) -> str:
     if run.state not in _REPEATABLE:
         raise MisconfiguredError(
             f"the study is {run.state}; only one that failed, was rejected or waits can be tried again"
+            f"{'; psma-node retry --resend sends its results again' if run.state is StudyState.DONE else ''}"
         )
     if not stores.runs.requeue(run):
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")

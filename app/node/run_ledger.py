@@ -250,11 +250,11 @@ class RunLedger:
         )
 
     def resume_delivery(self, key: RunKey) -> None:
-        """Back to ``delivering`` from ``failed``, when deliveries are tried again at a person's wish."""
+        """Back to ``delivering`` from ``failed`` or ``done``, when results are sent at a person's wish."""
         with self._engine.begin() as connection:
             connection.execute(
                 update(runs)
-                .where(*_is(key), runs.c.state == StudyState.FAILED)
+                .where(*_is(key), runs.c.state.in_((StudyState.FAILED, StudyState.DONE)))
                 .values(state=StudyState.DELIVERING, reason="", changed_at=utc_now())
             )
 

@@ -111,7 +111,7 @@ def _arriving(study: InboxStudy, observation: Observation | None, run: Run | Non
 
 def _delivery_status(stores: NodeStores, delivery: Delivery) -> DeliveryStatus:
     planned = stores.deliveries.instances(delivery.key)
-    acknowledged = sum(item.acknowledged_at is not None for item in planned)
+    acknowledged = sum(not item.is_open for item in planned)
     return DeliveryStatus(
         delivery.key.destination,
         str(delivery.state),

@@ -140,6 +140,45 @@ def test_retry_of_what_needs_none_is_refused(
     assert words in str(command("retry", study).exception)
 
 
+def delivered(stores: NodeStores, study: str) -> DeliveryKey:
+    """A study whose results a PACS has taken."""
+    key = ended(stores, study, RunEnding(StudyState.DELIVERING))
+    stores.deliveries.plan(key, FILES, ["pacs"])
+    delivery = DeliveryKey(key, "pacs")
+    for file in FILES:
+        stores.deliveries.acknowledge(delivery, file.sop_instance_uid, 0)
+    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.DONE))
+    stores.runs.finish_delivery(key, StudyState.DONE)
+    return delivery
+
+
+def test_results_of_a_done_study_are_sent_again(command: Command, stores: NodeStores) -> None:
+    key = delivered(stores, "1.2")
+    told = command("retry", "1.2", "--resend").stdout
+    assert told == "every result of revision 1 is sent again to pacs\n"
+    assert stores.runs.get(key.run).state is StudyState.DELIVERING
+    assert (stores.deliveries.get(key).state, stores.deliveries.get(key).attempt) == (
+        DeliveryState.PENDING,
+        2,
+    )
+    planned = stores.deliveries.instances(key)
+    assert all(item.is_open and item.acknowledged_at for item in planned), "what the PACS has stays known"
+    assert "pacs: 0 of 2 acknowledged" in command("status").stdout
+    stores.deliveries.refuse(key, planned[0].sop_instance_uid, 0xC000)
+    stores.deliveries.acknowledge(key, planned[1].sop_instance_uid, 0)
+    assert [item.is_open for item in stores.deliveries.instances(key)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [(StudyState.REJECTED, "the study is rejected"), (StudyState.DONE, "sent nowhere")]
+)
+def test_what_was_never_sent_is_not_sent_again(
+    command: Command, stores: NodeStores, state: StudyState, words: str
+) -> None:
+    ended(stores, "1.2", RunEnding(state))
+    assert words in str(command("retry", "1.2", "--resend").exception)
+
+
 def test_check_names_a_wrong_key_and_exits_2(command: Command) -> None:
     result = command("check", "--set", "receive.prot=1")
     assert result.exit_code == 2
