@@ -45,7 +45,9 @@ def _print(studies: tuple[StudyStatus, ...]) -> None:
     for study in studies:
         state = f"{study.state} ({study.stage})" if study.stage else study.state
         revision = f"revision {study.revision}, " if study.revision else ""
-        typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{study.instance_count} images")
+        acquired = f", acquired {study.acquired_at:%Y-%m-%d}" if study.acquired_at else ""
+        images = f"{study.instance_count} images{acquired}"
+        typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
         if study.conflicts:
             typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
         for title, words in (("why", study.reason), ("next", study.next_step)):

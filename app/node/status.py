@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from app.node.database import utc_now
@@ -36,6 +36,7 @@ class StudyStatus:
         next_step: what will happen next, in words.
         next_try_at: when, if that is planned.
         revision: the latest; 0 before the first complete content.
+        acquired_at: of its PET or SPECT, the clinic's local time; ``None`` while unknown.
     """
 
     study_instance_uid: str
@@ -50,6 +51,7 @@ class StudyStatus:
     first_received_at: datetime
     last_received_at: datetime
     deliveries: tuple[DeliveryStatus, ...] = ()
+    acquired_at: datetime | None = None
 
 
 def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
@@ -58,8 +60,11 @@ def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
     latest = {run.key.study_instance_uid: run for run in stores.runs.latest()}
     studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
     uids = [study.study_instance_uid for study in studies]
+    acquired_at = stores.subjects.acquired_at()
     return tuple(
-        _status(stores, study, observations.get(uid), latest.get(uid))
+        replace(
+            _status(stores, study, observations.get(uid), latest.get(uid)), acquired_at=acquired_at.get(uid)
+        )
         for uid, study in zip(uids, studies, strict=True)
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Engine, Row, String, Table, insert, select, update
+from sqlalchemy import Column, Engine, Row, String, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.domain.study import Patient, Series, Study, StudyKind
@@ -81,14 +81,20 @@ class StudySubjects:
             with self._engine.begin() as connection:
                 connection.execute(of_study)
 
+    def acquired_at(self) -> dict[str, datetime]:
+        """When each study's PET or SPECT was acquired, where that is known, by Study Instance UID."""
+        rows = study_subjects
+        when = func.coalesce(rows.c.pet_acquired_at, rows.c.spect_acquired_at)
+        query = select(rows.c.study_instance_uid, when).where(when.is_not(None))
+        with self._engine.connect() as connection:
+            return {uid: datetime.fromisoformat(text) for uid, text in connection.execute(query)}
+
     def of_patient(self, patient: Patient) -> tuple[StudySubject, ...]:
         """Every study of a patient, by its identifier; none for a patient without one."""
         rows = study_subjects
         if not patient.patient_id:
             return ()
-        query = select(rows).where(
-            rows.c.patient_id == patient.patient_id, rows.c.issuer == patient.issuer
-        )
+        query = select(rows).where(rows.c.patient_id == patient.patient_id, rows.c.issuer == patient.issuer)
         with self._engine.connect() as connection:
             return tuple(_subject(row, patient) for row in connection.execute(query))
 

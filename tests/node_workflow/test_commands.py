@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
+from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.database import instances, utc_now
 from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryState
@@ -19,6 +20,7 @@ from app.node.node_policy import NodePolicy
 from app.node.run_ledger import RunEnding, RunKey, StudyState
 from app.node.stores import NodeStores, open_stores
 from app.node.study_observations import Observation
+from app.node.study_subjects import StudySubject
 from tests.node_workflow.test_ledgers import FILES
 
 Command = Callable[..., Result]
@@ -103,6 +105,18 @@ def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeS
     assert "next: processing again in " in told
     assert "rejected             1.3" in told
     assert "next: psma-node retry\n" in told
+
+
+def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
+    command: Command, stores: NodeStores
+) -> None:
+    arrived(stores, "1.1")
+    stores.subjects.write(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
+    told = command("status").stdout
+    assert "1.1  1 images, acquired 2026-03-04\n" in told
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert study["acquired_at"] == "2026-03-04T09:30:00"
+    assert "4711" not in told + json.dumps(study)
 
 
 def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores) -> None:
