@@ -178,7 +178,7 @@ def _prior_in_words(prior: Prior, with_uids: bool) -> str:
 def _fit_in_words(fit: RegistrationFit) -> str:
     parts = [
         f"bone Dice {fit.bone_dice:.2f}",
-        f"shift {fit.translation_mm:.1f} mm",
+        f"origins differ by {fit.translation_mm:.1f} mm",
         f"rotation {fit.rotation_deg:.1f} deg",
         f"overlap {fit.overlap_fraction:.2f}",
         f"soft tissue correlation {fit.soft_tissue_correlation:.2f}",
