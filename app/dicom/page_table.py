@@ -165,7 +165,7 @@ def _draw_notes(sheet: Sheet, findings: Findings, left_out: tuple[Lesion, ...], 
         volume = sum(lesion.volume_ml for lesion in left_out)
         sheet.write(TABLE_LEFT, y, f"and {len(left_out)} more, {volume:.1f} ml together", color=FAINT)
         y += 20
-    note = "SUVbw in g/ml; SUVpeak in 1 ml, also beyond a small lesion; TL-PSMA = volume x SUVmean."
+    note = "SUVbw in g/ml; SUVpeak in a sphere of 1 ml; TL-PSMA = volume x SUVmean."
     sheet.write(TABLE_LEFT, y, note, fontsize=9.5, color=FAINT)
     known = [f"{x.organ} {x.suv_mean:.1f}" for x in findings.references if x.suv_mean is not None]
     if known:
