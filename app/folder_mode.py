@@ -30,6 +30,11 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 STUDY_FOLDER = "study-"
+NOTHING_FOUND = (
+    "found no DICOM image in the input folder, expected a PSMA PET/CT or a 177Lu SPECT/CT study; "
+    "give the folder that holds its files"
+)
+UNFINISHED = "the run did not come to its end: it was stopped, killed, or its disk was full"
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class FolderOutcome:
     """What a folder gave. ``status`` is the most urgent of its studies: failed, retry, done, rejected."""
 
     status: Status
-    studies: tuple[StudyOutcome, ...]
+    studies: tuple[StudyOutcome, ...] = ()
     unreadable: tuple[Reason, ...] = ()
+    message: str = ""
 
     @classmethod
     def of(cls, studies: Sequence[StudyOutcome], unreadable: Sequence[Reason]) -> FolderOutcome:
@@ -46,11 +52,12 @@ class FolderOutcome:
         found = {study.status for study in studies}
         order = (Status.FAILED, Status.RETRY, Status.DONE, Status.REJECTED)
         status = next((status for status in order if status in found), Status.REJECTED)
-        return cls(status, tuple(studies), tuple(unreadable))
+        return cls(status, tuple(studies), tuple(unreadable), "" if studies else NOTHING_FOUND)
 
     def lines(self) -> list[str]:
         """The outcome in words, for a terminal."""
         lines = [f"{self.status}: {len(self.studies)} study(ies), {len(self.unreadable)} unreadable file(s)"]
+        lines += [self.message] if self.message else []
         for number, study in enumerate(self.studies, start=1):
             lines.append(f"study {number}: {study.status} {study.message}".rstrip())
             lines += [f"  not used: {reason}" for reason in study.reasons]
@@ -144,10 +151,38 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
 
     Raises:
         MisconfiguredError: a folder is missing or not writable, or a model can't be used.
+        RetryLaterError: the disk has no room for the outcome.
     """
     if not input_folder.is_dir():
         raise MisconfiguredError(f"{input_folder} is not a folder; give a folder with DICOM files")
     _prepare(output_folder)
+    try:
+        return _finished(_process_all(input_folder, output_folder, settings), output_folder)
+    except MisconfiguredError as error:
+        _finished(FolderOutcome(Status.FAILED, message=str(error)), output_folder)
+        raise
+
+
+def _finished(outcome: FolderOutcome, output_folder: Path) -> FolderOutcome:
+    """Write outcome.json, the last of all files.
+
+    Raises:
+        RetryLaterError: the disk does not take it.
+    """
+    try:
+        write_durably(output_folder / NAME, _as_json(outcome))
+    except OSError as error:
+        raise RetryLaterError(
+            f"cannot write {output_folder / NAME}: {error.strerror}; free space or check permissions"
+        ) from error
+    return outcome
+
+
+def _as_json(outcome: FolderOutcome) -> bytes:
+    return TypeAdapter(FolderOutcome).dump_json(outcome, indent=2) + b"\n"
+
+
+def _process_all(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
     reading = read_studies(input_folder)
     priors = RunPriors()
     results = RunResults()
@@ -157,10 +192,7 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
         name = f"{STUDY_FOLDER}{number}"
         outcome = _process_one(processor, study, output_folder / name, (priors, results))
         outcomes.append(_with_paths_below(outcome, name))
-    folder_outcome = FolderOutcome.of(outcomes, reading.unreadable)
-    content = TypeAdapter(FolderOutcome).dump_json(folder_outcome, indent=2)
-    write_durably(output_folder / NAME, content + b"\n")
-    return folder_outcome
+    return FolderOutcome.of(outcomes, reading.unreadable)
 
 
 def _process_one(
@@ -183,9 +215,17 @@ def _process_one(
             for memory in memories:
                 memory.remember(written)
         return folder.outcome
-    out.mkdir(parents=True, exist_ok=True)
-    write_outcome(outcome, out)
+    _write_if_possible(outcome, out)
     return outcome
+
+
+def _write_if_possible(outcome: StudyOutcome, out: Path) -> None:
+    """The outcome beside the study; a disk that has no room for it is told by the folder's own outcome."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_outcome(outcome, out)
+    except OSError as error:
+        logger.error("no outcome beside the study: %s", error.strerror)
 
 
 def _prepare(folder: Path) -> None:
@@ -194,7 +234,7 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in folder.glob(f"{STUDY_FOLDER}*"):
             remove_results(earlier)
-        write_durably(folder / NAME, b"{}\n")
+        write_durably(folder / NAME, _as_json(FolderOutcome(Status.FAILED, message=UNFINISHED)))
     except OSError as error:
         raise MisconfiguredError(
             f"cannot write to {folder}: {error.strerror}; give a writable folder"

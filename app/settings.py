@@ -110,10 +110,11 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     """
     file = path or _default_path()
     tree = _read_yaml(file)
+    _refuse_unknown_keys(tree, Settings, file.name, "")
     given = [*_from_environment(os.environ), *map(_parse_override, overrides)]
     for dotted, value, origin in given:
         _place(tree, dotted, value, origin)
-    _refuse_unknown_keys(tree, Settings, file.name, "")
+        _refuse_unknown_keys(tree, Settings, origin, "")
     try:
         return TypeAdapter(Settings).validate_python(tree)
     except ValidationError as error:

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import resource
+import tempfile
 from pathlib import Path
 
 from app.errors import MisconfiguredError
@@ -39,7 +40,17 @@ def _raise_soft_stack_limit() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (HOLOSCAN_STACK_BYTES, hard))
 
 
-os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "ERROR")
+def _give_caches_a_place() -> None:
+    """CuPy, which Holoscan imports, makes a folder in the home on import; a service may have no home."""
+    home = Path.home()
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        cache = Path(tempfile.gettempdir()) / f"psma-node-{os.getuid()}"
+        os.environ.setdefault("CUPY_CACHE_DIR", str(cache / "cupy"))
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+
+
+os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")  # what it logs as an error is raised as an exception too
+_give_caches_a_place()
 _load_cuda_runtime()
 _raise_soft_stack_limit()
 

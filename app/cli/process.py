@@ -9,6 +9,9 @@ import typer
 
 from app.cli.options import ConfigOption, SetOption
 
+EXIT_STOPPED = 130
+"""As a shell reports a program that Ctrl-C ended (128 + SIGINT)."""
+
 
 def process(
     input_folder: Annotated[
@@ -27,8 +30,12 @@ def process(
     """Segment every PSMA PET/CT and 177Lu SPECT/CT study in IN; write SEG, SR, page, outcome.json to OUT.
 
     Studies are taken in order of time, so that a PET/CT in IN serves as the prior of a later SPECT/CT.
-    Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments.
+    Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments,
+    130 stopped by Ctrl-C or SIGTERM.
     """
+    from app.node.stop_signals import block_stop_signals, end_process, run_unless_stopped
+
+    block_stop_signals()
     from app.folder_mode import process_folder
     from app.node.json_log import configure_logging
     from app.settings import load_settings
@@ -37,7 +44,10 @@ def process(
         raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
     settings = load_settings(config, overrides or [])
     configure_logging(None, "WARNING")
-    outcome = process_folder(input_folder, output_folder, settings)
+    outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
+    if outcome is None:
+        typer.echo("psma-node: stopped; only studies with an outcome.json of their own are whole", err=True)
+        end_process(EXIT_STOPPED)
     for line in outcome.lines():
         typer.echo(line)
     raise typer.Exit(outcome.status.exit_code)

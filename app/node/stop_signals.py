@@ -10,9 +10,16 @@ import logging
 import os
 import signal
 import sys
-from typing import NoReturn, Protocol
+import threading
+from collections.abc import Callable
+from typing import NoReturn, Protocol, TypeVar
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+LOOK_EVERY_S = 0.1
+"""How soon the end of the work is noticed."""
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +52,31 @@ def drain_at_stop_signal(service: Stoppable) -> NoReturn:
     service.stop()
     _log.info("stopped")
     end_process(0)
+
+
+def run_unless_stopped(work: Callable[[], Result]) -> Result | None:
+    """``work`` on a thread of its own, while this one waits for it or for a stop signal.
+
+    Call :func:`block_stop_signals` first. Returns ``None`` when stopped; ``work`` may then still be under
+    way, so end the process. What ``work`` raises is raised here.
+    """
+    ended: list[Result] = []
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            ended.append(work())
+        except BaseException as error:  # noqa: BLE001  carried to the caller's thread, below
+            raised.append(error)
+
+    thread = threading.Thread(target=target, name="work", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        if signal.sigtimedwait(STOP_SIGNALS, LOOK_EVERY_S) is not None:
+            return None
+    if raised:
+        raise raised[0]
+    return ended[0]
 
 
 def end_process(exit_code: int) -> NoReturn:

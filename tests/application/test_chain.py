@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
 
+import app.folder_mode
 from app.domain.analysis import Aligned, Segmented
 from app.domain.outcome import Status
 from app.domain.refusal import RefusalCode
@@ -177,3 +182,38 @@ def test_a_damaged_outcome_is_named_with_what_to_do(tmp_path: Path, content: str
     (tmp_path / "outcome.json").write_text(content)
     with pytest.raises(MisconfiguredError, match="move it away"):
         read_outcome(tmp_path)
+
+
+def test_a_disk_without_room_for_the_outcome_asks_to_try_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    written = app.folder_mode.write_durably
+
+    def full_in_the_end(path: Path, content: bytes) -> None:
+        if path.exists():
+            raise OSError(28, "No space left on device")
+        written(path, content)
+
+    monkeypatch.setattr(app.folder_mode, "write_durably", full_in_the_end)
+    with pytest.raises(RetryLaterError, match="No space left on device"):
+        process_folder(tmp_path / "in", tmp_path / "out", settings)
+    assert '"failed"' in (tmp_path / "out" / "outcome.json").read_text()
+
+
+def test_ctrl_c_ends_a_run_with_a_sentence_and_an_outcome_that_says_so(
+    patient: WrittenPatient, tmp_path: Path
+) -> None:
+    folder = links_to(patient.spect.images, tmp_path / "in", str)
+    outcome = tmp_path / "out" / "outcome.json"
+    command = [sys.executable, "-m", "app", "process", str(folder), str(tmp_path / "out")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not outcome.exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "stopped" in told
+    assert "Traceback" not in told
+    assert '"failed"' in outcome.read_text()

@@ -40,6 +40,11 @@ def test_an_unknown_section_names_the_nearest(tmp_path: Path) -> None:
         load_settings(written(tmp_path, "recieve: {port: 1}\n"))
 
 
+def test_an_unknown_key_from_outside_the_file_names_where_it_came_from(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"^--set receive\.prt: unknown key receive\.prt"):
+        load_settings(written(tmp_path, "receive: {port: 7}\n"), ["receive.prt=5"])
+
+
 def test_a_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"receive\.port: found 'many'"):
         load_settings(written(tmp_path, "receive: {port: many}\n"))
