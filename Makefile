@@ -24,6 +24,7 @@ demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS=
 
 test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (ARGS="-k suv")
 	@scripts/install-peers --for-tests
+	@scripts/install-viewer-peer
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 $(ARGS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict

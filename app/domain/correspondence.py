@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from app.domain.findings import Lesion, LesionLink, LinkKind
 from app.domain.response import percent_change
 
+TIE_DECIMALS = 2
+"""Distances that differ by less than 0.01 mm are equal, and the larger lesion goes first: a property test
+found that rounding alone decided which of two equally near lesions was matched."""
+
 
 @dataclass(frozen=True)
 class Affinity:
@@ -75,7 +79,9 @@ def _nearest(proximity: Proximity, limits: LinkLimits, linked: set[_Node]) -> li
     """One to one, the nearest first."""
     taken, chosen = set(linked), []
     near = (pair for pair in proximity.affinities if pair.distance_mm <= limits.max_distance_mm)
-    for pair in sorted(near, key=lambda pair: (pair.distance_mm, pair.previous, pair.current)):
+    for pair in sorted(
+        near, key=lambda pair: (round(pair.distance_mm, TIE_DECIMALS), pair.previous, pair.current)
+    ):
         if taken.isdisjoint(_ends(pair)):
             chosen.append(pair)
             taken.update(_ends(pair))
