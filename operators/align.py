@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from app.imaging.prior_alignment import PriorAligner
-
 from app.domain.analysis import Aligned, Loaded
 from app.domain.refusal import Rejection
+from app.imaging.prior_alignment import PriorAligner
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 
