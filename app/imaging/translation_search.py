@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, maximum_filter
 from scipy.spatial.transform import Rotation
 
 from app.domain.volume import FloatArray
@@ -128,13 +128,15 @@ def _turned(image: NDArray[np.float32], ct: WorkingCt, turn: FloatArray) -> NDAr
     return seen
 
 
-def _peaks(overlap: NDArray[np.float32], apart_voxels: int) -> Iterator[tuple[float, tuple[int, ...]]]:
-    """The highest values, none within ``apart_voxels`` of a higher one."""
-    left = overlap.copy()
-    for _ in range(STARTS):
-        index = np.unravel_index(int(np.argmax(left)), left.shape)
-        value = float(left[index])
-        if value <= 0:
-            return
-        yield value, tuple(int(i) for i in index)
-        left[tuple(slice(max(0, i - apart_voxels), i + apart_voxels + 1) for i in index)] = 0.0
+def _peaks(overlap: NDArray[np.float32], apart_voxels: int) -> list[tuple[float, tuple[int, ...]]]:
+    """The highest local maxima: places where every voxel within ``apart_voxels`` along the axes is lower.
+
+    The slope of a high peak is no place of its own, so it can't crowd out a rival a vertebra away.
+    """
+    highest_near = maximum_filter(
+        overlap, size=2 * apart_voxels + 1, mode="wrap"
+    )  # the correlation is cyclic
+    index = np.argwhere((overlap == highest_near) & (overlap > 0))
+    values = overlap[tuple(index.T)]
+    best = np.argsort(-values, kind="stable")[:STARTS]
+    return [(float(values[i]), tuple(int(n) for n in index[i])) for i in best]
