@@ -38,7 +38,7 @@ class AlignPolicy:
     """Largest difference in body length, as a share: a person keeps his length."""
     max_thickness_difference_mm: float = 9.0
     """Largest mean difference of the trunk's thickness, mm: fat and girth change slowly."""
-    max_rival_overlap: float = 0.9
+    max_rival_overlap: float = 0.8
     """Bone overlap at the best other place, as a share of the overlap found: near 1 the place is a guess."""
     max_uptake_shift_mm: float = 15.0
     """Largest distance to where PET and SPECT uptake agree best, mm: a CT may not fit its own PET."""

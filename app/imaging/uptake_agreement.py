@@ -118,7 +118,7 @@ def _share_of_best_place(lesions: LabelMap, suv: Volume, surroundings_mm: float)
     weights[1:] = 1.0 / np.maximum(sizes[1:], 1.0)  # every lesion counts once, whatever its size
     scores = _scores_at_shifts(weights[labels], contrast)
     best = float(scores.max())
-    here = float(scores[tuple(n // 2 for n in scores.shape)])
+    here = max(0.0, float(scores[tuple(n // 2 for n in scores.shape)]))  # FFT leaves a tiny rest below 0
     return here / best if best > 1e-3 else 0.0
 
 
