@@ -55,5 +55,17 @@ class Orientation:
         back = np.argsort(self.axes)
         return np.ascontiguousarray(unflipped.transpose(*range(leading), *(leading + int(a) for a in back)))
 
+    def grid(self, source: Grid) -> Grid:
+        """Where the canonical array's voxels lie: :meth:`apply` moves numbers, never the patient."""
+        to_source = np.zeros((4, 4))
+        to_source[3, 3] = 1.0
+        shape = [source.shape[axis] for axis in self.axes]
+        for canonical, (axis, flip) in enumerate(zip(self.axes, self.flipped, strict=True)):
+            row, column = 2 - axis, 2 - canonical  # array axes (z, y, x) as index axes (x, y, z)
+            to_source[row, column] = -1.0 if flip else 1.0
+            to_source[row, 3] = shape[canonical] - 1 if flip else 0.0
+        depth, height, width = shape
+        return Grid((depth, height, width), source.affine @ to_source)
+
     def _flips(self, leading: int) -> tuple[int, ...]:
         return tuple(leading + axis for axis, flip in enumerate(self.flipped) if flip)
