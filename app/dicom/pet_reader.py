@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
@@ -16,8 +17,10 @@ from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision
 from app.domain.decay import FrameTiming
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.slice_consistency import check_scales
 from app.domain.study import Series
-from app.domain.suv import PetHeader, convert_pet
+from app.domain.suv import convert_pet
+from app.domain.suv_scale import PetHeader
 from app.errors import UnusableStudyError
 
 MUST_AGREE = (
@@ -60,7 +63,25 @@ def read_pet(
     if isinstance(conversion, Reason):
         raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
     image = functional_image(series, slices, slopes, conversion)
-    return replace(image, decisions=(*decisions, *image.decisions), body=pet_header.injection.body)
+    told = _slice_findings(series, slices, image, slopes)
+    return replace(image, decisions=(*decisions, *image.decisions, *told), body=pet_header.injection.body)
+
+
+def _slice_findings(
+    series: Series, slices: SliceStack, image: FunctionalImage, slopes: NDArray[np.float64]
+) -> tuple[Decision, ...]:
+    """What the slices say about one another: their places, their scales, and whether any are missing.
+
+    Raises:
+        UnusableStudyError: two slices contradict each other.
+    """
+    volume = image.suv or image.activity
+    if volume is None:
+        return ()
+    scales = check_scales(volume, slopes)
+    if isinstance(scales, Reason):
+        raise UnusableStudyError(replace(scales, series_instance_uid=series.series_instance_uid))
+    return scales
 
 
 def _pet_header(
@@ -79,6 +100,7 @@ def _pet_header(
         ge_scan_datetime=_ge_scan_datetime(first),
         philips_suv_factor=suv_factor,
         philips_bqml_factor=bqml_factor,
+        corrected_image=series.corrected_image,
     ), (*told, *told_too)[:1]
 
 
@@ -90,6 +112,7 @@ def _timing(dataset: Dataset) -> FrameTiming:
         header.acquired_at(dataset),
         None if reference_ms is None else reference_ms / 1000.0,
         None if duration_ms is None else duration_ms / 1000.0,
+        header.number(dataset, "DecayFactor"),
     )
 
 

@@ -1,0 +1,245 @@
+"""Whether slices that lie side by side are on one scale: a wrong Rescale Slope shows as a jump.
+
+Two neighbouring slices of a patient show almost the same tissue a few millimetres on: the median ratio of
+their voxels is near 1 wherever the body goes through both. A slope that is wrong for one slice, or for a
+block of them, multiplies every voxel at once. What anatomy and phantoms do is told apart by three things: a
+shoulder or an end face changes over several slices in one sense (:data:`TREND_WEIGHT`), a lesion or a bladder
+is a small part of the body (the median, with capped weights), and an empty slice beside a full one is another
+picture, not the same one fainter (:data:`LARGEST_UNLIKENESS`).
+
+Everything is exact under scaling: a slope that is wrong by a factor moves the statistic by just that factor.
+The measured margins are in docs/quantities.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.analysis import Decision
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.volume import FloatArray, Volume
+
+NOTABLE_JUMP = 1.15
+"""Ratio. Undamaged slices, real and simulated, reach 1.07."""
+
+LARGEST_JUMP = 1.35
+"""Ratio. More is refused: it would change SUV by a third, and is far above what bodies and noise do."""
+
+NOTABLE_JUMP_AT_END = 1.35
+LARGEST_JUMP_AT_END = 1.6
+"""The outermost slice has a neighbour on one side only, and the axial field ends in noise: undamaged ones
+reach 1.25."""
+
+TREND_WEIGHT = 2.0
+"""How many times a change in the same sense at the next boundary is taken off a step: a jump of scale is at
+one boundary alone, the end of a body or of a phantom is spread over several."""
+
+LARGEST_UNLIKENESS = 0.5
+"""Share of the activity of two slices that differs once their ratio is taken out. Neighbours in a body reach
+0.38; noise beside a body has 0.6 and more."""
+
+SMALLEST_BODY_CM2 = 60.0
+SMALLEST_BODY_VOXELS = 100
+"""What two slices must share to be compared: a neck has 100 cm², a lesion or a sphere of a phantom has 10."""
+
+MOST_VOXELS_A_SLICE = 16384
+"""Larger slices are thinned for speed; a median needs no more."""
+
+CAP = 3.0
+"""Of a slice's mean: what lies above, a bladder or an injection site, does not rule the comparison."""
+
+SAME_SLOPE = 1e-6
+"""Relative. Slices of one slope can't differ by it."""
+
+
+@dataclass(frozen=True)
+class Jump:
+    """Where the scale changes.
+
+    Attributes:
+        first, last: slices of another scale than their neighbours, counted from 0 along the slice normal.
+        ratio: their values over their neighbours'.
+        is_end: the outermost slice, or one beside empty slices, was judged by one neighbour.
+    """
+
+    first: int
+    last: int
+    ratio: float
+    is_end: bool
+
+    @property
+    def size(self) -> float:
+        """1 or more, whichever way the jump goes."""
+        return max(self.ratio, 1.0 / self.ratio)
+
+    @property
+    def is_too_large(self) -> bool:
+        """Beyond what can be put down to the patient."""
+        if self.is_end and self.first == self.last and self.ratio < 1.0:
+            return False  # the end of a phantom in a partly filled slice looks the same
+        return self.size >= (LARGEST_JUMP_AT_END if self.is_end else LARGEST_JUMP)
+
+    @property
+    def is_notable(self) -> bool:
+        """Worth a sentence in the report."""
+        return self.size >= (NOTABLE_JUMP_AT_END if self.is_end else NOTABLE_JUMP)
+
+
+def check_scales(volume: Volume, slopes: FloatArray) -> tuple[Decision, ...] | Reason:
+    """Nothing, a warning, or why the slices can't be on one scale.
+
+    Args:
+        volume: in one unit throughout, ``(z, y, x)``.
+        slopes: Rescale Slope of each slice, shape ``(z,)``.
+    """
+    if np.ptp(slopes) <= SAME_SLOPE * float(np.max(slopes)):
+        return ()
+    jumps = [jump for jump in scale_jumps(volume, slopes) if jump.is_notable]
+    if not jumps:
+        return ()
+    worst = max(jumps, key=lambda jump: (jump.is_too_large, jump.size))
+    if worst.is_too_large:
+        limit = LARGEST_JUMP_AT_END if worst.is_end else LARGEST_JUMP
+        return Reason(
+            RefusalCode.VALUES_IMPLAUSIBLE,
+            "RescaleSlope",
+            _told(worst, len(jumps), volume.grid.shape[0]),
+            f"neighbouring slices alike within a factor of {limit:g}",
+            "Compare RescaleSlope with the scanner's own copy, and send the series again from there",
+        )
+    text = f"warning: RescaleSlope: {_told(worst, len(jumps), volume.grid.shape[0])}; check these slices"
+    return (Decision("load", text),)
+
+
+def _told(jump: Jump, count: int, slices: int) -> str:
+    first, last = jump.first + 1, jump.last + 1
+    which = f"slice {first}" if first == last else f"slices {first} to {last}"
+    more = "" if count == 1 else f", and {count - 1} more such places"
+    return f"{which} of {slices} (along the normal) {jump.ratio:.2f} times as high as the tissue beside{more}"
+
+
+def scale_jumps(volume: Volume, slopes: FloatArray) -> tuple[Jump, ...]:
+    """Every change of scale of one slice against both neighbours, or of a block at its edges.
+
+    Boundaries between slices of one slope are no place for a wrong slope and are left out.
+    """
+    logs, usable = _log_ratios(volume)
+    differ = np.abs(np.diff(slopes)) > SAME_SLOPE * np.minimum(slopes[:-1], slopes[1:])
+    single = _peaks(logs, usable, differ)
+    alone = {boundary for jump in single if jump.is_notable for boundary in (jump.first - 1, jump.first)}
+    steps = [step for step in _steps(logs, usable) if differ[step.boundary] and step.boundary not in alone]
+    return (*single, *_blocks(steps, len(slopes)))
+
+
+def _log_ratios(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each slice over the one before: median log ratio, and whether the two are comparable."""
+    stride = max(1, math.ceil(math.sqrt(volume.array[0].size / MOST_VOXELS_A_SLICE)))
+    spacing = volume.grid.spacing_mm
+    voxel_cm2 = spacing[0] * spacing[1] * stride**2 / 100.0
+    slices = [plane[::stride, ::stride].astype(np.float64).ravel() for plane in volume.array]
+    found = [_compared(one, two, voxel_cm2) for one, two in pairwise(slices)]
+    logs = np.array([0.0 if value is None else value for value in found])
+    return logs, np.array([value is not None for value in found])
+
+
+def _compared(one: FloatArray, two: FloatArray, voxel_cm2: float) -> float | None:
+    """Weighted median of log(two / one), or nothing where no body goes through both.
+
+    A voxel weighs as its geometric mean, at most the mean of those: air counts little, a bladder not much.
+    """
+    both = (one > 0.0) & (two > 0.0)
+    if np.count_nonzero(both) < SMALLEST_BODY_VOXELS:
+        return None
+    means = np.sqrt(one[both] * two[both])
+    cap = means.sum() / both.size
+    weights = np.minimum(means, cap)
+    body_voxels = weights.sum() / cap
+    if body_voxels < SMALLEST_BODY_VOXELS or body_voxels * voxel_cm2 < SMALLEST_BODY_CM2:
+        return None
+    ratios = np.log(two[both] / one[both])
+    order = np.argsort(ratios)
+    below = np.cumsum(weights[order])
+    middle = float(ratios[order][np.searchsorted(below, 0.5 * below[-1])])
+    return middle if unlikeness(one, two * math.exp(-middle)) <= LARGEST_UNLIKENESS else None
+
+
+def unlikeness(one: FloatArray, two: FloatArray) -> float:
+    """Share of the activity of two slices that is not in the same place, 0 to 1 (Bray and Curtis)."""
+    one, two = np.clip(one, 0.0, CAP * max(one.mean(), 0.0)), np.clip(two, 0.0, CAP * max(two.mean(), 0.0))
+    whole = float((one + two).sum())
+    return float(np.abs(one - two).sum()) / whole if whole > 0.0 else 0.0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The change from slice ``boundary`` to the next: log ratio, and whether it is the outermost one."""
+
+    boundary: int
+    log_ratio: float
+    is_end: bool = False
+
+
+def _peaks(logs: FloatArray, usable: NDArray[np.bool_], differ: NDArray[np.bool_]) -> list[Jump]:
+    """Slices that differ from both neighbours in one sense, by the smaller of the two differences.
+
+    A slice that is higher, with emptiness two slices off, is a thin object.
+    """
+    found = []
+    for k in np.flatnonzero(usable[:-1] & usable[1:] & differ[:-1] & differ[1:]) + 1:
+        below, above = float(logs[k - 1]), -float(logs[k])
+        is_thin = (k >= 2 and not usable[k - 2]) or (k + 1 < len(logs) and not usable[k + 1])
+        if below * above <= 0.0 or (below > 0.0 and is_thin):
+            continue
+        outer = (float(logs[k - 2]) if k >= 2 else 0.0, -float(logs[k + 1]) if k + 1 < len(logs) else 0.0)
+        size = min(_beyond_trend(below, outer[:1]), _beyond_trend(above, outer[1:]))
+        found.append(Jump(int(k), int(k), math.exp(math.copysign(size, below)), is_end=False))
+    return found
+
+
+def _beyond_trend(log_ratio: float, beside: Sequence[float]) -> float:
+    """Size of a change, less what the next boundaries change in the same sense."""
+    sense = math.copysign(1.0, log_ratio)
+    return max(0.0, abs(log_ratio) - TREND_WEIGHT * max(0.0, *(sense * other for other in beside)))
+
+
+def _steps(logs: FloatArray, usable: NDArray[np.bool_]) -> list[_Step]:
+    """Changes at the usable boundaries beyond their trend.
+
+    Where a body or a phantom ends within the image its last slice is partly filled: lower outside is no step.
+    """
+    last = len(logs) - 1
+    found = []
+    for k in (int(index) for index in np.flatnonzero(usable)):
+        is_open = (k > 0 and not usable[k - 1], k < last and not usable[k + 1])
+        if all(is_open) or (is_open[0] and logs[k] > 0.0) or (is_open[1] and logs[k] < 0.0):
+            continue
+        beside = [float(logs[j]) for j in (k - 1, k + 1) if 0 <= j <= last and usable[j]]
+        size = _beyond_trend(float(logs[k]), beside)
+        found.append(_Step(k, math.copysign(size, logs[k]), any(is_open) or k in (0, last)))
+    return found
+
+
+def _blocks(steps: Sequence[_Step], slices: int) -> list[Jump]:
+    """A step up and the step down after it bound a block; a step alone, the shorter side of the stack."""
+    edges = [step for step in steps if _is_edge(step)]
+    found = []
+    while edges:
+        step = edges.pop(0)
+        ratio, first = math.exp(step.log_ratio), step.boundary + 1
+        if edges and edges[0].log_ratio * step.log_ratio < 0.0:
+            found.append(Jump(first, edges.pop(0).boundary, ratio, step.is_end))
+        elif slices - first <= first:
+            found.append(Jump(first, slices - 1, ratio, step.is_end))
+        else:
+            found.append(Jump(0, step.boundary, 1.0 / ratio, step.is_end))
+    return found
+
+
+def _is_edge(step: _Step) -> bool:
+    return abs(step.log_ratio) >= math.log(NOTABLE_JUMP_AT_END if step.is_end else NOTABLE_JUMP)
