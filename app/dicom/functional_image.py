@@ -14,6 +14,8 @@ from app.dicom.injection_header import radiopharmaceutical
 from app.dicom.pixels import SliceStack
 from app.domain.administration import BodySize, Injection, SiteAdministration
 from app.domain.analysis import Decision, Quantification
+from app.domain.plausibility import share_warnings
+from app.domain.radionuclides import Radionuclide, radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Radiopharmaceutical, Series
 from app.domain.suv import Conversion
@@ -69,8 +71,11 @@ def functional_image(
     for volume in (suv, activity):
         if volume is not None:
             _refuse_implausible(volume, uid)
+    told: tuple[Decision, ...] = ()
     if suv is not None:
-        _refuse_impossible_suv(suv, conversion.quantification.weight_kg, uid)
+        injected = series.radiopharmaceutical
+        nuclide = radionuclide_of(injected) if injected else None
+        told = _doubted_suv(suv, conversion.quantification.weight_kg, nuclide, uid)
     no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
     return FunctionalImage(
         suv,
@@ -79,7 +84,7 @@ def functional_image(
         conversion.quantification,
         slices.sop_instance_uids,
         slices.frame_numbers,
-        conversion.decisions,
+        (*conversion.decisions, *told),
     )
 
 
@@ -141,12 +146,12 @@ def _refuse_implausible(volume: Volume, series_instance_uid: str) -> None:
         raise _implausible("PixelData", found, "finite values above 0", series_instance_uid)
     if lowest < DEEPEST_NEGATIVE * highest:
         found = f"{lowest:g} to {highest:g} {volume.unit}"
-        raise _implausible(
-            "PixelRepresentation", found, "hardly any values below 0", series_instance_uid
-        )
+        raise _implausible("PixelRepresentation", found, "hardly any values below 0", series_instance_uid)
 
 
-def _refuse_impossible_suv(suv: Volume, weight_kg: float | None, series_instance_uid: str) -> None:
+def _doubted_suv(
+    suv: Volume, weight_kg: float | None, nuclide: Radionuclide | None, series_instance_uid: str
+) -> tuple[Decision, ...]:
     """SUV times volume over weight is the share of the injected activity that the image shows."""
     highest = float(suv.array.max())
     attribute = "Units, RescaleSlope, RadionuclideTotalDose"
@@ -154,12 +159,14 @@ def _refuse_impossible_suv(suv: Volume, weight_kg: float | None, series_instance
         expected = f"{LOWEST_MAXIMUM_SUV:g} to {HIGHEST_SUV:g}: unit, dose or times are wrong"
         raise _implausible(attribute, f"a maximum of SUV {highest:g}", expected, series_instance_uid)
     if weight_kg is None:
-        return
+        return ()
     share = float(suv.array.sum(dtype=np.float64)) * suv.grid.voxel_ml / (1000.0 * weight_kg)
     if share > LARGEST_SHARE_IN_VIEW:
         found = f"{share:.1f} times the injected activity in the image"
         expected = "at most all of it: unit, dose or times are wrong"
         raise _implausible(attribute, found, expected, series_instance_uid)
+    length_mm = suv.grid.shape[0] * suv.grid.spacing_mm[2]
+    return share_warnings(share, length_mm, nuclide)
 
 
 def _implausible(attribute: str, found: str, expected: str, series_instance_uid: str) -> UnusableStudyError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.domain.analysis import Decision
+from app.domain.plausibility import body_doubts, is_rather_mci
 from app.domain.radionuclides import (
     Emission,
     Radionuclide,
@@ -109,6 +110,8 @@ def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, .
         return Reason(RefusalCode.DOSE_MISSING, "RadionuclideTotalDose", "nothing", expected)
     as_bq = {"Bq": stated, "MBq": stated * 1e6}
     for unit in (due, other):
+        if unit == "MBq" and unit != due and is_rather_mci(injection.nuclide, stated):
+            break
         if low * 1e6 <= as_bq[unit] <= high * 1e6:
             note = f"warning: RadionuclideTotalDose {stated:g} is taken as {unit}, though {due} is due"
             return as_bq[unit], () if unit == due else (Decision("load", note),)
@@ -237,4 +240,5 @@ def weight_kg(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reas
         return Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", found, expected, advice)
     if not low <= stated <= high:
         return Reason(RefusalCode.WEIGHT_IMPLAUSIBLE, "PatientWeight", f"{stated:g}", expected)
-    return stated, decisions
+    doubted = body_doubts(stated, injection.body.height_m, by_site=bool(decisions))
+    return doubted if isinstance(doubted, Reason) else (stated, (*decisions, *doubted))

@@ -77,6 +77,7 @@ class Quantification:
     Attributes:
         suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
         reference_datetime: the instant to which the activity is decay corrected, when known.
+        uptake_s: from the injection to the start of the scan, when both are known.
         injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
         other_suv: what SUVbw is multiplied by for the other SUVs that the site asks for (``load.other_suv``).
         source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
@@ -90,6 +91,7 @@ class Quantification:
     weight_kg: float | None = None
     half_life_s: float | None = None
     other_suv: tuple[OtherSuv, ...] = ()
+    uptake_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

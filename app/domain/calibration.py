@@ -11,7 +11,8 @@ from app.domain.analysis import Decision, Quantification
 from app.domain.decay import DecayCorrection, FrameTiming
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.suv import Conversion, PetHeader, suv_scale
+from app.domain.suv import Conversion
+from app.domain.suv_scale import PetHeader, suv_scale
 
 BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/ml": 1e6, "MBq/mL": 1e6}
 """UCUM codes of Measurement Units Code Sequence (0040,08EA)."""

@@ -45,11 +45,13 @@ class FrameTiming:
         acquired_at: Acquisition Date and Time of its bed position.
         reference_s: Frame Reference Time (0054,1300), in seconds after the series reference.
         duration_s: Actual Frame Duration (0018,1242), in seconds.
+        decay_factor: Decay Factor (0054,1321), by which the slice was multiplied.
     """
 
     acquired_at: datetime | None = None
     reference_s: float | None = None
     duration_s: float | None = None
+    decay_factor: float | None = None
 
 
 def decay_factor(elapsed_s: float, half_life_s: float) -> float:

@@ -28,6 +28,8 @@ class Radionuclide:
         codes: PS3.16 CID 18 and 4020, current (SCT) first, then SNOMED RT.
         activity_mbq: lowest and highest plausible injected activity. The range spans less than a factor of
             a million, so that Bq and MBq can't be taken for each other (FACTS: dose in MBq where Bq is due).
+        usual_activity_mbq: lowest and highest activity that clinics give adults; outside it a warning.
+        usual_uptake_s: shortest and longest time from injection to scan; outside it a warning.
     """
 
     key: str
@@ -35,13 +37,32 @@ class Radionuclide:
     emission: Emission
     codes: tuple[Code, ...]
     activity_mbq: tuple[float, float] = (5.0, 2000.0)
+    usual_activity_mbq: tuple[float, float] | None = None
+    usual_uptake_s: tuple[float, float] | None = None
 
 
+_MIN_S, _H_S = 60.0, 3600.0
+
+# PSMA PET/CT: EANM/SNMMI guideline 2.0, doi 10.1007/s00259-022-06089-w, widened to what other tracers of the
+# radionuclide get; 68Ga-PSMA-11: 1.8 to 2.2 MBq/kg at 60 (50 to 100) min, 18F ligands: about 250 to 370 MBq
+# at 60 to 120 min. Three times the usual is refused: no patient is given that much.
 GA68 = Radionuclide(
-    "68Ga", 4062.6, Emission.POSITRON, (Code("35337001", "SCT", "68Ga"), Code("C-131A3", "SRT", "68Ga"))
+    "68Ga",
+    4062.6,
+    Emission.POSITRON,
+    (Code("35337001", "SCT", "68Ga"), Code("C-131A3", "SRT", "68Ga")),
+    activity_mbq=(5.0, 1200.0),
+    usual_activity_mbq=(40.0, 400.0),
+    usual_uptake_s=(30 * _MIN_S, 110 * _MIN_S),
 )
 F18 = Radionuclide(
-    "18F", 6586.2, Emission.POSITRON, (Code("77004003", "SCT", "18F"), Code("C-111A1", "SRT", "18F"))
+    "18F",
+    6586.2,
+    Emission.POSITRON,
+    (Code("77004003", "SCT", "18F"), Code("C-111A1", "SRT", "18F")),
+    activity_mbq=(5.0, 1800.0),
+    usual_activity_mbq=(100.0, 600.0),
+    usual_uptake_s=(30 * _MIN_S, 140 * _MIN_S),
 )
 CU64 = Radionuclide(
     "64Cu", 45721.0, Emission.POSITRON, (Code("3932008", "SCT", "64Cu"), Code("C-127A2", "SRT", "64Cu"))
@@ -52,12 +73,16 @@ ZR89 = Radionuclide(
 C11 = Radionuclide(
     "11C", 1221.8, Emission.POSITRON, (Code("40565003", "SCT", "11C"), Code("C-105A1", "SRT", "11C"))
 )
+# 177Lu-PSMA: EANM/SNMMI guideline, doi 10.1007/s00259-023-06255-8: 3.7 to 9.3 GBq a cycle, imaged from hours
+# to a week after it.
 LU177 = Radionuclide(
     "177Lu",
     574300.0,
     Emission.GAMMA,
     (Code("447553000", "SCT", "177Lu"), Code("C-101ED", "SRT", "177Lu")),
     activity_mbq=(100.0, 20000.0),
+    usual_activity_mbq=(1000.0, 12000.0),
+    usual_uptake_s=(2 * _H_S, 192 * _H_S),
 )
 TC99M = Radionuclide(
     "99mTc", 21624.0, Emission.GAMMA, (Code("72454006", "SCT", "99mTc"), Code("C-163A8", "SRT", "99mTc"))

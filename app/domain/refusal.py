@@ -68,6 +68,10 @@ class RefusalCode(StrEnum):
         "No CT shares the functional image's frame of reference: nothing says that they lie in one space.",
     )
     CT_DOES_NOT_COVER = "ct-does-not-cover", "The CT shows too little of what the functional image shows."
+    CT_MISPLACED = (
+        "ct-misplaced",
+        "The functional image does not lie on its CT: far beside it, mirrored or turned.",
+    )
     BETTER_SERIES_CHOSEN = "better-series-chosen", "Usable, but another series serves the same region better."
     # geometry
     GEOMETRY_MISSING = "geometry-missing", "An image does not say where it lies in the patient."
@@ -93,6 +97,10 @@ class RefusalCode(StrEnum):
         "decay-correction-unknown",
         "It is not stated to which instant the activity is decay corrected.",
     )
+    DECAY_CORRECTION_CONTRADICTED = (
+        "decay-correction-contradicted",
+        "DecayCorrection, CorrectedImage and DecayFactor contradict each other by more than 5 % of SUV.",
+    )
     NOT_DECAY_CORRECTED = (
         "not-decay-corrected",
         "The image is not decay corrected, and its slices don't say when and how long they were measured.",
@@ -100,7 +108,7 @@ class RefusalCode(StrEnum):
     DOSE_MISSING = "dose-missing", "The injected activity is absent."
     DOSE_IMPLAUSIBLE = "dose-implausible", "The injected activity fits neither Bq nor MBq."
     WEIGHT_MISSING = "weight-missing", "The patient's weight is absent or 0: Bq/ml is known, SUV is not."
-    WEIGHT_IMPLAUSIBLE = "weight-implausible", "The patient's weight can't be in kg."
+    WEIGHT_IMPLAUSIBLE = "weight-implausible", "The patient's weight can't be in kg, or not with the height."
     HEIGHT_MISSING = "height-missing", "An SUV by lean mass or surface needs the patient's height."
     BODY_IMPLAUSIBLE = "body-implausible", "Height and weight give no lean mass, ideal weight or surface."
     HALF_LIFE_MISMATCH = "half-life-mismatch", "The half-life is not the radionuclide's, or none is stated."

@@ -7,28 +7,14 @@ instant to which C is decay corrected (PS3.3 C.8.9.1; QIBA's vendor-neutral pseu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 
-from app.domain.administration import (
-    Injection,
-    administered_at,
-    half_life_s,
-    injected_activity_bq,
-    weight_kg,
-)
+from app.domain.administration import weight_kg
 from app.domain.analysis import Decision, Quantification
 from app.domain.body_size import NORMALISATIONS, Body, height_m, suvbw_per
-from app.domain.decay import (
-    DecayCorrection,
-    FrameTiming,
-    decay_factor,
-    mean_activity_offset_s,
-    scan_start,
-    scattered_times,
-    torn_times,
-)
+from app.domain.decay import DecayCorrection
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.suv_scale import PetHeader, suv_scale, uptake_of_suv
 
 FACTOR_AGREEMENT = 0.02
 """Philips' own SUV factor and the one from dose and weight: a larger difference is worth a sentence."""
@@ -44,33 +30,6 @@ class Units(StrEnum):
     GML = "GML"
     CM2ML = "CM2ML"
     CNTS = "CNTS"
-
-
-@dataclass(frozen=True)
-class PetHeader:
-    """What a series says of its numbers.
-
-    Attributes:
-        units, suv_type, decay_correction: (0054,1001), (0054,1006), (0054,1102).
-        injection: dose, times, body.
-        series_datetime: Series Date and Time.
-        frames: one timing a slice, in the order of the slices.
-        ge_scan_datetime: (0009,xx0D) of "GEMS_PETD_01".
-        philips_suv_factor: (7053,xx00) of "Philips PET Private Group": stored value to SUVbw.
-        philips_bqml_factor: (7053,xx09): stored value to Bq/ml.
-        series_time_rules: the site's word that Series Time is right where frame times contradict it.
-    """
-
-    units: str
-    injection: Injection
-    frames: tuple[FrameTiming, ...]
-    suv_type: str = ""
-    decay_correction: str = ""
-    series_datetime: datetime | None = None
-    ge_scan_datetime: datetime | None = None
-    philips_suv_factor: float | None = None
-    philips_bqml_factor: float | None = None
-    series_time_rules: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,15 +51,6 @@ class Conversion:
     applies_to_stored_values: bool = False
 
 
-@dataclass(frozen=True)
-class SuvScale:
-    """Bq/ml to SUVbw, and all that went into it; ``slice_factors`` bring each slice to the reference time."""
-
-    quantification: Quantification
-    slice_factors: tuple[float, ...]
-    decisions: tuple[Decision, ...]
-
-
 def convert_pet(header: PetHeader) -> Conversion | Reason:
     """How this series' values become Bq/ml and SUVbw; a reason when not even their unit is known."""
     if header.units == Units.BQML:
@@ -108,9 +58,9 @@ def convert_pet(header: PetHeader) -> Conversion | Reason:
             header, 1.0, f"Units=BQML, DecayCorrection={header.decay_correction or 'absent'}"
         )
     if header.units == Units.GML:
-        return _from_suv(header, header.suv_type or "BW")
+        return _with_uptake(header, _from_suv(header, header.suv_type or "BW"))
     if header.units == Units.CM2ML:
-        return _from_suv(header, header.suv_type or "BSA")
+        return _with_uptake(header, _from_suv(header, header.suv_type or "BSA"))
     if header.units == Units.CNTS:
         return _from_philips_counts(header)
     expected = "BQML, GML, CM2ML, or CNTS with Philips' private factors"
@@ -133,6 +83,14 @@ def _from_activity(header: PetHeader, to_bqml: float, source: str) -> Conversion
     )
 
 
+def _with_uptake(header: PetHeader, conversion: Conversion | Reason) -> Conversion | Reason:
+    if isinstance(conversion, Reason):
+        return conversion
+    uptake_s, told = uptake_of_suv(header)
+    used = replace(conversion.quantification, uptake_s=uptake_s)
+    return replace(conversion, quantification=used, decisions=(*conversion.decisions, *told))
+
+
 def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
     """An image that is an SUV already; of another kind than SUVbw it is turned into that."""
     source = f"Units={header.units}, SUVType={header.suv_type or 'absent'}"
@@ -141,12 +99,24 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
         return _undecayed_suv(header)
     weight = weight_kg(header.injection)
     if suv_type == "BW" and header.units == Units.GML:
-        kg = None if isinstance(weight, Reason) else weight[0]
-        return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices)
+        kg, told = _told_of_weight(weight)
+        return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices, decisions=told)
     if suv_type not in NORMALISATIONS or (suv_type == "BSA") is not (header.units == Units.CM2ML):
         expected = "BW, IBW, LBM, LBMJAMES128 or LBMJANMA in g/ml; BSA in cm2/ml"
         return Reason(RefusalCode.UNITS_UNSUPPORTED, "SUVType", f"{suv_type} in {header.units}", expected)
     return _renormalised(source, suv_type, header)
+
+
+def _told_of_weight(
+    weight: tuple[float, tuple[Decision, ...]] | Reason,
+) -> tuple[float | None, tuple[Decision, ...]]:
+    """Of an SUVbw that the scanner made with it: an impossible weight is told, a missing one is no matter."""
+    if not isinstance(weight, Reason):
+        return weight
+    if weight.code is RefusalCode.WEIGHT_MISSING:
+        return None, ()
+    text = f"warning: {weight.attribute} {weight.found} is implausible, and the scanner made SUV with it"
+    return None, (Decision("load", text),)
 
 
 def _undecayed_suv(header: PetHeader) -> Reason:
@@ -184,7 +154,8 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
         return _undecayed_suv(header)
     if suv_factor:
         source = "Units=CNTS, Philips SUV factor (7053,xx00)"
-        return Conversion(Quantification(source), None, (suv_factor,) * len(header.frames))
+        factors = (suv_factor,) * len(header.frames)
+        return _with_uptake(header, Conversion(Quantification(source), None, factors))
     expected = "BQML, GML, or Philips' private factors (7053,xx00) or (7053,xx09)"
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS without a factor", expected)
 
@@ -205,95 +176,3 @@ def _philips_cross_check(header: PetHeader, conversion: Conversion) -> Conversio
         return Reason(code, attribute, text, expected, advice)
     told = Decision("load", f"warning: {text}; the former is used")
     return replace(conversion, decisions=(*conversion.decisions, told))
-
-
-def suv_scale(header: PetHeader) -> SuvScale | Reason:
-    """Bq/ml to SUVbw, for images in PET and in NM headers alike."""
-    weight = weight_kg(header.injection)
-    if isinstance(weight, Reason):
-        return weight
-    dose = injected_activity_bq(header.injection)
-    if isinstance(dose, Reason):
-        return dose
-    life = half_life_s(header.injection.injected)
-    if isinstance(life, Reason):
-        return life
-    (kg, told_kg), (bq, told_bq), (life_s, told_life) = weight, dose, life
-    timing = _to_reference(header, life_s)
-    if isinstance(timing, Reason):
-        return timing
-    quantification = Quantification(
-        source=f"DecayCorrection={header.decay_correction}",
-        suv_per_bqml=1000.0 * kg / (bq * timing.dose_left),
-        injected_activity_bq=bq,
-        administered_at=timing.administered_at,
-        reference_datetime=timing.reference,
-        weight_kg=kg,
-        half_life_s=life_s,
-    )
-    told = (*told_kg, *told_bq, *told_life, *timing.decisions)
-    return SuvScale(quantification, timing.slice_factors, told)
-
-
-@dataclass(frozen=True)
-class _Timing:
-    reference: datetime | None
-    administered_at: datetime | None
-    dose_left: float
-    slice_factors: tuple[float, ...]
-    decisions: tuple[Decision, ...] = ()
-
-
-def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
-    """The instant to which the image refers, and what is left of the dose then."""
-    unity = (1.0,) * len(header.frames)
-    if header.decay_correction == DecayCorrection.ADMIN:
-        site = header.injection.site
-        injected = (site and site.administered_at) or header.injection.injected.start_datetime
-        return _Timing(injected, injected, 1.0, unity)
-    if header.decay_correction == DecayCorrection.START:
-        clocks = (header.series_datetime, header.frames, header.ge_scan_datetime)
-        start = scan_start(*clocks, life_s, header.series_time_rules)
-        return start if isinstance(start, Reason) else _dose_at(header, start[0], life_s, unity, start[1])
-    if header.decay_correction == DecayCorrection.NONE:
-        return _undecayed(header, life_s)
-    found = header.decay_correction or "nothing"
-    return Reason(RefusalCode.DECAY_CORRECTION_UNKNOWN, "DecayCorrection", found, "START, ADMIN or NONE")
-
-
-def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
-    """Without decay correction: bring every slice from its own mean-activity time to the earliest one."""
-    instants = []
-    for frame in header.frames:
-        if frame.acquired_at is None or not frame.duration_s:
-            expected = (
-                "AcquisitionDateTime and ActualFrameDuration on every slice, as DecayCorrection is NONE"
-            )
-            attribute = "AcquisitionTime, ActualFrameDuration"
-            return Reason(RefusalCode.NOT_DECAY_CORRECTED, attribute, "slices without them", expected)
-        offset_s = mean_activity_offset_s(frame.duration_s, life_s)
-        instants.append((frame.acquired_at, offset_s))
-    implausible = scattered_times(header.frames) or torn_times(header.frames, life_s)
-    if implausible is not None:
-        return implausible
-    start = min(acquired for acquired, _ in instants)
-    elapsed_s = [(acquired - start).total_seconds() + offset_s for acquired, offset_s in instants]
-    factors = tuple(1.0 / decay_factor(seconds, life_s) for seconds in elapsed_s)
-    told = Decision(
-        "load", "DecayCorrection is NONE; every slice is decay corrected to the start of the scan"
-    )
-    return _dose_at(header, start, life_s, factors, (told,))
-
-
-def _dose_at(
-    header: PetHeader,
-    reference: datetime,
-    life_s: float,
-    slice_factors: tuple[float, ...],
-    decisions: tuple[Decision, ...],
-) -> _Timing | Reason:
-    injected = administered_at(header.injection, reference)
-    if isinstance(injected, Reason):
-        return injected
-    left = decay_factor((reference - injected[0]).total_seconds(), life_s)
-    return _Timing(reference, injected[0], left, slice_factors, (*decisions, *injected[1]))

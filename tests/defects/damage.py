@@ -29,6 +29,7 @@ class Defect:
         code: the reason that must be given; ``None``: the numbers must be the undamaged study's.
         attribute: what the reason names.
         beside: the numbers must be the same although this reason is told of another series or file.
+        warned: no header can tell, so the numbers may be others; a warning with these words must be given.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Defect:
     code: RefusalCode | None = None
     attribute: str = ""
     beside: RefusalCode | None = None
+    warned: str = ""
 
 
 def put(dataset: Dataset, keyword: str, value: Any) -> None:

@@ -12,6 +12,8 @@ from tests.defects.damage import Damage, Defect, both, copied, every, injected, 
 from tests.defects.studies import Images
 from tests.dicom_reading import tiny
 
+DECAY = "DecayCorrection, DecayFactor, CorrectedImage"
+UNDECAYED = ["ATTN", "SCAT"]
 RPIS = "RadiopharmaceuticalInformationSequence"
 FDG = tiny.code_item("35321007", "SCT")
 
@@ -69,6 +71,11 @@ def dynamic(images: Images) -> None:
     every(SeriesType=["DYNAMIC", "IMAGE"], NumberOfTimeSlices=2)(images)
 
 
+def at(moment: str) -> Damage:
+    """Injected then, by both attributes."""
+    return injected(RadiopharmaceuticalStartDateTime=moment, RadiopharmaceuticalStartTime=moment[8:])
+
+
 def beds(wrong: int, shift_min: int, **changes: object) -> Damage:
     """Each slice a bed position of 2 min, from 11:00 on; the time of one of them ``shift_min`` off."""
 
@@ -116,6 +123,17 @@ DEFECTS = (
     # decay correction
     Defect("decay correction not stated", every(DecayCorrection=None), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
     Defect("decay correction of an unknown kind", every(DecayCorrection="SCAN"), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
+    Defect("ADMIN written on an image corrected to the start", every(DecayCorrection="ADMIN", DecayFactor=1.01026), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("START written on an image corrected to the administration", every(DecayFactor=1.8672), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("NONE written on a decay corrected image", beds(0, 0, DecayCorrection="NONE", DecayFactor=1.2), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("NONE beside DECY, no decay factor", every(DecayCorrection="NONE"), warned="CorrectedImage names DECY"),
+    Defect("NONE beside DECY, decay factor 1", every(DecayCorrection="NONE", DecayFactor=1), warned="CorrectedImage names DECY"),
+    Defect("START without DECY", every(CorrectedImage=UNDECAYED), warned="without DECY"),
+    Defect("START without DECY, borne out by the decay factor", every(CorrectedImage=UNDECAYED, DecayFactor=1.01026), warned="lacks DECY"),
+    Defect("ADMIN without DECY", every(CorrectedImage=UNDECAYED, DecayCorrection="ADMIN"), warned="without DECY"),
+    Defect("ADMIN without DECY, decay factor 1", every(CorrectedImage=UNDECAYED, DecayCorrection="ADMIN", DecayFactor=1), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("ADMIN with a decay factor of 1 in every slice", every(DecayCorrection="ADMIN", DecayFactor=1), warned="doesn't bear out"),
+    Defect("a decay factor that the times don't explain", every(DecayFactor=1.3), warned="don't explain"),
     Defect("decay correction differs on one slice", one(DecayCorrection="ADMIN"), Code.ATTRIBUTE_INCONSISTENT, "DecayCorrection"),
     Defect("not decay corrected, without times", every(DecayCorrection="NONE", AcquisitionTime=None), Code.NOT_DECAY_CORRECTED, "AcquisitionTime, ActualFrameDuration"),
     Defect("not decay corrected, one bed's time an hour late", beds(3, 60, DecayCorrection="NONE"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
@@ -126,10 +144,17 @@ DEFECTS = (
     Defect("dose in MBq", injected(RadionuclideTotalDose=150)),
     Defect("dose in kBq", injected(RadionuclideTotalDose=150e3), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
     Defect("dose in mCi", injected(RadionuclideTotalDose=4.05), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose of 10 mCi", injected(RadionuclideTotalDose=10), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose ten times too large", injected(RadionuclideTotalDose=1500e6), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose seven times too large", injected(RadionuclideTotalDose=1050e6), warned="injected activity 1050 MBq"),
+    Defect("dose a fifth", injected(RadionuclideTotalDose=30e6), warned="injected activity 30 MBq"),
+    Defect("slope seven times too large", every(RescaleSlope=175), warned="times the injected activity"),
     Defect("dose negative", injected(RadionuclideTotalDose=-150e6), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
     Defect("dose in MBq of a tenth, in range", injected(RadionuclideTotalDose=12e6), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
     Defect("no half-life", injected(RadionuclideHalfLife=None)),
     Defect("half-life of 18F on 68Ga", injected(RadionuclideHalfLife=6586.2), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("half-life of 68Ga on 18F", both(injected(RadiopharmaceuticalCodeSequence=[tiny.code_item("126758", "DCM")], RadionuclideCodeSequence=[tiny.code_item("77004003", "SCT")])), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("half-life of 18F, radionuclide not coded", injected(RadionuclideHalfLife=6586.2, RadionuclideCodeSequence=None), Code.TRACER_UNKNOWN, "RadionuclideCodeSequence"),
     Defect("half-life in minutes", injected(RadionuclideHalfLife=67.7), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
     Defect("half-life negative", injected(RadionuclideHalfLife=-4062.6), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
     Defect("no injection at all", every(**{RPIS: None}), Code.TRACER_UNKNOWN, RPIS),
@@ -142,6 +167,10 @@ DEFECTS = (
     # body
     Defect("no weight", every(PatientWeight=None), Code.WEIGHT_MISSING, "PatientWeight"),
     Defect("weight 0", every(PatientWeight=0), Code.WEIGHT_MISSING, "PatientWeight"),
+    Defect("weight in pounds", every(PatientWeight=154.3), warned="in pounds it would be 70 kg"),
+    Defect("weight with a digit too many", every(PatientWeight=904), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
+    Defect("weight in tonnes", every(PatientWeight=0.07), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
+    Defect("weight that no body of this height has", every(PatientWeight=340), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight, PatientSize"),
     Defect("weight in g", every(PatientWeight=70000), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
     Defect("weight negative", every(PatientWeight=-70), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
     Defect("weight a word", every(PatientWeight="heavy"), Code.WEIGHT_MISSING, "PatientWeight"),
@@ -153,6 +182,12 @@ DEFECTS = (
     Defect("time of injection after the scan, no date", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="113000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("injection and scan at one instant", injected(RadiopharmaceuticalStartDateTime="20260301110000", RadiopharmaceuticalStartTime="110000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("all times set to midnight", both(injected(RadiopharmaceuticalStartDateTime="20260301000000", RadiopharmaceuticalStartTime="000000"), every(SeriesTime="000000", AcquisitionTime="000000")), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection an hour early", at("20260301090000"), warned="uptake time 120 min"),
+    Defect("injection 45 min late", at("20260301104500"), warned="uptake time 15 min"),
+    Defect("injection 12 hours late, p.m. for a.m.", at("20260301220000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection 12 hours late, no date", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="220000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("injection on the next day", injected(RadiopharmaceuticalStartDateTime="20260302100000")),
+    Defect("injection on the next day, one time only", injected(RadiopharmaceuticalStartDateTime="20260302100000", RadiopharmaceuticalStartTime=None), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("injection set to midnight", injected(RadiopharmaceuticalStartDateTime="20260301000000", RadiopharmaceuticalStartTime="000000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("injection before midnight, no date", over_midnight),
     Defect("no time of injection", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None), Code.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"),
@@ -163,6 +198,11 @@ DEFECTS = (
     Defect("injection in UTC, zone stated", both(every(TimezoneOffsetFromUTC="+0100"), injected(RadiopharmaceuticalStartDateTime="20260301090000+0000"))),
     Defect("injection in UTC, local zone not stated", injected(RadiopharmaceuticalStartDateTime="20260301090000+0000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("local zone with a local offset", both(every(TimezoneOffsetFromUTC="+0100"), injected(RadiopharmaceuticalStartDateTime="20260301100000+0100"))),
+    Defect("series date made earlier by an anonymiser", every(SeriesDate="20210517"), Code.SERIES_TIME_IMPLAUSIBLE, "SeriesTime, FrameReferenceTime"),
+    Defect("series date made later by an anonymiser", every(SeriesDate="20310517")),
+    Defect("acquisition date made earlier by an anonymiser", every(AcquisitionDate="20210517")),
+    Defect("lying the other way, by name", every(PatientPosition="FFP")),
+    Defect("how the patient lies not stated", every(PatientPosition=None)),
     Defect("series time lost", every(SeriesTime=None)),
     Defect("series time of a later processing", every(SeriesTime="153000")),
     Defect("series time an hour early", every(SeriesTime="100100"), Code.SERIES_TIME_IMPLAUSIBLE, "SeriesTime, FrameReferenceTime"),

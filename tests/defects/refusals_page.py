@@ -22,7 +22,8 @@ Every reason that `psma-node` gives, in outcome.json, in the audit log, in the r
 Made by `python -m tests.defects.refusals_page > docs/refusals.md`; do not edit.
 
 A defect is done to a small PET/CT or SPECT/CT by `tests/defects`: {total} of them. {refused} are refused with
-the reason given here; {harmless} give the numbers of the undamaged study, voxel by voxel. None gives others.
+the reason given here; {harmless} give the numbers of the undamaged study, voxel by voxel; {warned} may give
+others, as headers alone can't tell, and are warned of in outcome, report and page.
 
 """
 
@@ -30,7 +31,10 @@ the reason given here; {harmless} give the numbers of the undamaged study, voxel
 def refusals_page() -> str:
     """The whole page, Markdown."""
     refused = sum(defect.code is not None for _, defect in TABLE)
-    parts = [HEAD.format(total=len(TABLE), refused=refused, harmless=len(TABLE) - refused)]
+    warned = [(kind, defect) for kind, defect in TABLE if defect.warned]
+    harmless = [(kind, defect) for kind, defect in TABLE if defect.code is None and not defect.warned]
+    counts = {"refused": refused, "harmless": len(harmless), "warned": len(warned)}
+    parts = [HEAD.format(total=len(TABLE), **counts)]
     parts.append("| reason | meaning | attribute | provoked by |\n|---|---|---|---|\n")
     tests, stated = provoking_tests(), stated_attributes()
     for code in RefusalCode:
@@ -40,7 +44,9 @@ def refusals_page() -> str:
         provoked = [f"{kind}: {defect.name}" for kind, defect in rows] or sorted(tests[code])
         parts.append(f"| `{code}` | {code.meaning} | {attributes} | {'; '.join(provoked)} |\n")
     parts.append("\n## Without effect\n\nThese change no number:\n\n")
-    parts += [f"- {kind}: {defect.name}\n" for kind, defect in TABLE if defect.code is None]
+    parts += [f"- {kind}: {defect.name}\n" for kind, defect in harmless]
+    parts.append("\n## With a warning\n\nThese are read; the warning says so:\n\n")
+    parts += [f"- {kind}: {defect.name} (“… {defect.warned} …”)\n" for kind, defect in warned]
     return "".join(parts)
 
 

@@ -124,6 +124,13 @@ DEFECTS = (
     Defect("a rescale intercept", every(RescaleIntercept=-1), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
     # what was injected
     Defect("dose in Bq", injected(RadionuclideTotalDose=7400e6)),
+    Defect("dose in mCi", injected(RadionuclideTotalDose=200), Code.VALUES_IMPLAUSIBLE, SCALE),
+    Defect("dose ten times too large", injected(RadionuclideTotalDose=74000), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
+    Defect("dose twice", injected(RadionuclideTotalDose=14800), warned="injected activity 14800 MBq"),
+    Defect("injected an hour before the scan, a day late", injected(RadiopharmaceuticalStartDateTime="20260301100000"), warned="uptake time 1.167 h"),
+    Defect("injection nine days before the scan", injected(RadiopharmaceuticalStartDateTime="20260220110000"), warned="uptake time 216.2 h"),
+    Defect("weight in pounds", every(PatientWeight=154.3), warned="in pounds it would be 70 kg"),
+    Defect("weight with a digit too many", every(PatientWeight=904), Code.WEIGHT_IMPLAUSIBLE, "PatientWeight"),
     Defect("dose in GBq", injected(RadionuclideTotalDose=7.4), Code.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose"),
     Defect("time of injection without date", injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="110000"), Code.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"),
     Defect("injection after the scan", injected(RadiopharmaceuticalStartDateTime="20260302110000"), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),

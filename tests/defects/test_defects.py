@@ -1,4 +1,4 @@
-"""A damaged study is refused with the right reason, or gives the undamaged one's numbers; never others."""
+"""A damaged study is refused with the right reason, gives the undamaged one's numbers, or is warned of."""
 
 from __future__ import annotations
 
@@ -47,9 +47,18 @@ def test_a_defect_is_refused_by_its_reason_or_changes_no_number(
         assert (defect.code, defect.attribute) in told
         return
     assert found.loaded is not None, found.reasons
-    assert same_numbers(found.loaded, undamaged(kind))
+    if defect.warned:
+        told_of = [decision.text for decision in found.loaded.decisions]
+        assert [text for text in told_of if text.startswith("warning:") and defect.warned in text], told_of
+    else:
+        assert same_numbers(found.loaded, undamaged(kind))
     assert [code for code, _ in told] == ([] if defect.beside is None else [defect.beside] * len(told))
     assert bool(told) is (defect.beside is not None)
+
+
+@pytest.mark.parametrize("kind", sorted(STUDIES))
+def test_an_undamaged_study_is_warned_of_nothing(kind: str) -> None:
+    assert [item.text for item in undamaged(kind).decisions if item.text.startswith("warning:")] == []
 
 
 def test_names_of_defects_are_unique() -> None:

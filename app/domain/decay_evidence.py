@@ -1,0 +1,185 @@
+"""Whether DecayCorrection, CorrectedImage and DecayFactor tell one story of the decay correction.
+
+Three witnesses: Decay Correction (0054,1102) names the reference; Corrected Image (0028,0051) has DECY or
+not; Decay Factor (0054,1321) is what the values were multiplied by, exp(λ · (frame's mean time − reference)),
+so it is near 1 in the first bed of START and 2^(uptake / T½) in that of ADMIN (PS3.3 C.8.9.1, C.8.9.4). A
+factor of exactly 1 in every slice is what a writer without one fills in: alone it testifies nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from app.domain.analysis import Decision
+from app.domain.decay import (
+    LARGEST_CLOCK_EFFECT,
+    DecayCorrection,
+    FrameTiming,
+    mean_activity_offset_s,
+)
+from app.domain.refusal import Reason, RefusalCode
+
+FILLED_IN = 1e-4
+"""Decay factors this near 1 in every slice are no measurement: even half a minute of 18F makes 2e-3."""
+
+MOST_HALF_LIVES = 50.0
+"""Dates years apart, or a reference time of garbage, must not overflow."""
+
+DECAY_CORRECTED = "DECY"
+"""Value of Corrected Image (0028,0051)."""
+
+_ADVICE = "Correct DecayCorrection where the image was made, or send the series as the scanner wrote it"
+
+
+@dataclass(frozen=True)
+class DecayClaim:
+    """What a series says of its decay correction.
+
+    Attributes:
+        stated: Decay Correction.
+        corrected_image: Corrected Image; empty when absent.
+        frames: one a slice, with its decay factor.
+        started: start of the scan, to which START refers.
+        injected_at: to which ADMIN refers; ``None`` when unknown.
+        half_life_s: of the radionuclide.
+    """
+
+    stated: DecayCorrection
+    corrected_image: tuple[str, ...]
+    frames: tuple[FrameTiming, ...]
+    started: datetime | None
+    injected_at: datetime | None
+    half_life_s: float
+
+    @property
+    def lacks_decy(self) -> bool:
+        """CorrectedImage is there, and doesn't name decay."""
+        return bool(self.corrected_image) and DECAY_CORRECTED not in self.corrected_image
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Decay factors, where stated."""
+        return tuple(frame.decay_factor for frame in self.frames if frame.decay_factor)
+
+    @property
+    def has_testimony(self) -> bool:
+        """Whether the decay factors are measured ones."""
+        return any(abs(factor - 1.0) > FILLED_IN for factor in self.factors)
+
+    @property
+    def uptake_factor(self) -> float | None:
+        """ADMIN's value over START's: the decay from injection to the start of the scan."""
+        if self.started is None or self.injected_at is None:
+            return None
+        return _growth((self.started - self.injected_at).total_seconds(), self.half_life_s)
+
+
+def doubts(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
+    """A reason where evidence overrules the statement by more than 5 % of SUV; else what is to be told."""
+    if claim.stated is DecayCorrection.NONE:
+        return _uncorrected(claim)
+    if claim.has_testimony:
+        return _by_factor(claim)
+    return _without_factor(claim)
+
+
+def _uncorrected(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
+    """NONE: a factor above 1 says that values were multiplied; doing it again is an error of that size."""
+    is_named = DECAY_CORRECTED in claim.corrected_image
+    if not claim.has_testimony and not is_named:
+        return ()
+    if not claim.has_testimony:
+        text = "DecayCorrection is NONE, yet CorrectedImage names DECY; no DecayFactor tells which is right"
+        return _warned(f"{text}: the former is taken, and every slice is decay corrected here")
+    effect = max(abs(factor - 1.0) for factor in claim.factors)
+    found = f"NONE, with a DecayFactor of up to {max(claim.factors):.4g}"
+    found = f"{found} and DECY in CorrectedImage" if is_named else found
+    if effect > LARGEST_CLOCK_EFFECT and not claim.lacks_decy:
+        return _contradicted(found, "START or ADMIN, or a DecayFactor of 1")
+    return _warned(f"DecayCorrection is {found}; it is taken as not decay corrected")
+
+
+def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
+    """START or ADMIN against a decay factor that was measured."""
+    other = DecayCorrection.START if claim.stated is DecayCorrection.ADMIN else DecayCorrection.ADMIN
+    factor = min(claim.factors)
+    if _misfit(claim, claim.stated) <= LARGEST_CLOCK_EFFECT:
+        text = f"CorrectedImage lacks DECY, yet DecayFactor bears out DecayCorrection {claim.stated}"
+        return _warned(text) if claim.lacks_decy else ()
+    found = f"{claim.stated}, with a DecayFactor of {factor:.4g} in the first bed"
+    if _misfit(claim, other) > LARGEST_CLOCK_EFFECT:
+        return _warned(f"DecayCorrection is {found}, which the times don't explain; DecayCorrection is taken")
+    if claim.uptake_factor is None:
+        return _warned(f"DecayCorrection is {found}, which is that of {other}; DecayCorrection is taken")
+    return _contradicted(found, f"{other}, which that factor means ({claim.uptake_factor:.3g} times in SUV)")
+
+
+def _without_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
+    """START or ADMIN; no decay factor, or 1 in every slice."""
+    effect = largest_factor(claim) - 1.0
+    if claim.lacks_decy:
+        found = f"{claim.stated}, without DECY in CorrectedImage"
+        if claim.factors and effect > LARGEST_CLOCK_EFFECT:
+            return _contradicted(f"{found} and with a DecayFactor of 1 in every slice", "NONE, or DECY")
+        return _warned(f"DecayCorrection is {found}; it is taken as decay corrected")
+    if claim.stated is not DecayCorrection.ADMIN or not claim.factors:
+        return ()
+    share = (claim.uptake_factor or 1.0) - 1.0
+    text = f"DecayFactor 1 doesn't bear out DecayCorrection ADMIN; START would change SUV by {share:.1%}"
+    return _warned(text) if share > LARGEST_CLOCK_EFFECT else (Decision("load", text),)
+
+
+def largest_factor(claim: DecayClaim) -> float:
+    """The largest decay factor that the statement means, by the times of the last frame."""
+    return max((_expected(claim, claim.stated, frame)[-1] for frame in claim.frames), default=1.0)
+
+
+def _misfit(claim: DecayClaim, hypothesis: DecayCorrection) -> float:
+    """Relative distance of the smallest decay factor from what ``hypothesis`` makes of that frame's times."""
+    frame = min(
+        (frame for frame in claim.frames if frame.decay_factor),
+        key=lambda frame: frame.decay_factor or 0.0,
+    )
+    return min(
+        abs((frame.decay_factor or 0.0) / expected - 1.0) for expected in _expected(claim, hypothesis, frame)
+    )
+
+
+def _expected(claim: DecayClaim, hypothesis: DecayCorrection, frame: FrameTiming) -> tuple[float, ...]:
+    """Decay factors that are possible, smallest first.
+
+    The frame's place in the scan is by its acquisition time or by its Frame Reference Time: some scanners
+    write one acquisition time for every bed, some the start of the frame as its reference time.
+    """
+    offset_s = mean_activity_offset_s(frame.duration_s or 0.0, claim.half_life_s)
+    elapsed_s = [offset_s]
+    if claim.started is not None and frame.acquired_at is not None:
+        elapsed_s = [(frame.acquired_at - claim.started).total_seconds() + offset_s]
+    if frame.reference_s is not None:
+        elapsed_s += [frame.reference_s, frame.reference_s + offset_s]
+    whole = (claim.uptake_factor or 1.0) if hypothesis is DecayCorrection.ADMIN else 1.0
+    return tuple(sorted(whole * _growth(seconds, claim.half_life_s) for seconds in elapsed_s))
+
+
+def _growth(elapsed_s: float, half_life_s: float) -> float:
+    """Decay factor of ``elapsed_s``; times that are no scan's stay finite."""
+    return math.exp2(max(-MOST_HALF_LIVES, min(elapsed_s / half_life_s, MOST_HALF_LIVES)))
+
+
+def without_effect(found: Reason | tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """The same of an image that is SUV already: whatever it was corrected to, nothing is computed from it."""
+    end = "no effect, as the image is SUV already"
+    if isinstance(found, Reason):
+        return (Decision("load", f"DecayCorrection is {found.found}; {end}"),)
+    return tuple(replace(told, text=f"{told.text.removeprefix('warning: ')}; {end}") for told in found)
+
+
+def _warned(text: str) -> tuple[Decision, ...]:
+    return (Decision("load", f"warning: {text}"),)
+
+
+def _contradicted(found: str, expected: str) -> Reason:
+    attribute = "DecayCorrection, DecayFactor, CorrectedImage"
+    return Reason(RefusalCode.DECAY_CORRECTION_CONTRADICTED, attribute, found, expected, _ADVICE)
