@@ -68,63 +68,150 @@ def _relative(found: float, true: float) -> float | None:
 
 
 DICE = Measure(
-    "dsc", "DSC", "", "2 TP / (2 TP + FP + FN), in voxels", "truth and result both empty",
-    f"doi {STUDY_DOI}", Better.HIGHER, 2, lambda score: score.voxels.dice,
-)  # fmt: skip
+    key="dsc",
+    name="DSC",
+    unit="",
+    formula="2 TP / (2 TP + FP + FN), in voxels",
+    undefined="truth and result both empty",
+    source=f"doi {STUDY_DOI}",
+    better=Better.HIGHER,
+    decimals=2,
+    of=lambda score: score.voxels.dice,
+)
 VOXEL_PPV = Measure(
-    "voxel_ppv", "voxel PPV", "", "TP / (TP + FP), in voxels", "empty result",
-    f"doi {STUDY_DOI} (which does not say whether by voxel or by lesion)", Better.HIGHER, 2,
-    lambda score: score.voxels.ppv,
-)  # fmt: skip
+    key="voxel_ppv",
+    name="voxel PPV",
+    unit="",
+    formula="TP / (TP + FP), in voxels",
+    undefined="empty result",
+    source=f"doi {STUDY_DOI} (which does not say whether by voxel or by lesion)",
+    better=Better.HIGHER,
+    decimals=2,
+    of=lambda score: score.voxels.ppv,
+)
 VOXEL_SENSITIVITY = Measure(
-    "voxel_sensitivity", "voxel sensitivity", "", "TP / (TP + FN), in voxels", "empty truth",
-    "usual definition", Better.HIGHER, 2, lambda score: score.voxels.sensitivity,
-)  # fmt: skip
+    key="voxel_sensitivity",
+    name="voxel sensitivity",
+    unit="",
+    formula="TP / (TP + FN), in voxels",
+    undefined="empty truth",
+    source="usual definition",
+    better=Better.HIGHER,
+    decimals=2,
+    of=lambda score: score.voxels.sensitivity,
+)
 LESION_PPV = Measure(
-    "lesion_ppv", "lesion PPV", "",
-    "components of the result that share a voxel with the truth / all components of the result", "empty result", AUTOPET, Better.HIGHER, 2, lambda score: score.lesions.ppv,
-)  # fmt: skip
+    key="lesion_ppv",
+    name="lesion PPV",
+    unit="",
+    formula="components of the result that share a voxel with the truth / all components of the result",
+    undefined="empty result",
+    source=AUTOPET,
+    better=Better.HIGHER,
+    decimals=2,
+    of=lambda score: score.lesions.ppv,
+)
 LESION_SENSITIVITY = Measure(
-    "lesion_sensitivity", "lesion sensitivity", "",
-    "lesions of the truth that share a voxel with the result / all lesions of the truth", "empty truth", AUTOPET, Better.HIGHER, 2,
-    lambda score: score.lesions.sensitivity,
-)  # fmt: skip
+    key="lesion_sensitivity",
+    name="lesion sensitivity",
+    unit="",
+    formula="lesions of the truth that share a voxel with the result / all lesions of the truth",
+    undefined="empty truth",
+    source=AUTOPET,
+    better=Better.HIGHER,
+    decimals=2,
+    of=lambda score: score.lesions.sensitivity,
+)
 FALSE_POSITIVE_ML = Measure(
-    "fpv_ml", "FPV", "ml", "volume of the result's components that share no voxel with the truth", "never",
-    AUTOPET, Better.LOWER, 1, lambda score: score.false_positive_ml,
-)  # fmt: skip
+    key="fpv_ml",
+    name="FPV",
+    unit="ml",
+    formula="volume of the result's components that share no voxel with the truth",
+    undefined="never",
+    source=AUTOPET,
+    better=Better.LOWER,
+    decimals=1,
+    of=lambda score: score.false_positive_ml,
+)
 FALSE_NEGATIVE_ML = Measure(
-    "fnv_ml", "FNV", "ml", "volume of the truth's components that share no voxel with the result", "never",
-    AUTOPET, Better.LOWER, 1, lambda score: score.false_negative_ml,
-)  # fmt: skip
+    key="fnv_ml",
+    name="FNV",
+    unit="ml",
+    formula="volume of the truth's components that share no voxel with the result",
+    undefined="never",
+    source=AUTOPET,
+    better=Better.LOWER,
+    decimals=1,
+    of=lambda score: score.false_negative_ml,
+)
 FALSE_POSITIVE_LESIONS = Measure(
-    "false_positive_lesions", "false positive lesions", "a patient", "components of the result that share no "
-    "voxel with the truth", "never", AUTOPET, Better.LOWER, 1,
-    lambda score: float(score.lesions.false_positives),
-)  # fmt: skip
+    key="false_positive_lesions",
+    name="false positive lesions",
+    unit="a patient",
+    formula="components of the result that share no voxel with the truth",
+    undefined="never",
+    source=AUTOPET,
+    better=Better.LOWER,
+    decimals=1,
+    of=lambda score: float(score.lesions.false_positives),
+)
 VOLUME_ERROR = Measure(
-    "psma_tv_error_ml", "PSMA-TV error", "ml", "|V found − V true|, V the volume of all lesions", "never",
-    "PSMA-TV: volume of all lesions", Better.LOWER, 1, lambda score: _error(score.found_ml, score.true_ml),
-)  # fmt: skip
+    key="psma_tv_error_ml",
+    name="PSMA-TV error",
+    unit="ml",
+    formula="|V found − V true|, V the volume of all lesions",
+    undefined="never",
+    source="PSMA-TV: volume of all lesions",
+    better=Better.LOWER,
+    decimals=1,
+    of=lambda score: _error(score.found_ml, score.true_ml),
+)
 VOLUME_RELATIVE_ERROR = Measure(
-    "psma_tv_error_percent", "PSMA-TV relative error", "%", "100 |V found − V true| / V true", "empty truth",
-    "PSMA-TV: volume of all lesions", Better.LOWER, 0,
-    lambda score: _relative(score.found_ml, score.true_ml),
-)  # fmt: skip
+    key="psma_tv_error_percent",
+    name="PSMA-TV relative error",
+    unit="%",
+    formula="100 |V found − V true| / V true",
+    undefined="empty truth",
+    source="PSMA-TV: volume of all lesions",
+    better=Better.LOWER,
+    decimals=0,
+    of=lambda score: _relative(score.found_ml, score.true_ml),
+)
 UPTAKE_ERROR = Measure(
-    "tl_psma_error", "TL-PSMA error", "g/ml·ml",
-    "|T found − T true|, T the sum of SUV × voxel volume over all lesions", "never", "TL-PSMA: volume × SUVmean", Better.LOWER, 1,
-    lambda score: _error(score.found_tl, score.true_tl),
-)  # fmt: skip
+    key="tl_psma_error",
+    name="TL-PSMA error",
+    unit="g/ml·ml",
+    formula="|T found − T true|, T the sum of SUV × voxel volume over all lesions",
+    undefined="never",
+    source="TL-PSMA: volume × SUVmean",
+    better=Better.LOWER,
+    decimals=1,
+    of=lambda score: _error(score.found_tl, score.true_tl),
+)
 UPTAKE_RELATIVE_ERROR = Measure(
-    "tl_psma_error_percent", "TL-PSMA relative error", "%", "100 |T found − T true| / T true",
-    "T true is 0, as with an empty truth", "TL-PSMA: volume × SUVmean", Better.LOWER, 0,
-    lambda score: _relative(score.found_tl, score.true_tl),
-)  # fmt: skip
+    key="tl_psma_error_percent",
+    name="TL-PSMA relative error",
+    unit="%",
+    formula="100 |T found − T true| / T true",
+    undefined="T true is 0, as with an empty truth",
+    source="TL-PSMA: volume × SUVmean",
+    better=Better.LOWER,
+    decimals=0,
+    of=lambda score: _relative(score.found_tl, score.true_tl),
+)
 
 MEASURES = (
-    DICE, VOXEL_PPV, VOXEL_SENSITIVITY, LESION_PPV, LESION_SENSITIVITY, FALSE_POSITIVE_LESIONS,
-    FALSE_POSITIVE_ML, FALSE_NEGATIVE_ML, VOLUME_ERROR, VOLUME_RELATIVE_ERROR, UPTAKE_ERROR,
+    DICE,
+    VOXEL_PPV,
+    VOXEL_SENSITIVITY,
+    LESION_PPV,
+    LESION_SENSITIVITY,
+    FALSE_POSITIVE_LESIONS,
+    FALSE_POSITIVE_ML,
+    FALSE_NEGATIVE_ML,
+    VOLUME_ERROR,
+    VOLUME_RELATIVE_ERROR,
+    UPTAKE_ERROR,
     UPTAKE_RELATIVE_ERROR,
-)  # fmt: skip
+)
 """All of them, in the order in which they are shown."""

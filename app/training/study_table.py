@@ -1,0 +1,93 @@
+"""What the study behind the product published, so that our numbers stand beside it.
+
+It does not say which statistical test gave its p-values, nor whether its PPV is by voxel or by lesion: ours
+are given both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.analysis import ModelRole
+from app.domain.measures import STUDY_DOI
+from app.domain.scan_score import Validation
+from app.domain.study import StudyKind
+
+TITLE = (
+    "Automatic lesion segmentation in 68Ga-PSMA PET/CT and 177Lu-PSMA SPECT/CT: "
+    "added value of PET-guided SPECT in a bicentric study"
+)
+JOURNAL = "EJNMMI Research 2026"
+DOI = STUDY_DOI
+
+PATIENTS = {Validation.INTERNAL: 48, Validation.EXTERNAL: 25}
+"""Centre A, and centre B, which no training saw."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Mean and standard deviation over patients, as published."""
+
+    model: ModelRole
+    kind: StudyKind
+    validation: Validation
+    measure: str
+    mean: float
+    sd: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.sd:.2f}"
+
+
+@dataclass(frozen=True)
+class PublishedTest:
+    """A published p-value; the test is not named."""
+
+    first: ModelRole
+    second: ModelRole
+    kind: StudyKind
+    validation: Validation
+    measure: str
+    p: float
+
+
+DSC, PPV = "dsc", "ppv"
+_PET, _SPECT = StudyKind.PET_CT, StudyKind.SPECT_CT
+_INTERNAL, _EXTERNAL = Validation.INTERNAL, Validation.EXTERNAL
+
+PUBLISHED = (
+    Published(ModelRole.M1, _PET, _INTERNAL, DSC, 0.83, 0.19),
+    Published(ModelRole.M1, _PET, _EXTERNAL, DSC, 0.76, 0.22),
+    Published(ModelRole.M3, _PET, _INTERNAL, DSC, 0.83, 0.16),
+    Published(ModelRole.M3, _PET, _EXTERNAL, DSC, 0.77, 0.21),
+    Published(ModelRole.M2, _SPECT, _INTERNAL, DSC, 0.61, 0.26),
+    Published(ModelRole.M2, _SPECT, _EXTERNAL, DSC, 0.70, 0.25),
+    Published(ModelRole.M4, _SPECT, _INTERNAL, DSC, 0.63, 0.24),
+    Published(ModelRole.M4, _SPECT, _EXTERNAL, DSC, 0.78, 0.14),
+    Published(ModelRole.M2, _SPECT, _INTERNAL, PPV, 0.63, 0.25),
+    Published(ModelRole.M2, _SPECT, _EXTERNAL, PPV, 0.71, 0.24),
+    Published(ModelRole.M4, _SPECT, _INTERNAL, PPV, 0.65, 0.26),
+    Published(ModelRole.M4, _SPECT, _EXTERNAL, PPV, 0.75, 0.23),
+)
+
+PUBLISHED_TESTS = (
+    PublishedTest(ModelRole.M4, ModelRole.M2, _SPECT, _INTERNAL, DSC, 0.35),
+    PublishedTest(ModelRole.M4, ModelRole.M2, _SPECT, _EXTERNAL, DSC, 0.014),
+)
+
+
+def published(model: ModelRole, kind: StudyKind, validation: Validation, measure: str) -> Published | None:
+    """The study's figure, ``None`` where it gives none. ``measure`` is ``DSC`` or ``PPV`` of this module."""
+    wanted = (model, kind, validation, measure)
+    return next(
+        (row for row in PUBLISHED if (row.model, row.kind, row.validation, row.measure) == wanted), None
+    )
+
+
+def published_p(first: ModelRole, second: ModelRole, kind: StudyKind, validation: Validation) -> float | None:
+    """The study's p-value of the DSC of two models, ``None`` where it gives none."""
+    wanted = (first, second, kind, validation)
+    tests = (
+        test for test in PUBLISHED_TESTS if (test.first, test.second, test.kind, test.validation) == wanted
+    )
+    return next((test.p for test in tests), None)
