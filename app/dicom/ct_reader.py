@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from app.dicom import header_values as header
 from app.dicom.functional_image import same_in_all
 from app.dicom.pixels import read_stack, rescale_factors
+from app.dicom.slice_numbers import slice_numbers
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.slice_order import check_order
 from app.domain.study import Series
 from app.domain.volume import AIR_HU, Unit, Volume
 from app.errors import UnusableStudyError
@@ -38,4 +42,7 @@ def read_ct(series: Series) -> Volume:
         code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "air or fat below 0 HU"
         raise UnusableStudyError(Reason(code, "PixelData", found, expected, series_instance_uid=uid))
     np.maximum(array, AIR_HU, out=array)
+    order = check_order(array, slice_numbers(slices.headers), AIR_HU)
+    if isinstance(order, Reason):
+        raise UnusableStudyError(replace(order, series_instance_uid=uid))
     return Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)

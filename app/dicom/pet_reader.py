@@ -13,11 +13,13 @@ from pydicom import Dataset
 from app.dicom import header_values as header
 from app.dicom.functional_image import FunctionalImage, functional_image, injection, same_in_all
 from app.dicom.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.slice_numbers import slice_numbers
 from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision
 from app.domain.decay import FrameTiming
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.slice_consistency import check_scales
+from app.domain.slice_order import check_completeness, check_order
 from app.domain.study import Series
 from app.domain.suv import convert_pet
 from app.domain.suv_scale import PetHeader
@@ -78,10 +80,14 @@ def _slice_findings(
     volume = image.suv or image.activity
     if volume is None:
         return ()
-    scales = check_scales(volume, slopes)
-    if isinstance(scales, Reason):
-        raise UnusableStudyError(replace(scales, series_instance_uid=series.series_instance_uid))
-    return scales
+    numbers = slice_numbers(slices.headers)
+    told: list[Decision] = []
+    for finding in (check_order(volume.array, numbers), check_scales(volume, slopes)):
+        if isinstance(finding, Reason):
+            raise UnusableStudyError(replace(finding, series_instance_uid=series.series_instance_uid))
+        told += finding
+    is_announced = series.expected_instance_count is not None
+    return (*told, *check_completeness(numbers["InstanceNumber"], is_announced))
 
 
 def _pet_header(

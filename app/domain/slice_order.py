@@ -1,0 +1,159 @@
+"""Whether slices lie in the order that their numbers tell, and whether numbers are missing at an end.
+
+Positions alone place a slice (:mod:`app.domain.geometry`). Numbers contradict positions in two ways: a vendor
+numbers as he likes (backwards, interleaved, by bed), or positions were mixed up. The image tells which: in
+its right order each slice is like the next. Positions are refused only where the order of the numbers makes
+the slices more like their neighbours than the order of the positions does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.analysis import Decision
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.slice_consistency import SMALLEST_BODY_VOXELS, unlikeness
+from app.domain.volume import FloatArray
+
+CLEARLY_BETTER = 0.95
+"""Share. With two slices swapped the numbers' order has 0.15 to 0.89 of the unlikeness of the positions'
+order; a numbering that is merely another order has 0.99 and more (docs/quantities.md)."""
+
+FEW = 0.1
+"""Share of slices out of an otherwise strict order: more is no numbering by place."""
+
+THINNED_VOXELS = 4096
+"""Of a slice, for comparing it with others."""
+
+Numbering = Sequence[float | None]
+"""One number a slice, in the order of positions along the normal; ``None`` where absent."""
+
+
+def check_order(
+    values: NDArray[np.floating[Any]], numberings: Mapping[str, Numbering], lowest: float = 0.0
+) -> tuple[Decision, ...] | Reason:
+    """Nothing, a warning, or why positions can't be right.
+
+    Args:
+        values: ``(z, y, x)`` in the order of positions.
+        numberings: by DICOM keyword.
+        lowest: the value of air.
+    """
+    values = _thinned(values)
+    doubts = []
+    for keyword, numbers in numberings.items():
+        displaced = out_of_order(numbers)
+        if not displaced.size:
+            continue
+        slices = len(numbers)
+        found = f"slices {_listed(displaced)} of {slices} (along the normal) not where {keyword} has them"
+        better = _share_of_unlikeness(values - lowest, np.array(numbers, dtype=np.float64))
+        if better <= CLEARLY_BETTER:
+            return Reason(
+                RefusalCode.GEOMETRY_INCONSISTENT,
+                "ImagePositionPatient",
+                f"{found}, and in that order neighbours are more alike ({better:.2f} of the difference)",
+                "positions in the order of the image's content",
+                "Send the series again from the scanner: positions of slices were mixed up",
+            )
+        if displaced.size <= max(2.0, FEW * slices):
+            text = (
+                f"warning: {found}; the image's content does not say that positions are wrong, they are used"
+            )
+            doubts.append(Decision("load", text))
+    return tuple(doubts)
+
+
+def out_of_order(numbers: Numbering) -> NDArray[np.int64]:
+    """Slices whose rank by number is not that by position, in the better of both directions.
+
+    Nothing where a number is absent or doubled: that is no numbering of places.
+    """
+    if any(number is None for number in numbers) or len(set(numbers)) < len(numbers):
+        return np.array([], dtype=np.int64)
+    ranks = np.argsort(np.argsort(np.array(numbers, dtype=np.float64)))
+    forwards = np.arange(len(ranks))
+    either = [np.flatnonzero(ranks != forwards), np.flatnonzero(ranks != forwards[::-1])]
+    return min(either, key=len)
+
+
+def by_bed(times: Numbering) -> Numbering:
+    """A numbering that exchanges two slices which each have the time of the other's bed position.
+
+    Slices of a bed position share their times: of two swapped slices each stands alone among the other's.
+    """
+    known = list(times)
+    if None in known:
+        return ()
+    alone = [k for k in range(1, len(known) - 1) if known[k - 1] == known[k + 1] != known[k]]
+    if len(alone) != 2:
+        return ()
+    one, two = alone
+    if known[one] != known[two - 1] or known[two] != known[one - 1]:
+        return ()
+    order: list[float | None] = [float(k) for k in range(len(known))]
+    order[one], order[two] = order[two], order[one]
+    return order
+
+
+def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision, ...]:
+    """What is told where no count of slices says that the series is whole.
+
+    Args:
+        numbers: Instance Number of each slice, in the order of positions.
+        is_announced: Number of Slices (0054,0081) was there to compare with.
+    """
+    if is_announced:
+        return ()
+    text = (
+        "warning: NumberOfSlices is absent or contradicts itself: slices missing at an end can't be noticed"
+    )
+    known = [number for number in numbers if number is not None]
+    if len(known) == len(numbers) == len(set(known)):
+        lowest, highest = min(known), max(known)
+        absent = round(highest - lowest) + 1 - len(known)
+        if lowest > 1:
+            text += f"; InstanceNumber begins at {lowest:g}, as if {lowest - 1:g} were missing at one end"
+        elif absent > 0:
+            text += (
+                f"; InstanceNumber goes to {highest:g} with {len(known)} slices, as if {absent} were missing"
+            )
+        else:
+            text += (
+                f"; InstanceNumber begins at {lowest:g}, so only slices after {highest:g} could be missing"
+            )
+    return (Decision("load", text),)
+
+
+def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray) -> float:
+    """Unlikeness of neighbours in the order of ``numbers`` over that in the order of positions.
+
+    Only pairs that are neighbours in one of both orders are compared, so that a few displaced slices count.
+    """
+    if values[0].size < SMALLEST_BODY_VOXELS:
+        return np.inf  # too few voxels to tell
+    thin = [plane.astype(np.float64).ravel() for plane in values]
+    by_position = {frozenset(pair) for pair in pairwise(range(len(thin)))}
+    by_number = {frozenset(pair) for pair in pairwise(int(z) for z in np.argsort(numbers))}
+    totals = [_total(thin, pairs) for pairs in (by_number - by_position, by_position - by_number)]
+    return totals[0] / totals[1] if totals[1] > 0.0 else np.inf
+
+
+def _thinned(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    stride = max(1, math.ceil(math.sqrt(values[0].size / THINNED_VOXELS)))
+    return values[:, ::stride, ::stride]
+
+
+def _total(slices: Sequence[FloatArray], pairs: set[frozenset[int]]) -> float:
+    return sum(unlikeness(*(slices[z] for z in sorted(pair))) for pair in pairs)
+
+
+def _listed(slices: NDArray[np.int64]) -> str:
+    shown = ", ".join(str(int(z) + 1) for z in slices[:6])
+    return shown if len(slices) <= 6 else f"{shown} and {len(slices) - 6} more"
