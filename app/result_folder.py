@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.dicom.result_file import Result
 from app.dicom.result_writer import Written
-from app.domain.analysis import Quantified, SeriesVerdict
+from app.domain.analysis import SeriesVerdict
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Rejection
 from app.durable_file import write_durably
@@ -68,7 +68,7 @@ class ResultFolder:
         self._outcome = outcome
 
     def _store(self, item: Written) -> PairOutcome:
-        return _pair_outcome(item.quantified, store_files(item.results, self._folder))
+        return _pair_outcome(item, store_files(item.results, self._folder))
 
 
 def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ...]:
@@ -87,7 +87,8 @@ def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ..
     )
 
 
-def _pair_outcome(quantified: Quantified, files: tuple[ResultFile, ...]) -> PairOutcome:
+def _pair_outcome(written: Written, files: tuple[ResultFile, ...]) -> PairOutcome:
+    quantified = written.quantified
     aligned = quantified.segmented.aligned
     selection = aligned.loaded.selection
     return PairOutcome(
@@ -99,6 +100,6 @@ def _pair_outcome(quantified: Quantified, files: tuple[ResultFile, ...]) -> Pair
         prior_used=quantified.segmented.prior_used,
         no_prior=aligned.no_prior,
         findings=quantified.findings,
-        decisions=quantified.decisions,
+        decisions=written.decisions,
         files=files,
     )

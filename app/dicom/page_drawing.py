@@ -7,16 +7,28 @@ import textwrap
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dicom.page_sheet import FAINT, HEIGHT, INK, LEFT, ORANGE, RED, RIGHT, WIDTH, Sheet
+from app.dicom.page_sheet import (
+    FAINT,
+    HEIGHT,
+    INK,
+    LEFT,
+    ORANGE,
+    RED,
+    RIGHT,
+    WARNING_YELLOW,
+    WIDTH,
+    Sheet,
+)
 from app.dicom.page_table import draw_numbers
 from app.dicom.page_views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, draw_views
-from app.dicom.result_context import RESEARCH_USE, ResultContext
+from app.dicom.result_context import RESEARCH_USE, ResultContext, plain
 from app.dicom.sr_content import (
     DEMONSTRATION_MODEL,
     prior_statement,
     quantification_in_words,
     replaces_statement,
 )
+from app.dicom.sr_instants import uptake_in_words
 from app.domain.study import StudyKind
 
 __all__ = ["HEIGHT", "VIEWS_HEIGHT", "VIEWS_LEFT", "VIEWS_TOP", "WIDTH", "draw_banner", "draw_page"]
@@ -24,15 +36,40 @@ __all__ = ["HEIGHT", "VIEWS_HEIGHT", "VIEWS_LEFT", "VIEWS_TOP", "WIDTH", "draw_b
 FOOTER_TOP = 868
 FOOTER_CHARACTERS, FOOTER_LINES = 172, 5
 
+WARNINGS_TOP, WARNING_HEIGHT = 112, 24
+WARNING_CHARACTERS, WARNING_LINES = 118, 6
+
 
 def draw_page(context: ResultContext) -> NDArray[np.uint8]:
-    """The page of an analysis, ``(960, 1280, 3)`` uint8 RGB."""
-    sheet = Sheet()
+    """The page of an analysis, ``(960, 1280, 3)`` uint8 RGB; higher by a band where there are warnings."""
+    warnings = warning_lines(context)
+    band = WARNING_HEIGHT * len(warnings)
+    sheet = Sheet(band)
     _draw_heading(sheet, context)
+    _draw_warnings(sheet, warnings)
+    sheet.move_down(band)
     draw_views(sheet, context)
     draw_numbers(sheet, context)
     _draw_footer(sheet, context)
     return sheet.pixels()
+
+
+def warning_lines(context: ResultContext) -> list[str]:
+    """What was decided with a warning, wrapped; the first line of each begins with ``WARNING``."""
+    lines: list[str] = []
+    for text in context.warnings:
+        lines += textwrap.wrap(f"WARNING: {plain(text)}", WARNING_CHARACTERS, subsequent_indent="    ")
+    if len(lines) > WARNING_LINES:
+        left_out = sum(line.startswith("WARNING") for line in lines[WARNING_LINES - 1 :])
+        lines[WARNING_LINES - 1 :] = [f"... and {left_out} more, in full in the report (DICOM SR)"]
+    return lines
+
+
+def _draw_warnings(sheet: Sheet, lines: list[str]) -> None:
+    for i, line in enumerate(lines):
+        top = WARNINGS_TOP + WARNING_HEIGHT * i
+        sheet.bar((LEFT, top, RIGHT - LEFT, WARNING_HEIGHT), WARNING_YELLOW)
+        sheet.write(LEFT + 10, top + 17, line, fontsize=11.5, weight="bold")
 
 
 def draw_banner(sheet: Sheet, text: str) -> None:
@@ -44,8 +81,10 @@ def draw_banner(sheet: Sheet, text: str) -> None:
 def _draw_heading(sheet: Sheet, context: ResultContext) -> None:
     selection = context.loaded.selection
     sheet.write(LEFT, 42, f"PSMA lesions, {selection.kind.value}", fontsize=20, weight="bold")
-    subtitle = f"{selection.tracer.key}   |   scanned {context.dated:%Y-%m-%d %H:%M}"
-    sheet.write(LEFT, 70, subtitle, fontsize=12.5, color=FAINT)
+    uptake_s = context.loaded.quantification.uptake_s
+    parts = [selection.tracer.key, f"scanned {context.dated:%Y-%m-%d %H:%M}"]
+    parts += [] if uptake_s is None else [f"uptake time {uptake_in_words(uptake_s)}"]
+    sheet.write(LEFT, 70, "   |   ".join(parts), fontsize=12.5, color=FAINT)
     sheet.write(RIGHT, 40, RESEARCH_USE, fontsize=15, color=RED, ha="right", weight="bold")
     if context.model.demonstration_only:
         sheet.write(RIGHT, 68, DEMONSTRATION_MODEL, fontsize=12.5, color=ORANGE, ha="right", weight="bold")

@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 
 from app.dicom.page_sheet import FAINT, RIGHT, Sheet
 from app.dicom.page_views import VIEWS_HEIGHT, VIEWS_TOP
-from app.dicom.result_context import ResultContext
-from app.dicom.sr_biomarkers import change_in_words, recip_in_words
+from app.dicom.result_context import ResultContext, plain
+from app.dicom.sr_biomarkers import change_in_words, dose_in_words, recip_in_words
 from app.dicom.sr_content import NO_LESION
-from app.domain.findings import Burden, Change, Findings, Lesion, Site
+from app.dicom.sr_instants import activity_instant_in_words
+from app.domain.findings import Burden, Change, Lesion, Site
+from app.domain.study import StudyKind
 
 TABLE_LEFT, TABLE_TOP, TABLE_BOTTOM = 716, 132, VIEWS_TOP + VIEWS_HEIGHT + 30
 FIGURES_IN_A_ROW = 3
 """Large figures beside one another: 10000.0 still stands clear of the next."""
 
-HIGHEST_ROW, LOWEST_ROW = 28.0, 20.0
-"""Pixels from row to row: as high as there is room."""
+HIGHEST_ROW, LOWEST_ROW = 28.0, 17.0
+"""Pixels from row to row: as high as there is room; what has none is counted."""
+
+HEAD_HEIGHT = 24.0
+FEW_COLUMNS, LARGEST_TYPE = 6, (13.0, 11.0)
+"""Numbers of more columns stand too near to each other in larger type."""
 
 CHANGE_CHARACTERS, CHANGE_LINES = 66, 4
 
@@ -30,14 +36,13 @@ SHORT_SITES = {
     Site.LYMPH_NODE: "node",
     Site.PROSTATE: "prost.",
     Site.LIVER: "liver",
-    Site.UNSPECIFIED: "",
+    Site.UNSPECIFIED: "-",
 }
 
 PADDING_CHARACTERS = 1.5
 """Between two columns."""
 
-ROOM_BELOW_TABLE = 68
-"""Pixels for what is left out, and the note on units."""
+NOTE_CHARACTERS, NOTE_SIZE, NOTE_HEIGHT = 78, 9, 15
 
 
 @dataclass(frozen=True)
@@ -64,24 +69,25 @@ def in_few_digits(value: float | None, decimals: int) -> str:
 def draw_numbers(sheet: Sheet, context: ResultContext) -> None:
     """Burden and table at the right side of the page."""
     findings = context.quantified.findings
+    is_spect = context.loaded.selection.kind is StudyKind.SPECT_CT
     if not findings.lesions:
         sheet.write(TABLE_LEFT, TABLE_TOP + 30, NO_LESION, fontsize=24, weight="bold")
         _draw_change(sheet, findings.change, TABLE_TOP + 66.0)
         return
-    top = _draw_burden(sheet, findings.burden)
+    top = _draw_burden(sheet, findings.burden, is_spect)
     top = _draw_change(sheet, findings.change, top)
     _draw_table(sheet, context, top)
 
 
-def _draw_burden(sheet: Sheet, burden: Burden) -> float:
-    """Returns where the table may begin."""
+def _draw_burden(sheet: Sheet, burden: Burden, with_activity: bool) -> float:
+    """Returns where the table may begin. Activity is for dosimetry: a PET's page leaves it out."""
     numbers: list[tuple[str, float | None, int]] = [
         ("Lesions", burden.lesion_count, 0),
         ("PSMA-TV, ml", burden.psma_tv_ml, 1),
         ("TL-PSMA, g", burden.tl_psma, 1),
         ("SUVmax, g/ml", burden.suv_max, 1),
     ]
-    if burden.activity_mbq is not None:
+    if with_activity and burden.activity_mbq is not None:
         numbers.append(("Activity, MBq", burden.activity_mbq, 3))
     if burden.dmax_mm is not None:
         numbers.append(("Dmax, cm", burden.dmax_mm / 10.0, 1))
@@ -109,30 +115,31 @@ def _draw_change(sheet: Sheet, change: Change | None, top: float) -> float:
 
 def _draw_table(sheet: Sheet, context: ResultContext, top: float) -> None:
     lesions = context.quantified.findings.lesions
-    shown = lesions[: context.policy.page_lesion_rows]
-    columns = _columns(shown)
-    sites = [SHORT_SITES[lesion.site] for lesion in shown]
+    room = TABLE_BOTTOM - _room_below(context) - (top + HEAD_HEIGHT)
+    shown = lesions[: min(context.policy.page_lesion_rows, int(room // LOWEST_ROW))]
+    columns = _columns(shown, context.loaded.selection.kind is StudyKind.SPECT_CT)
     headings = [
-        ["" if line == 0 else "No", *(column.heading[line] for column in columns)] for line in (0, 1)
+        [*(("", "") if line == 0 else ("No", "Site")), *(column.heading[line] for column in columns)]
+        for line in (0, 1)
     ]
     rows = [
-        [f"{sites[i]} {lesion.number}".strip(), *(column.cell(i) for column in columns)]
+        [str(lesion.number), SHORT_SITES[lesion.site], *(column.cell(i) for column in columns)]
         for i, lesion in enumerate(shown)
     ]
     edges = _right_edges([*headings, *rows])
     for line, words in enumerate(headings):
         _row(sheet, edges, top + 16 * line, words, color=FAINT, fontsize=10)
-    y = top + 24
+    y = top + HEAD_HEIGHT
     sheet.rule(y, TABLE_LEFT)
-    room = TABLE_BOTTOM - ROOM_BELOW_TABLE - y
     height = float(np.clip(room / len(shown), LOWEST_ROW, HIGHEST_ROW))
+    size = min(LARGEST_TYPE[len(columns) > FEW_COLUMNS], 0.55 * height)
     for cells in rows:
         y += height
-        _row(sheet, edges, y - 0.2 * height, cells, fontsize=min(13.0, 0.55 * height))
-    _draw_notes(sheet, context.quantified.findings, lesions[len(shown) :], y + 22)
+        _row(sheet, edges, y - 0.2 * height, cells, fontsize=size)
+    _draw_notes(sheet, context, lesions[len(shown) :], y + 22)
 
 
-def _columns(lesions: tuple[Lesion, ...]) -> list[Column]:
+def _columns(lesions: tuple[Lesion, ...], with_activity: bool) -> list[Column]:
     found = [
         Column(("Volume", "ml"), tuple(lesion.volume_ml for lesion in lesions), 2),
         Column(("Length", "mm"), tuple(lesion.longest_diameter_mm or None for lesion in lesions), 0),
@@ -141,16 +148,16 @@ def _columns(lesions: tuple[Lesion, ...]) -> list[Column]:
         Column(("SUV", "peak"), tuple(lesion.suv_peak for lesion in lesions), 1),
         Column(("TL-PSMA", "g"), tuple(lesion.tl_psma for lesion in lesions), 1),
     ]
-    activity = tuple(lesion.activity_mbq for lesion in lesions)
-    if any(value is not None for value in activity):
-        found.append(Column(("Activity", "MBq"), activity, 3))
-    return found
+    activity = tuple(lesion.activity_mbq for lesion in lesions) if with_activity else ()
+    dose = tuple(lesion.absorbed_dose_gy for lesion in lesions)
+    further = [Column(("Activity", "MBq"), activity, 3), Column(("Dose*", "Gy"), dose, 1)]
+    return found + [column for column in further if any(value is not None for value in column.values)]
 
 
 def _right_edges(rows: list[list[str]]) -> NDArray[np.float64]:
     """Columns as wide as their longest word asks, over the whole width."""
     widths = np.array([max(map(len, column)) + PADDING_CHARACTERS for column in zip(*rows, strict=True)])
-    widths[0] -= PADDING_CHARACTERS  # nothing stands before it
+    widths[0] -= PADDING_CHARACTERS / 2.0  # nothing stands before it
     shares: NDArray[np.float64] = np.cumsum(widths) / widths.sum()
     return np.asarray(TABLE_LEFT + shares * (RIGHT - TABLE_LEFT), dtype=np.float64)
 
@@ -160,14 +167,34 @@ def _row(sheet: Sheet, edges: NDArray[np.float64], y: float, cells: list[str], *
         sheet.write(float(right), y, cell, ha="right", **style)
 
 
-def _draw_notes(sheet: Sheet, findings: Findings, left_out: tuple[Lesion, ...], y: float) -> None:
+def _draw_notes(sheet: Sheet, context: ResultContext, left_out: tuple[Lesion, ...], y: float) -> None:
     if left_out:
         volume = sum(lesion.volume_ml for lesion in left_out)
         sheet.write(TABLE_LEFT, y, f"and {len(left_out)} more, {volume:.1f} ml together", color=FAINT)
         y += 20
-    note = "SUVbw in g/ml; SUVpeak in a sphere of 1 ml; TL-PSMA = volume x SUVmean."
-    sheet.write(TABLE_LEFT, y, note, fontsize=9.5, color=FAINT)
+    for note in notes(context):
+        for line in textwrap.wrap(plain(note), NOTE_CHARACTERS):
+            sheet.write(TABLE_LEFT, y, line, fontsize=NOTE_SIZE, color=FAINT)
+            y += NOTE_HEIGHT
+
+
+def notes(context: ResultContext) -> list[str]:
+    """What the numbers of the table mean, below it."""
+    findings = context.quantified.findings
+    sphere = "SUVpeak in a sphere of 1 ml, so below SUVmean in lesions smaller than it can be"
+    found = [f"SUVbw in g/ml; {sphere}; TL-PSMA = volume x SUVmean."]
+    instant = findings.activity_instant
+    if instant is not None and context.loaded.selection.kind is StudyKind.SPECT_CT:
+        found.append(f"Activity as at: {activity_instant_in_words(instant)}.")
+    if findings.dose is not None:
+        found.append(f"* Dose: {dose_in_words(findings.dose)}.")
     known = [f"{x.organ} {x.suv_mean:.1f}" for x in findings.references if x.suv_mean is not None]
     if known:
-        note = f"For reference, SUVmean: {', '.join(known)}."
-        sheet.write(TABLE_LEFT, y + 17, note, fontsize=9.5, color=FAINT)
+        found.append(f"For reference, SUVmean: {', '.join(known)}.")
+    return found
+
+
+def _room_below(context: ResultContext) -> float:
+    """Pixels that the notes need, and what is said of lesions left out."""
+    lines = sum(len(textwrap.wrap(plain(note), NOTE_CHARACTERS)) for note in notes(context))
+    return 42 + NOTE_HEIGHT * lines

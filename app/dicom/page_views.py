@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from app.dicom.page_labels import Anchor, placed
 from app.dicom.page_sheet import FAINT, FONT, LEFT, RED, Sheet
 from app.dicom.result_context import ResultContext
 from app.domain.findings import Lesion
@@ -29,6 +30,9 @@ LONGEST_BAR = 180
 
 NUMBERED_LESIONS = 12
 """The largest get their number beside them; more would hide the image."""
+
+NUMBER_SIZE, NUMBER_GAP = (9.0, 15.0), 4.0
+"""Pixels of a digit and of a line in the numbers' size; between a lesion and its number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,7 @@ def _draw_view(sheet: Sheet, view: View, where: tuple[float, float], context: Re
     _outline(axes, view)
     axes.set_xlim(x0, x1)
     axes.set_ylim(z0, z1)
-    _number(axes, view, context.quantified.findings.lesions)
+    _number(axes, view, context.quantified.findings.lesions, pixels_per_mm)
     sheet.write(left + width / 2, VIEWS_TOP - 10, view.title, ha="center", color=FAINT)
     marks = (
         (left + 4, VIEWS_TOP + 20, view.ends[0], "left"),
@@ -127,14 +131,33 @@ def _outline(axes: Any, view: View) -> None:
     axes.contour(fine, levels=[0.5], colors=[RED], linewidths=1.1, extent=view.extent, origin="upper")
 
 
-def _number(axes: Any, view: View, lesions: tuple[Lesion, ...]) -> None:
-    for lesion in lesions[:NUMBERED_LESIONS]:
-        reach_mm = (3.0 * lesion.volume_ml * 1000.0 / (4.0 * np.pi)) ** (1 / 3)
+def _number(axes: Any, view: View, lesions: tuple[Lesion, ...], pixels_per_mm: float) -> None:
+    """The largest lesions' numbers beside them; one that had to move away has a line to its lesion."""
+    x0, x1, z0, z1 = view.extent
+    numbered = lesions[:NUMBERED_LESIONS]
+    anchors = [
+        Anchor(
+            (lesion.centre_mm[view.across] - x0) * pixels_per_mm,
+            (z1 - lesion.centre_mm[2]) * pixels_per_mm,
+            _reach_mm(lesion) * pixels_per_mm + NUMBER_GAP,
+            len(str(lesion.number)),
+        )
+        for lesion in numbered
+    ]
+    labels = placed(anchors, NUMBER_SIZE, ((x1 - x0) * pixels_per_mm, (z1 - z0) * pixels_per_mm))
+    line = {"arrowstyle": "-", "color": RED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    for lesion, label in zip(numbered, labels, strict=True):
         axes.annotate(
-            str(lesion.number), (lesion.centre_mm[view.across] + reach_mm, lesion.centre_mm[2]), (3, 0),
-            textcoords="offset points", fontsize=9, color=RED, weight="bold", va="center", family=FONT,
-            annotation_clip=False, path_effects=_halo(),
+            str(lesion.number), (lesion.centre_mm[view.across], lesion.centre_mm[2]),
+            (x0 + label.x / pixels_per_mm, z1 - label.y / pixels_per_mm), textcoords="data", fontsize=9,
+            color=RED, weight="bold", va="center", family=FONT, annotation_clip=False,
+            path_effects=_halo(), arrowprops=line if label.moved else None,
         )  # fmt: skip
+
+
+def _reach_mm(lesion: Lesion) -> float:
+    """Radius of the ball of the lesion's volume."""
+    return float((3.0 * lesion.volume_ml * 1000.0 / (4.0 * np.pi)) ** (1 / 3))
 
 
 def _draw_scale(sheet: Sheet, window_suv: float, pixels_per_mm: float) -> None:

@@ -109,10 +109,10 @@ def check_report(report: Dataset, segmentation: Dataset | None, context: ResultC
         ResultMismatchError: anything differs.
     """
     _check_identity(report, context, ResultKind.SR)
-    findings, spelling = context.quantified.findings, context.policy.suv_unit
-    meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(findings, spelling))}
+    findings = context.quantified.findings
+    meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(context))}
     for lesion in findings.lesions:
-        meant[context.tracking(lesion.number)[0]] = _as_numbers(lesion_quantities(lesion, spelling))
+        meant[context.tracking(lesion.number)[0]] = _as_numbers(lesion_quantities(lesion, context))
     _expect("numbers in the SR", numbers_by_group(report), meant)
     sop_instance_uid = None if segmentation is None else str(segmentation.SOPInstanceUID)
     references = [(sop_instance_uid, lesion.number) for lesion in findings.lesions]

@@ -1,6 +1,7 @@
 """What SEG, SR and page share: the analysis, the source's header, identity, equipment and date.
 
-Dates come from the acquisition, never from the clock: the same input gives the same bytes.
+Dates come from the acquisition, never from the clock; when the analysis was made is part of the provenance,
+and only the SR says it. The same input and provenance give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydicom.valuerep import DA, TM
 from app.dicom.header_values import tolerant
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.dicom.write_policy import WritePolicy
-from app.domain.analysis import Loaded, ModelUsed, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Decision, Loaded, ModelUsed, Provenance, Quantified, SupersededReport
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Code, Instance, Series
 from app.errors import UnusableStudyError
@@ -30,6 +31,9 @@ DEVICE_SERIAL_NUMBER = "0"
 """Software has none; the attribute is mandatory for enhanced equipment (PS3.3 C.7.5.2)."""
 
 RESEARCH_USE = "Research use only - not for diagnosis"
+
+WARNING = "warning:"
+"""How the text of a decision begins that a reader must not overlook."""
 
 DATE_KEYWORDS = (
     ("SeriesDate", "SeriesTime"),
@@ -85,6 +89,20 @@ class ResultContext:
     def ct(self) -> Series:
         """The CT beside it."""
         return self.loaded.selection.ct
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Everything decided: about the study before the chain, along the chain, in writing."""
+        written = self.policy.warnings if self.quantified.segmented.labels.count else ()
+        decided = (*self.provenance.decisions, *self.quantified.decisions)
+        return (*decided, *(Decision("write", text) for text in written))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Decisions that a reader of the numbers must see at once; not how results are stored."""
+        told = (decision.text for decision in self.decisions if decision.stage != "write")
+        found = (text.removeprefix(WARNING).strip() for text in told if text.startswith(WARNING))
+        return tuple(dict.fromkeys(found))
 
     @property
     def frame_of_reference_uid(self) -> str:

@@ -14,7 +14,7 @@ from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_writer import write_report
 from app.dicom.uids import ResultKind
 from app.dicom.write_policy import SegType, SrClass, WritePolicy
-from app.domain.analysis import Provenance, Quantified
+from app.domain.analysis import Decision, Provenance, Quantified
 
 __all__ = [
     "Result",
@@ -30,10 +30,15 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """An analysis and its DICOM objects: SEG (when there is a lesion), SR, page, RTSTRUCT."""
+    """An analysis and its DICOM objects: SEG (when there is a lesion), SR, page, RTSTRUCT.
+
+    Attributes:
+        decisions: all that the SR tells, those of the analysis among them.
+    """
 
     quantified: Quantified
     results: tuple[Result, ...]
+    decisions: tuple[Decision, ...] = ()
 
 
 class ResultWriter:
@@ -76,5 +81,4 @@ def write_results(quantified: Quantified, policy: WritePolicy, provenance: Prove
         contours = encoded(ResultKind.RTSTRUCT, structures)
         check_structure_set(contours.dataset, context)
         results.append(contours)
-    return Written(quantified, tuple(results))
-
+    return Written(quantified, tuple(results), context.decisions)

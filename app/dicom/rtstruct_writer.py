@@ -16,14 +16,19 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import DSfloat
 
 from app.dicom.contours import Polygon, outlines
-from app.dicom.result_context import ResultContext, finish, plain
+from app.dicom.result_context import ResultContext, coded, finish, plain
 from app.dicom.seg_writer import LESION_RGB
 from app.dicom.sr_content import evidence
 from app.dicom.uids import ResultKind
+from app.domain.codes import NEOPLASM
+from app.domain.findings import Site
 from app.domain.volume import Grid
 
 COORDINATE_DECIMALS = 4
 """A tenth of a micrometre, in few enough digits for DS (16 characters)."""
+
+LONGEST_TEXT = 1024
+"""Characters of an ST."""
 
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired, and still what RT Referenced Study Sequence names a study by (PS3.3 C.8.8.5)."""
@@ -83,6 +88,7 @@ def _region(context: ResultContext, number: int) -> Dataset:
     item.ReferencedFrameOfReferenceUID = context.frame_of_reference_uid
     item.ROIName, item.TrackingUID = context.tracking(number)
     item.TrackingID = item.ROIName
+    item.ROIDescription = plain(_site(context, number))
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = plain(f"{context.model.role.value} {context.model.model_id}")[:64]
     return item
@@ -139,6 +145,19 @@ def _observation(context: ResultContext, number: int) -> Dataset:
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = number
     item.ROIObservationLabel = context.tracking(number)[0]
+    item.ROIObservationDescription = plain(_site_with_reason(context, number))[:LONGEST_TEXT]
+    item.RTROIIdentificationCodeSequence = Sequence([coded(NEOPLASM)])
     item.RTROIInterpretedType = None  # no role in a plan: it's a finding, not a target
     item.ROIInterpreter = None
     return item
+
+
+def _site(context: ResultContext, number: int) -> str:
+    """Where the lesion sits. In words: the code of a bone would say that the ROI *is* the bone."""
+    site = context.quantified.findings.lesions[number - 1].site
+    return "Lesion, site unspecified" if site is Site.UNSPECIFIED else f"Lesion in {site}"
+
+
+def _site_with_reason(context: ResultContext, number: int) -> str:
+    reason = context.quantified.findings.lesions[number - 1].site_reason
+    return f"{_site(context, number)}: {reason}" if reason else _site(context, number)

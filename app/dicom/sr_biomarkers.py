@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from app.domain.codes import CHANGE, CORRESPONDENCE, DOSE, RECIP, REFERENCE, SITE_REASON
+from app.domain.dose import EFFECTIVE_HALF_LIVES_H
 from app.domain.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
 from app.domain.study import Code
 
@@ -21,7 +22,7 @@ def biomarker_statements(findings: Findings) -> Iterator[tuple[Code, str]]:
     if findings.change is not None:
         yield from _change_statements(findings.change)
     if findings.dose is not None:
-        yield DOSE, _dose_in_words(findings.dose)
+        yield DOSE, dose_in_words(findings.dose)
 
 
 def change_in_words(change: Change) -> str:
@@ -87,7 +88,16 @@ def _percent(name: str, value: float | None) -> str:
     return f"{name} {'not comparable' if value is None else f'{value:+.1f} %'}"
 
 
-def _dose_in_words(dose: DoseEstimate) -> str:
+def dose_in_words(dose: DoseEstimate) -> str:
+    """When it was measured and how far off it may be, or why there is none."""
     if dose.refused_because:
         return f"not estimated: {dose.refused_because}"
-    return f"research estimate from one SPECT at {dose.hours_after_administration:.1f} h (Haenscheid 2018)"
+    text = f"research estimate from one SPECT at {dose.hours_after_administration:.1f} h (Haenscheid 2018)"
+    if dose.lowest is None or dose.highest is None:
+        return text
+    below, above = 100.0 * (dose.lowest - 1.0), 100.0 * (dose.highest - 1.0)
+    low_h, high_h = EFFECTIVE_HALF_LIVES_H
+    return (
+        f"{text}; {below:+.0f} % to {above:+.0f} % for effective half-lives of {low_h:g} to {high_h:g} h, "
+        "calibration and partial volume apart"
+    )

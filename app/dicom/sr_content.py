@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 
 from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
 from app.dicom.sr_biomarkers import biomarker_statements
+from app.dicom.sr_instants import activity_instant_in_words, processed_item, uptake_in_words, uptake_item
 from app.domain.analysis import Prior, Quantification, RegistrationFit
 from app.domain.codes import (
     ACQUISITION_MODALITY,
@@ -69,14 +70,15 @@ def qualitative_evaluations(context: ResultContext) -> ContainerContentItem:
     container = ContainerContentItem(
         name=coded(QUALITATIVE_EVALUATIONS), relationship_type=RelationshipTypeValues.CONTAINS
     )
-    container.ContentSequence = ContentSequence(
-        [
-            TextContentItem(
-                name=coded(name), value=plain(text), relationship_type=RelationshipTypeValues.CONTAINS
-            )
-            for name, text in _statements(context)
-        ]
-    )
+    items: list[ContentItem] = [
+        TextContentItem(
+            name=coded(name), value=plain(text), relationship_type=RelationshipTypeValues.CONTAINS
+        )
+        for name, text in _statements(context)
+    ]
+    if (processed := processed_item(context)) is not None:
+        items.append(processed)
+    container.ContentSequence = ContentSequence(items)
     return container
 
 
@@ -142,10 +144,12 @@ def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
     yield INPUT, f"{selection.functional.modality} series {selection.functional.series_instance_uid}"
     yield INPUT, f"CT series {selection.ct.series_instance_uid}"
     yield QUANTIFICATION, quantification_in_words(context.loaded.quantification)
+    if (instant := context.quantified.findings.activity_instant) is not None:
+        yield QUANTIFICATION, f"activities as at: {activity_instant_in_words(instant)}"
     if prior := prior_statement(context):
         yield PRIOR, prior
     yield from biomarker_statements(context.quantified.findings)
-    for decision in context.quantified.decisions:
+    for decision in context.decisions:
         yield DECISION, f"{decision.stage}: {decision.text}"
 
 
@@ -159,7 +163,9 @@ def quantification_in_words(used: Quantification) -> str:
     if used.administered_at is not None:
         parts.append(f"at {used.administered_at.isoformat(sep=' ')}")
     if used.reference_datetime is not None:
-        parts.append(f"decay corrected to {used.reference_datetime.isoformat(sep=' ')}")
+        parts.append(f"image decay corrected to {used.reference_datetime.isoformat(sep=' ')}")
+    if used.uptake_s is not None:
+        parts.append(f"uptake time {uptake_in_words(used.uptake_s)}")
     if used.weight_kg is not None:
         parts.append(f"weight {used.weight_kg:.5g} kg")
     if used.half_life_s is not None:
@@ -206,6 +212,8 @@ def _library_group(series: Series, context: ResultContext) -> ContainerContentIt
     if frame:
         name = coded(FRAME_OF_REFERENCE_UID)
         items.append(UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
+    if series is context.functional and (uptake := uptake_item(context)) is not None:
+        items.append(uptake)
     for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
         items.append(
             ImageContentItem(

@@ -6,12 +6,12 @@ A number is found again by name, derivation and unit, so no two of a group share
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.dicom.result_context import ResultContext
 from app.domain import codes
-from app.domain.codes import SuvUnitSpelling
-from app.domain.findings import Burden, Change, Findings, Lesion, LinkKind, Organ
-from app.domain.study import Code
+from app.domain.findings import ActivityInstant, Burden, Change, Lesion, LinkKind, Organ
+from app.domain.study import Code, StudyKind
 
 SIGNIFICANT_DIGITS = 6
 """Written precision: far finer than any lesion can be measured, short enough to read."""
@@ -22,21 +22,33 @@ Found = tuple[Code, float | None, Code, Code | None, Code | None]
 """Name, value, unit, derivation, method."""
 
 
+OF_ACTIVITY = (codes.LESION_ACTIVITY, codes.ACTIVITY_CONCENTRATION, codes.PET_ACTIVITY_CONCENTRATION)
+"""They decay: each names the instant at which it holds."""
+
+
 @dataclass(frozen=True)
 class Quantity:
-    """One number of the report."""
+    """One number of the report.
+
+    Attributes:
+        instant: at which an activity holds.
+        below, above: how far under and over the number the true one may lie, in its unit.
+    """
 
     name: Code
     value: float
     unit: Code
     derivation: Code | None = None
     method: Code | None = None
+    instant: ActivityInstant | None = None
+    below: float | None = None
+    above: float | None = None
 
 
-def lesion_quantities(lesion: Lesion, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity, ...]:
     """Every number written for a lesion, rounded as written."""
-    suv, suv_method = suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
-    concentration, bqml = codes.ACTIVITY_CONCENTRATION, codes.BECQUEREL_PER_MILLILITRE
+    suv, suv_method = context.policy.suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
+    concentration, bqml = _concentration(context), codes.BECQUEREL_PER_MILLILITRE
     found: tuple[Found, ...] = (
         (codes.VOLUME, lesion.volume_ml, codes.MILLILITRE, None, codes.SUM_OF_SEGMENTED_VOXELS),
         (codes.LONGEST_DIAMETER, lesion.longest_diameter_mm, codes.MILLIMETRE, None, None),
@@ -51,25 +63,37 @@ def lesion_quantities(lesion: Lesion, suv_unit: SuvUnitSpelling) -> tuple[Quanti
         (concentration, lesion.concentration_mean_bqml, bqml, codes.MEAN, None),
         (codes.ABSORBED_DOSE, lesion.absorbed_dose_gy, codes.GRAY, codes.MEAN, codes.SINGLE_TIME_POINT_DOSE),
     )
-    return tuple(_quantities(found))
+    return tuple(_qualified(quantity, context) for quantity in _quantities(found))
 
 
-def whole_body_quantities(findings: Findings, suv_unit: SuvUnitSpelling) -> tuple[Quantity, ...]:
+def whole_body_quantities(context: ResultContext) -> tuple[Quantity, ...]:
     """Every number written for the whole body: burden, reference organs, change."""
-    found = [*_burden(findings.burden, suv_unit.code)]
+    findings, suv = context.quantified.findings, context.policy.suv_unit.code
+    found = [*_burden(findings.burden, suv)]
     found += [
-        (
-            REFERENCE_CODES[organ.organ],
-            organ.suv_mean,
-            suv_unit.code,
-            codes.MEAN,
-            codes.SUV_BODY_WEIGHT_METHOD,
-        )
+        (REFERENCE_CODES[organ.organ], organ.suv_mean, suv, codes.MEAN, codes.SUV_BODY_WEIGHT_METHOD)
         for organ in findings.references
     ]
     if findings.change is not None:
         found += _change(findings.change)
-    return tuple(_quantities(found))
+    return tuple(_qualified(quantity, context) for quantity in _quantities(found))
+
+
+def _concentration(context: ResultContext) -> Code:
+    is_pet = context.loaded.selection.kind is StudyKind.PET_CT
+    return codes.PET_ACTIVITY_CONCENTRATION if is_pet else codes.ACTIVITY_CONCENTRATION
+
+
+def _qualified(quantity: Quantity, context: ResultContext) -> Quantity:
+    """With the instant of an activity, and the range of a dose."""
+    findings = context.quantified.findings
+    if quantity.name in OF_ACTIVITY:
+        return replace(quantity, instant=findings.activity_instant)
+    dose = findings.dose
+    if quantity.name != codes.ABSORBED_DOSE or dose is None or dose.lowest is None or dose.highest is None:
+        return quantity
+    below, above = quantity.value * (1.0 - dose.lowest), quantity.value * (dose.highest - 1.0)
+    return replace(quantity, below=_rounded(below), above=_rounded(above))
 
 
 def _burden(burden: Burden, suv: Code) -> tuple[Found, ...]:
@@ -101,7 +125,10 @@ def _change(change: Change) -> tuple[Found, ...]:
 
 def _quantities(found: Iterable[Found]) -> Iterator[Quantity]:
     for name, value, unit, derivation, method in found:
-        if value is None:
-            continue
-        written = value if isinstance(value, int) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-        yield Quantity(name, written, unit, derivation, method)
+        if value is not None:
+            written = value if isinstance(value, int) else _rounded(value)
+            yield Quantity(name, written, unit, derivation, method)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -10,15 +10,18 @@ from highdicom.sr import (
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
     ObservationContext,
     ObserverContext,
     ReferencedSegment,
+    RelationshipTypeValues,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.valuerep import DA, TM
 
 from app.dicom.result_context import (
     DEVICE_NAME,
@@ -29,6 +32,7 @@ from app.dicom.result_context import (
     finish,
 )
 from app.dicom.sr_content import algorithm, evidence, image_library, qualitative_evaluations
+from app.dicom.sr_instants import add_instant, processed_local
 from app.dicom.sr_quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.uids import ResultKind, derived_uid
 from app.dicom.write_policy import SrClass
@@ -62,7 +66,17 @@ def write_report(context: ResultContext, segmentation: Dataset | None) -> Datase
         **context.instance(ResultKind.SR, "PSMA measurements"),
     )
     finish(report, context)
+    _date_content(report, context)
     return report
+
+
+def _date_content(report: Dataset, context: ResultContext) -> None:
+    """Content Date and Time: when the content was made (PS3.3 C.17.2.1), where that is known."""
+    processed = processed_local(context)
+    if processed is None:
+        return
+    report.ContentDate, report.ContentTime = DA(processed.date()), TM(processed.time())
+    report.InstanceCreationDate, report.InstanceCreationTime = report.ContentDate, report.ContentTime
 
 
 def _content(context: ResultContext, segmentation: Dataset | None) -> MeasurementReport:
@@ -116,9 +130,7 @@ def _lesion_group(
         finding_type=coded(codes.NEOPLASM),
         finding_sites=_finding_sites(lesion),
         algorithm_id=algorithm(context, in_full=False),
-        measurements=[
-            _measurement(quantity) for quantity in lesion_quantities(lesion, context.policy.suv_unit)
-        ],
+        measurements=[_measurement(quantity) for quantity in lesion_quantities(lesion, context)],
     )
 
 
@@ -138,20 +150,37 @@ def _whole_body_group(context: ResultContext) -> MeasurementsAndQualitativeEvalu
         finding_type=coded(codes.NEOPLASM) if found else None,
         finding_sites=[FindingSite(anatomic_location=coded(codes.ENTIRE_BODY))],
         algorithm_id=algorithm(context, in_full=True),
-        measurements=[
-            _measurement(quantity) for quantity in whole_body_quantities(findings, context.policy.suv_unit)
-        ],
+        measurements=[_measurement(quantity) for quantity in whole_body_quantities(context)],
     )
 
 
 def _measurement(quantity: Quantity) -> Measurement:
-    return Measurement(
+    measurement = Measurement(
         name=coded(quantity.name),
         value=quantity.value,
         unit=coded(quantity.unit),
         derivation=None if quantity.derivation is None else coded(quantity.derivation),
         method=None if quantity.method is None else coded(quantity.method),
     )
+    if quantity.instant is not None:
+        add_instant(measurement, quantity.instant)
+    _add_range(measurement, quantity)
+    return measurement
+
+
+def _add_range(measurement: Measurement, quantity: Quantity) -> None:
+    """How far the true number may lie to either side (TID 310, CID 225), in the number's own unit."""
+    ends = ((codes.UPPER_UNCERTAINTY, quantity.above), (codes.LOWER_UNCERTAINTY, quantity.below))
+    for name, value in ends:
+        if value is not None:
+            measurement[0].ContentSequence.append(
+                NumContentItem(
+                    name=coded(name),
+                    value=value,
+                    unit=coded(quantity.unit),
+                    relationship_type=RelationshipTypeValues.HAS_PROPERTIES,
+                )
+            )
 
 
 def predecessor(earlier: SupersededReport) -> Dataset:

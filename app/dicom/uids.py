@@ -42,8 +42,9 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
     """SHA-256 (hex) of everything that can change a result.
 
     Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
-    and weights, software version, settings digest, revision, the report that is replaced, and
-    the change since the previous study.
+    and weights, software version, settings digest, revision, the report that is replaced, what was
+    decided before the chain began, and the change since the previous study. The instant of processing is
+    left out: an analysis that is repeated gives the same UIDs.
     """
     aligned = quantified.segmented.aligned
     selection = aligned.loaded.selection
@@ -59,6 +60,7 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
         [provenance.software_version, provenance.settings_digest, provenance.revision],
         [] if replaced is None else [replaced.sop_instance_uid],
         _change_ingredients(quantified.findings.change),
+        *([decision.text] for decision in provenance.decisions),
     ]
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
 

@@ -196,7 +196,8 @@ def _finish(result: Any, withdrawn: Dataset) -> None:
     """Patient, study and date are the withdrawn report's."""
     copy_header(result, withdrawn)
     result.StudyInstanceUID = withdrawn.StudyInstanceUID
-    date, time = DA(withdrawn.ContentDate), TM(withdrawn.ContentTime)
+    # its Content Date is the day of processing; the acquisition's is the series'
+    date, time = DA(withdrawn.SeriesDate), TM(withdrawn.SeriesTime)
     if date is None or time is None:
         raise ResultMismatchError("the SR to be withdrawn bears no date; it is none of ours")
     stamp(result, datetime.combine(date, time))

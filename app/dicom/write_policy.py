@@ -16,6 +16,12 @@ class SegType(StrEnum):
     """Label Map Segmentation Storage: one frame a slice; few viewers know it yet."""
 
 
+LABELMAP_WARNING = (
+    "warning: SEG as LABELMAP (write.seg_type): PACS and viewers that do not know Label Map Segmentation "
+    "Storage (2024) may refuse the SEG, and the SR that refers to it; all of them know BINARY"
+)
+
+
 class SrClass(StrEnum):
     """SOP class of the report."""
 
@@ -29,7 +35,7 @@ class WritePolicy:
     """Section ``write``: how results are written."""
 
     seg_type: SegType = SegType.BINARY
-    """BINARY or LABELMAP."""
+    """BINARY or LABELMAP. Older PACS and viewers may refuse LABELMAP (docs/conformance.md, 6.2)."""
     sr_class: SrClass = SrClass.COMPREHENSIVE_3D
     """COMPREHENSIVE_3D or COMPREHENSIVE."""
     rtstruct: bool = False
@@ -53,3 +59,8 @@ class WritePolicy:
             raise ValueError("page_window_pet_suv and page_window_spect_suv are above 0 g/ml")
         if not 1 <= self.first_series_number <= 999_994:
             raise ValueError(f"first_series_number is 1..999994, found {self.first_series_number}")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about these choices."""
+        return (LABELMAP_WARNING,) if self.seg_type is SegType.LABELMAP else ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.ct_agreement import CtAgreement
 from app.domain.findings import Findings
 from app.domain.refusal import Reason
 from app.domain.study import Series, Study, StudyKind
@@ -105,6 +106,8 @@ class Loaded:
         slice_sop_instance_uids: for each z index of the functional grid, the SOP instance it came from
             (one repeated UID for a multi-frame).
         slice_frame_numbers: for each z index, the 1-based frame number in that instance.
+        ct_agreement: how the image lies on its CT; ``None`` when that was not or could not be measured.
+        ct_doubt: why nothing is read from the CT at lesions and organs; empty when the image lies on it.
     """
 
     selection: Selection
@@ -115,6 +118,8 @@ class Loaded:
     slice_sop_instance_uids: tuple[str, ...]
     slice_frame_numbers: tuple[int, ...]
     decisions: tuple[Decision, ...] = ()
+    ct_agreement: CtAgreement | None = None
+    ct_doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,12 +248,19 @@ class SupersededReport:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the result, beside the model."""
+    """What made the result, beside the model.
+
+    Attributes:
+        processed_at: when the analysis began, with its zone; ``None`` where nobody says.
+        decisions: what was decided about the study before the chain began.
+    """
 
     software_version: str
     settings_digest: str
     revision: int = 1
     supersedes: tuple[SupersededReport, ...] = ()
+    processed_at: datetime | None = None
+    decisions: tuple[Decision, ...] = ()
 
     def superseded_on(self, functional_series_instance_uid: str) -> SupersededReport | None:
         """The report that a new one on this series replaces; ``None`` when it is the first."""

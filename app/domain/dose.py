@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+
 from app.domain.analysis import Loaded
 from app.domain.findings import DoseEstimate, Findings, Lesion
 from app.domain.measurements import BQ_PER_MBQ, QuantifyPolicy
@@ -19,6 +21,14 @@ from app.domain.study import StudyKind
 DOSE_GY_G_PER_MBQ_H = 0.25
 SOFT_TISSUE_G_PER_ML = 1.0
 """Sclerotic bone is denser: there the estimate is too high."""
+
+GY_G_PER_MBQ_H = 0.1479 * 1.602176634e-13 * 1e6 * 3600.0 * 1e3
+"""Dose by the exact integral: 0.1479 MeV an electron and decay, all of it deposited in place."""
+
+EFFECTIVE_HALF_LIVES_H = (30.0, 100.0)
+"""For which the range of the estimate is told, as tabulated in docs/measurements.md."""
+
+HALF_LIFE_STEPS = 200
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -50,7 +60,8 @@ def with_dose(findings: Findings, loaded: Loaded, policy: QuantifyPolicy) -> Fin
         )
         return replace(findings, dose=DoseEstimate(timing.hours, refusal))
     lesions = tuple(_with_dose(lesion, timing) for lesion in findings.lesions)
-    return replace(findings, lesions=lesions, dose=DoseEstimate(timing.hours))
+    lowest, highest = dose_range(timing.hours)
+    return replace(findings, lesions=lesions, dose=DoseEstimate(timing.hours, lowest=lowest, highest=highest))
 
 
 def single_time_point_dose_gy(concentration_mbq_per_ml: float, hours: float) -> float:
@@ -61,6 +72,17 @@ def single_time_point_dose_gy(concentration_mbq_per_ml: float, hours: float) -> 
         hours: from administration to the scan.
     """
     return DOSE_GY_G_PER_MBQ_H * concentration_mbq_per_ml / SOFT_TISSUE_G_PER_ML * hours
+
+
+def dose_range(hours: float) -> tuple[float, float]:
+    """The exact integral as multiples of the estimate: its lowest and highest over the effective half-lives.
+
+    With a mono-exponential washout of half-life T: D = GY_G_PER_MBQ_H x C(t) x 2^(t/T) x T / ln 2.
+    """
+    half_lives = np.linspace(*EFFECTIVE_HALF_LIVES_H, HALF_LIFE_STEPS)
+    exact = GY_G_PER_MBQ_H * np.exp2(hours / half_lives) * half_lives / np.log(2.0)
+    multiples = exact / single_time_point_dose_gy(1.0, hours)
+    return float(multiples.min()), float(multiples.max())
 
 
 def _timing(loaded: Loaded) -> DoseTiming | str:

@@ -32,7 +32,8 @@ class Lesion:
         suv_max, suv_mean, suv_peak: g/ml SUVbw; peak is the mean in a 1 cm³ sphere placed where that mean is
             highest within the lesion; ``None`` when the sphere does not fit the image.
         tl_psma: volume_ml x suv_mean (g).
-        activity_mbq, concentration_max_bqml, concentration_mean_bqml: when the image is known in Bq/ml.
+        activity_mbq, concentration_max_bqml, concentration_mean_bqml: when the image is known in Bq/ml; at
+            :attr:`Findings.activity_instant`.
         centre_mm: centre of mass, LPS mm.
         hottest_mm: LPS mm of the voxel with SUVmax.
         longest_diameter_mm: largest distance of two of its voxel centres; 0 for a single voxel.
@@ -192,12 +193,34 @@ class Change:
         return sum(len(link.current or link.previous) for link in self.links if link.kind is kind)
 
 
+class InstantKind(StrEnum):
+    """What an activity is decay corrected to."""
+
+    SCAN_START = "start of the scan"
+    INJECTION = "injection"
+
+
+@dataclass(frozen=True)
+class ActivityInstant:
+    """When the activities hold: ``at`` is the header's local time, ``None`` where it has no date."""
+
+    kind: InstantKind
+    at: datetime | None = None
+
+
 @dataclass(frozen=True)
 class DoseEstimate:
-    """The single-time-point estimate: when it was measured, or why there is none."""
+    """The single-time-point estimate: when it was measured, or why there is none.
+
+    Attributes:
+        lowest, highest: the dose by the exact integral lies between these multiples of the estimate, whatever
+            the effective half-life within :data:`app.domain.dose.EFFECTIVE_HALF_LIVES_H`.
+    """
 
     hours_after_administration: float | None
     refused_because: str = ""
+    lowest: float | None = None
+    highest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +232,7 @@ class Findings:
         change: since the previous study of the same kind; ``None`` without one.
         no_change_because: why there is none; empty when nobody looked.
         dose: ``None`` unless the site asks for the estimate.
+        activity_instant: when the lesions' activities hold; ``None`` where there are none.
     """
 
     lesions: tuple[Lesion, ...]
@@ -217,6 +241,7 @@ class Findings:
     change: Change | None = None
     no_change_because: str = ""
     dose: DoseEstimate | None = None
+    activity_instant: ActivityInstant | None = None
 
     def reference(self, organ: Organ) -> ReferenceUptake | None:
         """What is known of an organ; ``None`` when nobody looked."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Quantified, Segmented
 from app.domain.dose import with_dose
 from app.domain.measurements import QuantifyPolicy, measure
 from app.imaging.comparison import StudyComparison
-from app.imaging.sites import with_sites
+from app.imaging.sites import with_sites, without_sites
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class LesionQuantification:
         """Every biomarker of one study."""
         loaded = segmented.aligned.loaded
         findings = measure(segmented.labels, loaded.suv, loaded.activity, self.policy)
-        findings = with_sites(findings, segmented.labels, (loaded.suv, loaded.ct), self.policy.sites)
-        findings = with_dose(findings, loaded, self.policy)
+        if loaded.ct_doubt:
+            findings = without_sites(findings, loaded.ct_doubt)
+        else:
+            findings = with_sites(findings, segmented.labels, (loaded.suv, loaded.ct), self.policy.sites)
+        findings = with_dose(findings, loaded, self.policy)  # before activities leave the image's instant
+        findings = with_activity_at_scan_start(findings, loaded)
         return Quantified(segmented, self.comparison.compare(segmented, findings))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.domain.analysis import Loaded
-from app.domain.dose import single_time_point_dose_gy, with_dose
+from app.domain.dose import EFFECTIVE_HALF_LIVES_H, dose_range, single_time_point_dose_gy, with_dose
 from app.domain.findings import DoseEstimate, Findings
 from app.domain.measurements import QuantifyPolicy, measure
 from app.domain.radionuclides import LU177
@@ -67,7 +69,8 @@ def test_it_is_off_unless_the_site_asks(scan: tuple[Findings, Loaded]) -> None:
 def test_it_is_a_quarter_of_concentration_times_hours(scan: tuple[Findings, Loaded]) -> None:
     findings, loaded = scan
     dosed = with_dose(findings, scanned_after(loaded, 72), ON)
-    assert dosed.dose == DoseEstimate(72.0)
+    assert dosed.dose is not None
+    assert (dosed.dose.hours_after_administration, dosed.dose.refused_because) == (72.0, "")
     for lesion in dosed.lesions:
         assert lesion.concentration_mean_bqml is not None
         assert lesion.absorbed_dose_gy == pytest.approx(0.25 * lesion.concentration_mean_bqml / 1e6 * 72)
@@ -100,6 +103,27 @@ def test_without_the_time_of_administration_it_is_refused(scan: tuple[Findings, 
     undated = replace(timed, quantification=replace(timed.quantification, administered_at=None))
     refused = with_dose(findings, undated, ON)
     assert refused.dose == DoseEstimate(None, "the time from administration to the scan is unknown")
+
+
+@pytest.mark.parametrize(
+    ("hours", "percent_low", "percent_high"), [(48, -7, 43), (72, -7, 13), (96, -7, 41), (120, -7, 97)]
+)
+def test_its_range_is_that_of_the_documented_half_lives(
+    hours: float, percent_low: int, percent_high: int
+) -> None:
+    lowest, highest = dose_range(hours)
+    assert (round(100 * lowest - 100), round(100 * highest - 100)) == (percent_low, percent_high)
+
+
+@given(half_life_h=st.floats(*EFFECTIVE_HALF_LIVES_H), hours=st.floats(48.0, 120.0))
+def test_the_exact_integral_lies_in_the_range(half_life_h: float, hours: float) -> None:
+    """Summed decay by decay, without the formula: 0.1479 MeV each."""
+    times_h = np.linspace(0.0, 40.0 * half_life_h, 200_001)
+    concentration_bq_per_g = 1e6 * 2.0 ** ((hours - times_h) / half_life_h)
+    decays = float(np.trapezoid(concentration_bq_per_g, times_h * 3600.0))
+    exact_gy = decays * 0.1479 * 1.602176634e-13 / 1e-3
+    lowest, highest = (share * single_time_point_dose_gy(1.0, hours) for share in dose_range(hours))
+    assert 0.999 * lowest <= exact_gy <= 1.001 * highest
 
 
 def test_a_pet_is_never_dosed(tmp_path: Path) -> None:
