@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.dicom.loading import LoadPolicy, load
 from app.domain.analysis import Loaded, Selection
 from app.domain.refusal import Rejection
+from app.imaging.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 
@@ -19,5 +20,6 @@ class LoadOperator(StageOperator):
         super().__init__(fragment, on_stage=on_stage)
 
     def step(self, item: Selection) -> Loaded | Rejection:
-        """PET in SUV, SPECT in Bq/ml and SUV, CT in HU."""
-        return load(item, self._policy)
+        """PET in SUV, SPECT in Bq/ml and SUV, CT in HU, and whether the two lie on each other."""
+        found = load(item, self._policy)
+        return found if isinstance(found, Rejection) else check_ct(found, self._policy.ct_agreement)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from app.dicom.ct_reader import read_ct
 from app.dicom.functional_image import FunctionalImage
@@ -15,6 +15,7 @@ from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision, Loaded, OtherSuv, Selection
 from app.domain.body_size import OtherSuvKind, other_suv
 from app.domain.calibration import CameraCalibration
+from app.domain.ct_agreement import CtAgreementPolicy
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.screening import NM_IMAGE
 from app.domain.study import Series
@@ -34,12 +35,14 @@ class LoadPolicy:
             lesions' own numbers stay SUVbw. None.
         series_time_rules: where Series Time of a PET lies before the start that its frames' times imply, take
             Series Time. Off: a difference that changes SUV by more than 5 % is refused.
+        ct_agreement: how far a PET or SPECT may lie beside its CT, and when it is mirrored.
     """
 
     calibrations: tuple[CameraCalibration, ...] = ()
     administrations: tuple[SiteAdministration, ...] = ()
     other_suv: tuple[OtherSuvKind, ...] = ()
     series_time_rules: bool = False
+    ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
 
 
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:

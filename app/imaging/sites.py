@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.domain.findings import Findings, Lesion, Organ, ReferenceUptake
+from app.domain.findings import Findings, Lesion, Organ, ReferenceUptake, Site
 from app.domain.site import SiteRules, decide_site
 from app.domain.volume import LabelMap, Volume
 from app.imaging.body_landmarks import find_landmarks
@@ -44,6 +44,21 @@ def with_sites(
         site, reason = decide_site(evidence, rules)
         lesions.append(_against(replace(lesion, site=site, site_reason=reason), references))
     return replace(findings, lesions=tuple(lesions), references=references)
+
+
+def without_sites(findings: Findings, doubt: str) -> Findings:
+    """``findings`` with every site unspecified and no reference organ: the CT shows other anatomy there.
+
+    Args:
+        findings: measured.
+        doubt: why the CT can't be relied on.
+    """
+    lesions = tuple(
+        replace(lesion, site=Site.UNSPECIFIED, site_reason=doubt, to_liver=None, to_parotid=None)
+        for lesion in findings.lesions
+    )
+    references = tuple(ReferenceUptake(organ, None, f"not told: {doubt}") for organ in Organ)
+    return replace(findings, lesions=lesions, references=references)
 
 
 def _against(lesion: Lesion, references: tuple[ReferenceUptake, ReferenceUptake]) -> Lesion:

@@ -1,0 +1,188 @@
+"""Whether a functional image lies on its own CT: what was measured, the site's limits, the verdict in words.
+
+:mod:`app.imaging.ct_agreement` measures; docs/registration.md says what stands between right and wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain.refusal import Reason, RefusalCode
+
+ADVICE = "Look at both images over each other; send the CT that was made with this image, at its true place"
+
+_AXES = ("left-right", "front-back", "head-feet")
+
+
+class Flip(StrEnum):
+    """How one image may be reversed against the other."""
+
+    LEFT_RIGHT = "mirrored left to right"
+    FRONT_BACK = "mirrored front to back"
+    HEAD_FEET = "mirrored head to feet"
+    ABOUT_Z = "turned by 180 degrees about the long axis"
+    ABOUT_Y = "turned by 180 degrees about the front-back axis"
+    ABOUT_X = "turned by 180 degrees about the left-right axis"
+
+
+class CtVerdict(StrEnum):
+    """What is made of it."""
+
+    FITS = "fits"
+    DOUBTFUL = "doubtful"
+    """Reported with a warning, without anything that is read from the CT at lesions and organs."""
+    WRONG = "wrong"
+    """Refused: the model would be given two bodies."""
+
+
+@dataclass(frozen=True)
+class CtAgreementPolicy:
+    """Section ``load.ct_agreement``: limits on how a PET or SPECT lies on its CT."""
+
+    max_shift_mm: float = 15.0
+    """Beyond this along any axis, mm, the image is reported with a warning, without sites and organs."""
+    refused_shift_mm: float = 60.0
+    """Beyond this along any axis, mm, it is refused."""
+    min_gain: float = 0.012
+    """A shift counts when it raises the correlation of the outlines by this; short views fit anywhere."""
+    min_gain_spect: float = 0.02
+    """The same for SPECT, whose outline is blurred."""
+    min_correlation: float = 0.4
+    """Least correlation of the outlines at the best place; below, a warning."""
+    flip_gain: float = 0.025
+    """A warning when a mirrored or turned CT fits better by this, in correlation."""
+    refused_flip_gain: float = 0.045
+    """Refused when a mirrored or turned CT fits better by this."""
+    min_side_correlation: float = -0.15
+    """Least correlation of left minus right in both images; below, a warning: one seems mirrored."""
+    refused_side_correlation: float = -0.35
+    """Below this correlation of left minus right it is refused."""
+
+    def __post_init__(self) -> None:
+        ordered = (
+            ("max_shift_mm", self.max_shift_mm, "refused_shift_mm", self.refused_shift_mm),
+            ("flip_gain", self.flip_gain, "refused_flip_gain", self.refused_flip_gain),
+            (
+                "refused_side_correlation",
+                self.refused_side_correlation,
+                "min_side_correlation",
+                self.min_side_correlation,
+            ),
+        )
+        for low_name, low, high_name, high in ordered:
+            if not low <= high:
+                raise ValueError(f"{low_name} is at most {high_name}, found {low:g} and {high:g}")
+        for name in ("max_shift_mm", "min_gain", "min_gain_spect", "flip_gain"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"load.ct_agreement.{name} is above 0, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CtAgreement:
+    """What was measured.
+
+    Attributes:
+        shift_mm: where the image lies against where it fits best, LPS mm ``(x, y, z)``; 0 at its best place.
+        gain: how much better the outlines correlate there, over the same parts of both images.
+        overlap: correlation of the outlines as the images are stated to lie, -1 to 1.
+        best_overlap: the same at the best shift.
+        flip: which reversal of the CT fits best, left and right apart.
+        flip_gain: its best correlation less ``best_overlap``; above 0 it fits better than the CT as it is.
+        side_correlation: of left minus right in both images; negative when one is mirrored.
+    """
+
+    shift_mm: tuple[float, float, float]
+    gain: float
+    overlap: float
+    best_overlap: float
+    flip: Flip
+    flip_gain: float
+    side_correlation: float
+
+    def in_words(self) -> str:
+        """The numbers, for the report."""
+        x, y, z = self.shift_mm
+        return (
+            f"outlines correlate by {self.overlap:.2f}, at best by {self.best_overlap:.2f} "
+            f"({x:+.0f}, {y:+.0f}, {z:+.0f} mm off, gain {self.gain:.3f}); reversed by "
+            f"{self.flip_gain:+.3f}; left minus right {self.side_correlation:+.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class CtJudgement:
+    """A verdict and every reason for it; none when the image fits."""
+
+    verdict: CtVerdict
+    reasons: tuple[Reason, ...] = ()
+
+
+def judge_ct_agreement(
+    found: CtAgreement, policy: CtAgreementPolicy, is_spect: bool, series_instance_uid: str = ""
+) -> CtJudgement:
+    """The measurement against the site's limits; the worst finding decides."""
+    findings = tuple(_findings(found, policy, is_spect))
+    reasons = tuple(
+        Reason(
+            RefusalCode.CT_MISPLACED,
+            finding.attribute,
+            finding.text,
+            finding.expected,
+            ADVICE,
+            series_instance_uid,
+        )
+        for finding in findings
+    )
+    if not findings:
+        return CtJudgement(CtVerdict.FITS)
+    wrong = any(finding.is_wrong for finding in findings)
+    return CtJudgement(CtVerdict.WRONG if wrong else CtVerdict.DOUBTFUL, reasons)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    attribute: str
+    text: str
+    expected: str
+    is_wrong: bool
+
+
+def _findings(found: CtAgreement, policy: CtAgreementPolicy, is_spect: bool) -> Iterator[_Finding]:
+    yield from _reversals(found, policy)
+    if found.gain >= (policy.min_gain_spect if is_spect else policy.min_gain):
+        for axis, off_mm in zip(_AXES, found.shift_mm, strict=True):
+            if abs(off_mm) > policy.max_shift_mm:
+                yield _Finding(
+                    "ImagePositionPatient",
+                    f"the image {abs(off_mm):.0f} mm ({axis}) beside its CT by the outlines of both",
+                    f"at most {policy.max_shift_mm:g} mm",
+                    abs(off_mm) > policy.refused_shift_mm,
+                )
+    if found.best_overlap < policy.min_correlation:
+        yield _Finding(
+            "ImagePositionPatient",
+            f"outlines of image and CT that correlate by {found.best_overlap:.2f} at the best place",
+            f"at least {policy.min_correlation:g}",
+            False,
+        )
+
+
+def _reversals(found: CtAgreement, policy: CtAgreementPolicy) -> Iterator[_Finding]:
+    if found.side_correlation < policy.min_side_correlation:
+        yield _Finding(
+            "ImageOrientationPatient",
+            f"image and CT {Flip.LEFT_RIGHT} against each other (organs correlate by "
+            f"{found.side_correlation:.2f})",
+            f"at least {policy.min_side_correlation:g}",
+            found.side_correlation < policy.refused_side_correlation,
+        )
+    if found.flip_gain > policy.flip_gain:
+        yield _Finding(
+            "ImageOrientationPatient",
+            f"image and CT {found.flip} against each other (the outlines then correlate better by "
+            f"{found.flip_gain:.3f})",
+            f"at most {policy.flip_gain:g} better",
+            found.flip_gain > policy.refused_flip_gain,
+        )
