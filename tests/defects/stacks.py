@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
 from app.domain.refusal import RefusalCode as Code
+from tests.defects.body import of_a_body
 from tests.defects.damage import OTHER, Damage, Defect, both, copied, every, lost, moved, one
 from tests.defects.studies import Images
 
@@ -124,6 +126,49 @@ def not_dicom(content: bytes) -> Damage:
     return lambda images: images.unreadable.append(content)
 
 
+def scaled(factor: float, *indices: int) -> Damage:
+    """Rescale Slope of some slices of a body multiplied."""
+
+    def damage(images: Images) -> None:
+        for index in indices:
+            images.functional[index].RescaleSlope = float(images.functional[index].RescaleSlope) * factor
+
+    return of_a_body(damage)
+
+
+def exchanged(one: int, two: int, in_ct: bool = False) -> Damage:
+    """Positions of two slices exchanged, everything else left."""
+
+    def damage(images: Images) -> None:
+        first, second = ((images.ct if in_ct else images.functional)[index] for index in (one, two))
+        places = first.ImagePositionPatient, second.ImagePositionPatient
+        second.ImagePositionPatient, first.ImagePositionPatient = places
+
+    return damage
+
+
+def uncounted(damage: Damage) -> Damage:
+    """No Number of Slices on any image, and ``damage`` to a body."""
+    return of_a_body(both(damage, every(NumberOfSlices=None)))
+
+
+def blank(images: Images) -> None:
+    for each in images.functional:
+        if each["PixelData"].is_undefined_length:
+            raise ValueError("compressed pixels can't be blanked so")
+        each.PixelData = bytes(40)
+
+
+def numbered(number: Callable[[int], int]) -> Damage:
+    """Instance Numbers of another scheme."""
+
+    def damage(images: Images) -> None:
+        for index, each in enumerate(images.functional):
+            each.InstanceNumber = number(index)
+
+    return damage
+
+
 NEGATIVE = [-4.0, 4.0]
 
 DEFECTS = (
@@ -155,6 +200,29 @@ DEFECTS = (
     Defect("rows lost", every(Rows=None), Code.GEOMETRY_MISSING, "Rows, Columns"),
     Defect("frame of reference lost", every(FrameOfReferenceUID=None), Code.CT_OTHER_FRAME_OF_REFERENCE, "FrameOfReferenceUID"),
     Defect("frame of reference differs on one slice", one(FrameOfReferenceUID="1.2.3.99"), Code.ATTRIBUTE_INCONSISTENT, "FrameOfReferenceUID"),
+    Defect("positions of two slices exchanged", of_a_body(exchanged(6, 15)), Code.GEOMETRY_INCONSISTENT, "ImagePositionPatient"),
+    Defect("positions of two neighbours exchanged", of_a_body(exchanged(6, 7)), Code.GEOMETRY_INCONSISTENT, "ImagePositionPatient"),
+    Defect("positions of six slices reversed", of_a_body(both(exchanged(4, 9), exchanged(5, 8), exchanged(6, 7))), Code.GEOMETRY_INCONSISTENT, "ImagePositionPatient"),
+    Defect("positions exchanged, and too few voxels to see it", both(numbered(lambda i: i + 1), exchanged(2, 3)), warned="slices 3, 4 of 6 (along the normal) not where InstanceNumber has them"),
+    Defect("numbers from the head to the feet", numbered(lambda i: 6 - i)),
+    Defect("numbers interleaved", numbered(lambda i: 1 + i // 2 + 3 * (i % 2))),
+    Defect("no numbers", every(InstanceNumber=None)),
+    Defect("one number for all", every(InstanceNumber=1)),
+    Defect("five slices lost at the lower end, no count", uncounted(lost(0, 1, 2, 3, 4)), warned="InstanceNumber begins at 6, as if 5 were missing at one end"),
+    Defect("five slices lost at the upper end, no count", uncounted(lost(21, 22, 23, 24, 25)), warned="only slices after 21 could be missing"),
+    Defect("five slices lost at an end, no count and no numbers", uncounted(both(lost(0, 1, 2, 3, 4), every(InstanceNumber=None))), warned="NumberOfSlices is absent"),
+    # scales
+    Defect("slope of one slice twice", scaled(2.0, OTHER), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of one slice half", scaled(0.5, OTHER), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of one slice ten times", scaled(10.0, OTHER), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of one slice a tenth", scaled(0.1, OTHER), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of two neighbours twice", scaled(2.0, OTHER, OTHER + 1), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of a bed position three times", scaled(3.0, *range(8, 17)), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of the first bed position twice", scaled(2.0, *range(9)), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of the outermost slice three times", scaled(3.0, 0), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    Defect("slope of the outermost slice half", scaled(0.5, 0), warned="slice 1 of 26 (along the normal)"),
+    Defect("slope of one slice a quarter more", scaled(1.25, OTHER), warned="slice 4 of 26 (along the normal)"),
+    Defect("slope of a bed position a quarter more", scaled(1.25, *range(8, 17)), warned="slices 9 to 17 of 26 (along the normal)"),
     # pixels
     Defect("pixels cut off", pixels_of(10), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("no pixels", one(PixelData=None), Code.PIXEL_DATA_MISSING, "PixelData"),
@@ -162,7 +230,7 @@ DEFECTS = (
     Defect("three samples a pixel", one(SamplesPerPixel=3), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("rows and pixels disagree", every(Rows=40), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("small values called unsigned", every(PixelRepresentation=0)),
-    Defect("nothing but zeros", lambda images: [setattr(each, "PixelData", bytes(40)) for each in images.functional], Code.VALUES_IMPLAUSIBLE, "PixelData"),  # type: ignore[arg-type,return-value]
+    Defect("nothing but zeros", blank, Code.VALUES_IMPLAUSIBLE, "PixelData"),
     Defect("compressed with loss once", every(LossyImageCompression="01"), Code.LOSSY_COMPRESSION, "LossyImageCompression"),
     Defect("compressed with loss, one slice", one(LossyImageCompression="01"), Code.LOSSY_COMPRESSION, "LossyImageCompression"),
     Defect("RLE", compressed(RLELossless)),
@@ -197,5 +265,3 @@ DEFECTS = (
     Defect("big endian", big_endian),
     Defect("a slice lost, and another doubled", both(lost(5), doubled), Code.DUPLICATE_SLICE, "ImagePositionPatient"),
 )
-
-
