@@ -131,4 +131,6 @@ def _factor(series: SeriesInspection) -> list[str]:
         )
     if used.administered_at and used.reference_datetime:
         lines.append(f"injected {used.administered_at}, activity at {used.reference_datetime}")
+    if used.uptake_s is not None:
+        lines.append(f"uptake time {used.uptake_s / 60:.0f} min ({used.uptake_s / 3600:.1f} h)")
     return lines

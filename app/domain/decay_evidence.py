@@ -105,7 +105,7 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     """START or ADMIN against a decay factor that was measured."""
     other = DecayCorrection.START if claim.stated is DecayCorrection.ADMIN else DecayCorrection.ADMIN
     factor = min(claim.factors)
-    if _misfit(claim, claim.stated) <= LARGEST_CLOCK_EFFECT:
+    if _is_borne_out(claim, other):
         text = f"CorrectedImage lacks DECY, yet DecayFactor bears out DecayCorrection {claim.stated}"
         return _warned(text) if claim.lacks_decy else ()
     found = f"{claim.stated}, with a DecayFactor of {factor:.4g} in the first bed"
@@ -114,6 +114,13 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     if claim.uptake_factor is None:
         return _warned(f"DecayCorrection is {found}, which is that of {other}; DecayCorrection is taken")
     return _contradicted(found, f"{other}, which that factor means ({claim.uptake_factor:.3g} times in SUV)")
+
+
+def _is_borne_out(claim: DecayClaim, other: DecayCorrection) -> bool:
+    """Whether the factor is the stated one's; ADMIN of an unknown injection can only be disproved."""
+    if claim.stated is DecayCorrection.ADMIN and claim.uptake_factor is None:
+        return _misfit(claim, other) > LARGEST_CLOCK_EFFECT
+    return _misfit(claim, claim.stated) <= LARGEST_CLOCK_EFFECT
 
 
 def _without_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
