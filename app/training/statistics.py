@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,12 @@ class PairedComparison:
 
 def describe(values: Sequence[float | None]) -> Description:
     """Mean ± SD, median, bootstrap intervals; undefined values are left out and counted."""
+    return _describe(tuple(values))
+
+
+@lru_cache(maxsize=4096)
+def _describe(values: tuple[float | None, ...]) -> Description:
+    """Kept, because every table and sentence about a group asks again."""
     defined = np.array([value for value in values if value is not None], dtype=np.float64)
     if defined.size == 0:
         return Description(len(values), 0, None, None, None, None, None)
