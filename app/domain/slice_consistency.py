@@ -44,6 +44,10 @@ LARGEST_UNLIKENESS = 0.5
 """Share of the activity of two slices that differs once their ratio is taken out. Neighbours in a body reach
 0.38; noise beside a body has 0.6 and more."""
 
+MORE_UNLIKE, MORE_UNLIKE_SHARE = 1.5, 0.1
+"""Two slices may differ by so many times what the more alike of the next pairs do, and this share more: a
+body that begins beside noise differs by more still. Undamaged pairs stay 0.04 below."""
+
 SMALLEST_BODY_CM2 = 60.0
 SMALLEST_BODY_VOXELS = 100
 """What two slices must share to be compared: a neck has 100 cm², a lesion or a sphere of a phantom has 10."""
@@ -143,30 +147,32 @@ def _log_ratios(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
     spacing = volume.grid.spacing_mm
     voxel_cm2 = spacing[0] * spacing[1] * stride**2 / 100.0
     slices = [plane[::stride, ::stride].astype(np.float64).ravel() for plane in volume.array]
-    found = [_compared(one, two, voxel_cm2) for one, two in pairwise(slices)]
-    logs = np.array([0.0 if value is None else value for value in found])
-    return logs, np.array([value is not None for value in found])
+    found = np.array([_compared(one, two, voxel_cm2) for one, two in pairwise(slices)])
+    unlike = np.concatenate([[np.inf], found[:, 1], [np.inf]])
+    usual = np.minimum(unlike[:-2], unlike[2:])
+    limit = np.minimum(LARGEST_UNLIKENESS, MORE_UNLIKE * usual + MORE_UNLIKE_SHARE)
+    return found[:, 0], found[:, 1] <= limit
 
 
-def _compared(one: FloatArray, two: FloatArray, voxel_cm2: float) -> float | None:
-    """Weighted median of log(two / one), or nothing where no body goes through both.
+def _compared(one: FloatArray, two: FloatArray, voxel_cm2: float) -> tuple[float, float]:
+    """Weighted median of log(two / one), and the unlikeness; infinite where no body goes through both.
 
     A voxel weighs as its geometric mean, at most the mean of those: air counts little, a bladder not much.
     """
     both = (one > 0.0) & (two > 0.0)
     if np.count_nonzero(both) < SMALLEST_BODY_VOXELS:
-        return None
+        return 0.0, math.inf
     means = np.sqrt(one[both] * two[both])
     cap = means.sum() / both.size
     weights = np.minimum(means, cap)
     body_voxels = weights.sum() / cap
     if body_voxels < SMALLEST_BODY_VOXELS or body_voxels * voxel_cm2 < SMALLEST_BODY_CM2:
-        return None
+        return 0.0, math.inf
     ratios = np.log(two[both] / one[both])
     order = np.argsort(ratios)
     below = np.cumsum(weights[order])
     middle = float(ratios[order][np.searchsorted(below, 0.5 * below[-1])])
-    return middle if unlikeness(one, two * math.exp(-middle)) <= LARGEST_UNLIKENESS else None
+    return middle, unlikeness(one, two * math.exp(-middle))
 
 
 def unlikeness(one: FloatArray, two: FloatArray) -> float:
@@ -205,7 +211,8 @@ def _peaks(logs: FloatArray, usable: NDArray[np.bool_], differ: NDArray[np.bool_
 def _beyond_trend(log_ratio: float, beside: Sequence[float]) -> float:
     """Size of a change, less what the next boundaries change in the same sense."""
     sense = math.copysign(1.0, log_ratio)
-    return max(0.0, abs(log_ratio) - TREND_WEIGHT * max(0.0, *(sense * other for other in beside)))
+    trend = max([0.0, *(sense * other for other in beside)])
+    return max(0.0, abs(log_ratio) - TREND_WEIGHT * trend)
 
 
 def _steps(logs: FloatArray, usable: NDArray[np.bool_]) -> list[_Step]:
@@ -233,7 +240,10 @@ def _blocks(steps: Sequence[_Step], slices: int) -> list[Jump]:
         step = edges.pop(0)
         ratio, first = math.exp(step.log_ratio), step.boundary + 1
         if edges and edges[0].log_ratio * step.log_ratio < 0.0:
-            found.append(Jump(first, edges.pop(0).boundary, ratio, step.is_end))
+            closing = edges.pop(0)
+            if (closing.is_end, -abs(closing.log_ratio)) < (step.is_end, -abs(step.log_ratio)):
+                ratio = math.exp(-closing.log_ratio)
+            found.append(Jump(first, closing.boundary, ratio, step.is_end and closing.is_end))
         elif slices - first <= first:
             found.append(Jump(first, slices - 1, ratio, step.is_end))
         else:

@@ -1,0 +1,108 @@
+"""Numbers against positions, and what is told when nothing counts the slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.slice_order import by_bed, check_completeness, check_order, out_of_order
+from tests.defects.body import body_bqml
+
+BODY = body_bqml()
+SLICES = len(BODY)
+
+
+def exchanged(one: int, two: int) -> list[int]:
+    """Which slice lies at each place once two have each other's position."""
+    order = list(range(SLICES))
+    order[one], order[two] = order[two], order[one]
+    return order
+
+
+def test_any_numbering_of_slices_that_lie_right_is_accepted() -> None:
+    schemes = {
+        "feet first": range(1, SLICES + 1), "head first": range(SLICES, 0, -1), "from 0": range(SLICES),
+        "tens": range(0, 10 * SLICES, 10), "interleaved": [k // 2 + 13 * (k % 2) for k in range(SLICES)],
+        "by bed, head first": [5 - k % 6 + 6 * (k // 6) for k in range(SLICES)], "none": [None] * SLICES,
+        "one": [1] * SLICES,
+    }  # fmt: skip
+    for name, numbers in schemes.items():
+        assert check_order(BODY, {"InstanceNumber": list(numbers)}) == (), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(numbers=st.permutations(range(SLICES)))
+def test_no_numbering_refuses_slices_that_lie_right(numbers: list[int]) -> None:
+    assert not isinstance(check_order(BODY, {"InstanceNumber": numbers}), Reason)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pair=st.lists(st.integers(0, SLICES - 1), min_size=2, max_size=2, unique=True), backwards=st.booleans()
+)
+def test_two_exchanged_slices_are_refused(pair: list[int], backwards: bool) -> None:
+    """Number and content went to another place together."""
+    order = exchanged(*pair)
+    numbers = [-number for number in order] if backwards else order
+    reason = check_order(BODY[order], {"InstanceNumber": numbers})
+    assert isinstance(reason, Reason)
+    assert (reason.code, reason.attribute) == (RefusalCode.GEOMETRY_INCONSISTENT, "ImagePositionPatient")
+    assert f"{min(pair) + 1}, {max(pair) + 1} of {SLICES}" in reason.found
+
+
+def test_a_whole_stack_in_another_order_is_refused() -> None:
+    order = np.random.default_rng(3).permutation(SLICES)
+    assert isinstance(check_order(BODY[order], {"InstanceNumber": [float(k) for k in order]}), Reason)
+
+
+def test_numbers_that_the_image_speaks_against_are_a_warning() -> None:
+    found = check_order(BODY, {"SliceLocation": exchanged(4, 11)})
+    assert not isinstance(found, Reason)
+    (told,) = found
+    assert "slices 5, 12 of 26" in told.text
+    assert "SliceLocation" in told.text
+
+
+def test_a_uniform_phantom_can_not_tell() -> None:
+    told = check_order(np.ones((SLICES, 20, 20)), {"InstanceNumber": exchanged(4, 11)})
+    assert not isinstance(told, Reason)
+    assert len(told) == 1
+
+
+def test_an_order_counts_from_either_end() -> None:
+    assert out_of_order([3, 2, 1]).size == 0
+    assert list(out_of_order([1, 2, 4, 3, 5])) == [2, 3]
+
+
+def test_bed_times_betray_two_slices_exchanged_between_beds() -> None:
+    times: list[float | None] = [*[0.0] * 9, *[150.0] * 9, *[300.0] * 8]
+    assert by_bed(times) == ()
+    times[4], times[12] = times[12], times[4]
+    assert list(by_bed(times)) == exchanged(4, 12)
+    assert isinstance(check_order(BODY[exchanged(4, 12)], {"Time": by_bed(times)}), Reason)
+    assert by_bed([*times[:-1], None]) == ()
+
+
+def test_an_announced_series_needs_no_word() -> None:
+    assert check_completeness([6, 7, 8], is_announced=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([1, 2, 3], "only slices after 3 could be missing"),
+        ([3, 2, 1], "only slices after 3 could be missing"),
+        ([0, 1, 2], "only slices after 2 could be missing"),
+        ([6, 7, 8], "begins at 6, as if 5 were missing"),
+        ([1, 2, 3, 7], "goes to 7 with 4 slices, as if 3 were missing"),
+        ([None, 2, 3], "can't be noticed"),
+        ([1, 1, 1], "can't be noticed"),
+    ],
+)
+def test_a_series_that_nothing_counts_says_so(numbers: list[float | None], words: str) -> None:
+    (told,) = check_completeness(numbers, is_announced=False)
+    assert told.text.startswith("warning: NumberOfSlices is absent")
+    assert words in told.text
