@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app import __version__
@@ -12,7 +13,7 @@ from app.dicom.result_writer import ResultWriter
 from app.dicom.study_reader import read_study
 from app.domain.analysis import Provenance
 from app.domain.outcome import Status, StudyOutcome
-from app.domain.revision import NOTHING_EARLIER, EarlierResults
+from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from app.imaging.comparison import StudyComparison
@@ -99,13 +100,20 @@ class ChainProcessor:
         self._one_at_a_time = threading.Lock()
 
     def process(
-        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
     ) -> StudyOutcome:
         """Run the chain on the instances of one study; see :meth:`process_study`.
 
         A standing result of an earlier revision that this one does not replace is withdrawn.
         """
-        provenance = Provenance(__version__, self._settings.digest, revision, earlier.last_words)
+        provenance = Provenance(
+            __version__, self._settings.digest, revision, earlier.last_words, facts.begun_at, facts.decisions
+        )
         try:
             outcome = self._run_chain(lambda: read_study(paths), out, provenance).outcome
         except UnusableStudyError as error:
@@ -121,7 +129,9 @@ class ChainProcessor:
         Raises:
             RuntimeError: the framework returned without having run the chain to its end.
         """
-        return self._run_chain(source, out, Provenance(__version__, self._settings.digest, revision))
+        begun_at = datetime.now(UTC)
+        provenance = Provenance(__version__, self._settings.digest, revision, processed_at=begun_at)
+        return self._run_chain(source, out, provenance)
 
     def _run_chain(self, source: Callable[[], Study], out: Path, provenance: Provenance) -> ResultFolder:
         tools = ChainTools(

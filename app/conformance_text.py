@@ -129,8 +129,10 @@ All of it is in `app.yaml`: [settings](settings.md).
 - Patient, study, institution, time zone and Specific Character Set are copied from the functional image as they are; all
   text of ours is ASCII, which every character set holds.
 - SOP Instance, Series Instance and Tracking UIDs are under 2.25 and derived (SHA-256) from input, model, software,
-  settings and revision: the same input gives the same instance, bit for bit, and a resend never doubles.
-- Series Number is $first_series and following (`write.first_series_number`); dates are the acquisition's.
+  settings and revision: the same input gives the same UIDs, pixels and numbers, and a resend never doubles. An analysis
+  that is repeated differs in the instant of processing alone, which only the SR bears; the node sends one of them.
+- Series Number is $first_series and following (`write.first_series_number`); dates are the acquisition's, but for the
+  SR's Content Date and Time.
 - Manufacturer is `$manufacturer`, model name `$device`.
 - No private attributes, no private transfer syntaxes, no private SOP classes.
 
@@ -141,22 +143,28 @@ grid; frames without a voxel are left out; each frame names the PET slice or the
 Morphologically Abnormal Structure, type Neoplasm, algorithm identification with the model's version and checksum.
 A source without Frame of Reference UID gets a derived one in the results.
 
-With LABELMAP (Label Map Segmentation Storage, 2024) the SR refers to a SOP class that older software does not know:
-Orthanc 1.10 does not take the SEG, DCMTK 3.6.7 and dicom3tools complain of the reference. Hence the default.
+LABELMAP (Label Map Segmentation Storage, 2024) is an option for sites that know their PACS and viewers. Tested: Orthanc
+1.10.1 does not accept the SEG's presentation context. DCMTK 3.6.7 (`dsrdump`) does not read the SR: TID 1411 refers to a
+segment by an IMAGE item, and DCMTK takes there only SOP classes of images that it knows; the same SR with Segmentation
+Storage in that place is read without complaint, and `dsrdump -Ev` leaves out these items alone. No other content item of
+the template refers to a segment, so this can't be avoided. `dciodvfy` objects to the same items. The node says so in its
+log at the start, in `psma-node check`, and among the decisions of each report. Hence the default.
 
 ### 6.3 Structured report
 
 TID 1500 Measurement Report, Comprehensive 3D or Comprehensive SR (`write.sr_class`): TID 1600 image library of every
 input image, TID 1501 group for the whole body, a TID 1411 group a lesion that refers to its segment, TID 4019 algorithm
-identification, and texts: summary, intended use, input, quantification, prior, decisions. Verification Flag is
-UNVERIFIED. The unit of SUVbw is one of $suv_units (`write.suv_unit`).
+identification, and texts: summary, intended use, input, quantification, prior, decisions. Activities hold for the
+start of the scan: each names that event (`ACTIVITY-AT`) and its instant (122712 DCM; 123003 DCM where it can only be
+stated at the injection). Absorbed dose has its range (TID 310). When the analysis was made stands as 111702 DCM and as
+Content Date and Time; a PET's uptake time (126203 DCM) in the image library. Verification Flag is UNVERIFIED. The unit of SUVbw is one of $suv_units (`write.suv_unit`).
 
 ### 6.4 Page and RTSTRUCT
 
-The page is Secondary Capture, RGB, 8 bits, 1280 × 960: anterior and left lateral projection with outlined lesions, scale,
+The page is Secondary Capture, RGB, 8 bits, 1280 × 960, higher by a band where there are warnings: anterior and left lateral projection with outlined lesions, scale,
 window, table of lesions. No name is in its pixels (Burned In Annotation NO).
 
-RTSTRUCT has one ROI a lesion, CLOSED_PLANAR contours along the voxels' edges, so that their area is the mask's and
+RTSTRUCT has one ROI a lesion (its site in ROI Description and ROI Observation Description), CLOSED_PLANAR contours along the voxels' edges, so that their area is the mask's and
 drawing them on the same grid gives the same mask. A lesion with a hole is cut in pieces without holes; pieces never
 overlap, so no keyhole is used and both reading rules (union, exclusive or) give the same. Contours on an NM image name
 its frame (Referenced Frame Number); workstations that do not read frames there place them by their coordinates.

@@ -19,6 +19,7 @@ from app.dicom.study_reader import read_studies
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.study import Patient, Study, StudyKind
+from app.domain.study_rejection import rejection_lines
 from app.domain.volume import LabelMap
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
@@ -60,7 +61,7 @@ class FolderOutcome:
         lines += [self.message] if self.message else []
         for number, study in enumerate(self.studies, start=1):
             lines.append(f"study {number}: {study.status} {study.message}".rstrip())
-            lines += [f"  not used: {reason}" for reason in study.reasons]
+            lines += [f"  not used: {line}" for line in rejection_lines(study.reasons, study.verdicts)]
             for pair in study.pairs:
                 lines += _pair_lines(pair)
         lines += [f"unreadable: {reason}" for reason in self.unreadable]

@@ -38,7 +38,8 @@ def _results(settings: Settings) -> tuple[CheckResult, ...]:
 
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
-    return (valid, models, *node_checks(settings.node, settings.receive, settings.deliver))
+    told = (CheckResult("write", True, warning) for warning in settings.write.warnings)
+    return (valid, *told, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 
 def verified_models(settings: Settings) -> tuple[ModelCard, ...]:

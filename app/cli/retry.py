@@ -16,12 +16,21 @@ def retry(
     resend: Annotated[
         bool, typer.Option("--resend", help="Send the results of a study that is done again, everywhere.")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Analyse a study that is done anew; the new results replace the former."
+        ),
+    ] = False,
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
-    from app.node.retry import resend_study, retry_study
+    from app.node.retry import analyse_again, resend_study, retry_study
     from app.node.stores import open_known_stores
     from app.settings import load_settings
 
+    if resend and again:
+        raise typer.BadParameter("give --resend or --again, not both")
     stores = open_known_stores(load_settings(config, overrides or []).node)
-    typer.echo(resend_study(stores, study) if resend else retry_study(stores, study))
+    act = resend_study if resend else analyse_again if again else retry_study
+    typer.echo(act(stores, study))
     stores.close()

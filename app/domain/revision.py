@@ -7,9 +7,10 @@ and where it gives no result at all, a notice withdraws the earlier one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from app.domain.analysis import SupersededReport
+from app.domain.analysis import Decision, SupersededReport
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,19 @@ class EarlierResults:
 
 
 NOTHING_EARLIER = EarlierResults()
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the node knows of a run beside its images.
+
+    Attributes:
+        begun_at: when this try began, with its zone.
+        decisions: what the node decided before the chain began.
+    """
+
+    begun_at: datetime | None = None
+    decisions: tuple[Decision, ...] = ()
+
+
+NO_FACTS = RunFacts()

@@ -45,6 +45,7 @@ class AuditEvent(StrEnum):
     PROCESSED = "study processed"
     REJECTED = "study rejected"
     FAILED = "study failed"
+    PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
     DELIVERED = "result delivered"
     DELIVERY_FAILED = "delivery failed"

@@ -117,6 +117,13 @@ class PetResults:
                 )
             )
 
+    def of_studies(self, study_instance_uids: Collection[str]) -> frozenset[str]:
+        """Those of the studies that have a result."""
+        rows = pet_results
+        query = select(rows.c.study_instance_uid).where(rows.c.study_instance_uid.in_(study_instance_uids))
+        with self._engine.connect() as connection:
+            return frozenset(connection.scalars(query))
+
     def of_patient(self, patient: Patient, before: datetime) -> tuple[PetResult, ...]:
         """The patient's results acquired before ``before`` (local time), the latest first.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain.outcome import StudyOutcome
-from app.domain.revision import NOTHING_EARLIER, EarlierResults
+from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 
 OnStage = Callable[[str], None]
 """Told the name of each stage of the chain as it begins."""
@@ -17,7 +17,12 @@ class StudyProcessor(Protocol):
     """The chain, with warm models. One study at a time; runs long; called in a worker thread."""
 
     def process(
-        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
     ) -> StudyOutcome:
         """Run the chain on one study. Every standing result of ``earlier`` is replaced or withdrawn.
 
@@ -26,6 +31,7 @@ class StudyProcessor(Protocol):
             out: an empty folder for SEG, SR, page and ``outcome.json``.
             revision: 1 for the first content of the study, one more for each late arrival.
             earlier: what the revisions before it have said.
+            facts: what the node knows of the run, for the report.
 
         Raises:
             UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.

@@ -10,6 +10,8 @@ from app.node.stores import NodeStores
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
 
+DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
+
 _RESENDABLE = (StudyState.DONE, StudyState.DELIVERING)
 """The second is a sending again that was cut short before its first delivery was planned."""
 
@@ -63,6 +65,29 @@ def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
     return done
 
 
+def analyse_again(stores: NodeStores, study_instance_uid: str) -> str:
+    """Analyse a study that is done anew, as a new revision whose results replace the former ones.
+
+    For what has changed around its images: a PET for the prior that came late, another model or setting.
+
+    Returns:
+        What will be done, in words.
+
+    Raises:
+        MisconfiguredError: no such study, or it is not done.
+    """
+    run = _latest(stores, study_instance_uid)
+    if run.state is not StudyState.DONE:
+        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be analysed again")
+    reopened = stores.runs.reopen(run)
+    if reopened is None:
+        raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
+    new, old = reopened.key.revision, run.key.revision
+    done = f"it is analysed again as revision {new}, whose results replace those of revision {old}"
+    _note(stores, reopened, done)
+    return done
+
+
 def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
     revisions = stores.runs.of_study(study_instance_uid)
     if not revisions:
@@ -90,7 +115,7 @@ def _reprocess(stores: NodeStores, run: Run) -> str:
     if run.state not in _REPEATABLE:
         raise MisconfiguredError(
             f"the study is {run.state}; only one that failed, was rejected or waits can be tried again"
-            f"{'; psma-node retry --resend sends its results again' if run.state is StudyState.DONE else ''}"
+            f"{DONE_ADVICE if run.state is StudyState.DONE else ''}"
         )
     if not stores.runs.requeue(run):
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Engine,
     Integer,
     Row,
@@ -133,7 +134,8 @@ class RunLedger:
         while found is None:
             # an IntegrityError: another process opened this revision, for this content or for another
             with contextlib.suppress(IntegrityError):
-                self._insert(study_instance_uid, content_digest)
+                with self._engine.begin() as connection:
+                    _insert(connection, study_instance_uid, content_digest)
                 created = True
             found = self.of_content(study_instance_uid, content_digest)
         return found, created
@@ -224,12 +226,16 @@ class RunLedger:
         return self._change(key, attempt, (StudyState.RUNNING,), values)
 
     def finish_delivery(self, key: RunKey, state: StudyState, reason: str = "") -> bool:
-        """Leave ``delivering`` for ``done`` or ``failed``; ``False`` when it was left before."""
+        """Leave ``delivering`` for ``done`` or ``failed``; ``False`` when it was left before.
+
+        Without a reason, what was said of the processing stays.
+        """
+        said = {"reason": reason} if reason else {}
         with self._engine.begin() as connection:
             changed = connection.execute(
                 update(runs)
                 .where(*_is(key), runs.c.state == StudyState.DELIVERING)
-                .values(state=state, reason=reason, changed_at=utc_now())
+                .values(state=state, changed_at=utc_now(), **said)
             )
         return changed.rowcount > 0
 
@@ -249,6 +255,22 @@ class RunLedger:
             },
         )
 
+    def reopen(self, run: Run) -> Run | None:
+        """The content of a run that is done as a new revision, queued; ``None`` when the run moved meanwhile.
+
+        The content is the new revision's from here on. Its tries are counted on from the former's, whose
+        numbers the durable engine knows already.
+        """
+        former = (*_is(run.key), runs.c.content_digest == run.content_digest, runs.c.state == StudyState.DONE)
+        past = f"{run.content_digest[:48]}-r{run.key.revision}"
+        with contextlib.suppress(IntegrityError), self._engine.begin() as connection:
+            moved = connection.execute(update(runs).where(*former).values(content_digest=past))
+            if moved.rowcount:
+                key = run.key.study_instance_uid
+                _insert(connection, key, run.content_digest, attempt=run.attempt + 1)
+        found = self.of_content(run.key.study_instance_uid, run.content_digest)
+        return found if found is not None and found.key.revision == run.key.revision + 1 else None
+
     def resume_delivery(self, key: RunKey) -> None:
         """Back to ``delivering`` from ``failed`` or ``done``, when results are sent at a person's wish."""
         with self._engine.begin() as connection:
@@ -262,24 +284,6 @@ class RunLedger:
         """The engine lost a try: plan another under a new number. ``False`` when the run moved meanwhile."""
         values = {"state": StudyState.QUEUED, "stage": "", "attempt": run.attempt + 1}
         return self._change(run.key, run.attempt, (run.state,), values)
-
-    def _insert(self, study_instance_uid: str, content_digest: str) -> None:
-        last = select(func.coalesce(func.max(runs.c.revision), 0)).where(
-            runs.c.study_instance_uid == study_instance_uid
-        )
-        now = utc_now()
-        with self._engine.begin() as connection:
-            revision = connection.scalar(last) or 0
-            connection.execute(
-                runs.insert().values(
-                    study_instance_uid=study_instance_uid,
-                    revision=revision + 1,
-                    content_digest=content_digest,
-                    state=StudyState.QUEUED,
-                    created_at=now,
-                    changed_at=now,
-                )
-            )
 
     def _change(
         self, key: RunKey, attempt: int, states: Collection[StudyState], values: dict[str, object]
@@ -296,6 +300,26 @@ class RunLedger:
         query = select(runs).where(*conditions).order_by(runs.c.created_at, runs.c.revision)
         with self._engine.connect() as connection:
             return tuple(_run(row) for row in connection.execute(query))
+
+
+def _insert(connection: Connection, study_instance_uid: str, content_digest: str, attempt: int = 1) -> None:
+    """The next revision, queued. Raises IntegrityError when another process was quicker."""
+    last = select(func.coalesce(func.max(runs.c.revision), 0)).where(
+        runs.c.study_instance_uid == study_instance_uid
+    )
+    now = utc_now()
+    revision = connection.scalar(last) or 0
+    connection.execute(
+        runs.insert().values(
+            study_instance_uid=study_instance_uid,
+            revision=revision + 1,
+            content_digest=content_digest,
+            state=StudyState.QUEUED,
+            attempt=attempt,
+            created_at=now,
+            changed_at=now,
+        )
+    )
 
 
 def _is(key: RunKey) -> tuple[ColumnElement[bool], ...]:

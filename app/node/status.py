@@ -8,6 +8,7 @@ from datetime import datetime
 from app.node.database import utc_now
 from app.node.delivery_ledger import Delivery, DeliveryState
 from app.node.inbox import InboxStudy
+from app.node.late_priors import ADVICE, late_prior
 from app.node.run_ledger import Run, StudyState
 from app.node.stores import NodeStores
 from app.node.study_observations import Observation
@@ -83,7 +84,7 @@ def _status(
         study_instance_uid=study.study_instance_uid,
         state=str(run.state),
         stage=run.stage,
-        reason=run.reason or _delivery_reason(run, deliveries),
+        reason="; ".join(filter(None, (run.reason or _delivery_reason(run, deliveries), _late(stores, run)))),
         next_step=_next_step(run, next_try_at),
         next_try_at=next_try_at,
         revision=run.key.revision,
@@ -93,6 +94,14 @@ def _status(
         last_received_at=study.last_received_at,
         deliveries=deliveries,
     )
+
+
+def _late(stores: NodeStores, run: Run) -> str:
+    """That a SPECT's prior came after it was analysed."""
+    pet = late_prior(stores, run)
+    if not pet:
+        return ""
+    return f"analysed without the PET/CT of the same patient, study {pet}, which ended later: {ADVICE}"
 
 
 def _arriving(study: InboxStudy, observation: Observation | None, run: Run | None) -> StudyStatus:

@@ -98,6 +98,23 @@ class StudySubjects:
         with self._engine.connect() as connection:
             return tuple(_subject(row, patient) for row in connection.execute(query))
 
+    def later_spects(self, study_instance_uid: str) -> tuple[str, ...]:
+        """Other studies of the same patient with a SPECT from after this study's PET."""
+        rows = study_subjects
+        with self._engine.connect() as connection:
+            own = connection.execute(
+                select(rows).where(rows.c.study_instance_uid == study_instance_uid)
+            ).one_or_none()
+            if own is None or own.pet_acquired_at is None or not own.patient_id:
+                return ()
+            query = select(rows.c.study_instance_uid).where(
+                rows.c.patient_id == own.patient_id,
+                rows.c.issuer == own.issuer,
+                rows.c.study_instance_uid != study_instance_uid,
+                rows.c.spect_acquired_at > own.pet_acquired_at,
+            )
+            return tuple(connection.scalars(query))
+
     def earlier_pets(self, study_instance_uid: str) -> tuple[str, ...]:
         """Other studies of the same patient that hold, or may hold, a PET from before this study's SPECT.
 

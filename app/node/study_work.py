@@ -13,11 +13,14 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from app.domain.analysis import Decision
 from app.domain.outcome import Status, StudyOutcome
+from app.domain.revision import RunFacts
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.node.audit import AuditEvent
 from app.node.database import iso_or_empty, utc_now
 from app.node.earlier_results import earlier_results, unreadable_results
+from app.node.late_priors import tell_late_priors
 from app.node.node_policy import NodePolicy
 from app.node.pet_headers import keep_pet_headers
 from app.node.prior_wait import prior_wait
@@ -129,7 +132,9 @@ class StudyWork:
             return _packed(TryEnding(Ending.HELD, wait.reason))
         if wait.reason:
             _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
-        ending = self._guarded(key, attempt, paths)
+        waited = (Decision("receive", f"warning: {wait.reason}"),) if wait.reason else ()
+        facts = RunFacts(run.changed_at, waited)
+        ending = self._guarded(run, paths, facts)
         words = (wait.reason, unreadable_results(self._stores, key), ending.reason)
         return _packed(replace(ending, reason="; ".join(filter(None, words))))
 
@@ -153,9 +158,9 @@ class StudyWork:
         _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(run_ending.next_try_at)})
         return str(run_ending.state)
 
-    def _guarded(self, key: RunKey, attempt: int, paths: Sequence[Path]) -> TryEnding:
+    def _guarded(self, run: Run, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
         try:
-            return self._process(key, paths)
+            return self._process(run.key, paths, facts)
         except RetryLaterError as error:
             return TryEnding(Ending.POSTPONED, str(error))
         except UnusableStudyError as error:
@@ -163,7 +168,7 @@ class StudyWork:
         except MisconfiguredError as error:
             return TryEnding(Ending.MISCONFIGURED, str(error))
         except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
-            return TryEnding(Ending.FAILED, self._describe(key, attempt, error))
+            return TryEnding(Ending.FAILED, self._describe(run.key, run.attempt, error))
 
     def _content(self, run: Run) -> tuple[Path, ...] | None:
         """The files that the run is about; ``None`` when the study has grown since."""
@@ -172,12 +177,13 @@ class StudyWork:
         # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
         return paths if now == run.content_digest else None
 
-    def _process(self, key: RunKey, paths: Sequence[Path]) -> TryEnding:
+    def _process(self, key: RunKey, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
         with (
             self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
             self._stores.outbox.fill(key) as folder,
         ):
-            outcome = processor.process(paths, folder, key.revision, earlier_results(self._stores, key))
+            earlier = earlier_results(self._stores, key)
+            outcome = processor.process(paths, folder, key.revision, earlier, facts)
             keep_pet_headers(paths, outcome, folder)
         if outcome.status is Status.DONE:
             return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
@@ -194,6 +200,7 @@ class StudyWork:
         self._stores.pet_results.register(key, outcome)
         withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
         self._stores.pet_results.withdraw(key, withdrawn)
+        tell_late_priors(self._stores, key)
         if outcome.files:
             self._stores.deliveries.plan(key, outcome.files, self._destinations)
         return bool(outcome.files and self._destinations)

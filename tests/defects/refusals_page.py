@@ -23,7 +23,8 @@ Made by `python -m tests.defects.refusals_page > docs/refusals.md`; do not edit.
 
 A defect is done to a small PET/CT or SPECT/CT by `tests/defects`: {total} of them. {refused} are refused with
 the reason given here; {harmless} give the numbers of the undamaged study, voxel by voxel; {warned} may give
-others, as headers alone can't tell, and are warned of in outcome, report and page.
+others, as headers alone can't tell, and are warned of in outcome, report and page. That is what these tests
+show: of a defect that is not among them they say nothing.
 
 """
 

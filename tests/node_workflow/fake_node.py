@@ -27,7 +27,7 @@ from app.domain.analysis import ModelRole, ModelUsed
 from app.domain.findings import Burden, Findings
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.revision import NOTHING_EARLIER, EarlierResults
+from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, UnusableStudyError
 from app.node.completeness import Selected
@@ -110,13 +110,21 @@ class FakeProcessor:
         self._tries: dict[str, int] = {}
 
     def process(
-        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
     ) -> StudyOutcome:
         """As :class:`app.node.processor.StudyProcessor`."""
         header = pydicom.dcmread(paths[0], stop_before_pixels=True)
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:
             file.write(f"{study} {revision} {len(paths)}\n")
+        told = "; ".join(decision.text for decision in facts.decisions)
+        with self._behaviour.calls.with_name("facts.txt").open("a") as file:
+            file.write(f"{study} begun {facts.begun_at} {told}\n")
         self._on_stage("segment")
         time.sleep(self._behaviour.seconds)
         self._misbehave(study, str(header.PatientName))

@@ -138,6 +138,11 @@ class NodeProcess:
         path = self.folder / "calls.txt"
         return path.read_text().splitlines() if path.exists() else []
 
+    def facts(self) -> list[str]:
+        """What the chain was told beside the images, a line each time: study, when it began, decisions."""
+        path = self.folder / "facts.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
     def send_study(self, number: int, instance: int = 1, subject: Subject = ANYBODY) -> str:
         """Send one instance of a study to the node; returns the study's UID."""
         study = f"1.2.826.0.1.{number}"

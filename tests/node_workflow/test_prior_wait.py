@@ -165,7 +165,12 @@ def test_spect_goes_on_without_a_pet_that_takes_too_long(pacs: FakePacs, new_nod
     node.send_study(1, subject=Subject("ANNA", StudyKind.PET_CT, "20260301"))
     second = node.send_study(2, subject=Subject("ANNA", StudyKind.SPECT_CT, "20260310"))
     wait_until(lambda: len(node.calls()) == 2, "both run")
-    node.wait_for(second, "done")
+    said = node.wait_for(second, "done").reason
+    assert "did not wait longer than 0 s for the PET/CT of the same patient" in said
     audit = (node.folder / "data" / "audit" / "audit.jsonl").read_text()
     assert "did not wait longer than 0 s for the PET/CT of the same patient" in audit
     assert "goes on without its prior" in node.events()
+    told = [line for line in node.facts() if line.startswith(second)]
+    assert len(told) == 1
+    assert "warning: did not wait longer than 0 s for the PET/CT of the same patient" in told[0]
+    assert "begun 20" in told[0]

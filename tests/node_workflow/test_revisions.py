@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from app.domain.outcome import ResultFile, Status, StudyOutcome, Withdrawal
-from app.domain.revision import NOTHING_EARLIER, EarlierResults
+from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 from app.errors import RetryLaterError
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.delivery import ResultDelivery
@@ -206,7 +206,12 @@ class Chain:
         self.earlier: EarlierResults | None = None
 
     def process(
-        self, paths: Sequence[Path], out: Path, revision: int, earlier: EarlierResults = NOTHING_EARLIER
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
     ) -> StudyOutcome:
         self.earlier = earlier
         write_outcome(self.outcome, out)

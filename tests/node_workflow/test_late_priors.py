@@ -1,0 +1,144 @@
+"""A PET/CT that comes after its SPECT/CT was analysed: told, and the SPECT/CT can be analysed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.domain.analysis import ModelRole
+from app.domain.outcome import Status, StudyOutcome
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Patient, StudyKind
+from app.errors import MisconfiguredError
+from app.node.durable_engine import run_workflow_id
+from app.node.late_priors import late_prior, tell_late_priors
+from app.node.node_policy import NodePolicy
+from app.node.pet_results import pet_results
+from app.node.retry import analyse_again
+from app.node.run_ledger import RunEnding, RunKey, StudyState
+from app.node.stores import NodeStores, open_stores
+from app.node.study_subjects import StudySubject
+from app.outcome_file import write_outcome
+from tests.node_workflow.fake_node import Subject, _pair
+from tests.node_workflow.peers import FakePacs, wait_until
+from tests.node_workflow.test_prior_wait import NewNode
+
+PET, SPECT = "1.2.1", "1.2.2"
+DAY = datetime(2026, 3, 1)
+ANNA = Patient("ID-ANNA", "clinic")
+NO_PRIOR = Reason(RefusalCode.NO_PRIOR, "", "none", "one")
+MISFIT = Reason(RefusalCode.PRIOR_MISFIT, "bone_dice", "0.1", "0.6")
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[NodeStores]:
+    opened = open_stores(NodePolicy(data_dir=tmp_path / "data"))
+    yield opened
+    opened.close()
+
+
+def analysed(stores: NodeStores, reason: Reason | None = NO_PRIOR) -> RunKey:
+    """A SPECT/CT of Anna that is done, ten days after her PET; ``None``: with a prior."""
+    stores.subjects.write(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
+    run, _ = stores.runs.open(SPECT, "s" * 64)
+    stores.runs.claim(run.key, 1, "x")
+    role = ModelRole.M4 if reason is None else ModelRole.M2
+    pair = _pair(SPECT, ())
+    pair = replace(
+        pair,
+        kind=StudyKind.SPECT_CT,
+        model=replace(pair.model, role=role),
+        prior_used=reason is None,
+        no_prior=() if reason is None else (reason,),
+    )
+    with stores.outbox.fill(run.key) as folder:
+        write_outcome(StudyOutcome(SPECT, Status.DONE, pairs=(pair,)), folder)
+    stores.runs.end(run.key, 1, RunEnding(StudyState.DONE))
+    return run.key
+
+
+def pet_comes(stores: NodeStores, acquired_at: datetime = DAY) -> RunKey:
+    """Anna's PET is registered."""
+    stores.subjects.write(StudySubject(PET, ANNA, pet_acquired_at=acquired_at))
+    row = {
+        "study_instance_uid": PET,
+        "functional_series_instance_uid": f"{PET}.2",
+        "revision": 1,
+        "patient_id": ANNA.patient_id,
+        "issuer": ANNA.issuer,
+        "ct_series_instance_uid": f"{PET}.3",
+        "acquired_at": acquired_at.isoformat(),
+        "lesion_count": 1,
+        "segmentation_sop_instance_uid": "1",
+        "segmentation_path": "x",
+        "registered_at": datetime.now().astimezone(),
+    }
+    with stores.engine.begin() as connection:
+        connection.execute(pet_results.insert().values(row))
+    return RunKey(PET, 1)
+
+
+def audited(folder: Path) -> list[str]:
+    log = folder / "data" / "audit" / "audit.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line for line in lines if "analysed without its prior" in line]
+
+
+def test_it_is_told_in_the_audit_log_and_to_who_looks_at_the_study(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    key = analysed(stores)
+    assert late_prior(stores, stores.runs.get(key)) == ""
+    pet = pet_comes(stores)
+    assert late_prior(stores, stores.runs.get(key)) == PET
+    tell_late_priors(stores, pet)
+    [line] = audited(tmp_path)
+    assert SPECT in line
+    assert f'"pet_study":"{PET}"' in line.replace(" ", "")
+    assert "ANNA" not in line
+
+
+@pytest.mark.parametrize("reason", [MISFIT, None], ids=["does not fit", "was used"])
+def test_a_prior_that_was_known_is_not_late(
+    stores: NodeStores, reason: Reason | None, tmp_path: Path
+) -> None:
+    key = analysed(stores, reason)
+    tell_late_priors(stores, pet_comes(stores))
+    assert late_prior(stores, stores.runs.get(key)) == ""
+    assert audited(tmp_path) == []
+
+
+def test_a_pet_from_after_the_spect_is_no_late_prior(stores: NodeStores, tmp_path: Path) -> None:
+    key = analysed(stores)
+    tell_late_priors(stores, pet_comes(stores, DAY + timedelta(days=11)))
+    assert late_prior(stores, stores.runs.get(key)) == ""
+    assert audited(tmp_path) == []
+
+
+def test_a_study_analysed_anew_is_a_new_revision_of_the_same_content(stores: NodeStores) -> None:
+    key = analysed(stores)
+    before = stores.runs.get(key)
+    assert "revision 2" in analyse_again(stores, SPECT)
+    former, new = stores.runs.of_study(SPECT)
+    assert (former.state, new.state, new.key.revision) == (StudyState.DONE, StudyState.QUEUED, 2)
+    assert new.content_digest == before.content_digest != former.content_digest
+    assert run_workflow_id(new) != run_workflow_id(before)  # the engine would take it for done
+    assert stores.runs.open(SPECT, before.content_digest) == (new, False)
+    with pytest.raises(MisconfiguredError, match="only one that is done"):
+        analyse_again(stores, SPECT)
+
+
+def test_it_is_processed_and_delivered_again(pacs: FakePacs, new_node: NewNode) -> None:
+    node = new_node(pacs).start()
+    study = node.send_study(1, subject=Subject("ANNA", StudyKind.SPECT_CT))
+    node.wait_for(study, "done")
+    stores = node.stores()
+    analyse_again(stores, study)
+    stores.close()
+    wait_until(lambda: len(node.calls()) == 2, "it is analysed anew")
+    node.wait_for(study, "done")
+    assert [line.split()[1] for line in node.calls()] == ["1", "2"]
