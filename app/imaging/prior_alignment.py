@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from app.domain.analysis import Aligned, Decision, Loaded, Prior, RegistrationFit
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import StudyKind
-from app.domain.volume import LabelMap
+from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.align_policy import AlignPolicy, broken_limits, broken_uptake_limits
 from app.imaging.prior_candidate import PriorCandidate, PriorSource
@@ -21,7 +21,7 @@ from app.imaging.registration import RigidRegistration, register_rigid
 from app.imaging.resampling import resample_mask
 from app.imaging.uptake_agreement import measure_uptake_agreement
 
-__all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior"]
+__all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior", "place_lesions"]
 
 STAGE = "align"
 
@@ -82,19 +82,37 @@ def _placed(
     loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy, registration: RigidRegistration
 ) -> Aligned:
     """The lesions on the SPECT, if the uptake agrees that they lie there."""
-    lesions, motion = candidate.lesions(), registration.fixed_to_moving
-    mask = resample_mask(lesions, loaded.suv.grid, motion)
-    if mask.count == 0:
+    mask, fit = place_lesions(candidate.lesions(), registration, loaded.suv, candidate.suv())
+    if fit is None:
         return _without(loaded, _out_of_view(candidate))
-    uptake = measure_uptake_agreement(loaded.suv, candidate.suv(), lesions, mask, motion)
-    fit = replace(
+    broken = broken_uptake_limits(fit, policy)
+    return _without(loaded, *broken) if broken else _with(loaded, candidate, fit, mask)
+
+
+def place_lesions(
+    lesions: LabelMap, registration: RigidRegistration, spect: Volume, pet: Volume
+) -> tuple[LabelMap, RegistrationFit | None]:
+    """PET lesions on the SPECT's grid, and the fit with what uptake says of that place.
+
+    Args:
+        lesions: in the PET's frame of reference.
+        registration: of the SPECT's CT (fixed) with the PET's CT (moving).
+        spect, pet: SUVbw.
+
+    Returns:
+        The lesions, and ``None`` for the fit when none of them is in the SPECT's field of view.
+    """
+    motion = registration.fixed_to_moving
+    mask = resample_mask(lesions, spect.grid, motion)
+    if mask.count == 0:
+        return mask, None
+    uptake = measure_uptake_agreement(spect, pet, lesions, mask, motion)
+    return mask, replace(
         registration.fit,
         uptake_shift_mm=uptake.shift_mm,
         lesions_on_pet=uptake.lesions_on_pet,
         lesions_on_spect=uptake.lesions_on_spect,
     )
-    broken = broken_uptake_limits(fit, policy)
-    return _without(loaded, *broken) if broken else _with(loaded, candidate, fit, mask)
 
 
 def _with(loaded: Loaded, candidate: PriorCandidate, fit: RegistrationFit, mask: LabelMap) -> Aligned:

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
@@ -41,6 +42,8 @@ class TruthForm(StrEnum):
     SEG = "SEG"
     RTSTRUCT = "RTSTRUCT"
     NIFTI = "NIFTI"
+    STATED = "STATED"
+    """No file: ``truth.csv`` says that there was no lesion to outline."""
 
 
 class ManifestPart(BaseModel):
@@ -78,10 +81,12 @@ class CtRegistration(ManifestPart):
 
     Attributes:
         spect_to_pet: 4x4, LPS mm of the SPECT to LPS mm of the PET; ``None`` when there was no bone to go by.
+        fit: how well the two CTs fit.
         reasons: every limit of section ``align`` that it breaks; empty when the node would use it.
     """
 
     spect_to_pet: tuple[Row, Row, Row, Row] | None
+    fit: RegistrationFit | None = None
     reasons: tuple[str, ...] = ()
 
     @property
@@ -91,12 +96,19 @@ class CtRegistration(ManifestPart):
 
 
 class CohortPatient(ManifestPart):
-    """One patient. ``registration`` is there when both scans are."""
+    """One patient. ``registration`` is there when both scans are.
+
+    Attributes:
+        choices: which of several scans was taken and why, or that one kind is missing.
+        simulated: the images came from the phantom.
+    """
 
     id: Name
     centre: Name
     scans: tuple[CohortScan, ...]
     registration: CtRegistration | None = None
+    choices: tuple[str, ...] = ()
+    simulated: bool = False
 
     def scan(self, kind: StudyKind) -> CohortScan | None:
         """The patient's scan of that kind."""
@@ -108,11 +120,13 @@ class Exclusion(ManifestPart):
 
     Attributes:
         what: in words without personal data, with the study's or series' UID where it has one.
+        source: the folder that was built when it was found; building that folder again replaces it.
     """
 
     centre: str
     what: str
     reason: str
+    source: str = ""
 
 
 class CohortManifest(ManifestPart):

@@ -1,21 +1,29 @@
-"""nnU-Net's view of the cohort: dataset.json with explicit paths, and splits grouped by patient."""
+"""nnU-Net's view of a cohort: dataset.json with explicit paths, and splits grouped by patient."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from app.domain.analysis import ModelRole
-from app.training.cohort import Case, cases_of, patient_name, patient_of
-from app.training.environment import nnunet_folders
-from app.training.request import TrainingRequest
+from app.domain.scan_score import Validation
+from app.domain.study import StudyKind
+from app.domain.volume import LabelMap
+from app.imaging.align_policy import AlignPolicy
+from app.training.cases import KINDS, Case, nnunet_splits, patient_folds, scan_case
+from app.training.cohort_manifest import CohortManifest, CohortPatient, image_file
+from app.training.experiment_settings import ExperimentSettings, PriorMask
+from app.training.nifti import read_labels
+from app.training.priors import carry_prior, disturbed, write_prior
+from app.training.workplace import Workplace
+
+log = logging.getLogger(__name__)
 
 LABELS = {"background": 0, "lesion": 1}
-
-VALIDATION_EVERY = 20
-"""Every 20th patient only watches the training (nnU-Net wants a validation set); it decides nothing."""
 
 
 def channel_normalisation(role: ModelRole) -> dict[str, str]:
@@ -28,25 +36,36 @@ def channel_normalisation(role: ModelRole) -> dict[str, str]:
     return {**channels, "2": "noNorm"} if role is ModelRole.M4 else channels
 
 
-def cohort_cases(request: TrainingRequest) -> tuple[Case, ...]:
-    """Every case of the model's cohort, in order."""
-    names = [patient_name(number, request.centre) for number in range(request.patients)]
-    folder = patients_folder(request.work)
-    return tuple(case for name in names for case in cases_of(request.role, name, folder))
+def write_dataset(
+    settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
+) -> tuple[Case, ...]:
+    """Write ``dataset.json`` for nnU-Net; of M4 the priors too.
 
-
-def patients_folder(work: Path) -> Path:
-    """Where the patients' images lie."""
-    return work / "patients"
-
-
-def write_dataset(request: TrainingRequest) -> Path:
-    """Write ``dataset.json`` for nnU-Net and return its folder."""
-    cases = cohort_cases(request)
-    home = nnunet_folders(request.work)["nnUNet_raw"] / request.dataset_name
+    Raises:
+        ValueError: no patient of the internal centre can be used.
+    """
+    cases = tuple(_cases(settings, manifest, role, place))
+    if not cases:
+        raise ValueError(f"no patient of centre {settings.internal_centre} can be used for {role}")
+    home = place.raw(role)
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dataset.json").write_text(json.dumps(dataset_description(request.role, cases), indent=1))
-    return home
+    (home / "dataset.json").write_text(json.dumps(dataset_description(role, cases), indent=1))
+    return cases
+
+
+def write_splits(
+    settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
+) -> None:
+    """Write ``splits_final.json``: the same patients in the same folds for every model."""
+    description = json.loads((place.raw(role) / "dataset.json").read_text())
+    splits = nnunet_splits(list(description["dataset"]), held_back_patients(settings, manifest))
+    (place.preprocessed(role) / "splits_final.json").write_text(json.dumps(splits, indent=1))
+
+
+def held_back_patients(settings: ExperimentSettings, manifest: CohortManifest) -> tuple[tuple[str, ...], ...]:
+    """The ids that each fold holds back."""
+    patients = [patient.id for patient in manifest.of_centre(settings.internal_centre)]
+    return patient_folds(patients, settings.folds, settings.seed)
 
 
 def dataset_description(role: ModelRole, cases: Sequence[Case]) -> dict[str, Any]:
@@ -66,11 +85,51 @@ def dataset_description(role: ModelRole, cases: Sequence[Case]) -> dict[str, Any
     }
 
 
-def grouped_split(identifiers: Sequence[str]) -> dict[str, list[str]]:
-    """One split in which no patient is on both sides (nnU-Net itself would split by case)."""
-    patients = sorted({patient_of(identifier) for identifier in identifiers})
-    watching = set(patients[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]) or {patients[-1]}
-    return {
-        "train": [i for i in identifiers if patient_of(i) not in watching],
-        "val": [i for i in identifiers if patient_of(i) in watching],
-    }
+def pet_lesions(
+    settings: ExperimentSettings, place: Workplace, patient: CohortPatient, validation: Validation
+) -> LabelMap:
+    """The PET lesions that become M4's prior: the reader's, or M1's on a patient it has not seen."""
+    if settings.prior is PriorMask.TRUTH:
+        return read_labels(image_file(settings.cohort_folder, patient.id, StudyKind.PET_CT, "truth"))
+    return read_labels(place.prediction(validation, ModelRole.M1, patient.id, StudyKind.PET_CT))
+
+
+def _cases(
+    settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
+) -> Iterator[Case]:
+    for patient in manifest.of_centre(settings.internal_centre):
+        for kind in KINDS[role]:
+            case = scan_case(settings.cohort_folder, patient, kind, place.masks)
+            if case is None:
+                continue
+            if role is ModelRole.M4:
+                yield from _with_priors(settings, place, patient, case)
+            else:
+                yield case
+
+
+def _with_priors(
+    settings: ExperimentSettings, place: Workplace, patient: CohortPatient, case: Case
+) -> Iterator[Case]:
+    """The SPECT with its prior, and with a disturbed one; nothing where the node would not use a prior."""
+    if patient.scan(StudyKind.PET_CT) is None:
+        log.info("M4: %s is not used: no PET", patient.id)
+        return
+    cohort = settings.cohort_folder
+    carried = carry_prior(
+        cohort, patient, pet_lesions(settings, place, patient, Validation.INTERNAL), AlignPolicy()
+    )
+    if carried.lesions is None or not carried.usable:
+        log.info("M4: %s is not used: %s", patient.id, "; ".join(carried.reasons))
+        return
+    place.priors.mkdir(parents=True, exist_ok=True)
+    masks = [carried.lesions.mask]
+    if settings.varied_priors:
+        # numbers of the id's characters: a string's hash() differs from process to process
+        rng = np.random.default_rng((settings.seed, *patient.id.encode()))
+        masks.append(disturbed(carried.lesions, rng))
+    for number, mask in enumerate(masks):
+        path = place.priors / f"{patient.id}_{number}.nii.gz"
+        if not path.exists():
+            write_prior(cohort, patient, mask, path)
+        yield Case(f"{patient.id}_prior{number}", (*case.images, path), case.label)

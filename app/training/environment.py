@@ -7,34 +7,29 @@ in a child process that is given them.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+from app.training.workplace import Workplace
 
 GIB = 1024**3
 
 
-def nnunet_folders(work: Path) -> dict[str, Path]:
-    """nnU-Net's three folders, by the names of its environment variables."""
-    base = work / "nnunet"
-    return {
-        "nnUNet_raw": base / "raw",
-        "nnUNet_preprocessed": base / "preprocessed",
-        "nnUNet_results": base / "results",
-    }
-
-
-def child_environment(work: Path, threads: int, *, planning: bool) -> dict[str, str]:
+def child_environment(
+    place: Workplace, threads: int, *, planning: bool, on_gpu: bool = False
+) -> dict[str, str]:
     """This process's environment with what nnU-Net and glibc need.
 
     Args:
-        work: the training's folder.
+        place: the experiment's folder.
         threads: compute threads of the child.
         planning: nnU-Net's fingerprint and planning need ``nnUNet_n_proc_DA`` of at least 1; training without
             helper processes needs 0.
+        on_gpu: helper processes prepare batches, as many as nnU-Net itself chooses: a GPU would wait for one.
     """
+    processes = {} if on_gpu and not planning else {"nnUNet_n_proc_DA": "1" if planning else "0"}
     return {
         **os.environ,
-        **{name: str(folder) for name, folder in nnunet_folders(work).items()},
-        "nnUNet_n_proc_DA": "1" if planning else "0",
+        **{name: str(folder) for name, folder in place.nnunet.items()},
+        **processes,
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
         "OMP_NUM_THREADS": str(threads),

@@ -1,144 +1,93 @@
-"""From nothing to models: simulate, prepare, train, export, each step skipped when its result is there."""
+"""A whole experiment: data sets, trainings and predictions as steps, then the scores."""
 
 from __future__ import annotations
 
-import logging
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 from app.domain.analysis import ModelRole
-from app.errors import PsmaNodeError
-from app.training.cohort import write_patient
-from app.training.dataset import patients_folder
+from app.inference.policy import DeviceChoice
+from app.training.cohort_manifest import read_manifest
 from app.training.environment import child_environment
-from app.training.export import export_model
-from app.training.request import TrainingRequest
+from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
+from app.training.steps import Step, StepRunner
+from app.training.workplace import Workplace
 
-log = logging.getLogger(__name__)
+PREPARATION_EFFORT = 50.0
+"""Of planning and preprocessing, in iterations of a training: it takes about as long."""
 
-Step = Literal["prepare", "train"]
-
-
-class TrainingFailedError(PsmaNodeError):
-    """A training process ended with an error; its log says why."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Several models on one cohort.
-
-    Attributes:
-        roles: in the order in which they are started.
-        patients, centre, iterations, seed, work: see :class:`~app.training.request.TrainingRequest`.
-        models: folder that receives ``<id>/`` of each model.
-        parallel: models at once, one compute thread each (two at once beat one with two threads on two
-            cores: 0.33 s against 0.37 s an iteration).
-    """
-
-    roles: tuple[ModelRole, ...]
-    patients: int
-    centre: str
-    iterations: int
-    seed: int
-    work: Path
-    models: Path
-    parallel: int = 2
-
-    def request(self, role: ModelRole) -> TrainingRequest:
-        """The training of one model."""
-        return TrainingRequest(role, self.patients, self.centre, self.iterations, self.seed, 1, self.work)
+ORDER = (ModelRole.M1, ModelRole.M4, ModelRole.M2, ModelRole.M3)
+"""M4's data wait for M1's folds, so M1 goes first."""
 
 
-def run(experiment: Experiment) -> None:
-    """Train and export every model of ``experiment``; one that fails does not stop the others.
+def begin(work: Path, settings: ExperimentSettings) -> ExperimentSettings:
+    """Record what the experiment in ``work`` is, or check that it is the same.
 
     Raises:
-        TrainingFailedError: a step failed; the models that were finished stay.
+        MisconfiguredError: the cohort lacks patients, or the folder belongs to another experiment.
     """
-    experiment.work.mkdir(parents=True, exist_ok=True)
-    _simulate(experiment)
-    # entered last, ended first: on an interruption the children end before the pool waits for them
-    with ThreadPoolExecutor(experiment.parallel) as pool, _ended_children() as children:
-        futures = [pool.submit(_train_model, experiment, role, children) for role in experiment.roles]
-        failures = [str(future.exception()) for future in as_completed(futures) if future.exception()]
-    if failures:
-        raise TrainingFailedError("; ".join(failures))
+    settings.check_cohort(read_manifest(settings.cohort_folder))
+    return open_experiment(work, settings)
 
 
-def _simulate(experiment: Experiment) -> None:
-    """Write the cohort in parallel; spawned, because threads of imaging libraries do not fork."""
-    folder = patients_folder(experiment.work)
-    numbers = range(experiment.patients)
-    with ProcessPoolExecutor(experiment.parallel, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(write_patient, n, experiment.centre, folder, experiment.seed) for n in numbers]
-        for done, future in enumerate(as_completed(futures), start=1):
-            if future.exception() is not None:
-                pool.shutdown(cancel_futures=True)
-            future.result()
-            log.info("patient %d of %d simulated", done, experiment.patients)
+def train_all(work: Path, settings: ExperimentSettings) -> None:
+    """Every data set, training and prediction that isn't there yet.
+
+    Raises:
+        StepFailedError: see :meth:`~app.training.steps.StepRunner.run`.
+    """
+    place = Workplace(work)
+    StepRunner(settings.parallel, place.logs, place.done).run(tuple(experiment_steps(work, settings)))
 
 
-def _train_model(experiment: Experiment, role: ModelRole, children: Children) -> None:
-    request = experiment.request(role)
-    children.run("prepare", request)
-    children.run("train", request)
-    export_model(request, experiment.models)
-    log.info("%s: exported", role.value)
+def experiment_steps(work: Path, settings: ExperimentSettings) -> Iterator[Step]:
+    """Every step, in the order in which they should begin where they can."""
+    for role in ORDER:
+        if role not in settings.models:
+            continue
+        yield _step(work, settings, ("prepare", role.value), _before_preparation(settings, role))
+        for split in settings.splits:
+            yield _step(work, settings, ("model", role.value, split), _before_training(settings, role, split))
 
 
-@dataclass
-class Children:
-    """Running training processes, so that none outlives the command."""
-
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    closed: bool = False
-
-    def run(self, step: Step, request: TrainingRequest) -> None:
-        """Run one step to its end; nnU-Net's own output goes to a log file, progress to standard error."""
-        logs = request.work / "logs"
-        logs.mkdir(exist_ok=True)
-        output = logs / f"{request.role.value}-{step}.log"
-        command = [sys.executable, "-m", "app.training.worker", step, request.to_json()]
-        environment = child_environment(request.work, request.threads, planning=step == "prepare")
-        log.info("%s: %s starts, details in %s", request.role.value, step, output)
-        with output.open("ab") as stdout:
-            with self.lock:
-                if self.closed:
-                    raise TrainingFailedError(
-                        f"{request.role.value}: {step} not started, the command is ending"
-                    )
-                child = subprocess.Popen(command, stdout=stdout, env=environment)  # noqa: S603  # our own module
-                self.running.append(child)
-            code = child.wait()
-        if code != 0:
-            raise TrainingFailedError(
-                f"{request.role.value}: {step} ended with exit code {code}; "
-                f"see {output}, then run the command again"
-            )
-
-    def end(self) -> None:
-        """Stop what still runs; a training goes on from its last checkpoint next time."""
-        with self.lock:
-            self.closed = True
-            for child in self.running:
-                if child.poll() is None:
-                    child.terminate()
+def step_name(*words: str) -> str:
+    """``model-M1-all``."""
+    return "-".join(words)
 
 
-@contextmanager
-def _ended_children() -> Iterator[Children]:
-    children = Children()
-    try:
-        yield children
-    except BaseException:
-        children.end()
-        raise
+def _before_preparation(settings: ExperimentSettings, role: ModelRole) -> tuple[str, ...]:
+    """M4's training priors come from M1's results on the patients that each fold holds back."""
+    if role is ModelRole.M4 and settings.prior is PriorMask.M1:
+        folds = (split for split in settings.splits if split != ALL_PATIENTS)
+        return tuple(step_name("model", "M1", fold) for fold in folds)
+    return ()
+
+
+def _before_training(settings: ExperimentSettings, role: ModelRole, split: str) -> tuple[str, ...]:
+    """The external patients' priors come from the M1 that was trained on all."""
+    own = step_name("prepare", role.value)
+    if role is ModelRole.M4 and settings.prior is PriorMask.M1 and split == ALL_PATIENTS:
+        return own, step_name("model", "M1", ALL_PATIENTS)
+    return (own,)
+
+
+def _step(work: Path, settings: ExperimentSettings, words: tuple[str, ...], needs: tuple[str, ...]) -> Step:
+    is_planning = words[0] == "prepare"
+    return Step(
+        name=step_name(*words),
+        command=(sys.executable, "-m", "app.training.worker", str(work.resolve()), *words),
+        environment=child_environment(
+            Workplace(work.resolve()), settings.threads, planning=is_planning, on_gpu=_on_gpu(settings)
+        ),
+        needs=needs,
+        effort=PREPARATION_EFFORT if is_planning else float(settings.iterations),
+    )
+
+
+def _on_gpu(settings: ExperimentSettings) -> bool:
+    if settings.device is not DeviceChoice.AUTO:
+        return settings.device is DeviceChoice.CUDA
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -1,4 +1,4 @@
-"""A finished training as a model: ``models/<id>/`` with weights, plans, data set description and card."""
+"""A finished training as a model: ``<id>/`` with weights, plans, data set description and card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from app import __version__
 from app.domain.analysis import ModelRole
-from app.domain.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.inference.channels import FUNCTIONAL, channels_of
 from app.inference.model_card import (
     DATASET_FILE,
@@ -22,18 +21,13 @@ from app.inference.model_card import (
     write_card,
 )
 from app.inference.model_store import sha256_of
-from app.training.cohort import DEFECT_PROBABILITY, PRIORS_PER_PATIENT
+from app.training.cases import KINDS, patient_of
+from app.training.cohort_manifest import CohortManifest
 from app.training.dataset import LABELS
-from app.training.environment import nnunet_folders
-from app.training.planning import BATCH_SIZE, CONFIGURATION, PLANS_NAME
-from app.training.request import TrainingRequest
-
-TRACERS = {
-    ModelRole.M1: (PSMA_11_GA68.key,),
-    ModelRole.M2: (PSMA_617_LU177.key,),
-    ModelRole.M3: (PSMA_11_GA68.key, PSMA_617_LU177.key),
-    ModelRole.M4: (PSMA_617_LU177.key,),
-}
+from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
+from app.training.model_training import ModelTraining
+from app.training.planning import CONFIGURATION, TrainingPlans
+from app.training.priors import DEFECT_PROBABILITY
 
 CLIPPED = (
     "nnU-Net CT scheme: clipped to the training lesions' 0.5 and 99.5 percentiles, fixed mean and deviation"
@@ -41,34 +35,37 @@ CLIPPED = (
 
 DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
 
-TILE_STEP_SIZE = 0.75
+TILE_STEP_SIZE = {TrainingPlans.SMALL: 0.75}
 """Windows overlap by a quarter: half the time of nnU-Net's default 0.5, which two cores need."""
 
-
-def model_id(role: ModelRole) -> str:
-    """The id, and folder name, of a model trained on simulated patients."""
-    return f"psma-{role.value.lower()}-simulated"
-
-
-def training_output(request: TrainingRequest) -> Path:
-    """Where the trainer leaves its weights."""
-    from app.training.trainer import PsmaSmallTrainer
-
-    results = nnunet_folders(request.work)["nnUNet_results"] / request.dataset_name
-    return results / f"{PsmaSmallTrainer.__name__}__{PLANS_NAME}__{CONFIGURATION}"
+DEMONSTRATION = (
+    "Demonstration and software tests only. Trained on simulated patients: its results on real "
+    "patients mean nothing, and it must not be used for them."
+)
+RESEARCH = (
+    "Research on patients like those it was trained on. Not for the care of patients before the site has "
+    "validated it on its own."
+)
 
 
-def export_model(request: TrainingRequest, models: Path) -> Path:
-    """Write ``models/<id>/`` and return it; ``psma-node evaluate --update-cards`` adds metrics."""
-    source = training_output(request)
-    folder = models / model_id(request.role)
+NOT_IN_COMMAND = ("cohort", "cohort_sha256", "simulated", "device", "parallel", "threads")
+"""Said otherwise, or without influence on the weights."""
+
+
+def model_id(settings: ExperimentSettings, role: ModelRole) -> str:
+    """The id, and folder name, of a model."""
+    return f"psma-{role.value.lower()}-{settings.name}"
+
+
+def export_model(training: ModelTraining, manifest: CohortManifest) -> Path:
+    """Write the model's folder and return it; the evaluation adds metrics to the card."""
+    identifier = model_id(training.settings, training.role)
+    folder = training.place.models(training.split) / identifier
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / "fold_0" / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-    _write_json(folder / PLANS_FILE, json.loads((source / PLANS_FILE).read_text()))
-    dataset = json.loads((source / DATASET_FILE).read_text())
-    del dataset["dataset"]  # paths of the machine that trained
-    _write_json(folder / DATASET_FILE, dataset)
-    write_card(_card(request, folder), folder)
+    shutil.copyfile(training.weights, folder / WEIGHTS_FILE)
+    _write_json(folder / PLANS_FILE, training.plans)
+    _write_json(folder / DATASET_FILE, training.dataset)
+    write_card(_card(training, manifest, folder), folder)
     return folder
 
 
@@ -76,31 +73,48 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _card(request: TrainingRequest, folder: Path) -> ModelCard:
-    from app.training.trainer import DEVIATIONS
-
+def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> ModelCard:
+    settings, role = training.settings, training.role
+    is_small = settings.plans is TrainingPlans.SMALL
     return ModelCard(
-        id=model_id(request.role),
-        role=request.role,
+        id=folder.name,
+        role=role,
         version=__version__,
-        tracers=TRACERS[request.role],
-        channels=_channels(request.role),
+        tracers=_tracers(training, manifest),
+        channels=_channels(role),
         labels=LABELS,
-        training_data=_training_data(request),
-        training_command=(
-            f"psma-node train --models {request.role.value} --patients {request.patients} "
-            f"--centre {request.centre} --iterations {request.iterations} --seed {request.seed}"
+        training_data=_training_data(training),
+        training_command=command(settings),
+        deviations=_deviations() if is_small else ("final weights, not the best pseudo-Dice",),
+        inference=InferenceSettings(
+            configuration=CONFIGURATION, tile_step_size=TILE_STEP_SIZE.get(settings.plans, 0.5)
         ),
-        deviations=DEVIATIONS,
-        inference=InferenceSettings(configuration=CONFIGURATION, tile_step_size=TILE_STEP_SIZE),
-        licence="Apache-2.0",
-        intended_use=(
-            "Demonstration and software tests only. Trained on simulated patients: its results on real "
-            "patients mean nothing, and it must not be used for them."
-        ),
-        demonstration_only=True,
+        licence="Apache-2.0" if settings.simulated else "of the clinic that trained it",
+        intended_use=DEMONSTRATION if settings.simulated else RESEARCH,
+        demonstration_only=settings.simulated,
         files={name: sha256_of(folder / name) for name in REQUIRED_FILES},
     )
+
+
+def _deviations() -> tuple[str, ...]:
+    from app.training.trainer import DEVIATIONS
+
+    return DEVIATIONS
+
+
+def command(settings: ExperimentSettings) -> str:
+    """The command that trains these models again, from the cohort's folder."""
+    told = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
+    told["models"] = ",".join(told["models"])
+    words = " ".join(f"--set {key}={value}" for key, value in told.items())
+    return f"psma-node experiment --cohort COHORT {words}"
+
+
+def _tracers(training: ModelTraining, manifest: CohortManifest) -> tuple[str, ...]:
+    """What the training's patients were given."""
+    centre = training.settings.internal_centre
+    scans = (scan for patient in manifest.of_centre(centre) for scan in patient.scans)
+    return tuple(sorted({scan.tracer for scan in scans if scan.kind in KINDS[training.role]}))
 
 
 def _channels(role: ModelRole) -> tuple[InputChannel, ...]:
@@ -111,17 +125,33 @@ def _channels(role: ModelRole) -> tuple[InputChannel, ...]:
     )
 
 
-def _training_data(request: TrainingRequest) -> str:
-    last = request.patients - 1
-    text = f"{request.patients} simulated patients of centre {request.centre} (numbers 0 to {last})"
-    if request.role is ModelRole.M3:
-        text += ", each with two cases: PET with CT, SPECT with CT"
-    elif request.role is ModelRole.M4:
-        wrong = DEFECT_PROBABILITY * (PRIORS_PER_PATIENT - 1) / PRIORS_PER_PATIENT
-        text += (
-            f", SPECT with CT, each with {PRIORS_PER_PATIENT} priors made from the true PET lesions; "
-            f"{wrong:.1%} of the cases have an empty or misplaced prior"
-        )
-    else:
-        text += f", {FUNCTIONAL[request.role]} with CT"
-    return f"{text}. {request.iterations} iterations, batch {BATCH_SIZE}, one training, seed {request.seed}."
+def _training_data(training: ModelTraining) -> str:
+    settings, role = training.settings, training.role
+    patients = len({patient_of(case) for case in _cases(training)})
+    kind = "simulated patients" if settings.simulated else "patients"
+    text = f"{patients} {kind} of centre {settings.internal_centre}"
+    if training.split != ALL_PATIENTS:
+        text += f" (all but fold {training.split} of {settings.folds})"
+    trained = f"{settings.iterations} iterations, one training, seed {settings.seed}"
+    return f"{text}, {_input(settings, role)}. {trained}."
+
+
+def _input(settings: ExperimentSettings, role: ModelRole) -> str:
+    if role is ModelRole.M3:
+        return "PET with CT and SPECT with CT as cases of their own"
+    if role is not ModelRole.M4:
+        return f"{FUNCTIONAL[role]} with CT"
+    whose = "the readers'" if settings.prior is PriorMask.TRUTH else "M1's held-out"
+    text = f"SPECT with CT and {whose} PET lesions as prior"
+    if settings.varied_priors:
+        text += f"; each again with a disturbed prior, {DEFECT_PROBABILITY:.0%} of these empty or far off"
+    return text
+
+
+def _cases(training: ModelTraining) -> list[str]:
+    """The cases that were trained on."""
+    home = training.place.preprocessed(training.role)
+    if training.split == ALL_PATIENTS:
+        return list(json.loads((home / DATASET_FILE).read_text())["dataset"])
+    split: list[str] = json.loads((home / "splits_final.json").read_text())[int(training.split)]["train"]
+    return split

@@ -1,19 +1,16 @@
-"""nnU-Net's fingerprint, plan and preprocessing, with a network small enough for two cores."""
+"""nnU-Net's fingerprint, plan and preprocessing, with its own planners or a network for two cores."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from app.training.dataset import cohort_cases, grouped_split, write_dataset
-from app.training.environment import nnunet_folders
-from app.training.request import TrainingRequest
-
-PLANS_NAME = "psmaSmallPlans"
 CONFIGURATION = "3d_fullres"
+
 SPACING_MM = 4.8
-"""Isotropic voxels of the networks: the coarsest SPECT of the cohort; PET loses some detail for speed."""
+"""Isotropic voxels of the small network: the coarsest SPECT of the simulated patients; PET loses detail."""
 
 PATCH_SIZE = (64, 48, 64)
 """Voxels (z, y, x): 307 x 230 x 307 mm, half of a trunk."""
@@ -22,36 +19,42 @@ BATCH_SIZE = 2
 FEATURES = (12, 24, 48, 96)
 
 
-def prepare(request: TrainingRequest) -> None:
-    """Fingerprint, plan, preprocess; each part is skipped when its result is there.
+class TrainingPlans(StrEnum):
+    """What is trained: nnU-Net's plans by their own names, or ours for two CPU cores."""
+
+    SMALL = "psma-small"
+    DEFAULT = "nnUNetPlans"
+    RES_ENC_M = "nnUNetResEncUNetMPlans"
+    RES_ENC_L = "nnUNetResEncUNetLPlans"
+    RES_ENC_XL = "nnUNetResEncUNetXLPlans"
+
+
+SMALL = TrainingPlans.SMALL
+
+PLANNERS = {
+    TrainingPlans.SMALL: "ExperimentPlanner",
+    TrainingPlans.DEFAULT: "ExperimentPlanner",
+    TrainingPlans.RES_ENC_M: "nnUNetPlannerResEncM",
+    TrainingPlans.RES_ENC_L: "nnUNetPlannerResEncL",
+    TrainingPlans.RES_ENC_XL: "nnUNetPlannerResEncXL",
+}
+
+
+def plan_and_preprocess(dataset_number: int, home: Path, plans: TrainingPlans) -> None:
+    """Fingerprint, plan, preprocess; ``home`` is the data set's folder of preprocessed images.
 
     Must run in a process with :func:`~app.training.environment.child_environment` (planning).
     """
-    write_dataset(request)
-    home = nnunet_folders(request.work)["nnUNet_preprocessed"] / request.dataset_name
-    done = home / "preprocessed.done"
-    if done.exists():
-        return
-    _nnunet_plan(request.dataset_number)
-    plans = json.loads((home / "nnUNetPlans.json").read_text())
-    (home / f"{PLANS_NAME}.json").write_text(json.dumps(small_plans(plans), indent=1))
-    _nnunet_preprocess(request.dataset_number)
-    identifiers = [case.identifier for case in cohort_cases(request)]
-    (home / "splits_final.json").write_text(json.dumps([grouped_split(identifiers)]))
-    done.touch()
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
-
-def _nnunet_plan(dataset_number: int) -> None:
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
-
-    extract_fingerprints([dataset_number], num_processes=1, verbose=False, show_progress_bar=False)
-    plan_experiments([dataset_number], overwrite_target_spacing=(SPACING_MM,) * 3)
-
-
-def _nnunet_preprocess(dataset_number: int) -> None:
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
-
-    preprocess([dataset_number], PLANS_NAME, [CONFIGURATION], [1], show_progress_bar=False)
+    is_small = plans is TrainingPlans.SMALL
+    nnunet.extract_fingerprints([dataset_number], num_processes=1, verbose=False, show_progress_bar=False)
+    spacing = (SPACING_MM,) * 3 if is_small else None
+    made = nnunet.plan_experiments([dataset_number], PLANNERS[plans], overwrite_target_spacing=spacing)
+    if is_small:
+        own = small_plans(json.loads((home / f"{made}.json").read_text()))
+        (home / f"{plans}.json").write_text(json.dumps(own, indent=1))
+    nnunet.preprocess([dataset_number], plans.value, [CONFIGURATION], [1], show_progress_bar=False)
 
 
 def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
@@ -73,12 +76,6 @@ def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
         patch_size=list(PATCH_SIZE),
         batch_size=BATCH_SIZE,
         batch_dice=True,
-        data_identifier=f"{PLANS_NAME}_{CONFIGURATION}",
+        data_identifier=f"{SMALL}_{CONFIGURATION}",
     )
-    return {**plans, "plans_name": PLANS_NAME, "configurations": {CONFIGURATION: configuration}}
-
-
-def load_plans(preprocessed: Path) -> dict[str, Any]:
-    """The plans that the training uses."""
-    plans: dict[str, Any] = json.loads((preprocessed / f"{PLANS_NAME}.json").read_text())
-    return plans
+    return {**plans, "plans_name": SMALL.value, "configurations": {CONFIGURATION: configuration}}

@@ -1,14 +1,17 @@
-"""nnU-Net's trainer, changed as little as two CPU cores ask for.
+"""nnU-Net's trainer: stock for its own plans, and changed as little as two CPU cores ask for.
 
-Deviations from stock ``nnUNetTrainer`` are in :data:`DEVIATIONS`, which the model card repeats; everything
-not named there (loss, deep supervision, sampling, patch extraction, form of the schedule) is nnU-Net's own.
-The class has a name of its own, so that what it stores does not claim to be a stock training.
+Deviations of the small one from stock ``nnUNetTrainer`` are in :data:`DEVIATIONS`, which the model card
+repeats; everything not named there (loss, deep supervision, sampling, patch extraction, form of the schedule)
+is nnU-Net's own.
+The classes have names of their own, so that what they store does not claim to be a stock training.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,6 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-from app.training.request import ITERATIONS_PER_EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,13 @@ GRADIENT_LIMIT = 12.0
 """nnU-Net's own gradient clipping."""
 
 
-class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type information
-    """A short training on a CPU (or GPU), resumable from nnU-Net's own checkpoints."""
+class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type information
+    """Stock nnU-Net, of a length that is asked for, that says how long it will take and can be repeated.
+
+    Every epoch begins with random numbers of its own, so a training that was killed and goes on from a
+    checkpoint ends with the same weights as one that was not (with one process; nnU-Net's helper processes on
+    a GPU draw in an order of their own).
+    """
 
     def __init__(
         self,
@@ -58,15 +64,79 @@ class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no t
     ) -> None:
         # same parameters as stock: nnU-Net looks them up by this signature to keep them in its checkpoints
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch = ITERATIONS_PER_EPOCH
+        self.seed = 0
+        self.label = self.plans_manager.dataset_name
+        self._started_s = 0.0
+        self._first_epoch = 0
+
+    def set_length(self, epochs: int, iterations_per_epoch: int) -> None:
+        """Epochs, and optimiser steps of each; the learning rate falls to 0 over exactly these."""
+        self.num_epochs = epochs
+        self.num_iterations_per_epoch = iterations_per_epoch
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: stock tries a package that is not installed."""
+
+    def on_train_start(self) -> None:
+        """Stock, with a clock."""
+        super().on_train_start()
+        self._started_s = time.monotonic()
+        self._first_epoch = self.current_epoch
+
+    def on_epoch_start(self) -> None:
+        """Stock, with random numbers that depend on the epoch alone."""
+        super().on_epoch_start()
+        own = np.random.SeedSequence((self.seed, self.current_epoch)).generate_state(1)[0]
+        np.random.seed(own)  # nnU-Net draws patches from numpy's global generator
+        torch.manual_seed(int(own))
+        random.seed(int(own))
+
+    def on_epoch_end(self) -> None:
+        """Stock, then one line of progress with the time left."""
+        super().on_epoch_end()
+        done, total = self.current_epoch, self.num_epochs
+        per_epoch_s = (time.monotonic() - self._started_s) / max(1, done - self._first_epoch)
+        log.info(
+            "%s: iteration %d of %d, loss %.3f, %.2f s an iteration, %.0f min left",
+            self.label,
+            done * self.num_iterations_per_epoch,
+            total * self.num_iterations_per_epoch,
+            float(np.mean(self.logger.get_value("train_losses", step=-1))),
+            per_epoch_s / self.num_iterations_per_epoch,
+            (total - done) * per_epoch_s / 60.0,
+        )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Whole or not at all: a kill in the middle must leave the checkpoint before it.
+
+        Not the "best" one: what a pseudo-Dice on a few patches of held-out patients chose would leak into
+        their validation.
+        """
+        if filename.endswith("checkpoint_best.pth"):
+            return
+        temporary = f"{filename}.part"
+        super().save_checkpoint(temporary)
+        Path(temporary).replace(filename)
+
+
+class PsmaSmallTrainer(PsmaTrainer):
+    """A short training on a CPU (or GPU) of the small network."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_val_iterations_per_epoch = 2
         self.oversample_foreground_percent = 0.5
         self.initial_lr = LEARNING_RATE
         self.weight_decay = WEIGHT_DECAY
         self.save_every = 2
         self.low_precision = self.device.type == "cpu" and has_bfloat16()
-        self._started_s = 0.0
-        self._first_epoch = 0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW with nnU-Net's polynomial decay."""
@@ -95,16 +165,11 @@ class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no t
         ]
         return composed
 
-    def plot_network_architecture(self) -> None:
-        """Nothing: stock tries a package that is not installed."""
-
     def on_train_start(self) -> None:
         """Stock, then bring the weights to the memory layout the CPU convolutions like."""
         super().on_train_start()
         if self.low_precision:
             self.network.to(memory_format=torch.channels_last_3d)  # in place
-        self._started_s = time.monotonic()
-        self._first_epoch = self.current_epoch
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Stock on a GPU; on a CPU the same step in bfloat16, with loss and optimiser in float32."""
@@ -119,26 +184,6 @@ class PsmaSmallTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no t
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_LIMIT)
         self.optimizer.step()
         return {"loss": loss.detach().numpy()}
-
-    def on_epoch_end(self) -> None:
-        """Stock, then one line of progress with the time left."""
-        super().on_epoch_end()
-        done, total = self.current_epoch, self.num_epochs
-        per_epoch_s = (time.monotonic() - self._started_s) / max(1, done - self._first_epoch)
-        log.info(
-            "%s: iteration %d of %d, loss %.3f, %.2f s an iteration, %.0f min left",
-            self.plans_manager.dataset_name,
-            done * ITERATIONS_PER_EPOCH,
-            total * ITERATIONS_PER_EPOCH,
-            float(np.mean(self.logger.get_value("train_losses", step=-1))),
-            per_epoch_s / ITERATIONS_PER_EPOCH,
-            (total - done) * per_epoch_s / 60.0,
-        )
-
-    def save_checkpoint(self, filename: str) -> None:
-        """All but the "best" checkpoint: pseudo-Dice on two patches is noise, so nothing is chosen by it."""
-        if not filename.endswith("checkpoint_best.pth"):
-            super().save_checkpoint(filename)
 
 
 def has_bfloat16() -> bool:

@@ -1,4 +1,4 @@
-"""A training's child process: ``python -m app.training.worker prepare|train REQUEST_JSON``.
+"""A step of an experiment as a process: ``python -m app.training.worker FOLDER prepare|model MODEL [SPLIT]``.
 
 A process of its own because nnU-Net and glibc read their settings when a process starts, see
 :mod:`app.training.environment`. nnU-Net prints much: that goes to a log file, progress to standard error.
@@ -6,75 +6,48 @@ A process of its own because nnU-Net and glibc read their settings when a proces
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from app.training.environment import nnunet_folders
-from app.training.planning import CONFIGURATION, load_plans, prepare
-from app.training.request import TrainingRequest
-
-if TYPE_CHECKING:
-    from app.training.trainer import PsmaSmallTrainer
-
-LATEST = "checkpoint_latest.pth"
-FINAL = "checkpoint_final.pth"
-WEIGHTS = "weights.safetensors"
+from app.domain.analysis import ModelRole
+from app.training.cohort_manifest import read_manifest
+from app.training.dataset import write_dataset, write_splits
+from app.training.experiment_settings import read_experiment
+from app.training.export import export_model
+from app.training.model_training import ModelTraining, train
+from app.training.planning import plan_and_preprocess
+from app.training.prediction import predict_held_out
+from app.training.workplace import DATASET_NUMBERS, Workplace
 
 
-def train(request: TrainingRequest) -> None:
-    """Train to the end, going on from the latest checkpoint where there is one."""
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(request.threads)
-    torch.manual_seed(request.seed)
-    np.random.seed(request.seed)  # nnU-Net draws from numpy's global generator
-    trainer = build_trainer(request)
-    output = Path(trainer.output_folder)
-    if (output / FINAL).exists():
-        trainer.load_checkpoint(str(output / FINAL))  # written by this training in its own folder
-    else:
-        if (output / LATEST).exists():
-            trainer.load_checkpoint(str(output / LATEST))  # as above
-            np.random.seed(request.seed + trainer.current_epoch)  # not the patches of the first epoch again
-            torch.manual_seed(request.seed + trainer.current_epoch)
-        trainer.run_training()
-    save_weights(trainer, output / WEIGHTS)
+def prepare(folder: Path, role: ModelRole) -> None:
+    """nnU-Net's data set, fingerprint, plan, preprocessed cases and splits of a model."""
+    place, settings = Workplace(folder), read_experiment(folder)
+    manifest = read_manifest(settings.cohort_folder)
+    write_dataset(settings, manifest, role, place)
+    plan_and_preprocess(DATASET_NUMBERS[role], place.preprocessed(role), settings.plans)
+    write_splits(settings, manifest, role, place)
 
 
-def build_trainer(request: TrainingRequest) -> PsmaSmallTrainer:
-    """The trainer itself: nnU-Net's look-up by name imports packages that break without torchvision."""
-    import torch
-
-    from app.training.trainer import PsmaSmallTrainer
-
-    home = nnunet_folders(request.work)["nnUNet_preprocessed"] / request.dataset_name
-    plans = {**load_plans(home), "continue_training": False}
-    dataset = json.loads((home / "dataset.json").read_text())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = PsmaSmallTrainer(plans, CONFIGURATION, 0, dataset, device)
-    trainer.num_epochs = request.epochs  # read when training starts, so the schedule ends with it
-    return trainer
-
-
-def save_weights(trainer: PsmaSmallTrainer, path: Path) -> None:
-    """The network's weights, each once, in a format that runs no code on loading."""
-    from safetensors.torch import save_file
-
-    from app.inference.network import distinct_weights
-
-    save_file(distinct_weights(trainer.network.state_dict()), str(path))
+def model(folder: Path, role: ModelRole, split: str) -> None:
+    """Train, export, and segment the held-out patients."""
+    settings = read_experiment(folder)
+    manifest = read_manifest(settings.cohort_folder)
+    training = ModelTraining(settings, role, split, Workplace(folder))
+    train(training)
+    export_model(training, manifest)
+    predict_held_out(training, manifest)
 
 
 def main() -> None:
-    """Run one step named on the command line."""
+    """Run the step named on the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    step, text = sys.argv[1:3]
-    request = TrainingRequest.from_json(text)
-    {"prepare": prepare, "train": train}[step](request)
+    folder, step, role, *split = sys.argv[1:]
+    if step == "prepare":
+        prepare(Path(folder), ModelRole(role))
+    else:
+        model(Path(folder), ModelRole(role), *split)
 
 
 if __name__ == "__main__":

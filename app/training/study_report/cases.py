@@ -66,7 +66,7 @@ def predictions_in(folder: Path) -> Predictions:
 
     def read(key: ScanKey) -> LabelMap | None:
         name = f"{key.patient}_{prefix(key.kind)}{SUFFIX}"
-        path = folder / key.validation.value / key.model.value / name
+        path = folder / key.validation.value / key.used.value / name
         return read_labels(path) if path.is_file() else None
 
     return read

@@ -1,0 +1,135 @@
+"""``psma-node experiment``: patients in, four models and their validation out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.training.sizes import Size
+
+if TYPE_CHECKING:
+    from app.training.experiment_settings import ExperimentSettings
+
+SIMULATED = "simulated"
+SIMULATED_COHORT = "cohort"
+EXIT_FAILED = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""What a shell reports for a program that SIGTERM ended."""
+
+
+class Part(StrEnum):
+    """The parts of an experiment, in order."""
+
+    COHORT = "cohort"
+    TRAIN = "train"
+    REPORT = "report"
+
+
+def experiment(
+    cohort: Annotated[
+        str,
+        typer.Option(metavar="FOLDER|simulated", help="A cohort (`psma-node cohort build`), or `simulated`."),
+    ],
+    size: Annotated[
+        Size, typer.Option(help="If simulated: `tiny` shows that all works, `full` has 73 patients.")
+    ] = Size.TINY,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all that is made. Default: .cache/experiments/ and size or cohort."),
+    ] = None,
+    only: Annotated[Part | None, typer.Option(help="One part. Default: all, in this order.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, see docs/training.md; repeatable."),
+    ] = None,
+    install: Annotated[
+        Path | None, typer.Option(help="Put the finished models into this folder too, for a node to use.")
+    ] = None,
+) -> None:
+    """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
+    from app.training.findings import conclude
+    from app.training.steps import StepFailedError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # children end with the command
+    is_simulated = cohort == SIMULATED
+    folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
+    parts = tuple(Part) if only is None else (only,)
+    settings = _settings(cohort, size, folder, changes or ())
+    if Part.COHORT in parts and is_simulated:
+        _simulate(folder, size, settings.parallel)
+    try:
+        if Part.TRAIN in parts:
+            _train(folder, settings)
+    except StepFailedError as error:
+        typer.echo(f"psma-node: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
+    if Part.REPORT in parts:
+        typer.echo(f"report      {conclude(folder)}")
+        _tell_models(folder, install)
+
+
+def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
+    from app.training.cohort_manifest import MANIFEST_FILE, read_manifest
+    from app.training.experiment_settings import with_changes
+    from app.training.sizes import EXTENTS
+
+    if cohort == SIMULATED:
+        fields = {"cohort": str(folder / SIMULATED_COHORT), **EXTENTS[size].as_settings()}
+        return with_changes(fields, changes)
+    home = Path(cohort).resolve()
+    if not (home / MANIFEST_FILE).is_file():
+        text = f"{cohort} has no {MANIFEST_FILE}; give a cohort's folder, or `{SIMULATED}`"
+        raise typer.BadParameter(text, param_hint="--cohort")
+    return with_changes({"cohort": str(home), "simulated": read_manifest(home).simulated}, changes)
+
+
+def _simulate(folder: Path, size: Size, jobs: int) -> None:
+    """Patients of both centres as DICOM with truths, and the cohort that a clinic would build of them."""
+    import time
+
+    from app.phantom.centres import Centre
+    from app.training.cohort_build import CohortRequest, build_cohort
+    from app.training.cohort_policy import CohortPolicy
+    from app.training.cohort_simulation import DICOM_FOLDER, TRUTH_FOLDER, Simulation, simulate_cohort
+    from app.training.findings import COHORT_STEP
+    from app.training.sizes import EXTENTS
+    from app.training.steps import write_mark
+    from app.training.workplace import Workplace
+
+    mark = Workplace(folder).done(COHORT_STEP)
+    if mark.exists():
+        return
+    begun_s, extent = time.monotonic(), EXTENTS[size]
+    for centre, patients in ((Centre.A, extent.internal), (Centre.B, extent.external)):
+        home = folder / "patients" / centre.value
+        home.mkdir(parents=True, exist_ok=True)
+        simulate_cohort(Simulation(centre, range(patients), home, jobs=jobs))
+        cohort = folder / SIMULATED_COHORT
+        source, truth = home / DICOM_FOLDER, home / TRUTH_FOLDER
+        build_cohort(CohortRequest(source, truth, centre.value, cohort, CohortPolicy(), jobs=jobs))
+    write_mark(mark, time.monotonic() - begun_s)
+
+
+def _train(folder: Path, settings: ExperimentSettings) -> None:
+    from app.training.experiment import begin, train_all
+
+    train_all(folder, begin(folder, settings))
+
+
+def _tell_models(folder: Path, install: Path | None) -> None:
+    from app.training.experiment_settings import ALL_PATIENTS
+    from app.training.workplace import Workplace
+
+    for model in sorted(Workplace(folder).models(ALL_PATIENTS).iterdir()):
+        typer.echo(f"model       {model}")
+        if install is not None:
+            shutil.copytree(model, install / model.name, dirs_exist_ok=True)
+            typer.echo(f"installed   {install / model.name}")

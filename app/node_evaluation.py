@@ -1,0 +1,148 @@
+"""The node's own chain on a labelled cohort: what is validated is what runs.
+
+Each patient's DICOM goes through folder mode with the site's settings and models, as a node would process it
+(PET first, so that its lesions can guide the SPECT); the SEG that it wrote is read back and compared with the
+truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.dicom.seg_outlines import read_segmentation
+from app.dicom.study_reader import read_studies
+from app.dicom.uids import ResultKind
+from app.domain.analysis import ModelRole
+from app.domain.outcome import PairOutcome
+from app.domain.scan_score import ScanKey, ScanScore, Validation
+from app.domain.study import StudyKind
+from app.domain.volume import Grid, LabelMap, Unit
+from app.errors import MisconfiguredError
+from app.folder_mode import FolderOutcome, process_folder
+from app.settings import Settings
+from app.training.cohort_manifest import CohortPatient, CohortScan, image_file
+from app.training.nifti import read_labels, read_volume, write_array
+from app.training.scoring import score_scan
+from app.training.workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+RESULTS_FOLDER = "results"
+
+
+@dataclass(frozen=True)
+class NodeScores:
+    """``missing`` says, scan by scan, why there is no result to compare: it must not vanish from a table."""
+
+    scores: tuple[ScanScore, ...]
+    missing: tuple[str, ...]
+    models: dict[str, str]
+
+
+def evaluate_node(
+    cohort: Path, patients: Sequence[CohortPatient], settings: Settings, out: Path
+) -> NodeScores:
+    """Process every patient and score every scan.
+
+    Args:
+        cohort: its folder.
+        patients: which of its patients.
+        settings: the site's.
+        out: gets ``results/<patient>/``, and the lesions as ``predictions/node/…``.
+
+    Raises:
+        MisconfiguredError: the DICOM of a patient is not where the manifest says, or a model can't be used.
+    """
+    scores: list[ScanScore] = []
+    missing: list[str] = []
+    models: dict[str, str] = {}
+    dicom = _dicom_of(patients)
+    for done, patient in enumerate(patients, start=1):
+        results = out / RESULTS_FOLDER / patient.id
+        outcome = _process(patient, dicom, settings, results)
+        for scan in patient.scans:
+            pair = _pair_of(outcome, scan)
+            if pair is None:
+                missing.append(f"{patient.id} {scan.kind}: {_why(outcome, scan)}")
+                continue
+            models[pair.model.role.value] = pair.model.model_id
+            key = _key(patient, scan, pair, settings)
+            scores.append(_score(cohort, key, pair, results))
+        log.info("%d of %d patients", done, len(patients))
+    return NodeScores(tuple(scores), tuple(missing), models)
+
+
+def _process(
+    patient: CohortPatient, dicom: dict[str, tuple[Path, ...]], settings: Settings, out: Path
+) -> FolderOutcome:
+    with tempfile.TemporaryDirectory(prefix="psma-evaluate-") as folder:
+        files = (file for scan in patient.scans for file in dicom[scan.study_instance_uid])
+        for number, file in enumerate(files):
+            (Path(folder) / f"{number:06d}.dcm").symlink_to(file)
+        return process_folder(Path(folder), out, settings)
+
+
+def _dicom_of(patients: Sequence[CohortPatient]) -> dict[str, tuple[Path, ...]]:
+    """The files of every study, by its UID, from the folders that the cohort was built from."""
+    wanted = {scan.study_instance_uid: patient.id for patient in patients for scan in patient.scans}
+    found: dict[str, tuple[Path, ...]] = {}
+    for source in sorted({scan.source for patient in patients for scan in patient.scans}):
+        for study in read_studies(Path(source)).studies if Path(source).is_dir() else ():
+            instances = (instance for series in study.series for instance in series.instances)
+            found[study.study_instance_uid] = tuple(instance.path.resolve() for instance in instances)
+    missing = sorted({name for uid, name in wanted.items() if uid not in found})
+    if missing:
+        raise MisconfiguredError(
+            f"the DICOM of {', '.join(missing)} is not where the cohort was built from; bring it back there"
+        )
+    return found
+
+
+def _pair_of(outcome: FolderOutcome, scan: CohortScan) -> PairOutcome | None:
+    pairs = (pair for study in outcome.studies for pair in study.pairs)
+    wanted = scan.series_instance_uid
+    return next((pair for pair in pairs if pair.functional_series_instance_uid == wanted), None)
+
+
+def _why(outcome: FolderOutcome, scan: CohortScan) -> str:
+    for study in outcome.studies:
+        if study.study_instance_uid == scan.study_instance_uid:
+            reasons = "; ".join(str(reason) for reason in study.reasons) or study.message
+            return f"{study.status}: {reasons or 'another series was taken'}"
+    return "its study was not found"
+
+
+def _key(patient: CohortPatient, scan: CohortScan, pair: PairOutcome, settings: Settings) -> ScanKey:
+    asked = _asked(scan.kind, settings)
+    why = "; ".join(str(reason) for reason in pair.no_prior) if pair.model.role is not asked else ""
+    return ScanKey(asked, pair.model.role, scan.kind, Validation.NODE, patient.centre, patient.id, why)
+
+
+def _score(cohort: Path, key: ScanKey, pair: PairOutcome, results: Path) -> ScanScore:
+    suv = read_volume(image_file(cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
+    truth = read_labels(image_file(cohort, key.patient, key.kind, "truth"))
+    found = _found(pair, results, suv.grid)
+    path = Workplace(results.parent.parent).prediction(Validation.NODE, key.used, key.patient, key.kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_array(path, found.array, found.grid)
+    return score_scan(key, found, truth, suv)
+
+
+def _asked(kind: StudyKind, settings: Settings) -> ModelRole:
+    """The model that the site's policy means to run."""
+    policy = settings.segment
+    return policy.pet_model if kind is StudyKind.PET_CT else policy.spect_model_with_prior
+
+
+def _found(pair: PairOutcome, results: Path, grid: Grid) -> LabelMap:
+    """The lesions as they left the node; no SEG is no lesion."""
+    segs = [file for file in pair.files if file.kind == ResultKind.SEG]
+    if not segs:
+        return LabelMap(np.zeros(grid.shape, np.uint16), grid)
+    return read_segmentation(results / segs[0].path, grid).labels

@@ -1,0 +1,205 @@
+"""What an experiment is: one frozen record, written to ``experiment.yaml`` before anything else.
+
+A folder with another record is refused: results of two experiments must not mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from app.domain.analysis import ModelRole
+from app.durable_file import write_durably
+from app.errors import MisconfiguredError
+from app.inference.policy import DeviceChoice
+from app.training.cohort_manifest import MANIFEST_FILE, CohortManifest, ManifestPart, Name
+from app.training.planning import TrainingPlans
+
+EXPERIMENT_FILE = "experiment.yaml"
+
+ALL_PATIENTS = "all"
+"""The training on every patient of the internal centre, beside the folds 0, 1, …; nnU-Net's own word."""
+
+
+class PriorMask(StrEnum):
+    """Which PET lesions become M4's prior; the study doesn't say which it used."""
+
+    TRUTH = "truth"
+    """The readers' outlines: what a perfect M1 would give."""
+    M1 = "m1"
+    """M1's result on patients that it was not trained on: what the node will give."""
+
+
+class ExperimentSettings(ManifestPart):
+    """One experiment.
+
+    Attributes:
+        name: part of the models' ids, ``psma-m1-<name>``.
+        cohort: its folder.
+        cohort_sha256: of its manifest, so that a cohort that changed is noticed.
+        simulated: taken from the cohort; cards and report say so.
+        internal_centre: trained and cross-validated on.
+        external_centre: only tested on; empty when there is none.
+        models: which of M1 to M4. M4 wants M2, which runs where no prior fits, and M1 if ``prior`` is ``m1``.
+        plans: nnU-Net's plans, or ``psma-small`` for two cores.
+        folds: of the cross-validation; 0 is none.
+        epochs, iterations_per_epoch: of every training; nnU-Net's own are 1000 and 250.
+        prior: see :class:`PriorMask`.
+        varied_priors: show M4 every training patient a second time, with a prior that was disturbed.
+        seed: of folds, weights, sampling and disturbed priors.
+        device, parallel, threads: where trainings run, how many at once, and compute threads of each.
+    """
+
+    name: Name = "local"
+    cohort: str
+    cohort_sha256: str = ""
+    simulated: bool = False
+    internal_centre: str = "A"
+    external_centre: str = "B"
+    models: tuple[ModelRole, ...] = tuple(ModelRole)
+    plans: TrainingPlans = TrainingPlans.RES_ENC_L
+    folds: int = Field(5, ge=0)
+    epochs: int = Field(1000, ge=1)
+    iterations_per_epoch: int = Field(250, ge=1)
+    prior: PriorMask = PriorMask.M1
+    varied_priors: bool = True
+    seed: int = Field(1, ge=0)
+    device: DeviceChoice = DeviceChoice.AUTO
+    parallel: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentSettings:
+        if self.folds == 1:
+            raise ValueError("folds: 1 holds nobody back; give 2 or more, or 0 for no cross-validation")
+        if self.folds == 0 and not self.external_centre:
+            raise ValueError("folds: 0 and no external_centre leave nothing to test on")
+        if len(set(self.models)) != len(self.models) or not self.models:
+            raise ValueError(f"models: name each once, found {', '.join(self.models) or 'none'}")
+        needed = {ModelRole.M2, ModelRole.M1} if self.prior is PriorMask.M1 else {ModelRole.M2}
+        missing = needed - set(self.models)
+        if ModelRole.M4 in self.models and missing:
+            found = ", ".join(sorted(missing))
+            raise ValueError(f"models: M4 wants {found} as well (its prior, and where no prior fits)")
+        if ModelRole.M4 in self.models and self.prior is PriorMask.M1 and self.folds == 0:
+            raise ValueError("prior: m1 takes M1's held-out results for training M4, which folds: 0 has not")
+        return self
+
+    @property
+    def cohort_folder(self) -> Path:
+        """Where the cohort is."""
+        return Path(self.cohort)
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps of each training."""
+        return self.epochs * self.iterations_per_epoch
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Trainings of each model: ``0`` … and ``all``."""
+        return (*(str(fold) for fold in range(self.folds)), ALL_PATIENTS)
+
+    def check_cohort(self, manifest: CohortManifest) -> None:
+        """Whether the cohort has the patients that this experiment wants.
+
+        Raises:
+            MisconfiguredError: a centre is missing, or has fewer patients than folds.
+        """
+        for centre in filter(None, (self.internal_centre, self.external_centre)):
+            if centre not in manifest.centres:
+                found = ", ".join(manifest.centres) or "none"
+                raise MisconfiguredError(
+                    f"{self.cohort}: no patient of centre {centre}, found centres {found}; "
+                    "build it into the cohort, or name another centre"
+                )
+        patients = len(manifest.of_centre(self.internal_centre))
+        if patients < max(2, self.folds):
+            raise MisconfiguredError(
+                f"{self.cohort}: {patients} patient(s) of centre {self.internal_centre}, "
+                f"expected at least {max(2, self.folds)} for {self.folds} folds"
+            )
+
+
+def open_experiment(work: Path, settings: ExperimentSettings) -> ExperimentSettings:
+    """Begin an experiment in ``work``, or go on with the same one.
+
+    Only ``parallel``, ``threads`` and ``device`` may change between runs: they don't decide what is trained.
+
+    Raises:
+        MisconfiguredError: the folder belongs to an experiment with other settings, or on other patients.
+    """
+    digest = cohort_sha256(settings.cohort_folder)
+    settings = settings.model_copy(update={"cohort_sha256": digest})
+    path = work / EXPERIMENT_FILE
+    if path.exists():
+        _refuse_other(path, read_experiment(work), settings)
+    work.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=110)
+    write_durably(path, text.encode())
+    return settings
+
+
+def with_changes(fields: Mapping[str, Any], changes: Sequence[str]) -> ExperimentSettings:
+    """Settings from ``fields``, changed by words as ``epochs=250`` (values are YAML, lists with commas).
+
+    Raises:
+        MisconfiguredError: a word of another form, an unknown key, or a value that doesn't fit.
+    """
+    wanted = dict(fields)
+    for word in changes:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise MisconfiguredError(f"--set {word}: expected KEY=VALUE, for example epochs=250")
+        if key not in ExperimentSettings.model_fields:
+            known = ", ".join(ExperimentSettings.model_fields)
+            raise MisconfiguredError(f"--set {word}: no key {key!r}; the keys are {known}")
+        wanted[key] = value.split(",") if key == "models" else yaml.safe_load(value)
+    try:
+        return ExperimentSettings.model_validate(wanted)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+        raise MisconfiguredError(f"the experiment's settings don't fit: {problems}") from error
+
+
+def cohort_sha256(cohort: Path) -> str:
+    """Of the cohort's manifest."""
+    return hashlib.sha256((cohort / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
+def read_experiment(work: Path) -> ExperimentSettings:
+    """The record of an experiment's folder.
+
+    Raises:
+        MisconfiguredError: there is none, or it is damaged.
+    """
+    path = work / EXPERIMENT_FILE
+    try:
+        return ExperimentSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MisconfiguredError(f"{path}: not found; begin with `psma-node experiment`") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise MisconfiguredError(f"{path}: not an experiment's record: {error}") from error
+
+
+def _refuse_other(path: Path, found: ExperimentSettings, wanted: ExperimentSettings) -> None:
+    free = {"parallel", "threads", "device"}
+    old, new = found.model_dump(mode="json", exclude=free), wanted.model_dump(mode="json", exclude=free)
+    changed = [key for key in old if old[key] != new[key]]
+    if changed:
+        words = "; ".join(f"{key}: {_short(old[key])}, now {_short(new[key])}" for key in changed)
+        raise MisconfiguredError(
+            f"{path}: this folder belongs to another experiment ({words}); "
+            "give the same settings to go on, or another folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,103 @@
+"""The end of an experiment: scores, cards with metrics, and the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app import __version__
+from app.domain.analysis import ModelRole
+from app.domain.scan_score import ScanScore
+from app.inference.model_card import MetricSource, read_card, write_card
+from app.training.card_metrics import metrics_of
+from app.training.cohort_manifest import CohortManifest, read_manifest
+from app.training.experiment import experiment_steps
+from app.training.experiment_settings import (
+    ALL_PATIENTS,
+    EXPERIMENT_FILE,
+    ExperimentSettings,
+    read_experiment,
+)
+from app.training.export import command, model_id
+from app.training.held_out_scores import score_experiment
+from app.training.scores_file import write_scores
+from app.training.steps import read_mark
+from app.training.study_report.about import ABOUT_FILE, ReportAbout, write_about
+from app.training.study_report.folder import report_from
+from app.training.workplace import Workplace
+
+REPORT_FILE = "report.html"
+COHORT_STEP = "cohort"
+
+
+def conclude(work: Path) -> Path:
+    """Score every held-out scan, complete the cards, write the report; returns the report's path.
+
+    Raises:
+        MisconfiguredError: the experiment or its cohort is not there.
+    """
+    settings, place = read_experiment(work), Workplace(work)
+    manifest = read_manifest(settings.cohort_folder)
+    scores = score_experiment(settings, manifest, place)
+    write_scores(scores, place.scores)
+    write_about(_about(settings, manifest, place), work / ABOUT_FILE)
+    for role in settings.models:
+        _complete_card(settings, role, scores, place)
+    report = work / REPORT_FILE
+    report_from(work, report, settings.cohort_folder)
+    return report
+
+
+def _complete_card(
+    settings: ExperimentSettings, role: ModelRole, scores: tuple[ScanScore, ...], place: Workplace
+) -> None:
+    folder = place.models(ALL_PATIENTS) / model_id(settings, role)
+    own = [score for score in scores if score.key.model is role]
+    today = datetime.now(UTC).date().isoformat()
+    source = MetricSource(command=command(settings), software_version=__version__, date=today)
+    metrics = metrics_of(own, settings.simulated)
+    write_card(read_card(folder).model_copy(update={"metrics": metrics, "metric_source": source}), folder)
+
+
+def _about(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> ReportAbout:
+    return ReportAbout(
+        title="M1 to M4 on simulated patients" if settings.simulated else f"M1 to M4: {settings.name}",
+        simulated=settings.simulated,
+        software_version=__version__,
+        models={role.value: model_id(settings, role) for role in settings.models},
+        commands=(command(settings),),
+        seeds={"folds, weights, sampling, disturbed priors": settings.seed},
+        hours=_hours(settings, place),
+        settings=(place.folder / EXPERIMENT_FILE).read_text(encoding="utf-8"),
+        notes=_notes(settings, manifest),
+    )
+
+
+def _hours(settings: ExperimentSettings, place: Workplace) -> dict[str, float]:
+    """Of the finished steps, each by its own clock; several ran at once."""
+    seconds: dict[str, float] = {}
+    if place.done(COHORT_STEP).exists():
+        seconds["cohort"] = read_mark(place.done(COHORT_STEP))
+    for step in experiment_steps(place.folder, settings):
+        kind, role = step.name.split("-")[:2]
+        words = {"prepare": f"{role}: plan and preprocess", "model": f"{role}: train and segment"}[kind]
+        seconds[words] = seconds.get(words, 0.0) + read_mark(place.done(step.name))
+    return {name: round(value / 3600.0, 2) for name, value in seconds.items()}
+
+
+def _notes(settings: ExperimentSettings, manifest: CohortManifest) -> tuple[str, ...]:
+    notes = [
+        f"Internal validation: {settings.folds}-fold cross-validation by patient on centre "
+        f"{settings.internal_centre}; nnU-Net plans once for all of them, held-out patients included, as it "
+        "always does (voxel sizes, percentiles of intensity).",
+        "One training a fold: other seeds would give other numbers.",
+    ]
+    if settings.external_centre:
+        notes.append(
+            f"External validation: trained on all of centre {settings.internal_centre}, tested on centre "
+            f"{settings.external_centre}."
+        )
+    if settings.simulated:
+        notes.append("The patients are simulated: nothing here says how the models do on people.")
+    notes += [f"Not taken: {each.what} ({each.reason})" for each in manifest.exclusions]
+    return (*notes, *manifest.warnings)

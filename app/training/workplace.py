@@ -1,0 +1,88 @@
+"""Where an experiment keeps what it makes: one folder, known paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.domain.analysis import ModelRole
+from app.domain.scan_score import Validation
+from app.domain.study import StudyKind
+from app.training.cohort_manifest import prefix
+from app.training.experiment_settings import ALL_PATIENTS
+
+DATASET_NUMBERS = {ModelRole.M1: 501, ModelRole.M2: 502, ModelRole.M3: 503, ModelRole.M4: 504}
+"""nnU-Net finds a data set by its number; 501 and up are free by its convention."""
+
+
+def dataset_name(role: ModelRole) -> str:
+    """nnU-Net's name of a model's data set."""
+    return f"Dataset{DATASET_NUMBERS[role]}_{role.value}"
+
+
+def validation_of(split: str) -> Validation:
+    """What the patients that a training holds back serve for."""
+    return Validation.EXTERNAL if split == ALL_PATIENTS else Validation.INTERNAL
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The folder of one experiment."""
+
+    folder: Path
+
+    @property
+    def nnunet(self) -> dict[str, Path]:
+        """nnU-Net's three folders, by the names of its environment variables."""
+        base = self.folder / "nnunet"
+        return {
+            "nnUNet_raw": base / "raw",
+            "nnUNet_preprocessed": base / "preprocessed",
+            "nnUNet_results": base / "results",
+        }
+
+    @property
+    def logs(self) -> Path:
+        """nnU-Net's own output, one file a step."""
+        return self.folder / "logs"
+
+    @property
+    def scores(self) -> Path:
+        """Every scan's counts, from which tables and figures derive."""
+        return self.folder / "scores.csv"
+
+    def raw(self, role: ModelRole) -> Path:
+        """nnU-Net's description of a model's data set."""
+        return self.nnunet["nnUNet_raw"] / dataset_name(role)
+
+    def preprocessed(self, role: ModelRole) -> Path:
+        """nnU-Net's plans and preprocessed cases."""
+        return self.nnunet["nnUNet_preprocessed"] / dataset_name(role)
+
+    @property
+    def masks(self) -> Path:
+        """The truths as nnU-Net wants them: lesion or not."""
+        return self.folder / "masks"
+
+    @property
+    def priors(self) -> Path:
+        """M4's third channels for training."""
+        return self.folder / "priors"
+
+    def models(self, split: str) -> Path:
+        """The models that a split's trainings gave, one folder each; of ``all``, those for use."""
+        return self.folder / ("models" if split == ALL_PATIENTS else f"fold-{split}")
+
+    def prediction(self, validation: Validation, role: ModelRole, patient: str, kind: StudyKind) -> Path:
+        """A model's lesions on a held-out scan."""
+        name = f"{patient}_{prefix(kind)}.nii.gz"
+        return self.folder / "predictions" / validation.value / role.value / name
+
+    def no_prior(self, validation: Validation, patient: str) -> Path:
+        """Why M4 did not run on a held-out SPECT; not there when it did."""
+        folder = self.folder / "predictions" / validation.value / ModelRole.M4.value
+        return folder / f"{patient}_no-prior.json"
+
+    def done(self, step: str) -> Path:
+        """Written when a step is finished."""
+        return self.folder / "steps" / f"{step}.done"
