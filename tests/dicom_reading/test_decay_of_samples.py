@@ -1,0 +1,102 @@
+"""What real and reference series say of their decay correction and uptake time, as they are and rewritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from app.dicom.functional_image import FunctionalImage
+from app.dicom.loading import LoadPolicy, read_functional
+from app.dicom.study_reader import read_study
+from app.domain.decay import decay_factor, mean_activity_offset_s
+from app.domain.radionuclides import F18
+from app.domain.refusal import RefusalCode
+
+UPTAKE_S, FRAME_S = 3600.0, 300.0
+"""Of every reference object."""
+
+
+def functional(folder: Path) -> FunctionalImage:
+    study = read_study(folder.rglob("*.dcm"))
+    (series,) = (item for item in study.series if item.modality == "PT")
+    return read_functional(series, LoadPolicy())
+
+
+def warnings_of(image: FunctionalImage) -> list[str]:
+    """Those of decay, dose, weight, uptake and share."""
+    subjects = ("Decay", "uptake", "injected", "weight")
+    told = [item.text for item in image.decisions if item.text.startswith("warning:")]
+    return [text for text in told if any(subject in text for subject in subjects)]
+
+
+def rewritten(
+    source: Path, folder: Path, decay_correction: str, scale: float, factor: float
+) -> FunctionalImage:
+    """A reference object whose values are corrected otherwise; CorrectedImage keeps DECY."""
+    for path in (source / "PT").glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.DecayCorrection, dataset.DecayFactor = decay_correction, factor
+        dataset.RescaleSlope = f"{float(dataset.RescaleSlope) * scale:.9g}"
+        dataset.save_as(folder / path.name)
+    return functional(folder)
+
+
+SCALES = {
+    "ADMIN": 1.0 / decay_factor(UPTAKE_S, F18.half_life_s),
+    "NONE": decay_factor(mean_activity_offset_s(FRAME_S, F18.half_life_s), F18.half_life_s),
+}
+
+
+@pytest.mark.parametrize("decay_correction", SCALES)
+def test_a_reference_object_corrected_otherwise_has_its_suv_and_a_warning(
+    samples: Path, tmp_path: Path, decay_correction: str
+) -> None:
+    """Their CorrectedImage and DecayFactor are constants: neither may overrule Decay Correction."""
+    source = samples / "suv-dro" / "DRO_0_0"
+    found = rewritten(source, tmp_path, decay_correction, SCALES[decay_correction], 1.0)
+    assert found.suv is not None, found.no_suv
+    assert sorted({f"{value:.2f}" for value in np.unique(found.suv.array)}) == [
+        "0.00",
+        "0.20",
+        "1.00",
+        "4.00",
+    ]
+    assert any(
+        f"DecayCorrection {decay_correction}" in text or "is NONE" in text for text in warnings_of(found)
+    )
+
+
+def test_a_reference_object_called_admin_with_the_factor_of_start_has_no_suv(
+    samples: Path, tmp_path: Path
+) -> None:
+    found = rewritten(samples / "suv-dro" / "DRO_0_0", tmp_path, "ADMIN", 1.0, 1.0158)
+    assert found.no_suv is not None
+    assert found.no_suv.code is RefusalCode.DECAY_CORRECTION_CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("folder", "uptake_min"),
+    [
+        ("suv-dro/DRO_0_0/PT", 60.0),
+        ("suv-dro/DRO_2_0/PT", 60.0),
+        ("suv-dro/DRO_3_2/PT", 60.0),
+        ("suv-dro/DRO_4_0/PT", 60.0),
+        ("pet-ge-sts001/pet", 45.2),
+        ("pet-ge-sts001/pet-suv-cropped", 45.2),
+        ("spect-lu177", 224.5),
+    ],
+)
+def test_a_sample_has_its_uptake_time_and_no_warning(samples: Path, folder: str, uptake_min: float) -> None:
+    found = functional(samples / folder)
+    assert found.quantification.uptake_s == pytest.approx(uptake_min * 60.0, abs=5.0)
+    assert warnings_of(found) == []
+
+
+def test_the_cropped_suv_and_the_real_spect_tell_what_their_decay_factor_leaves_open(samples: Path) -> None:
+    cropped = functional(samples / "pet-ge-sts001" / "pet-suv-cropped").decisions
+    assert any("no effect, as the image is SUV already" in item.text for item in cropped)
+    spect = functional(samples / "spect-lu177").decisions
+    assert any("START would change SUV by 1.6%" in item.text for item in spect)
