@@ -7,10 +7,12 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import audit, models
+from app.cli import audit, cohort, models
 from app.cli.check import check
 from app.cli.conformance import conformance
 from app.cli.demo import demo
+from app.cli.evaluate import evaluate
+from app.cli.experiment import experiment
 from app.cli.inspect import inspect
 from app.cli.phantom import phantom
 from app.cli.process import process
@@ -18,7 +20,6 @@ from app.cli.retry import retry
 from app.cli.serve import serve
 from app.cli.settings import settings
 from app.cli.status import status
-from app.cli.train import evaluate, train
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
 
 EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
@@ -45,10 +46,11 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
 
 
 NODE_COMMANDS = (serve, status, check, retry, process, inspect, settings, conformance)
-for command in (*NODE_COMMANDS, demo, phantom, train, evaluate):
+for command in (*NODE_COMMANDS, demo, phantom, experiment, evaluate):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(cohort.app, name="cohort")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from app.phantom.nm_writer import spect_instance
 from app.phantom.patient import SimulatedPatient
 from app.phantom.protocol import draw_protocols
 from app.phantom.pt_writer import pet_slices
-from app.phantom.truth_writer import truth_segmentation
+from app.phantom.truth_files import TruthFileForm, write_truth
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class WrittenPatient:
     spect: WrittenScan
 
 
-def write_patient(patient: SimulatedPatient, out_dir: Path, rwvm: bool = True) -> WrittenPatient:
+def write_patient(
+    patient: SimulatedPatient,
+    out_dir: Path,
+    rwvm: bool = True,
+    truth_form: TruthFileForm = TruthFileForm.SEG,
+) -> WrittenPatient:
     """Write a patient to ``out_dir``: ``pet/``, ``ct_pet/``, ``spect/``, ``ct_spect/`` and ``truth/``.
 
     The same patient gives the same bytes. ``rwvm=False`` writes a SPECT in counts without a unit.
@@ -49,22 +54,19 @@ def write_patient(patient: SimulatedPatient, out_dir: Path, rwvm: bool = True) -
     pet = Examination(patient, Modality.PET, protocols[Modality.PET])
     spect = Examination(patient, Modality.SPECT, protocols[Modality.SPECT])
     return WrittenPatient(
-        pet=_write_scan(pet, pet_slices(pet), out_dir),
-        spect=_write_scan(spect, [spect_instance(spect, rwvm)], out_dir),
+        pet=_write_scan(pet, pet_slices(pet), out_dir, truth_form),
+        spect=_write_scan(spect, [spect_instance(spect, rwvm)], out_dir, truth_form),
     )
 
 
-def _write_scan(exam: Examination, functional: list[Dataset], out_dir: Path) -> WrittenScan:
+def _write_scan(
+    exam: Examination, functional: list[Dataset], out_dir: Path, truth_form: TruthFileForm
+) -> WrittenScan:
     name = exam.modality.value
-    truth = truth_segmentation(exam, functional)
-    truth_path = out_dir / "truth" / f"truth_{name}.dcm"
-    if truth is not None:
-        truth_path.parent.mkdir(parents=True, exist_ok=True)
-        save(truth, truth_path)
     return WrittenScan(
         functional=_write_series(functional, out_dir / name),
         ct=_write_series(ct_slices(exam), out_dir / f"ct_{name}"),
-        truth=truth_path if truth is not None else None,
+        truth=write_truth(exam, functional, truth_form, out_dir / "truth"),
     )
 
 

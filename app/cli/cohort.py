@@ -1,0 +1,163 @@
+"""``psma-node cohort``: patients and truths become a cohort to train and validate on."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+from app.phantom.centres import Centre
+from app.phantom.truth_files import TruthFileForm
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.training.cohort_manifest import CohortManifest
+
+app = typer.Typer(
+    name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
+)
+
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Patients at once, one process each.")]
+
+
+@app.command()
+def build(  # noqa: PLR0913, PLR0917 - one parameter an option
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of DICOM, nested or not.")],
+    truth: Annotated[
+        Path, typer.Option("--truth", help="Folder of SEG, RTSTRUCT or NIfTI, with truth.csv if needed.")
+    ],
+    centre: Annotated[str, typer.Option("--centre", help="Begins every pseudonym: A, B, ...")],
+    out: Annotated[Path, typer.Option("--out", metavar="COHORT", help="The cohort; made, or added to.")],
+    roi: Annotated[
+        str, typer.Option("--roi", metavar="REGEX", help="Names of segments or ROIs that are lesions; all.")
+    ] = "",
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Write pseudonym and Patient ID here; not in the cohort.")
+    ] = None,
+    jobs: JobsOption = 1,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Read, check and register patients as the node would; goes on where an earlier run stopped."""
+    from app.settings import load_settings
+    from app.training.cohort_build import CohortRequest, build_cohort
+    from app.training.cohort_policy import CohortPolicy
+
+    _log_to_terminal()
+    if not re.fullmatch(r"[A-Za-z][A-Za-z-]*", centre):
+        raise typer.BadParameter("a centre is letters and hyphens, such as A", param_hint="--centre")
+    try:
+        re.compile(roi)
+    except re.error as error:
+        raise typer.BadParameter(f"not a regular expression: {error}", param_hint="--roi") from error
+    settings = load_settings(config, overrides or [])
+    policy = CohortPolicy(settings.select, settings.load, settings.align, roi)
+    manifest = build_cohort(CohortRequest(source, truth, centre, out, policy, key, jobs))
+    _print(manifest)
+
+
+@app.command()
+def show(
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder of a cohort.")],
+) -> None:
+    """Patients, exclusions with their reasons, warnings, and how many there are of each centre."""
+    from app.training.cohort_manifest import read_manifest
+
+    _print(read_manifest(cohort))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option("--out", help="Gets dicom/ and truth/.")],
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many.")] = 48,
+    centre: Annotated[Centre, typer.Option("--centre", help="Simulated centre.")] = Centre.A,
+    first: Annotated[int, typer.Option("--first", min=0, help="Number of the first: its seed.")] = 0,
+    truth_form: Annotated[
+        TruthFileForm, typer.Option("--truth-form", help="What the simulated reader saves.")
+    ] = TruthFileForm.SEG,
+    jobs: JobsOption = 1,
+) -> None:
+    """Write simulated patients as a clinic would bring its own; goes on where an earlier run stopped."""
+    from app.training.cohort_simulation import Simulation, simulate_cohort
+
+    _log_to_terminal()
+    simulate_cohort(Simulation(centre, range(first, first + patients), out, truth_form, jobs))
+
+
+def _print(manifest: CohortManifest) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if manifest.simulated:
+        console.print("[bold]Simulated patients[/bold]")
+    header = ["patient", "scan", "acquired", "lesions", "ml", "truth", "registered"]
+    _print_table(console, header, _rows(manifest))
+    for centre, count in _counts(manifest):
+        console.print(f"centre {centre}: {count}")
+    for heading, lines in (("Excluded", _excluded(manifest)), ("Warnings", _warnings(manifest))):
+        if lines:
+            console.print(f"[bold]{heading}[/bold] ({len(lines)})")
+        for line in lines:
+            console.print(f"  {escape(line)}")
+
+
+def _rows(manifest: CohortManifest) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for patient in manifest.patients:
+        registered = ""
+        if patient.registration is not None:
+            registered = "yes" if patient.registration.fits else "; ".join(patient.registration.reasons)
+        for scan in patient.scans:
+            day = scan.acquired_at.date().isoformat() if scan.acquired_at else "unknown"
+            numbers = (str(scan.lesions), f"{scan.tumour_ml:.1f}")
+            rows.append((patient.id, scan.kind.value, day, *numbers, scan.truth_form.value, registered))
+            registered = ""
+    return rows
+
+
+def _counts(manifest: CohortManifest) -> list[tuple[str, str]]:
+    counts = []
+    for centre in manifest.centres:
+        patients = manifest.of_centre(centre)
+        both = sum(len(patient.scans) == 2 for patient in patients)
+        without = sum(scan.lesions == 0 for patient in patients for scan in patient.scans)
+        told = f"{len(patients)} patients, {both} with both scans, {without} scans without lesions"
+        counts.append((centre, told))
+    return counts
+
+
+def _excluded(manifest: CohortManifest) -> list[str]:
+    return [f"{each.centre}: {each.what}: {each.reason}" for each in manifest.exclusions]
+
+
+def _warnings(manifest: CohortManifest) -> list[str]:
+    of_patients = [f"{each.id}: {choice}" for each in manifest.patients for choice in each.choices]
+    of_scans = [
+        f"{each.id} {scan.kind}: {warning}"
+        for each in manifest.patients
+        for scan in each.scans
+        for warning in scan.warnings
+    ]
+    return [*manifest.warnings, *of_patients, *of_scans]
+
+
+def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _log_to_terminal() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies

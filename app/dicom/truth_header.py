@@ -1,0 +1,74 @@
+"""What a reader's DICOM file is about: its references, without its outlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
+
+from app.dicom import header_values as header
+from app.dicom.result_classes import LABEL_MAP_SEGMENTATION_STORAGE
+
+SEGMENTATION_CLASSES = (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE)
+TRUTH_CLASSES = (*SEGMENTATION_CLASSES, RTStructureSetStorage)
+
+_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TruthHeader:
+    """References of a SEG or RTSTRUCT.
+
+    Attributes:
+        frames_of_reference: UIDs of the coordinate systems it draws in; empty when it names none.
+        referenced_series: Series Instance UIDs of the images that it was drawn on.
+    """
+
+    path: Path
+    is_segmentation: bool
+    sop_instance_uid: str
+    study_instance_uid: str
+    frames_of_reference: frozenset[str]
+    referenced_series: frozenset[str]
+
+
+def read_truth_header(path: Path) -> TruthHeader | None:
+    """The references of a SEG or RTSTRUCT; ``None`` for any other DICOM object.
+
+    Raises:
+        one of :data:`app.dicom.header_values.READ_ERRORS`: no DICOM file, or a damaged one.
+    """
+    with header.tolerant():
+        dataset = header.read_header(path, _KEYWORDS)
+        sop_class = header.uid(dataset, "SOPClassUID")
+        if sop_class not in TRUTH_CLASSES:
+            return None
+        frames = [dataset, *header.items(dataset, "ReferencedFrameOfReferenceSequence")]
+        return TruthHeader(
+            path=path,
+            is_segmentation=sop_class in SEGMENTATION_CLASSES,
+            sop_instance_uid=header.uid(dataset, "SOPInstanceUID"),
+            study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
+            frames_of_reference=_uids(frames, "FrameOfReferenceUID"),
+            referenced_series=_uids(_series_items(dataset), "SeriesInstanceUID"),
+        )
+
+
+def _series_items(dataset: Dataset) -> list[Dataset]:
+    """Of SEG the Common Instance Reference (C.12.2), of RTSTRUCT the RT Referenced Series (C.8.8.5)."""
+    studies = (
+        study
+        for frame in header.items(dataset, "ReferencedFrameOfReferenceSequence")
+        for study in header.items(frame, "RTReferencedStudySequence")
+    )
+    structures = [series for study in studies for series in header.items(study, "RTReferencedSeriesSequence")]
+    return [*header.items(dataset, "ReferencedSeriesSequence"), *structures]
+
+
+def _uids(items: list[Dataset], keyword: str) -> frozenset[str]:
+    return frozenset(found for item in items if (found := header.uid(item, keyword)))

@@ -1,0 +1,169 @@
+"""The patients of a folder of DICOM: whose studies they are, and the pairs that the node would analyse."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from app.dicom import header_values as header
+from app.dicom.study_reader import StudyReading, read_studies
+from app.domain.analysis import Selection
+from app.domain.refusal import Reason
+from app.domain.selection import SelectionPolicy, select
+from app.domain.study import Patient, Series, Study
+from app.domain.study_rejection import rejection_lines
+from app.errors import MisconfiguredError
+from app.phantom.dicom_header import ISSUER as SIMULATED_ISSUER
+
+
+@dataclass(frozen=True)
+class FoundPatient:
+    """One person's studies in the source.
+
+    Attributes:
+        patient: with the Patient ID: never printed.
+        name, birth_date: of the first image: never printed.
+        scans: every pair that the node would analyse, earliest first.
+        refusals: what of the studies can't be used, and the node's words why.
+    """
+
+    patient: Patient
+    studies: tuple[Study, ...]
+    scans: tuple[Selection, ...]
+    refusals: tuple[tuple[str, str], ...] = ()
+    name: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
+
+    @property
+    def first_acquired(self) -> datetime:
+        """When the person first came; without any date last in order."""
+        dates = [acquired_at(scan) for scan in self.scans] + [study.study_datetime for study in self.studies]
+        return min((date for date in dates if date is not None), default=datetime.max)
+
+    @property
+    def is_simulated(self) -> bool:
+        """What the phantom writes, and no hospital."""
+        return self.patient.issuer == SIMULATED_ISSUER
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder holds.
+
+    Attributes:
+        patients: in order of acquisition.
+        without_id: Study Instance UIDs of studies without a Patient ID.
+        unreadable: why files can't be read, and how many each; file names may hold names of people.
+    """
+
+    root: Path
+    patients: tuple[FoundPatient, ...]
+    without_id: tuple[str, ...]
+    unreadable: tuple[tuple[str, int], ...]
+
+
+def find_patients(root: Path, policy: SelectionPolicy, jobs: int = 1) -> Source:
+    """Read every header below ``root``.
+
+    Raises:
+        MisconfiguredError: no such folder.
+    """
+    try:
+        reading = _read(root, jobs)
+    except FileNotFoundError as error:
+        raise MisconfiguredError(str(error)) from error
+    by_patient: dict[Patient, list[Study]] = defaultdict(list)
+    for study in reading.studies:
+        by_patient[study.patient].append(study)
+    anonymous = [study for study in reading.studies if not study.patient.patient_id]
+    patients = [
+        _patient(patient, studies, policy) for patient, studies in by_patient.items() if patient.patient_id
+    ]
+    patients.sort(key=lambda each: (each.first_acquired, each.studies[0].study_instance_uid))
+    return Source(
+        root,
+        tuple(patients),
+        tuple(study.study_instance_uid for study in anonymous),
+        _counted(reading.unreadable),
+    )
+
+
+def acquired_at(scan: Selection) -> datetime | None:
+    """When the functional image was taken, as the node orders PET and SPECT."""
+    return scan.functional.when or scan.study.study_datetime
+
+
+def files_of(scan: Selection) -> tuple[Path, ...]:
+    """Every file of a pair."""
+    return tuple(item.path for series in (scan.functional, scan.ct) for item in series.instances)
+
+
+def content_key(series: Series) -> str:
+    """Changes when an image of the series is exchanged, added or removed; not when the folder is moved."""
+    lines = []
+    for item in series.instances:
+        status = item.path.stat()
+        lines.append(f"{item.sop_instance_uid} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _read(root: Path, jobs: int) -> StudyReading:
+    """All headers; top folders at once in ``jobs`` processes, where none shares a study with another."""
+    parts = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    loose = [entry for entry in root.iterdir() if entry.is_file()] if parts else []
+    if jobs == 1 or len(parts) < 2:
+        return read_studies(root)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        readings = [*pool.map(read_studies, parts), read_studies(loose)]
+    seen: dict[str, list[Study]] = defaultdict(list)
+    for study in (study for reading in readings for study in reading.studies):
+        seen[study.study_instance_uid].append(study)
+    whole = [studies[0] for studies in seen.values() if len(studies) == 1]
+    spread = [study for studies in seen.values() if len(studies) > 1 for study in studies]
+    if spread:
+        paths = {item.path for study in spread for series in study.series for item in series.instances}
+        whole += read_studies(paths).studies
+    unreadable = tuple(reason for reading in readings for reason in reading.unreadable)
+    return StudyReading(tuple(sorted(whole, key=lambda study: study.study_instance_uid)), unreadable)
+
+
+def _patient(patient: Patient, studies: Sequence[Study], policy: SelectionPolicy) -> FoundPatient:
+    scans: list[Selection] = []
+    refusals = []
+    for study in studies:
+        result = select(study, policy)
+        scans += result.selections
+        if result.rejection is not None:
+            lines = rejection_lines(result.rejection.reasons, result.verdicts)
+            refusals.append((f"study {study.study_instance_uid}", "; ".join(lines)))
+        else:
+            refusals += [
+                (f"series {verdict.series_instance_uid}", str(verdict.reason))
+                for verdict in result.verdicts
+                if verdict.modality in ("PT", "NM") and verdict.reason is not None
+            ]
+    scans.sort(key=lambda scan: (acquired_at(scan) or datetime.max, scan.functional.series_instance_uid))
+    name, birth_date = _person(studies[0])
+    return FoundPatient(patient, tuple(studies), tuple(scans), tuple(refusals), name, birth_date)
+
+
+def _person(study: Study) -> tuple[str, str]:
+    path = study.series[0].instances[0].path
+    with header.tolerant():
+        dataset = header.read_header(path, ("SpecificCharacterSet", "PatientName", "PatientBirthDate"))
+        return header.text(dataset, "PatientName"), header.text(dataset, "PatientBirthDate")
+
+
+def _counted(reasons: Iterable[Reason]) -> tuple[tuple[str, int], ...]:
+    counts: dict[str, int] = defaultdict(int)
+    for reason in reasons:
+        kind = re.sub(r"^.*: ", "", reason.found)
+        counts[f"{kind}; expected {reason.expected}"] += 1
+    return tuple(sorted(counts.items()))
