@@ -17,11 +17,15 @@ from app.dicom.study_reader import read_studies
 from app.domain.analysis import Loaded
 from app.domain.refusal import Reason, Rejection
 from app.domain.selection import SelectionPolicy, select
+from app.imaging.ct_agreement import check_ct
 from tests.dicom_reading import tiny
+from tests.imaging.bodies import Person, trunk_grid
 
 CT_UID = "1.2.3.2"
 SPACING_MM = (40.0, 40.0, 50.0)
 """Coarse, so that 120 voxels hold ten litres: shares of the injected activity are as in a patient."""
+
+BODY_SPACING_MM = 10.0
 
 
 @dataclass
@@ -58,8 +62,13 @@ def spect_ct() -> Images:
     return copy.deepcopy(_spect_ct())
 
 
+def body_pet_ct() -> Images:
+    """A person from the thighs to the neck, 10 mm voxels: enough body to lay PET and CT on each other."""
+    return copy.deepcopy(_body_pet_ct())
+
+
 def outcome(images: Images, folder: Path) -> Outcome:
-    """Write, read, select, load."""
+    """Write, read, select, load, look whether both images lie on each other."""
     datasets = [*images.functional, *images.ct]
     for number, dataset in enumerate(datasets):
         syntax = dataset.file_meta.TransferSyntaxUID
@@ -76,6 +85,8 @@ def outcome(images: Images, folder: Path) -> Outcome:
         reasons += result.rejection.reasons if result.rejection else ()
         for selection in result.selections:
             found = load(selection, LoadPolicy())
+            if not isinstance(found, Rejection):
+                found = check_ct(found, LoadPolicy().ct_agreement)
             if isinstance(found, Rejection):
                 reasons += found.reasons
             else:
@@ -86,8 +97,9 @@ def outcome(images: Images, folder: Path) -> Outcome:
 @cache
 def undamaged(kind: str) -> Loaded:
     """The numbers that are right."""
+    made = {"PET/CT": pet_ct, "SPECT/CT": spect_ct, "PET/CT of a body": body_pet_ct}[kind]
     with TemporaryDirectory() as folder:
-        found = outcome({"PET/CT": pet_ct, "SPECT/CT": spect_ct}[kind](), Path(folder))
+        found = outcome(made(), Path(folder))
     assert found.loaded is not None, found.reasons
     return found.loaded
 
@@ -114,6 +126,26 @@ def _pet_ct() -> Images:
         folder = Path(name)
         pet = tiny.write_pet(folder, tiny.Scan(tiny.ramp(), spacing_mm=SPACING_MM, change=change))
         return Images([dcmread(path) for path in pet], _ct(folder))
+
+
+@cache
+def _body_pet_ct() -> Images:
+    person, grid = Person(1), trunk_grid(180.0, 1060.0, BODY_SPACING_MM)
+    place = ((BODY_SPACING_MM,) * 3, tuple(grid.origin_mm.tolist()))
+
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.RescaleSlope = 12.0  # about 0.01 SUV
+        dataset.FrameReferenceTime = 59800
+        dataset.NumberOfSlices = grid.shape[0]
+        dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = "100000"
+
+    suv = np.round(person.suv(grid).array * 100).astype(np.int16)
+    hu = np.round(person.ct(grid).array + 1024).astype(np.int16)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pet = tiny.write_pet(folder, tiny.Scan(suv, "1.2.3.1", *place, change))
+        ct = tiny.write_ct(folder, tiny.Scan(hu, CT_UID, *place))
+        return Images([dcmread(path) for path in pet], [dcmread(path) for path in ct])
 
 
 @cache
