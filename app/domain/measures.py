@@ -56,7 +56,7 @@ class Measure:
         if value is None:
             return "–"
         rounded = round(value, self.decimals) + 0.0  # no "-0.00"
-        return f"{rounded:{'+' if signed else ''}.{self.decimals}f}"
+        return f"{rounded:{'+' if signed else ''}.{self.decimals}f}".replace("-", "−")
 
 
 def _error(found: float, true: float) -> float:

@@ -14,7 +14,7 @@ from app.domain.scan_score import ScanKey, ScanScore
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError
-from app.imaging.mip import Projection, anterior
+from app.imaging.mip import Image, Projection, anterior
 from app.training.cohort_manifest import image_file, prefix
 from app.training.nifti import SUFFIX, read_labels, read_volume
 from app.training.study_report.figures import FAINT, FONT, INK, new_figure, png
@@ -23,7 +23,7 @@ Predictions = Callable[[ScanKey], LabelMap | None]
 """The result of a scan on its functional image's grid; ``None`` where none was kept."""
 
 TRUE_COLOUR, FOUND_COLOUR = "#0072B2", "#D55E00"
-"""Blue and vermilion of Okabe and Ito; the result is dashed as well."""
+"""Blue and vermilion of Okabe and Ito."""
 
 BODY_SHARE_OF_WINDOW, MARGIN_PIXELS = 0.05, 6
 """What is darker everywhere is air, and cut off to a margin."""
@@ -85,15 +85,18 @@ def draw_cases(cases: Sequence[Case], cohort: Path, predictions: Predictions) ->
         panels = figure.subplots(1, 2 * len(cases), squeeze=False)[0]
         for place, case in enumerate(cases):
             _draw_case(panels[2 * place : 2 * place + 2], case, cohort, predictions)
-        return png(figure)
+        return png(figure, trimmed=True)
 
 
 def case_in_words(case: Case) -> str:
     """``best: patient B-7, DSC 0.91, …`` for the caption and for those who don't see the picture."""
     score = case.score
+    key = score.key
+    ran = "" if key.used is key.model else f" ({key.used.value} ran)"
     return (
-        f"{case.name}: patient {score.key.patient}, DSC {score.voxels.dice:.2f}, {score.lesions.true} true "
-        f"lesions of {score.true_ml:.1f} ml, {score.lesions.found} found of {score.found_ml:.1f} ml"
+        f"{case.name}: patient {key.patient}{ran}, DSC {score.voxels.dice:.2f}, "
+        f"{score.lesions.true} true lesions of {score.true_ml:.1f} ml, "
+        f"{score.lesions.found} found of {score.found_ml:.1f} ml"
     )
 
 
@@ -106,13 +109,13 @@ def _draw_case(panels: Sequence[Any], case: Case, cohort: Path, predictions: Pre
     title = f"{case.name}: {key.patient}\nDSC {case.score.voxels.dice:.2f}, truth"
     image = anterior(suv.array, suv.grid)
     columns = _body(image, _window_suv(key.kind))
-    _draw_panel(panels[0], (image, truth, columns), key.kind, (title, TRUE_COLOUR, "solid"))
+    _draw_panel(panels[0], (image, truth, columns), key.kind, title, TRUE_COLOUR)
     if found is None:
         panels[1].set_axis_off()
         panels[1].text(0.5, 0.5, "no result\nwas kept", ha="center", color=FAINT)
         return
     _same_grid(suv, found, "result", key)
-    _draw_panel(panels[1], (image, found, columns), key.kind, ("\nresult", FOUND_COLOUR, "dashed"))
+    _draw_panel(panels[1], (image, found, columns), key.kind, "\nresult", FOUND_COLOUR)
 
 
 def _same_grid(suv: Volume, labels: LabelMap, what: str, key: ScanKey) -> None:
@@ -136,23 +139,28 @@ def _body(image: Projection, window_suv: float) -> slice:
 
 
 def _draw_panel(
-    axes: Any, what: tuple[Projection, LabelMap, slice], kind: StudyKind, style: tuple[str, str, str]
+    axes: Any, what: tuple[Projection, LabelMap, slice], kind: StudyKind, title: str, colour: str
 ) -> None:
     image, labels, columns = what
-    title, colour, line = style
     shown = image.image[:, columns]
-    outline = anterior(labels.mask, labels.grid).image[:, columns]
     step_mm = (image.horizontal_mm[1] - image.horizontal_mm[0]) / image.image.shape[1]
     extent = (0.0, shown.shape[1] * step_mm, *image.vertical_mm)
     axes.imshow(shown, cmap="gray_r", vmin=0, vmax=_window_suv(kind), extent=extent, interpolation="bilinear")
-    if outline.any():
-        fine = np.kron(np.pad(outline, 1), np.ones((OUTLINE_OVERSAMPLING, OUTLINE_OVERSAMPLING)))
-        row_mm = (extent[3] - extent[2]) / shown.shape[0]
-        wide = (-step_mm, extent[1] + step_mm, extent[2] - row_mm, extent[3] + row_mm)
-        axes.contour(
-            fine, levels=[0.5], colors=[colour], linewidths=1.0, linestyles=line, extent=wide, origin="upper"
-        )
+    _outline(axes, anterior(labels.mask, labels.grid).image[:, columns], extent, colour)
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
     axes.set_title(title, fontsize=8.5, color=INK, loc="left")
     axes.set_axis_off()
+
+
+def _outline(axes: Any, mask: Image, extent: tuple[float, float, float, float], colour: str) -> None:
+    """Along voxel edges, with a white rim that stands out from dark uptake; also at the image's edge."""
+    from matplotlib.patheffects import withStroke
+
+    if not mask.any():
+        return
+    x_mm, z_mm = extent[1] / mask.shape[1], (extent[3] - extent[2]) / mask.shape[0]
+    fine = np.kron(np.pad(mask, 1), np.ones((OUTLINE_OVERSAMPLING, OUTLINE_OVERSAMPLING)))
+    wide = (-x_mm, extent[1] + x_mm, extent[2] - z_mm, extent[3] + z_mm)
+    lines = axes.contour(fine, levels=[0.5], colors=[colour], linewidths=1.1, extent=wide, origin="upper")
+    lines.set_path_effects([withStroke(linewidth=2.0, foreground="white")])

@@ -51,10 +51,12 @@ def new_figure(width_inch: float, height_inch: float) -> Any:
     return figure
 
 
-def png(figure: Any) -> bytes:
-    """The picture's file, without date or version."""
+def png(figure: Any, trimmed: bool = False) -> bytes:
+    """The picture's file, without date or version; ``trimmed`` cuts white margins off."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    figure.savefig(
+        stream, format="png", metadata={"Software": None}, bbox_inches="tight" if trimmed else None
+    )
     return stream.getvalue()
 
 
@@ -107,7 +109,7 @@ def _box(axes: Any, place: int, values: list[float], validation: Validation) -> 
 
 
 def _tick(group: Group) -> str:
-    fitted = "\nprior fitted" if group.fitted_only else ""
+    fitted = "\nfitted" if group.fitted_only else ""
     return f"{group.model.value}\n{group.kind.value.split('/')[0]}{fitted}"
 
 

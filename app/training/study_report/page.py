@@ -27,7 +27,8 @@ from app.training.study_report.wording import (
     MODEL_MEANING,
     VALIDATION_NAMES,
     cohort_sentences,
-    conclusions,
+    main_conclusions,
+    other_conclusions,
     warnings,
 )
 
@@ -89,14 +90,19 @@ def page(title: str, content: Sequence[Markup]) -> str:
 def first_screen(scores: Sequence[ScanScore], about: ReportAbout) -> Markup:
     """Who was tested, the study's table beside ours, what the comparison says, and its limits."""
     models = sorted({score.key.model for score in scores})
+    meanings = "; ".join(f"{model.value} {MODEL_MEANING[model]}" for model in models)
     return joined(
         _simulated_banner() if about.simulated else None,
         element("h1", about.title),
-        element("p", RESEARCH_USE, class_="research"),
-        element("p", "Lesions found by the models were compared with the reader's, patient by patient."),
-        items(cohort_sentences(scores, about.simulated)),
-        items([f"{model.value}: {MODEL_MEANING[model]}" for model in models]),
-        element("div", element("h3", "What the comparison says"), items(conclusions(scores)), class_="says"),
+        element(
+            "p",
+            element("strong", RESEARCH_USE),
+            " The lesions that the models found were compared with the true ones, patient by patient.",
+        ),
+        items([*cohort_sentences(scores, about.simulated), f"Models: {meanings}."]),
+        element(
+            "div", element("h3", "What the comparison says"), items(main_conclusions(scores)), class_="says"
+        ),
         tables.study_beside_ours(scores),
         _study_reference(),
         element(
@@ -137,7 +143,14 @@ def _comparisons(scores: Sequence[ScanScore]) -> Markup:
         "test; the paired t test stands beside it. Patients in whom a measure is not defined for one of "
         "the two are left out of that line."
     )
-    return section("comparisons", "Models compared", element("p", how), tables.comparisons(scores))
+    others = other_conclusions(scores)
+    return section(
+        "comparisons",
+        "Models compared",
+        element("p", how),
+        joined(element("h3", "Beside the main comparison, by DSC"), items(others)) if others else None,
+        tables.comparisons(scores),
+    )
 
 
 def _figures(scores: Sequence[ScanScore]) -> Markup:
@@ -183,7 +196,7 @@ def _cases(scores: Sequence[ScanScore], cohort: Path | None, predictions: Predic
         return section("cases", title, element("p", "No pictures: images or results were not kept."))
     how = (
         "By DSC. Seen from the front, the patient's right at the viewer's left; the darker, the more uptake. "
-        "Blue: the reader's lesions; vermilion, dashed: the model's."
+        "Blue: the true lesions; vermilion: the model's."
     )
     figures = []
     for group in groups_of(scores):

@@ -10,7 +10,7 @@ from app.training import study_table
 from app.training.score_groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
 from app.training.statistics import PairedComparison
 from app.training.study_report.html import Markup, element, joined, table
-from app.training.study_report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, verdict
+from app.training.study_report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
 
 DASH = "–"
 
@@ -115,7 +115,7 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
         DASH
         if found.paired_t is None
         else p_in_words(found.paired_t.p).removeprefix("p = ").removeprefix("p "),
-        verdict(rivals, measure, found),
+        short_verdict(rivals, measure, found),
     ]
 
 

@@ -11,6 +11,7 @@ from app.domain.scan_score import ScanScore, Validation
 from app.domain.study import StudyKind
 from app.training.score_groups import (
     M4_OR_M2,
+    RIVALS,
     VALIDATIONS,
     Group,
     Rivals,
@@ -30,8 +31,8 @@ VALIDATION_NAMES = {
     Validation.NODE: "The node's own chain",
 }
 VALIDATION_MEANING = {
-    Validation.INTERNAL: "cross-validation: patients were segmented by models that had not seen them",
-    Validation.EXTERNAL: "another centre's patients, by models trained on all of the first centre's",
+    Validation.INTERNAL: "cross-validation, each segmented by a model that had not seen that patient",
+    Validation.EXTERNAL: "another centre, segmented by models trained on all of the first centre's patients",
     Validation.NODE: "segmented by the node as it runs, with its installed models",
 }
 MODEL_MEANING = {
@@ -61,11 +62,11 @@ def cohort_sentences(scores: Sequence[ScanScore], simulated: bool) -> list[str]:
         own = [score for score in scores if score.key.validation is validation]
         if own:
             centres = Counter(centre for centre, _ in {(s.key.centre, s.key.patient) for s in own})
-            who = ", ".join(f"{count} of centre {centre}" for centre, count in sorted(centres.items()))
+            who = " and ".join(f"{count} of centre {centre}" for centre, count in sorted(centres.items()))
             kinds = ", ".join(_scans(own, kind) for kind in StudyKind if _scans(own, kind))
             name, meaning = VALIDATION_NAMES[validation], VALIDATION_MEANING[validation]
             patients = "simulated patients" if simulated else "patients"
-            sentences.append(f"{name} on {sum(centres.values())} {patients} ({who}; {kinds}): {meaning}.")
+            sentences.append(f"{name}, {patients}: {who} ({kinds}); {meaning}.")
     return sentences
 
 
@@ -92,37 +93,66 @@ def comparison_sentence(
 
 
 def verdict(rivals: Rivals, measure: Measure, found: PairedComparison) -> str:
-    """What a comparison shows: by the rank test, with a word when the t test disagrees."""
+    """What a comparison shows, in sentences: by the rank test, with a word when the t test disagrees."""
     if found.wilcoxon is None:
         return f"No p-value: {found.why_no_p}."
-    p = p_in_words(found.wilcoxon.p)
     t = "" if found.paired_t is None else f"; paired t {p_in_words(found.paired_t.p)}"
-    if found.wilcoxon.p >= SIGNIFICANT:
-        text = f"No difference could be shown (Wilcoxon {p}{t}), which does not prove that there is none."
-        if found.wilcoxon.smallest_possible_p >= SIGNIFICANT:
+    numbers = f"(Wilcoxon {p_in_words(found.wilcoxon.p)}{t})"
+    better = ahead(rivals, measure, found)
+    if better is None:
+        text = f"No difference could be shown {numbers}, which does not prove that there is none."
+        if _too_few_to_show(found):
             text += f" With {_patients(found.wilcoxon.n)} that differ, this test could not have shown any."
     else:
-        ahead = found.wilcoxon.direction if measure.better is Better.HIGHER else -found.wilcoxon.direction
-        better = rivals.first if ahead > 0 else rivals.second
-        text = f"{better.value} was better (Wilcoxon {p}{t})."
+        text = f"{better.value} was better {numbers}."
         if found.mean_difference is not None and found.mean_difference * found.wilcoxon.direction < 0:
             text += " The mean points the other way: a few patients weigh heavily in it."
-    disagree = found.paired_t is not None and (found.paired_t.p < SIGNIFICANT) != (
-        found.wilcoxon.p < SIGNIFICANT
-    )
-    return f"{text} The two tests disagree at {SIGNIFICANT}: take it as a hint." if disagree else text
+    return f"{text} The two tests disagree at {SIGNIFICANT}: take it as a hint." if _disagree(found) else text
 
 
-def conclusions(scores: Sequence[ScanScore]) -> list[str]:
-    """The study's comparisons by DSC, M4 against M2 first."""
-    found = []
-    for rivals_first in (True, False):
-        for validation in VALIDATIONS:
-            for rivals in rivals_of(scores, validation):
-                comparison = compared(scores, rivals, validation, DICE)
-                if comparison is not None and (rivals == M4_OR_M2) is rivals_first:
-                    found.append(comparison_sentence(rivals, validation, DICE, comparison))
+def short_verdict(rivals: Rivals, measure: Measure, found: PairedComparison) -> str:
+    """The same in a few words, for a table that has the numbers."""
+    if found.wilcoxon is None:
+        return f"no p-value: {found.why_no_p}"
+    better = ahead(rivals, measure, found)
+    text = "no difference shown" if better is None else f"{better.value} better"
+    text += "; too few pairs to show any" if _too_few_to_show(found) else ""
+    return text + ("; the tests disagree" if _disagree(found) else "")
+
+
+def ahead(rivals: Rivals, measure: Measure, found: PairedComparison) -> ModelRole | None:
+    """The model that the rank test finds better, ``None`` when it finds no difference."""
+    if found.wilcoxon is None or found.wilcoxon.p >= SIGNIFICANT:
+        return None
+    way = found.wilcoxon.direction if measure.better is Better.HIGHER else -found.wilcoxon.direction
+    return rivals.first if way > 0 else rivals.second
+
+
+def _too_few_to_show(found: PairedComparison) -> bool:
+    return found.wilcoxon is not None and found.wilcoxon.smallest_possible_p >= SIGNIFICANT
+
+
+def _disagree(found: PairedComparison) -> bool:
+    if found.wilcoxon is None or found.paired_t is None:
+        return False
+    return (found.paired_t.p < SIGNIFICANT) != (found.wilcoxon.p < SIGNIFICANT)
+
+
+def main_conclusions(scores: Sequence[ScanScore]) -> list[str]:
+    """M4 against M2 by DSC; every comparison where that one is not there."""
+    found = _conclusions(scores, (M4_OR_M2,)) or other_conclusions(scores)
     return found or ["No two models were measured on the same patients, so nothing can be compared."]
+
+
+def other_conclusions(scores: Sequence[ScanScore]) -> list[str]:
+    """The study's other comparisons by DSC."""
+    return _conclusions(scores, tuple(rivals for rivals in RIVALS if rivals != M4_OR_M2))
+
+
+def _conclusions(scores: Sequence[ScanScore], wanted: Sequence[Rivals]) -> list[str]:
+    pairs = ((r, v) for r in wanted for v in VALIDATIONS if r in rivals_of(scores, v))
+    found = ((r, v, compared(scores, r, v, DICE)) for r, v in pairs)
+    return [comparison_sentence(r, v, DICE, result) for r, v, result in found if result is not None]
 
 
 def warnings(scores: Sequence[ScanScore], simulated: bool) -> list[str]:
@@ -139,7 +169,7 @@ def warnings(scores: Sequence[ScanScore], simulated: bool) -> list[str]:
             f"Few patients ({smallest} in the smallest group): read the intervals, not only the means."
         )
     found += [sentence for group in groups if (sentence := _fallback_sentence(scores, group))]
-    found += [sentence for group in groups if (sentence := _undefined_sentence(scores, group))]
+    found += [sentence] if (sentence := _undefined_sentence(scores)) else []
     found.append(
         "Main comparison: DSC of M4 against M2. All others are exploratory, and no p-value is corrected for "
         "their number: about one in twenty falls below 0.05 by chance."
@@ -160,14 +190,15 @@ def _fallback_sentence(scores: Sequence[ScanScore], group: Group) -> str:
     return f"{place}: in {len(others)} of {_patients(len(own))} {instead}: {why}."
 
 
-def _undefined_sentence(scores: Sequence[ScanScore], group: Group) -> str:
-    undefined = described(scores, group, DICE).undefined
-    if not undefined:
+def _undefined_sentence(scores: Sequence[ScanScore]) -> str:
+    missing = [
+        f"{group.validation.value} {group.label} {group.kind.value} {undefined}"
+        for group in groups_of(scores)
+        if not group.fitted_only and (undefined := described(scores, group, DICE).undefined)
+    ]
+    if not missing:
         return ""
-    place = f"{VALIDATION_NAMES[group.validation]}, {group.kind.value}, {group.label}"
-    return (
-        f"{place}: DSC is not defined in {_patients(undefined)} ({DICE.undefined}), who are left out of it."
-    )
+    return f"Patients without a DSC ({DICE.undefined}), left out of its means: {', '.join(missing)}."
 
 
 def _patients(number: int) -> str:
