@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,9 @@ def _placed(contours: list[_Contour], grid: Grid, ct_grid: Grid, warnings: tuple
     points = np.concatenate([contour.points_mm for contour in contours])
     outside = 1.0 - float(inside(grid.to_index(points), grid).mean())
     if _flat_in(contours, grid):
-        reach = _reach(contours, grid, ct_grid)
+        resampled = not _on_slices(contours, grid)
+        reach = _half_step(contours, grid, ct_grid) if resampled else FLAT_MM / _step_mm(grid)
         labels, overlaps = _fill(contours, grid, reach)
-        resampled = reach > FLAT_MM / grid.spacing_mm[2]
     elif _flat_in(contours, ct_grid):
         on_ct, overlaps = _fill(contours, ct_grid, 0.5)
         labels, resampled = nearest_labels(on_ct, grid), True
@@ -110,17 +110,18 @@ def _flat_in(contours: Iterable[_Contour], grid: Grid) -> bool:
     return max(float(each) for each in apart) * _step_mm(grid) <= FLAT_MM
 
 
-def _reach(contours: Iterable[_Contour], grid: Grid, ct_grid: Grid) -> float:
-    """How far from its plane a contour holds, in slices of ``grid``: half a step of its own stack."""
-    planes = np.unique([round(_plane(contour, grid), 4) for contour in contours])
-    tolerance = FLAT_MM / _step_mm(grid)
-    if np.abs(planes - np.rint(planes)).max() <= tolerance:
-        return tolerance
-    on_ct = np.array([_plane(contour, ct_grid) for contour in contours])
-    if _flat_in(contours, ct_grid) and np.abs(on_ct - np.rint(on_ct)).max() * _step_mm(ct_grid) <= FLAT_MM:
+def _on_slices(contours: Iterable[_Contour], grid: Grid) -> bool:
+    """Whether every contour lies on a slice of the grid."""
+    planes = np.array([_plane(contour, grid) for contour in contours])
+    return bool(np.abs(planes - np.rint(planes)).max() * _step_mm(grid) <= FLAT_MM)
+
+
+def _half_step(contours: Sequence[_Contour], grid: Grid, ct_grid: Grid) -> float:
+    """Half a step of the stack that contours were drawn on, in slices of ``grid``: so far each one holds."""
+    if _flat_in(contours, ct_grid) and _on_slices(contours, ct_grid):
         return _step_mm(ct_grid) / _step_mm(grid) / 2.0
-    gaps = np.diff(planes)
-    gaps = gaps[gaps > tolerance]
+    gaps = np.diff(np.unique([_plane(contour, grid) for contour in contours]))
+    gaps = gaps[gaps * _step_mm(grid) > FLAT_MM]
     return float(gaps.min()) / 2.0 if gaps.size else 0.5
 
 
