@@ -1,4 +1,4 @@
-"""``psma-node models list | verify``: what is installed, and whether it is what its cards say."""
+"""``psma-node models``: what is installed, is it what its cards say, and how it comes and goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The models: list them, verify their files.")
+from app.cli.model_import import import_model
+
+app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 
 FolderOption = Annotated[Path, typer.Option("--models-dir", help="Folder of the models, one folder each.")]
 
@@ -25,16 +27,40 @@ def list_models(models_dir: FolderOption = Path("models")) -> None:
         dice = [metric for metric in card.metrics if metric.name == "DSC" and metric.mean is not None]
         lines = (f"{metric.mean:.2f} {metric.modality}, n = {metric.n}" for metric in dice)
         use = "demonstration only" if card.demonstration_only else "see the card's intended use"
-        table.add_row(card.id, card.role.value, card.version, ", ".join(card.tracers), "\n".join(lines), use)
+        measured = "\n".join(lines) or "not evaluated yet"
+        table.add_row(card.id, card.role.value, card.version, ", ".join(card.tracers), measured, use)
     Console().print(table)
 
 
 @app.command()
 def verify(models_dir: FolderOption = Path("models")) -> None:
-    """Compare every file of every model with the SHA-256 in its card; stop at the first that differs."""
+    """Compare every file of every model with the SHA-256 in its card, and name each one that differs.
+
+    Exit code: 0 all is as the cards say, 1 something differs, 2 no such folder.
+    """
     from app.inference.model_store import ModelStore
 
-    store = ModelStore(models_dir)
-    for card in store.cards():
-        store.verify(card)
-        typer.echo(f"{card.id}: {len(card.files)} files as in its card")
+    checks = ModelStore(models_dir).checks()
+    for check in checks:
+        if check.sound:
+            typer.echo(f"{check.model_id}: {check.files} files as in its card")
+        for problem in check.problems:
+            typer.echo(f"{check.model_id}: {problem}", err=True)
+    raise typer.Exit(0 if all(check.sound for check in checks) else 1)
+
+
+@app.command()
+def export(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="As in `psma-node models list`.")],
+    out: Annotated[Path, typer.Option("--out", help="The zip file to write.")],
+    models_dir: FolderOption = Path("models"),
+) -> None:
+    """Write one model as a zip that `psma-node models import` takes; the same model gives the same bytes."""
+    from app.inference.model_package import export_package
+    from app.inference.model_store import ModelStore, sha256_of
+
+    card = export_package(ModelStore(models_dir), model_id, out)
+    typer.echo(f"{out}: {card.id} ({card.role}, version {card.version}), SHA-256 {sha256_of(out)}")
+
+
+app.command("import")(import_model)

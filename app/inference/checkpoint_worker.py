@@ -1,6 +1,6 @@
 """The process that reads one nnU-Net checkpoint: a pickle in on standard input, safetensors out.
 
-Nothing that a pickle names is called, but PyTorch's own tensor rebuilders and the number types below: PyTorch's
+Nothing that a pickle names is called, but PyTorch's own tensor rebuilders and the number types below: its
 restricted unpickler refuses the rest before it does anything. The process has given up its rights besides
 (:mod:`app.inference.confinement`), for the case that the unpickler has a fault. Started by
 :mod:`app.inference.checkpoint_reader`, and by nothing else.
@@ -68,7 +68,7 @@ ALLOWED: list[Any] = [
 
 
 def main(output_descriptor: int) -> None:
-    """Read standard input, write the weights to ``output_descriptor`` and what they are to standard output."""
+    """Read standard input; write weights to ``output_descriptor``, what they are to standard output."""
     enforced = leave_network()
     size = os.fstat(sys.stdin.fileno()).st_size
     _import_everything()

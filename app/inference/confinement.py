@@ -1,4 +1,4 @@
-"""A process gives up its rights before it reads a file from an unknown place. Linux only; no privilege needed.
+"""A process gives up its rights before it reads a file from an unknown place. Linux; no privilege needed.
 
 What a machine does not offer is left out, and said: each function returns in words what it has enforced.
 """
@@ -32,7 +32,7 @@ _FILE_RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 class _Ruleset(ctypes.Structure):
     """``struct landlock_ruleset_attr``; earlier kernels know its beginning only."""
 
-    _fields_ = [  # noqa: RUF012  the form that ctypes asks for
+    _fields_ = [
         ("files", ctypes.c_uint64),
         ("network", ctypes.c_uint64),
         ("scoped", ctypes.c_uint64),
@@ -112,11 +112,9 @@ def _refuse_files() -> bool:
     files = (1 << _FILE_RIGHTS_OF_VERSION.get(version, 16)) - 1
     ruleset = _Ruleset(files, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0)
     known_bytes = 24 if version >= 6 else 16 if version >= 4 else 8
-    descriptor = libc.syscall(
-        LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(known_bytes), 0
-    )
+    descriptor = libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(known_bytes), 0)
     if descriptor < 0:
         return False
-    restricted = libc.syscall(LANDLOCK_RESTRICT_SELF, descriptor, 0) == 0
+    restricted = bool(libc.syscall(LANDLOCK_RESTRICT_SELF, descriptor, 0) == 0)
     os.close(descriptor)
     return restricted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -77,7 +78,9 @@ class ModelCard(CardPart):
         id: the name of its folder.
         training_data: in words.
         deviations: from stock nnU-Net training, in words.
+        weights: files of the network's weights; several are an ensemble, whose outputs are averaged.
         files: SHA-256 of every file of the model, by name.
+        converted_from: SHA-256 of the checkpoints that the weights were converted from, by name.
         demonstration_only: true for models that must not touch patients.
     """
 
@@ -96,12 +99,15 @@ class ModelCard(CardPart):
     licence: Text
     intended_use: Text
     demonstration_only: bool
+    weights: tuple[FileName, ...] = Field(default=(WEIGHTS_FILE,), min_length=1)
     files: Mapping[FileName, Sha256]
+    converted_from: Mapping[Text, Sha256] = {}
 
     @property
     def weights_sha256(self) -> str:
-        """Names the exact network in results."""
-        return self.files[WEIGHTS_FILE]
+        """Names the exact network in results; of an ensemble: SHA-256 over those of its files, in order."""
+        digests = [self.files[name] for name in self.weights]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -122,7 +128,7 @@ def read_card(folder: Path) -> ModelCard:
         raise MisconfiguredError(f"{path}: not a valid model card: {problems}") from error
     if card.id != folder.name:
         raise MisconfiguredError(f"{path}: says id {card.id}, expected {folder.name}, its folder's name")
-    missing = [name for name in REQUIRED_FILES if name not in card.files]
+    missing = [name for name in (*card.weights, PLANS_FILE, DATASET_FILE) if name not in card.files]
     if missing:
         raise MisconfiguredError(f"{path}: files must list {', '.join(missing)} with a SHA-256")
     return card

@@ -21,6 +21,25 @@ class VerifiedModel:
     folder: Path
 
 
+@dataclass(frozen=True)
+class ModelCheck:
+    """A model compared with its card.
+
+    Attributes:
+        files: how many the card lists.
+        problems: what is wrong, in words.
+    """
+
+    model_id: str
+    files: int
+    problems: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Every file is there and is what the card says."""
+        return not self.problems
+
+
 class ModelStore:
     """The folder of models, ``<folder>/<id>/model.yaml``.
 
@@ -36,10 +55,20 @@ class ModelStore:
         Raises:
             MisconfiguredError: the folder is missing, or a card is invalid.
         """
-        if not self._folder.is_dir():
-            raise MisconfiguredError(f"{self._folder}: no such folder; set segment.models_dir in app.yaml")
-        folders = sorted(path.parent for path in self._folder.glob(f"*/{CARD_FILE}"))
-        return tuple(read_card(folder) for folder in folders)
+        return tuple(read_card(folder) for folder in self._folders())
+
+    def card(self, model_id: str) -> ModelCard:
+        """The card of one model.
+
+        Raises:
+            MisconfiguredError: there is no such model.
+        """
+        cards = self.cards()
+        for card in cards:
+            if card.id == model_id:
+                return card
+        present = ", ".join(card.id for card in cards) or "none"
+        raise MisconfiguredError(f"{self._folder}: no model is called {model_id}; present: {present}")
 
     def by_role(self, role: ModelRole) -> ModelCard | None:
         """The one model of that role, or ``None``.
@@ -72,20 +101,48 @@ class ModelStore:
         Raises:
             MisconfiguredError: a file is missing or differs.
         """
+        wrong = self.wrong_files(card)
+        if wrong:
+            raise MisconfiguredError("; ".join(wrong))
+        return VerifiedModel(card, self._folder / card.id)
+
+    def wrong_files(self, card: ModelCard) -> tuple[str, ...]:
+        """What is wrong with each file that is not what the card says, in words."""
         folder = self._folder / card.id
-        for name, expected in card.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise MisconfiguredError(
-                    f"{path}: not found, although {CARD_FILE} lists it; install the model again"
-                )
-            found = sha256_of(path)
-            if found != expected:
-                raise MisconfiguredError(
-                    f"{path}: SHA-256 is {found}, expected {expected}; the file was changed or damaged, "
-                    "install the model again"
-                )
-        return VerifiedModel(card, folder)
+        found = (_wrong_with(folder / name, expected) for name, expected in card.files.items())
+        return tuple(filter(None, found))
+
+    def checks(self) -> tuple[ModelCheck, ...]:
+        """Every model compared with its card; no damaged one hides another.
+
+        Raises:
+            MisconfiguredError: the folder is missing.
+        """
+        return tuple(self._check(folder) for folder in self._folders())
+
+    def _check(self, folder: Path) -> ModelCheck:
+        try:
+            card = read_card(folder)
+        except MisconfiguredError as error:
+            return ModelCheck(folder.name, 0, (str(error),))
+        return ModelCheck(card.id, len(card.files), self.wrong_files(card))
+
+    def _folders(self) -> list[Path]:
+        if not self._folder.is_dir():
+            raise MisconfiguredError(f"{self._folder}: no such folder; set segment.models_dir in app.yaml")
+        return sorted(path.parent for path in self._folder.glob(f"*/{CARD_FILE}"))
+
+
+def _wrong_with(path: Path, expected: str) -> str:
+    if not path.is_file():
+        return f"{path}: not found, although {CARD_FILE} lists it; install the model again"
+    found = sha256_of(path)
+    if found == expected:
+        return ""
+    return (
+        f"{path}: SHA-256 is {found}, expected {expected}; the file was changed or damaged, "
+        "install the model again"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -84,21 +84,32 @@ def _refuse_unknown_parts(architecture: str, arguments: dict[str, Any], imported
             )
 
 
-def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Fill ``network`` with weights saved by :func:`distinct_weights`.
+def refuse_misfit(network: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Whether ``weights``, as saved by :func:`distinct_weights`, are those of ``network``.
 
     Raises:
         ValueError: a weight is missing, unknown or of another shape.
     """
-    expected = distinct_weights(network.state_dict())
+    # not through distinct_weights: a network on the meta device has shapes, but nothing to copy
+    state = network.state_dict()
+    expected = {n: value.shape for n, value in state.items() if not any(alias in n for alias in ALIASES)}
     wrong = {
         name
         for name in expected.keys() | weights.keys()
-        if name not in expected or name not in weights or expected[name].shape != weights[name].shape
+        if name not in expected or name not in weights or expected[name] != weights[name].shape
     }
     if wrong:
         raise ValueError(
             f"{len(wrong)} weights do not fit the network of plans.json, among them {min(wrong)}"
         )
+
+
+def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Fill ``network`` with weights saved by :func:`distinct_weights`.
+
+    Raises:
+        ValueError: as :func:`refuse_misfit`.
+    """
+    refuse_misfit(network, weights)
     # strict=False: the aliases are not stored; that nothing else is missing was checked above
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)

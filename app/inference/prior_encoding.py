@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 REACH_MM = 20.0
 """Beyond this distance from a lesion's surface the map is flat: more than any tolerated misplacement."""
 
+ENCODING = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
+"""In words, for cards."""
+
 
 def encode_prior(mask: NDArray[np.bool_], spacing_zyx_mm: tuple[float, float, float]) -> NDArray[np.float32]:
     """Signed distance to the surface, clipped to ±20 mm, divided by 20, plus 1.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.errors import MisconfiguredError
 from app.inference.channels import NetworkInput, canonical, channels_of
 from app.inference.devices import choose_device
-from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE, ModelCard
+from app.inference.model_card import DATASET_FILE, PLANS_FILE, ModelCard
 from app.inference.model_store import VerifiedModel
 from app.inference.network import build_network, load_weights
 from app.inference.policy import DeviceChoice
@@ -51,7 +51,7 @@ class Segmenter:
         Raises:
             MisconfiguredError: the device is not there, or the model's files do not fit each other.
         """
-        _refuse_other_input(model.card)
+        refuse_other_input(model.card)
         self._card = model.card
         self._lesion_label = model.card.labels[LESION]
         self._lock = threading.Lock()
@@ -82,8 +82,12 @@ class Segmenter:
         return mask
 
 
-def _refuse_other_input(card: ModelCard) -> None:
-    """A model fed with other channels than it was trained on gives a wrong mask that looks right."""
+def refuse_other_input(card: ModelCard) -> None:
+    """A model fed with other channels than it was trained on gives a wrong mask that looks right.
+
+    Raises:
+        MisconfiguredError: its channels or labels are not those of its role.
+    """
     found = tuple((channel.name, channel.unit) for channel in card.channels)
     expected = channels_of(card.role)
     if found != expected:
@@ -107,9 +111,8 @@ def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
 
     settings = model.card.inference
     device = choose_device(choice)
-    plans: dict[str, Any] = json.loads((model.folder / PLANS_FILE).read_text())
-    dataset: dict[str, Any] = json.loads((model.folder / DATASET_FILE).read_text())
-    network, parameters = _network(model, plans, dataset)
+    plans, dataset = read_description(model)
+    network, parameters = load_networks(model, plans, dataset)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints advice about CPUs
         predictor = nnUNetPredictor(
             tile_step_size=settings.tile_step_size,
@@ -124,7 +127,7 @@ def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
         network,
         manager,
         manager.get_configuration(settings.configuration),
-        [parameters],
+        parameters,
         dataset,
         "PsmaSmallTrainer",
         settings.mirroring_axes or None,
@@ -132,15 +135,40 @@ def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
     return predictor
 
 
-def _network(
+def read_description(model: VerifiedModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's plans.json and dataset.json."""
+    plans: dict[str, Any] = json.loads((model.folder / PLANS_FILE).read_text(encoding="utf-8"))
+    dataset: dict[str, Any] = json.loads((model.folder / DATASET_FILE).read_text(encoding="utf-8"))
+    return plans, dataset
+
+
+def load_networks(
     model: VerifiedModel, plans: dict[str, Any], dataset: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The network, and its state under every name that nnU-Net's predictor loads it by."""
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The network, and for each file of weights its state under every name that nnU-Net's predictor loads.
+
+    Raises:
+        MisconfiguredError: weights and plans do not fit each other.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     network = build_network(plans, dataset, model.card.inference.configuration)
-    try:
-        load_weights(network, load_file(str(model.folder / WEIGHTS_FILE)))
-    except ValueError as error:
-        raise MisconfiguredError(f"model {model.card.id}: {error}; install the model again") from error
-    return network, dict(network.state_dict())
+    states = []
+    for name in model.card.weights:
+        try:
+            load_weights(network, load_file(str(model.folder / name)))
+        except (ValueError, SafetensorError) as error:
+            raise MisconfiguredError(
+                f"model {model.card.id}, {name}: {error}; install the model again"
+            ) from error
+        states.append(dict(network.state_dict()) if len(model.card.weights) == 1 else _copied(network))
+    return network, states
+
+
+def _copied(network: Any) -> dict[str, Any]:
+    """A network's state, which the next one is not to overwrite; what has two names is copied once."""
+    copies: dict[int, Any] = {}
+    return {
+        key: copies.setdefault(value.data_ptr(), value.clone()) for key, value in network.state_dict().items()
+    }

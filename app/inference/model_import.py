@@ -1,0 +1,155 @@
+"""nnU-Net's training becomes a model of the node: converted once, checked, with a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError
+from app.inference.channels import channels_of
+from app.inference.checkpoint_reader import CheckpointFacts, ConvertedCheckpoint, convert_checkpoint
+from app.inference.model_card import (
+    DATASET_FILE,
+    PLANS_FILE,
+    WEIGHTS_FILE,
+    InferenceSettings,
+    InputChannel,
+    ModelCard,
+    write_card,
+)
+from app.inference.model_statement import ModelStatement
+from app.inference.model_store import sha256_of
+from app.inference.nnunet_results import TrainedModel
+from app.inference.plans_check import (
+    check_plans,
+    check_weights,
+    empty_network,
+    lesion_labels,
+    trimmed_dataset,
+)
+
+TAKEN_OVER = (
+    "version",
+    "tracers",
+    "training_data",
+    "deviations",
+    "licence",
+    "intended_use",
+    "demonstration_only",
+)
+"""Keys of the statement that are keys of the card."""
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What is wanted of an import.
+
+    Attributes:
+        lesion_label: what dataset.json calls lesions; empty for ``lesion``.
+    """
+
+    model_id: str
+    role: ModelRole
+    statement: ModelStatement
+    lesion_label: str = ""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The new model's card, and what the process that read its pickles was forbidden or not."""
+
+    card: ModelCard
+    enforced: tuple[str, ...]
+    not_enforced: tuple[str, ...]
+
+
+def import_training(trained: TrainedModel, request: ImportRequest, folder: Path) -> Imported:
+    """Write weights, plans, data set description and card into the empty ``folder``.
+
+    Raises:
+        MisconfiguredError: a checkpoint names code, or the parts do not fit each other, the role or the card.
+    """
+    labels = lesion_labels(trained.dataset, request.lesion_label)  # cheap checks before the slow one
+    names = _weight_files(len(trained.checkpoints))
+    converted = [
+        convert_checkpoint(checkpoint, folder / name)
+        for name, (_, checkpoint) in zip(names, trained.checkpoints, strict=True)
+    ]
+    facts = _one_training(trained, converted)
+    schemes = check_plans(trained.plans, trained.dataset, facts.configuration, request.role)
+    network = empty_network(trained.plans, trained.dataset, facts.configuration)
+    for name in names:
+        check_weights(network, folder / name)
+    _write_json(folder / PLANS_FILE, trained.plans)
+    _write_json(folder / DATASET_FILE, trimmed_dataset(trained.dataset))
+    stated = request.statement
+    card = ModelCard(
+        id=request.model_id,
+        role=request.role,
+        channels=_channels(request, schemes),
+        labels=labels,
+        training_command=stated.training_command or _in_words(trained, facts),
+        inference=_inference(stated, facts),
+        weights=names,
+        files={name: sha256_of(folder / name) for name in (*names, PLANS_FILE, DATASET_FILE)},
+        converted_from={
+            name: result.sha256 for (name, _), result in zip(trained.checkpoints, converted, strict=True)
+        },
+        **{key: getattr(stated, key) for key in TAKEN_OVER},
+    )
+    write_card(card, folder)
+    return Imported(card, converted[0].enforced, converted[0].not_enforced)
+
+
+def _inference(stated: ModelStatement, facts: CheckpointFacts) -> InferenceSettings:
+    axes = stated.inference.mirroring_axes
+    return InferenceSettings(
+        configuration=facts.configuration,
+        tile_step_size=stated.inference.tile_step_size,
+        mirroring_axes=facts.mirroring_axes if axes is None else axes,
+    )
+
+
+def _weight_files(count: int) -> tuple[str, ...]:
+    """One file keeps the usual name; several are numbered in the order of their folds."""
+    if count == 1:
+        return (WEIGHTS_FILE,)
+    stem, _, suffix = WEIGHTS_FILE.partition(".")
+    return tuple(f"{stem}-{number}.{suffix}" for number in range(count))
+
+
+def _one_training(trained: TrainedModel, converted: Sequence[ConvertedCheckpoint]) -> CheckpointFacts:
+    """What all folds say alike; nnU-Net takes the first fold's word for all."""
+    first = converted[0].facts
+    if any(_told(result.facts) != _told(first) for result in converted):
+        raise MisconfiguredError(
+            f"{', '.join(name for name, _ in trained.checkpoints)} are not folds of one training: "
+            "they name different configurations, or mirror along different axes"
+        )
+    return first
+
+
+def _told(facts: CheckpointFacts) -> tuple[object, ...]:
+    return facts.configuration, facts.mirroring_axes
+
+
+def _channels(request: ImportRequest, schemes: Sequence[str]) -> tuple[InputChannel, ...]:
+    stated = [channel.encoding for channel in request.statement.channels]
+    return tuple(
+        InputChannel(name=name, unit=unit, normalisation=f"{encoding}; {scheme}" if encoding else scheme)
+        for (name, unit), encoding, scheme in zip(channels_of(request.role), stated, schemes, strict=True)
+    )
+
+
+def _in_words(trained: TrainedModel, facts: CheckpointFacts) -> str:
+    epochs = f", {facts.epochs} epochs" if facts.epochs is not None else ""
+    names = ", ".join(name for name, _ in trained.checkpoints)
+    return f"nnU-Net, trainer {facts.trainer}, configuration {facts.configuration}{epochs}; from {names}"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

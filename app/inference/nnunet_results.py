@@ -1,0 +1,145 @@
+"""Finding a trained model in nnU-Net's results folder, or in the zip that nnU-Net exports it to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from app.errors import MisconfiguredError
+from app.inference.model_card import DATASET_FILE, PLANS_FILE
+from app.inference.model_zip import member_names, unpack
+
+FINAL_CHECKPOINT = "checkpoint_final.pth"
+FOLD = re.compile(r"fold_(\d{1,3}|all)")
+JSON_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which training of a source is meant.
+
+    Attributes:
+        configuration: ``3d_fullres``; empty for the only one.
+        folds: ``0``, ``all``; several are an ensemble; none for the only one.
+        checkpoint: the file's name in each fold's folder.
+    """
+
+    configuration: str = ""
+    folds: tuple[str, ...] = ()
+    checkpoint: str = FINAL_CHECKPOINT
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One training (or several folds of it) as nnU-Net left it."""
+
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    checkpoints: tuple[tuple[str, Path], ...]
+    """Name (``fold_0/checkpoint_final.pth``) and file of each."""
+
+
+def in_folder(folder: Path, choice: Choice) -> TrainedModel:
+    """The training in ``folder`` or below it.
+
+    Raises:
+        MisconfiguredError: none is there, or it is not clear which is meant.
+    """
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    members = _members(folder, files, choice)
+    return _trained({name: folder / member for name, member in members.items()})
+
+
+def in_zip(path: Path, choice: Choice, work: Path) -> TrainedModel:
+    """The training in nnU-Net's exported zip; only the files that are needed are unpacked, below ``work``.
+
+    Raises:
+        MisconfiguredError: as :func:`in_folder`, or the zip is not what nnU-Net exports.
+    """
+    members = _members(path, member_names(path), choice)
+    places = {name: work / name.replace("/", "-") for name in members}
+    unpack(path, {member: places[name] for name, member in members.items()})
+    return _trained(places)
+
+
+def _members(source: Path, files: Iterable[str], choice: Choice) -> dict[str, str]:
+    """For each file needed its path in the source: plans, data set, and a checkpoint for each fold."""
+    present = set(files)
+    root = _root(source, present, choice)
+    beside = {fold for file in present if (fold := _fold_of(file, root, choice.checkpoint))}
+    folds = _folds(source, sorted(beside), choice)
+    wanted = [PLANS_FILE, DATASET_FILE, *(f"fold_{fold}/{choice.checkpoint}" for fold in folds)]
+    return {name: str(root / name) for name in wanted}
+
+
+def _root(source: Path, files: set[str], choice: Choice) -> PurePosixPath:
+    """The folder of the training, named ``trainer__plans__configuration``."""
+    found = sorted({PurePosixPath(file).parent for file in files if PurePosixPath(file).name == PLANS_FILE})
+    roots = [root for root in found if str(root / DATASET_FILE) in files]
+    if choice.configuration:
+        roots = [root for root in roots if root.name.split("__")[-1] == choice.configuration]
+    if not roots:
+        wanted = f" for {choice.configuration}" if choice.configuration else ""
+        raise MisconfiguredError(
+            f"{source}: no {PLANS_FILE} with {DATASET_FILE} beside it{wanted}; give the zip of "
+            "nnUNetv2_export_model_to_zip or a results folder (…/nnUNetTrainer__nnUNetPlans__3d_fullres)"
+        )
+    if len(roots) > 1:
+        raise MisconfiguredError(
+            f"{source}: holds {', '.join(map(str, roots))}; say which with --configuration, "
+            "or give the folder of one"
+        )
+    return roots[0]
+
+
+def _fold_of(file: str, root: PurePosixPath, checkpoint: str) -> str:
+    path = PurePosixPath(file)
+    match = FOLD.fullmatch(path.parent.name)
+    return match.group(1) if match and path.name == checkpoint and path.parent.parent == root else ""
+
+
+def _folds(source: Path, present: Sequence[str], choice: Choice) -> tuple[str, ...]:
+    if not present:
+        raise MisconfiguredError(f"{source}: no fold has a {choice.checkpoint}; has the training ended?")
+    if choice.folds:
+        missing = [fold for fold in choice.folds if fold not in present]
+        if missing:
+            raise MisconfiguredError(
+                f"{source}: no {choice.checkpoint} for fold {', '.join(missing)}; found {', '.join(present)}"
+            )
+        return tuple(dict.fromkeys(choice.folds))
+    if "all" in present:
+        return ("all",)
+    if len(present) > 1:
+        each = " ".join(f"--fold {fold}" for fold in present)
+        raise MisconfiguredError(
+            f"{source}: holds the folds {', '.join(present)}; choose one (--fold {present[0]}), or several "
+            f"({each}): their outputs are then averaged, as nnU-Net does, at the price of as many runs"
+        )
+    return tuple(present)
+
+
+def _trained(places: dict[str, Path]) -> TrainedModel:
+    checkpoints = tuple((name, path) for name, path in places.items() if name.startswith("fold_"))
+    return TrainedModel(read_json(places[PLANS_FILE]), read_json(places[DATASET_FILE]), checkpoints)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file that nobody has looked at.
+
+    Raises:
+        MisconfiguredError: too long, or no JSON object.
+    """
+    if path.stat().st_size > JSON_BYTES:
+        raise MisconfiguredError(f"{path.name}: more than {JSON_BYTES >> 20} MiB; no {path.name} is as long")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MisconfiguredError(f"{path.name}: not readable as JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise MisconfiguredError(f"{path.name}: expected an object, found {type(content).__name__}")
+    return content

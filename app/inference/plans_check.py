@@ -1,0 +1,185 @@
+"""Whether a model's plans and data set description name only nnU-Net's own parts, and the role's channels.
+
+nnU-Net looks up preprocessing, resampling and normalisation by the names in plans.json. A normalisation that
+is not known by name, or a channel that is not the role's, would give a wrong mask without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError
+from app.inference.channels import CT_NAME, PRIOR_NAME, channels_of
+from app.inference.network import build_network, refuse_misfit
+
+NORMALISATIONS = {
+    "CTNormalization": (
+        "nnU-Net CT scheme: clipped to the training lesions' 0.5 and 99.5 percentiles, "
+        "fixed mean and deviation"
+    ),
+    "ZScoreNormalization": "nnU-Net z-score: mean and deviation of each image, whatever it shows",
+    "NoNormalization": "none",
+    "RescaleTo01Normalization": "nnU-Net rescale to 0..1: by each image's own minimum and maximum",
+}
+"""nnU-Net 2.8's schemes for grey values, in words for the card."""
+
+PARTS = {
+    "preprocessor_name": ("DefaultPreprocessor",),
+    "resampling_fn_data": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
+    "resampling_fn_seg": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
+    "resampling_fn_probabilities": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
+}
+LABEL_MANAGER = "LabelManager"
+
+SCHEME_NAMES = frozenset({"ct", "nonorm", "zscore", "rescale_to_0_1"})
+"""Channel names that only choose a normalisation, and say nothing about the content."""
+
+CONTENT_NAMES = {
+    "functional": frozenset({"pet", "suv", "spect", "pt", "nm", "pet or spect", "functional", "suvbw"}),
+    "ct": frozenset({"ct", "hu"}),
+    "prior": frozenset({"prior", "pet lesions", "lesions", "mask", "distance", "pet prior"}),
+}
+DATASET_KEYS = ("channel_names", "modality", "labels", "numTraining", "file_ending")
+"""All that inference needs; the rest may name patients, people and folders."""
+
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError, IndexError)
+"""What nnU-Net raises on plans that are none."""
+
+
+def check_plans(
+    plans: dict[str, Any], dataset: dict[str, Any], configuration: str, role: ModelRole
+) -> tuple[str, ...]:
+    """The normalisation of each channel, in words.
+
+    Raises:
+        MisconfiguredError: a name that nnU-Net's planners don't write, a cascade, or not the role's channels.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    if configuration not in plans.get("configurations", {}):
+        raise MisconfiguredError(
+            f"plans.json has no configuration {configuration!r}, which the checkpoint names"
+        )
+    try:
+        settings = PlansManager(plans).get_configuration(configuration).configuration
+        schemes = tuple(str(scheme) for scheme in settings["normalization_schemes"])
+        found = {key: settings[key] for key in PARTS} | {"label_manager": plans["label_manager"]}
+    except MALFORMED as error:
+        raise MisconfiguredError(
+            f"plans.json is not as nnU-Net writes it ({type(error).__name__}: {error})"
+        ) from error
+    _refuse_unknown_parts(found)
+    if settings.get("previous_stage"):
+        raise MisconfiguredError(
+            f"{configuration} is the second stage of a cascade, which takes another network's output; "
+            "export 3d_fullres or 3d_lowres"
+        )
+    _refuse_other_channels(_channel_names(dataset), schemes, role)
+    return tuple(NORMALISATIONS[scheme] for scheme in schemes)
+
+
+def empty_network(plans: dict[str, Any], dataset: dict[str, Any], configuration: str) -> Any:
+    """The network that the plans describe, without memory: only its shapes are of interest.
+
+    Raises:
+        MisconfiguredError: the plans name unknown parts, or describe no network.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build_network(plans, dataset, configuration)
+    except MALFORMED as error:
+        raise MisconfiguredError(
+            f"plans.json describes no network ({type(error).__name__}: {error})"
+        ) from error
+
+
+def check_weights(network: Any, file: Path) -> None:
+    """Whether a file of weights is for this network.
+
+    Raises:
+        MisconfiguredError: it is of another, or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        refuse_misfit(network, load_file(str(file)))
+    except (ValueError, SafetensorError) as error:
+        raise MisconfiguredError(
+            f"{file.name}: {error}; a trainer with a network of its own is not supported"
+        ) from error
+
+
+def lesion_labels(dataset: dict[str, Any], lesion_label: str) -> dict[str, int]:
+    """The labels for the card, with that of the lesions called ``lesion``.
+
+    Args:
+        dataset: dataset.json.
+        lesion_label: what dataset.json calls lesions; empty for ``lesion``.
+
+    Raises:
+        MisconfiguredError: no such label, or regions instead of labels.
+    """
+    labels = dataset.get("labels")
+    plain = isinstance(labels, dict) and all(type(number) is int for number in labels.values())
+    if not isinstance(labels, dict) or not plain or "regions_class_order" in dataset:
+        raise MisconfiguredError(
+            "dataset.json must give each label one number; regions, that overlap, are not supported"
+        )
+    wanted = lesion_label or "lesion"
+    names = [str(name) for name, number in labels.items() if number > 0 and name != "ignore"]
+    if wanted not in names:
+        raise MisconfiguredError(
+            f"dataset.json has the labels {', '.join(names)}, none called {wanted!r}; "
+            "say which is the lesions' with --lesion-label NAME"
+        )
+    return {"lesion" if name == wanted else str(name): number for name, number in labels.items()}
+
+
+def trimmed_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
+    """What of dataset.json is kept."""
+    return {key: dataset[key] for key in DATASET_KEYS if key in dataset}
+
+
+def _refuse_unknown_parts(found: Mapping[str, Any]) -> None:
+    for key, allowed in {**PARTS, "label_manager": (LABEL_MANAGER,)}.items():
+        if found[key] not in allowed:
+            raise MisconfiguredError(
+                f"plans.json names {found[key]!r} as {key}, expected {' or '.join(allowed)}; "
+                "only nnU-Net's own parts are run"
+            )
+
+
+def _channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:
+    names: Any = dataset.get("channel_names", dataset.get("modality"))
+    try:
+        return tuple(str(names[str(number)]) for number in range(len(names)))
+    except (KeyError, TypeError) as error:
+        raise MisconfiguredError("dataset.json must name its channels 0, 1, … in channel_names") from error
+
+
+def _refuse_other_channels(names: Sequence[str], schemes: Sequence[str], role: ModelRole) -> None:
+    expected = channels_of(role)
+    if not len(names) == len(schemes) == len(expected):
+        raise MisconfiguredError(
+            f"the model takes {len(names)} channels ({', '.join(names)}), {role} has {len(expected)}: "
+            f"{', '.join(name for name, _ in expected)}; is --role right?"
+        )
+    for number, (name, scheme, (meaning, _)) in enumerate(zip(names, schemes, expected, strict=True)):
+        if scheme not in NORMALISATIONS:
+            raise MisconfiguredError(
+                f"plans.json normalises channel {number} with {scheme!r}, expected one of "
+                f"{', '.join(NORMALISATIONS)}"
+            )
+        content = {CT_NAME: "ct", PRIOR_NAME: "prior"}.get(meaning, "functional")
+        if name.lower() not in SCHEME_NAMES | CONTENT_NAMES[content]:
+            raise MisconfiguredError(
+                f"dataset.json calls channel {number} {name!r}; for {role} it is the {meaning}. If it is, "
+                f"write {meaning!r} there (at inference the normalisation comes from plans.json); if not, "
+                "the model can't be used in this role"
+            )
