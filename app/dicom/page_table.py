@@ -117,7 +117,7 @@ def _draw_table(sheet: Sheet, context: ResultContext, top: float) -> None:
     lesions = context.quantified.findings.lesions
     room = TABLE_BOTTOM - _room_below(context) - (top + HEAD_HEIGHT)
     shown = lesions[: min(context.policy.page_lesion_rows, int(room // LOWEST_ROW))]
-    columns = _columns(shown, context.loaded.selection.kind is StudyKind.SPECT_CT)
+    columns = columns_of(shown, context.loaded.selection.kind is StudyKind.SPECT_CT)
     headings = [
         [*(("", "") if line == 0 else ("No", "Site")), *(column.heading[line] for column in columns)]
         for line in (0, 1)
@@ -139,7 +139,8 @@ def _draw_table(sheet: Sheet, context: ResultContext, top: float) -> None:
     _draw_notes(sheet, context, lesions[len(shown) :], y + 22)
 
 
-def _columns(lesions: tuple[Lesion, ...], with_activity: bool) -> list[Column]:
+def columns_of(lesions: tuple[Lesion, ...], with_activity: bool) -> list[Column]:
+    """The table's columns; those without a number are left out."""
     found = [
         Column(("Volume", "ml"), tuple(lesion.volume_ml for lesion in lesions), 2),
         Column(("Length", "mm"), tuple(lesion.longest_diameter_mm or None for lesion in lesions), 0),

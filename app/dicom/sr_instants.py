@@ -75,13 +75,14 @@ def uptake_item(context: ResultContext) -> ContentItem | None:
 
 
 def processed_item(context: ResultContext) -> ContentItem | None:
-    """When the analysis began, with the zone."""
+    """When the analysis began, with the zone; but for UTC, whose +0000 DCMTK 3.6.7 takes for an error."""
     local = processed_local(context)
     if local is None:
         return None
+    zone = f"{local:%z}" if local.utcoffset() else ""
     return DateTimeContentItem(
         name=coded(PROCESSED_AT),
-        value=DT(f"{local:%Y%m%d%H%M%S%z}"),
+        value=DT(f"{local:%Y%m%d%H%M%S}{zone}"),
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
 

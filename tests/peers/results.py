@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
 from app.dicom.withdrawal_writer import write_withdrawal
 from app.dicom.write_policy import SegType, SrClass
-from app.domain.analysis import Provenance, Quantified, SupersededReport
+from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
+from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind, Site
 from app.domain.revision import StandingResult
+from app.domain.study import StudyKind
 from tests.results import sources
 from tests.results.sources import PROVENANCE
 
@@ -23,6 +26,9 @@ OTHER = WritePolicy(
     suv_unit=SuvUnitSpelling.ANNOTATION_FIRST,
     rtstruct=True,
 )
+PROCESSED = datetime(2026, 3, 5, 12, 0, tzinfo=UTC)
+"""Written without a zone where this machine's is UTC: DCMTK does not know +0000."""
+DECIDED = (Decision("receive", "warning: did not wait longer than 3600 s for the PET/CT, which is queued"),)
 BINARY_AND_COMPREHENSIVE = replace(OTHER, seg_type=SegType.BINARY)
 
 
@@ -41,8 +47,8 @@ class Case:
 
 def make_cases(folder: Path) -> Iterator[Case]:
     """PET, NM and SPECT stored as PT; BINARY and LABELMAP; both SR classes; empty; replacing; withdrawn."""
-    pet = sources.pet(folder / "pet")
-    spect = sources.spect(folder / "nm")
+    pet = _with_every_item(sources.pet(folder / "pet"))
+    spect = _with_every_item(sources.spect(folder / "nm"))
     yield _case("PET", pet)
     yield _case("PET, other choices", pet, OTHER)
     yield _case("PET, Comprehensive SR", pet, BINARY_AND_COMPREHENSIVE)
@@ -55,6 +61,25 @@ def make_cases(folder: Path) -> Iterator[Case]:
     yield Case("withdrawn", pet, _withdrawn(first.of_kind(ResultKind.SR), folder))
 
 
+def _with_every_item(quantified: Quantified) -> Quantified:
+    """With what the stages quantify and load add: instant of the activities, dose and its range, uptake."""
+    aligned, findings = quantified.segmented.aligned, quantified.findings
+    used = replace(aligned.loaded.quantification, uptake_s=3600.0)
+    loaded = replace(aligned.loaded, quantification=used)
+    lesions, dose = findings.lesions, None
+    if loaded.selection.kind is StudyKind.SPECT_CT:
+        lesions = tuple(
+            replace(x, absorbed_dose_gy=4.0, site=Site.BONE, site_reason="a rule") for x in lesions
+        )
+        dose = DoseEstimate(48.0, lowest=0.93, highest=1.43)
+    instant = ActivityInstant(InstantKind.SCAN_START, used.reference_datetime)
+    return replace(
+        quantified,
+        segmented=replace(quantified.segmented, aligned=replace(aligned, loaded=loaded)),
+        findings=replace(findings, lesions=lesions, dose=dose, activity_instant=instant),
+    )
+
+
 def replacing(report: Result) -> Provenance:
     """Of the revision after a report's."""
     return replace(PROVENANCE, revision=2, supersedes=(_superseded(report),))
@@ -65,7 +90,7 @@ def _case(
 ) -> Case:
     """As made with settings of its own, so that no two cases share a UID."""
     digest = hashlib.sha256(name.encode()).hexdigest()
-    made_with = replace(provenance, settings_digest=digest)
+    made_with = replace(provenance, settings_digest=digest, processed_at=PROCESSED, decisions=DECIDED)
     return Case(name, quantified, write_results(quantified, policy, made_with).results)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from numpy.typing import NDArray
+from pydicom.uid import SegmentationStorage
 
 from app.dicom.read_back import numbers_by_group, texts
 from app.dicom.result_writer import Result, ResultKind
@@ -21,6 +22,8 @@ from tests.results.conformance import TOOLS, errors_of
 
 LABELMAP_UNKNOWN = ("Invalid or unknown image SOP class", "Reading invalid/incomplete content item")
 """DCMTK 3.6.7 does not know Label Map Segmentation Storage, which the Standard has since 2024."""
+
+LABEL_MAP = b"1.2.840.10008.5.1.4.1.1.66.7"
 
 CASES = [
     "PET", "PET, other choices", "PET, Comprehensive SR", "NM", "NM, other choices", "SPECT as PT",
@@ -47,18 +50,22 @@ def _is_about_the_label_map(error: str) -> bool:
     return "1.2.840.10008.5.1.4.1.1.66.7" in error or "ReferencedSegmentNumber" in error
 
 
+def dsrdump(content: bytes, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """DCMTK's view of a report."""
+    file = folder / "sr.dcm"
+    file.write_bytes(content)
+    program = shutil.which("dsrdump", path="/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.fail("DCMTK is not installed: scripts/install-peers")
+    command = [program, *options, "+Pu", "+Pl", str(file)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_dsrdump_shows_the_tree_without_complaint(cases: dict[str, Case], name: str, tmp_path: Path) -> None:
     report = report_of(cases[name])
-    file = tmp_path / "sr.dcm"
-    file.write_bytes(report.content)
-    dsrdump = shutil.which("dsrdump", path="/usr/bin:/usr/local/bin")
-    if dsrdump is None:
-        pytest.fail("DCMTK is not installed: scripts/install-peers")
     refers_to_label_map = "other choices" in name
-    lenient = ["-Ev"] if refers_to_label_map else []
-    command = [dsrdump, *lenient, "+Pu", "+Pl", str(file)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = dsrdump(report.content, tmp_path, *(["-Ev"] if refers_to_label_map else []))
     complaints = done.stderr.splitlines()
     if refers_to_label_map:
         complaints = [line for line in complaints if not any(known in line for known in LABELMAP_UNKNOWN)]
@@ -67,6 +74,24 @@ def test_dsrdump_shows_the_tree_without_complaint(cases: dict[str, Case], name: 
         assert text in done.stdout
     shown = done.stdout.count('Measurement Group"')
     assert shown == len(numbers_by_group(report.dataset))
+
+
+@pytest.mark.parametrize("name", ["PET, other choices", "NM, other choices"])
+def test_dsrdump_stumbles_over_the_class_of_a_labelmap_and_over_nothing_else(
+    cases: dict[str, Case], name: str, tmp_path: Path
+) -> None:
+    """TID 1411 has no other item than IMAGE for a segment, so the report can't be written otherwise."""
+    report = report_of(cases[name])
+    assert dsrdump(report.content, tmp_path).returncode != 0
+    lenient = dsrdump(report.content, tmp_path, "-Ev")
+    lesions = len(numbers_by_group(report.dataset)) - 1
+    # -Ev shows every item but the references to segments, which are left without their value
+    assert lenient.stderr.count(LABELMAP_UNKNOWN[0]) == lesions
+    in_the_place_of_the_class = str(SegmentationStorage).encode()
+    assert len(in_the_place_of_the_class) == len(LABEL_MAP) == 28
+    known = report.content.replace(LABEL_MAP, in_the_place_of_the_class)
+    strict = dsrdump(known, tmp_path)
+    assert (strict.returncode, strict.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["PET", "NM", "SPECT as PT"])

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.dicom.page_drawing import HEIGHT, VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, WIDTH, draw_page
-from app.dicom.page_table import in_few_digits
+from app.dicom.page_drawing import (
+    HEIGHT,
+    VIEWS_HEIGHT,
+    VIEWS_LEFT,
+    VIEWS_TOP,
+    WIDTH,
+    draw_page,
+    warning_lines,
+)
+from app.dicom.page_table import columns_of, in_few_digits, notes
 from app.dicom.page_writer import write_page
 from app.dicom.result_context import ResultContext, open_context
-from app.dicom.write_policy import WritePolicy
-from app.domain.analysis import Quantified, SupersededReport
+from app.dicom.sr_instants import uptake_in_words
+from app.dicom.write_policy import SegType, WritePolicy
+from app.domain.analysis import Decision, Quantified, SupersededReport
+from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
 from app.domain.volume import Volume
 from tests.results import sources
 from tests.results.sources import PROVENANCE
@@ -125,3 +136,78 @@ def test_numbers_are_short_enough_to_stand_beside_each_other(
 def test_a_table_that_does_not_fit_is_refused(rows: int) -> None:
     with pytest.raises(ValueError, match="page_lesion_rows"):
         WritePolicy(page_lesion_rows=rows)
+
+
+def with_warning(quantified: Quantified, *texts: str, stage: str = "load") -> Quantified:
+    segmented = quantified.segmented
+    told = tuple(Decision(stage, text) for text in texts)
+    return replace(quantified, segmented=replace(segmented, decisions=(*segmented.decisions, *told)))
+
+
+def yellow_rows(pixels: Pixels) -> int:
+    """Pixel rows of the band of warnings."""
+    return int((pixels[:, 40] == (255, 226, 122)).all(axis=1).sum())
+
+
+def test_a_warning_stands_in_a_band_of_its_own_and_hides_nothing(pet: Quantified, page: Pixels) -> None:
+    warned = draw_page(context_of(with_warning(pet, "warning: slice 4 is 3 times its neighbours")))
+    band = warned.shape[0] - page.shape[0]
+    assert 0 < band <= yellow_rows(warned) <= band + 1  # the band's edge lies between two rows
+    assert yellow_rows(page) == 0
+    lower = warned[VIEWS_TOP + band :].astype(int)
+    assert np.abs(lower - page[VIEWS_TOP:]).mean() < 0.5  # the same, as far as edges are drawn between pixels
+
+
+def test_warnings_of_the_node_and_of_the_chain_are_told_once_and_in_order(pet: Quantified) -> None:
+    quantified = with_warning(pet, "warning: b", "no warning: c", "warning: b")
+    provenance = replace(PROVENANCE, decisions=(Decision("receive", "warning: a"),))
+    context = open_context(quantified, WritePolicy(), provenance)
+    assert warning_lines(context) == ["WARNING: a", "WARNING: b"]
+
+
+def test_how_results_are_stored_is_no_warning_about_the_numbers(pet: Quantified) -> None:
+    assert warning_lines(context_of(pet, WritePolicy(seg_type=SegType.LABELMAP))) == []
+
+
+def test_warnings_without_end_are_counted(pet: Quantified) -> None:
+    texts = [f"warning: number {n}" for n in range(30)]
+    lines = warning_lines(context_of(with_warning(pet, *texts)))
+    assert len(lines) == 6
+    assert lines[-1] == "... and 25 more, in full in the report (DICOM SR)"
+
+
+def test_an_empty_result_shows_its_warnings_too(pet: Quantified) -> None:
+    empty = with_warning(sources.without_lesions(pet), "warning: slice 4 is 3 times its neighbours")
+    assert yellow_rows(draw_page(context_of(empty))) > 0
+
+
+def test_the_notes_say_when_activity_holds_and_that_a_peak_may_be_below_the_mean(
+    pet: Quantified, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spect = sources.spect(tmp_path_factory.mktemp("spect"))
+    instant = ActivityInstant(InstantKind.SCAN_START, datetime(2026, 3, 4, 9, 30))
+    dose = DoseEstimate(48.0, lowest=0.93, highest=1.43)
+    spect = replace(spect, findings=replace(spect.findings, activity_instant=instant, dose=dose))
+    told = notes(context_of(spect))
+    assert "SUVpeak in a sphere of 1 ml, so below SUVmean in lesions smaller than it can be" in told[0]
+    assert told[1] == "Activity as at: start of the scan, 2026-03-04 09:30:00."
+    assert told[2].startswith("* Dose: research estimate from one SPECT at 48.0 h")
+    of_pet = replace(pet, findings=replace(pet.findings, activity_instant=instant))
+    assert not [note for note in notes(context_of(of_pet)) if "Activity" in note]
+
+
+def test_activity_and_dose_are_columns_of_a_spect_alone(
+    pet: Quantified, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spect = sources.spect(tmp_path_factory.mktemp("spect"))
+    lesions = tuple(replace(lesion, absorbed_dose_gy=1.5) for lesion in spect.findings.lesions)
+    headings = [column.heading[0] for column in columns_of(lesions, with_activity=True)]
+    assert headings[-2:] == ["Activity", "Dose*"]
+    assert "Activity" not in [c.heading[0] for c in columns_of(pet.findings.lesions, with_activity=False)]
+
+
+@pytest.mark.parametrize(
+    ("uptake_s", "words"), [(3720.0, "62 min"), (35_000.0, "583 min"), (178_200.0, "49.5 h")]
+)
+def test_uptake_time_is_in_minutes_and_of_days_in_hours(uptake_s: float, words: str) -> None:
+    assert uptake_in_words(uptake_s) == words

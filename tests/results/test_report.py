@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DT
 
 from app.dicom.read_back import numbers_by_group, parse, texts
 from app.dicom.result_context import open_context
 from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_writer import write_report
-from app.dicom.write_policy import SrClass, WritePolicy
+from app.dicom.write_policy import SegType, SrClass, WritePolicy
 from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
+from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
 from tests.results import sources
 from tests.results.sources import PROVENANCE, ROOT, as_bytes
 
@@ -227,3 +230,123 @@ def test_numbers_are_written_with_six_digits(tmp_path: Path) -> None:
     lesions = (lesion, *quantified.findings.lesions[1:])
     report = written(replace(quantified, findings=replace(quantified.findings, lesions=lesions)))
     assert numbers_by_group(report)["Lesion 1"]["126401", "56851009", SUV] == 12.3457
+
+
+def timed(quantified: Quantified, kind: InstantKind = InstantKind.SCAN_START) -> Quantified:
+    """With the instant of its activities, as the stage quantify gives it."""
+    at = datetime(2026, 3, 4, 9, 30, 0, 250000) if kind is InstantKind.SCAN_START else None
+    return replace(
+        quantified, findings=replace(quantified.findings, activity_instant=ActivityInstant(kind, at))
+    )
+
+
+def children(report: Dataset, code: str) -> list[Dataset]:
+    """What qualifies every number of that name."""
+    found = [item for item in items(report) if item.ConceptNameCodeSequence[0].CodeValue == code]
+    assert found
+    return [child for item in found for child in item.get("ContentSequence", [])]
+
+
+def items(item: Dataset) -> list[Dataset]:
+    below = list(item.get("ContentSequence", []))
+    return below + [deeper for child in below for deeper in items(child)]
+
+
+def test_every_activity_says_at_which_instant_it_holds(spect: Quantified) -> None:
+    report = written(timed(spect))
+    for code in ("LESION-ACTIVITY", "110821"):
+        numbers = sum(item.ConceptNameCodeSequence[0].CodeValue == code for item in items(report))
+        instants = [
+            (child.RelationshipType, str(child.DateTime))
+            for child in children(report, code)
+            if child.ConceptNameCodeSequence[0].CodeValue == "122712"
+        ]
+        assert instants == [("HAS OBS CONTEXT", "20260304093000.250000")] * numbers
+        events = [
+            c for c in children(report, code) if c.ConceptNameCodeSequence[0].CodeValue == "ACTIVITY-AT"
+        ]
+        assert [event.ConceptCodeSequence[0].CodeValue for event in events] == ["122712"] * numbers
+    assert "activities as at: start of the scan, 2026-03-04 09:30:00" in said(report, "QUANTIFICATION")
+
+
+def test_an_activity_at_the_injection_is_not_said_to_be_the_scans(spect: Quantified) -> None:
+    report = written(timed(spect, InstantKind.INJECTION))
+    codes = [child.ConceptCodeSequence[0].CodeValue for child in children(report, "LESION-ACTIVITY")]
+    assert set(codes) == {"123003"}
+    assert "122712" not in {item.ConceptNameCodeSequence[0].CodeValue for item in items(report)}
+
+
+def test_concentration_in_pet_is_not_called_nuclear_medicines(
+    pet_report: Dataset, spect_report: Dataset
+) -> None:
+    lesion_of_pet = numbers_by_group(pet_report)["Lesion 1"]
+    lesion_of_spect = numbers_by_group(spect_report)["Lesion 1"]
+    assert ("ACTIVITY-CONC", "373098007", "Bq/ml") in lesion_of_pet
+    assert "110821" not in {name for name, _, _ in lesion_of_pet}
+    assert "ACTIVITY-CONC" not in {name for name, _, _ in lesion_of_spect}
+
+
+def test_a_dose_has_its_range_in_its_own_unit(spect: Quantified) -> None:
+    lesions = tuple(replace(lesion, absorbed_dose_gy=10.0) for lesion in spect.findings.lesions)
+    dose = DoseEstimate(48.0, lowest=0.93, highest=1.43)
+    report = written(replace(spect, findings=replace(spect.findings, lesions=lesions, dose=dose)))
+    found = {
+        (
+            child.ConceptNameCodeSequence[0].CodeValue,
+            float(child.MeasuredValueSequence[0].NumericValue),
+            child.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
+        )
+        for child in children(report, "128513")
+        if child.ValueType == "NUM"
+    }
+    assert found == {("371886008", 4.3, "Gy"), ("371885007", 0.7, "Gy")}
+    assert "-7 % to +43 % for effective half-lives of 30 to 100 h" in said(report, "DOSE")[0]
+
+
+def test_it_says_when_the_analysis_was_made_and_keeps_its_uid(pet: Quantified) -> None:
+    first = written(pet)
+    noon = datetime(2026, 3, 5, 12, 0, 7, tzinfo=timezone(timedelta(hours=1)))
+    report = written(pet, provenance=replace(PROVENANCE, processed_at=noon))
+    [processed] = [x for x in items(report) if x.ConceptNameCodeSequence[0].CodeValue == "111702"]
+    local = noon.astimezone()
+    assert str(processed.DateTime).startswith(f"{local:%Y%m%d%H%M%S}")
+    assert (report.ContentDate, report.ContentTime) == (f"{local:%Y%m%d}", f"{local:%H%M%S}")
+    assert (report.SeriesDate, report.SOPInstanceUID) == (first.SeriesDate, first.SOPInstanceUID)
+    assert "111702" not in {x.ConceptNameCodeSequence[0].CodeValue for x in items(first)}
+
+
+def test_the_instant_is_written_in_the_zone_of_the_sources_times(pet: Quantified) -> None:
+    noon = datetime(2026, 3, 5, 22, 0, tzinfo=UTC)
+    context = open_context(pet, WritePolicy(), replace(PROVENANCE, processed_at=noon))
+    context.header.TimezoneOffsetFromUTC = "+0530"
+    report = parse(as_bytes(write_report(context, write_segmentation(context))))
+    assert (report.ContentDate, report.ContentTime) == ("20260306", "033000")
+    assert report.TimezoneOffsetFromUTC == "+0530"
+    [processed] = [x for x in items(report) if x.ConceptNameCodeSequence[0].CodeValue == "111702"]
+    assert DT(str(processed.DateTime)) == noon
+
+
+def test_the_uptake_time_of_a_pet_is_in_the_image_library_in_minutes(pet: Quantified) -> None:
+    aligned = pet.segmented.aligned
+    used = replace(aligned.loaded.quantification, uptake_s=3720.0)
+    loaded = replace(aligned.loaded, quantification=used)
+    changed = replace(pet, segmented=replace(pet.segmented, aligned=replace(aligned, loaded=loaded)))
+    [uptake] = [x for x in items(written(changed)) if x.ConceptNameCodeSequence[0].CodeValue == "126203"]
+    assert float(uptake.MeasuredValueSequence[0].NumericValue) == 62.0
+    assert uptake.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "min"
+    assert "uptake time 62 min" in said(written(changed), "QUANTIFICATION")[0]
+
+
+def test_what_the_node_decided_before_the_chain_comes_first_and_makes_another_result(pet: Quantified) -> None:
+    waited = (Decision("receive", "warning: did not wait longer than 3600 s for the PET/CT"),)
+    report = written(pet, provenance=replace(PROVENANCE, decisions=waited))
+    assert said(report, "DECISION")[0] == f"receive: {waited[0].text}"
+    assert report.SOPInstanceUID != written(pet).SOPInstanceUID
+
+
+def test_a_labelmap_is_warned_of_among_the_decisions(pet: Quantified) -> None:
+    policy = WritePolicy(seg_type=SegType.LABELMAP)
+    [warned] = [x for x in said(written(pet, policy), "DECISION") if x.startswith("write: warning:")]
+    assert "LABELMAP" in warned
+    assert not [x for x in said(written(pet), "DECISION") if x.startswith("write:")]
+    assert not [x for x in said(written(sources.without_lesions(pet), policy), "DECISION") if "LABELMAP" in x]

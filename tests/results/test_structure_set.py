@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from app.dicom.result_context import open_context
 from app.dicom.result_writer import ResultKind, WritePolicy, write_results
 from app.dicom.rtstruct_writer import write_structure_set
 from app.domain.analysis import Quantified
+from app.domain.findings import Site
 from app.domain.volume import Grid, LabelMap
 from tests.results import sources
 from tests.results.conformance import errors_of
@@ -130,3 +132,25 @@ def test_contours_beside_the_slices_are_noticed(tmp_path: Path) -> None:
     affine[2, 3] += 1.0
     with pytest.raises(ResultMismatchError, match="off the slices"):
         labels_from_contours(written(sources.pet(tmp_path)), Grid((12, 20, 16), affine))
+
+
+def test_each_roi_says_in_words_where_its_lesion_sits(tmp_path: Path) -> None:
+    quantified = sources.pet(tmp_path)
+    told = (
+        (Site.BONE, "CT of bone in 80 %"),
+        (Site.LYMPH_NODE, "beside the pelvic wall"),
+        (Site.UNSPECIFIED, ""),
+    )
+    lesions = tuple(
+        replace(lesion, site=site, site_reason=reason)
+        for lesion, (site, reason) in zip(quantified.findings.lesions, told, strict=True)
+    )
+    found = written(replace(quantified, findings=replace(quantified.findings, lesions=lesions)))
+    regions = [region.ROIDescription for region in found.StructureSetROISequence]
+    assert regions == ["Lesion in bone", "Lesion in lymph node", "Lesion, site unspecified"]
+    observed = [item.ROIObservationDescription for item in found.RTROIObservationsSequence]
+    assert observed[:2] == [
+        f"{region}: {reason}" for region, (_, reason) in zip(regions[:2], told[:2], strict=True)
+    ]
+    codes = [item.RTROIIdentificationCodeSequence[0].CodeValue for item in found.RTROIObservationsSequence]
+    assert codes == ["108369006"] * 3
