@@ -1,0 +1,84 @@
+"""Real slices: none is refused or warned of as it is; a wrong slope or an exchanged position is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.dicom.ct_reader import read_ct
+from app.dicom.loading import LoadPolicy, read_functional
+from app.dicom.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.slice_numbers import slice_numbers
+from app.dicom.study_reader import read_study
+from app.domain.refusal import Reason
+from app.domain.slice_consistency import check_scales
+from app.domain.slice_order import check_order
+from app.domain.study import Series
+from app.domain.volume import AIR_HU, Unit, Volume
+
+PET = ("pet-ge-sts001/pet", "pet-ge-sts001/pet-suv-cropped", "spect-lu177/SCAN_001/image")
+OBJECTS = tuple(f"suv-dro/DRO_{n}/PT" for n in ("0_0", "1_0", "2_0", "2_2", "2_4", "3_0", "3_2", "4_0"))
+
+
+def series_of(folder: Path) -> Series:
+    study = read_study(path for path in folder.rglob("*.dcm"))
+    return next(item for item in study.series if item.modality in ("PT", "CT"))
+
+
+@pytest.fixture(scope="module", params=PET)
+def pet(samples: Path, request: pytest.FixtureRequest) -> tuple[SliceStack, NDArray[np.float64], Volume]:
+    series = series_of(samples / request.param)
+    slices = read_stack(series)
+    slopes, _ = rescale_factors(series, slices)
+    array = (slices.stored * slopes[:, None, None]).astype(np.float32)
+    return slices, slopes, Volume(array, slices.stack.grid, Unit.BQML)
+
+
+@pytest.mark.parametrize("name", (*PET, *OBJECTS))
+def test_nothing_is_said_of_the_slices_of_a_sample(samples: Path, name: str) -> None:
+    told = [decision.text for decision in read_functional(series_of(samples / name), LoadPolicy()).decisions]
+    assert not [text for text in told if "(along the normal)" in text]
+
+
+def test_the_slices_of_the_real_ct_are_in_order(samples: Path) -> None:
+    assert read_ct(series_of(samples / "pet-ge-sts001" / "ct-cropped")).array.shape[0] == 59
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.6, 2.0, 3.0, 10.0])
+@pytest.mark.parametrize("length", [1, 2, 11])
+def test_a_wrong_slope_anywhere_within_is_refused(
+    pet: tuple[SliceStack, NDArray[np.float64], Volume], factor: float, length: int
+) -> None:
+    _, slopes, volume = pet
+    for first in np.linspace(2, len(slopes) - length - 2, 3).astype(int):
+        wrong, array = slopes.copy(), volume.array.copy()
+        wrong[first : first + length] *= factor
+        array[first : first + length] *= np.float32(factor)
+        reason = check_scales(Volume(array, volume.grid, volume.unit), wrong)
+        assert isinstance(reason, Reason), (first, reason)
+        assert reason.attribute == "RescaleSlope"
+
+
+@pytest.mark.parametrize("apart", [2, 5, 20])
+def test_exchanged_positions_anywhere_are_refused(
+    pet: tuple[SliceStack, NDArray[np.float64], Volume], apart: int
+) -> None:
+    slices, _, volume = pet
+    for first in np.linspace(0, len(volume.array) - apart - 1, 4).astype(int):
+        order = np.arange(len(volume.array))
+        order[[first, first + apart]] = order[[first + apart, first]]
+        numbers = slice_numbers([slices.headers[k] for k in order])
+        assert isinstance(check_order(volume.array[order], numbers), Reason), first
+
+
+def test_exchanged_positions_of_a_ct_are_refused(samples: Path) -> None:
+    series = series_of(samples / "pet-ge-sts001" / "ct-cropped")
+    headers, array = read_stack(series).headers, read_ct(series).array
+    for one, two in ((3, 4), (10, 30), (0, 58)):
+        order = np.arange(len(array))
+        order[[one, two]] = order[[two, one]]
+        numbers = slice_numbers([headers[k] for k in order])
+        assert isinstance(check_order(array[order], numbers, AIR_HU), Reason)
