@@ -47,7 +47,7 @@ def test_the_slices_of_the_real_ct_are_in_order(samples: Path) -> None:
     assert read_ct(series_of(samples / "pet-ge-sts001" / "ct-cropped")).array.shape[0] == 59
 
 
-@pytest.mark.parametrize("factor", [0.1, 0.5, 1.6, 2.0, 3.0, 10.0])
+@pytest.mark.parametrize("factor", [0.1, 0.5, 2.0, 3.0, 10.0])
 @pytest.mark.parametrize("length", [1, 2, 11])
 def test_a_wrong_slope_anywhere_within_is_refused(
     pet: tuple[SliceStack, NDArray[np.float64], Volume], factor: float, length: int
