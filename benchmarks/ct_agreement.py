@@ -167,7 +167,7 @@ def table(results: Sequence[Result], policy: CtAgreementPolicy) -> str:
         counts = [f"{verdicts.count(verdict)}" for verdict in CtVerdict]
         numbers = (
             [max(abs(v) for v in each.shift_mm) for each in known],
-            [each.gain for each in known],
+            [max(each.gains) for each in known],
             [each.overlap for each in known],
             [each.flip_gain for each in known],
             [each.side_correlation for each in known],

@@ -55,7 +55,7 @@ class CtAgreementPolicy:
     """A warning when a mirrored or turned CT fits better by this, in correlation."""
     refused_flip_gain: float = 0.045
     """Refused when a mirrored or turned CT fits better by this."""
-    min_side_correlation: float = -0.15
+    min_side_correlation: float = -0.1
     """Least correlation of left minus right in both images; below, a warning: one seems mirrored."""
     refused_side_correlation: float = -0.35
     """Below this correlation of left minus right it is refused."""
@@ -85,7 +85,8 @@ class CtAgreement:
 
     Attributes:
         shift_mm: where the image lies against where it fits best, LPS mm ``(x, y, z)``; 0 at its best place.
-        gain: how much better the outlines correlate there, over the same parts of both images.
+        gains: how much of the correlation there each axis' shift is worth, ``(x, y, z)``, over the same parts
+            of both images; near 0 the view fits anywhere along that axis.
         overlap: correlation of the outlines as the images are stated to lie, -1 to 1.
         best_overlap: the same at the best shift.
         flip: which reversal of the CT fits best, left and right apart.
@@ -94,7 +95,7 @@ class CtAgreement:
     """
 
     shift_mm: tuple[float, float, float]
-    gain: float
+    gains: tuple[float, float, float]
     overlap: float
     best_overlap: float
     flip: Flip
@@ -104,9 +105,10 @@ class CtAgreement:
     def in_words(self) -> str:
         """The numbers, for the report."""
         x, y, z = self.shift_mm
+        gains = ", ".join(f"{gain:.3f}" for gain in self.gains)
         return (
             f"outlines correlate by {self.overlap:.2f}, at best by {self.best_overlap:.2f} "
-            f"({x:+.0f}, {y:+.0f}, {z:+.0f} mm off, gain {self.gain:.3f}); reversed by "
+            f"({x:+.0f}, {y:+.0f}, {z:+.0f} mm off, worth {gains}); reversed by "
             f"{self.flip_gain:+.3f}; left minus right {self.side_correlation:+.2f}"
         )
 
@@ -151,15 +153,15 @@ class _Finding:
 
 def _findings(found: CtAgreement, policy: CtAgreementPolicy, is_spect: bool) -> Iterator[_Finding]:
     yield from _reversals(found, policy)
-    if found.gain >= (policy.min_gain_spect if is_spect else policy.min_gain):
-        for axis, off_mm in zip(_AXES, found.shift_mm, strict=True):
-            if abs(off_mm) > policy.max_shift_mm:
-                yield _Finding(
-                    "ImagePositionPatient",
-                    f"the image {abs(off_mm):.0f} mm ({axis}) beside its CT by the outlines of both",
-                    f"at most {policy.max_shift_mm:g} mm",
-                    abs(off_mm) > policy.refused_shift_mm,
-                )
+    min_gain = policy.min_gain_spect if is_spect else policy.min_gain
+    for axis, off_mm, gain in zip(_AXES, found.shift_mm, found.gains, strict=True):
+        if gain >= min_gain and abs(off_mm) > policy.max_shift_mm:
+            yield _Finding(
+                "ImagePositionPatient",
+                f"the image {abs(off_mm):.0f} mm ({axis}) beside its CT by the outlines of both",
+                f"at most {policy.max_shift_mm:g} mm",
+                abs(off_mm) > policy.refused_shift_mm,
+            )
     if found.best_overlap < policy.min_correlation:
         yield _Finding(
             "ImagePositionPatient",

@@ -90,12 +90,13 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     best = _highest(gain)
     flipped = {flip: search.correlation(axes) for flip, axes in FLIPS}
     x, y, z = (step * pair.ct.grid.spacing_mm[0] for step in _refined(gain, best)[::-1])
+    worth_x, worth_y, worth_z = (_worth(gain, best, axis) for axis in (2, 1, 0))
     side = _side_correlation(pair, tuple(i - pair.reach for i in best), flipped[Flip.LEFT_RIGHT])
     others = {flip: float(values.max()) for flip, values in flipped.items() if flip is not Flip.LEFT_RIGHT}
     likeliest = max(others, key=lambda flip: others[flip])
     return CtAgreement(
         shift_mm=(x, y, z),
-        gain=float(gain[best]),
+        gains=(worth_x, worth_y, worth_z),
         overlap=float(upright[(pair.reach,) * 3]),
         best_overlap=float(upright[best]),
         flip=likeliest,
@@ -159,6 +160,12 @@ def _widened(grid: Grid, voxels: int) -> Grid:
 
 def _highest(values: NDArray[np.float64]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(values.argmax()), values.shape))
+
+
+def _worth(gain: NDArray[np.float64], best: tuple[int, ...], axis: int) -> float:
+    """What the best place loses without its shift along one axis."""
+    without = (*best[:axis], gain.shape[axis] // 2, *best[axis + 1 :])
+    return float(gain[best] - gain[without])
 
 
 def _refined(values: NDArray[np.float64], best: tuple[int, ...]) -> FloatArray:

@@ -26,7 +26,7 @@ from tests.imaging.bodies import Person, Pose, mirrored, trunk_grid
 GRID = trunk_grid(180.0, 1060.0, 10.0)
 SPECT_FWHM_MM = 16.0
 
-RIGHT = CtAgreement((1.0, -2.0, 3.0), 0.0, 0.9, 0.9, Flip.HEAD_FEET, -0.1, 0.5)
+RIGHT = CtAgreement((1.0, -2.0, 3.0), (0.0, 0.0, 0.0), 0.9, 0.9, Flip.HEAD_FEET, -0.1, 0.5)
 
 
 @cache
@@ -125,8 +125,9 @@ def test_what_shows_no_outline_is_not_judged(empty: str) -> None:
     [
         ({}, CtVerdict.FITS),
         ({"shift_mm": (0.0, 0.0, 40.0)}, CtVerdict.FITS),  # without gain: a view that fits anywhere
-        ({"shift_mm": (0.0, 0.0, 40.0), "gain": 0.03}, CtVerdict.DOUBTFUL),
-        ({"shift_mm": (0.0, -61.0, 0.0), "gain": 0.03}, CtVerdict.WRONG),
+        ({"shift_mm": (0.0, 0.0, 40.0), "gains": (0.0, 0.0, 0.03)}, CtVerdict.DOUBTFUL),
+        ({"shift_mm": (0.0, -61.0, 0.0), "gains": (0.0, 0.03, 0.0)}, CtVerdict.WRONG),
+        ({"shift_mm": (8.0, 0.0, 96.0), "gains": (0.03, 0.0, 0.005)}, CtVerdict.FITS),  # each axis by itself
         ({"best_overlap": 0.3}, CtVerdict.DOUBTFUL),
         ({"flip_gain": 0.03}, CtVerdict.DOUBTFUL),
         ({"flip_gain": 0.05}, CtVerdict.WRONG),
@@ -142,7 +143,7 @@ def test_every_limit_has_its_say(change: dict[str, object], expected: CtVerdict)
 
 
 def test_a_spect_must_gain_more_before_its_shift_counts() -> None:
-    found = replace(RIGHT, shift_mm=(0.0, 0.0, 40.0), gain=0.015)
+    found = replace(RIGHT, shift_mm=(0.0, 0.0, 40.0), gains=(0.0, 0.0, 0.015))
     assert (verdict(found), verdict(found, is_spect=True)) == (CtVerdict.DOUBTFUL, CtVerdict.FITS)
 
 
