@@ -16,6 +16,7 @@ from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.database import instances, utc_now
 from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.health import CheckResult
 from app.node.node_policy import NodePolicy
 from app.node.run_ledger import RunEnding, RunKey, StudyState
 from app.node.stores import NodeStores, open_stores
@@ -231,3 +232,12 @@ def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores,
     result = command("audit", "verify")
     assert result.exit_code == 1
     assert "NOT whole" in result.stderr
+
+
+def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.check._check_models", lambda settings: CheckResult("models", True, "right"))
+    monkeypatch.setattr("app.node.health.node_checks", lambda *policies: ())
+    told = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
+    assert told.exit_code == 0
+    assert "warning: SEG as LABELMAP" in told.output
+    assert "warning" not in CliRunner().invoke(app, ["check"]).output
