@@ -220,7 +220,7 @@ def _registration(built: Sequence[_Built], policy: AlignPolicy) -> CtRegistratio
         return None
     found = register_rigid(loaded[StudyKind.SPECT_CT].ct, loaded[StudyKind.PET_CT].ct)
     if found is None:
-        return CtRegistration(spect_to_pet=None, reasons=("too little bone in common on the two CTs",))
+        return CtRegistration(spect_to_pet=None, fit=None, reasons=("too little bone in common on the two CTs",))
     rows = tuple(tuple(float(value) for value in row) for row in found.fixed_to_moving)
     reasons = tuple(str(reason) for reason in broken_limits(found.fit, policy))
-    return CtRegistration.model_validate({"spect_to_pet": rows, "reasons": reasons})
+    return CtRegistration.model_validate({"spect_to_pet": rows, "fit": found.fit, "reasons": reasons})

@@ -12,7 +12,7 @@ from app.dicom.loading import LoadPolicy
 from app.domain.selection import SelectionPolicy
 from app.imaging.align_policy import AlignPolicy
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same input gives other images: every patient is then made again."""
 
 
