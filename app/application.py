@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app import __version__
-from app.dicom.result_writer import ResultWriter
+from app.dicom.result_writer import ResultWriter, Written
 from app.dicom.study_reader import read_study
 from app.domain.analysis import Provenance
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
+from app.domain.shadow import ShadowComparison
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from app.imaging.comparison import StudyComparison
@@ -21,6 +22,7 @@ from app.imaging.previous_result import NoPreviousResults, PreviousResultSource
 from app.imaging.prior_alignment import PriorAligner, PriorSource
 from app.imaging.quantification import LesionQuantification
 from app.inference.lesion_segmentation import LesionSegmentation
+from app.inference.shadow_models import ShadowModels
 from app.result_folder import ResultFolder
 from app.settings import Settings
 from app.withdrawals import WithdrawalDesk, withdraw_unreplaced
@@ -34,6 +36,12 @@ from operators.segment import SegmentOperator
 from operators.select import SelectOperator
 from operators.stage import OnStage
 from operators.write import WriteOperator
+
+ShadowWork = Callable[[], tuple[ShadowComparison, ...]]
+"""Runs the shadow models on a study that has been served; never fails."""
+
+ShadowDesk = Callable[[str, int, ShadowWork], None]
+"""Takes the shadow work of a study (UID, revision), to do it when the results are on their way."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class ChainProcessor:
         prior_source: PriorSource,
         on_stage: OnStage | None = None,
         previous_source: PreviousResultSource | None = None,
+        shadow_desk: ShadowDesk | None = None,
     ) -> None:
         self._settings = settings
         self._aligner = PriorAligner(settings.align, prior_source)
@@ -97,6 +106,9 @@ class ChainProcessor:
         comparison = StudyComparison(settings.quantify, settings.align, previous)
         self._quantification = LesionQuantification(settings.quantify, comparison)
         self._on_stage = on_stage or (lambda stage: None)
+        wanted = settings.segment.shadow_models
+        self._shadows = ShadowModels.from_policy(settings.segment) if wanted else None
+        self._shadow_desk = shadow_desk
         self._one_at_a_time = threading.Lock()
 
     def process(
@@ -115,7 +127,9 @@ class ChainProcessor:
             __version__, self._settings.digest, revision, earlier.last_words, facts.begun_at, facts.decisions
         )
         try:
-            outcome = self._run_chain(lambda: read_study(paths), out, provenance).outcome
+            folder = self._run_chain(lambda: read_study(paths), out, provenance)
+            outcome = folder.outcome
+            self._leave_shadow_work(folder, revision)
         except UnusableStudyError as error:
             if not earlier.standing:
                 raise
@@ -132,6 +146,22 @@ class ChainProcessor:
         begun_at = datetime.now(UTC)
         provenance = Provenance(__version__, self._settings.digest, revision, processed_at=begun_at)
         return self._run_chain(source, out, provenance)
+
+    def shadow_work(self, written: Sequence[Written]) -> ShadowWork | None:
+        """What the site's shadow models have to do for these results; ``None`` when it has none.
+
+        It holds the study's volumes until it is done or dropped.
+        """
+        shadows = self._shadows
+        if shadows is None or not written:
+            return None
+        served = [item.quantified.segmented for item in written]
+        return lambda: tuple(found for item in served for found in shadows.compare(item))
+
+    def _leave_shadow_work(self, folder: ResultFolder, revision: int) -> None:
+        work = self.shadow_work(folder.written)
+        if work is not None and self._shadow_desk is not None:
+            self._shadow_desk(folder.outcome.study_instance_uid, revision, work)
 
     def _run_chain(self, source: Callable[[], Study], out: Path, provenance: Provenance) -> ResultFolder:
         tools = ChainTools(

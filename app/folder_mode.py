@@ -27,6 +27,7 @@ from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
 from app.outcome_file import NAME, remove_results, write_outcome
 from app.settings import Settings
+from app.shadow_file import write_shadows
 
 logger = logging.getLogger(__name__)
 
@@ -215,9 +216,19 @@ def _process_one(
         for written in folder.written:
             for memory in memories:
                 memory.remember(written)
+        _run_shadows(processor, folder.written, out)
         return folder.outcome
     _write_if_possible(outcome, out)
     return outcome
+
+
+def _run_shadows(processor: ChainProcessor, written: Sequence[Written], out: Path) -> None:
+    """After the results: they are whole on the disk, whatever becomes of the shadows."""
+    work = processor.shadow_work(written)
+    try:
+        write_shadows(() if work is None else work(), out)
+    except OSError as error:
+        logger.error("no %s beside the study: %s", "shadow.json", error.strerror)
 
 
 def _write_if_possible(outcome: StudyOutcome, out: Path) -> None:

@@ -25,6 +25,8 @@ from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
 from app.folder_mode import FolderOutcome, process_folder
+from app.inference.model_choice import choose_setting, serving_model
+from app.inference.model_store import ModelStore
 from app.settings import Settings
 from app.training.cohort_manifest import CohortPatient, CohortScan, image_file
 from app.training.nifti import read_labels, read_volume, write_array
@@ -137,7 +139,8 @@ def _score(cohort: Path, key: ScanKey, pair: PairOutcome, results: Path) -> Scan
 def _asked(kind: StudyKind, settings: Settings) -> ModelRole:
     """The model that the site's policy means to run."""
     policy = settings.segment
-    return policy.pet_model if kind is StudyKind.PET_CT else policy.spect_model_with_prior
+    setting = choose_setting(kind, has_prior=True)
+    return serving_model(ModelStore(policy.models_folder), policy, setting).role
 
 
 def _found(pair: PairOutcome, results: Path, grid: Grid) -> LabelMap:

@@ -44,8 +44,8 @@ SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
 RESULT_SECTIONS = ("select", "load", "align", "segment", "quantify", "write")
 """Sections that can change a result; the others (ports, folders) leave its UIDs as they are."""
 
-SECRET_OR_LOCAL_KEYS = {"segment": ("models_dir", "device")}
-"""Keys of result sections that say where, not what."""
+SECRET_OR_LOCAL_KEYS = {"segment": ("models_dir", "device", "shadow_models")}
+"""Keys of result sections that say where, not what, or that leave results as they are."""
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,15 @@ MAY_IMPORT = {
     "app.settings": DATA | {"app.node"},
     "app.settings_reference": GROUND | {"app.settings"},
     "app.result_folder": DATA,
+    "app.shadow_file": GROUND,
     "app.withdrawals": DATA | {"app.result_folder"},
     "operators": DATA | {"app.node", "app.settings", "app.result_folder"},
     "app.application": CHAIN | {"app.withdrawals"},
-    "app.folder_mode": CHAIN | {"app.application"},
+    "app.folder_mode": CHAIN | {"app.application", "app.shadow_file"},
+    "app.node_evaluation": CHAIN | {"app.folder_mode", "app.training"},
     "app.cli": CHAIN
-    | {"app.application", "app.folder_mode", "app.settings_reference", "app.conformance"}
+    | {"app.application", "app.folder_mode", "app.node_evaluation", "app.settings_reference"}
+    | {"app.conformance"}
     | {"app.phantom", "app.training", "app.demo"},
     "app.__main__": {"app.cli"},
 }

@@ -9,7 +9,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.inference.model_card import ModelCard
+    from app.inference.model_choice import SiteModels
     from app.node.health import CheckResult
     from app.settings import Settings
 
@@ -42,24 +42,30 @@ def _results(settings: Settings) -> tuple[CheckResult, ...]:
     return (valid, *told, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 
-def verified_models(settings: Settings) -> tuple[ModelCard, ...]:
-    """The models that the site's policy calls for, each file compared with its card.
+def verified_models(settings: Settings) -> SiteModels:
+    """The models that the site's policy calls for, shadows too, each file compared with its card.
 
     Raises:
-        MisconfiguredError: one is missing or damaged.
+        MisconfiguredError: one is missing or damaged, or the policy is not clear.
     """
+    from app.inference.model_choice import site_models
     from app.inference.model_store import ModelStore
 
-    policy = settings.segment
-    roles = (policy.pet_model, policy.spect_model_with_prior, policy.spect_model_without_prior)
-    store = ModelStore(policy.models_folder)
-    return tuple(store.load(role).card for role in dict.fromkeys(roles))
+    store = ModelStore(settings.segment.models_folder)
+    models = site_models(store, settings.segment)
+    for card in models.all:
+        store.verify(card)
+    return models
 
 
 def _check_models(settings: Settings) -> CheckResult:
     from app.node.health import CheckResult
 
-    names = ", ".join(f"{card.id} ({card.role})" for card in verified_models(settings))
+    models = verified_models(settings)
+    shadows = {card.id for card in models.shadows} - {card.id for card in models.serving.values()}
+    names = ", ".join(
+        f"{card.id} ({card.role}{', shadow' if card.id in shadows else ''})" for card in models.all
+    )
     return CheckResult("models", True, f"{names}: every checksum right")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.model_import import import_model
+from app.cli.shadows import shadow
 
 app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 
@@ -64,3 +65,4 @@ def export(
 
 
 app.command("import")(import_model)
+app.command()(shadow)

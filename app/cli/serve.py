@@ -18,6 +18,7 @@ from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 if TYPE_CHECKING:
     from app.domain.selection import SelectionResult
     from app.domain.study import Study
+    from app.inference.model_choice import SiteModels
     from app.node.service import NodePlan, NodeService
     from app.node.stores import NodeStores
     from app.settings import Settings
@@ -51,25 +52,25 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     settings = load_settings(config, overrides)
     node = settings.node
     configure_logging(Path(node.log_file) if node.log_file else None, node.log_level)
-    _refuse_unfit(settings)
+    models = _refuse_unfit(settings)
     for warning in settings.write.warnings:
         _log.warning(warning)
     stores = open_stores(node)
-    service = NodeService(_plan(settings, receive, stores), stores)
+    service = NodeService(_plan(settings, models, receive, stores), stores)
     service.start()
     place = {"host": settings.receive.host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
     return service
 
 
-def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
+def _plan(settings: Settings, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
     from app.dicom.study_reader import read_study
-    from app.domain.analysis import ModelRole
     from app.domain.selection import select
     from app.node.previous_results import NodePreviousResults
     from app.node.priors import NodePriors
     from app.node.service import NodePlan
+    from app.node.shadows import WaitingShadows
 
     def examine(paths: Sequence[Path]) -> tuple[Study, SelectionResult]:
         study = read_study(paths)
@@ -77,25 +78,28 @@ def _plan(settings: Settings, receive: bool, stores: NodeStores) -> NodePlan:
 
     priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
     previous = NodePreviousResults(stores, settings.load)
-    wants_prior = settings.segment.spect_model_with_prior is ModelRole.M4
+    shadows = WaitingShadows() if models.shadows else None
+    desk = None if shadows is None else shadows.put
     return NodePlan(
-        node=settings.node if wants_prior else replace(settings.node, prior_wait_s=0.0),
+        node=settings.node if models.wants_prior else replace(settings.node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,
-        processor_factory=lambda on_stage: ChainProcessor(settings, priors, on_stage, previous),
+        processor_factory=lambda on_stage: ChainProcessor(settings, priors, on_stage, previous, desk),
         receives=receive,
         version=__version__,
         settings_digest=settings.digest,
+        shadows=shadows,
     )
 
 
-def _refuse_unfit(settings: Settings) -> None:
+def _refuse_unfit(settings: Settings) -> SiteModels:
     """Better no node than one that finds out with the first patient."""
     from app.cli.check import verified_models
     from app.node.health import check_disk
 
-    verified_models(settings)
+    models = verified_models(settings)
     disk = check_disk(settings.node)
     if not disk.ok:
         raise MisconfiguredError(f"{disk.found}; {disk.advice}")
+    return models

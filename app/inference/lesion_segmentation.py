@@ -6,8 +6,9 @@ from app.domain.analysis import Aligned, Decision, ModelRole, ModelUsed, Segment
 from app.imaging.components import LabelledLesions, label_lesions
 from app.inference.channels import NetworkInput, build_input
 from app.inference.model_card import ModelCard
+from app.inference.model_choice import choose_setting, explain_choice, serving_model
 from app.inference.model_store import ModelStore
-from app.inference.policy import SegmentPolicy, choose_role
+from app.inference.policy import SegmentPolicy
 from app.inference.segmenter import Segmenter
 
 
@@ -17,7 +18,7 @@ class LesionSegmentation:
     def __init__(self, store: ModelStore, policy: SegmentPolicy) -> None:
         self._store = store
         self._policy = policy
-        self._segmenters: dict[ModelRole, Segmenter] = {}
+        self._segmenters: dict[str, Segmenter] = {}
 
     @classmethod
     def from_policy(cls, policy: SegmentPolicy) -> LesionSegmentation:
@@ -31,10 +32,11 @@ class LesionSegmentation:
             MisconfiguredError: the model is missing or damaged, or the device is not there.
         """
         loaded = aligned.loaded
-        role, why = choose_role(loaded.selection.kind, aligned.prior is not None, self._policy)
-        segmenter = self._segmenter(role)
-        lesions = self._lesions(segmenter, _network_input(aligned, role))
-        model = _model_used(segmenter.card)
+        setting = choose_setting(loaded.selection.kind, aligned.prior is not None)
+        segmenter = self._segmenter(setting)
+        lesions = segment_lesions(segmenter, aligned, self._policy.minimum_lesion_ml)
+        model = model_used(segmenter.card)
+        why = explain_choice(segmenter.card, setting, self._policy)
         decisions = (
             why,
             *_about_tracer(segmenter.card, loaded.selection.tracer.key),
@@ -42,14 +44,21 @@ class LesionSegmentation:
         )
         return Segmented(aligned, lesions.labels, model, decisions)
 
-    def _segmenter(self, role: ModelRole) -> Segmenter:
-        if role not in self._segmenters:
-            self._segmenters[role] = Segmenter(self._store.load(role), self._policy.device)
-        return self._segmenters[role]
+    def _segmenter(self, setting: str) -> Segmenter:
+        if setting not in self._segmenters:
+            card = serving_model(self._store, self._policy, setting)
+            loaded = {segmenter.card.id: segmenter for segmenter in self._segmenters.values()}
+            self._segmenters[setting] = loaded.get(card.id) or self._loaded(card)
+        return self._segmenters[setting]
 
-    def _lesions(self, segmenter: Segmenter, network_input: NetworkInput) -> LabelledLesions:
-        mask = segmenter.segment(network_input)
-        return label_lesions(mask, network_input.grid, self._policy.minimum_lesion_ml)
+    def _loaded(self, card: ModelCard) -> Segmenter:
+        return Segmenter(self._store.verify(card), self._policy.device)
+
+
+def segment_lesions(segmenter: Segmenter, aligned: Aligned, minimum_lesion_ml: float) -> LabelledLesions:
+    """The lesions that a model finds on the input its role asks for; M4 sees the prior."""
+    network_input = _network_input(aligned, segmenter.card.role)
+    return label_lesions(segmenter.segment(network_input), network_input.grid, minimum_lesion_ml)
 
 
 def _network_input(aligned: Aligned, role: ModelRole) -> NetworkInput:
@@ -57,7 +66,8 @@ def _network_input(aligned: Aligned, role: ModelRole) -> NetworkInput:
     return build_input(role, aligned.loaded.suv, aligned.loaded.ct, prior)
 
 
-def _model_used(card: ModelCard) -> ModelUsed:
+def model_used(card: ModelCard) -> ModelUsed:
+    """What results say about the model."""
     return ModelUsed(card.id, card.role, card.version, card.weights_sha256, card.demonstration_only)
 
 

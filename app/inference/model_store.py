@@ -80,7 +80,8 @@ class ModelStore:
         if len(found) > 1:
             names = ", ".join(card.id for card in found)
             raise MisconfiguredError(
-                f"{self._folder}: {names} all have role {role}, expected one; move the others out"
+                f"{self._folder}: {names} all have role {role}, expected one; say which by its id in "
+                "app.yaml (segment.pet_model and so on), or move the others out"
             )
         return found[0] if found else None
 
@@ -90,10 +91,18 @@ class ModelStore:
         Raises:
             MisconfiguredError: no such model, or it fails :meth:`verify`.
         """
+        return self.verify(self.only(role))
+
+    def only(self, role: ModelRole) -> ModelCard:
+        """The one model of that role.
+
+        Raises:
+            MisconfiguredError: there is none, or more than one.
+        """
         card = self.by_role(role)
         if card is None:
             raise MisconfiguredError(f"{self._folder}: no model has role {role}; see `psma-node models list`")
-        return self.verify(card)
+        return card
 
     def verify(self, card: ModelCard) -> VerifiedModel:
         """Compare every file of the model with its card.

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from app.domain.analysis import Decision, ModelRole
-from app.domain.study import StudyKind
+from app.domain.analysis import ModelRole
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "models"
 """Small models trained on simulated patients: for demonstration only."""
+
+ROLE_NAMES = frozenset(role.value for role in ModelRole)
 
 
 class DeviceChoice(StrEnum):
@@ -21,6 +22,14 @@ class DeviceChoice(StrEnum):
     CPU = "cpu"
 
 
+ALLOWED_ROLES = {
+    "pet_model": (ModelRole.M1, ModelRole.M3),
+    "spect_model_with_prior": (ModelRole.M4, ModelRole.M2, ModelRole.M3),
+    "spect_model_without_prior": (ModelRole.M2, ModelRole.M3),
+}
+"""Which roles each setting takes."""
+
+
 @dataclass(frozen=True)
 class SegmentPolicy:
     """Section ``segment``.
@@ -29,17 +38,20 @@ class SegmentPolicy:
         models_dir: folder with one folder a model; relative to where the program starts.
             Empty: those shipped.
         device: ``auto``, ``cuda`` (an error when there is none) or ``cpu``.
-        pet_model: M1 or M3.
-        spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors.
-        spect_model_without_prior: M2 or M3: when there is no prior that fits.
+        pet_model: M1 or M3, where one model of the folder has that role; or a model's id.
+        spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors; or a model's id.
+        spect_model_without_prior: M2 or M3: when there is no prior that fits; or a model's id.
+        shadow_models: ids of models that run after the serving one on the same input and are compared with
+            it; nothing of them is sent (docs/models.md).
         minimum_lesion_ml: smaller components are dropped, and the SR says how many.
     """
 
     models_dir: str = ""
     device: DeviceChoice = DeviceChoice.AUTO
-    pet_model: ModelRole = ModelRole.M1
-    spect_model_with_prior: ModelRole = ModelRole.M4
-    spect_model_without_prior: ModelRole = ModelRole.M2
+    pet_model: str = ModelRole.M1.value
+    spect_model_with_prior: str = ModelRole.M4.value
+    spect_model_without_prior: str = ModelRole.M2.value
+    shadow_models: tuple[str, ...] = ()
     minimum_lesion_ml: float = 0.1
 
     @property
@@ -48,27 +60,18 @@ class SegmentPolicy:
         return Path(self.models_dir) if self.models_dir else SHIPPED_MODELS
 
     def __post_init__(self) -> None:
-        allowed = {
-            "pet_model": (ModelRole.M1, ModelRole.M3),
-            "spect_model_with_prior": (ModelRole.M4, ModelRole.M2, ModelRole.M3),
-            "spect_model_without_prior": (ModelRole.M2, ModelRole.M3),
-        }
-        for name, roles in allowed.items():
-            if getattr(self, name) not in roles:
-                raise ValueError(f"segment.{name} is one of {', '.join(roles)}, found {getattr(self, name)}")
+        for name, roles in ALLOWED_ROLES.items():
+            found = getattr(self, name)
+            if found in ROLE_NAMES and found not in roles:
+                raise ValueError(
+                    f"segment.{name} is one of {', '.join(roles)}, or a model's id; found {found}"
+                )
+        shadows = self.shadow_models
+        if ROLE_NAMES & set(shadows) or len(set(shadows)) < len(shadows):
+            raise ValueError(
+                f"segment.shadow_models takes models' ids, each once; found {', '.join(shadows)}"
+            )
         if self.minimum_lesion_ml < 0:
             raise ValueError(
                 f"segment.minimum_lesion_ml must not be negative, found {self.minimum_lesion_ml}"
             )
-
-
-def choose_role(kind: StudyKind, has_prior: bool, policy: SegmentPolicy) -> tuple[ModelRole, Decision]:
-    """The model for this pair, and the sentence for the report that says why."""
-    if kind is StudyKind.PET_CT:
-        return policy.pet_model, Decision("segment", f"{policy.pet_model} serves PET/CT by the site's policy")
-    if has_prior:
-        role = policy.spect_model_with_prior
-        why = "the earlier PET lesions fit" if role is ModelRole.M4 else "the site's policy uses no prior"
-        return role, Decision("segment", f"{role} serves SPECT/CT: {why}")
-    role = policy.spect_model_without_prior
-    return role, Decision("segment", f"{role} serves SPECT/CT: no prior was used")

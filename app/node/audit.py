@@ -49,6 +49,7 @@ class AuditEvent(StrEnum):
     RETRY_ASKED = "retry asked for"
     DELIVERED = "result delivered"
     DELIVERY_FAILED = "delivery failed"
+    SHADOWS_COMPARED = "shadow models compared"
 
 
 @dataclass(frozen=True)

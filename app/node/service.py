@@ -25,6 +25,8 @@ from app.node.processor import ProcessorFactory
 from app.node.receive_policy import ReceivePolicy
 from app.node.reception_audit import ReceptionAudit
 from app.node.scp import StoreScp
+from app.node.shadow_work import ShadowComparing
+from app.node.shadows import WaitingShadows
 from app.node.stores import NodeStores
 from app.node.study_work import ProcessorPool, StudyWork
 from app.node.watcher import Examine, Watcher
@@ -47,6 +49,7 @@ class NodePlan:
         receives: whether it listens; a node that does not only works on what others receive.
         examine: headers and selection of a study.
         processor_factory: loads the models.
+        shadows: where the chains leave the work of shadow models; ``None`` for a site without.
         version, settings_digest: for the audit log.
     """
 
@@ -58,6 +61,7 @@ class NodePlan:
     receives: bool = True
     version: str = ""
     settings_digest: str = ""
+    shadows: WaitingShadows | None = None
 
 
 class NodeService:
@@ -133,8 +137,10 @@ class NodeService:
         destinations = _names(self._plan.deliver)
         work = StudyWork(self._stores, self._plan.node, processors, destinations)
         delivery = ResultDelivery(self._stores, self._plan.deliver)
+        waiting = self._plan.shadows
+        shadows = None if waiting is None else ShadowComparing(self._stores, waiting)
         self._engine.launch(
-            process_workflow(work, self._wake.set), deliver_workflow(delivery, self._wake.set)
+            process_workflow(work, self._wake.set, shadows), deliver_workflow(delivery, self._wake.set)
         )
 
     def _look(self) -> None:

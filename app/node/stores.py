@@ -17,6 +17,7 @@ from app.node.node_policy import NodePolicy
 from app.node.outbox import Outbox
 from app.node.pet_results import PetResults
 from app.node.run_ledger import RunLedger
+from app.node.shadows import ShadowLedger
 from app.node.study_observations import StudyObservations
 from app.node.study_subjects import StudySubjects
 
@@ -33,6 +34,7 @@ class NodeStores:
     deliveries: DeliveryLedger
     pet_results: PetResults
     subjects: StudySubjects
+    shadows: ShadowLedger
     audit: AuditLog
 
     def close(self) -> None:
@@ -66,6 +68,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         deliveries=DeliveryLedger(engine),
         pet_results=PetResults(engine, outbox),
         subjects=StudySubjects(engine),
+        shadows=ShadowLedger(engine),
         audit=_audit_log(policy, engine),
     )
 
