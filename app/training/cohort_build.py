@@ -26,7 +26,7 @@ from app.training.cohort_manifest import (
     MANIFEST_FILE,
     CohortManifest,
     Exclusion,
-    read_manifest,
+    read_unchecked,
     write_manifest,
 )
 from app.training.cohort_patient import PatientTask, ScanTask
@@ -92,7 +92,7 @@ def build_cohort(request: CohortRequest) -> CohortManifest:
 
 
 def _manifest_before(cohort: Path) -> CohortManifest:
-    return read_manifest(cohort) if (cohort / MANIFEST_FILE).is_file() else CohortManifest()
+    return read_unchecked(cohort) if (cohort / MANIFEST_FILE).is_file() else CohortManifest()
 
 
 def _are_simulated(source: Source, before: CohortManifest) -> bool:

@@ -20,16 +20,18 @@ def numbered_lesions(regions: LabelMap) -> tuple[LabelMap, bool]:
     Returns:
         The lesions, and whether a region was taken apart.
     """
-    present = np.unique(regions.array[regions.mask]).astype(np.int64)
-    if len(present) <= 1:
-        return label_lesions(regions.mask, regions.grid, 0.0).labels, False
-    places = cc3d.connected_components(regions.mask.astype(np.uint8), connectivity=CONNECTIVITY)
-    parts = np.where(regions.mask, regions.array * (int(places.max()) + 1) + places.astype(np.int64), 0)
-    known, numbers, sizes = np.unique(parts, return_inverse=True, return_counts=True)
-    first = int(known[0] == 0)  # 0 is the background, unless everything is outlined
-    count = len(known) - first
-    order = np.arange(count) if count == len(present) else np.argsort(-sizes[first:], kind="stable")
-    lesion_of = np.zeros(len(known), np.uint16)
-    lesion_of[order + first] = np.arange(1, count + 1)
-    lesions = lesion_of[numbers].reshape(regions.array.shape)
-    return LabelMap(lesions, regions.grid), count != len(present)
+    outlined = regions.mask
+    numbers = regions.array[outlined].astype(np.int64)
+    present = len(np.unique(numbers))
+    if present <= 1:
+        return label_lesions(outlined, regions.grid, 0.0).labels, False
+    places = cc3d.connected_components(outlined.astype(np.uint8), connectivity=CONNECTIVITY)
+    parts = numbers * (int(places.max()) + 1) + places[outlined]
+    known, part_of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    count = len(known)
+    order = np.arange(count) if count == present else np.argsort(-sizes, kind="stable")
+    lesion_of = np.zeros(count, np.uint16)
+    lesion_of[order] = np.arange(1, count + 1)
+    lesions = np.zeros(regions.array.shape, np.uint16)
+    lesions[outlined] = lesion_of[part_of]
+    return LabelMap(lesions, regions.grid), count != present

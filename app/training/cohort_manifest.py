@@ -86,7 +86,7 @@ class CtRegistration(ManifestPart):
     """
 
     spect_to_pet: tuple[Row, Row, Row, Row] | None
-    fit: RegistrationFit | None = None
+    fit: RegistrationFit | None
     reasons: tuple[str, ...] = ()
 
     @property
@@ -169,14 +169,28 @@ def image_file(cohort: Path, patient: str, kind: StudyKind, image: Image) -> Pat
 
 
 def read_manifest(cohort: Path) -> CohortManifest:
-    """The manifest of a cohort's folder.
+    """The manifest of a cohort's folder, whose images are all there.
 
     Raises:
         MisconfiguredError: missing, not YAML, not a manifest, or it names an image that is not there.
     """
+    manifest = read_unchecked(cohort)
+    missing = _missing(cohort, manifest.patients)
+    if missing:
+        found = f"{len(missing)} image(s) are not there, the first {missing[0]}"
+        raise MisconfiguredError(f"{cohort / MANIFEST_FILE}: {found}; build the cohort again")
+    return manifest
+
+
+def read_unchecked(cohort: Path) -> CohortManifest:
+    """The manifest alone, for a build that mends what is missing.
+
+    Raises:
+        MisconfiguredError: missing, not YAML, or not a manifest.
+    """
     path = cohort / MANIFEST_FILE
     try:
-        manifest = CohortManifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return CohortManifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise MisconfiguredError(f"{path}: not found; make it with `psma-node cohort build`") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -184,11 +198,6 @@ def read_manifest(cohort: Path) -> CohortManifest:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise MisconfiguredError(f"{path}: not a cohort's manifest: {problems}") from error
-    missing = _missing(cohort, manifest.patients)
-    if missing:
-        found = f"{len(missing)} image(s) are not there, the first {missing[0]}"
-        raise MisconfiguredError(f"{path}: {found}; build the cohort again")
-    return manifest
 
 
 def write_manifest(manifest: CohortManifest, cohort: Path) -> None:

@@ -171,11 +171,12 @@ def _of_row(rows: Sequence[TruthRow], scan: Selection, taken: frozenset[str]) ->
     return misfit or _truth(found, scan)
 
 
-def _of_references(scan: Selection, folder: TruthFolder, taken: frozenset[str]) -> list[Truth]:
+def _of_references(scan: Selection, folder: TruthFolder, taken: frozenset[str]) -> list[Truth | str]:
     direct = [item for item in folder.headers if item.referenced_series & set(used_by(scan))]
-    if not direct:  # failing that: one study, one frame of reference
-        direct = [item for item in folder.headers if not _misfit(item, scan, taken)]
-    return [_truth(item, scan) for item in direct]
+    if direct:
+        return [_misfit(item, scan, taken) or _truth(item, scan) for item in direct]
+    # failing that: one study, one frame of reference
+    return [_truth(item, scan) for item in folder.headers if not _misfit(item, scan, taken)]
 
 
 def _of_name(scan: Selection, folder: TruthFolder) -> list[Truth]:
@@ -191,18 +192,19 @@ def _truth(found: TruthHeader, scan: Selection) -> Truth:
     return Truth(form, found.path, (f"the truth refers to {what}; matched by study and frame of reference",))
 
 
-def _same_place(found: TruthHeader, scan: Selection) -> bool:
-    same_study = found.study_instance_uid == scan.study.study_instance_uid
-    return same_study and scan.functional.frame_of_reference_uid in found.frames_of_reference
-
-
 def _misfit(found: TruthHeader, scan: Selection, taken: frozenset[str]) -> str:
     """Why a truth can't be this scan's; empty when it can."""
+    frame = scan.functional.frame_of_reference_uid
     if found.referenced_series & set(used_by(scan)):
+        if frame and found.frames_of_reference and frame not in found.frames_of_reference:
+            return "the truth refers to this scan, and lies in another frame of reference"
         return ""
     if found.referenced_series & taken:
         return "the truth was drawn on another scan"
-    return "" if _same_place(found, scan) else "the truth is of another study or frame of reference"
+    same_study = found.study_instance_uid == scan.study.study_instance_uid
+    if same_study and frame in found.frames_of_reference:
+        return ""
+    return "the truth is of another study or frame of reference"
 
 
 def _nifti_stem(path: Path) -> str | None:

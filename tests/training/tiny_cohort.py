@@ -72,6 +72,7 @@ def write_person(root: Path, person: Person, kinds: Sequence[str] = ("pet", "spe
         else:
             write_nm(folder / kind, scan, SPACING_MM[2])
         ct = np.full(SHAPE, 1024, np.int16)
+        ct[:, 0] = 0  # air
         write_ct(folder / kind, replace(scan, values=ct, series_uid=f"{person.study(kind)}.2"))
 
 
