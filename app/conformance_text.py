@@ -129,8 +129,8 @@ All of it is in `app.yaml`: [settings](settings.md).
 - Patient, study, institution, time zone and Specific Character Set are copied from the functional image as they are; all
   text of ours is ASCII, which every character set holds.
 - SOP Instance, Series Instance and Tracking UIDs are under 2.25 and derived (SHA-256) from input, model, software,
-  settings and revision: the same input gives the same UIDs, pixels and numbers, and a resend never doubles. An analysis
-  that is repeated differs in the instant of processing alone, which only the SR bears; the node sends one of them.
+  settings and revision: the same input gives the same UIDs, pixels and numbers, and a resend never doubles. The
+  node's SR also bears the instant of processing, which a repeated analysis changes; the node sends one of them.
 - Series Number is $first_series and following (`write.first_series_number`); dates are the acquisition's, but for the
   SR's Content Date and Time.
 - Manufacturer is `$manufacturer`, model name `$device`.
