@@ -30,8 +30,8 @@ DERIVED = ("true_ml", "found_ml")
 
 def write_scores(scores: Sequence[ScanScore], path: Path) -> None:
     """Write every score, whole or not at all; numbers as Python repeats them, so that nothing is lost."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # ends lines as RFC 4180, so line breaks in a reason get quoted
     writer.writerow([*COUNTS, *DERIVED, *(measure.key for measure in MEASURES)])
     for score in scores:
         writer.writerow(_row(score))
@@ -45,7 +45,7 @@ def read_scores(path: Path) -> tuple[ScanScore, ...]:
         MisconfiguredError: missing, a column is not there, or a line is not a score.
     """
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        lines = list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
     except FileNotFoundError as error:
         raise MisconfiguredError(f"{path}: not found; expected the scores of an evaluation") from error
     except (UnicodeDecodeError, csv.Error) as error:

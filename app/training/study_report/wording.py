@@ -44,10 +44,12 @@ MODEL_MEANING = {
 
 
 def p_in_words(p: float) -> str:
-    """``p = 0.014``, ``p < 0.001``."""
+    """``p = 0.014``, ``p < 0.001``; never rounded on to the other side of 0.05."""
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    rounded = (f"{p:.{decimals}f}" for decimals in range(3 if p < 0.1 else 2, 17))
+    shown = next(text for text in rounded if (float(text) < SIGNIFICANT) == (p < SIGNIFICANT))
+    return f"p = {shown}"
 
 
 def interval_in_words(measure: Measure, interval: Interval, signed: bool = False) -> str:
