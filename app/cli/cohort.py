@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
 )
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""What a shell reports for a program that SIGTERM ended."""
 
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Patients at once, one process each.")]
 
@@ -51,6 +55,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.training.cohort_policy import CohortPolicy
 
     _log_to_terminal()
+    _end_on_sigterm()
     if not re.fullmatch(r"[A-Za-z][A-Za-z-]*", centre):
         raise typer.BadParameter("a centre is letters and hyphens, such as A", param_hint="--centre")
     try:
@@ -88,6 +93,7 @@ def simulate(
     from app.training.cohort_simulation import Simulation, simulate_cohort
 
     _log_to_terminal()
+    _end_on_sigterm()
     simulate_cohort(Simulation(centre, range(first, first + patients), out, truth_form, jobs))
 
 
@@ -161,3 +167,8 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
 def _log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
+
+
+def _end_on_sigterm() -> None:
+    """An orderly exit, as on Ctrl-C: processes at work finish their patient and end with the command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))

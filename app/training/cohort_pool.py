@@ -47,8 +47,11 @@ def _built(tasks: Sequence[PatientTask], jobs: int) -> Iterator[tuple[str, Patie
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             running = {pool.submit(build_safely, task): task.name for task in tasks}
-            for future in as_completed(running):
-                yield running[future], future.result()
+            try:
+                for future in as_completed(running):
+                    yield running[future], future.result()
+            finally:  # whoever interrupts waits for the patients at work, not for all
+                pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         found = "a process that built a patient was ended from outside, perhaps for want of memory"
         raise MisconfiguredError(f"{found}: run it again with fewer --jobs; it goes on from here") from error
