@@ -80,7 +80,7 @@ def write_images(folder: Path, scores: Sequence[ScanScore]) -> tuple[Path, Path]
             image.parent.mkdir(parents=True, exist_ok=True)
             write_array(image, suv, GRID)
             write_array(image_file(cohort, key.patient, key.kind, "truth"), truth, GRID)
-        place = predictions / key.validation.value / key.model.value
+        place = predictions / key.validation.value / key.used.value
         place.mkdir(parents=True, exist_ok=True)
         write_array(place / f"{key.patient}_{prefix(key.kind)}.nii.gz", np.roll(truth, 1, axis=0), GRID)
     return cohort, predictions

@@ -27,7 +27,14 @@ from app.training.nifti import write_array
 from app.training.score_groups import M4_OR_M2, Group, compared
 from app.training.scores_file import write_scores
 from app.training.statistics import compare_pairs
-from app.training.study_report import ReportAbout, read_about, report_from, write_about, write_report
+from app.training.study_report import (
+    ReportAbout,
+    predictions_in,
+    read_about,
+    report_from,
+    write_about,
+    write_report,
+)
 from app.training.study_report.about import without_folders
 from app.training.study_report.cases import chosen_cases
 from app.training.study_report.figures import agreement
@@ -226,6 +233,13 @@ def test_an_element_without_content_takes_none() -> None:
 def test_a_scan_without_a_kept_result_is_said_in_its_picture(experiment: Path, tmp_path: Path) -> None:
     write_report(whole_evaluation(), experiment / "cohort", lambda _: None, ABOUT, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_bytes() != (experiment / "report.html").read_bytes()
+
+
+def test_where_m2_ran_in_m4s_place_its_result_is_shown(experiment: Path) -> None:
+    read = predictions_in(experiment / "predictions")
+    fell_back, fitted = made(M4, "A-3", 5, used=M2).key, made(M4, "A-3", 5).key
+    assert read(fell_back) is not None
+    assert read(fitted) is None  # M4 itself left no result there
 
 
 def test_a_result_on_another_grid_is_refused(experiment: Path, tmp_path: Path) -> None:

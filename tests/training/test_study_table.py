@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_scores_are_read_back_as_they_were_written(
     assert read_scores(path) == tuple(scores)
 
 
+@pytest.mark.parametrize("why", ["one\rtwo", "one\r\ntwo", 'a, "b"', "a\nb"])
+def test_a_reason_of_several_lines_stays_in_its_own_column(tmp_path: Path, why: str) -> None:
+    score = made(M4, "A-1", 5, used=M2)
+    score = replace(score, key=replace(score.key, why=why))
+    write_scores([score], tmp_path / "scores.csv")
+    assert read_scores(tmp_path / "scores.csv") == (score,)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -90,6 +99,14 @@ def test_a_missing_file_of_scores_is_said(tmp_path: Path) -> None:
 def test_every_measure_has_its_own_key_and_a_definition() -> None:
     assert len({measure.key for measure in MEASURES}) == len(MEASURES)
     assert all(measure.formula and measure.undefined and measure.source for measure in MEASURES)
+
+
+def test_the_documentation_defines_every_measure() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "validation.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", page, flags=re.MULTILINE))
+    assert {measure.name: rows.get(measure.name) for measure in MEASURES} == {
+        measure.name: measure.unit or "–" for measure in MEASURES
+    }
 
 
 def test_measures_of_nothing_are_not_defined_and_errors_are() -> None:

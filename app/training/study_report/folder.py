@@ -2,7 +2,7 @@
 
 scores.csv
 about.json
-predictions/<validation>/<model>/<patient>_<pet|spect>.nii.gz   (optional)
+predictions/<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz   (optional)
 """
 
 from __future__ import annotations
