@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from app.cli.evaluate import evaluate
 from app.domain.measures import DICE, FALSE_POSITIVE_ML
-from app.domain.scan_score import ScanScore
+from app.domain.scan_score import ScanScore, Validation
 from app.domain.segmentation_metrics import VoxelCounts
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
@@ -255,6 +255,22 @@ def test_a_result_on_another_grid_is_refused(experiment: Path, tmp_path: Path) -
             ABOUT,
             tmp_path / "report.html",
         )
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [made(M4, "A-1", 5, validation=Validation.NODE, used=M2)],
+        [empty(M2, "A-1"), empty(M4, "A-1")],
+    ],
+    ids=["one patient on the node", "nobody has a lesion"],
+)
+def test_the_smallest_evaluations_have_a_report(tmp_path: Path, scores: list[ScanScore]) -> None:
+    write_report(scores, None, None, ABOUT, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    first = words(parsed(page.split("\n", 1)[1]))
+    assert "Very few patients (1 in the smallest group)" in first
+    assert "nan" not in first.lower().split()
 
 
 def test_no_scores_and_twice_the_same_are_refused(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def chosen_cases(scores: Sequence[ScanScore]) -> tuple[Case, ...]:
 
 
 def predictions_in(folder: Path) -> Predictions:
-    """Results as ``<validation>/<model>/<patient>_<pet|spect>.nii.gz`` in ``folder``."""
+    """Results as ``<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz`` in ``folder``."""
 
     def read(key: ScanKey) -> LabelMap | None:
         name = f"{key.patient}_{prefix(key.kind)}{SUFFIX}"
