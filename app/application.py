@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from app import __version__
@@ -140,11 +139,13 @@ class ChainProcessor:
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
         """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.
 
+        The results don't say when they were made: the same input gives the same UIDs here whenever it is
+        run, so it gives the same bytes too. The node, whose revisions are run once, tells the time.
+
         Raises:
             RuntimeError: the framework returned without having run the chain to its end.
         """
-        begun_at = datetime.now(UTC)
-        provenance = Provenance(__version__, self._settings.digest, revision, processed_at=begun_at)
+        provenance = Provenance(__version__, self._settings.digest, revision)
         return self._run_chain(source, out, provenance)
 
     def shadow_work(self, written: Sequence[Written]) -> ShadowWork | None:

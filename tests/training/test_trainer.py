@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,16 @@ from safetensors.torch import load_file
 
 from app.domain.analysis import ModelRole
 from app.inference.model_store import ModelStore
-from app.training import planning, worker
-from app.training.environment import child_environment, nnunet_folders
+from app.inference.policy import DeviceChoice
+from app.training import planning
+from app.training.cohort_manifest import CohortManifest
+from app.training.environment import child_environment
+from app.training.experiment_settings import ExperimentSettings
 from app.training.export import export_model, model_id
-from app.training.request import TrainingRequest
+from app.training.model_training import ModelTraining, train
+from app.training.planning import TrainingPlans
 from app.training.trainer import PsmaSmallTrainer
+from app.training.workplace import Workplace
 from tests.inference import tiny_model
 
 
@@ -26,24 +32,43 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def request_of_two_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRequest:
-    """Three preprocessed cases, a network of two stages, two iterations an epoch."""
-    for name, value in child_environment(tmp_path, 1, planning=False).items():
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelTraining:
+    """Three preprocessed cases, a network of two stages, three epochs of two iterations."""
+    return prepared(tmp_path / "work", monkeypatch)
+
+
+def prepared(work: Path, monkeypatch: pytest.MonkeyPatch) -> ModelTraining:
+    place = Workplace(work)
+    settings = ExperimentSettings(
+        name="test", cohort="", simulated=True, plans=TrainingPlans.SMALL, folds=3, epochs=3,
+        iterations_per_epoch=2, device=DeviceChoice.CPU,
+    )  # fmt: skip
+    for name, value in child_environment(place, 1, planning=False).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("app.training.trainer.ITERATIONS_PER_EPOCH", 2)
-    request = TrainingRequest(ModelRole.M2, 3, "A", 150, 1, 1, tmp_path)
-    home = nnunet_folders(tmp_path)["nnUNet_preprocessed"] / request.dataset_name
-    plans = {**tiny_model.plans(), "dataset_name": request.dataset_name, "plans_name": planning.PLANS_NAME}
+    training = ModelTraining(settings, ModelRole.M2, "0", place)
+    home = place.preprocessed(ModelRole.M2)
+    plans = {**three_stages(), "dataset_name": home.name, "plans_name": TrainingPlans.SMALL.value}
     cases = [f"A000{n}_spect" for n in range(3)]
     for case in cases:
         write_case(home / "tiny", case)
-    (home / f"{planning.PLANS_NAME}.json").write_text(json.dumps(plans))
-    (home / "dataset.json").write_text(
-        json.dumps({**tiny_model.DATASET, "dataset": {case: {"images": [], "label": ""} for case in cases}})
-    )
+    (home / f"{TrainingPlans.SMALL}.json").write_text(json.dumps(plans))
+    listed = {case: {"images": [str(work)], "label": ""} for case in cases}
+    description = {**tiny_model.DATASET, "dataset": listed}
+    (home / "dataset.json").write_text(json.dumps(description))
     (home / "dataset_fingerprint.json").write_text("{}")
-    (home / "splits_final.json").write_text(json.dumps([{"train": cases[:2], "val": cases[2:]}]))
-    return request
+    splits = [{"train": [c for c in cases if c != held], "val": [held]} for held in cases]
+    (home / "splits_final.json").write_text(json.dumps(splits))
+    return training
+
+
+def three_stages() -> dict[str, Any]:
+    """With two, nnU-Net's deep supervision has one output of weight 0, and the loss is not a number."""
+    plans = tiny_model.plans()
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(
+        n_stages=3, features_per_stage=[4, 8, 8], kernel_sizes=[[3, 3, 3]] * 3,
+        strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]], n_conv_per_stage=[1] * 3, n_conv_per_stage_decoder=[1] * 2,
+    )  # fmt: skip
+    return plans
 
 
 def write_case(folder: Path, case: str) -> None:
@@ -57,38 +82,82 @@ def write_case(folder: Path, case: str) -> None:
     nnUNetDatasetBlosc2.save_case(data, label, {"class_locations": places}, str(folder / case))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::RuntimeWarning")
-def test_a_killed_training_goes_on_from_its_last_checkpoint(
-    request_of_two_epochs: TrainingRequest, monkeypatch: pytest.MonkeyPatch
+NOISY = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
+)
+"""nnU-Net and PyTorch warn of their own future."""
+
+
+@NOISY
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    training: ModelTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request, seen = request_of_two_epochs, []
+    undisturbed = prepared(tmp_path / "undisturbed", monkeypatch)
+    train(undisturbed)
+    for name, value in child_environment(training.place, 1, planning=False).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("nnunetv2.paths.nnUNet_results", str(training.place.nnunet["nnUNet_results"]))
+    seen: list[int] = []
     step = PsmaSmallTrainer.train_step
 
     def count_steps(self: PsmaSmallTrainer, batch: dict[str, object]) -> dict[str, object]:
         seen.append(self.current_epoch)
-        if len(seen) == 5:  # in the third epoch, after the checkpoint at the end of the second
+        if len(seen) == 6:  # in the third epoch, after the checkpoint at the end of the second
             raise KilledError
         return step(self, batch)
 
     monkeypatch.setattr(PsmaSmallTrainer, "train_step", count_steps)
     with pytest.raises(KilledError):
-        worker.train(request)
-    worker.train(request)
-    assert seen == [0, 0, 1, 1, 2, 2, 2]
-    worker.train(request)  # finished: only the weights are written again
-    assert len(seen) == 7
+        train(training)
+    train(training)
+    assert seen == [0, 0, 1, 1, 2, 2, 2, 2]
+    one, other = load_file(training.weights), load_file(undisturbed.weights)
+    assert one.keys() == other.keys()
+    assert all(torch.isfinite(tensor).all() for tensor in one.values())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    train(training)  # finished: only the weights are written again
+    assert len(seen) == 8
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::RuntimeWarning")
-def test_a_finished_training_becomes_a_model_without_traces_of_the_machine(
-    request_of_two_epochs: TrainingRequest, tmp_path: Path
+@NOISY
+def test_another_seed_gives_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for seed in (1, 2):
+        training = prepared(tmp_path / str(seed), monkeypatch)
+        settings = training.settings.model_copy(update={"seed": seed})
+        training = ModelTraining(settings, training.role, training.split, training.place)
+        train(training)
+        found.append(load_file(training.weights))
+    assert not all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@NOISY
+def test_a_checkpoint_is_whole_or_not_there(
+    training: ModelTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker.train(request_of_two_epochs)
-    folder = export_model(request_of_two_epochs, tmp_path / "models")
-    model = ModelStore(tmp_path / "models").load(ModelRole.M2)
-    assert model.card.id == folder.name == model_id(ModelRole.M2)
+    def cut_off(content: object, path: str) -> None:
+        Path(path).write_bytes(b"half of a checkpo")
+        raise KilledError
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(KilledError):
+        train(training)
+    monkeypatch.undo()
+    folder = training.weights.parent
+    assert [path.name for path in folder.glob("checkpoint_*")] == ["checkpoint_latest.pth.part"]
+
+
+@NOISY
+def test_a_finished_training_becomes_a_model_without_traces_of_the_machine(
+    training: ModelTraining, tmp_path: Path
+) -> None:
+    train(training)
+    folder = export_model(training, CohortManifest(simulated=True))
+    model = ModelStore(training.place.models("0")).load(ModelRole.M2)
+    assert model.card.id == folder.name == model_id(training.settings, ModelRole.M2) == "psma-m2-test"
     assert model.card.demonstration_only
-    assert model.card.training_command.startswith("psma-node train --models M2 --patients 3")
+    assert "2 simulated patients of centre A (all but fold 0 of 3), SPECT with CT" in model.card.training_data
+    assert "--set folds=3 --set epochs=3 --set iterations_per_epoch=2" in model.card.training_command
     for name in ("model.yaml", "plans.json", "dataset.json"):
         assert str(tmp_path) not in (folder / name).read_text()
     weights = load_file(folder / "weights.safetensors")
@@ -107,8 +176,17 @@ def test_plans_differ_from_nnunets_only_in_patch_batch_and_network() -> None:
 
 
 def test_every_process_keeps_its_memory_and_starts_no_helpers(tmp_path: Path) -> None:
-    environment = child_environment(tmp_path, 2, planning=False)
+    environment = child_environment(Workplace(tmp_path), 2, planning=False)
     assert environment["nnUNet_n_proc_DA"] == "0"
     assert environment["OMP_NUM_THREADS"] == "2"
     assert re.fullmatch(r"\d+", environment["MALLOC_MMAP_THRESHOLD_"])
-    assert child_environment(tmp_path, 2, planning=True)["nnUNet_n_proc_DA"] == "1"
+    assert child_environment(Workplace(tmp_path), 2, planning=True)["nnUNet_n_proc_DA"] == "1"
+
+
+def test_on_a_gpu_helper_processes_prepare_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    place = Workplace(tmp_path)
+    assert "nnUNet_n_proc_DA" not in child_environment(place, 2, planning=False, on_gpu=True)
+    assert child_environment(place, 2, planning=True, on_gpu=True)["nnUNet_n_proc_DA"] == "1"
