@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from app.cohort.manifest import CohortPatient, CohortScan, image_file
+from app.cohort.nifti import read_labels, read_volume, write_array
 from app.dicom.seg_outlines import read_segmentation
 from app.dicom.study_reader import read_studies
 from app.dicom.uids import ResultKind
@@ -28,10 +30,8 @@ from app.folder_mode import FolderOutcome, process_folder
 from app.inference.model_choice import choose_setting, serving_model
 from app.inference.model_store import ModelStore
 from app.settings import Settings
-from app.training.cohort_manifest import CohortPatient, CohortScan, image_file
-from app.training.nifti import read_labels, read_volume, write_array
-from app.training.scoring import score_scan
-from app.training.workplace import Workplace
+from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file
+from app.validation.scoring import score_scan
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ def _score(cohort: Path, key: ScanKey, pair: PairOutcome, results: Path) -> Scan
     suv = read_volume(image_file(cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
     truth = read_labels(image_file(cohort, key.patient, key.kind, "truth"))
     found = _found(pair, results, suv.grid)
-    path = Workplace(results.parent.parent).prediction(Validation.NODE, key.used, key.patient, key.kind)
+    predictions = results.parent.parent / PREDICTIONS_FOLDER
+    path = prediction_file(predictions, Validation.NODE, key.used, key.patient, key.kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_array(path, found.array, found.grid)
     return score_scan(key, found, truth, suv)

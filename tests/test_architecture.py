@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "app.dicom": GROUND | {"app.imaging"},
     "app.node": GROUND | {"app.imaging", "app.dicom", "app.outcome_file"},
     "app.phantom": GROUND | {"app.imaging", "app.dicom"},
-    "app.training": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
+    "app.cohort": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
+    "app.validation": GROUND | {"app.imaging", "app.inference", "app.dicom", "app.cohort"},
+    "app.training": GROUND | {"app.imaging", "app.inference", "app.cohort", "app.validation"},
     "app.demo": GROUND | {"app.imaging", "app.dicom", "app.node", "app.phantom"},
     "app.conformance_text": set(),
     "app.conformance": GROUND | {"app.dicom", "app.node", "app.conformance_text"},
@@ -40,11 +42,11 @@ MAY_IMPORT = {
     "operators": DATA | {"app.node", "app.settings", "app.result_folder"},
     "app.application": CHAIN | {"app.withdrawals"},
     "app.folder_mode": CHAIN | {"app.application", "app.shadow_file"},
-    "app.node_evaluation": CHAIN | {"app.folder_mode", "app.training"},
+    "app.node_evaluation": CHAIN | {"app.folder_mode", "app.cohort", "app.validation"},
     "app.cli": CHAIN
     | {"app.application", "app.folder_mode", "app.node_evaluation", "app.settings_reference"}
     | {"app.conformance"}
-    | {"app.phantom", "app.training", "app.demo"},
+    | {"app.phantom", "app.cohort", "app.validation", "app.training", "app.demo"},
     "app.__main__": {"app.cli"},
 }
 """One line a part, lowest first. A new part, or a new arrow, is a decision: it is written here."""

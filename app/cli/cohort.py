@@ -19,7 +19,7 @@ from app.phantom.truth_files import TruthFileForm
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.training.cohort_manifest import CohortManifest
+    from app.cohort.manifest import CohortManifest
 
 app = typer.Typer(
     name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
@@ -50,9 +50,9 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     overrides: SetOption = None,
 ) -> None:
     """Read, check and register patients as the node would; goes on where an earlier run stopped."""
+    from app.cohort.build import CohortRequest, build_cohort
+    from app.cohort.policy import CohortPolicy
     from app.settings import load_settings
-    from app.training.cohort_build import CohortRequest, build_cohort
-    from app.training.cohort_policy import CohortPolicy
 
     _log_to_terminal()
     _end_on_sigterm()
@@ -73,7 +73,7 @@ def show(
     cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder of a cohort.")],
 ) -> None:
     """Patients, exclusions with their reasons, warnings, and how many there are of each centre."""
-    from app.training.cohort_manifest import read_manifest
+    from app.cohort.manifest import read_manifest
 
     _print(read_manifest(cohort))
 
@@ -90,7 +90,7 @@ def simulate(
     jobs: JobsOption = 1,
 ) -> None:
     """Write simulated patients as a clinic would bring its own; goes on where an earlier run stopped."""
-    from app.training.cohort_simulation import Simulation, simulate_cohort
+    from app.cohort.simulation import Simulation, simulate_cohort
 
     _log_to_terminal()
     _end_on_sigterm()

@@ -77,7 +77,7 @@ def experiment(
 
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
-    from app.training.cohort_manifest import MANIFEST_FILE, read_manifest
+    from app.cohort.manifest import MANIFEST_FILE, read_manifest
     from app.training.experiment_settings import with_changes
     from app.training.sizes import EXTENTS
 
@@ -95,10 +95,10 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     """Patients of both centres as DICOM with truths, and the cohort that a clinic would build of them."""
     import time
 
+    from app.cohort.build import CohortRequest, build_cohort
+    from app.cohort.policy import CohortPolicy
+    from app.cohort.simulation import DICOM_FOLDER, TRUTH_FOLDER, Simulation, simulate_cohort
     from app.phantom.centres import Centre
-    from app.training.cohort_build import CohortRequest, build_cohort
-    from app.training.cohort_policy import CohortPolicy
-    from app.training.cohort_simulation import DICOM_FOLDER, TRUTH_FOLDER, Simulation, simulate_cohort
     from app.training.findings import COHORT_STEP
     from app.training.sizes import EXTENTS
     from app.training.steps import write_mark

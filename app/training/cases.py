@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from app.cohort.manifest import CohortPatient, image_file, prefix
+from app.cohort.nifti import SUFFIX, read_labels, write_array
 from app.domain.analysis import ModelRole
 from app.domain.study import StudyKind
-from app.training.cohort_manifest import CohortPatient, image_file, prefix
-from app.training.nifti import SUFFIX, read_labels, write_array
 
 KINDS = {
     ModelRole.M1: (StudyKind.PET_CT,),

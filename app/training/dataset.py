@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from app.cohort.manifest import CohortManifest, CohortPatient, image_file
+from app.cohort.nifti import read_labels
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.imaging.align_policy import AlignPolicy
 from app.training.cases import KINDS, Case, nnunet_splits, patient_folds, scan_case
-from app.training.cohort_manifest import CohortManifest, CohortPatient, image_file
 from app.training.experiment_settings import ExperimentSettings, PriorMask
-from app.training.nifti import read_labels
 from app.training.priors import carry_prior, disturbed, write_prior
 from app.training.workplace import Workplace
 

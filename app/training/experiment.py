@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from app.cohort.manifest import read_manifest
 from app.domain.analysis import ModelRole
 from app.inference.policy import DeviceChoice
-from app.training.cohort_manifest import read_manifest
 from app.training.environment import child_environment
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
 from app.training.steps import Step, StepRunner

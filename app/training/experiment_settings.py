@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from app.cohort.manifest import MANIFEST_FILE, CohortManifest, ManifestPart, Name
 from app.domain.analysis import ModelRole
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
-from app.training.cohort_manifest import MANIFEST_FILE, CohortManifest, ManifestPart, Name
 from app.training.planning import TrainingPlans
 
 EXPERIMENT_FILE = "experiment.yaml"

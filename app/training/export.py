@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app import __version__
+from app.cohort.manifest import CohortManifest
 from app.domain.analysis import ModelRole
 from app.inference.channels import FUNCTIONAL, channels_of
 from app.inference.model_card import (
@@ -22,7 +23,6 @@ from app.inference.model_card import (
 )
 from app.inference.model_store import sha256_of
 from app.training.cases import KINDS, patient_of
-from app.training.cohort_manifest import CohortManifest
 from app.training.dataset import LABELS
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
 from app.training.model_training import ModelTraining

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app import __version__
+from app.cohort.manifest import CohortManifest, read_manifest
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import ScanScore
 from app.inference.model_card import MetricSource, read_card, write_card
-from app.training.card_metrics import metrics_of
-from app.training.cohort_manifest import CohortManifest, read_manifest
 from app.training.experiment import experiment_steps
 from app.training.experiment_settings import (
     ALL_PATIENTS,
@@ -20,11 +19,12 @@ from app.training.experiment_settings import (
 )
 from app.training.export import command, model_id
 from app.training.held_out_scores import score_experiment
-from app.training.scores_file import write_scores
 from app.training.steps import read_mark
-from app.training.study_report.about import ABOUT_FILE, ReportAbout, write_about
-from app.training.study_report.folder import report_from
 from app.training.workplace import Workplace
+from app.validation.card_metrics import metrics_of
+from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
+from app.validation.report.folder import report_from
+from app.validation.scores_file import write_scores
 
 REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from app.cohort.manifest import CohortManifest, CohortPatient, image_file
+from app.cohort.nifti import read_labels, read_volume
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.training.cases import KINDS
-from app.training.cohort_manifest import CohortManifest, CohortPatient, image_file
 from app.training.experiment_settings import ExperimentSettings
-from app.training.nifti import read_labels, read_volume
 from app.training.prediction import every_held_out, no_prior_reasons
-from app.training.scoring import score_scan
 from app.training.workplace import Workplace, validation_of
+from app.validation.scoring import score_scan
 
 
 def score_experiment(

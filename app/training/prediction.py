@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from app.cohort.manifest import CohortManifest, CohortPatient, image_file
+from app.cohort.nifti import read_volume, write_array
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
@@ -16,11 +18,9 @@ from app.inference.model_store import ModelStore
 from app.inference.policy import SegmentPolicy
 from app.inference.segmenter import Segmenter
 from app.training.cases import KINDS
-from app.training.cohort_manifest import CohortManifest, CohortPatient, image_file
 from app.training.dataset import held_back_patients, pet_lesions
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
 from app.training.model_training import ModelTraining
-from app.training.nifti import read_volume, write_array
 from app.training.priors import CarriedPrior, carry_prior
 from app.training.workplace import Workplace, validation_of
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
+from app.cohort.manifest import CohortPatient, image_file
+from app.cohort.nifti import read_volume, write_array
 from app.domain.analysis import ModelRole
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
@@ -21,8 +23,6 @@ from app.imaging.align_policy import AlignPolicy, broken_uptake_limits
 from app.imaging.prior_alignment import place_lesions
 from app.imaging.registration import RigidRegistration
 from app.inference.channels import build_input
-from app.training.cohort_manifest import CohortPatient, image_file
-from app.training.nifti import read_volume, write_array
 
 DEFECT_PROBABILITY = 0.35
 """Of a disturbed prior to be empty or misplaced: 17.5 % of all training cases."""

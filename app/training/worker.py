@@ -10,8 +10,8 @@ import logging
 import sys
 from pathlib import Path
 
+from app.cohort.manifest import read_manifest
 from app.domain.analysis import ModelRole
-from app.training.cohort_manifest import read_manifest
 from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model

@@ -8,8 +8,8 @@ from pathlib import Path
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
-from app.training.cohort_manifest import prefix
 from app.training.experiment_settings import ALL_PATIENTS
+from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file
 
 DATASET_NUMBERS = {ModelRole.M1: 501, ModelRole.M2: 502, ModelRole.M3: 503, ModelRole.M4: 504}
 """nnU-Net finds a data set by its number; 501 and up are free by its convention."""
@@ -75,13 +75,12 @@ class Workplace:
 
     def prediction(self, validation: Validation, role: ModelRole, patient: str, kind: StudyKind) -> Path:
         """A model's lesions on a held-out scan."""
-        name = f"{patient}_{prefix(kind)}.nii.gz"
-        return self.folder / "predictions" / validation.value / role.value / name
+        return prediction_file(self.folder / PREDICTIONS_FOLDER, validation, role, patient, kind)
 
     def no_prior(self, validation: Validation, patient: str) -> Path:
         """Why M4 did not run on a held-out SPECT; not there when it did."""
-        folder = self.folder / "predictions" / validation.value / ModelRole.M4.value
-        return folder / f"{patient}_no-prior.json"
+        scan = self.prediction(validation, ModelRole.M4, patient, StudyKind.SPECT_CT)
+        return scan.with_name(f"{patient}_no-prior.json")
 
     def done(self, step: str) -> Path:
         """Written when a step is finished."""

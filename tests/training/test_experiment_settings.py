@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.domain.analysis import ModelRole
 from app.errors import MisconfiguredError
 from app.training.cases import nnunet_splits, patient_folds, patient_of
-from app.training.cohort_manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.training.experiment import begin, experiment_steps
 from app.training.experiment_settings import ExperimentSettings, PriorMask, with_changes
 from app.training.sizes import EXTENTS, Size

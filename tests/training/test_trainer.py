@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.cohort.manifest import CohortManifest
 from app.domain.analysis import ModelRole
 from app.inference.model_store import ModelStore
 from app.inference.policy import DeviceChoice
 from app.training import planning
-from app.training.cohort_manifest import CohortManifest
 from app.training.environment import child_environment
 from app.training.experiment_settings import ExperimentSettings
 from app.training.export import export_model, model_id

@@ -1,0 +1,154 @@
+"""Who is who: pseudonyms, what tells that two are one person, and names kept out of every path."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from app.cohort.manifest import CohortManifest
+from app.cohort.source import FoundPatient
+from app.durable_file import write_durably
+from app.errors import MisconfiguredError
+
+ASSIGNMENT_FILE = "assignment.json"
+"""Study Instance UID to pseudonym, of every study ever seen: ids stay when a build was interrupted."""
+
+SALT_FILE = "identity.salt"
+"""Without it the hashes of persons tell nothing: leave it out when a cohort is passed on."""
+
+LAST_NUMBER = 9999
+Assignment = dict[str, dict[str, str]]
+"""Of each centre: Study Instance UID to pseudonym."""
+
+WITHHELD = "(withheld)"
+
+
+def read_assignment(cohort: Path, manifest: CohortManifest) -> Assignment:
+    """Known studies of each centre with their patients' pseudonyms.
+
+    Raises:
+        MisconfiguredError: the file is damaged.
+    """
+    known: Assignment = {centre: {} for centre in manifest.centres}
+    for patient in manifest.patients:
+        known[patient.centre].update({scan.study_instance_uid: patient.id for scan in patient.scans})
+    path = cohort / ASSIGNMENT_FILE
+    if path.is_file():
+        try:
+            for centre, studies in json.loads(path.read_text(encoding="utf-8")).items():
+                known.setdefault(centre, {}).update(studies)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise MisconfiguredError(f"{path}: damaged; restore it, or build a new cohort") from error
+    return known
+
+
+def write_assignment(cohort: Path, known: Assignment) -> None:
+    """Keep the pseudonyms, before any patient is built."""
+    write_durably(cohort / ASSIGNMENT_FILE, json.dumps(known, indent=0, sort_keys=True).encode())
+
+
+def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str]) -> list[str]:
+    """A pseudonym for each patient, in their order: the old one, or the centre's next number.
+
+    Args:
+        patients: of the centre, in order of acquisition.
+        centre: begins the pseudonym.
+        known: the centre's studies; extended by those that are new.
+
+    Raises:
+        MisconfiguredError: more than 10000 patients in a centre.
+    """
+    following = 1 + max((int(name.removeprefix(centre)) for name in known.values()), default=-1)
+    names = []
+    for patient in patients:
+        uids = [study.study_instance_uid for study in patient.studies]
+        name = next((known[uid] for uid in uids if uid in known), None)
+        if name is None:
+            if following > LAST_NUMBER:
+                raise MisconfiguredError(f"centre {centre} has more than {LAST_NUMBER + 1} patients")
+            name, following = f"{centre}{following:04d}", following + 1
+        for uid in uids:
+            known.setdefault(uid, name)
+        names.append(name)
+    return names
+
+
+def read_salt(cohort: Path) -> bytes:
+    """The cohort's secret for hashing persons, made on first use, readable by its owner alone."""
+    path = cohort / SALT_FILE
+    if not path.is_file():
+        _write_private(path, secrets.token_hex(32).encode())
+    return path.read_bytes()
+
+
+def person_hash(patient_id: str, birth_date: str, salt: bytes) -> str:
+    """A slow keyed hash of Patient ID and birth date, so that guessing IDs takes years even with the salt."""
+    spelled = f"{patient_id.strip().casefold()}\n{birth_date}".encode()
+    return hashlib.scrypt(spelled, salt=salt, n=2**14, r=8, p=1, dklen=24).hex()
+
+
+def write_key(path: Path, cohort: Path, patients: Iterable[tuple[str, FoundPatient]]) -> None:
+    """The table from pseudonym to Patient ID; rows of other patients stay.
+
+    Raises:
+        MisconfiguredError: the file would lie within the cohort, which is passed on.
+    """
+    if path.resolve().is_relative_to(cohort.resolve()):
+        raise MisconfiguredError(f"{path}: the key must not lie in the cohort; keep it apart from it")
+    rows: dict[str, tuple[str, str]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row[0]: (row[1], row[2]) for row in list(csv.reader(file))[1:] if len(row) == 3}
+    rows.update({name: (each.patient.patient_id, each.patient.issuer) for name, each in patients})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "patient_id", "issuer"])
+    writer.writerows([name, *row] for name, row in sorted(rows.items()))
+    _write_private(path, text.getvalue().encode())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Whole or not at all, mode 0600 from the first byte."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def path_without_person(path: Path, root: Path, patient: FoundPatient) -> str:
+    """``path`` below ``root``, with every part withheld that spells the patient's ID or name."""
+    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return "/".join(WITHHELD if _tells(part, patient) else part for part in relative.parts)
+
+
+def folder_without_person(paths: Iterable[Path], root: Path, patient: FoundPatient) -> str:
+    """The deepest folder that holds all files and names nobody below ``root``; absolute."""
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    relative = common.relative_to(root) if common.is_relative_to(root) else Path()
+    folder = root
+    for part in relative.parts:
+        if _tells(part, patient):
+            break
+        folder /= part
+    return str(folder.resolve())
+
+
+def _tells(part: str, patient: FoundPatient) -> bool:
+    if patient.is_simulated:
+        return False
+    words = set(re.findall(r"[^\W_]+", part.casefold()))
+    identifier = patient.patient.patient_id.casefold()
+    names = {word for word in re.findall(r"[^\W_]+", patient.name.casefold()) if len(word) > 1}
+    spelled = len(identifier) > 2 and identifier in part.casefold()
+    return spelled or identifier in words or bool(words & names)

@@ -1,0 +1,218 @@
+"""The cohort's manifest, ``cohort.yaml``: who is in it, from which studies, who is not, and why.
+
+A cohort is a folder::
+
+    cohort.yaml
+    patients/<id>/pet_suv.nii.gz  pet_ct.nii.gz  pet_truth.nii.gz        (PET grid)
+                  spect_suv.nii.gz  spect_ct.nii.gz  spect_truth.nii.gz  (SPECT grid)
+
+Images are in SUVbw and HU, truths are label maps (0 background, each lesion a number); all in the networks'
+orientation with their true place in LPS (:mod:`app.cohort.nifti`). No patient name or ID is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.domain.analysis import RegistrationFit
+from app.domain.study import StudyKind
+from app.durable_file import write_durably
+from app.errors import MisconfiguredError
+
+MANIFEST_FILE = "cohort.yaml"
+PATIENTS_FOLDER = "patients"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
+"""Of a patient or a centre: it becomes part of file names, and ``_`` parts a patient from its case."""
+
+Image = Literal["suv", "ct", "truth"]
+Row = tuple[float, float, float, float]
+
+
+class TruthForm(StrEnum):
+    """What a reader's outlines came as."""
+
+    SEG = "SEG"
+    RTSTRUCT = "RTSTRUCT"
+    NIFTI = "NIFTI"
+    STATED = "STATED"
+    """No file: ``truth.csv`` says that there was no lesion to outline."""
+
+
+class ManifestPart(BaseModel):
+    """Frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CohortScan(ManifestPart):
+    """One pair of functional image and CT, with its truth.
+
+    Attributes:
+        source: folder of its DICOM files, relative to where the manifest was made, or absolute.
+        truth_file: where its truth was read; empty when the reader found nothing and said so.
+        lesions: components of the truth; 0 is a patient without lesions.
+        warnings: what the readers found notable.
+    """
+
+    kind: StudyKind
+    study_instance_uid: str
+    series_instance_uid: str
+    ct_series_instance_uid: str
+    acquired_at: datetime | None
+    tracer: str
+    source: str
+    truth_form: TruthForm
+    truth_file: str
+    lesions: int = Field(ge=0)
+    tumour_ml: float = Field(ge=0)
+    warnings: tuple[str, ...] = ()
+
+
+class CtRegistration(ManifestPart):
+    """The SPECT's CT on the PET's CT, by the node's own registration.
+
+    Attributes:
+        spect_to_pet: 4x4, LPS mm of the SPECT to LPS mm of the PET; ``None`` when there was no bone to go by.
+        fit: how well the two CTs fit.
+        reasons: every limit of section ``align`` that it breaks; empty when the node would use it.
+    """
+
+    spect_to_pet: tuple[Row, Row, Row, Row] | None
+    fit: RegistrationFit | None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the node would bring PET lesions on to the SPECT with it."""
+        return self.spect_to_pet is not None and not self.reasons
+
+
+class CohortPatient(ManifestPart):
+    """One patient. ``registration`` is there when both scans are.
+
+    Attributes:
+        choices: which of several scans was taken and why, or that one kind is missing.
+        simulated: the images came from the phantom.
+    """
+
+    id: Name
+    centre: Name
+    scans: tuple[CohortScan, ...]
+    registration: CtRegistration | None = None
+    choices: tuple[str, ...] = ()
+    simulated: bool = False
+
+    def scan(self, kind: StudyKind) -> CohortScan | None:
+        """The patient's scan of that kind."""
+        return next((scan for scan in self.scans if scan.kind is kind), None)
+
+
+class Exclusion(ManifestPart):
+    """A patient, a study or a truth that was found and not taken.
+
+    Attributes:
+        what: in words without personal data, with the study's or series' UID where it has one.
+        source: the folder that was built when it was found; building that folder again replaces it.
+    """
+
+    centre: str
+    what: str
+    reason: str
+    source: str = ""
+
+
+class CohortManifest(ManifestPart):
+    """Everything a training needs to know of its patients.
+
+    Attributes:
+        simulated: true only for simulated patients; it follows into cards and reports.
+        warnings: of the cohort as a whole, such as patients that may be the same person.
+    """
+
+    version: Literal[1] = 1
+    simulated: bool = False
+    patients: tuple[CohortPatient, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def of_centre(self, centre: str) -> tuple[CohortPatient, ...]:
+        """The patients of a centre, in order of id."""
+        return tuple(sorted((p for p in self.patients if p.centre == centre), key=lambda p: p.id))
+
+    @property
+    def centres(self) -> tuple[str, ...]:
+        """Every centre, in order."""
+        return tuple(sorted({patient.centre for patient in self.patients}))
+
+
+def prefix(kind: StudyKind) -> str:
+    """How the files of a scan begin: ``pet`` or ``spect``."""
+    return "pet" if kind is StudyKind.PET_CT else "spect"
+
+
+def patient_folder(cohort: Path, patient: str) -> Path:
+    """Where a patient's images lie."""
+    return cohort / PATIENTS_FOLDER / patient
+
+
+def image_file(cohort: Path, patient: str, kind: StudyKind, image: Image) -> Path:
+    """One image of a patient."""
+    return patient_folder(cohort, patient) / f"{prefix(kind)}_{image}.nii.gz"
+
+
+def read_manifest(cohort: Path) -> CohortManifest:
+    """The manifest of a cohort's folder, whose images are all there.
+
+    Raises:
+        MisconfiguredError: missing, not YAML, not a manifest, or it names an image that is not there.
+    """
+    manifest = read_unchecked(cohort)
+    missing = _missing(cohort, manifest.patients)
+    if missing:
+        found = f"{len(missing)} image(s) are not there, the first {missing[0]}"
+        raise MisconfiguredError(f"{cohort / MANIFEST_FILE}: {found}; build the cohort again")
+    return manifest
+
+
+def read_unchecked(cohort: Path) -> CohortManifest:
+    """The manifest alone, for a build that mends what is missing.
+
+    Raises:
+        MisconfiguredError: missing, not YAML, or not a manifest.
+    """
+    path = cohort / MANIFEST_FILE
+    try:
+        return CohortManifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MisconfiguredError(f"{path}: not found; make it with `psma-node cohort build`") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path}: not readable as YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise MisconfiguredError(f"{path}: not a cohort's manifest: {problems}") from error
+
+
+def write_manifest(manifest: CohortManifest, cohort: Path) -> None:
+    """Write ``cohort.yaml``, whole or not at all."""
+    fields = manifest.model_dump(mode="json")
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
+    write_durably(cohort / MANIFEST_FILE, text.encode())
+
+
+def _missing(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:
+    images: tuple[Image, ...] = ("suv", "ct", "truth")
+    files = (
+        image_file(cohort, patient.id, scan.kind, image)
+        for patient in patients
+        for scan in patient.scans
+        for image in images
+    )
+    return [file for file in files if not file.is_file()]

@@ -1,0 +1,236 @@
+"""Which of a reader's files belongs to which scan."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.cohort.manifest import TruthForm
+from app.dicom import header_values as header
+from app.dicom.truth_header import TruthHeader, read_truth_header
+from app.domain.analysis import Selection
+from app.domain.study import StudyKind
+from app.errors import MisconfiguredError
+
+CSV_FILE = "truth.csv"
+COLUMNS = ("patient_id", "kind", "file")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A reader's word on one scan.
+
+    Attributes:
+        path: the file; ``None`` when ``truth.csv`` says that there was nothing to outline.
+        warnings: how it was matched, where that was not by the series it refers to.
+    """
+
+    form: TruthForm
+    path: Path | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    """One line of ``truth.csv``; ``path`` is ``None`` for "no lesion"."""
+
+    line: int
+    patient_id: str
+    kind: StudyKind
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class TruthFolder:
+    """Everything in the truth folder.
+
+    Attributes:
+        headers: SEG and RTSTRUCT, each SOP instance once.
+        nifti: by name without suffix.
+        unreadable: how many other files are no DICOM (beside NIfTI and ``truth.csv``).
+    """
+
+    root: Path
+    headers: tuple[TruthHeader, ...] = ()
+    nifti: tuple[tuple[str, Path], ...] = ()
+    rows: tuple[TruthRow, ...] = ()
+    unreadable: int = 0
+
+
+def read_truth_folder(root: Path) -> TruthFolder:
+    """List the truths below ``root``; outlines are read later.
+
+    Raises:
+        MisconfiguredError: no such folder, or ``truth.csv`` is not as described.
+    """
+    if not root.is_dir():
+        raise MisconfiguredError(f"no such folder of truths: {root}")
+    headers: dict[str, TruthHeader] = {}
+    nifti, unreadable = [], 0
+    for path in sorted(item for item in root.rglob("*") if item.is_file()):
+        stem = _nifti_stem(path)
+        if stem is not None:
+            nifti.append((stem, path))
+        elif path.name != CSV_FILE:
+            try:
+                found = read_truth_header(path)
+            except header.READ_ERRORS:
+                unreadable += 1
+                continue
+            if found is not None:
+                headers.setdefault(found.sop_instance_uid, found)
+    table = root / CSV_FILE
+    rows = _read_rows(table) if table.is_file() else ()
+    return TruthFolder(root, tuple(headers.values()), tuple(nifti), rows, unreadable)
+
+
+def truth_of(
+    scan: Selection, names: Sequence[str], folder: TruthFolder, taken: frozenset[str]
+) -> Truth | str:
+    """The truth of a scan, or why there is none.
+
+    ``truth.csv`` has the last word; then the series that a DICOM truth refers to; then its study and frame of
+    reference; then a NIfTI's name.
+
+    Args:
+        scan: a pair of the source.
+        names: what ``truth.csv`` may call the patient: Patient ID and pseudonym.
+        folder: all truths.
+        taken: functional series of all scans; what was drawn on another one of them is not this scan's.
+    """
+    rows = [row for row in folder.rows if row.kind is scan.kind and row.patient_id in names]
+    if rows:
+        return _of_row(rows, scan, taken)
+    found = [*_of_references(scan, folder, taken), *_of_name(scan, folder)]
+    if len(found) > 1:
+        several = f"found {len(found)} truths for one scan, expected one"
+        return f"{several}: leave one in the folder, or name one in {CSV_FILE}"
+    if found:
+        return found[0]
+    expected = f"a SEG or RTSTRUCT that refers to it, <SeriesInstanceUID>.nii.gz, or a row in {CSV_FILE}"
+    return f"no truth: expected {expected} (with an empty file for no lesion)"
+
+
+def used_by(scan: Selection) -> tuple[str, str]:
+    """The series that a truth of this scan may have been drawn on."""
+    return scan.functional.series_instance_uid, scan.ct.series_instance_uid
+
+
+def unused(folder: TruthFolder, scans: Sequence[Selection], known: Collection[str]) -> list[tuple[str, str]]:
+    """Truths and rows that no scan of the source can have, and why; file names may be people's.
+
+    Args:
+        folder: all truths.
+        scans: every pair of the source.
+        known: all Patient IDs and pseudonyms.
+    """
+    series = {uid for scan in scans for uid in used_by(scan)}
+    studies = {scan.study.study_instance_uid for scan in scans}
+    named = {row.path for row in folder.rows}
+    left = [
+        (f"truth {item.sop_instance_uid}", "it refers to no scan of the source that the node would take")
+        for item in folder.headers
+        if item.path not in named
+        and not item.referenced_series & series
+        and item.study_instance_uid not in studies
+    ]
+    strange = sum(path not in named and stem not in series for stem, path in folder.nifti)
+    if strange:
+        left.append((f"{strange} NIfTI file(s)", f"named after no scan's series, and not in {CSV_FILE}"))
+    left += [
+        (f"{CSV_FILE}, line {row.line}", "no such patient in the source")
+        for row in folder.rows
+        if row.patient_id not in known
+    ]
+    if folder.unreadable:
+        left.append((f"{folder.unreadable} file(s) of the truths", "neither DICOM nor NIfTI"))
+    return left
+
+
+def _of_row(rows: Sequence[TruthRow], scan: Selection, taken: frozenset[str]) -> Truth | str:
+    if len(rows) > 1:
+        lines = " and ".join(str(row.line) for row in rows)
+        return f"{CSV_FILE} has several rows for this patient and kind: lines {lines}"
+    row = rows[0]
+    if row.path is None:
+        return Truth(TruthForm.STATED, None)
+    if not row.path.is_file():
+        return f"{CSV_FILE}, line {row.line}, names a file that is not there"
+    if _nifti_stem(row.path) is not None:
+        return Truth(TruthForm.NIFTI, row.path)
+    try:
+        found = read_truth_header(row.path)
+    except header.READ_ERRORS:
+        found = None
+    if found is None:
+        return f"{CSV_FILE}, line {row.line}, names a file that is neither SEG, RTSTRUCT nor NIfTI"
+    misfit = _misfit(found, scan, taken)
+    return misfit or _truth(found, scan)
+
+
+def _of_references(scan: Selection, folder: TruthFolder, taken: frozenset[str]) -> list[Truth | str]:
+    direct = [item for item in folder.headers if item.referenced_series & set(used_by(scan))]
+    if direct:
+        return [_misfit(item, scan, taken) or _truth(item, scan) for item in direct]
+    # failing that: one study, one frame of reference
+    return [_truth(item, scan) for item in folder.headers if not _misfit(item, scan, taken)]
+
+
+def _of_name(scan: Selection, folder: TruthFolder) -> list[Truth]:
+    uid = scan.functional.series_instance_uid
+    return [Truth(TruthForm.NIFTI, path) for stem, path in folder.nifti if stem == uid]
+
+
+def _truth(found: TruthHeader, scan: Selection) -> Truth:
+    form = TruthForm.SEG if found.is_segmentation else TruthForm.RTSTRUCT
+    if found.referenced_series & set(used_by(scan)):
+        return Truth(form, found.path)
+    what = "another series of the study" if found.referenced_series else "no series"
+    return Truth(form, found.path, (f"the truth refers to {what}; matched by study and frame of reference",))
+
+
+def _misfit(found: TruthHeader, scan: Selection, taken: frozenset[str]) -> str:
+    """Why a truth can't be this scan's; empty when it can."""
+    frame = scan.functional.frame_of_reference_uid
+    if found.referenced_series & set(used_by(scan)):
+        if frame and found.frames_of_reference and frame not in found.frames_of_reference:
+            return "the truth refers to this scan, and lies in another frame of reference"
+        return ""
+    if found.referenced_series & taken:
+        return "the truth was drawn on another scan"
+    same_study = found.study_instance_uid == scan.study.study_instance_uid
+    if same_study and frame in found.frames_of_reference:
+        return ""
+    return "the truth is of another study or frame of reference"
+
+
+def _nifti_stem(path: Path) -> str | None:
+    for suffix in NIFTI_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def _read_rows(path: Path) -> tuple[TruthRow, ...]:
+    expected = f"columns {','.join(COLUMNS)}"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise MisconfiguredError(f"{path}: found other columns, expected {expected}")
+            return tuple(_row(line, fields, path) for line, fields in enumerate(reader, start=2))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MisconfiguredError(f"{path}: not readable as CSV, expected {expected} in UTF-8") from error
+
+
+def _row(line: int, fields: dict[str, str | None], path: Path) -> TruthRow:
+    values = {name: (fields.get(name) or "").strip() for name in COLUMNS}
+    kinds = [kind for kind in StudyKind if kind.value == values["kind"]]
+    if not kinds or not values["patient_id"] or fields.get(None):  # type: ignore[call-overload]
+        expected = f"a patient_id, a kind ({' or '.join(StudyKind)}) and a file or nothing"
+        raise MisconfiguredError(f"{path}, line {line}: expected {expected}")
+    file = path.parent / values["file"] if values["file"] else None
+    return TruthRow(line, values["patient_id"], kinds[0], file)

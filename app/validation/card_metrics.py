@@ -1,0 +1,45 @@
+"""A model's scores as the metrics of its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.domain.measures import MEASURES, Measure
+from app.domain.scan_score import ScanScore, Validation
+from app.inference.model_card import Metric
+from app.validation.score_groups import Group, described, groups_of
+
+IN_WORDS = {
+    Validation.INTERNAL: "internal validation",
+    Validation.EXTERNAL: "external validation",
+    Validation.NODE: "the node's own chain",
+}
+
+
+def metrics_of(scores: Sequence[ScanScore], simulated: bool) -> tuple[Metric, ...]:
+    """Mean and standard deviation over patients of every measure, modality and validation.
+
+    Args:
+        scores: of one model. Of M4, all patients (M2 where no prior fitted) and those with a prior apart.
+        simulated: whether the patients were; the card says so.
+    """
+    return tuple(
+        _metric(scores, group, measure, simulated) for group in groups_of(scores) for measure in MEASURES
+    )
+
+
+def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, simulated: bool) -> Metric:
+    found = described(scores, group, measure)
+    centres = ", ".join(sorted({score.key.centre for score in group.of(scores)}))
+    patients = "simulated patients" if simulated else "patients"
+    undefined = f"not defined for {found.undefined} of them ({measure.undefined})" if found.undefined else ""
+    return Metric(
+        name=measure.title,
+        modality=f"{group.kind.value}, prior fitted" if group.fitted_only else group.kind.value,
+        cohort=f"{IN_WORDS[group.validation]}, {patients} of centre {centres}",
+        patients=found.patients,
+        n=found.n,
+        mean=None if found.mean is None else round(found.mean, 4),
+        sd=None if found.sd is None else round(found.sd, 4),
+        note=undefined,
+    )

@@ -1,0 +1,149 @@
+"""The report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
+from app.domain.scan_score import ScanScore, Validation
+from app.validation import study_table
+from app.validation.report.html import Markup, element, joined, table
+from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
+from app.validation.score_groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
+from app.validation.statistics import PairedComparison
+
+DASH = "–"
+
+
+def study_beside_ours(scores: Sequence[ScanScore]) -> Markup:
+    """DSC and PPV as the study published them, and as measured here."""
+    header = (
+        "Model", "Modality", "Validation", "DSC, study", "DSC, here", "PPV, study", "voxel PPV, here",
+        "lesion PPV, here", "Patients, study / here",
+    )  # fmt: skip
+    rows = [_study_row(scores, group) for group in groups_of(scores)]
+    return table("The study and this evaluation: mean ± standard deviation over patients", header, rows)
+
+
+def _study_row(scores: Sequence[ScanScore], group: Group) -> list[str]:
+    dice, ppv = (
+        None if group.fitted_only else study_table.published(group.model, group.kind, group.validation, name)
+        for name in (study_table.DSC, study_table.PPV)
+    )
+    patients = study_table.PATIENTS[group.validation] if dice else DASH
+    return [
+        group.label,
+        group.kind.value,
+        group.validation.value,
+        str(dice or DASH),
+        mean_and_sd(scores, group, DICE),
+        str(ppv or DASH),
+        mean_and_sd(scores, group, VOXEL_PPV),
+        mean_and_sd(scores, group, LESION_PPV),
+        f"{patients} / {len(group.of(scores))}",
+    ]
+
+
+def mean_and_sd(scores: Sequence[ScanScore], group: Group, measure: Measure) -> str:
+    """``0.78 ± 0.14``; a dash where the number is defined for nobody."""
+    found = described(scores, group, measure)
+    spread = "" if found.sd is None else f" ± {measure.shown(found.sd)}"
+    return measure.shown(found.mean) + spread
+
+
+def results(scores: Sequence[ScanScore], validation: Validation) -> Markup:
+    """Every measure of every model in one validation."""
+    groups = [group for group in groups_of(scores) if group.validation is validation]
+    header = ("Measure", *(f"{group.label}, {group.kind.value}" for group in groups))
+    rows = [(measure.title, *(_result(scores, group, measure) for group in groups)) for measure in MEASURES]
+    caption = f"{VALIDATION_NAMES[validation]}: mean ± SD; median; 95 % bootstrap interval of the mean; n"
+    return table(caption, header, rows)
+
+
+def _result(scores: Sequence[ScanScore], group: Group, measure: Measure) -> Markup:
+    found = described(scores, group, measure)
+    details = [f"n {found.n} of {found.patients}" if found.undefined else f"n {found.n}"]
+    if found.interval is not None:
+        details.insert(0, f"95 % {interval_in_words(measure, found.interval)}")
+    if found.median is not None:
+        details.insert(0, f"median {measure.shown(found.median)}")
+    return joined(
+        element("span", mean_and_sd(scores, group, measure), class_="main"),
+        *(element("span", detail, class_="detail") for detail in details),
+    )
+
+
+def comparisons(scores: Sequence[ScanScore]) -> Markup:
+    """A table for each pair of models and validation."""
+    tables = [
+        _comparison(scores, rivals, validation)
+        for validation in VALIDATIONS
+        for rivals in rivals_of(scores, validation)
+        if compared(scores, rivals, validation, DICE) is not None
+    ]
+    return joined(*tables) if tables else element("p", "No two models were measured on the same patients.")
+
+
+def _comparison(scores: Sequence[ScanScore], rivals: Rivals, validation: Validation) -> Markup:
+    first, second = (group.label for group in rivals.groups(validation))
+    header = (
+        "Measure", "Pairs", f"Mean {rivals.first.value}", f"Mean {rivals.second.value}", "Difference ± SD",
+        "95 % interval (t)", "Wilcoxon p", "Paired t p", "In words",
+    )  # fmt: skip
+    found = ((measure, compared(scores, rivals, validation, measure)) for measure in MEASURES)
+    rows = [_comparison_row(rivals, measure, result) for measure, result in found if result is not None]
+    study = study_table.published_p(rivals.first, rivals.second, rivals.kind, validation)
+    published = f" (study: DSC {p_in_words(study)})" if study is not None and not rivals.fitted_only else ""
+    where = f"{VALIDATION_NAMES[validation]}, {rivals.kind.value}"
+    return table(f"{where}: {first} minus {second}{published}", header, rows, kind="comparison")
+
+
+def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -> list[str]:
+    left_out = f", {found.left_out} not defined" if found.left_out else ""
+    zeros = f", {found.wilcoxon.zeros} equal" if found.wilcoxon and found.wilcoxon.zeros else ""
+    spread = "" if found.sd_difference is None else f" ± {measure.shown(found.sd_difference)}"
+    return [
+        measure.title,
+        f"{found.n}{left_out}{zeros}",
+        measure.shown(found.mean_first),
+        measure.shown(found.mean_second),
+        measure.shown(found.mean_difference, signed=True) + spread,
+        DASH if found.interval is None else interval_in_words(measure, found.interval, signed=True),
+        DASH
+        if found.wilcoxon is None
+        else p_in_words(found.wilcoxon.p).removeprefix("p = ").removeprefix("p "),
+        DASH
+        if found.paired_t is None
+        else p_in_words(found.paired_t.p).removeprefix("p = ").removeprefix("p "),
+        short_verdict(rivals, measure, found),
+    ]
+
+
+def patients(scores: Sequence[ScanScore], validation: Validation) -> Markup:
+    """Every scan of one validation."""
+    header = (
+        "Patient", "Centre", "Model", "Modality", "Ran", "True ml", "Found ml", "True lesions",
+        "Found lesions", *(measure.title for measure in MEASURES),
+    )  # fmt: skip
+    groups = [
+        group for group in groups_of(scores) if group.validation is validation and not group.fitted_only
+    ]
+    rows = [_patient_row(score) for group in groups for score in group.of(scores)]
+    return table(f"{VALIDATION_NAMES[validation]}: every scan", header, rows, kind="patients")
+
+
+def _patient_row(score: ScanScore) -> list[str]:
+    key = score.key
+    ran = key.used.value if key.used is key.model else f"{key.used.value}: {key.why or 'no reason recorded'}"
+    return [
+        key.patient, key.centre, key.model.value, key.kind.value, ran,
+        f"{score.true_ml:.1f}", f"{score.found_ml:.1f}", str(score.lesions.true), str(score.lesions.found),
+        *(measure.shown(measure.of(score)) for measure in MEASURES),
+    ]  # fmt: skip
+
+
+def definitions() -> Markup:
+    """What every measure is, from the one table of them."""
+    header = ("Measure", "Definition", "Not defined for", "Better", "Source")
+    rows = [(m.title, m.formula, m.undefined, m.better.value, m.source) for m in MEASURES]
+    return table("Per patient; TP, FP, FN: voxels found and true, found and false, missed", header, rows)
