@@ -1,0 +1,130 @@
+"""A whole experiment with real trainings of a few steps, killed in the middle and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.cohort.manifest import image_file
+from app.cohort.nifti import read_labels
+from app.domain.analysis import ModelRole
+from app.domain.scan_score import Validation
+from app.domain.study import StudyKind
+from app.inference.model_store import ModelStore
+from app.training.workplace import Workplace
+from app.validation.scores_file import read_scores
+from tests.training.made_cohort import make_cohort
+
+SETTINGS = (
+    "name=made", "plans=psma-small", "folds=2", "epochs=1", "iterations_per_epoch=2",
+    "parallel=2", "prior=truth",
+)  # fmt: skip
+MISFIT = "the skeletons don't lie on each other"
+
+
+def command(cohort: Path, work: Path) -> list[str]:
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    return [sys.executable, "-m", "app", "experiment", "--cohort", str(cohort), "--work", str(work), *words]
+
+
+def kill_after_first_model(cohort: Path, work: Path, log: Path) -> None:
+    """Begin, and kill everything at once when the first training is finished."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(command(cohort, work), stderr=output, start_new_session=True)
+        deadline = time.monotonic() + 600
+        while not list(work.glob("steps/model-*.done")) and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert child.poll() is None, log.read_text()
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment that was killed once and is finished."""
+    base = tmp_path_factory.mktemp("experiment")
+    cohort = make_cohort(base / "cohort")
+    kill_after_first_model(cohort, base / "work", base / "killed.log")
+    ended = subprocess.run(command(cohort, base / "work"), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "steps were finished before" in ended.stderr
+    assert "min left" in ended.stderr
+    assert "report.html" in ended.stdout
+    return base / "work"
+
+
+def test_every_scan_of_both_centres_is_scored_once_by_every_model(work: Path) -> None:
+    scores = read_scores(work / "scores.csv")
+    keys = [(s.key.model, s.key.kind, s.key.validation, s.key.patient) for s in scores]
+    assert len(set(keys)) == len(keys)
+    internal = {k[3] for k in keys if k[2] is Validation.INTERNAL}
+    external = {k[3] for k in keys if k[2] is Validation.EXTERNAL}
+    assert (internal, external) == ({f"A000{n}" for n in range(4)}, {"B0000", "B0001"})
+    # M1, M2, M4: one kind of scan; M3: two
+    assert len(keys) == 6 * (1 + 1 + 2 + 1)
+
+
+def test_m2_runs_where_no_prior_fits_and_the_score_says_why(work: Path) -> None:
+    scores = [s for s in read_scores(work / "scores.csv") if s.key.model is ModelRole.M4]
+    used = {s.key.patient: s.key.used for s in scores}
+    assert used["B0001"] is ModelRole.M2
+    assert {used[name] for name in used if name != "B0001"} == {ModelRole.M4}
+    assert next(s.key.why for s in scores if s.key.patient == "B0001") == MISFIT
+
+
+def test_no_model_was_trained_on_a_patient_that_it_is_tested_on(work: Path) -> None:
+    place = Workplace(work)
+    for role in ModelRole:
+        splits = json.loads((place.preprocessed(role) / "splits_final.json").read_text())
+        cases = json.loads((place.raw(role) / "dataset.json").read_text())["dataset"]
+        assert not any(name.startswith("B") for name in cases)
+        for split in splits:
+            assert not {n.split("_")[0] for n in split["train"]} & {n.split("_")[0] for n in split["val"]}
+
+
+def test_the_models_are_the_nodes_with_their_metrics(work: Path) -> None:
+    store = ModelStore(work / "models")
+    for role in ModelRole:
+        card = store.load(role).card
+        assert card.id == f"psma-{role.value.lower()}-made"
+        assert card.demonstration_only
+        assert {"internal" in m.cohort for m in card.metrics} == {True, False}
+        assert card.metric_source is not None
+    assert store.load(ModelRole.M3).card.tracers == ("177Lu-PSMA-617", "68Ga-PSMA-11")
+
+
+def test_predictions_lie_on_the_grid_of_their_scan(work: Path) -> None:
+    cohort = work.parent / "cohort"
+    path = Workplace(work).prediction(Validation.EXTERNAL, ModelRole.M3, "B0000", StudyKind.SPECT_CT)
+    truth = read_labels(image_file(cohort, "B0000", StudyKind.SPECT_CT, "truth"))
+    assert read_labels(path).grid.matches(truth.grid)
+
+
+def test_the_report_says_simulated_and_names_no_folder(work: Path) -> None:
+    html = (work / "report.html").read_text(encoding="utf-8")
+    assert "SIMULATED" in html
+    assert str(work.parent) not in html
+
+
+def test_a_run_again_does_nothing_but_the_report(work: Path) -> None:
+    before = (work / "scores.csv").read_bytes()
+    cohort = work.parent / "cohort"
+    ended = subprocess.run(command(cohort, work), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert " begins" not in ended.stderr
+    assert (work / "scores.csv").read_bytes() == before
+
+
+def test_other_settings_are_refused_in_the_same_folder(work: Path) -> None:
+    changed = [*command(work.parent / "cohort", work), "--set", "seed=2"]
+    ended = subprocess.run(changed, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "seed: 1, now 2" in ended.stderr
