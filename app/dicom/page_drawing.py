@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,14 +56,25 @@ def draw_page(context: ResultContext) -> NDArray[np.uint8]:
 
 
 def warning_lines(context: ResultContext) -> list[str]:
-    """What was decided with a warning, wrapped; the first line of each begins with ``WARNING``."""
-    lines: list[str] = []
-    for text in context.warnings:
-        lines += textwrap.wrap(f"WARNING: {plain(text)}", WARNING_CHARACTERS, subsequent_indent="    ")
-    if len(lines) > WARNING_LINES:
-        left_out = sum(line.startswith("WARNING") for line in lines[WARNING_LINES - 1 :])
-        lines[WARNING_LINES - 1 :] = [f"... and {left_out} more, in full in the report (DICOM SR)"]
-    return lines
+    """What was decided with a warning, wrapped, ``WARNING_LINES`` at most; the last line then says what is
+    left out. Each warning begins with ``WARNING``."""
+    wrapped = [
+        textwrap.wrap(f"WARNING: {plain(text)}", WARNING_CHARACTERS, subsequent_indent="    ")
+        for text in context.warnings
+    ]
+    if sum(map(len, wrapped)) <= WARNING_LINES:
+        return list(chain.from_iterable(wrapped))
+    room = WARNING_LINES - 1  # the last line is for what is left out
+    whole = sum(lines <= room for lines in accumulate(map(len, wrapped)))
+    kept = list(chain.from_iterable(wrapped[:whole]))
+    begun = wrapped[whole][: room - len(kept)]
+    return [*kept, *begun, _left_out(bool(begun), others=len(wrapped) - whole - bool(begun))]
+
+
+def _left_out(is_cut: bool, others: int) -> str:
+    if not is_cut:
+        return f"... and {others} more, in full in the report (DICOM SR)"
+    return "... continued in the report (DICOM SR)" + (f", with {others} more" if others else "")
 
 
 def _draw_warnings(sheet: Sheet, lines: list[str]) -> None:

@@ -53,7 +53,7 @@ class View:
 
 def draw_views(sheet: Sheet, context: ResultContext) -> None:
     """Both views side by side in one scale, as large as there is room."""
-    views = _views(context)
+    views = views_of(context)
     heights = [view.extent[3] - view.extent[2] for view in views]
     widths = [view.extent[1] - view.extent[0] for view in views]
     pixels_per_mm = min(VIEWS_WIDTH / (sum(widths) + GAP_MM), VIEWS_HEIGHT / max(heights))
@@ -64,17 +64,18 @@ def draw_views(sheet: Sheet, context: ResultContext) -> None:
     _draw_scale(sheet, _window_suv(context), pixels_per_mm)
 
 
-def _window_suv(context: ResultContext) -> float:
-    policy, kind = context.policy, context.loaded.selection.kind
-    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
-
-
-def _views(context: ResultContext) -> tuple[View, View]:
+def views_of(context: ResultContext) -> tuple[View, View]:
+    """The patient from the front and from the left side, without the air beside him."""
     suv, labels = context.loaded.suv, context.quantified.segmented.labels
     threshold = BODY_SHARE_OF_WINDOW * _window_suv(context)
     front = _cut(anterior(suv.array, suv.grid), anterior(labels.mask, labels.grid), threshold)
     side = _cut(left_lateral(suv.array, suv.grid), left_lateral(labels.mask, labels.grid), threshold)
     return View("Anterior", *front, 0, ("R", "L")), View("Left lateral", *side, 1, ("A", "P"))
+
+
+def _window_suv(context: ResultContext) -> float:
+    policy, kind = context.policy, context.loaded.selection.kind
+    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
 
 
 def _cut(image: Projection, lesions: Projection, threshold: float) -> tuple[Projection, Projection]:

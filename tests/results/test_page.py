@@ -20,6 +20,7 @@ from app.dicom.page_drawing import (
     warning_lines,
 )
 from app.dicom.page_table import columns_of, in_few_digits, notes
+from app.dicom.page_views import views_of
 from app.dicom.page_writer import write_page
 from app.dicom.result_context import ResultContext, open_context
 from app.dicom.sr_instants import uptake_in_words
@@ -27,6 +28,7 @@ from app.dicom.write_policy import SegType, WritePolicy
 from app.domain.analysis import Decision, Quantified, SupersededReport
 from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
 from app.domain.volume import Volume
+from app.imaging.components import label_lesions
 from tests.results import sources
 from tests.results.sources import PROVENANCE
 
@@ -88,6 +90,32 @@ def test_the_patients_left_is_at_the_right_of_the_anterior_view(
     # the anterior view is the left one of two; the outline begins in its right half
     anterior_width = columns.max() / 2
     assert columns.min() > anterior_width / 2
+
+
+@pytest.mark.parametrize("corner", ["L A", "L P", "R A", "R P"])
+def test_a_lesion_lies_at_the_end_of_the_picture_that_bears_its_sides_letter(
+    tmp_path_factory: pytest.TempPathFactory, corner: str
+) -> None:
+    grid = sources.small_grid()
+    z, y, x = np.indices(grid.shape)  # x to the patient's left, y to the back
+    depth, height, width = grid.shape
+    sideways = x >= width - 3 if "L" in corner else x < 3
+    lengthways = y < 3 if "A" in corner else y >= height - 3
+    mask = sideways & lengthways & (abs(z - depth // 2) < 2)
+    labels = label_lesions(mask, grid, 0.0).labels
+    context = context_of(sources.pet(tmp_path_factory.mktemp("corner"), labels))
+    [lesion] = context.quantified.findings.lesions
+    for view in views_of(context):
+        columns = np.flatnonzero(view.lesions.image.any(axis=0))
+        share = (columns.mean() + 0.5) / view.lesions.image.shape[1]
+        assert view.ends[int(share > 0.5)] in corner
+        left_mm, right_mm = view.extent[:2]
+        # where its number and its line go
+        assert lesion.centre_mm[view.across] == pytest.approx(
+            left_mm + share * (right_mm - left_mm), abs=1e-6
+        )
+    assert [view.title for view in views_of(context)] == ["Anterior", "Left lateral"]
+    assert [set(view.ends) for view in views_of(context)] == [{"L", "R"}, {"A", "P"}]
 
 
 def test_it_can_be_drawn_in_many_threads_at_once(pet: Quantified, page: Pixels) -> None:
@@ -174,6 +202,31 @@ def test_warnings_without_end_are_counted(pet: Quantified) -> None:
     lines = warning_lines(context_of(with_warning(pet, *texts)))
     assert len(lines) == 6
     assert lines[-1] == "... and 25 more, in full in the report (DICOM SR)"
+
+
+@pytest.mark.parametrize(
+    ("lines_each", "kept", "last"),
+    [
+        ((1, 1, 4), 6, None),
+        ((2, 3, 2), 5, "... and 1 more, in full in the report (DICOM SR)"),
+        ((2, 2, 3), 5, "... continued in the report (DICOM SR)"),
+        ((9,), 5, "... continued in the report (DICOM SR)"),
+        ((1, 9, 1, 2), 5, "... continued in the report (DICOM SR), with 2 more"),
+    ],
+)
+def test_a_warning_that_is_cut_goes_on_in_the_report_and_those_not_begun_are_counted(
+    pet: Quantified, lines_each: tuple[int, ...], kept: int, last: str | None
+) -> None:
+    texts = [
+        f"warning: {n} " + "x" * 100 + (" " + "y" * 100) * (lines - 1) for n, lines in enumerate(lines_each)
+    ]
+    lines = warning_lines(context_of(with_warning(pet, *texts)))
+    assert len(lines) == kept + (last is not None)
+    assert last is None or lines[-1] == last
+    begun = [line for line in lines if line.startswith("WARNING: ")]
+    assert [line.split()[1] for line in begun] == [str(n) for n in range(len(begun))]
+    counted = int(last.rsplit(" more", 1)[0].split()[-1]) if last and " more" in last else 0
+    assert len(begun) + counted == len(lines_each)
 
 
 def test_an_empty_result_shows_its_warnings_too(pet: Quantified) -> None:
