@@ -12,7 +12,6 @@ from app.phantom.body import Arms
 from app.phantom.centres import CENTRES, Centre
 from app.phantom.lesions import MAX_LESIONS, draw_lesions
 from app.phantom.patient import RETAINED_SHARE_LIMIT, SimulatedPatient, share_in_view, simulate_patient
-from app.phantom.priors import pet_to_spect
 
 LIVER, THIGH, KIDNEY_SEARCH_MM = (-64.0, 6.0, 594.0), (-88.0, 10.0, 110.0), 75.0
 
@@ -117,7 +116,8 @@ def test_known_transform_brings_the_kidneys_from_pet_to_spect(patient: Simulated
         index = np.argwhere(scan.functional.array > 0.4 * np.percentile(scan.functional.array, 99.95))
         lps = scan.functional.grid.to_lps(index[:, ::-1].astype(np.float64))
         places.append(lps[np.abs(lps - near).max(axis=1) < KIDNEY_SEARCH_MM].mean(axis=0))
-    carried = (pet_to_spect(patient) @ np.array([*places[0], 1.0]))[:3]
+    pet_to_spect = patient.spect.pose @ np.linalg.inv(patient.pet.pose)
+    carried = (pet_to_spect @ np.array([*places[0], 1.0]))[:3]
     assert np.linalg.norm(carried - places[1]) < 15.0
 
 
