@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.domain.analysis import Loaded
-from app.domain.decay import decay_factor
+from app.domain.decay import decay_factor, seconds_between
 from app.domain.findings import ActivityInstant, Burden, Findings, InstantKind, Lesion
 
 
@@ -28,24 +28,33 @@ def with_activity_at_scan_start(findings: Findings, loaded: Loaded) -> Findings:
     return replace(findings, lesions=lesions, burden=burden, activity_instant=instant)
 
 
+def scanned_at(loaded: Loaded) -> datetime | None:
+    """When the scan began: its first acquisition, or the instant to which it is decay corrected, if earlier.
+
+    That instant is no scan's where it is the injection. Series Time alone is none either: workstations write
+    the time of processing there.
+    """
+    used, acquired = loaded.quantification, loaded.selection.functional.acquired_at
+    reference = used.reference_datetime
+    if reference is None or reference == used.administered_at:
+        return acquired
+    if acquired is None or seconds_between(reference, acquired) >= 0.0:
+        return reference
+    return acquired
+
+
 def _scan_start(loaded: Loaded) -> tuple[ActivityInstant, float]:
     """When the activities will hold, and the factor that brings them there."""
-    used, acquired = loaded.quantification, loaded.selection.functional.acquired_at
+    used, start = loaded.quantification, scanned_at(loaded)
     reference = used.reference_datetime
     if reference is None:  # only ADMIN does without the time of injection
         return ActivityInstant(InstantKind.INJECTION), 1.0
-    at_injection = reference == used.administered_at
-    if acquired is None or used.half_life_s is None:
+    if start is None or used.half_life_s is None:
+        at_injection = reference == used.administered_at
         kind = InstantKind.INJECTION if at_injection else InstantKind.SCAN_START
         return ActivityInstant(kind, reference), 1.0
-    start = acquired if at_injection or _seconds(acquired, reference) > 0 else reference
-    factor = decay_factor(_seconds(reference, start), used.half_life_s)
+    factor = decay_factor(seconds_between(reference, start), used.half_life_s)
     return ActivityInstant(InstantKind.SCAN_START, start), factor
-
-
-def _seconds(earlier: datetime, later: datetime) -> float:
-    # header times of one study, with or without the same zone
-    return (later.replace(tzinfo=None) - earlier.replace(tzinfo=None)).total_seconds()
 
 
 def _decayed(lesion: Lesion, factor: float) -> Lesion:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.domain.analysis import Decision
+from app.domain.decay import LARGEST_CLOCK_EFFECT, decay_factor
 from app.domain.plausibility import body_doubts, is_rather_mci
 from app.domain.radionuclides import (
     Emission,
@@ -34,9 +35,6 @@ DAY_S = 86400.0
 SHORTEST_WAIT_S = 60.0
 """The earliest PSMA images are taken some minutes after injection: a scan and an injection at one instant are
 two times of which one was overwritten (anonymisers set both to midnight)."""
-
-LARGEST_CLOCK_EFFECT = 0.05
-"""Share of SUV that two different times of one injection may make; beyond it neither is taken."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def _compared(
     if apart_s <= CLOCK_TOLERANCE_S:
         return _on_scan_date(start, clock, reference, isotope)
     names = "RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime"
-    if 1.0 - 2.0 ** (-apart_s / isotope[0]) > LARGEST_CLOCK_EFFECT:
+    if 1.0 - decay_factor(apart_s, isotope[0]) > LARGEST_CLOCK_EFFECT:
         return _implausible(f"{names} {apart_s / 60:.0f} min apart", "one time of injection")
     return start, (Decision("load", f"warning: {names} are {apart_s:.0f} s apart; the former is used"),)
 

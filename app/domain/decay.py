@@ -59,6 +59,11 @@ def decay_factor(elapsed_s: float, half_life_s: float) -> float:
     return math.exp2(-elapsed_s / half_life_s)
 
 
+def seconds_between(earlier: datetime, later: datetime) -> float:
+    """Of two header times of one study, with or without the same zone."""
+    return (later.replace(tzinfo=None) - earlier.replace(tzinfo=None)).total_seconds()
+
+
 def mean_activity_offset_s(duration_s: float, half_life_s: float) -> float:
     """Seconds after a frame's start at which the activity equals its mean over the frame.
 

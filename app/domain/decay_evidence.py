@@ -24,7 +24,7 @@ from app.domain.refusal import Reason, RefusalCode
 FILLED_IN = 1e-4
 """Decay factors this near 1 in every slice are no measurement: even half a minute of 18F makes 2e-3."""
 
-MOST_HALF_LIVES = 50.0
+OVERFLOW_HALF_LIVES = 50.0
 """Dates years apart, or a reference time of garbage, must not overflow."""
 
 DECAY_CORRECTED = "DECY"
@@ -86,17 +86,17 @@ def doubts(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
 
 
 def _uncorrected(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
-    """NONE: a factor above 1 says that values were multiplied; doing it again is an error of that size."""
+    """NONE: a factor other than 1 says that values were multiplied; doing it again errs by that much."""
     is_named = DECAY_CORRECTED in claim.corrected_image
     if not claim.has_testimony and not is_named:
         return ()
     if not claim.has_testimony:
         text = "DecayCorrection is NONE, yet CorrectedImage names DECY; no DecayFactor tells which is right"
         return _warned(f"{text}: the former is taken, and every slice is decay corrected here")
-    effect = max(abs(factor - 1.0) for factor in claim.factors)
-    found = f"NONE, with a DecayFactor of up to {max(claim.factors):.4g}"
+    furthest = max(claim.factors, key=lambda factor: abs(factor - 1.0))
+    found = f"NONE, with a DecayFactor of {furthest:.4g}"
     found = f"{found} and DECY in CorrectedImage" if is_named else found
-    if effect > LARGEST_CLOCK_EFFECT and not claim.lacks_decy:
+    if abs(furthest - 1.0) > LARGEST_CLOCK_EFFECT and not claim.lacks_decy:
         return _contradicted(found, "START or ADMIN, or a DecayFactor of 1")
     return _warned(f"DecayCorrection is {found}; it is taken as not decay corrected")
 
@@ -172,7 +172,7 @@ def _expected(claim: DecayClaim, hypothesis: DecayCorrection, frame: FrameTiming
 
 def _growth(elapsed_s: float, half_life_s: float) -> float:
     """Decay factor of ``elapsed_s``; times that are no scan's stay finite."""
-    return math.exp2(max(-MOST_HALF_LIVES, min(elapsed_s / half_life_s, MOST_HALF_LIVES)))
+    return math.exp2(max(-OVERFLOW_HALF_LIVES, min(elapsed_s / half_life_s, OVERFLOW_HALF_LIVES)))
 
 
 def without_effect(found: Reason | tuple[Decision, ...]) -> tuple[Decision, ...]:

@@ -8,11 +8,12 @@ How far off it is depends on the effective half-life; docs/measurements.md has t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 import numpy as np
 
+from app.domain.activity_instant import scanned_at
 from app.domain.analysis import Loaded
+from app.domain.decay import decay_factor, seconds_between
 from app.domain.findings import DoseEstimate, Findings, Lesion
 from app.domain.measurements import BQ_PER_MBQ, QuantifyPolicy
 from app.domain.radionuclides import LU177
@@ -88,7 +89,7 @@ def dose_range(hours: float) -> tuple[float, float]:
 def _timing(loaded: Loaded) -> DoseTiming | str:
     """When it was scanned, or why the estimate can't be made."""
     nuclide, used = loaded.selection.tracer.radionuclide, loaded.quantification
-    scanned = _scanned_at(loaded)
+    scanned = scanned_at(loaded)
     if nuclide != LU177.key:
         return f"found {nuclide}, expected {LU177.key}: the factor holds for its beta energy"
     if loaded.activity is None:
@@ -97,25 +98,9 @@ def _timing(loaded: Loaded) -> DoseTiming | str:
         return "the time from administration to the scan is unknown"
     if used.reference_datetime is None:
         return "the instant to which the activity is decay corrected is unknown"
-    since_reference_s = _seconds(used.reference_datetime, scanned)
-    decay = 2.0 ** (-since_reference_s / (used.half_life_s or LU177.half_life_s))
-    return DoseTiming(_seconds(used.administered_at, scanned) / SECONDS_PER_HOUR, float(decay))
-
-
-def _scanned_at(loaded: Loaded) -> datetime | None:
-    """Acquisition, else the instant to which the activity is decay corrected, unless that is the injection.
-
-    Series Time is no substitute: workstations write the time of processing there.
-    """
-    used = loaded.quantification
-    acquired = loaded.selection.functional.acquired_at
-    if acquired is not None or used.reference_datetime == used.administered_at:
-        return acquired
-    return used.reference_datetime
-
-
-def _seconds(start: datetime, end: datetime) -> float:
-    return (end.replace(tzinfo=None) - start.replace(tzinfo=None)).total_seconds()
+    since_reference_s = seconds_between(used.reference_datetime, scanned)
+    decay = decay_factor(since_reference_s, used.half_life_s or LU177.half_life_s)
+    return DoseTiming(seconds_between(used.administered_at, scanned) / SECONDS_PER_HOUR, decay)
 
 
 def _with_dose(lesion: Lesion, timing: DoseTiming) -> Lesion:

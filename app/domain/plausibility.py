@@ -41,9 +41,9 @@ def activity_warnings(nuclide: Radionuclide | None, activity_bq: float, kg: floa
     mbq = activity_bq / 1e6
     if low <= mbq <= high:
         return ()
-    text = f"injected activity {mbq:.5g} MBq is unusual for {nuclide.key} ({low:.3g} to {high:g} MBq)"
+    text = f"injected activity {mbq:.5g} MBq is unusual for {nuclide.key} ({low:.0f} to {high:.0f} MBq)"
     if low <= mbq * MBQ_PER_MCI <= high:
-        text = f"{text}; is it in mCi ({mbq * MBQ_PER_MCI:.4g} MBq)?"
+        text = f"{text}; is it in mCi ({mbq * MBQ_PER_MCI:.0f} MBq)?"
     return _warned(f"{text}; SUV hangs on it")
 
 

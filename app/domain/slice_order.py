@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.domain.analysis import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_consistency import SMALLEST_BODY_VOXELS, unlikeness
+from app.domain.slice_consistency import unlikeness
 from app.domain.volume import FloatArray
 
 CLEARLY_BETTER = 0.95
@@ -28,8 +28,18 @@ order; a numbering that is merely another order has 0.99 and more (docs/quantiti
 FEW = 0.1
 """Share of slices out of an otherwise strict order: more is no numbering by place."""
 
-THINNED_VOXELS = 4096
+SMALLEST_SLICE_VOXELS = 1000
+"""Smaller slices are too few voxels to tell an order by."""
+
+CHANCE = 5.0
+"""Of slices that are noise alone, a pair of n voxels makes the share vary by 1 / √n (one standard deviation):
+so many of them below 1 are no chance. It is less than :data:`CLEARLY_BETTER` for slices under 10,000 voxels."""
+
+THINNED_VOXELS = 16384
 """Of a slice, for comparing it with others."""
+
+MOST_MISSING = 1.0
+"""Slices that Instance Numbers leave out, over those that came: more is a numbering of another kind."""
 
 Numbering = Sequence[float | None]
 """One number a slice, in the order of positions along the normal; ``None`` where absent."""
@@ -53,8 +63,8 @@ def check_order(
             continue
         slices = len(numbers)
         found = f"slices {_listed(displaced)} of {slices} (along the normal) not where {keyword} has them"
-        better = _share_of_unlikeness(values - lowest, np.array(numbers, dtype=np.float64))
-        if better <= CLEARLY_BETTER:
+        better, limit = _share_of_unlikeness(values - lowest, np.array(numbers, dtype=np.float64))
+        if better <= limit:
             return Reason(
                 RefusalCode.GEOMETRY_INCONSISTENT,
                 "ImagePositionPatient",
@@ -116,33 +126,38 @@ def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision
     )
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) == len(set(known)):
-        lowest, highest = min(known), max(known)
-        absent = round(highest - lowest) + 1 - len(known)
-        if lowest > 1:
-            text += f"; InstanceNumber begins at {lowest:g}, as if {lowest - 1:g} were missing at one end"
-        elif absent > 0:
-            text += (
-                f"; InstanceNumber goes to {highest:g} with {len(known)} slices, as if {absent} were missing"
-            )
-        else:
-            text += (
-                f"; InstanceNumber begins at {lowest:g}, so only slices after {highest:g} could be missing"
-            )
+        text = f"{text}; InstanceNumber {_told_by_numbers(known)}"
     return (Decision("load", text),)
 
 
-def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray) -> float:
-    """Unlikeness of neighbours in the order of ``numbers`` over that in the order of positions.
+def _told_by_numbers(numbers: Sequence[float]) -> str:
+    """What numbers that are all there, and all different, tell of slices that are not."""
+    slices, lowest, highest = len(numbers), min(numbers), max(numbers)
+    before, absent = round(lowest) - 1, round(highest - lowest) + 1 - slices
+    if max(before, absent) > MOST_MISSING * slices:
+        return f"goes from {lowest:g} to {highest:g} with {slices} slices, which counts nothing"
+    if before > 0:
+        return f"begins at {lowest:g}, as if {before} were missing at one end"
+    if absent > 0:
+        return f"goes to {highest:g} with {slices} slices, as if {absent} were missing"
+    return f"begins at {lowest:g}, so only slices after {highest:g} could be missing"
+
+
+def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray) -> tuple[float, float]:
+    """Unlikeness of neighbours in the order of ``numbers`` over that in the order of positions, and its limit.
 
     Only pairs that are neighbours in one of both orders are compared, so that a few displaced slices count.
     """
-    if values[0].size < SMALLEST_BODY_VOXELS:
-        return np.inf  # too few voxels to tell
+    voxels = values[0].size
+    if voxels < SMALLEST_SLICE_VOXELS:
+        return math.inf, CLEARLY_BETTER
     thin = [plane.astype(np.float64).ravel() for plane in values]
     by_position = {frozenset(pair) for pair in pairwise(range(len(thin)))}
     by_number = {frozenset(pair) for pair in pairwise(int(z) for z in np.argsort(numbers))}
-    totals = [_total(thin, pairs) for pairs in (by_number - by_position, by_position - by_number)]
-    return totals[0] / totals[1] if totals[1] > 0.0 else np.inf
+    pairs = by_number - by_position
+    in_number, in_position = (_total(thin, each) for each in (pairs, by_position - by_number))
+    limit = min(CLEARLY_BETTER, 1.0 - CHANCE / math.sqrt(voxels * len(pairs)))
+    return (in_number / in_position if in_position > 0.0 else math.inf), limit
 
 
 def _thinned(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

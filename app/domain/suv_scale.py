@@ -150,7 +150,10 @@ def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
 
 
 def _at_administration(header: PetHeader) -> _Timing:
-    """ADMIN: the whole dose, whenever it was injected; times that can't be true are told all the same."""
+    """ADMIN: the whole dose, whenever it was injected.
+
+    A time that can't be true is told and left out: activities would be decayed by it.
+    """
     site, unity = header.injection.site, (1.0,) * len(header.frames)
     stated = (site and site.administered_at) or header.injection.injected.start_datetime
     acquired = [frame.acquired_at for frame in header.frames if frame.acquired_at is not None]
@@ -163,9 +166,9 @@ def _at_administration(header: PetHeader) -> _Timing:
         return _Timing(found[0], found[0], 1.0, unity, (), started, uptake_s)
     told: tuple[Decision, ...] = ()
     if found.code is RefusalCode.INJECTION_TIME_IMPLAUSIBLE:
-        text = f"warning: injected {found.found}; no effect with DecayCorrection {header.decay_correction}"
-        told = (Decision("load", text),)
-    return _Timing(stated, stated, 1.0, unity, told, started)
+        text = f"warning: injected {found.found}; no effect on SUV with DecayCorrection ADMIN"
+        told = (Decision("load", f"{text}, and activities stay as at the injection"),)
+    return _Timing(None, None, 1.0, unity, told, started)
 
 
 def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:

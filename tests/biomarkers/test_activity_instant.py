@@ -70,6 +70,16 @@ def test_activity_of_an_image_corrected_to_the_injection_is_brought_to_the_start
     assert ratio(found, scan[0]) == pytest.approx(AN_HOUR_LEFT)
 
 
+def test_activity_of_an_image_corrected_to_an_instant_before_its_first_bed_stays(
+    scan: tuple[Findings, Loaded],
+) -> None:
+    """Series Time, to which START refers, is due some minutes before the first acquisition."""
+    begun = SCANNED - timedelta(minutes=9)
+    found = with_activity_at_scan_start(scan[0], timed(scan[1], begun))
+    assert found.activity_instant == ActivityInstant(InstantKind.SCAN_START, begun)
+    assert ratio(found, scan[0]) == 1.0
+
+
 def test_the_middle_of_an_uncorrected_acquisition_is_brought_to_its_start(
     scan: tuple[Findings, Loaded],
 ) -> None:
@@ -87,6 +97,25 @@ def test_without_its_times_it_is_said_to_hold_at_the_injection(
     acquired = None if reference is not None else SCANNED
     found = with_activity_at_scan_start(scan[0], timed(scan[1], reference, acquired))
     assert found.activity_instant == ActivityInstant(InstantKind.INJECTION, at)
+    assert ratio(found, scan[0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"), [(INJECTED, InstantKind.INJECTION), (SCANNED, InstantKind.SCAN_START)]
+)
+def test_without_a_half_life_it_stays_where_it_is(
+    scan: tuple[Findings, Loaded], reference: datetime, kind: InstantKind
+) -> None:
+    loaded = timed(scan[1], reference)
+    undecayed = replace(loaded, quantification=replace(loaded.quantification, half_life_s=None))
+    found = with_activity_at_scan_start(scan[0], undecayed)
+    assert found.activity_instant == ActivityInstant(kind, reference)
+    assert ratio(found, scan[0]) == 1.0
+
+
+def test_without_an_acquisition_time_the_reference_is_the_scan(scan: tuple[Findings, Loaded]) -> None:
+    found = with_activity_at_scan_start(scan[0], timed(scan[1], SCANNED, acquired=None))
+    assert found.activity_instant == ActivityInstant(InstantKind.SCAN_START, SCANNED)
     assert ratio(found, scan[0]) == 1.0
 
 

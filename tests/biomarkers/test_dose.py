@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Loaded
 from app.domain.dose import EFFECTIVE_HALF_LIVES_H, dose_range, single_time_point_dose_gy, with_dose
 from app.domain.findings import DoseEstimate, Findings
@@ -50,6 +51,18 @@ def test_a_reconstruction_a_day_later_changes_no_dose(scan: tuple[Findings, Load
         selection = replace(at_72.selection, functional=replace(functional, acquired_at=acquired_at))
         processed = with_dose(findings, replace(at_72, selection=selection), ON)
         assert processed == with_dose(findings, at_72, ON)
+
+
+@pytest.mark.parametrize("reference_h", [71.8, 72.0, 72.5])
+def test_dose_and_activity_count_from_one_start(scan: tuple[Findings, Loaded], reference_h: float) -> None:
+    findings, loaded = scan
+    timed = scanned_after(loaded, 72, reference_h)
+    dose = with_dose(findings, timed, ON).dose
+    instant = with_activity_at_scan_start(findings, timed).activity_instant
+    assert dose is not None
+    assert dose.hours_after_administration is not None
+    assert instant is not None
+    assert instant.at == GIVEN + timedelta(hours=dose.hours_after_administration)
 
 
 def test_an_injection_is_no_time_of_a_scan(scan: tuple[Findings, Loaded]) -> None:

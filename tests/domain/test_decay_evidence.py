@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s
-from app.domain.decay_evidence import DecayClaim, doubts
+from app.domain.decay_evidence import DecayClaim, doubts, without_effect
 from app.domain.radionuclides import F18, GA68, LU177, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 
@@ -90,6 +90,66 @@ def test_one_acquisition_time_for_every_bed_is_no_contradiction() -> None:
         replace(frame, acquired_at=SCANNED, reference_s=BED_S * bed) for bed, frame in enumerate(whole.frames)
     )
     assert doubts(replace(whole, frames=frames[4:])) == ()
+
+
+def test_long_beds_timed_by_their_starts_are_no_contradiction() -> None:
+    """One acquisition time for all, and a bed's start as its reference time: 10 min to its middle, 10 %."""
+    bed_s, life_s = 1200.0, GA68.half_life_s
+    offset_s = mean_activity_offset_s(bed_s, life_s)
+    frames = tuple(
+        FrameTiming(SCANNED, bed * bed_s, bed_s, 1.0 / decay_factor(bed * bed_s + offset_s, life_s))
+        for bed in (1, 2)
+    )
+    assert doubts(replace(claim(START, START), frames=frames)) == ()
+
+
+def test_the_first_bed_is_the_one_that_is_compared() -> None:
+    """Without times of their own the later beds can't be placed in the scan; the first can."""
+    whole = claim(START, START)
+    bare = tuple(replace(frame, acquired_at=SCANNED, reference_s=None) for frame in whole.frames)
+    assert max(whole.factors) > 1.1
+    assert doubts(replace(whole, frames=bare)) == ()
+
+
+def test_the_factor_that_is_told_is_the_first_beds() -> None:
+    found = doubts(claim(ADMIN, START))
+    assert isinstance(found, Reason)
+    assert f"a DecayFactor of {claim(ADMIN, START).factors[0]:.4g} in the first bed" in found.found
+
+
+@pytest.mark.parametrize(("factors", "told"), [((1.01, 1.2), "1.2"), ((0.8, 1.01), "0.8")])
+def test_the_factor_that_is_told_beside_none_is_the_one_that_convicts(
+    factors: tuple[float, float], told: str
+) -> None:
+    whole = claim(NONE, NONE)
+    pairs = zip(whole.frames, factors, strict=False)
+    found = doubts(replace(whole, frames=tuple(replace(frame, decay_factor=f) for frame, f in pairs)))
+    assert isinstance(found, Reason)
+    assert f"a DecayFactor of {told} and" in found.found
+
+
+def test_a_factor_of_one_bed_is_testimony_and_one_that_is_rounded_to_one_is_none() -> None:
+    one_bed = replace(claim(START, START), corrected_image=("ATTN",))
+    one_bed = replace(one_bed, frames=one_bed.frames[:1])
+    assert one_bed.factors[0] == pytest.approx(1.013, abs=1e-3)
+    assert "bears out" in warned(one_bed)
+    assert "without DECY" in warned(with_factors(one_bed, 1.00005))
+
+
+def test_the_last_bed_tells_what_a_filled_in_factor_should_have_been() -> None:
+    """GE writes the scan's start in every bed; Frame Reference Time alone tells the last one from the first."""
+    whole = with_factors(replace(claim(START, START), corrected_image=("ATTN",)), 1.0)
+    frames = tuple(replace(frame, acquired_at=SCANNED) for frame in whole.frames)
+    assert refused(doubts(replace(whole, frames=frames)))
+    assert "without DECY" in warned(replace(whole, frames=frames[:1]))
+
+
+@pytest.mark.parametrize("found", [claim(ADMIN, START), with_factors(claim(ADMIN, ADMIN), 1.0)])
+def test_of_an_image_that_is_suv_already_nothing_is_a_warning(found: DecayClaim) -> None:
+    assert isinstance(doubts(found), Reason) or "warning:" in warned(found)
+    (told,) = without_effect(doubts(found))
+    assert "warning" not in told.text
+    assert told.text.endswith("no effect, as the image is SUV already")
 
 
 @pytest.mark.parametrize("factor", [None, 1.0])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_order import by_bed, check_completeness, check_order, out_of_order
+from app.domain.slice_order import (
+    SMALLEST_SLICE_VOXELS,
+    by_bed,
+    check_completeness,
+    check_order,
+    out_of_order,
+)
 from tests.defects.body import body_bqml
 
 BODY = body_bqml()
@@ -66,6 +74,49 @@ def test_numbers_that_the_image_speaks_against_are_a_warning() -> None:
     assert "SliceLocation" in told.text
 
 
+def test_a_few_numbers_out_of_place_are_told_of_and_many_are_no_numbering_by_place() -> None:
+    few = exchanged(4, 11)
+    assert check_order(BODY, {"InstanceNumber": few})
+    many = [*range(8), *range(16, 7, -1), *range(17, SLICES)]
+    assert 0.1 < out_of_order(many).size / SLICES < 0.5
+    assert check_order(BODY, {"InstanceNumber": many}) == ()
+
+
+def test_two_numbers_out_of_place_are_told_of_in_the_shortest_stack_too() -> None:
+    assert check_order(BODY[:6], {"InstanceNumber": [0, 1, 3, 2, 4, 5]})
+
+
+@pytest.mark.parametrize("side", [32, 33, 64, 128, 200])
+@pytest.mark.parametrize("first", [0, 5])
+def test_noise_refuses_no_position(side: int, first: int) -> None:
+    """Two neighbours misnumbered: by chance their order is a little better or a little worse."""
+    numbers = list(range(12))
+    numbers[first], numbers[first + 1] = numbers[first + 1], numbers[first]
+    for seed in range(12):
+        noise = np.abs(np.random.default_rng(seed).normal(0.0, 1.0, (12, side, side)))
+        told = check_order(noise, {"InstanceNumber": numbers})
+        assert not isinstance(told, Reason), (seed, told)
+
+
+@pytest.mark.parametrize(("drift", "is_refused"), [(0.053, False), (0.075, True)])
+def test_an_order_that_is_better_by_a_few_hundredths_is_no_proof(drift: float, is_refused: bool) -> None:
+    """Noise of a fifth on tissue that changes along z: 0.96 and 0.91 of the difference."""
+    order = [0, 1, 2, 3, 5, 4, *range(6, 12)]
+    noise = np.random.default_rng(0).normal(1.0, 0.2, (12, 128, 128))
+    body = noise + drift * np.array(order)[:, None, None]
+    found = check_order(body, {"InstanceNumber": order})
+    assert isinstance(found, Reason) is is_refused
+    assert found
+
+
+def test_slices_of_too_few_voxels_tell_nothing() -> None:
+    order = exchanged(4, 11)
+    side = 32
+    assert side * 31 < SMALLEST_SLICE_VOXELS < side * 40
+    assert isinstance(check_order(BODY[order], {"InstanceNumber": order}), Reason)
+    assert not isinstance(check_order(BODY[order][:, :, :31], {"InstanceNumber": order}), Reason)
+
+
 def test_a_uniform_phantom_can_not_tell() -> None:
     told = check_order(np.ones((SLICES, 20, 20)), {"InstanceNumber": exchanged(4, 11)})
     assert not isinstance(told, Reason)
@@ -96,13 +147,15 @@ def test_an_announced_series_needs_no_word() -> None:
         ([1, 2, 3], "only slices after 3 could be missing"),
         ([3, 2, 1], "only slices after 3 could be missing"),
         ([0, 1, 2], "only slices after 2 could be missing"),
-        ([6, 7, 8], "begins at 6, as if 5 were missing"),
+        (range(6, 12), "begins at 6, as if 5 were missing"),
+        (range(1001, 1031), "goes from 1001 to 1030 with 30 slices, which counts nothing"),
+        (range(1, 301, 10), "goes from 1 to 291 with 30 slices, which counts nothing"),
         ([1, 2, 3, 7], "goes to 7 with 4 slices, as if 3 were missing"),
         ([None, 2, 3], "can't be noticed"),
         ([1, 1, 1], "can't be noticed"),
     ],
 )
-def test_a_series_that_nothing_counts_says_so(numbers: list[float | None], words: str) -> None:
+def test_a_series_that_nothing_counts_says_so(numbers: Sequence[float | None], words: str) -> None:
     (told,) = check_completeness(numbers, is_announced=False)
     assert told.text.startswith("warning: NumberOfSlices is absent")
     assert words in told.text

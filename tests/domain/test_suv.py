@@ -283,6 +283,29 @@ def test_a_dose_that_cannot_be_trusted_gives_no_suv(changes: dict[str, object], 
 
 
 @pytest.mark.parametrize(
+    "header",
+    [HEADER, replace(HEADER, decay_correction="ADMIN"), replace(HEADER, units="GML", suv_type="BW")],
+    ids=["START", "ADMIN", "SUV"],
+)
+def test_an_unusual_uptake_time_is_warned_of(header: PetHeader) -> None:
+    early = replace(GALLIUM, start_datetime=SCANNED - timedelta(minutes=120))
+    late = replace(header, injection=replace(header.injection, injected=early))
+    assert "warning: uptake time 120 min" in told(late)
+    assert "warning" not in told(header)
+
+
+@pytest.mark.parametrize("hours", [0, 2, 365 * 24, 10 * 365 * 24, -365 * 24, -10 * 365 * 24])
+def test_a_wrong_injection_time_leaves_an_image_corrected_to_the_injection_without_times(hours: int) -> None:
+    """SUV needs none of them; activities would be decayed by years."""
+    wrong = with_drug(start_datetime=SCANNED + timedelta(hours=hours))
+    header = replace(wrong, decay_correction="ADMIN")
+    used = converted(header).quantification
+    assert (used.reference_datetime, used.administered_at, used.uptake_s) == (None, None, None)
+    assert suv_factor(header) == pytest.approx(70e3 / 150e6)
+    assert "activities stay as at the injection" in told(header)
+
+
+@pytest.mark.parametrize(
     ("weight", "code"),
     [
         (None, RefusalCode.WEIGHT_MISSING),
