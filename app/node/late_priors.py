@@ -24,24 +24,43 @@ _log = logging.getLogger(__name__)
 
 def late_prior(stores: NodeStores, run: Run) -> str:
     """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
-    if run.state not in _ANALYSED:
-        return ""
-    earlier = stores.subjects.earlier_pets(run.key.study_instance_uid)
+    return _missed(stores, run.key) if run.state in _ANALYSED else ""
+
+
+def tell_late_priors(stores: NodeStores, ended: RunKey) -> None:
+    """Write to the audit log, once, which SPECT/CTs were analysed without a PET result that is known now.
+
+    Both may end at the same time, each in its own worker, so whichever does looks for both: for SPECT/CTs
+    without the PET that has just been registered, and for a PET registered while the SPECT was analysed.
+
+    Args:
+        ended: the run whose results are in the outbox and registered; its state may still be RUNNING.
+    """
+    for study in (ended.study_instance_uid, *stores.subjects.later_spects(ended.study_instance_uid)):
+        revisions = stores.runs.of_study(study)
+        # a running one with results in the outbox is about to end
+        if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
+            _tell(stores, revisions[-1].key)
+
+
+def _tell(stores: NodeStores, spect: RunKey) -> None:
+    pet = _missed(stores, spect)
+    if not pet or stores.late_priors.is_told(spect, pet):
+        return
+    study, facts = spect.study_instance_uid, {"revision": spect.revision, "pet_study": pet}
+    # first the line, then the mark: a crash between them tells it twice, the other way round never
+    stores.audit.append(AuditEvent.PRIOR_CAME_LATE, study, facts | {"advice": ADVICE})
+    _log.warning("analysed without its prior, which came later", extra={"study": study} | facts)
+    stores.late_priors.note_told(spect, pet)
+
+
+def _missed(stores: NodeStores, spect: RunKey) -> str:
+    """The latest earlier PET that has a result, when this run's own results were made without any."""
+    earlier = stores.subjects.earlier_pets(spect.study_instance_uid)
     registered = stores.pet_results.of_studies(earlier) if earlier else frozenset()
-    if not registered or not _found_no_prior(stores, run.key):
+    if not registered or not _found_no_prior(stores, spect):
         return ""
     return next(study for study in earlier if study in registered)
-
-
-def tell_late_priors(stores: NodeStores, pet: RunKey) -> None:
-    """Write down which SPECT/CTs were analysed without the PET result that has just been registered."""
-    for study in stores.subjects.later_spects(pet.study_instance_uid):
-        revisions = stores.runs.of_study(study)
-        if not revisions or late_prior(stores, revisions[-1]) != pet.study_instance_uid:
-            continue
-        facts = {"revision": revisions[-1].key.revision, "pet_study": pet.study_instance_uid}
-        stores.audit.append(AuditEvent.PRIOR_CAME_LATE, study, facts | {"advice": ADVICE})
-        _log.warning("analysed without its prior, which came later", extra={"study": study} | facts)
 
 
 def _found_no_prior(stores: NodeStores, run: RunKey) -> bool:

@@ -1,4 +1,5 @@
-"""What ``psma-node status`` shows: read from the database alone, so the node may run or stand still."""
+"""What ``psma-node status`` shows: read from the database, and whether a prior came late from the outbox, so
+the node may run or stand still."""
 
 from __future__ import annotations
 

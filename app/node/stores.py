@@ -13,6 +13,7 @@ from app.node.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.database import open_database
 from app.node.delivery_ledger import DeliveryLedger
 from app.node.inbox import Inbox
+from app.node.late_prior_ledger import LatePriorLedger
 from app.node.node_policy import NodePolicy
 from app.node.outbox import Outbox
 from app.node.pet_results import PetResults
@@ -34,6 +35,7 @@ class NodeStores:
     deliveries: DeliveryLedger
     pet_results: PetResults
     subjects: StudySubjects
+    late_priors: LatePriorLedger
     shadows: ShadowLedger
     audit: AuditLog
 
@@ -68,6 +70,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         deliveries=DeliveryLedger(engine),
         pet_results=PetResults(engine, outbox),
         subjects=StudySubjects(engine),
+        late_priors=LatePriorLedger(engine),
         shadows=ShadowLedger(engine),
         audit=_audit_log(policy, engine),
     )

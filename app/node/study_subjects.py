@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Engine, Row, String, Table, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Engine, Row, String, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.domain.study import Patient, Series, Study, StudyKind
@@ -99,45 +99,44 @@ class StudySubjects:
             return tuple(_subject(row, patient) for row in connection.execute(query))
 
     def later_spects(self, study_instance_uid: str) -> tuple[str, ...]:
-        """Other studies of the same patient with a SPECT from after this study's PET."""
-        rows = study_subjects
-        with self._engine.connect() as connection:
-            own = connection.execute(
-                select(rows).where(rows.c.study_instance_uid == study_instance_uid)
-            ).one_or_none()
-            if own is None or own.pet_acquired_at is None or not own.patient_id:
-                return ()
-            query = select(rows.c.study_instance_uid).where(
-                rows.c.patient_id == own.patient_id,
-                rows.c.issuer == own.issuer,
-                rows.c.study_instance_uid != study_instance_uid,
-                rows.c.spect_acquired_at > own.pet_acquired_at,
-            )
-            return tuple(connection.scalars(query))
+        """Other studies of the same patient with a SPECT from after this study's PET, the earliest first.
+
+        None for a study that is no PET, has no date, or names no patient.
+        """
+        own = self._of(study_instance_uid)
+        if own is None or own.pet_acquired_at is None:
+            return ()
+        acquired_at = study_subjects.c.spect_acquired_at
+        return self._others(own, acquired_at > own.pet_acquired_at, acquired_at)
 
     def earlier_pets(self, study_instance_uid: str) -> tuple[str, ...]:
-        """Other studies of the same patient that hold, or may hold, a PET from before this study's SPECT.
+        """Other studies of the same patient that hold, or may hold, a PET from before this study's SPECT, the
+        latest first.
 
         None for a study that is no SPECT, has no date, or names no patient.
         """
-        rows = study_subjects
+        own = self._of(study_instance_uid)
+        if own is None or own.spect_acquired_at is None:
+            return ()
+        acquired_at = study_subjects.c.pet_acquired_at
+        return self._others(own, acquired_at < own.spect_acquired_at, acquired_at.desc())
+
+    def _of(self, study_instance_uid: str) -> Row[Any] | None:
+        query = select(study_subjects).where(study_subjects.c.study_instance_uid == study_instance_uid)
         with self._engine.connect() as connection:
-            own = connection.execute(
-                select(rows).where(rows.c.study_instance_uid == study_instance_uid)
-            ).one_or_none()
-            if own is None or own.spect_acquired_at is None or not own.patient_id:
-                return ()
-            query = (
-                select(rows.c.study_instance_uid)
-                .where(
-                    rows.c.patient_id == own.patient_id,
-                    rows.c.issuer == own.issuer,
-                    rows.c.study_instance_uid != study_instance_uid,
-                    rows.c.pet_acquired_at < own.spect_acquired_at,
-                )
-                .order_by(rows.c.pet_acquired_at.desc())
-            )
-            return tuple(connection.scalars(query))
+            return connection.execute(query).one_or_none()
+
+    def _others(self, own: Row[Any], when: ColumnElement[bool], order: ColumnElement[Any]) -> tuple[str, ...]:
+        """Other studies of the same patient; nobody without an identifier is the same as another."""
+        rows = study_subjects
+        if not own.patient_id:
+            return ()
+        same = (rows.c.patient_id == own.patient_id, rows.c.issuer == own.issuer)
+        query = select(rows.c.study_instance_uid).where(
+            *same, rows.c.study_instance_uid != own.study_instance_uid, when
+        )
+        with self._engine.connect() as connection:
+            return tuple(connection.scalars(query.order_by(order)))
 
 
 def _acquired_at(study: Study, series: Series) -> datetime | None:
