@@ -59,7 +59,7 @@ CAP = 3.0
 """Of a slice's mean: what lies above, a bladder or an injection site, does not rule the comparison."""
 
 SAME_SLOPE = 1e-6
-"""Relative. Slices of one slope can't differ by it."""
+"""Relative. One slope for all is no excuse: it may have been written over slices that had their own."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,28 @@ def check_scales(volume: Volume, slopes: FloatArray) -> tuple[Decision, ...] | R
         volume: in one unit throughout, ``(z, y, x)``.
         slopes: Rescale Slope of each slice, shape ``(z,)``.
     """
-    if np.ptp(slopes) <= SAME_SLOPE * float(np.max(slopes)):
-        return ()
-    jumps = [jump for jump in scale_jumps(volume, slopes) if jump.is_notable]
+    jumps = [jump for jump in scale_jumps(volume) if jump.is_notable]
     if not jumps:
         return ()
     worst = max(jumps, key=lambda jump: (jump.is_too_large, jump.size))
+    told = _told(worst, len(jumps), volume.grid.shape[0])
+    if is_one_slope(slopes):
+        told = f"one slope for all slices, and {told}"
     if worst.is_too_large:
         limit = LARGEST_JUMP_AT_END if worst.is_end else LARGEST_JUMP
         return Reason(
             RefusalCode.VALUES_IMPLAUSIBLE,
             "RescaleSlope",
-            _told(worst, len(jumps), volume.grid.shape[0]),
+            told,
             f"neighbouring slices alike within a factor of {limit:g}",
             "Compare RescaleSlope with the scanner's own copy, and send the series again from there",
         )
-    text = f"warning: RescaleSlope: {_told(worst, len(jumps), volume.grid.shape[0])}; check these slices"
-    return (Decision("load", text),)
+    return (Decision("load", f"warning: RescaleSlope: {told}; check these slices"),)
+
+
+def is_one_slope(slopes: FloatArray) -> bool:
+    """Whether every slice has the same Rescale Slope."""
+    return bool(np.ptp(slopes) <= SAME_SLOPE * float(np.max(slopes)))
 
 
 def _told(jump: Jump, count: int, slices: int) -> str:
@@ -128,17 +133,13 @@ def _told(jump: Jump, count: int, slices: int) -> str:
     return f"{which} of {slices} (along the normal) {jump.ratio:.2f} times as high as the tissue beside{more}"
 
 
-def scale_jumps(volume: Volume, slopes: FloatArray) -> tuple[Jump, ...]:
-    """Every change of scale of one slice against both neighbours, or of a block at its edges.
-
-    Boundaries between slices of one slope are no place for a wrong slope and are left out.
-    """
+def scale_jumps(volume: Volume) -> tuple[Jump, ...]:
+    """Every change of scale of one slice against both neighbours, or of a block at its edges."""
     logs, usable = _log_ratios(volume)
-    differ = np.abs(np.diff(slopes)) > SAME_SLOPE * np.minimum(slopes[:-1], slopes[1:])
-    single = _peaks(logs, usable, differ)
+    single = _peaks(logs, usable)
     alone = {boundary for jump in single if jump.is_notable for boundary in (jump.first - 1, jump.first)}
-    steps = [step for step in _steps(logs, usable) if differ[step.boundary] and step.boundary not in alone]
-    return (*single, *_blocks(steps, len(slopes)))
+    steps = [step for step in _steps(logs, usable) if step.boundary not in alone]
+    return (*single, *_blocks(steps, volume.grid.shape[0]))
 
 
 def _log_ratios(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -191,13 +192,13 @@ class _Step:
     is_end: bool = False
 
 
-def _peaks(logs: FloatArray, usable: NDArray[np.bool_], differ: NDArray[np.bool_]) -> list[Jump]:
+def _peaks(logs: FloatArray, usable: NDArray[np.bool_]) -> list[Jump]:
     """Slices that differ from both neighbours in one sense, by the smaller of the two differences.
 
     A slice that is higher, with emptiness two slices off, is a thin object.
     """
     found = []
-    for k in np.flatnonzero(usable[:-1] & usable[1:] & differ[:-1] & differ[1:]) + 1:
+    for k in np.flatnonzero(usable[:-1] & usable[1:]) + 1:
         below, above = float(logs[k - 1]), -float(logs[k])
         is_thin = (k >= 2 and not usable[k - 2]) or (k + 1 < len(logs) and not usable[k + 1])
         if below * above <= 0.0 or (below > 0.0 and is_thin):

@@ -27,7 +27,7 @@ def volume(patient: SimulatedPatient, request: pytest.FixtureRequest) -> Volume:
 
 def test_slices_of_a_patient_are_far_below_the_limits(volume: Volume) -> None:
     assert check_scales(volume, slopes(volume)) == ()
-    for jump in scale_jumps(volume, slopes(volume)):
+    for jump in scale_jumps(volume):
         assert jump.size < (USUAL_AT_END if jump.is_end else USUAL), jump
 
 
