@@ -38,7 +38,7 @@ def _results(settings: Settings) -> tuple[CheckResult, ...]:
 
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
-    told = (CheckResult("write", True, warning) for warning in settings.write.warnings)
+    told = (CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions)
     return (valid, *told, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 

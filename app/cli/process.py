@@ -45,8 +45,8 @@ def process(
         raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
     settings = load_settings(config, overrides or [])
     configure_logging(None, "WARNING")
-    for warning in settings.write.warnings:
-        logging.getLogger(__name__).warning(warning)
+    for caution in settings.write.cautions:
+        logging.getLogger(__name__).warning(caution)
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:
         typer.echo("psma-node: stopped; only studies with an outcome.json of their own are whole", err=True)

@@ -53,8 +53,8 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     node = settings.node
     configure_logging(Path(node.log_file) if node.log_file else None, node.log_level)
     models = _refuse_unfit(settings)
-    for warning in settings.write.warnings:
-        _log.warning(warning)
+    for caution in settings.write.cautions:
+        _log.warning(caution)
     stores = open_stores(node)
     service = NodeService(_plan(settings, models, receive, stores), stores)
     service.start()

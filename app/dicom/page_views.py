@@ -9,9 +9,9 @@ import numpy as np
 
 from app.dicom.page_labels import Anchor, placed
 from app.dicom.page_sheet import FAINT, FONT, LEFT, RED, Sheet
+from app.dicom.page_window import is_fitted, widest_window_suv, window_suv
 from app.dicom.result_context import ResultContext
 from app.domain.findings import Lesion
-from app.domain.study import StudyKind
 from app.imaging.mip import Projection, anterior, left_lateral
 
 VIEWS_LEFT, VIEWS_TOP, VIEWS_WIDTH, VIEWS_HEIGHT = LEFT, 144, 640, 674
@@ -61,21 +61,17 @@ def draw_views(sheet: Sheet, context: ResultContext) -> None:
     for view, width in zip(views, widths, strict=True):
         _draw_view(sheet, view, (left, pixels_per_mm), context)
         left += (width + GAP_MM) * pixels_per_mm
-    _draw_scale(sheet, _window_suv(context), pixels_per_mm)
+    fitted = ", fitted to this image" if is_fitted(context) else ""
+    _draw_scale(sheet, (window_suv(context), fitted), pixels_per_mm)
 
 
 def views_of(context: ResultContext) -> tuple[View, View]:
     """The patient from the front and from the left side, without the air beside him."""
     suv, labels = context.loaded.suv, context.quantified.segmented.labels
-    threshold = BODY_SHARE_OF_WINDOW * _window_suv(context)
+    threshold = BODY_SHARE_OF_WINDOW * widest_window_suv(context)
     front = _cut(anterior(suv.array, suv.grid), anterior(labels.mask, labels.grid), threshold)
     side = _cut(left_lateral(suv.array, suv.grid), left_lateral(labels.mask, labels.grid), threshold)
     return View("Anterior", *front, 0, ("R", "L")), View("Left lateral", *side, 1, ("A", "P"))
-
-
-def _window_suv(context: ResultContext) -> float:
-    policy, kind = context.policy, context.loaded.selection.kind
-    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
 
 
 def _cut(image: Projection, lesions: Projection, threshold: float) -> tuple[Projection, Projection]:
@@ -102,7 +98,7 @@ def _draw_view(sheet: Sheet, view: View, where: tuple[float, float], context: Re
     axes = sheet.axes((left, VIEWS_TOP, width, height))
     axes.set_axis_off()
     axes.imshow(
-        view.image.image, cmap="gray_r", vmin=0, vmax=_window_suv(context), extent=view.extent,
+        view.image.image, cmap="gray_r", vmin=0, vmax=window_suv(context), extent=view.extent,
         aspect="auto", interpolation="bilinear",
     )  # fmt: skip
     _outline(axes, view)
@@ -161,8 +157,11 @@ def _reach_mm(lesion: Lesion) -> float:
     return float((3.0 * lesion.volume_ml * 1000.0 / (4.0 * np.pi)) ** (1 / 3))
 
 
-def _draw_scale(sheet: Sheet, window_suv: float, pixels_per_mm: float) -> None:
-    """A bar of 10 cm (1 cm where the image is small) and the grey scale, below the views."""
+def _draw_scale(sheet: Sheet, window: tuple[float, str], pixels_per_mm: float) -> None:
+    """A bar of 10 cm (1 cm where the image is small) and the grey scale, below the views.
+
+    ``window`` is the scale's upper end, SUVbw, and a remark on it.
+    """
     y = VIEWS_TOP + VIEWS_HEIGHT + 22
     length_cm = 10 if 100 * pixels_per_mm <= LONGEST_BAR else 1
     bar_width = length_cm * 10 * pixels_per_mm
@@ -174,4 +173,4 @@ def _draw_scale(sheet: Sheet, window_suv: float, pixels_per_mm: float) -> None:
     ramp.set_xticks([])
     ramp.set_yticks([])
     sheet.write(ramp_left - 8, y + 6, "SUVbw 0", ha="right")
-    sheet.write(ramp_left + 168, y + 6, f"{window_suv:g} g/ml")
+    sheet.write(ramp_left + 168, y + 6, f"{window[0]:g} g/ml{window[1]}")

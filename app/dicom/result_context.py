@@ -93,14 +93,14 @@ class ResultContext:
     @property
     def decisions(self) -> tuple[Decision, ...]:
         """Everything decided: about the study before the chain, along the chain, in writing."""
-        written = self.policy.warnings if self.quantified.segmented.labels.count else ()
+        written = self.policy.cautions if self.quantified.segmented.labels.count else ()
         decided = (*self.provenance.decisions, *self.quantified.decisions)
         return (*decided, *(Decision("write", text) for text in written))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Decisions that a reader of the numbers must see at once; not how results are stored."""
-        told = (decision.text for decision in self.decisions if decision.stage != "write")
+        """Decisions that a reader of the numbers must see at once, each once."""
+        told = (decision.text for decision in self.decisions)
         found = (text.removeprefix(WARNING).strip() for text in told if text.startswith(WARNING))
         return tuple(dict.fromkeys(found))
 

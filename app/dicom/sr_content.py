@@ -91,6 +91,13 @@ def summary(context: ResultContext) -> str:
     return f"{burden.lesion_count} {noun}, PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
 
 
+def warnings_statement(warnings: tuple[str, ...]) -> str:
+    """What a reader of the numbers must know first: the decisions that are warnings, counted and in full."""
+    noun = "warning" if len(warnings) == 1 else "warnings"
+    numbered = (f"({number}) {text}" for number, text in enumerate(warnings, start=1))
+    return f"{len(warnings)} {noun}: {'; '.join(numbered if len(warnings) > 1 else warnings)}"
+
+
 def replaces_statement(context: ResultContext) -> str:
     """Which earlier result this one takes the place of; empty for the first."""
     earlier = context.replaced
@@ -135,6 +142,8 @@ def evidence(context: ResultContext) -> Iterator[Dataset]:
 
 def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
     yield SUMMARY, summary(context)
+    if context.warnings:
+        yield SUMMARY, warnings_statement(context.warnings)
     if context.replaced is not None:
         yield REPLACES, f"{replaces_statement(context)} (SR {context.replaced.sop_instance_uid})"
     yield INTENDED_USE, RESEARCH_USE

@@ -16,8 +16,8 @@ class SegType(StrEnum):
     """Label Map Segmentation Storage: one frame a slice; few viewers know it yet."""
 
 
-LABELMAP_WARNING = (
-    "warning: SEG as LABELMAP (write.seg_type): PACS and viewers that do not know Label Map Segmentation "
+LABELMAP_CAUTION = (
+    "SEG as LABELMAP (write.seg_type): PACS and viewers that do not know Label Map Segmentation "
     "Storage (2024) may refuse the SEG, and the SR that refers to it; all of them know BINARY"
 )
 
@@ -50,7 +50,7 @@ class WritePolicy:
     page_window_pet_suv: float = 15.0
     """Upper end of the grey scale on the page of a PET, SUVbw (g/ml)."""
     page_window_spect_suv: float = 7.0
-    """The same for a SPECT, whose coarser image flattens peaks."""
+    """The same for a SPECT, at most: it is fitted to the lesions, which are faint days after injection."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.page_lesion_rows <= 24:
@@ -61,6 +61,6 @@ class WritePolicy:
             raise ValueError(f"first_series_number is 1..999994, found {self.first_series_number}")
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person should know about these choices."""
-        return (LABELMAP_WARNING,) if self.seg_type is SegType.LABELMAP else ()
+    def cautions(self) -> tuple[str, ...]:
+        """What the person who made these choices should know; no warning of the numbers in a result."""
+        return (LABELMAP_CAUTION,) if self.seg_type is SegType.LABELMAP else ()

@@ -344,9 +344,29 @@ def test_what_the_node_decided_before_the_chain_comes_first_and_makes_another_re
     assert report.SOPInstanceUID != written(pet).SOPInstanceUID
 
 
-def test_a_labelmap_is_warned_of_among_the_decisions(pet: Quantified) -> None:
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ((), []),
+        (("warning: a",), ["1 warning: a"]),
+        (("warning: a", "b", "warning: c", "warning: a"), ["2 warnings: (1) a; (2) c"]),
+    ],
+)
+def test_warnings_stand_beside_the_summary_at_the_top_too(
+    pet: Quantified, texts: tuple[str, ...], expected: list[str]
+) -> None:
+    decided = tuple(Decision("load", text) for text in texts)
+    report = written(pet, provenance=replace(PROVENANCE, decisions=decided))
+    [_, *warned] = said(report, "121111")
+    assert warned == expected
+    spoken = [x.ConceptNameCodeSequence[0].CodeValue for x in items(report) if x.ValueType == "TEXT"]
+    first = spoken.index("121111")
+    assert spoken[first : first + len(expected) + 2] == ["121111"] * (len(expected) + 1) + ["INTENDED-USE"]
+
+
+def test_a_labelmap_is_told_among_the_decisions_and_is_no_warning_of_the_numbers(pet: Quantified) -> None:
     policy = WritePolicy(seg_type=SegType.LABELMAP)
-    [warned] = [x for x in said(written(pet, policy), "DECISION") if x.startswith("write: warning:")]
-    assert "LABELMAP" in warned
+    [told] = [x for x in said(written(pet, policy), "DECISION") if x.startswith("write:")]
+    assert told.startswith("write: SEG as LABELMAP")
     assert not [x for x in said(written(pet), "DECISION") if x.startswith("write:")]
     assert not [x for x in said(written(sources.without_lesions(pet), policy), "DECISION") if "LABELMAP" in x]
