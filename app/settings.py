@@ -4,7 +4,7 @@ Every section's shape and defaults stand in the layer that uses it (``SelectionP
 module only composes them. An unknown key is an error that names the file, the key and the nearest key.
 
 Precedence, later wins: defaults, app.yaml, ``PSMA_NODE__SECTION__KEY=value``, ``--set section.key=value``.
-Values in the environment and in ``--set`` are YAML.
+Values in the environment and in ``--set`` are YAML; for a setting that is text, what is no YAML is that text.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, st
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            found.append((dotted, _parsed(text, name), name))
+            found.append((dotted, _parsed(text, name, dotted), name))
     return found
 
 
@@ -158,14 +158,26 @@ def _parse_override(item: str) -> tuple[str, Any, str]:
     dotted, equals, text = item.partition("=")
     if not equals or "." not in dotted:
         raise MisconfiguredError(f"--set {item}: expected section.key=value, for example receive.port=11112")
-    return dotted.strip(), _parsed(text, f"--set {item}"), f"--set {dotted}"
+    return dotted.strip(), _parsed(text, f"--set {item}", dotted.strip()), f"--set {dotted}"
 
 
-def _parsed(text: str, origin: str) -> Any:
+def _parsed(text: str, origin: str, dotted: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if _is_text(dotted):
+            return text  # as {SUVbw}g/ml, which would need quotes within the shell's
         raise MisconfiguredError(f"{origin}: the value is not valid YAML: {error}") from error
+
+
+def _is_text(dotted: str) -> bool:
+    """Whether that setting is text, one of several words, or a path."""
+    shape: Any = Settings
+    for key in dotted.split("."):
+        record = dataclass_within(shape)
+        shape = typing.get_type_hints(record).get(key) if record else None
+    kinds = typing.get_args(shape) if isinstance(shape, types.UnionType) else (shape,)
+    return any(isinstance(kind, type) and issubclass(kind, (str, Path)) for kind in kinds)
 
 
 def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:

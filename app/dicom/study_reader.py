@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from app.dicom import header_values as header
 from app.dicom.announced_images import KEYWORDS as COUNT_KEYWORDS
 from app.dicom.announced_images import Announcement, announced_images, announcement
+from app.dicom.folder_files import files_beneath
 from app.dicom.injection_header import radiopharmaceutical, several_injections
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Instance, Patient, Series, Study
@@ -127,7 +128,7 @@ def _files(source: Path | Iterable[Path]) -> tuple[Path, list[Path]]:
         return source.parent, [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no such file or folder: {source}")
-    return source, sorted(path for path in source.rglob("*") if path.is_file())
+    return source, files_beneath(source)
 
 
 def _read(path: Path, root: Path) -> _Header | Reason:

@@ -17,15 +17,20 @@ DRUG_CODE = "RadiopharmaceuticalCodeSequence"
 
 @dataclass(frozen=True)
 class Identified:
-    """A tracer, and in words how it was found."""
+    """A tracer, and in words how it was found; assumed where the header names the radionuclide alone."""
 
     tracer: Tracer
     how: str
+    is_assumed: bool = False
 
     @property
     def in_words(self) -> str:
-        """The decision, for a report."""
-        return f"tracer {self.tracer.key} by {self.how}"
+        """The decision, for a report; an assumption is a warning."""
+        told = f"tracer {self.tracer.key} by {self.how}"
+        if not self.is_assumed:
+            return told
+        other = f"another {self.tracer.radionuclide} drug (such as DOTATATE)"
+        return f"warning: {told}; {other} would be taken for it"
 
 
 def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Reason:
@@ -95,7 +100,7 @@ def _by_isotope(injected: Radiopharmaceutical, policy: SelectionPolicy) -> Ident
         return None
     evidence = "RadionuclideCodeSequence" if injected.radionuclide_code else "RadionuclideHalfLife"
     how = f"the site's rule for {rule.isotope} ({evidence}; the header names no drug)"
-    return Identified(tracer_named(rule.tracer), how)
+    return Identified(tracer_named(rule.tracer), how, is_assumed=True)
 
 
 def _by_text(series: Series, injected: Radiopharmaceutical, policy: SelectionPolicy) -> Identified | None:

@@ -45,6 +45,20 @@ def test_an_unknown_key_from_outside_the_file_names_where_it_came_from(tmp_path:
         load_settings(written(tmp_path, "receive: {port: 7}\n"), ["receive.prt=5"])
 
 
+@pytest.mark.parametrize("text", ["{SUVbw}g/ml", "'{SUVbw}g/ml'", "g/ml{SUVbw}"])
+def test_text_from_outside_the_file_needs_no_quotes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled = text.strip("'")
+    assert load_settings(SHIPPED_CONFIG, [f"write.suv_unit={text}"]).write.suv_unit == spelled
+    monkeypatch.setenv("PSMA_NODE__WRITE__SUV_UNIT", text)
+    assert load_settings(SHIPPED_CONFIG).write.suv_unit == spelled
+
+
+@pytest.mark.parametrize("item", ["receive.port={7}x", "load.other_suv=[SUL", "write.suvunit={x}y"])
+def test_what_is_no_yaml_is_refused_where_no_text_is_due(item: str) -> None:
+    with pytest.raises(MisconfiguredError, match="not valid YAML"):
+        load_settings(SHIPPED_CONFIG, [item])
+
+
 def test_a_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"receive\.port: found 'many'"):
         load_settings(written(tmp_path, "receive: {port: many}\n"))

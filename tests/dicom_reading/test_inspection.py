@@ -111,7 +111,7 @@ def test_how_the_tracer_was_identified_is_a_decision(tmp_path: Path, command: ty
     (series,) = inspect_folder(tmp_path, SelectionPolicy(), LoadPolicy()).studies[0].series
     assert series.verdict.role == ""  # there is no CT
     (first, *_) = series.decisions
-    assert (first.stage, first.text.split(" by ")[0]) == ("select", f"tracer {series.tracer}")
+    assert (first.stage, first.text.split(" by ")[0]) == ("select", f"warning: tracer {series.tracer}")
     told = CliRunner().invoke(command, [str(tmp_path)]).stdout
     assert f"{series.tracer} by" in told
 

@@ -103,6 +103,28 @@ def test_a_named_pipe_does_not_hold_the_reader_up(tmp_path: Path) -> None:
     assert read_studies(tmp_path).studies == ()
 
 
+def test_linked_folders_are_read_too_each_once_even_in_a_ring(tmp_path: Path) -> None:
+    tiny.write_pet(tmp_path / "elsewhere" / "pet", tiny.Scan(tiny.ramp()))
+    source = tmp_path / "in"
+    (source / "nested").mkdir(parents=True)
+    (source / "nested" / "pet").symlink_to(tmp_path / "elsewhere" / "pet", target_is_directory=True)
+    (source / "again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (source / "nested" / "up").symlink_to(source, target_is_directory=True)
+    (source / "itself").symlink_to(source / "itself")
+    reading = read_studies(source)
+    [series] = reading.studies[0].series
+    assert len(series.instances) == 6
+    assert [reason.found.split(":")[0] for reason in reading.unreadable] == ["itself"]
+
+
+def test_a_link_to_nothing_is_told_and_one_to_a_named_pipe_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "ct").symlink_to(tmp_path / "unmounted", target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to(tmp_path / "pipe")
+    [reason] = read_studies(tmp_path).unreadable
+    assert reason.found.startswith("ct: ")
+
+
 def test_malformed_values_are_as_good_as_absent(tmp_path: Path) -> None:
     def change(dataset: Dataset, index: int) -> None:
         dataset.add_new("SeriesTime", "SH", "half past two")

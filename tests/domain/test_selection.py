@@ -90,6 +90,14 @@ def test_a_spect_and_its_ct_are_a_pair() -> None:
     assert "site's rule for 177Lu" in selection.decisions[0].text
 
 
+def test_a_tracer_that_the_isotope_alone_tells_is_warned_of() -> None:
+    """A therapy with 177Lu-DOTATATE, whose header names no drug, looks the same."""
+    assumed = only(selected(spect(radiopharmaceutical=drug(LU177, None)), ct())).decisions[0].text
+    assert assumed.startswith("warning: tracer 177Lu-PSMA-617 by the site's rule")
+    assert "another 177Lu drug (such as DOTATATE) would be taken for it" in assumed
+    assert not only(selected(pet(), ct())).decisions[0].text.startswith("warning:")
+
+
 def test_spect_stored_as_pet_is_known_by_its_isotope() -> None:
     code_only = selected(pet(radiopharmaceutical=drug(LU177, None)), ct())
     assert only(code_only).kind is StudyKind.SPECT_CT
