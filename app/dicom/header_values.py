@@ -22,6 +22,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
+from app.domain.clocks import FARTHEST_EAST, FARTHEST_WEST, zone_offset
 from app.domain.study import Code
 
 READ_ERRORS = (
@@ -192,14 +193,12 @@ def _clock(spelled: str) -> timedelta | None:
     )
 
 
-def moment(dataset: Dataset, keyword: str, local_offset: str = "") -> datetime | None:
-    """A DT attribute as local time, without zone.
+def moment(dataset: Dataset, keyword: str, zone: timedelta | None = None) -> datetime | None:
+    """A DT attribute as the clock on the wall of ``zone`` shows it, without zone.
 
-    Args:
-        dataset: where it is.
-        keyword: which one.
-        local_offset: Timezone Offset From UTC (0008,0201) of the data set; a DT with another offset is moved
-            to it. Without one the DT's own clock is taken, as DA and TM beside it are local too.
+    A DT without an offset of its own is in the zone of the data set already (PS3.3 C.12.1.1.8); one with an
+    offset is moved there. Where that zone isn't known (``None``) its own clock is given, and
+    :func:`own_offset` tells that it may be another's.
     """
     found = _DATE_TIME.fullmatch(text(dataset, keyword))
     if found is None:
@@ -207,23 +206,47 @@ def moment(dataset: Dataset, keyword: str, local_offset: str = "") -> datetime |
     day, clock = _DATE.fullmatch(found.group(1)), _clock(found.group(2))
     if day is None or clock is None:
         return None
+    own = _offset(found.group(3))
     try:
         local = datetime(*(int(part) for part in day.groups())) + clock  # type: ignore[arg-type]
-        return local + _offset(local_offset) - _offset(found.group(3)) if local_offset else local
+        return local if own is None or zone is None else local - own + zone
     except (ValueError, OverflowError):
         return None
+
+
+def own_offset(dataset: Dataset, keyword: str) -> timedelta | None:
+    """The offset from UTC that a DT attribute states for itself."""
+    found = _DATE_TIME.fullmatch(text(dataset, keyword))
+    return None if found is None else _offset(found.group(3))
+
+
+def stated_zone(dataset: Dataset) -> timedelta | None:
+    """Offset from UTC of every DA, TM and DT of the data set that has none of its own (PS3.3 C.12.1.1.8).
+
+    Timezone Offset From UTC (0008,0201); without it that of Acquisition DateTime, where this is the only time
+    of the acquisition; and where it is not, what both differ by.
+    """
+    stated = _offset(text(dataset, "TimezoneOffsetFromUTC"))
+    own = own_offset(dataset, "AcquisitionDateTime")
+    if stated is not None or own is None:
+        return stated
+    local = date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
+    clock = moment(dataset, "AcquisitionDateTime")
+    return own if local is None or clock is None else zone_offset(local - (clock - own))
 
 
 def acquired_at(dataset: Dataset) -> datetime | None:
     """Acquisition Date and Time, else Acquisition DateTime, as local time."""
     return date_and_time(dataset, "AcquisitionDate", "AcquisitionTime") or moment(
-        dataset, "AcquisitionDateTime", text(dataset, "TimezoneOffsetFromUTC")
+        dataset, "AcquisitionDateTime", stated_zone(dataset)
     )
 
 
-def _offset(spelled: str | None) -> timedelta:
-    found = re.fullmatch(r"([+-])(\d\d)(\d\d)", spelled or "")
+def _offset(spelled: str | None) -> timedelta | None:
+    """Of ``±HHMM``; ``None`` where it is none on earth (PS3.3 C.12.1.1.8: −1200 to +1400)."""
+    found = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", spelled or "")
     if found is None:
-        return timedelta(0)
+        return None
     sign, hours, minutes = found.groups()
-    return (1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(minutes))
+    offset = (1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(minutes))
+    return offset if FARTHEST_WEST <= offset <= FARTHEST_EAST else None

@@ -15,6 +15,7 @@ from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision, Loaded, OtherSuv, Selection
 from app.domain.body_size import OtherSuvKind, other_suv
 from app.domain.calibration import CameraCalibration
+from app.domain.clock_evidence import clock_doubts, ct_clock_doubts
 from app.domain.ct_agreement import CtAgreementPolicy
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.screening import NM_IMAGE
@@ -62,8 +63,15 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         quantification=image.quantification,
         slice_sop_instance_uids=image.slice_sop_instance_uids,
         slice_frame_numbers=image.slice_frame_numbers,
-        decisions=image.decisions,
+        decisions=(*image.decisions, *_ct_clock_doubts(selection, image)),
     )
+
+
+def _ct_clock_doubts(selection: Selection, image: FunctionalImage) -> tuple[Decision, ...]:
+    life_s = image.quantification.half_life_s
+    if life_s is None:
+        return ()
+    return ct_clock_doubts(selection.functional.acquired_at, selection.ct.acquired_at, life_s)
 
 
 def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
@@ -76,6 +84,9 @@ def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
         image = read_nm(series, policy.calibrations, policy.administrations)
     else:
         image = read_pet(series, policy.administrations, policy.series_time_rules)
+    life_s = image.quantification.half_life_s
+    if life_s is not None:
+        image = replace(image, decisions=(*image.decisions, *clock_doubts(series.clocks, life_s)))
     return _with_other_suv(image, policy.other_suv)
 
 

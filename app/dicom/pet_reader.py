@@ -19,6 +19,7 @@ from app.domain.analysis import Decision
 from app.domain.decay import FrameTiming
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.slice_consistency import check_scales
+from app.domain.slice_content import check_content
 from app.domain.slice_order import check_completeness, check_order
 from app.domain.study import Series
 from app.domain.suv import convert_pet
@@ -82,7 +83,12 @@ def _slice_findings(
         return ()
     numbers = slice_numbers(slices.headers)
     told: list[Decision] = []
-    for finding in (check_order(volume.array, numbers), check_scales(volume, slopes)):
+    findings = (
+        check_order(volume.array, numbers),
+        check_scales(volume, slopes),
+        check_content(volume, slices.stored, slopes),
+    )
+    for finding in findings:
         if isinstance(finding, Reason):
             raise UnusableStudyError(replace(finding, series_instance_uid=series.series_instance_uid))
         told += finding
@@ -129,7 +135,7 @@ def _ge_scan_datetime(dataset: Dataset) -> datetime | None:
         return None
     holder = Dataset()
     holder.add_new("AcquisitionDateTime", "DT", block)
-    return header.moment(holder, "AcquisitionDateTime")
+    return header.moment(holder, "AcquisitionDateTime", header.stated_zone(dataset))
 
 
 def _philips_factor(

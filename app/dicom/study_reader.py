@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from pydicom import Dataset
@@ -16,8 +15,10 @@ from pydicom.errors import InvalidDicomError
 from app.dicom import header_values as header
 from app.dicom.announced_images import KEYWORDS as COUNT_KEYWORDS
 from app.dicom.announced_images import Announcement, announced_images, announcement
+from app.dicom.clock_header import clocks
 from app.dicom.folder_files import files_beneath
 from app.dicom.injection_header import radiopharmaceutical, several_injections
+from app.domain.clocks import earliest, earliest_clocks
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Instance, Patient, Series, Study
 from app.errors import UnusableStudyError
@@ -29,7 +30,8 @@ KEYWORDS = (
     "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
     "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
-    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime",
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime",
+    "InstanceCreationDate", "InstanceCreationTime",
     "Units", "TimezoneOffsetFromUTC", "LossyImageCompression", *COUNT_KEYWORDS,
 )  # fmt: skip
 """All that the selection looks at."""
@@ -39,7 +41,7 @@ LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 
 MUST_AGREE = (
     "sop_class_uid", "modality", "frame_of_reference_uid", "image_type", "corrected_image", "units",
-    "radiopharmaceutical", "series_type",
+    "timezone_offset", "radiopharmaceutical", "series_type",
 )  # fmt: skip
 """Fields of a series that every one of its instances must give the same."""
 
@@ -50,6 +52,7 @@ KEYWORD_OF_FIELD = {
     "image_type": "ImageType",
     "corrected_image": "CorrectedImage",
     "units": "Units",
+    "timezone_offset": "TimezoneOffsetFromUTC",
     "radiopharmaceutical": "RadiopharmaceuticalInformationSequence",
     "series_type": "SeriesType",
 }
@@ -172,6 +175,8 @@ def _header(dataset: Dataset, path: Path) -> _Header:
         is_lossy=header.text(dataset, "LossyImageCompression") == "01"
         or instance.transfer_syntax_uid in LOSSY_SYNTAXES,
         faults=several_injections(dataset),
+        timezone_offset=header.text(dataset, "TimezoneOffsetFromUTC"),
+        clocks=clocks(dataset),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
@@ -271,16 +276,13 @@ def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reaso
     return replace(
         mates[0].series,
         instances=tuple(instances[key] for key in sorted(instances)),
-        series_datetime=_earliest(item.series.series_datetime for item in mates),
-        acquired_at=_earliest(item.series.acquired_at for item in mates),
+        series_datetime=earliest(item.series.series_datetime for item in mates),
+        acquired_at=earliest(item.series.acquired_at for item in mates),
+        clocks=earliest_clocks([item.series.clocks for item in mates]),
         expected_instance_count=announced_images([item.announcement for item in mates]),
         is_lossy=any(item.series.is_lossy for item in mates),
         faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
     )
-
-
-def _earliest(instants: Iterable[datetime | None]) -> datetime | None:
-    return min((instant for instant in instants if instant is not None), default=None)
 
 
 def _conflicts(mates: Sequence[_Header], conflicting: set[str]) -> list[Reason]:

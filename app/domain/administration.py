@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.domain.analysis import Decision
+from app.domain.clocks import LoneOffset, spelled, zone_offset
 from app.domain.decay import LARGEST_CLOCK_EFFECT, decay_factor
 from app.domain.plausibility import body_doubts, is_rather_mci
 from app.domain.radionuclides import (
@@ -26,6 +27,9 @@ ANY_ACTIVITY_MBQ = (5.0, 20000.0)
 
 CLOCK_TOLERANCE_S = 60.0
 """Date and time attributes of one instant are rounded to minutes."""
+
+ZONE_ERROR_S = 3600.0
+"""What a wrong time zone is off by at least, nearly everywhere."""
 
 MOST_HALF_LIVES = 6.0
 """After six half-lives less than 2 % is left: nothing to image, so one of the two times is wrong."""
@@ -160,6 +164,8 @@ def _stated_time(
     nuclide = injection.nuclide
     is_positron = nuclide is not None and nuclide.emission is Emission.POSITRON
     if injected.start_datetime is not None:
+        if injected.lone_offset is not None:
+            return _by_lone_offset(injected, injected.lone_offset, reference, (life_s, is_positron))
         return _compared(injected.start_datetime, clock, reference, (life_s, is_positron))
     code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
     advice = "Fill it on the scanner, or add the study to load.administrations"
@@ -170,6 +176,49 @@ def _stated_time(
         expected = "date and time: this radionuclide is imaged on later days"
         return Reason(code, attribute, seen, expected, advice)
     return _with_scan_date(clock, reference)
+
+
+def _by_lone_offset(
+    injected: Radiopharmaceutical, lone: LoneOffset, reference: datetime, isotope: tuple[float, bool]
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    """A start beside scan times of which only one side states its offset from UTC.
+
+    An offset other than 0 is that of the place where it was written; one of 0 may be UTC at any place. Start
+    Time has no offset either: where it repeats the start's clock that is the scan's clock, and where it is a
+    time zone off UTC that zone is the scan's.
+    """
+    start, clock = injected.start_datetime or reference, injected.start_time
+    if clock and not lone.is_scans:
+        moved = None if lone.offset else _in_zone_of(clock, start, reference, isotope[0])
+        return moved or _compared(start, clock, reference, isotope)
+    side, other = ("scan's", "injection's") if lone.is_scans else ("injection's", "scan's")
+    text = f"the {side} time states an offset from UTC ({lone.spelled}), the {other} none"
+    if lone.offset or 1.0 - decay_factor(ZONE_ERROR_S, isotope[0]) <= LARGEST_CLOCK_EFFECT:
+        return start, (Decision("load", f"warning: {text}; both are taken as times of one zone"),)
+    expected = "one zone stated for both, as an hour changes SUV by more than 5 %"
+    advice = "Have scanner or archive keep TimezoneOffsetFromUTC, or add the study to load.administrations"
+    code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
+    return Reason(code, "TimezoneOffsetFromUTC", text, expected, advice)
+
+
+def _in_zone_of(
+    clock: timedelta, start: datetime, reference: datetime, life_s: float
+) -> tuple[datetime, tuple[Decision, ...]] | None:
+    """A start in UTC by the clock beside it, where a time zone explains how far both are apart."""
+    apart = clock - (start - start.replace(hour=0, minute=0, second=0, microsecond=0))
+    if abs(apart) <= timedelta(seconds=CLOCK_TOLERANCE_S):
+        return None
+    for days in (0, 1, -1):
+        moved = start + apart + timedelta(days=days)
+        zone = zone_offset(moved - start)
+        if zone is not None and _fits_scan(moved, reference, life_s):
+            text = (
+                "warning: RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone; "
+                f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}, which is taken as "
+                "the scan's"
+            )
+            return moved, (Decision("load", text),)
+    return None
 
 
 def _compared(

@@ -124,17 +124,24 @@ def _is_borne_out(claim: DecayClaim, other: DecayCorrection) -> bool:
 
 
 def _without_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
-    """START or ADMIN; no decay factor, or 1 in every slice."""
+    """START or ADMIN; no decay factor, or 1 in every slice.
+
+    ADMIN changes SUV by the whole decay since the injection, so it isn't taken in silence.
+    """
     effect = largest_factor(claim) - 1.0
     if claim.lacks_decy:
         found = f"{claim.stated}, without DECY in CorrectedImage"
         if claim.factors and effect > LARGEST_CLOCK_EFFECT:
             return _contradicted(f"{found} and with a DecayFactor of 1 in every slice", "NONE, or DECY")
         return _warned(f"DecayCorrection is {found}; it is taken as decay corrected")
-    if claim.stated is not DecayCorrection.ADMIN or not claim.factors:
+    if claim.stated is not DecayCorrection.ADMIN:
         return ()
-    share = (claim.uptake_factor or 1.0) - 1.0
-    text = f"DecayFactor 1 doesn't bear out DecayCorrection ADMIN; START would change SUV by {share:.1%}"
+    found = "DecayFactor 1 doesn't bear" if claim.factors else "no DecayFactor bears"
+    text = f"{found} out DecayCorrection ADMIN; START would change SUV by"
+    if claim.uptake_factor is None:
+        return _warned(f"{text} the decay since the injection, whose time is unknown")
+    share = claim.uptake_factor - 1.0
+    text = f"{text} {share:.1%}"
     return _warned(text) if share > LARGEST_CLOCK_EFFECT else (Decision("load", text),)
 
 

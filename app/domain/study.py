@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from app.domain.clocks import Clocks, LoneOffset
 from app.domain.refusal import Reason
 
 SNOMED_RT_SCHEMES = frozenset({"SRT", "SNM3", "99SDM"})
@@ -41,7 +42,8 @@ class Radiopharmaceutical:
 
     ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
     C.8.9.2); :mod:`app.domain.administration` decides what it means. ``start_time`` is the time of day,
-    since midnight.
+    since midnight. ``lone_offset`` is set where injection and scan are not known to be in one time zone;
+    ``start_datetime`` then is by its own clock.
     """
 
     name: str = ""
@@ -51,6 +53,7 @@ class Radiopharmaceutical:
     injected_activity_header: float | None = None
     start_datetime: datetime | None = None
     start_time: timedelta | None = None
+    lone_offset: LoneOffset | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Series:
     announce. ``acquired_at`` is the earliest acquisition; ``series_datetime`` often is the time of a later
     processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
+    ``timezone_offset`` is Timezone Offset From UTC (0008,0201), ``clocks`` are further witnesses of when it was
+    made.
     """
 
     series_instance_uid: str
@@ -105,6 +110,8 @@ class Series:
     is_lossy: bool = False
     series_type: tuple[str, ...] = ()
     faults: tuple[Reason, ...] = ()
+    timezone_offset: str = ""
+    clocks: Clocks = field(default_factory=Clocks)
 
     @property
     def when(self) -> datetime | None:

@@ -139,6 +139,12 @@ DEFECTS = (
     Defect("date of the scan lost", every(AcquisitionDate=None, SeriesDate=None), Code.SERIES_TIME_MISSING, "AcquisitionDate, AcquisitionTime"),
     Defect("acquisition time lost, series time of a later processing", every(AcquisitionTime=None, SeriesDate="20260302"), Code.SERIES_TIME_MISSING, "AcquisitionDate, AcquisitionTime"),
     Defect("acquisition as one date and time", every(AcquisitionDate=None, AcquisitionTime=None, AcquisitionDateTime="20260301110000", SeriesDate="20260302")),
+    Defect("zone stated, east", every(TimezoneOffsetFromUTC="+0900")),
+    Defect("zone stated, west", every(TimezoneOffsetFromUTC="-0800")),
+    Defect("zone stated, acquisition in UTC", every(TimezoneOffsetFromUTC="+0900", AcquisitionDate=None, AcquisitionTime=None, AcquisitionDateTime="20260301020000+0000")),
+    Defect("injection in UTC, local zone not stated", injected(RadiopharmaceuticalStartDateTime="20260228110000+0000"), warned="states an offset from UTC (+0000)"),
+    Defect("acquisition a day late, series on the right one", every(AcquisitionDate="20260302"), warned="after SeriesDate"),
+    Defect("acquisition a day late, content made on the right one", every(AcquisitionDate="20260302", SeriesDate="20260302", ContentDate="20260301", ContentTime="120000"), warned="after ContentDate"),
     Defect("series time of a later processing", every(SeriesDate="20260302")),
     Defect("another radionuclide", injected(RadionuclideCodeSequence=isotope("72454006")), Code.TRACER_UNKNOWN, "RadiopharmaceuticalCodeSequence"),
     # kinds of image

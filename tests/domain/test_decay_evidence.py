@@ -137,7 +137,7 @@ def test_a_factor_of_one_bed_is_testimony_and_one_that_is_rounded_to_one_is_none
 
 
 def test_the_last_bed_tells_what_a_filled_in_factor_should_have_been() -> None:
-    """GE writes the scan's start in every bed; Frame Reference Time alone tells the last one from the first."""
+    """GE writes the scan's start in every bed; Frame Reference Time alone tells the last from the first."""
     whole = with_factors(replace(claim(START, START), corrected_image=("ATTN",)), 1.0)
     frames = tuple(replace(frame, acquired_at=SCANNED) for frame in whole.frames)
     assert refused(doubts(replace(whole, frames=frames)))
@@ -177,6 +177,14 @@ def test_a_factor_of_one_says_nothing_alone_but_is_told_for_admin() -> None:
     small = warned(with_factors(claim(ADMIN, ADMIN, LU177), 1.0))
     assert small.startswith("DecayFactor 1 doesn't bear out")
     assert doubts(with_factors(claim(START, START), 1.0)) == ()
+
+
+def test_less_evidence_for_admin_is_no_less_told() -> None:
+    assert "warning: no DecayFactor bears out" in warned(with_factors(claim(ADMIN, ADMIN), None))
+    assert warned(with_factors(claim(ADMIN, ADMIN, LU177), None)).startswith("no DecayFactor bears out")
+    unknown = replace(with_factors(claim(ADMIN, ADMIN), None), injected_at=None)
+    assert "warning: no DecayFactor bears out" in warned(unknown)
+    assert doubts(with_factors(claim(START, START), None)) == ()
 
 
 def test_without_the_time_of_injection_the_factor_can_only_warn() -> None:

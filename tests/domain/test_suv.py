@@ -34,6 +34,11 @@ HEADER = PetHeader(
     decay_correction="START",
     series_datetime=SCANNED,
 )
+ADMINISTERED = replace(
+    HEADER,
+    decay_correction="ADMIN",
+    frames=(FrameTiming(SCANNED, 60.0, 120.0, round(2.0 ** (3660.0 / GA68.half_life_s), 4)),) * 3,
+)
 
 
 def with_drug(**changes: object) -> PetHeader:
@@ -284,7 +289,7 @@ def test_a_dose_that_cannot_be_trusted_gives_no_suv(changes: dict[str, object], 
 
 @pytest.mark.parametrize(
     "header",
-    [HEADER, replace(HEADER, decay_correction="ADMIN"), replace(HEADER, units="GML", suv_type="BW")],
+    [HEADER, ADMINISTERED, replace(HEADER, units="GML", suv_type="BW")],
     ids=["START", "ADMIN", "SUV"],
 )
 def test_an_unusual_uptake_time_is_warned_of(header: PetHeader) -> None:
