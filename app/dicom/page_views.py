@@ -61,7 +61,7 @@ def draw_views(sheet: Sheet, context: ResultContext) -> None:
     for view, width in zip(views, widths, strict=True):
         _draw_view(sheet, view, (left, pixels_per_mm), context)
         left += (width + GAP_MM) * pixels_per_mm
-    fitted = ", fitted to this image" if is_fitted(context) else ""
+    fitted = ", fitted" if is_fitted(context) else ""
     _draw_scale(sheet, (window_suv(context), fitted), pixels_per_mm)
 
 

@@ -24,6 +24,9 @@ POSSIBLE_BMI = (7.0, 100.0)
 
 LB_PER_KG = 2.2046
 
+LARGEST_USUAL_KG = 130.0
+"""Without a height to go by. One adult in twenty or fewer is heavier; 59 kg in pounds reads 130."""
+
 LEAST_SHARE, LARGEST_SHARE = 0.2, 1.05
 """Of the injected activity, decay apart. A whole body without its legs keeps well over half of a PSMA ligand
 or FDG; more than all of it is a calibration, dose, time or slope that is wrong. Real whole body: 0.66."""
@@ -69,10 +72,10 @@ def uptake_warnings(nuclide: Radionuclide | None, uptake_s: float | None) -> tup
 
 
 def body_doubts(kg: float, stated_height_m: float | None, by_site: bool) -> Reason | tuple[Decision, ...]:
-    """Weight against height; what the site entered is never refused for it."""
+    """Weight against height, by itself without one; what the site entered is never refused for it."""
     metres = height_m(stated_height_m)
     if isinstance(metres, Reason):
-        return ()
+        return _unchecked(kg, metres)
     bmi = kg / metres**2
     found = f"{kg:g} kg and {metres:g} m, a BMI of {bmi:.0f}"
     if not POSSIBLE_BMI[0] <= bmi <= POSSIBLE_BMI[1] and not by_site:
@@ -83,6 +86,22 @@ def body_doubts(kg: float, stated_height_m: float | None, by_site: bool) -> Reas
     if USUAL_BMI[0] <= bmi <= USUAL_BMI[1]:
         return ()
     return _warned(f"weight and height are {found}{_in_pounds(bmi, kg)}; SUV is proportional to the weight")
+
+
+def _unchecked(kg: float, no_height: Reason) -> tuple[Decision, ...]:
+    is_absent = no_height.code is RefusalCode.HEIGHT_MISSING
+    why = (
+        f"{no_height.attribute} is absent"
+        if is_absent
+        else f"{no_height.attribute} {no_height.found} is wrong"
+    )
+    text = f"{why}: the weight of {kg:g} kg could not be checked"
+    if kg <= LARGEST_USUAL_KG:
+        return (Decision("load", text),)
+    return _warned(
+        f"{text}, and is unusual (in pounds it would be {kg / LB_PER_KG:.0f} kg); "
+        "SUV is proportional to the weight"
+    )
 
 
 def _in_pounds(bmi: float, kg: float) -> str:

@@ -154,8 +154,10 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
         return _undecayed_suv(header)
     if suv_factor:
         source = "Units=CNTS, Philips SUV factor (7053,xx00)"
+        kg, told = _told_of_weight(weight_kg(header.injection))  # so that the share in the image is checked
         factors = (suv_factor,) * len(header.frames)
-        return _with_uptake(header, Conversion(Quantification(source), None, factors))
+        quantification = Quantification(source, weight_kg=kg)
+        return _with_uptake(header, Conversion(quantification, None, factors, decisions=told))
     expected = "BQML, GML, or Philips' private factors (7053,xx00) or (7053,xx09)"
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS without a factor", expected)
 

@@ -101,11 +101,29 @@ def test_unusual_uptake_times_are_warned_of(
     assert (uptake_warnings(nuclide, uptake_s) == ()) is is_usual
 
 
-@pytest.mark.parametrize(
-    ("kg", "height_m"), [(60, 1.7), (100, 1.8), (130, 1.75), (22, 1.2), (70, None), (70, 0.06)]
-)
+@pytest.mark.parametrize(("kg", "height_m"), [(60, 1.7), (100, 1.8), (130, 1.75), (22, 1.2)])
 def test_bodies_of_people_are_not_doubted(kg: float, height_m: float | None) -> None:
     assert body_doubts(kg, height_m, by_site=False) == ()
+
+
+@pytest.mark.parametrize(
+    ("height_m", "why"),
+    [(None, "PatientSize is absent"), (0.0, "PatientSize is absent"), (0.06, "0.06 is wrong")],
+)
+def test_a_weight_without_a_height_is_told_and_warned_of_where_it_may_be_pounds(
+    height_m: float | None, why: str
+) -> None:
+    [told] = body_doubts(79.3, height_m, by_site=False)  # type: ignore[misc]
+    assert told.text.startswith("PatientSize")
+    assert f"{why}: the weight of 79.3 kg could not be checked" in told.text
+    assert f"{why}: the weight of 174.8 kg" in text(body_doubts(174.8, height_m, by_site=False))
+    assert "(in pounds it would be 79 kg)" in text(body_doubts(174.8, height_m, by_site=False))
+
+
+@pytest.mark.parametrize(("kg", "is_warned"), [(129.9, False), (130.1, True)])
+def test_both_sides_of_the_heaviest_usual_weight(kg: float, is_warned: bool) -> None:
+    [told] = body_doubts(kg, None, by_site=True)  # type: ignore[misc]
+    assert told.text.startswith("warning: ") is is_warned
 
 
 @pytest.mark.parametrize(
