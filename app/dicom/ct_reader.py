@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from app.dicom import header_values as header
 from app.dicom.functional_image import same_in_all
 from app.dicom.pixels import read_stack, rescale_factors
 from app.dicom.slice_numbers import slice_numbers
+from app.domain.analysis import Decision
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.slice_order import check_order
 from app.domain.study import Series
@@ -20,7 +21,24 @@ HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 """A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""
 
 
+@dataclass(frozen=True, eq=False)
+class CtImage:
+    """A CT in HU, and what is to be told of it."""
+
+    volume: Volume
+    decisions: tuple[Decision, ...]
+
+
 def read_ct(series: Series) -> Volume:
+    """The volume of :func:`ct_image`, where nothing more can be told.
+
+    Raises:
+        UnusableStudyError: as there.
+    """
+    return ct_image(series).volume
+
+
+def ct_image(series: Series) -> CtImage:
     """A series of CT Image Storage in HU, values below :data:`AIR_HU` raised to it.
 
     Raises:
@@ -45,4 +63,10 @@ def read_ct(series: Series) -> Volume:
     order = check_order(array, slice_numbers(slices.headers), AIR_HU)
     if isinstance(order, Reason):
         raise UnusableStudyError(replace(order, series_instance_uid=uid))
-    return Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
+    volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
+    return CtImage(volume, tuple(_of_the_ct(told) for told in order))
+
+
+def _of_the_ct(told: Decision) -> Decision:
+    """Beside the same sentence of the PET it must say which image it is about."""
+    return replace(told, text=f"warning: of the CT, {told.text.removeprefix('warning: ')}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.dicom.ct_reader import read_ct
+from app.dicom.ct_reader import ct_image
 from app.dicom.loading import LoadPolicy, read_functional
 from app.dicom.study_reader import StudyReading, read_studies
 from app.domain.analysis import Decision, Quantification, SeriesVerdict
@@ -149,7 +149,9 @@ def _with_values(
 ) -> SeriesInspection:
     try:
         if series.sop_class_uid == CT_IMAGE:
-            return replace(looked_at, units="HU", statistics=_statistics(series, [read_ct(series)], volumes))
+            ct = ct_image(series)
+            statistics = _statistics(series, [ct.volume], volumes)
+            return replace(looked_at, units="HU", statistics=statistics, decisions=ct.decisions)
         image = read_functional(series, loading)
     except UnusableStudyError as error:
         return replace(looked_at, problems=_new(error.rejection.reasons, looked_at.verdict))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from app.dicom.ct_reader import read_ct
+from app.dicom.ct_reader import ct_image
 from app.dicom.functional_image import FunctionalImage
 from app.dicom.nm_reader import read_nm
 from app.dicom.pet_reader import read_pet
@@ -50,7 +50,7 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
     """The pair in SUVbw, Bq/ml (where the source is not SUV already) and HU."""
     try:
         image = read_functional(selection.functional, policy)
-        ct = read_ct(selection.ct)
+        ct = ct_image(selection.ct)
     except UnusableStudyError as error:
         return error.rejection
     if image.suv is None:
@@ -59,11 +59,11 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         selection=selection,
         suv=image.suv,
         activity=image.activity,
-        ct=ct,
+        ct=ct.volume,
         quantification=image.quantification,
         slice_sop_instance_uids=image.slice_sop_instance_uids,
         slice_frame_numbers=image.slice_frame_numbers,
-        decisions=(*image.decisions, *_ct_clock_doubts(selection, image)),
+        decisions=(*image.decisions, *_ct_clock_doubts(selection, image), *ct.decisions),
     )
 
 

@@ -32,8 +32,8 @@ SMALLEST_SLICE_VOXELS = 1000
 """Smaller slices are too few voxels to tell an order by."""
 
 CHANCE = 5.0
-"""Of slices that are noise alone, a pair of n voxels makes the share vary by 1 / √n (one standard deviation):
-so many of them below 1 are no chance. It is less than :data:`CLEARLY_BETTER` for slices under 10,000 voxels."""
+"""Standard deviations below 1 that are no chance. In slices of noise alone the share of k pairs of n voxels
+has one of 1 / √(k n); up to 10,000 voxels it takes more than :data:`CLEARLY_BETTER` to tell."""
 
 THINNED_VOXELS = 16384
 """Of a slice, for comparing it with others."""
@@ -144,7 +144,7 @@ def _told_by_numbers(numbers: Sequence[float]) -> str:
 
 
 def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray) -> tuple[float, float]:
-    """Unlikeness of neighbours in the order of ``numbers`` over that in the order of positions, and its limit.
+    """Unlikeness of neighbours in the order of ``numbers`` over that in the order of positions; its limit.
 
     Only pairs that are neighbours in one of both orders are compared, so that a few displaced slices count.
     """

@@ -26,6 +26,16 @@ def second_ct(keep: slice, **changes: object) -> Damage:
     return damage
 
 
+def numbered(*numbers: int) -> Damage:
+    """Instance Numbers of the CT."""
+
+    def damage(images: Images) -> None:
+        for each, number in zip(images.ct, numbers, strict=True):
+            each.InstanceNumber = number
+
+    return damage
+
+
 DEFECTS = (
     Defect("no CT", lost(0, 1, 2, 3, 4, 5, in_ct=True), Code.NO_CT, "SOPClassUID"),
     Defect("a CT slice lost", lost(2, in_ct=True), Code.SLICE_GAP, "ImagePositionPatient"),
@@ -47,5 +57,7 @@ DEFECTS = (
     Defect("a reformatted CT beside it", second_ct(slice(None), ImageType=["DERIVED", "SECONDARY", "REFORMATTED"]), beside=Code.NOT_PRIMARY),
     Defect("a torn CT beside it", both(second_ct(slice(0, None, 5))), beside=Code.TOO_FEW_SLICES),
     Defect("CT compressed with loss", every_ct(LossyImageCompression="01")),
+    Defect("CT slices numbered from the head to the feet", numbered(6, 5, 4, 3, 2, 1)),
+    Defect("numbers of two CT slices exchanged, and too few voxels to see it", numbered(1, 2, 4, 3, 5, 6), warned="of the CT, slices 3, 4 of 6 (along the normal) not where InstanceNumber has them"),
     Defect("fewer CT images than announced", every_ct(ImagesInAcquisition=300)),
 )

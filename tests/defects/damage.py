@@ -30,6 +30,7 @@ class Defect:
         attribute: what the reason names.
         beside: the numbers must be the same although this reason is told of another series or file.
         warned: no header can tell, so the numbers may be others; a warning with these words must be given.
+        like: the numbers must be those of a study with this other damage instead.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Defect:
     attribute: str = ""
     beside: RefusalCode | None = None
     warned: str = ""
+    like: Damage | None = None
 
 
 def put(dataset: Dataset, keyword: str, value: Any) -> None:

@@ -88,6 +88,10 @@ def beds(wrong: int, shift_min: int, **changes: object) -> Damage:
     return damage
 
 
+ADMIN = every(DecayCorrection="ADMIN")
+UNTIMED = both(ADMIN, injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None))
+STAYS = "activities stay as at the injection"
+
 DEFECTS = (
     # units
     Defect("proportional to counts", every(Units="PROPCNTS"), Code.UNITS_UNSUPPORTED, "Units"),
@@ -137,6 +141,11 @@ DEFECTS = (
     Defect("ADMIN without DECY, decay factor 1", every(CorrectedImage=UNDECAYED, DecayCorrection="ADMIN", DecayFactor=1), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
     Defect("ADMIN without a decay factor", every(DecayCorrection="ADMIN"), warned="no DecayFactor bears out DecayCorrection ADMIN"),
     Defect("ADMIN with a decay factor of 1 in every slice", every(DecayCorrection="ADMIN", DecayFactor=1), warned="doesn't bear out"),
+    Defect("ADMIN, injection two hours after the scan", both(ADMIN, at("20260301130000")), warned=STAYS, like=UNTIMED),
+    Defect("ADMIN, injection and scan at one instant", both(ADMIN, at("20260301110000")), warned=STAYS, like=UNTIMED),
+    Defect("ADMIN, two times of injection", both(ADMIN, injected(RadiopharmaceuticalStartDateTime="20260301091500")), warned=STAYS, like=UNTIMED),
+    Defect("ADMIN, injection a year before the scan", both(ADMIN, injected(RadiopharmaceuticalStartDateTime="20250301100000", RadiopharmaceuticalStartTime=None)), warned=STAYS, like=UNTIMED),
+    Defect("ADMIN, injection ten years after the scan", both(ADMIN, injected(RadiopharmaceuticalStartDateTime="20360301100000", RadiopharmaceuticalStartTime=None)), warned=STAYS, like=UNTIMED),
     Defect("a decay factor that the times don't explain", every(DecayFactor=1.3), warned="don't explain"),
     Defect("decay correction differs on one slice", one(DecayCorrection="ADMIN"), Code.ATTRIBUTE_INCONSISTENT, "DecayCorrection"),
     Defect("not decay corrected, without times", every(DecayCorrection="NONE", AcquisitionTime=None), Code.NOT_DECAY_CORRECTED, "AcquisitionTime, ActualFrameDuration"),

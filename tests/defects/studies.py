@@ -14,9 +14,12 @@ from pydicom.uid import ExplicitVRBigEndian
 
 from app.dicom.loading import LoadPolicy, load
 from app.dicom.study_reader import read_studies
+from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Loaded
+from app.domain.measurements import measure
 from app.domain.refusal import Reason, Rejection
 from app.domain.selection import SelectionPolicy, select
+from app.domain.volume import LabelMap
 from app.imaging.ct_agreement import check_ct
 from tests.dicom_reading import tiny
 from tests.imaging.bodies import Person, trunk_grid
@@ -105,13 +108,32 @@ def undamaged(kind: str) -> Loaded:
 
 
 def same_numbers(found: Loaded, expected: Loaded) -> bool:
-    """Every voxel's SUV, activity and HU, at the same place."""
+    """Every voxel's SUV, activity and HU, at the same place, and the activity that would be reported."""
     pairs = [(found.suv, expected.suv), (found.activity, expected.activity), (found.ct, expected.ct)]
+    if not _same_activity(reported_mbq(found), reported_mbq(expected)):
+        return False
     return all(
         one is None or other is None
         or (one.grid.matches(other.grid) and np.allclose(one.array, other.array, rtol=2e-3))
         for one, other in pairs
     )  # fmt: skip
+
+
+def reported_mbq(loaded: Loaded) -> tuple[str, float] | None:
+    """To what instant activities are reported, and that of a lesion in the middle of the image."""
+    labels = np.zeros(loaded.suv.grid.shape, dtype=np.uint16)
+    labels[tuple(slice(n // 3, n // 3 + 2) for n in labels.shape)] = 1
+    measured = measure(LabelMap(labels, loaded.suv.grid), loaded.suv, loaded.activity)
+    found = with_activity_at_scan_start(measured, loaded)
+    if found.activity_instant is None or found.burden.activity_mbq is None:
+        return None
+    return found.activity_instant.kind, found.burden.activity_mbq
+
+
+def _same_activity(one: tuple[str, float] | None, other: tuple[str, float] | None) -> bool:
+    if one is None or other is None:
+        return True  # an image that is SUV already has none
+    return one[0] == other[0] and bool(np.isclose(one[1], other[1], rtol=5e-3))
 
 
 @cache

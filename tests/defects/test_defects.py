@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import config
 
-from tests.defects.damage import Defect
+from app.domain.analysis import Loaded
+from tests.defects.damage import Damage, Defect
 from tests.defects.studies import outcome, same_numbers, undamaged
 from tests.defects.table import STUDIES, TABLE
 
@@ -50,10 +51,21 @@ def test_a_defect_is_refused_by_its_reason_or_changes_no_number(
     if defect.warned:
         told_of = [decision.text for decision in found.loaded.decisions]
         assert [text for text in told_of if text.startswith("warning:") and defect.warned in text], told_of
-    else:
+    if defect.like is not None:
+        assert same_numbers(found.loaded, damaged_otherwise(kind, defect.like, tmp_path / "like"))
+    elif not defect.warned:
         assert same_numbers(found.loaded, undamaged(kind))
     assert [code for code, _ in told] == ([] if defect.beside is None else [defect.beside] * len(told))
     assert bool(told) is (defect.beside is not None)
+
+
+def damaged_otherwise(kind: str, damage: Damage, folder: Path) -> Loaded:
+    folder.mkdir()
+    images = STUDIES[kind]()
+    damage(images)
+    found = outcome(images, folder)
+    assert found.loaded is not None, found.reasons
+    return found.loaded
 
 
 @pytest.mark.parametrize("kind", sorted(STUDIES))
