@@ -12,7 +12,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.dicom.inspection import FolderInspection, SeriesInspection, Statistics
+    from app.dicom.inspection import FolderInspection, SeriesInspection, Statistics, StudyInspection
 
 
 def inspect(
@@ -65,6 +65,8 @@ def _print(found: FolderInspection) -> None:
         reasons = study.rejection.reasons if study.rejection else ()
         for line in rejection_lines(reasons, [series.verdict for series in study.series]):
             console.print(f"  {escape(line)}")
+        for line in _pair_lines(study):
+            console.print(f"  {escape(line)}")
         for series in study.series:
             role = series.verdict.role or "no role"
             title = f"{series.verdict.modality} {series.verdict.description}: {role}"
@@ -77,6 +79,18 @@ def _print(found: FolderInspection) -> None:
             console.print(table)
     for reason in found.unreadable:
         console.print(escape(str(reason)))
+
+
+def _pair_lines(study: StudyInspection) -> list[str]:
+    """Each pair with its verdict, then what no series tells: why it is refused, how it lies on its CT."""
+    told = {decision.text for series in study.series for decision in series.decisions}
+    lines: list[str] = []
+    for pair in study.checked:
+        uids = f"{pair.functional_series_instance_uid} on CT {pair.ct_series_instance_uid}"
+        lines.append(f"{pair.kind.value} pair, series {uids}: {pair.verdict.value}")
+        lines += [f"  {reason}" for reason in (pair.rejection.reasons if pair.rejection else ())]
+        lines += [f"  {decision.text}" for decision in pair.decisions if decision.text not in told]
+    return lines
 
 
 def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:

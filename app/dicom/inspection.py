@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.dicom.ct_reader import ct_image
 from app.dicom.loading import LoadPolicy, read_functional
+from app.dicom.pair_inspection import PairInspection, PairVerdict, inspect_pair
 from app.dicom.study_reader import StudyReading, read_studies
 from app.domain.analysis import Decision, Quantification, SeriesVerdict
 from app.domain.geometry import Stack, stack_series
@@ -76,12 +77,19 @@ class SeriesInspection:
 
 @dataclass(frozen=True)
 class StudyInspection:
-    """One study: every series, and why nothing can be analysed, if so."""
+    """One study: every series, and why nothing can be analysed, if so.
+
+    Attributes:
+        pairs: how many would be analysed.
+        rejection: why no series make a pair.
+        checked: every pair that the selection makes, and what loading says of it.
+    """
 
     study_instance_uid: str
     pairs: int
     rejection: Rejection | None
     series: tuple[SeriesInspection, ...]
+    checked: tuple[PairInspection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,9 @@ def _study(
         _series(item, verdict_of[item.series_instance_uid], (selection, loading), volumes)
         for item in study.series
     )
-    return StudyInspection(study.study_instance_uid, len(result.selections), result.rejection, series)
+    checked = tuple(inspect_pair(selection, loading) for selection in result.selections)
+    taken = sum(pair.verdict is not PairVerdict.REFUSED for pair in checked)
+    return StudyInspection(study.study_instance_uid, taken, result.rejection, series, checked)
 
 
 def _series(
