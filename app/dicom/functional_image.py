@@ -14,6 +14,7 @@ from app.dicom.injection_header import radiopharmaceutical
 from app.dicom.pixels import SliceStack
 from app.domain.administration import BodySize, Injection, SiteAdministration
 from app.domain.analysis import Decision, Quantification
+from app.domain.nm_checks import retention_warnings
 from app.domain.plausibility import share_warnings
 from app.domain.radionuclides import Radionuclide, radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
@@ -75,7 +76,7 @@ def functional_image(
     if suv is not None:
         injected = series.radiopharmaceutical
         nuclide = radionuclide_of(injected) if injected else None
-        told = _doubted_suv(suv, conversion.quantification.weight_kg, nuclide, uid)
+        told = _doubted_suv(suv, conversion.quantification, nuclide, uid)
     no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
     return FunctionalImage(
         suv,
@@ -150,7 +151,7 @@ def _refuse_implausible(volume: Volume, series_instance_uid: str) -> None:
 
 
 def _doubted_suv(
-    suv: Volume, weight_kg: float | None, nuclide: Radionuclide | None, series_instance_uid: str
+    suv: Volume, quantification: Quantification, nuclide: Radionuclide | None, series_instance_uid: str
 ) -> tuple[Decision, ...]:
     """SUV times volume over weight is the share of the injected activity that the image shows."""
     highest = float(suv.array.max())
@@ -158,15 +159,17 @@ def _doubted_suv(
     if not LOWEST_MAXIMUM_SUV <= highest <= HIGHEST_SUV:
         expected = f"{LOWEST_MAXIMUM_SUV:g} to {HIGHEST_SUV:g}: unit, dose or times are wrong"
         raise _implausible(attribute, f"a maximum of SUV {highest:g}", expected, series_instance_uid)
-    if weight_kg is None:
+    if quantification.weight_kg is None:
         return ()
-    share = float(suv.array.sum(dtype=np.float64)) * suv.grid.voxel_ml / (1000.0 * weight_kg)
+    body_g = 1000.0 * quantification.weight_kg
+    share = float(suv.array.sum(dtype=np.float64)) * suv.grid.voxel_ml / body_g
     if share > LARGEST_SHARE_IN_VIEW:
         found = f"{share:.1f} times the injected activity in the image"
         expected = "at most all of it: unit, dose or times are wrong"
         raise _implausible(attribute, found, expected, series_instance_uid)
     length_mm = suv.grid.shape[0] * suv.grid.spacing_mm[2]
-    return share_warnings(share, length_mm, nuclide)
+    usual = retention_warnings(share, length_mm, nuclide, quantification.uptake_s)
+    return share_warnings(share, length_mm, nuclide) or usual
 
 
 def _implausible(attribute: str, found: str, expected: str, series_instance_uid: str) -> UnusableStudyError:

@@ -12,8 +12,12 @@ from app.dicom import header_values as header
 from app.dicom.functional_image import FunctionalImage, functional_image, injection
 from app.dicom.pixels import SliceStack, read_stack
 from app.domain.administration import SiteAdministration
+from app.domain.analysis import Decision
 from app.domain.calibration import Camera, CameraCalibration, NmHeader, RealWorldMapping, convert_nm
+from app.domain.nm_checks import EnergyWindow, check_detectors, check_energy, check_frames, check_spacing
+from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.slice_content import check_content
 from app.domain.study import Series
 from app.errors import UnusableStudyError
 
@@ -37,6 +41,7 @@ def read_nm(
     _refuse_differing_scales(series, slices.headers)
     dataset = slices.headers[0]
     _refuse_other_dimensions(series, dataset)
+    told = _header_findings(series, slices)
     slope = _slope(series, dataset)
     nm_header = _nm_header(series, slices, administrations)
     conversion = convert_nm(nm_header, calibrations)
@@ -47,7 +52,59 @@ def read_nm(
     slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
     if mapped:
         _refuse_outside_mapping(series, nm_header.mappings, slices)
-    return replace(functional_image(series, slices, slopes, conversion), body=nm_header.injection.body)
+    image = functional_image(series, slices, slopes, conversion)
+    volume = image.suv or image.activity
+    if volume is not None:
+        told += _settled(check_content(volume, slices.stored, slopes), series)
+    return replace(image, decisions=(*image.decisions, *told), body=nm_header.injection.body)
+
+
+def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]:
+    """What a multi-frame image's header says against itself.
+
+    Raises:
+        UnusableStudyError: frames are missing, or it contradicts itself in place or radionuclide.
+    """
+    dataset = slices.headers[0]
+    injected = series.radiopharmaceutical
+    found: list[tuple[Decision, ...] | Reason | None] = [
+        check_detectors(*_detector_places(dataset)),
+        check_energy(_energy_windows(dataset), radionuclide_of(injected) if injected else None),
+    ]
+    if series.instances[0].number_of_frames > 1:
+        announced = header.whole(dataset, "NumberOfSlices")
+        pixel_mm, _, spacing_mm = slices.stack.grid.spacing_mm
+        thickness_mm = header.number(dataset, "SliceThickness")
+        found += [
+            check_frames(len(slices.headers), announced),
+            check_spacing(spacing_mm, thickness_mm, pixel_mm),
+        ]
+    return tuple(decision for item in found for decision in _settled(item, series))
+
+
+def _settled(finding: tuple[Decision, ...] | Reason | None, series: Series) -> tuple[Decision, ...]:
+    if isinstance(finding, Reason):
+        raise UnusableStudyError(replace(finding, series_instance_uid=series.series_instance_uid))
+    return finding or ()
+
+
+def _detector_places(dataset: Dataset) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
+    """Image Position and Orientation of every item of Detector Information Sequence that has them."""
+    items = header.items(dataset, "DetectorInformationSequence")
+    positions = [header.numbers(item, "ImagePositionPatient") for item in items]
+    orientations = [header.numbers(item, "ImageOrientationPatient") for item in items]
+    return [item for item in positions if len(item) == 3], [item for item in orientations if len(item) == 6]
+
+
+def _energy_windows(dataset: Dataset) -> tuple[EnergyWindow, ...]:
+    """Every range of every item of Energy Window Information Sequence, keV."""
+    found = []
+    for item in header.items(dataset, "EnergyWindowInformationSequence"):
+        for limits in header.items(item, "EnergyWindowRangeSequence"):
+            low, high = (header.number(limits, f"EnergyWindow{end}Limit") for end in ("Lower", "Upper"))
+            if low is not None and high is not None and high > 0.0:
+                found.append((low, high))
+    return tuple(found)
 
 
 def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None:
@@ -125,6 +182,7 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
         frame_duration_s=None if duration_ms is None else duration_ms / 1000.0,
         projections=header.whole(rotation, "NumberOfFramesInRotation"),
         detectors=header.whole(dataset, "NumberOfDetectors"),
+        energy_windows=_energy_windows(dataset),
     )
 
 

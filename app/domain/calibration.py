@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from app.domain.administration import Injection
 from app.domain.analysis import Decision, Quantification
 from app.domain.decay import DecayCorrection, FrameTiming
+from app.domain.nm_checks import EnergyWindow, covers
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.suv import Conversion
@@ -39,6 +40,7 @@ class CameraCalibration:
         manufacturer, model_name, station_name: (0008,0070), (0008,1090), (0008,1010); empty fits any.
         collimator: Collimator/Grid Name (0018,1180) or Type (0018,1181); empty fits any.
         radionuclide: as ``177Lu``.
+        energy_kev: the photopeak that the image's energy window must cover; ``None`` fits any.
     """
 
     bq_per_cps: float
@@ -49,6 +51,7 @@ class CameraCalibration:
     station_name: str = ""
     collimator: str = ""
     radionuclide: str = "177Lu"
+    energy_kev: float | None = None
 
     def __post_init__(self) -> None:
         if not self.bq_per_cps > 0.0:
@@ -89,6 +92,7 @@ class NmHeader:
         projections: Number of Frames in Rotation; detectors: Number of Detectors.
         voxel_ml: of the reconstructed image.
         acquired_at: Acquisition Date and Time, never those of the series.
+        energy_windows: lower and upper limits, keV.
     """
 
     injection: Injection
@@ -102,6 +106,7 @@ class NmHeader:
     frame_duration_s: float | None = None
     projections: int | None = None
     detectors: int | None = None
+    energy_windows: tuple[EnergyWindow, ...] = ()
 
 
 def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
@@ -170,6 +175,7 @@ def matching_calibrations(
         and item.radionuclide == nuclide.key
         and day is not None
         and item.valid_from <= day <= item.valid_to
+        and (item.energy_kev is None or covers(header.energy_windows, item.energy_kev))
     )
 
 
@@ -209,6 +215,7 @@ def _from_activity(
     header: NmHeader, to_bqml: float, source: str, decisions: tuple[Decision, ...]
 ) -> Conversion:
     """Bq/ml, and SUVbw where dose, weight and times are known."""
+    decisions = (*decisions, *_decay_told(header))
     scale = _without_time(header) or suv_scale(_as_pet(header))
     factors = (to_bqml,) * header.slices
     if isinstance(scale, Reason):
@@ -220,6 +227,17 @@ def _from_activity(
         tuple(factor * per_bqml for factor in factors),
         decisions=(*decisions, *scale.decisions),
     )
+
+
+def _decay_told(header: NmHeader) -> tuple[Decision, ...]:
+    """NM has no Decay Correction (0054,1102) of its own: one that decides, or contradicts, is told."""
+    if header.decay_correction == _ADMIN:
+        text = "DecayCorrection ADMIN in an NM image is believed: no decay from the injection to the scan"
+    elif header.decay_correction == DecayCorrection.NONE and header.is_decay_corrected:
+        text = "DecayCorrection NONE contradicts DECY in CorrectedImage, which is believed"
+    else:
+        return ()
+    return (Decision("load", f"warning: {text}"),)
 
 
 def _without_time(header: NmHeader) -> Reason | None:

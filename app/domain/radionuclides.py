@@ -30,6 +30,7 @@ class Radionuclide:
             a million, so that Bq and MBq can't be taken for each other (FACTS: dose in MBq where Bq is due).
         usual_activity_mbq: lowest and highest activity that clinics give adults; outside it a warning.
         usual_uptake_s: shortest and longest time from injection to scan; outside it a warning.
+        photopeaks_kev: what a gamma camera's energy window is set on (ENSDF); empty: not checked.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Radionuclide:
     activity_mbq: tuple[float, float] = (5.0, 2000.0)
     usual_activity_mbq: tuple[float, float] | None = None
     usual_uptake_s: tuple[float, float] | None = None
+    photopeaks_kev: tuple[float, ...] = ()
 
 
 _MIN_S, _H_S = 60.0, 3600.0
@@ -83,6 +85,7 @@ LU177 = Radionuclide(
     activity_mbq=(100.0, 20000.0),
     usual_activity_mbq=(1000.0, 12000.0),
     usual_uptake_s=(2 * _H_S, 192 * _H_S),
+    photopeaks_kev=(112.9, 208.4),
 )
 TC99M = Radionuclide(
     "99mTc", 21624.0, Emission.GAMMA, (Code("72454006", "SCT", "99mTc"), Code("C-163A8", "SRT", "99mTc"))

@@ -237,6 +237,8 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
         raise RuntimeError("a functional series was paired before its tracer was identified")
     kind = StudyKind.PET_CT if functional.role is ImageRole.PET else StudyKind.SPECT_CT
     decisions = [identified.in_words]
+    if identified.doubt:
+        decisions.append(f"warning: {identified.doubt}")
     for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
         if is_derived(series):
             decisions.append(f"warning: the {word} is of type DERIVED; no original one serves")

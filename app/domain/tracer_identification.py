@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
@@ -17,11 +17,15 @@ DRUG_CODE = "RadiopharmaceuticalCodeSequence"
 
 @dataclass(frozen=True)
 class Identified:
-    """A tracer, and in words how it was found; assumed where the header names the radionuclide alone."""
+    """A tracer, and in words how it was found; assumed where the header names the radionuclide alone.
+
+    ``doubt`` tells, in words, what speaks against it; empty when nothing does.
+    """
 
     tracer: Tracer
     how: str
     is_assumed: bool = False
+    doubt: str = ""
 
     @property
     def in_words(self) -> str:
@@ -130,7 +134,15 @@ def _checked(
         return _refused(
             RefusalCode.TRACER_UNKNOWN, "RadionuclideCodeSequence", seen, tracer.radionuclide, series,
         )  # fmt: skip
-    return found
+    return replace(found, doubt=_contradiction(tracer, injected.name))
+
+
+def _contradiction(tracer: Tracer, text: str) -> str:
+    """Another drug that the header's own text names; empty where it names none."""
+    other = next((item for item in OTHER_TRACERS if item.named_in(text)), None)
+    if other is None or tracer.named_in(text):
+        return ""
+    return f"Radiopharmaceutical {text!r} reads as {other.key}, not as {tracer.key}; which one was injected?"
 
 
 def _refused(

@@ -1,0 +1,149 @@
+"""What a reconstructed NM image's header says against itself: spacing, frames, detectors, energy windows.
+
+Reasons and decisions on values that a header gave; reading them is :mod:`app.dicom.nm_reader`'s part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.domain.analysis import Decision
+from app.domain.plausibility import WHOLE_BODY_MM
+from app.domain.radionuclides import LU177, Radionuclide
+from app.domain.refusal import Reason, RefusalCode
+
+EnergyWindow = tuple[float, float]
+"""Lower and upper limit, keV."""
+
+CONTIGUOUS = (0.7, 1.5)
+"""Spacing over thickness of reconstructed slices, which lie one against the other. Beyond it one is wrong."""
+
+SAME_LENGTH = 0.03
+"""Relative: two lengths with the digits that headers have."""
+
+CUBIC = 0.1
+"""Relative. Reconstructed SPECT voxels are cubes: what is as long as a pixel is the slices' distance."""
+
+MOST_RETAINED = ((72.0, 0.7), (20.0, 0.85))
+"""Hours after the injection, and the largest share of a 177Lu-PSMA therapy still in the body: half is usual
+after a day, four fifths with a very large tumour burden."""
+
+LEAST_RETAINED, LEAST_RETAINED_UNTIL_H = 0.08, 48.0
+"""Share that a scan of the trunk shows in the first two days: usual patients keep a fifth and more."""
+
+DETECTORS_APART_MM = 0.1
+DETECTORS_TURNED = 1e-3
+"""What items of Detector Information Sequence may differ by rounding."""
+
+
+def retention_warnings(
+    share: float, length_mm: float, nuclide: Radionuclide | None, uptake_s: float | None
+) -> tuple[Decision, ...]:
+    """Share of a 177Lu therapy that the image shows, decay apart, against what a body keeps of it.
+
+    Wide: retention differs between patients by more than most mistakes. See docs/quantities.md.
+    """
+    if nuclide is not LU177 or uptake_s is None:
+        return ()
+    most = next((share_kept for after_h, share_kept in MOST_RETAINED if uptake_s >= after_h * 3600.0), 1.0)
+    is_long = length_mm >= WHOLE_BODY_MM and uptake_s <= LEAST_RETAINED_UNTIL_H * 3600.0
+    if share <= most and (share >= LEAST_RETAINED or not is_long):
+        return ()
+    text = (
+        f"the image shows {share:.2f} of the injected 177Lu, decay apart, {uptake_s / 3600.0:.0f} h after it"
+    )
+    usual = f"{LEAST_RETAINED:g} to {most:g} are usual"
+    told = f"warning: {text} ({usual}); check mapping or calibration, dose and times"
+    return (Decision("load", told),)
+
+
+def check_spacing(
+    spacing_mm: float, thickness_mm: float | None, pixel_mm: float
+) -> tuple[Decision, ...] | Reason:
+    """SpacingBetweenSlices, which places every slice, against SliceThickness and the pixels.
+
+    A thickness as long as a pixel says that the spacing is wrong, and is refused. Where the spacing is as
+    long as a pixel the thickness is; where neither is, one of both.
+
+    Args:
+        spacing_mm: without its sign.
+        thickness_mm: where stated.
+        pixel_mm: distance of rows.
+    """
+    if not thickness_mm or thickness_mm <= 0.0 or abs(spacing_mm / thickness_mm - 1.0) <= SAME_LENGTH:
+        return ()
+    attribute = "SpacingBetweenSlices, SliceThickness"
+    found = f"{spacing_mm:g} mm and {thickness_mm:g} mm, with pixels of {pixel_mm:g} mm"
+    is_far = not CONTIGUOUS[0] <= spacing_mm / thickness_mm <= CONTIGUOUS[1]
+    if is_far and _is_cubic(thickness_mm, pixel_mm) and not _is_cubic(spacing_mm, pixel_mm):
+        expected = "slices one against the other"
+        advice = "Compare with the workstation: lengths and volumes hang on it"
+        return Reason(RefusalCode.GEOMETRY_INCONSISTENT, attribute, found, expected, advice)
+    text = f"warning: {attribute}: {found}; slices are placed by the spacing, volumes hang on it"
+    return (Decision("load", text),)
+
+
+def _is_cubic(length_mm: float, pixel_mm: float) -> bool:
+    return abs(length_mm / pixel_mm - 1.0) <= CUBIC
+
+
+def check_frames(frames: int, announced: int | None) -> Reason | None:
+    """Frames that are here against Number of Slices (0054,0081) of an image counted by slices alone."""
+    if announced is None or frames >= announced:
+        return None
+    advice = "Send the whole image: a stack that ends too early looks like a shorter patient"
+    return Reason(
+        RefusalCode.INCOMPLETE_SERIES,
+        "NumberOfSlices",
+        f"{frames} frames",
+        f"{announced} as announced",
+        advice,
+    )
+
+
+def check_detectors(
+    positions_mm: Sequence[Sequence[float]], orientations: Sequence[Sequence[float]]
+) -> Reason | None:
+    """Places that items of Detector Information Sequence give: one image has one.
+
+    Args:
+        positions_mm: Image Position of each item that has one.
+        orientations: Image Orientation of each item that has one.
+    """
+    for keyword, values, tolerance in (
+        ("ImagePositionPatient", positions_mm, DETECTORS_APART_MM),
+        ("ImageOrientationPatient", orientations, DETECTORS_TURNED),
+    ):
+        apart = max((float(np.abs(np.subtract(item, values[0])).max()) for item in values), default=0.0)
+        if apart > tolerance:
+            found = f"{keyword} of items that differ by {apart:g}"
+            attribute, expected = "DetectorInformationSequence", "one place of the image in all items"
+            return Reason(RefusalCode.GEOMETRY_INCONSISTENT, attribute, found, expected)
+    return None
+
+
+def check_energy(windows: Sequence[EnergyWindow], nuclide: Radionuclide | None) -> Reason | None:
+    """Whether any energy window covers a photopeak of the radionuclide that was injected.
+
+    Scatter windows stand beside it; where no window or no photopeak is known nothing can be said.
+    """
+    if not windows or nuclide is None or not nuclide.photopeaks_kev:
+        return None
+    if any(covers(windows, peak) for peak in nuclide.photopeaks_kev):
+        return None
+    found = " and ".join(f"{low:g} to {high:g} keV" for low, high in windows)
+    peaks = " or ".join(f"{peak:g}" for peak in nuclide.photopeaks_kev)
+    return Reason(
+        RefusalCode.ATTRIBUTE_INCONSISTENT,
+        "EnergyWindowInformationSequence",
+        found,
+        f"a window over {peaks} keV of {nuclide.key}",
+        "Another radionuclide was measured than the header names, or its window was not set",
+    )
+
+
+def covers(windows: Sequence[EnergyWindow], energy_kev: float) -> bool:
+    """Whether a window has this energy in it, whichever limit is called lower."""
+    return any(min(window) <= energy_kev <= max(window) for window in windows)
