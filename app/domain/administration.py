@@ -214,8 +214,8 @@ def _in_zone_of(
         if zone is not None and _fits_scan(moved, reference, life_s):
             text = (
                 "warning: RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone; "
-                f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}, which is taken as "
-                "the scan's"
+                f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}, which is taken "
+                "as the scan's"
             )
             return moved, (Decision("load", text),)
     return None

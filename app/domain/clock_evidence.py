@@ -67,7 +67,9 @@ def _effect(seconds: float, half_life_s: float) -> float:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60.0:.0f} min" if seconds < 2.0 * 86400.0 else f"{seconds / 86400.0:.1f} days"
+    if seconds < 2.0 * 86400.0:
+        return f"{seconds / 60.0:.0f} min" if seconds < 3.0 * 3600.0 else f"{seconds / 3600.0:.1f} h"
+    return f"{seconds / 86400.0:.1f} days"
 
 
 def _warned(text: str, seconds: float, half_life_s: float) -> Decision:

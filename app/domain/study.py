@@ -87,8 +87,8 @@ class Series:
     announce. ``acquired_at`` is the earliest acquisition; ``series_datetime`` often is the time of a later
     processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
-    ``timezone_offset`` is Timezone Offset From UTC (0008,0201), ``clocks`` are further witnesses of when it was
-    made.
+    ``timezone_offset`` is Timezone Offset From UTC (0008,0201); ``clocks`` are further witnesses of when it
+    was made.
     """
 
     series_instance_uid: str
