@@ -28,7 +28,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Grid, Unit, Volume
 from app.imaging.outline_search import OutlinePair, Scalar, ShiftSearch
 from app.imaging.resampling import resample
-from app.imaging.working_ct import WorkingCt, working_ct
+from app.imaging.working_ct import WorkingCt, shrunk, working_ct
 
 STAGE = "load"
 
@@ -128,7 +128,7 @@ def _told(loaded: Loaded, found: CtAgreement | None, text: str) -> Loaded:
 
 def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:
     reach = round(REACH_MM / ct.grid.spacing_mm[0])
-    uptake = resample(_smoothed(suv), _widened(ct.grid, reach), np.nan).array
+    uptake = resample(_smoothed(shrunk(suv)), _widened(ct.grid, reach), np.nan).array
     seen = np.isfinite(uptake)
     within = (slice(reach, -reach),) * 3
     shared = seen[within] & ct.seen
