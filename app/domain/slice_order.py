@@ -21,9 +21,9 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.slice_consistency import unlikeness
 from app.domain.volume import FloatArray
 
-CLEARLY_BETTER = 0.95
-"""Share. With two slices swapped the numbers' order has 0.15 to 0.89 of the unlikeness of the positions'
-order; a numbering that is merely another order has 0.99 and more (docs/quantities.md)."""
+CLEARLY_BETTER = 0.91
+"""Share. With two slices swapped the numbers' order has 0.08 to 0.89 of the unlikeness of the positions'
+order; a numbering that is merely another order has 0.93 and more (docs/quantities.md)."""
 
 FEW = 0.1
 """Share of slices out of an otherwise strict order: more is no numbering by place."""
@@ -33,7 +33,7 @@ SMALLEST_SLICE_VOXELS = 1000
 
 CHANCE = 5.0
 """Standard deviations below 1 that are no chance. In slices of noise alone the share of k pairs of n voxels
-has one of 1 / √(k n); up to 10,000 voxels it takes more than :data:`CLEARLY_BETTER` to tell."""
+has one of 1 / √(k n); up to 3,000 voxels it takes more than :data:`CLEARLY_BETTER` to tell."""
 
 THINNED_VOXELS = 16384
 """Of a slice, for comparing it with others."""

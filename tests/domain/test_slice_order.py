@@ -98,9 +98,9 @@ def test_noise_refuses_no_position(side: int, first: int) -> None:
         assert not isinstance(told, Reason), (seed, told)
 
 
-@pytest.mark.parametrize(("drift", "is_refused"), [(0.053, False), (0.075, True)])
+@pytest.mark.parametrize(("drift", "is_refused"), [(0.075, False), (0.088, True)])
 def test_an_order_that_is_better_by_a_few_hundredths_is_no_proof(drift: float, is_refused: bool) -> None:
-    """Noise of a fifth on tissue that changes along z: 0.96 and 0.91 of the difference."""
+    """Noise of a fifth on tissue that changes along z: 0.92 and 0.90 of the difference."""
     order = [0, 1, 2, 3, 5, 4, *range(6, 12)]
     noise = np.random.default_rng(0).normal(1.0, 0.2, (12, 128, 128))
     body = noise + drift * np.array(order)[:, None, None]
