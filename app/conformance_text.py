@@ -154,7 +154,7 @@ log at the start, in `psma-node check`, and among the decisions of each report. 
 
 TID 1500 Measurement Report, Comprehensive 3D or Comprehensive SR (`write.sr_class`): TID 1600 image library of every
 input image, TID 1501 group for the whole body, a TID 1411 group a lesion that refers to its segment, TID 4019 algorithm
-identification, and texts: summary, intended use, input, quantification, prior, decisions. Activities hold for the
+identification, and texts: summary (a second one counts and tells the warnings), intended use, input, quantification, prior, decisions. Activities hold for the
 start of the scan: each names that event (`ACTIVITY-AT`) and its instant (122712 DCM; 123003 DCM where it can only be
 stated at the injection). Absorbed dose has its range (TID 310). When the analysis was made stands as 111702 DCM and as
 Content Date and Time; a PET's uptake time (126203 DCM) in the image library. Verification Flag is UNVERIFIED. The unit of SUVbw is one of $suv_units (`write.suv_unit`).
@@ -162,7 +162,7 @@ Content Date and Time; a PET's uptake time (126203 DCM) in the image library. Ve
 ### 6.4 Page and RTSTRUCT
 
 The page is Secondary Capture, RGB, 8 bits, 1280 × 960, higher by a band where there are warnings: anterior and left lateral projection with outlined lesions, scale,
-window, table of lesions. No name is in its pixels (Burned In Annotation NO).
+window (of a SPECT fitted to its lesions), table of lesions. No name is in its pixels (Burned In Annotation NO).
 
 RTSTRUCT has one ROI a lesion (its site in ROI Description and ROI Observation Description), CLOSED_PLANAR contours along the voxels' edges, so that their area is the mask's and
 drawing them on the same grid gives the same mask. A lesion with a hole is cut in pieces without holes; pieces never

@@ -15,5 +15,7 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting (YAML value); repeatable."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Override one setting (YAML or plain text); repeatable."
+    ),
 ]
