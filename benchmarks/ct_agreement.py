@@ -1,6 +1,6 @@
 """Is a PET or SPECT beside its CT noticed, and is a right one left alone? What the limits stand between.
 
-    python -m benchmarks.ct_agreement --patients 6
+    python -m benchmarks.ct_agreement --patients 3
 
 Simulated patients of both centres (:mod:`app.phantom.patient`), PET/CT and SPECT/CT each:
 
@@ -37,7 +37,7 @@ from app.phantom.patient import VERSION
 SHORT_VIEWS = {"pelvis": (0.08, 0.40), "abdomen": (0.30, 0.62), "chest": (0.50, 0.82)}
 """Part of the scan's length that is kept, from the feet: 35 cm."""
 
-SHIFTS_MM = (5.0, 10.0, 20.0, 40.0, 80.0)
+SHIFTS_MM = (5.0, 10.0, 20.0, 30.0, 40.0, 80.0)
 AXES = ("x", "y", "z")
 BREATH_MM = 25.0
 NARROW_MM = 400.0
@@ -186,7 +186,7 @@ def _range(values: Sequence[float], digits: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every trial, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--patients", type=int, default=6, help="patients of each centre (at least 2)")
+    parser.add_argument("--patients", type=int, default=3, help="patients of each centre (at least 2)")
     options = parser.parse_args(arguments)
     results = []
     for modality, kind, scan in trials(max(2, options.patients)):

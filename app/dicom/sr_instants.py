@@ -101,7 +101,7 @@ def _zone(offset: str) -> timezone | None:
     sign, digits = offset[:1], offset[1:]
     if sign not in ("+", "-") or len(digits) != 4 or not digits.isdecimal():
         return None
-    minutes = int(digits[:2]) * 60 + int(digits[2:])
-    if minutes > 14 * 60:  # PS3.3 C.12.1.1.8: -1200 to +1400
+    minutes = int(f"{sign}{digits[:2]}") * 60 + int(f"{sign}{digits[2:]}")
+    if int(digits[2:]) > 59 or not -12 * 60 <= minutes <= 14 * 60:  # PS3.3 C.12.1.1.8: -1200 to +1400
         return None
-    return timezone(timedelta(minutes=minutes if sign == "+" else -minutes))
+    return timezone(timedelta(minutes=minutes))

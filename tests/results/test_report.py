@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
 from app.dicom.read_back import numbers_by_group, parse, texts
 from app.dicom.result_context import open_context
 from app.dicom.seg_writer import write_segmentation
+from app.dicom.sr_instants import processed_local
 from app.dicom.sr_writer import write_report
 from app.dicom.write_policy import SegType, SrClass, WritePolicy
 from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
@@ -313,6 +315,37 @@ def test_it_says_when_the_analysis_was_made_and_keeps_its_uid(pet: Quantified) -
     assert (report.ContentDate, report.ContentTime) == (f"{local:%Y%m%d}", f"{local:%H%M%S}")
     assert (report.SeriesDate, report.SOPInstanceUID) == (first.SeriesDate, first.SOPInstanceUID)
     assert "111702" not in {x.ConceptNameCodeSequence[0].CodeValue for x in items(first)}
+
+
+@pytest.mark.parametrize(
+    ("offset", "local"),
+    [
+        ("-0500", "2026-03-05T17:00"),
+        ("-0330", "2026-03-05T18:30"),
+        ("-1200", "2026-03-05T10:00"),
+        ("+1400", "2026-03-06T12:00"),
+    ],
+)
+def test_a_zone_west_of_greenwich_is_behind_and_one_east_of_it_ahead(
+    pet: Quantified, offset: str, local: str
+) -> None:
+    instant = datetime(2026, 3, 5, 22, 0, tzinfo=UTC)
+    context = open_context(pet, WritePolicy(), replace(PROVENANCE, processed_at=instant))
+    context.header.TimezoneOffsetFromUTC = offset
+    found = processed_local(context)
+    assert found == instant
+    assert f"{found:%Y-%m-%dT%H:%M %z}" == f"{local} {offset}"
+
+
+@pytest.mark.parametrize("offset", ["-1201", "-1400", "+1401", "+0160", "0500", "+5", "+05:0", "-+100"])
+def test_what_is_no_zone_is_told_in_this_machines(pet: Quantified, offset: str) -> None:
+    instant = datetime(2026, 3, 5, 22, 0, tzinfo=UTC)
+    context = open_context(pet, WritePolicy(), replace(PROVENANCE, processed_at=instant))
+    with config.disable_value_validation():
+        context.header.TimezoneOffsetFromUTC = offset
+    found = processed_local(context)
+    assert found is not None
+    assert found.utcoffset() == instant.astimezone().utcoffset()
 
 
 def test_the_instant_is_written_in_the_zone_of_the_sources_times(pet: Quantified) -> None:

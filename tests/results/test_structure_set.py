@@ -134,6 +134,16 @@ def test_contours_beside_the_slices_are_noticed(tmp_path: Path) -> None:
         labels_from_contours(written(sources.pet(tmp_path)), Grid((12, 20, 16), affine))
 
 
+def test_a_reason_of_any_length_fits_into_a_short_text(tmp_path: Path) -> None:
+    quantified = sources.pet(tmp_path)
+    reason = "beside its CT " * 200
+    lesions = tuple(replace(lesion, site_reason=reason) for lesion in quantified.findings.lesions)
+    found = written(replace(quantified, findings=replace(quantified.findings, lesions=lesions)))
+    told = [str(item.ROIObservationDescription) for item in found.RTROIObservationsSequence]
+    assert [len(text) for text in told] == [1024] * len(lesions)  # PS3.5 6.2, ST
+    assert all("beside its CT" in text for text in told)
+
+
 def test_each_roi_says_in_words_where_its_lesion_sits(tmp_path: Path) -> None:
     quantified = sources.pet(tmp_path)
     told = (
