@@ -118,8 +118,8 @@ class RefusalCode(StrEnum):
     )
     INJECTION_TIME_IMPLAUSIBLE = (
         "injection-time-implausible",
-        "The injection lies after the scan, at the same instant, too long before it, has two times, or may be "
-        "in another time zone than the scan.",
+        "The injection lies after the scan, at the same instant, too long before it, has two times, or may "
+        "be in another time zone than the scan.",
     )
     SERIES_TIME_MISSING = (
         "series-time-missing",
