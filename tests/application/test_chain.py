@@ -14,10 +14,10 @@ import pytest
 
 import app.folder_mode
 from app.domain.analysis import Aligned, Segmented
-from app.domain.outcome import Status
-from app.domain.refusal import RefusalCode
+from app.domain.outcome import Status, StudyOutcome
+from app.domain.refusal import Reason, RefusalCode
 from app.errors import MisconfiguredError, RetryLaterError
-from app.folder_mode import process_folder
+from app.folder_mode import FolderOutcome, process_folder
 from app.outcome_file import read_outcome
 from app.phantom.dicom_writer import WrittenPatient
 from app.settings import Settings
@@ -138,6 +138,33 @@ def test_a_full_disk_asks_to_try_later(
 def test_a_folder_with_nothing_in_it_is_rejected(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert process_folder(tmp_path / "in", tmp_path / "out", settings).status is Status.REJECTED
+
+
+def test_the_outcome_in_words_says_what_was_not_used_and_why() -> None:
+    no_ct = Reason(RefusalCode.NO_CT, "", "no CT", "one")
+    rejected = StudyOutcome("1.2.3", Status.REJECTED, (no_ct,))
+    failed = StudyOutcome("1.2.4", Status.FAILED, message="ValueError in segment")
+    unreadable = Reason(RefusalCode.UNREADABLE, "", "a text file", "DICOM")
+    lines = FolderOutcome.of((rejected, failed), (unreadable,)).lines()
+    assert lines[0] == "failed: 2 study(ies), 1 unreadable file(s)"
+    assert lines[1] == "study 1: rejected"
+    assert lines[2].startswith("  not used: ")
+    assert "no CT" in lines[2]
+    assert lines[3] == "study 2: failed ValueError in segment"
+    assert lines[4].startswith("unreadable: ")
+    assert "a text file" in lines[4]
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize("seg_type, is_told", [("LABELMAP", True), ("BINARY", False)])
+def test_a_run_cautions_of_a_labelmap_in_its_log(tmp_path: Path, seg_type: str, is_told: bool) -> None:
+    (tmp_path / "in").mkdir()
+    command = [sys.executable, "-m", "app", "process", str(tmp_path / "in"), str(tmp_path / "out")]
+    run = subprocess.run(
+        [*command, "--set", f"write.seg_type={seg_type}"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == Status.REJECTED.exit_code
+    assert ("SEG as LABELMAP" in run.stdout + run.stderr) is is_told
 
 
 def test_a_missing_folder_is_named(settings: Settings, tmp_path: Path) -> None:
