@@ -188,7 +188,8 @@ def _tracer(series: Series, policy: SelectionPolicy) -> tuple[str, tuple[Decisio
         return "", ()
     found = identify_tracer(series, policy)
     if not isinstance(found, Reason):
-        return found.tracer.key, (Decision("select", found.in_words),)
+        told = (found.in_words, f"warning: {found.doubt}") if found.doubt else (found.in_words,)
+        return found.tracer.key, tuple(Decision("select", text) for text in told)
     stated = series.radiopharmaceutical
     return f"none usable ({describe(stated)})" if stated else "not stated", ()
 

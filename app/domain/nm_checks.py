@@ -30,8 +30,8 @@ MOST_RETAINED = ((72.0, 0.7), (20.0, 0.85))
 """Hours after the injection, and the largest share of a 177Lu-PSMA therapy still in the body: half is usual
 after a day, four fifths with a very large tumour burden."""
 
-LEAST_RETAINED, LEAST_RETAINED_UNTIL_H = 0.08, 48.0
-"""Share that a scan of the trunk shows in the first two days: usual patients keep a fifth and more."""
+LEAST_RETAINED, LEAST_RETAINED_UNTIL_H = 0.08, 72.0
+"""Share that a scan of the trunk shows in the first three days: usual patients keep a fifth and more."""
 
 DETECTORS_APART_MM = 0.1
 DETECTORS_TURNED = 1e-3

@@ -71,6 +71,30 @@ def detector(**changes: object) -> Damage:
     return every(**{f"DetectorInformationSequence__{keyword}": value for keyword, value in changes.items()})
 
 
+def thick(thickness_mm: float) -> Damage:
+    """Cubic voxels of 50 mm, with a Slice Thickness."""
+    return every(PixelSpacing=[50, 50], SliceThickness=thickness_mm)
+
+
+def detectors(**changes: object) -> Damage:
+    """A second detector, which says the same but for ``changes``."""
+
+    def damage(images: Images) -> None:
+        sequence = images.functional[0].DetectorInformationSequence
+        sequence.append(copy.deepcopy(sequence[0]))
+        for keyword, value in changes.items():
+            setattr(sequence[1], keyword, value)
+
+    return damage
+
+
+def energy_window(low_kev: float, high_kev: float) -> Damage:
+    limits, window = Dataset(), Dataset()
+    limits.EnergyWindowLowerLimit, limits.EnergyWindowUpperLimit = low_kev, high_kev
+    window.EnergyWindowRangeSequence = [limits]
+    return every(EnergyWindowInformationSequence=[window])
+
+
 def second_image(images: Images) -> None:
     images.functional.append(copied(images.functional[0], "1.2.3.1.77"))
 
@@ -99,6 +123,14 @@ DEFECTS = (
     Defect("frames counted by energy window", second_energy_window, Code.GEOMETRY_INCONSISTENT, "FrameIncrementPointer"),
     Defect("SPECT in two images", second_image, Code.GEOMETRY_INCONSISTENT, "NumberOfFrames"),
     Defect("more rows than pixels", every(Rows=5), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("fewer frames than slices announced", every(NumberOfSlices=7), Code.INCOMPLETE_SERIES, "NumberOfSlices"),
+    Defect("as many frames as slices announced", every(NumberOfSlices=6)),
+    Defect("spacing half of thickness and pixels", both(thick(50), every(SpacingBetweenSlices=25)), Code.GEOMETRY_INCONSISTENT, "SpacingBetweenSlices, SliceThickness"),
+    Defect("spacing and thickness differ by a tenth", both(thick(50), every(SpacingBetweenSlices=55)), warned="SpacingBetweenSlices, SliceThickness: 55 mm and 50 mm"),
+    Defect("thickness half of spacing and pixels", thick(25), warned="SpacingBetweenSlices, SliceThickness: 50 mm and 25 mm"),
+    Defect("two detectors that agree", detectors()),
+    Defect("two detectors at two places", detectors(ImagePositionPatient=[0.0, 0.0, 0.0]), Code.GEOMETRY_INCONSISTENT, "DetectorInformationSequence"),
+    Defect("two detectors of two orientations", detectors(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0]), Code.GEOMETRY_INCONSISTENT, "DetectorInformationSequence"),
     # units
     Defect("no mapping, no calibration", every(**{MAPPING: None}), Code.CALIBRATION_MISSING, MAPPING),
     Defect("mapping to counts, no calibration", unit("{counts}"), Code.CALIBRATION_MISSING, MAPPING),
@@ -146,6 +178,11 @@ DEFECTS = (
     Defect("acquisition a day late, series on the right one", every(AcquisitionDate="20260302"), warned="after SeriesDate"),
     Defect("acquisition a day late, content made on the right one", every(AcquisitionDate="20260302", SeriesDate="20260302", ContentDate="20260301", ContentTime="120000"), warned="after ContentDate"),
     Defect("series time of a later processing", every(SeriesDate="20260302")),
+    Defect("decay correction ADMIN", every(DecayCorrection="ADMIN"), warned="DecayCorrection ADMIN in an NM image"),
+    Defect("window of 177Lu at 208 keV", energy_window(187.2, 228.8)),
+    Defect("window of 177Lu at 113 keV", energy_window(101.7, 124.3)),
+    Defect("window of 131I", energy_window(328, 400), Code.ATTRIBUTE_INCONSISTENT, "EnergyWindowInformationSequence"),
+    Defect("window of 99mTc", energy_window(126, 154), Code.ATTRIBUTE_INCONSISTENT, "EnergyWindowInformationSequence"),
     Defect("another radionuclide", injected(RadionuclideCodeSequence=isotope("72454006")), Code.TRACER_UNKNOWN, "RadiopharmaceuticalCodeSequence"),
     # kinds of image
     Defect("projections", every(ImageType=["ORIGINAL", "PRIMARY", "TOMO", "EMISSION"]), Code.NOT_RECONSTRUCTED, "ImageType"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
@@ -136,6 +137,46 @@ def scaled(factor: float, *indices: int) -> Damage:
     return of_a_body(damage)
 
 
+def same_slope(images: Images) -> None:
+    """One slope written over slices that each have their own."""
+    for each in images.functional:
+        each.RescaleSlope = images.functional[OTHER].RescaleSlope
+
+
+def content(change: Callable[[NDArray[np.int16]], None]) -> Damage:
+    """Stored values of a body's slices changed in place, ``(z, y, x)``."""
+
+    def damage(images: Images) -> None:
+        first = images.functional[0]
+        shape = (len(images.functional), first.Rows, first.Columns)
+        stored = np.stack([np.frombuffer(each.PixelData, "<i2") for each in images.functional]).reshape(shape)
+        change(stored)
+        for each, plane in zip(images.functional, stored, strict=True):
+            each.PixelData = plane.tobytes()
+
+    return of_a_body(damage)
+
+
+def zeroed(stored: NDArray[np.int16]) -> None:
+    stored[8:12] = 0
+
+
+def half_zeroed(stored: NDArray[np.int16]) -> None:
+    stored[8, stored.shape[1] // 2 :] = 0
+
+
+def repeated(stored: NDArray[np.int16]) -> None:
+    stored[17:20] = stored[17]
+
+
+def swapped(stored: NDArray[np.int16]) -> None:
+    stored[8] = stored[8].byteswap()
+
+
+def rolled(stored: NDArray[np.int16]) -> None:
+    stored[8:13] = np.roll(stored[8:13], 15, axis=2)
+
+
 def exchanged(one: int, two: int, in_ct: bool = False) -> Damage:
     """Positions of two slices exchanged, everything else left."""
 
@@ -223,6 +264,13 @@ DEFECTS = (
     Defect("slope of the outermost slice half", scaled(0.5, 0), warned="slice 1 of 26 (along the normal)"),
     Defect("slope of one slice a quarter more", scaled(1.25, OTHER), warned="slice 4 of 26 (along the normal)"),
     Defect("slope of a bed position a quarter more", scaled(1.25, *range(8, 17)), warned="slices 9 to 17 of 26 (along the normal)"),
+    Defect("one slope for slices that have their own", of_a_body(same_slope), Code.VALUES_IMPLAUSIBLE, "RescaleSlope"),
+    # content
+    Defect("four slices of zeros within a body", content(zeroed), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("half a slice of zeros within a body", content(half_zeroed), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("content of one slice in three", content(repeated), Code.VALUES_IMPLAUSIBLE, "PixelData"),
+    Defect("bytes of one slice swapped", content(swapped), Code.VALUES_IMPLAUSIBLE, "PixelData"),
+    Defect("content of five slices shifted sideways", content(rolled), Code.GEOMETRY_INCONSISTENT, "PixelData"),
     # pixels
     Defect("pixels cut off", pixels_of(10), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("no pixels", one(PixelData=None), Code.PIXEL_DATA_MISSING, "PixelData"),
