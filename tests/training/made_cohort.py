@@ -68,9 +68,10 @@ def _scan(
     hu = np.where(body, 40.0, -1000.0) + 400.0 * (truth > 0)
     for image, array in (("suv", suv.astype(np.float32)), ("ct", hu.astype(np.float32)), ("truth", truth)):
         write_array(image_file(folder, name, kind, image), array, GRID)  # type: ignore[arg-type]
+    tracer = "68Ga-PSMA-11" if kind is StudyKind.PET_CT else "177Lu-PSMA-617"
     return CohortScan(
         kind=kind, study_instance_uid="1.2.3", series_instance_uid="1.2.3.4",
-        ct_series_instance_uid="1.2.3.5", acquired_at=None, tracer="68Ga-PSMA-11" if kind is StudyKind.PET_CT else "177Lu-PSMA-617",
-        source="", truth_form=TruthForm.SEG, truth_file="", lesions=2,
+        ct_series_instance_uid="1.2.3.5", acquired_at=None, tracer=tracer, source="",
+        truth_form=TruthForm.SEG, truth_file="", lesions=2,
         tumour_ml=float(np.count_nonzero(truth)) * GRID.voxel_ml,
     )  # fmt: skip
