@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
 
 from app.dicom import header_values as header
 from app.dicom.injection_header import radiopharmaceutical
@@ -111,7 +112,7 @@ def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[s
         UnusableStudyError: naming the first such attribute.
     """
     for keyword in keywords:
-        values = {header.text(dataset, keyword) for dataset in headers}
+        values = {_value(dataset, keyword) for dataset in headers}
         if len(values) > 1:
             found = f"{len(values)} values in one series"
             reason = Reason(
@@ -122,6 +123,15 @@ def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[s
                 series_instance_uid=series.series_instance_uid,
             )
             raise UnusableStudyError(reason)
+
+
+def _value(dataset: Dataset, keyword: str) -> str | float | None:
+    """A number as a number and a time without trailing zeros: 112.3 and 112.30 are one weight."""
+    kind = dictionary_VR(keyword)
+    if kind == "DS":
+        return header.number(dataset, keyword)
+    text = header.text(dataset, keyword)
+    return text.rstrip("0").rstrip(".") if kind == "TM" and "." in text else text
 
 
 def _volume(

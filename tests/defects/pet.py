@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.valuerep import DSfloat
 
 from app.domain.refusal import RefusalCode as Code
 from tests.defects.damage import Damage, Defect, both, copied, every, injected, one
@@ -179,6 +180,7 @@ DEFECTS = (
     Defect("another dose on one slice", one(RadiopharmaceuticalInformationSequence__RadionuclideTotalDose=300e6), Code.ATTRIBUTE_INCONSISTENT, RPIS),
     # body
     Defect("no weight", every(PatientWeight=None), Code.WEIGHT_MISSING, "PatientWeight"),
+    Defect("weight spelt in two ways", one(PatientWeight=DSfloat("70.00"))),
     Defect("weight 0", every(PatientWeight=0), Code.WEIGHT_MISSING, "PatientWeight"),
     Defect("weight in pounds", every(PatientWeight=154.3), warned="in pounds it would be 70 kg"),
     Defect("weight in pounds, no height", every(PatientWeight=154.3, PatientSize=None), warned="in pounds it would be 70 kg"),
