@@ -57,25 +57,29 @@ def write_assignment(cohort: Path, known: Assignment) -> None:
 def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str]) -> list[str]:
     """A pseudonym for each patient, in their order: the old one, or the centre's next number.
 
+    None is given twice: when two persons had stood under one Patient ID and no longer do, the first keeps the
+    pseudonym and the other gets a new one.
+
     Args:
         patients: of the centre, in order of acquisition.
         centre: begins the pseudonym.
-        known: the centre's studies; extended by those that are new.
+        known: the centre's studies; extended by those that are new, corrected for who got another pseudonym.
 
     Raises:
         MisconfiguredError: more than 10000 patients in a centre.
     """
     following = 1 + max((int(name.removeprefix(centre)) for name in known.values()), default=-1)
+    taken: set[str] = set()
     names = []
     for patient in patients:
         uids = [study.study_instance_uid for study in patient.studies]
-        name = next((known[uid] for uid in uids if uid in known), None)
+        name = next((known[uid] for uid in uids if uid in known and known[uid] not in taken), None)
         if name is None:
             if following > LAST_NUMBER:
                 raise MisconfiguredError(f"centre {centre} has more than {LAST_NUMBER + 1} patients")
             name, following = f"{centre}{following:04d}", following + 1
-        for uid in uids:
-            known.setdefault(uid, name)
+        known.update({uid: name for uid in uids if uid not in known or known[uid] in taken})
+        taken.add(name)
         names.append(name)
     return names
 

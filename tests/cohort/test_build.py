@@ -112,6 +112,34 @@ def test_ids_follow_acquisition_and_stay_when_patients_come(tmp_path: Path, buil
     assert again == {**studies, "A0002": Person(3).study("pet")}
 
 
+def assigned(root: Path) -> dict[str, str]:
+    """Study Instance UID to pseudonym, of centre A."""
+    known: dict[str, str] = json.loads((root / "cohort" / "assignment.json").read_text())["A"]
+    return known
+
+
+def test_an_id_stays_when_the_patient_comes_again(tmp_path: Path, build: Build) -> None:
+    one = Person(2).identifier
+    add(tmp_path, Person(2), ["pet"])
+    build()
+    add(tmp_path, Person(1, one, pet_day="20260201"), ["pet"])  # its UID and its date come first
+    build()
+    assert assigned(tmp_path) == {Person(1).study("pet"): "A0000", Person(2).study("pet"): "A0000"}
+
+
+def test_two_persons_who_stood_under_one_patient_id_get_an_id_each(tmp_path: Path, build: Build) -> None:
+    add(tmp_path, Person(1), ["pet"])
+    add(tmp_path, Person(2, Person(1).identifier), ["spect"])
+    assert [len(patient.scans) for patient in build().patients] == [2]
+    write_person(tmp_path / "dicom-A", Person(2), ["spect"])  # the same study, its Patient ID corrected
+    studies = {Person(1).study("pet"): "A0000", Person(2).study("spect"): "A0001"}
+    for _ in range(2):  # and it stays so
+        patients = build().patients
+        assert {p.scans[0].study_instance_uid: p.id for p in patients} == studies
+        assert [len(patient.scans) for patient in patients] == [1, 1]
+        assert assigned(tmp_path) == studies
+
+
 def test_an_interrupted_build_gives_the_same_ids(
     tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
