@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.domain.analysis import ModelRole
+from app.durable_file import write_durably
 from app.errors import MisconfiguredError
 
 CARD_FILE = "model.yaml"
@@ -135,7 +136,7 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
-    """Write ``card`` to its place."""
+    """Write ``card`` to its place, whole or not at all: without a readable card the model can't be used."""
     fields = card.model_dump(mode="json", exclude_defaults=False)
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    write_durably(folder / CARD_FILE, text.encode())

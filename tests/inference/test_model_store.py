@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_a_card_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "model.yaml").write_text("id: [")
     with pytest.raises(MisconfiguredError, match="not readable as YAML"):
         ModelStore(tmp_path).cards()
+
+
+def test_a_card_that_can_not_be_written_to_its_end_leaves_the_old_one(tmp_path: Path) -> None:
+    card = write_tiny_model(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_card(card.model_copy(update={"version": "1"}), tmp_path / "tiny")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_card(tmp_path / "tiny") == card
 
 
 def test_writing_a_card_leaves_the_verified_files_alone(tmp_path: Path) -> None:
