@@ -6,8 +6,6 @@ none is found has no Dice coefficient.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,16 +68,6 @@ class LesionCounts:
         return self.found - self.correct
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation over the ``n`` patients of ``patients`` that have the number."""
-
-    patients: int
-    n: int
-    mean: float | None
-    sd: float | None
-
-
 def count_voxels(result: NDArray[np.bool_], truth: NDArray[np.bool_]) -> VoxelCounts:
     """Compare two masks of the same shape.
 
@@ -105,19 +93,6 @@ def count_lesions(result: NDArray[np.integer], truth: NDArray[np.integer]) -> Le
         found=_labels(result),
         correct=_labels(result[shared]),
     )
-
-
-def summarise(values: Iterable[float | None]) -> Summary:
-    """Mean and sample standard deviation; undefined values are left out and counted."""
-    everything = list(values)
-    defined = [value for value in everything if value is not None]
-    if not defined:
-        return Summary(len(everything), 0, None, None)
-    mean = math.fsum(defined) / len(defined)
-    if len(defined) == 1:
-        return Summary(len(everything), 1, mean, None)
-    variance = math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1)
-    return Summary(len(everything), len(defined), mean, math.sqrt(variance))
 
 
 def _labels(array: NDArray[np.integer]) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.segmentation_metrics import Summary, count_lesions, count_voxels, summarise
+from app.domain.segmentation_metrics import count_lesions, count_voxels
 
 
 def test_voxel_measures_of_a_known_pair() -> None:
@@ -50,14 +50,6 @@ def test_dice_is_symmetric_and_one_only_for_equal_masks(seed: int, density: floa
     there, back = count_voxels(first, second).dice, count_voxels(second, first).dice
     assert there == back
     assert (there == 1.0) == (bool(first.any()) and bool((first == second).all()))
-
-
-def test_undefined_values_are_left_out_and_counted() -> None:
-    assert summarise([0.5, None, 1.0]) == Summary(
-        patients=3, n=2, mean=0.75, sd=pytest.approx(0.353553, abs=1e-6)
-    )
-    assert summarise([None, None]) == Summary(2, 0, None, None)
-    assert summarise([0.25]) == Summary(1, 1, 0.25, None)
 
 
 def test_masks_of_different_shapes_are_refused() -> None:
