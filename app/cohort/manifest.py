@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -33,6 +33,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 """Of a patient or a centre: it becomes part of file names, and ``_`` parts a patient from its case."""
 
 Image = Literal["suv", "ct", "truth"]
+IMAGES: tuple[Image, ...] = get_args(Image)
+"""Every image of a scan."""
+
 Row = tuple[float, float, float, float]
 
 
@@ -208,11 +211,10 @@ def write_manifest(manifest: CohortManifest, cohort: Path) -> None:
 
 
 def _missing(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:
-    images: tuple[Image, ...] = ("suv", "ct", "truth")
     files = (
         image_file(cohort, patient.id, scan.kind, image)
         for patient in patients
         for scan in patient.scans
-        for image in images
+        for image in IMAGES
     )
     return [file for file in files if not file.is_file()]

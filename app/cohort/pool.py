@@ -10,14 +10,12 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from multiprocessing import get_context
 
-from app.cohort.manifest import CohortPatient, Image, image_file
+from app.cohort.manifest import IMAGES, CohortPatient, image_file
 from app.cohort.patient import PatientTask, build_patient
 from app.cohort.record import PatientRecord, Refused, read_record, write_record
 from app.errors import MisconfiguredError, describe_exception
 
 _log = logging.getLogger(__name__)
-
-IMAGES: tuple[Image, ...] = ("suv", "ct", "truth")
 
 
 def build_all(tasks: Sequence[PatientTask], jobs: int) -> list[PatientRecord]:

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from app.domain.analysis import ModelRole, Segmented
+from app.domain.model_kinds import KINDS
 from app.domain.segmentation_metrics import count_voxels
 from app.domain.shadow import MaskSummary, ShadowComparison
-from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import describe_exception
 from app.inference.lesion_segmentation import model_used, segment_lesions
@@ -22,14 +22,6 @@ from app.inference.policy import SegmentPolicy
 from app.inference.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
-
-KINDS = {
-    ModelRole.M1: (StudyKind.PET_CT,),
-    ModelRole.M2: (StudyKind.SPECT_CT,),
-    ModelRole.M3: (StudyKind.PET_CT, StudyKind.SPECT_CT),
-    ModelRole.M4: (StudyKind.SPECT_CT,),
-}
-"""What each role can look at."""
 
 NO_PRIOR = "not run: M4 looks at PET lesions, and no prior fitted"
 

@@ -10,16 +10,8 @@ import numpy as np
 
 from app.cohort.manifest import CohortPatient, image_file, prefix
 from app.cohort.nifti import SUFFIX, read_labels, write_array
-from app.domain.analysis import ModelRole
+from app.domain.model_kinds import KINDS as KINDS  # noqa: PLC0414 - the training takes it from here
 from app.domain.study import StudyKind
-
-KINDS = {
-    ModelRole.M1: (StudyKind.PET_CT,),
-    ModelRole.M2: (StudyKind.SPECT_CT,),
-    ModelRole.M3: (StudyKind.PET_CT, StudyKind.SPECT_CT),
-    ModelRole.M4: (StudyKind.SPECT_CT,),
-}
-"""What each model is trained on. M3 sees both, one at a time: PET and SPECT are cases of their own."""
 
 
 @dataclass(frozen=True)
