@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 NODE_FOLDER = Path("node-evaluation")
 REPORT_FILE = "report.html"
+Site = tuple[Path | None, list[str] | None]
+"""The site's file, and the settings that override it."""
+
 EXIT_INCOMPLETE = 1
 EXIT_STOPPED = 130
 
@@ -43,6 +48,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     centre: Annotated[str, typer.Option(help="With --node: only this centre's patients.")] = "",
+    cards: Annotated[
+        bool, typer.Option("--update-cards", help="With --node: write the metrics into the models' cards.")
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -56,7 +64,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         from app.node.stop_signals import block_stop_signals
 
         block_stop_signals()
-        _evaluate_node(source, out or NODE_FOLDER, centre, (config, overrides))
+        _evaluate_node(source, out or NODE_FOLDER, centre, (config, overrides), cards)
         return
     from app.validation.report import report_from
 
@@ -65,9 +73,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     typer.echo(f"written: {report}")
 
 
-def _evaluate_node(
-    cohort: Path, out: Path, centre: str, site: tuple[Path | None, list[str] | None]
-) -> None:
+def _evaluate_node(cohort: Path, out: Path, centre: str, site: Site, cards: bool) -> None:
     from app.cohort.manifest import read_manifest
     from app.node.json_log import configure_logging
     from app.node.stop_signals import end_process, run_unless_stopped
@@ -84,14 +90,46 @@ def _evaluate_node(
     if found is None:
         typer.echo("psma-node: stopped; run the same command again", err=True)
         end_process(EXIT_STOPPED)
+    command = _command(centre, site)
     if found.scores:
-        _write_report(out, found, settings, (cohort, manifest.simulated))
+        _write_report(out, found, settings, (cohort, manifest.simulated), command)
+    if cards:
+        _complete_cards(found, settings, manifest.simulated, command)
     for line in found.missing:
         typer.echo(f"no result: {line}", err=True)
     raise typer.Exit(EXIT_INCOMPLETE if found.missing else 0)
 
 
-def _write_report(out: Path, found: NodeScores, settings: Settings, of: tuple[Path, bool]) -> None:
+def _command(centre: str, site: Site) -> str:
+    """What to run again, as it was asked for; folders stay unsaid."""
+    words = ["psma-node evaluate --node COHORT"]
+    words += [f"--centre {centre}"] if centre else []
+    words += ["--config SITE.yaml"] if site[0] is not None else []
+    return " ".join([*words, *(f"--set {shlex.quote(word)}" for word in site[1] or [])])
+
+
+def _complete_cards(found: NodeScores, settings: Settings, simulated: bool, command: str) -> None:
+    """Metrics of the node's own chain into the card of each model that served."""
+    from app import __version__
+    from app.inference.model_card import MetricSource, read_card, write_card
+    from app.validation.card_metrics import metrics_of
+
+    source = MetricSource(
+        command=command, software_version=__version__, date=datetime.now(UTC).date().isoformat()
+    )
+    for role, model in found.models.items():
+        own = [s for s in found.scores if s.key.used == role and s.key.model == role]
+        folder = settings.segment.models_folder / model
+        if own:
+            metrics = metrics_of(own, simulated)
+            card = read_card(folder).model_copy(update={"metrics": metrics, "metric_source": source})
+            write_card(card, folder)
+            typer.echo(f"card: {model}")
+
+
+def _write_report(
+    out: Path, found: NodeScores, settings: Settings, of: tuple[Path, bool], command: str
+) -> None:
     from app import __version__
     from app.validation.report import ABOUT_FILE, ReportAbout, report_from, write_about
     from app.validation.scores_file import SCORES_FILE, write_scores
@@ -102,7 +140,7 @@ def _write_report(out: Path, found: NodeScores, settings: Settings, of: tuple[Pa
         simulated=simulated,
         software_version=__version__,
         models=found.models,
-        commands=("psma-node evaluate --node COHORT",),
+        commands=(command,),
         settings=f"digest of the site's settings: {settings.digest}",
         notes=tuple(f"No result: {line}" for line in found.missing),
     )

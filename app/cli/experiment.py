@@ -77,18 +77,21 @@ def experiment(
 
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
-    from app.cohort.manifest import MANIFEST_FILE, read_manifest
+    from app.cohort.manifest import MANIFEST_FILE
     from app.training.experiment_settings import with_changes
     from app.training.sizes import EXTENTS
 
     if cohort == SIMULATED:
-        fields = {"cohort": str(folder / SIMULATED_COHORT), **EXTENTS[size].as_settings()}
+        fields: dict[str, object] = {
+            "cohort": str(folder / SIMULATED_COHORT),
+            **EXTENTS[size].as_settings(),
+        }
         return with_changes(fields, changes)
     home = Path(cohort).resolve()
     if not (home / MANIFEST_FILE).is_file():
         text = f"{cohort} has no {MANIFEST_FILE}; give a cohort's folder, or `{SIMULATED}`"
         raise typer.BadParameter(text, param_hint="--cohort")
-    return with_changes({"cohort": str(home), "simulated": read_manifest(home).simulated}, changes)
+    return with_changes({"cohort": str(home)}, changes)
 
 
 def _simulate(folder: Path, size: Size, jobs: int) -> None:
@@ -125,11 +128,13 @@ def _train(folder: Path, settings: ExperimentSettings) -> None:
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:
+    from app.inference.model_install import new_model
     from app.training.experiment_settings import ALL_PATIENTS
     from app.training.workplace import Workplace
 
     for model in sorted(Workplace(folder).models(ALL_PATIENTS).iterdir()):
         typer.echo(f"model       {model}")
         if install is not None:
-            shutil.copytree(model, install / model.name, dirs_exist_ok=True)
+            with new_model(install, model.name, replace=True) as new:
+                shutil.copytree(model, new, dirs_exist_ok=True)
             typer.echo(f"installed   {install / model.name}")

@@ -15,6 +15,7 @@ from app.domain.analysis import ModelRole
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
+from app.errors import MisconfiguredError
 from app.imaging.align_policy import AlignPolicy
 from app.training.cases import KINDS, Case, nnunet_splits, patient_folds, scan_case
 from app.training.experiment_settings import ExperimentSettings, PriorMask
@@ -42,11 +43,13 @@ def write_dataset(
     """Write ``dataset.json`` for nnU-Net; of M4 the priors too.
 
     Raises:
-        ValueError: no patient of the internal centre can be used.
+        MisconfiguredError: no patient of the internal centre can be used.
     """
     cases = tuple(_cases(settings, manifest, role, place))
     if not cases:
-        raise ValueError(f"no patient of centre {settings.internal_centre} can be used for {role}")
+        raise MisconfiguredError(
+            f"{role}: no patient of centre {settings.internal_centre} can be used; their reasons are above"
+        )
     home = place.raw(role)
     home.mkdir(parents=True, exist_ok=True)
     (home / "dataset.json").write_text(json.dumps(dataset_description(role, cases), indent=1))
@@ -56,9 +59,20 @@ def write_dataset(
 def write_splits(
     settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
 ) -> None:
-    """Write ``splits_final.json``: the same patients in the same folds for every model."""
+    """Write ``splits_final.json``: the same patients in the same folds for every model.
+
+    Raises:
+        MisconfiguredError: a fold has nobody on one side.
+    """
     description = json.loads((place.raw(role) / "dataset.json").read_text())
     splits = nnunet_splits(list(description["dataset"]), held_back_patients(settings, manifest))
+    for fold, split in enumerate(splits):
+        if not split["train"] or not split["val"]:
+            side = "to train on" if not split["train"] else "to watch the training with"
+            raise MisconfiguredError(
+                f"{role}: fold {fold} of {settings.folds} has no case {side} (who was left out, see above); "
+                "take fewer folds, another seed, or leave the model out"
+            )
     (place.preprocessed(role) / "splits_final.json").write_text(json.dumps(splits, indent=1))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.cohort.manifest import read_manifest
 from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
 from app.training.environment import child_environment
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
@@ -16,6 +19,8 @@ from app.training.workplace import Workplace
 
 PREPARATION_EFFORT = 50.0
 """Of planning and preprocessing, in iterations of a training: it takes about as long."""
+
+LOCK_FILE = ".lock"
 
 ORDER = (ModelRole.M1, ModelRole.M4, ModelRole.M2, ModelRole.M3)
 """M4's data wait for M1's folds, so M1 goes first."""
@@ -27,8 +32,9 @@ def begin(work: Path, settings: ExperimentSettings) -> ExperimentSettings:
     Raises:
         MisconfiguredError: the cohort lacks patients, or the folder belongs to another experiment.
     """
-    settings.check_cohort(read_manifest(settings.cohort_folder))
-    return open_experiment(work, settings)
+    manifest = read_manifest(settings.cohort_folder)
+    settings.check_cohort(manifest)
+    return open_experiment(work, settings, manifest)
 
 
 def train_all(work: Path, settings: ExperimentSettings) -> None:
@@ -38,7 +44,31 @@ def train_all(work: Path, settings: ExperimentSettings) -> None:
         StepFailedError: see :meth:`~app.training.steps.StepRunner.run`.
     """
     place = Workplace(work)
-    StepRunner(settings.parallel, place.logs, place.done).run(tuple(experiment_steps(work, settings)))
+    with only_one(work):
+        StepRunner(settings.parallel, place.logs, place.done).run(tuple(experiment_steps(work, settings)))
+
+
+@contextmanager
+def only_one(work: Path) -> Iterator[None]:
+    """Hold the folder alone: two runs of one experiment would write the same checkpoints.
+
+    Raises:
+        MisconfiguredError: another run holds it.
+    """
+    with (work / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MisconfiguredError(
+                f"{work}: another `psma-node experiment` is at work in this folder; wait for it, or stop it"
+            ) from error
+        yield
+
+
+def unfinished(work: Path, settings: ExperimentSettings) -> tuple[str, ...]:
+    """Names of the steps that are still to be done."""
+    place = Workplace(work)
+    return tuple(s.name for s in experiment_steps(work, settings) if not place.done(s.name).exists())
 
 
 def experiment_steps(work: Path, settings: ExperimentSettings) -> Iterator[Step]:

@@ -14,7 +14,15 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from app.cohort.manifest import MANIFEST_FILE, CohortManifest, ManifestPart, Name
+from app.cohort.manifest import (
+    MANIFEST_FILE,
+    CohortManifest,
+    ManifestPart,
+    Name,
+    image_file,
+    patient_folder,
+)
+from app.cohort.record import RECORD_FILE
 from app.domain.analysis import ModelRole
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
@@ -78,6 +86,8 @@ class ExperimentSettings(ManifestPart):
     def _consistent(self) -> ExperimentSettings:
         if self.folds == 1:
             raise ValueError("folds: 1 holds nobody back; give 2 or more, or 0 for no cross-validation")
+        if self.internal_centre == self.external_centre:
+            raise ValueError("external_centre: the same as internal_centre would test on what was trained on")
         if self.folds == 0 and not self.external_centre:
             raise ValueError("folds: 0 and no external_centre leave nothing to test on")
         if len(set(self.models)) != len(self.models) or not self.models:
@@ -127,16 +137,25 @@ class ExperimentSettings(ManifestPart):
             )
 
 
-def open_experiment(work: Path, settings: ExperimentSettings) -> ExperimentSettings:
+SETTABLE = tuple(
+    key for key in ExperimentSettings.model_fields if key not in ("cohort", "cohort_sha256", "simulated")
+)
+"""What a person may set; the others follow from the cohort."""
+
+
+def open_experiment(
+    work: Path, settings: ExperimentSettings, manifest: CohortManifest
+) -> ExperimentSettings:
     """Begin an experiment in ``work``, or go on with the same one.
 
     Only ``parallel``, ``threads`` and ``device`` may change between runs: they don't decide what is trained.
+    Whether the patients are simulated, and what they are, the cohort says.
 
     Raises:
         MisconfiguredError: the folder belongs to an experiment with other settings, or on other patients.
     """
-    digest = cohort_sha256(settings.cohort_folder)
-    settings = settings.model_copy(update={"cohort_sha256": digest})
+    digest = cohort_sha256(settings.cohort_folder, manifest)
+    settings = settings.model_copy(update={"cohort_sha256": digest, "simulated": manifest.simulated})
     path = work / EXPERIMENT_FILE
     if path.exists():
         _refuse_other(path, read_experiment(work), settings)
@@ -157,10 +176,9 @@ def with_changes(fields: Mapping[str, Any], changes: Sequence[str]) -> Experimen
         key, equals, value = word.partition("=")
         if not equals:
             raise MisconfiguredError(f"--set {word}: expected KEY=VALUE, for example epochs=250")
-        if key not in ExperimentSettings.model_fields:
-            known = ", ".join(ExperimentSettings.model_fields)
-            raise MisconfiguredError(f"--set {word}: no key {key!r}; the keys are {known}")
-        wanted[key] = value.split(",") if key == "models" else yaml.safe_load(value)
+        if key not in SETTABLE:
+            raise MisconfiguredError(f"--set {word}: no key {key!r}; the keys are {', '.join(SETTABLE)}")
+        wanted[key] = _value(key, value)
     try:
         return ExperimentSettings.model_validate(wanted)
     except ValidationError as error:
@@ -168,9 +186,24 @@ def with_changes(fields: Mapping[str, Any], changes: Sequence[str]) -> Experimen
         raise MisconfiguredError(f"the experiment's settings don't fit: {problems}") from error
 
 
-def cohort_sha256(cohort: Path) -> str:
-    """Of the cohort's manifest."""
-    return hashlib.sha256((cohort / MANIFEST_FILE).read_bytes()).hexdigest()
+def _value(key: str, text: str) -> Any:
+    """Numbers and truth values as YAML has them; a name is taken as it stands, empty too."""
+    if key == "models":
+        return text.split(",")
+    return text if ExperimentSettings.model_fields[key].annotation is str else yaml.safe_load(text)
+
+
+def cohort_sha256(cohort: Path, manifest: CohortManifest) -> str:
+    """Of the manifest, of what each patient was made from, and of every truth."""
+    files = [cohort / MANIFEST_FILE]
+    for patient in manifest.patients:
+        record = patient_folder(cohort, patient.id) / RECORD_FILE
+        files += [record] if record.is_file() else []
+        files += [image_file(cohort, patient.id, scan.kind, "truth") for scan in patient.scans]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def read_experiment(work: Path) -> ExperimentSettings:

@@ -10,7 +10,7 @@ from typing import Any
 from app import __version__
 from app.cohort.manifest import CohortManifest
 from app.domain.analysis import ModelRole
-from app.inference.channels import FUNCTIONAL, channels_of
+from app.inference.channels import FUNCTIONAL, PRIOR_NAME, channels_of
 from app.inference.model_card import (
     DATASET_FILE,
     PLANS_FILE,
@@ -22,16 +22,13 @@ from app.inference.model_card import (
     write_card,
 )
 from app.inference.model_store import sha256_of
+from app.inference.plans_check import NORMALISATIONS
 from app.training.cases import KINDS, patient_of
 from app.training.dataset import LABELS
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
 from app.training.model_training import ModelTraining
 from app.training.planning import CONFIGURATION, TrainingPlans
 from app.training.priors import DEFECT_PROBABILITY
-
-CLIPPED = (
-    "nnU-Net CT scheme: clipped to the training lesions' 0.5 and 99.5 percentiles, fixed mean and deviation"
-)
 
 DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
 
@@ -81,11 +78,11 @@ def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> Mo
         role=role,
         version=__version__,
         tracers=_tracers(training, manifest),
-        channels=_channels(role),
+        channels=_channels(training),
         labels=LABELS,
         training_data=_training_data(training),
         training_command=command(settings),
-        deviations=_deviations() if is_small else ("final weights, not the best pseudo-Dice",),
+        deviations=_deviations() if is_small else ("random numbers are seeded anew in every epoch",),
         inference=InferenceSettings(
             configuration=CONFIGURATION, tile_step_size=TILE_STEP_SIZE.get(settings.plans, 0.5)
         ),
@@ -117,12 +114,19 @@ def _tracers(training: ModelTraining, manifest: CohortManifest) -> tuple[str, ..
     return tuple(sorted({scan.tracer for scan in scans if scan.kind in KINDS[training.role]}))
 
 
-def _channels(role: ModelRole) -> tuple[InputChannel, ...]:
-    encodings = (CLIPPED, CLIPPED, DISTANCES)
+def _channels(training: ModelTraining) -> tuple[InputChannel, ...]:
+    """What the plans do to each channel: a card that told it otherwise would hide a mistake."""
+    schemes = training.plans["configurations"][CONFIGURATION]["normalization_schemes"]
+    channels = zip(channels_of(training.role), schemes, strict=True)
     return tuple(
-        InputChannel(name=name, unit=unit, normalisation=encoding)
-        for (name, unit), encoding in zip(channels_of(role), encodings, strict=False)
+        InputChannel(name=name, unit=unit, normalisation=_in_words(name, scheme))
+        for (name, unit), scheme in channels
     )
+
+
+def _in_words(channel: str, scheme: str) -> str:
+    words = NORMALISATIONS[scheme]
+    return f"{words}; {DISTANCES}" if channel == PRIOR_NAME else words
 
 
 def _training_data(training: ModelTraining) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from app import __version__
 from app.cohort.manifest import CohortManifest, read_manifest
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import ScanScore
+from app.errors import MisconfiguredError
 from app.inference.model_card import MetricSource, read_card, write_card
-from app.training.experiment import experiment_steps
+from app.training.experiment import experiment_steps, unfinished
 from app.training.experiment_settings import (
     ALL_PATIENTS,
     EXPERIMENT_FILE,
     ExperimentSettings,
+    PriorMask,
     read_experiment,
 )
 from app.training.export import command, model_id
@@ -34,9 +37,15 @@ def conclude(work: Path) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Raises:
-        MisconfiguredError: the experiment or its cohort is not there.
+        MisconfiguredError: the experiment or its cohort is not there, or a step is not finished.
     """
     settings, place = read_experiment(work), Workplace(work)
+    left = unfinished(work, settings)
+    if left:
+        raise MisconfiguredError(
+            f"{work}: {len(left)} step(s) are not finished ({', '.join(left)}); "
+            "run the experiment without --only"
+        )
     manifest = read_manifest(settings.cohort_folder)
     scores = score_experiment(settings, manifest, place)
     write_scores(scores, place.scores)
@@ -99,5 +108,14 @@ def _notes(settings: ExperimentSettings, manifest: CohortManifest) -> tuple[str,
         )
     if settings.simulated:
         notes.append("The patients are simulated: nothing here says how the models do on people.")
-    notes += [f"Not taken: {each.what} ({each.reason})" for each in manifest.exclusions]
-    return (*notes, *manifest.warnings)
+    if ModelRole.M4 in settings.models and settings.prior is PriorMask.M1:
+        notes.append(
+            "M4 is trained on priors from M1's folds. The fold of M1 that gave a training patient's prior "
+            "may have seen patients that M4 is tested on here: they reach M4 through those priors only."
+        )
+    if manifest.exclusions:
+        reasons = Counter(each.reason for each in manifest.exclusions)
+        notes += [f"Not taken: {count} ({reason})" for reason, count in sorted(reasons.items())]
+    if manifest.warnings:
+        notes.append(f"The cohort's manifest has {len(manifest.warnings)} warning(s): psma-node cohort show.")
+    return tuple(notes)

@@ -38,7 +38,6 @@ class Extent:
         """What an experiment of this size sets, for two cores."""
         return {
             "name": "simulated",
-            "simulated": True,
             "plans": TrainingPlans.SMALL,
             "folds": self.folds,
             "epochs": self.epochs,

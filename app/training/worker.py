@@ -7,11 +7,15 @@ A process of its own because nnU-Net and glibc read their settings when a proces
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 from app.cohort.manifest import read_manifest
 from app.domain.analysis import ModelRole
+from app.errors import PsmaNodeError
 from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model
@@ -19,6 +23,9 @@ from app.training.model_training import ModelTraining, train
 from app.training.planning import plan_and_preprocess
 from app.training.prediction import predict_held_out
 from app.training.workplace import DATASET_NUMBERS, Workplace
+
+EXIT_FAILED = 1
+POLL_S = 0.5
 
 
 def prepare(folder: Path, role: ModelRole) -> None:
@@ -43,11 +50,23 @@ def model(folder: Path, role: ModelRole, split: str) -> None:
 def main() -> None:
     """Run the step named on the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     folder, step, role, *split = sys.argv[1:]
-    if step == "prepare":
-        prepare(Path(folder), ModelRole(role))
-    else:
-        model(Path(folder), ModelRole(role), *split)
+    try:
+        if step == "prepare":
+            prepare(Path(folder), ModelRole(role))
+        else:
+            model(Path(folder), ModelRole(role), *split)
+    except PsmaNodeError as error:
+        logging.getLogger(__name__).error("%s", error)
+        sys.exit(EXIT_FAILED)
+
+
+def _end_with_parent(parent: int) -> None:
+    """A command that was killed can't end its children: they notice, and what is on disk is whole."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from app.cohort.manifest import image_file
+from app.cohort.manifest import image_file, read_manifest
 from app.cohort.nifti import read_labels
 from app.domain.analysis import ModelRole
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
+from app.errors import MisconfiguredError
 from app.inference.model_store import ModelStore
+from app.training.experiment import only_one
+from app.training.experiment_settings import read_experiment
+from app.training.findings import conclude
+from app.training.prediction import held_out
 from app.training.workplace import Workplace
 from app.validation.scores_file import read_scores
 from tests.training.made_cohort import make_cohort
@@ -43,8 +46,11 @@ def kill_after_first_model(cohort: Path, work: Path, log: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert child.poll() is None, log.read_text()
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()  # the command alone: what it began must notice and end
         child.wait()
+        while subprocess.run(["pgrep", "-f", f"worker {work}"], capture_output=True, check=False).stdout:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +87,44 @@ def test_m2_runs_where_no_prior_fits_and_the_score_says_why(work: Path) -> None:
 
 
 def test_no_model_was_trained_on_a_patient_that_it_is_tested_on(work: Path) -> None:
-    place = Workplace(work)
+    place, settings = Workplace(work), read_experiment(work)
+    manifest = read_manifest(settings.cohort_folder)
     for role in ModelRole:
         splits = json.loads((place.preprocessed(role) / "splits_final.json").read_text())
         cases = json.loads((place.raw(role) / "dataset.json").read_text())["dataset"]
         assert not any(name.startswith("B") for name in cases)
-        for split in splits:
-            assert not {n.split("_")[0] for n in split["train"]} & {n.split("_")[0] for n in split["val"]}
+        for fold, split in enumerate(splits):
+            trained = {name.split("_")[0] for name in split["train"]}
+            tested = {patient.id for patient in held_out(settings, manifest, str(fold))}
+            assert tested == {name.split("_")[0] for name in split["val"]}
+            assert not trained & tested
+            assert trained | tested == {f"A000{n}" for n in range(4)}
+
+
+def test_a_card_tells_what_the_plans_do_to_each_channel(work: Path) -> None:
+    place = Workplace(work)
+    card = ModelStore(work / "models").load(ModelRole.M4).card
+    plans = json.loads((work / "models" / card.id / "plans.json").read_text())
+    schemes = plans["configurations"]["3d_fullres"]["normalization_schemes"]
+    assert schemes == ["CTNormalization", "CTNormalization", "NoNormalization"]
+    told = [channel.normalisation.split(";")[0].split(":")[0] for channel in card.channels]
+    assert told == ["nnU-Net CT scheme", "nnU-Net CT scheme", "none"]
+    assert place.preprocessed(ModelRole.M4).is_dir()
+
+
+def test_a_report_before_the_end_names_what_is_missing(work: Path) -> None:
+    mark = Workplace(work).done("model-M3-1")
+    mark.rename(mark.with_suffix(".away"))
+    try:
+        with pytest.raises(MisconfiguredError, match=r"1 step\(s\) are not finished \(model-M3-1\)"):
+            conclude(work)
+    finally:
+        mark.with_suffix(".away").rename(mark)
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(work: Path) -> None:
+    with only_one(work), pytest.raises(MisconfiguredError, match="at work in this folder"), only_one(work):
+        pass
 
 
 def test_the_models_are_the_nodes_with_their_metrics(work: Path) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
+from app.cohort.manifest import CohortManifest, CohortPatient, image_file, read_manifest, write_manifest
+from app.cohort.nifti import read_labels, write_array
 from app.domain.analysis import ModelRole
+from app.domain.scan_score import Validation
+from app.domain.study import StudyKind
+from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
 from app.training.cases import nnunet_splits, patient_folds, patient_of
+from app.training.dataset import pet_lesions, write_splits
 from app.training.experiment import begin, experiment_steps
 from app.training.experiment_settings import ExperimentSettings, PriorMask, with_changes
 from app.training.sizes import EXTENTS, Size
+from app.training.workplace import Workplace
+from tests.training.made_cohort import make_cohort
 
 
 @pytest.fixture
@@ -53,7 +62,10 @@ def test_a_cohort_that_changed_is_noticed(cohort: Path, tmp_path: Path) -> None:
     ("changes", "words"),
     [
         (["folds=1"], "holds nobody back"),
-        (["folds=0", "external_centre=''"], "nothing to test on"),
+        (["folds=0", "external_centre="], "nothing to test on"),
+        (["external_centre=A"], "trained on"),
+        (["simulated=false"], "no key 'simulated'"),
+        (["cohort_sha256=0"], "no key 'cohort_sha256'"),
         (["models=M4"], "M4 wants M1, M2"),
         (["models=M2,M4", "prior=truth", "folds=x"], "folds"),
         (["models=M1,M1"], "name each once"),
@@ -78,6 +90,53 @@ def test_a_cohort_without_the_patients_is_refused(
 ) -> None:
     with pytest.raises(MisconfiguredError, match=words):
         begin(tmp_path / "work", settings_of(cohort, *changes))
+
+
+def test_names_are_taken_as_they_stand(cohort: Path) -> None:
+    settings = settings_of(cohort, "name=123", "external_centre=", "internal_centre=A")
+    assert (settings.name, settings.external_centre) == ("123", "")
+
+
+def test_a_cohort_says_whether_it_is_simulated(cohort: Path, tmp_path: Path) -> None:
+    assert not begin(tmp_path / "one", settings_of(cohort)).simulated
+    write_manifest(read_manifest(cohort).model_copy(update={"simulated": True}), cohort)
+    assert begin(tmp_path / "other", settings_of(cohort)).simulated
+
+
+def test_a_truth_that_changed_is_noticed(tmp_path: Path) -> None:
+    cohort = make_cohort(tmp_path / "cohort", internal=2, external=1)
+    begin(tmp_path / "work", settings_of(cohort))
+    path = image_file(cohort, "A0001", StudyKind.PET_CT, "truth")
+    truth = read_labels(path)
+    write_array(path, np.roll(truth.array, 5, axis=0), truth.grid)
+    with pytest.raises(MisconfiguredError, match="cohort_sha256"):
+        begin(tmp_path / "work", settings_of(cohort))
+
+
+def test_m4s_prior_is_m1s_result_on_an_unseen_patient_or_the_readers(tmp_path: Path) -> None:
+    cohort, place = make_cohort(tmp_path / "cohort", internal=2, external=1), Workplace(tmp_path / "work")
+    patient = read_manifest(cohort).patients[0]
+    truth = read_labels(image_file(cohort, patient.id, StudyKind.PET_CT, "truth"))
+    for number, validation in enumerate((Validation.INTERNAL, Validation.EXTERNAL), start=1):
+        found = LabelMap(np.roll(truth.array, number, axis=1), truth.grid)
+        path = place.prediction(validation, ModelRole.M1, patient.id, StudyKind.PET_CT)
+        path.parent.mkdir(parents=True)
+        write_array(path, found.array, found.grid)
+        taken = pet_lesions(settings_of(cohort, "prior=m1"), place, patient, validation)
+        np.testing.assert_array_equal(taken.array, found.array)
+        drawn = pet_lesions(settings_of(cohort, "prior=truth"), place, patient, validation)
+        np.testing.assert_array_equal(drawn.array, truth.array)
+
+
+def test_a_fold_without_a_case_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    cohort, place = make_cohort(tmp_path / "cohort", internal=2, external=1), Workplace(tmp_path / "work")
+    settings, manifest = settings_of(cohort), read_manifest(cohort)
+    place.raw(ModelRole.M4).mkdir(parents=True)
+    place.preprocessed(ModelRole.M4).mkdir(parents=True)
+    only_one_patient = {"dataset": {"A0000_prior0": {}, "A0000_prior1": {}}}
+    (place.raw(ModelRole.M4) / "dataset.json").write_text(json.dumps(only_one_patient))
+    with pytest.raises(MisconfiguredError, match=r"M4: fold \d of 2 has no case .* fewer folds"):
+        write_splits(settings, manifest, ModelRole.M4, place)
 
 
 def test_every_patient_is_held_back_once_and_folds_do_not_depend_on_order() -> None:
@@ -108,7 +167,6 @@ def test_m4_waits_for_the_m1_that_has_not_seen_its_patients(cohort: Path, tmp_pa
 def test_the_sizes_are_experiments() -> None:
     for size in Size:
         settings = ExperimentSettings.model_validate({"cohort": "x", **EXTENTS[size].as_settings()})
-        assert settings.simulated
         assert set(settings.models) == set(ModelRole)
     assert EXTENTS[Size.FULL].prior is PriorMask.M1
     assert (EXTENTS[Size.FULL].internal, EXTENTS[Size.FULL].external) == (48, 25)
