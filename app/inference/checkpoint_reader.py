@@ -71,10 +71,13 @@ def convert_checkpoint(checkpoint: Path, weights: Path) -> ConvertedCheckpoint:
     """Read ``checkpoint`` in a process without network, files or environment; write ``weights``.
 
     Raises:
-        MisconfiguredError: it names anything that a checkpoint does not need, or is none.
+        MisconfiguredError: it names anything that a checkpoint does not need, is none, or can't be read.
     """
-    sha256 = sha256_of(checkpoint)
-    with checkpoint.open("rb") as source, weights.open("wb") as output:
+    try:
+        sha256, opened = sha256_of(checkpoint), checkpoint.open("rb")
+    except OSError as error:
+        raise MisconfiguredError(f"{checkpoint}: can't be read ({error.strerror})") from error
+    with opened as source, weights.open("wb") as output:
         answer = _answer(source, output, checkpoint.name)
     if answer.checkpoint is None:
         weights.unlink()

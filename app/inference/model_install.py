@@ -49,28 +49,41 @@ def new_model(models: Path, model_id: str, replace: bool) -> Iterator[Path]:
     """
     refuse_taken_id(models, model_id, replace)
     work = models / STAGING / uuid.uuid4().hex
-    staged, final, aside = work / model_id, models / model_id, work / "replaced"
+    staged = work / model_id
     try:
-        make_folder(models)
-        staged.mkdir(parents=True)
-        yield staged
-        _flush(staged)
+        with _writing_to(models):
+            make_folder(models)
+            staged.mkdir(parents=True)
+        yield staged  # what fails in there has its own words: it reads files from elsewhere
         refuse_taken_id(models, model_id, replace)  # another import may have been quicker
-        if final.exists():
-            final.rename(aside)
-        try:
-            staged.rename(final)
-        except OSError:
-            if aside.exists():
-                aside.rename(final)
-            raise
-        sync_folder(models)
-    except OSError as error:
-        raise MisconfiguredError(f"{models}: can't be written to ({error.strerror})") from error
+        with _writing_to(models):
+            _flush(staged)
+            _take_place(staged, models / model_id, work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
         with suppress(OSError):  # another import is under way there
             (models / STAGING).rmdir()
+
+
+@contextmanager
+def _writing_to(models: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MisconfiguredError(f"{models}: can't be written to ({error.strerror})") from error
+
+
+def _take_place(staged: Path, final: Path, aside: Path) -> None:
+    """The new folder where the old one was, which comes back if that fails."""
+    if final.exists():
+        final.rename(aside)
+    try:
+        staged.rename(final)
+    except OSError:
+        if aside.exists():
+            aside.rename(final)
+        raise
+    sync_folder(final.parent)
 
 
 def _flush(folder: Path) -> None:

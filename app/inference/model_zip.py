@@ -49,7 +49,7 @@ def unpack(path: Path, members: Mapping[str, Path]) -> None:
     """Write some members to the places given, each no longer than the zip said it was.
 
     Raises:
-        MisconfiguredError: the zip is damaged, or the disk has no room.
+        MisconfiguredError: the zip is damaged or can't be read, or the disk has no room.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -57,6 +57,8 @@ def unpack(path: Path, members: Mapping[str, Path]) -> None:
                 _unpack_one(archive, archive.getinfo(name), target)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
         raise MisconfiguredError(f"{path}: the zip file is damaged ({error}); fetch it again") from error
+    except OSError as error:
+        raise MisconfiguredError(f"{path}: can't be unpacked ({error.strerror})") from error
 
 
 def pack(files: Sequence[tuple[str, Path]], out: Path) -> None:

@@ -132,12 +132,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object from a file that nobody has looked at.
 
     Raises:
-        MisconfiguredError: too long, or no JSON object.
+        MisconfiguredError: too long, no JSON object, or can't be read.
     """
-    if path.stat().st_size > JSON_BYTES:
-        raise MisconfiguredError(f"{path.name}: more than {JSON_BYTES >> 20} MiB; no {path.name} is as long")
     try:
+        if path.stat().st_size > JSON_BYTES:
+            raise MisconfiguredError(
+                f"{path.name}: more than {JSON_BYTES >> 20} MiB; no {path.name} is as long"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise MisconfiguredError(f"{path.name}: not readable as JSON ({type(error).__name__})") from error
     if not isinstance(content, dict):
