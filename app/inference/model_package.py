@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from app.errors import MisconfiguredError
-from app.inference.model_card import CARD_FILE, DATASET_FILE, PLANS_FILE, ModelCard, read_card
-from app.inference.model_store import ModelStore
+from app.inference.model_card import CARD_FILE, DATASET_FILE, PLANS_FILE, ModelCard, read_card, write_card
+from app.inference.model_store import ModelStore, sha256_of
 from app.inference.model_zip import member_names, pack, unpack
 from app.inference.nnunet_results import read_json
-from app.inference.plans_check import check_plans, check_weights, empty_network
+from app.inference.plans_check import check_plans, check_weights, empty_network, trimmed_dataset
 from app.inference.segmenter import refuse_other_input
 
 CARD_BYTES = 4 << 20
@@ -44,6 +46,8 @@ def package_id(path: Path) -> str:
 def import_package(path: Path, folder: Path) -> ModelCard:
     """Unpack a package into the empty ``folder``, which has the model's id as its name; every file verified.
 
+    Of dataset.json only what inference needs is kept, as after a training's import.
+
     Raises:
         MisconfiguredError: a file is missing, additional, or not what the card says, or the parts do not fit.
     """
@@ -64,4 +68,16 @@ def import_package(path: Path, folder: Path) -> ModelCard:
     network = empty_network(plans, dataset, card.inference.configuration)
     for name in card.weights:
         check_weights(network, folder / name)
-    return card
+    return _without_case_list(card, dataset, folder)
+
+
+def _without_case_list(card: ModelCard, dataset: dict[str, Any], folder: Path) -> ModelCard:
+    """Trim dataset.json in ``folder``, with its new SHA-256 in the card; a trimmed one stays as it is."""
+    kept = trimmed_dataset(dataset)
+    if kept == dataset:
+        return card
+    path = folder / DATASET_FILE
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    trimmed = card.model_copy(update={"files": {**card.files, DATASET_FILE: sha256_of(path)}})
+    write_card(trimmed, folder)
+    return trimmed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -13,7 +14,8 @@ from typer.testing import CliRunner, Result
 from app.cli.main import app
 from app.domain.analysis import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_store import ModelStore
+from app.inference.model_card import write_card
+from app.inference.model_store import ModelStore, sha256_of
 from tests.inference.tiny_model import write_tiny_model
 
 
@@ -50,6 +52,22 @@ def test_a_model_arrives_as_it_left_and_needs_no_trust(package: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "there" / "tiny") == contents(tmp_path / "here" / "tiny")
     assert ModelStore(tmp_path / "there").load(ModelRole.M2).card.id == "tiny"
+
+
+def test_who_the_model_was_trained_on_does_not_arrive(tmp_path: Path) -> None:
+    card = write_tiny_model(tmp_path / "here")
+    folder = tmp_path / "here" / "tiny"
+    described = json.loads((folder / "dataset.json").read_text())
+    cases = {"Doe^John": {"images": ["/home/doe/pet.nii.gz"]}}
+    (folder / "dataset.json").write_text(json.dumps({**described, "dataset": cases}))
+    files = {**card.files, "dataset.json": sha256_of(folder / "dataset.json")}
+    write_card(card.model_copy(update={"files": files}), folder)
+    run("export", "tiny", "--out", tmp_path / "tiny.zip", "--models-dir", tmp_path / "here")
+    result = run("import", tmp_path / "tiny.zip", "--models-dir", tmp_path / "there")
+    assert result.exit_code == 0, result.output
+    assert b"doe" not in b"".join(contents(tmp_path / "there" / "tiny").values()).lower()
+    arrived = ModelStore(tmp_path / "there").load(ModelRole.M2).card  # loading verifies every file
+    assert arrived.weights_sha256 == card.weights_sha256
 
 
 def test_packing_again_gives_the_same_bytes(package: Path, tmp_path: Path) -> None:
