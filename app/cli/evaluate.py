@@ -94,7 +94,7 @@ def _evaluate_node(cohort: Path, out: Path, centre: str, site: Site, cards: bool
     if found.scores:
         _write_report(out, found, settings, (cohort, manifest.simulated), command)
     if cards:
-        _complete_cards(found, settings, manifest.simulated, command)
+        complete_cards(found, settings, manifest.simulated, command)
     for line in found.missing:
         typer.echo(f"no result: {line}", err=True)
     raise typer.Exit(EXIT_INCOMPLETE if found.missing else 0)
@@ -108,7 +108,7 @@ def _command(centre: str, site: Site) -> str:
     return " ".join([*words, *(f"--set {shlex.quote(word)}" for word in site[1] or [])])
 
 
-def _complete_cards(found: NodeScores, settings: Settings, simulated: bool, command: str) -> None:
+def complete_cards(found: NodeScores, settings: Settings, simulated: bool, command: str) -> None:
     """Metrics of the node's own chain into the card of each model that served."""
     from app import __version__
     from app.inference.model_card import MetricSource, read_card, write_card

@@ -146,6 +146,6 @@ def _untrusted(source: Path) -> MisconfiguredError:
 def _tell(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
     if not card.metrics:
-        typer.echo("not evaluated yet: its card has no metrics (psma-node evaluate)")
+        typer.echo("not evaluated yet: its card has no metrics (psma-node evaluate --node --update-cards)")
     key = "pet_model" if card.role in (ModelRole.M1, ModelRole.M3) else _SPECT_KEYS[card.role]
     typer.echo(f"to use it, name it in app.yaml, for example segment.{key}: {card.id} (docs/models.md)")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
+from app.cli.evaluate import complete_cards
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest
 from app.cohort.policy import CohortPolicy
@@ -16,6 +19,8 @@ from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.imaging.components import label_lesions
+from app.inference.model_card import read_card
+from app.inference.policy import SHIPPED_MODELS
 from app.node_evaluation import evaluate_node
 from app.settings import Settings, load_settings
 from tests.application.conftest import use_segmentation
@@ -102,3 +107,21 @@ def test_dicom_that_is_gone_is_an_error_that_names_the_patient(
     (tmp_path / "dicom").rename(tmp_path / "elsewhere")
     with pytest.raises(MisconfiguredError, match="DICOM of A0000, A0001"):
         evaluate_node(tmp_path / "cohort", cohort.patients, settings, tmp_path / "out")
+
+
+def test_the_nodes_metrics_go_into_the_cards_of_the_models_that_served(
+    cohort: CohortManifest, settings: Settings, tmp_path: Path
+) -> None:
+    found = evaluate_node(tmp_path / "cohort", cohort.patients, settings, tmp_path / "out")
+    models = tmp_path / "models"
+    source = next(card.parent for card in SHIPPED_MODELS.glob("*/model.yaml") if "m1" in card.parent.name)
+    shutil.copytree(source, models / source.name)
+    site = load_settings(None, [f"segment.models_dir={models}"])
+    served = replace(found, models={"M1": source.name})
+    complete_cards(served, site, simulated=True, command="psma-node evaluate --node COHORT")
+    card = read_card(models / source.name)
+    dice = next(metric for metric in card.metrics if metric.name == "DSC")
+    assert (dice.cohort, dice.patients) == ("the node's own chain, simulated patients of centre A", 2)
+    assert dice.mean == pytest.approx((1.0 + 0.8) / 2, abs=1e-4)
+    assert card.metric_source is not None
+    assert card.metric_source.command == "psma-node evaluate --node COHORT"
