@@ -10,7 +10,6 @@ import numpy as np
 
 from app.cohort.manifest import CohortPatient, image_file, prefix
 from app.cohort.nifti import SUFFIX, read_labels, write_array
-from app.domain.model_kinds import KINDS as KINDS  # noqa: PLC0414 - the training takes it from here
 from app.domain.study import StudyKind
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_labels
 from app.domain.analysis import ModelRole
+from app.domain.model_kinds import KINDS
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
 from app.imaging.align_policy import AlignPolicy
-from app.training.cases import KINDS, Case, nnunet_splits, patient_folds, scan_case
+from app.training.cases import Case, nnunet_splits, patient_folds, scan_case
 from app.training.experiment_settings import ExperimentSettings, PriorMask
 from app.training.priors import carry_prior, disturbed, write_prior
 from app.training.workplace import Workplace

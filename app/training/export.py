@@ -10,6 +10,7 @@ from typing import Any
 from app import __version__
 from app.cohort.manifest import CohortManifest
 from app.domain.analysis import ModelRole
+from app.domain.model_kinds import KINDS
 from app.inference.channels import FUNCTIONAL, PRIOR_NAME, channels_of
 from app.inference.model_card import (
     DATASET_FILE,
@@ -23,7 +24,7 @@ from app.inference.model_card import (
 )
 from app.inference.model_store import sha256_of
 from app.inference.plans_check import NORMALISATIONS
-from app.training.cases import KINDS, patient_of
+from app.training.cases import patient_of
 from app.training.dataset import LABELS
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
 from app.training.model_training import ModelTraining

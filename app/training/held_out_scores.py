@@ -9,10 +9,10 @@ from pathlib import Path
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_labels, read_volume
 from app.domain.analysis import ModelRole
+from app.domain.model_kinds import KINDS
 from app.domain.scan_score import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
-from app.training.cases import KINDS
 from app.training.experiment_settings import ExperimentSettings
 from app.training.prediction import every_held_out, no_prior_reasons
 from app.training.workplace import Workplace, validation_of

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_volume, write_array
 from app.domain.analysis import ModelRole
+from app.domain.model_kinds import KINDS
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
@@ -17,7 +18,6 @@ from app.inference.channels import NetworkInput, build_input
 from app.inference.model_store import ModelStore
 from app.inference.policy import SegmentPolicy
 from app.inference.segmenter import Segmenter
-from app.training.cases import KINDS
 from app.training.dataset import held_back_patients, pet_lesions
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
 from app.training.model_training import ModelTraining
