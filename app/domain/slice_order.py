@@ -121,7 +121,10 @@ def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision
     """
     if is_announced:
         return ()
-    text = "warning: no NumberOfSlices that all images agree on: slices missing at an end can't be noticed"
+    text = (
+        "warning: NumberOfSlices is absent, or images don't agree on it: "
+        "slices missing at an end can't be noticed"
+    )
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) == len(set(known)):
         text = f"{text}; InstanceNumber {_told_by_numbers(known)}"
