@@ -18,13 +18,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.record_file import Record, read_record, write_record
 
 MANIFEST_FILE = "cohort.yaml"
 PATIENTS_FOLDER = "patients"
@@ -49,13 +48,7 @@ class TruthForm(StrEnum):
     """No file: ``truth.csv`` says that there was no lesion to outline."""
 
 
-class ManifestPart(BaseModel):
-    """Frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CohortScan(ManifestPart):
+class CohortScan(Record):
     """One pair of functional image and CT, with its truth.
 
     Attributes:
@@ -79,7 +72,7 @@ class CohortScan(ManifestPart):
     warnings: tuple[str, ...] = ()
 
 
-class CtRegistration(ManifestPart):
+class CtRegistration(Record):
     """The SPECT's CT on the PET's CT, by the node's own registration.
 
     Attributes:
@@ -98,7 +91,7 @@ class CtRegistration(ManifestPart):
         return self.spect_to_pet is not None and not self.reasons
 
 
-class CohortPatient(ManifestPart):
+class CohortPatient(Record):
     """One patient. ``registration`` is there when both scans are.
 
     Attributes:
@@ -118,7 +111,7 @@ class CohortPatient(ManifestPart):
         return next((scan for scan in self.scans if scan.kind is kind), None)
 
 
-class Exclusion(ManifestPart):
+class Exclusion(Record):
     """A patient, a study or a truth that was found and not taken.
 
     Attributes:
@@ -132,7 +125,7 @@ class Exclusion(ManifestPart):
     source: str = ""
 
 
-class CohortManifest(ManifestPart):
+class CohortManifest(Record):
     """Everything a training needs to know of its patients.
 
     Attributes:
@@ -191,23 +184,13 @@ def read_unchecked(cohort: Path) -> CohortManifest:
     Raises:
         MisconfiguredError: missing, not YAML, or not a manifest.
     """
-    path = cohort / MANIFEST_FILE
-    try:
-        return CohortManifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise MisconfiguredError(f"{path}: not found; make it with `psma-node cohort build`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path}: not readable as YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise MisconfiguredError(f"{path}: not a cohort's manifest: {problems}") from error
+    advice = "make it with `psma-node cohort build`"
+    return read_record(CohortManifest, cohort / MANIFEST_FILE, "a cohort's manifest", advice)
 
 
 def write_manifest(manifest: CohortManifest, cohort: Path) -> None:
     """Write ``cohort.yaml``, whole or not at all."""
-    fields = manifest.model_dump(mode="json")
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
-    write_durably(cohort / MANIFEST_FILE, text.encode())
+    write_record(manifest, cohort / MANIFEST_FILE)
 
 
 def _missing(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:

@@ -6,20 +6,21 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from app.cohort.manifest import CohortPatient, ManifestPart, patient_folder
+from app.cohort.manifest import CohortPatient, patient_folder
 from app.durable_file import write_durably
+from app.record_file import Record
 
 RECORD_FILE = "patient.json"
 
 
-class Refused(ManifestPart):
+class Refused(Record):
     """A study or scan of the patient that was not taken."""
 
     what: str
     reason: str
 
 
-class PatientRecord(ManifestPart):
+class PatientRecord(Record):
     """What became of one patient.
 
     Attributes:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from app.domain.analysis import ModelRole
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.record_file import Record, read_record, write_record
 
 CARD_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
@@ -26,13 +25,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 """No separators: a card can't name a file outside its own folder."""
 
 
-class CardPart(BaseModel):
-    """Frozen, and strict about unknown keys: a misspelt key must not pass silently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputChannel(CardPart):
+class InputChannel(Record):
     """One channel of the network's input, in order."""
 
     name: Text
@@ -40,7 +33,7 @@ class InputChannel(CardPart):
     normalisation: Text
 
 
-class Metric(CardPart):
+class Metric(Record):
     """One measured number, with how to get it again.
 
     ``mean`` and ``sd`` are over the patients for which the number is defined, ``n`` of ``patients``.
@@ -56,7 +49,7 @@ class Metric(CardPart):
     note: str = ""
 
 
-class MetricSource(CardPart):
+class MetricSource(Record):
     """Where the metrics come from."""
 
     command: Text
@@ -64,7 +57,7 @@ class MetricSource(CardPart):
     date: Text
 
 
-class InferenceSettings(CardPart):
+class InferenceSettings(Record):
     """How nnU-Net's predictor is set; part of the model, so that a result can be repeated."""
 
     configuration: Text
@@ -72,7 +65,7 @@ class InferenceSettings(CardPart):
     mirroring_axes: tuple[int, ...] = ()
 
 
-class ModelCard(CardPart):
+class ModelCard(Record):
     """A model, completely described.
 
     Attributes:
@@ -118,15 +111,7 @@ def read_card(folder: Path) -> ModelCard:
         MisconfiguredError: missing, not YAML, or not a valid card.
     """
     path = folder / CARD_FILE
-    try:
-        card = ModelCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise MisconfiguredError(f"{path}: not found; a model's folder needs its card") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path}: not readable as YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise MisconfiguredError(f"{path}: not a valid model card: {problems}") from error
+    card = read_record(ModelCard, path, "a valid model card", "a model's folder needs its card")
     if card.id != folder.name:
         raise MisconfiguredError(f"{path}: says id {card.id}, expected {folder.name}, its folder's name")
     missing = [name for name in (*card.weights, PLANS_FILE, DATASET_FILE) if name not in card.files]
@@ -136,7 +121,5 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
-    """Write ``card`` to its place, whole or not at all: without a readable card the model can't be used."""
-    fields = card.model_dump(mode="json", exclude_defaults=False)
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
-    write_durably(folder / CARD_FILE, text.encode())
+    """Write ``card`` to its place, whole or not at all."""
+    write_record(card, folder / CARD_FILE)

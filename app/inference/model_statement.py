@@ -13,11 +13,12 @@ from app.domain.analysis import ModelRole
 from app.domain.tracers import tracer_named
 from app.errors import MisconfiguredError
 from app.inference.channels import PRIOR_NAME, channels_of
-from app.inference.model_card import CardPart, Text
+from app.inference.model_card import Text
 from app.inference.prior_encoding import ENCODING
+from app.record_file import Record
 
 
-class StatedChannel(CardPart):
+class StatedChannel(Record):
     """One channel as the model was trained on it."""
 
     name: Text
@@ -25,14 +26,14 @@ class StatedChannel(CardPart):
     encoding: str = ""
 
 
-class StatedInference(CardPart):
+class StatedInference(Record):
     """How the predictor is to be set, where not as nnU-Net's is."""
 
     tile_step_size: float = Field(default=0.5, gt=0, le=1)
     mirroring_axes: tuple[int, ...] | None = None
 
 
-class ModelStatement(CardPart):
+class ModelStatement(Record):
     """The keys of a partial card.
 
     Attributes:

@@ -17,16 +17,15 @@ from pydantic import Field, ValidationError, model_validator
 from app.cohort.manifest import (
     MANIFEST_FILE,
     CohortManifest,
-    ManifestPart,
     Name,
     image_file,
     patient_folder,
 )
 from app.cohort.record import RECORD_FILE
 from app.domain.analysis import ModelRole
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
+from app.record_file import Record, read_record, write_record
 from app.training.planning import TrainingPlans
 
 EXPERIMENT_FILE = "experiment.yaml"
@@ -44,7 +43,7 @@ class PriorMask(StrEnum):
     """M1's result on patients that it was not trained on: what the node will give."""
 
 
-class ExperimentSettings(ManifestPart):
+class ExperimentSettings(Record):
     """One experiment.
 
     Attributes:
@@ -160,8 +159,7 @@ def open_experiment(
     if path.exists():
         _refuse_other(path, read_experiment(work), settings)
     work.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=110)
-    write_durably(path, text.encode())
+    write_record(settings, path)
     return settings
 
 
@@ -212,13 +210,8 @@ def read_experiment(work: Path) -> ExperimentSettings:
     Raises:
         MisconfiguredError: there is none, or it is damaged.
     """
-    path = work / EXPERIMENT_FILE
-    try:
-        return ExperimentSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise MisconfiguredError(f"{path}: not found; begin with `psma-node experiment`") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise MisconfiguredError(f"{path}: not an experiment's record: {error}") from error
+    advice = "begin with `psma-node experiment`"
+    return read_record(ExperimentSettings, work / EXPERIMENT_FILE, "an experiment's record", advice)
 
 
 def _refuse_other(path: Path, found: ExperimentSettings, wanted: ExperimentSettings) -> None:
