@@ -14,6 +14,7 @@ from pydicom.pixels import get_decoder
 from app.dicom import header_values as header
 from app.dicom import jpeg_lossless
 from app.dicom.isolated_decoder import JPEG_LS, DecoderDiedError, IsolatedDecoder
+from app.dicom.stream_precision import widest_sample_bits
 from app.domain.geometry import Stack, stack_series
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Series
@@ -99,6 +100,7 @@ def _pixels(
             RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image", series
         )
     try:
+        _refuse_wide_samples(series, dataset)
         pixels = _decoded(dataset, path, decoder)
     except DecoderDiedError as error:
         found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
@@ -135,6 +137,15 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
         expected = "an uncompressed image, or a compression with a decoder installed here"
         code = RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED
         raise _unusable(code, "TransferSyntaxUID", syntax or "nothing", expected, series)
+
+
+def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
+    """A decoder would cut them to Bits Allocated."""
+    allocated, in_stream = int(dataset.BitsAllocated), widest_sample_bits(dataset)
+    if in_stream is not None and in_stream > allocated:
+        found = f"{in_stream} bits a sample in the stream"
+        expected = f"{allocated} or fewer, as Bits Allocated says"
+        raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series)
 
 
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -94,6 +94,16 @@ def _encode(dataset: Dataset, syntax: str) -> None:
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
 
 
+def called_eight_bits(syntax: str) -> Damage:
+    """One slice's header says half of its compressed samples' depth."""
+
+    def damage(images: Images) -> None:
+        compressed(syntax)(images)
+        one(BitsAllocated=8, BitsStored=8, HighBit=7)(images)
+
+    return damage
+
+
 def damaged_stream(syntax: str) -> Damage:
     def damage(images: Images) -> None:
         compressed(syntax)(images)
@@ -290,6 +300,9 @@ DEFECTS = (
     Defect("a damaged JPEG lossless stream", damaged_stream("1.2.840.10008.1.2.4.70"), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("a damaged JPEG-LS stream", damaged_stream(JPEGLSLossless), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("a damaged JPEG 2000 stream", damaged_stream("1.2.840.10008.1.2.4.90"), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("JPEG lossless of 16 bits called 8", called_eight_bits("1.2.840.10008.1.2.4.70"), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("JPEG-LS of 16 bits called 8", called_eight_bits(JPEGLSLossless), Code.PIXEL_DATA_MISSING, "PixelData"),
+    Defect("JPEG 2000 of 16 bits called 8", called_eight_bits("1.2.840.10008.1.2.4.90"), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("video", video, Code.TRANSFER_SYNTAX_UNSUPPORTED, "TransferSyntaxUID"),
     # files
     Defect("a file that is no DICOM", not_dicom(b"no image"), beside=Code.UNREADABLE),

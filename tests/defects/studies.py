@@ -72,6 +72,12 @@ def body_pet_ct() -> Images:
 
 def outcome(images: Images, folder: Path) -> Outcome:
     """Write, read, select, load, look whether both images lie on each other."""
+    write_study(images, folder)
+    return read_outcome(folder)
+
+
+def write_study(images: Images, folder: Path) -> None:
+    """Raises ValueError where pydicom can't write what the damage made of them."""
     datasets = [*images.functional, *images.ct]
     for number, dataset in enumerate(datasets):
         syntax = dataset.file_meta.TransferSyntaxUID
@@ -79,6 +85,10 @@ def outcome(images: Images, folder: Path) -> Outcome:
         dcmwrite(folder / f"{number:03d}", dataset, **encoding)
     for number, content in enumerate(images.unreadable):
         (folder / f"x{number}").write_bytes(content)
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Of the study that was written there."""
     reading = read_studies(folder)
     reasons = list(reading.unreadable)
     loaded = None
