@@ -56,6 +56,12 @@ class ApplicationInfo:
     """Name of the package."""
     title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
     """What it does, for people."""
+    timeout_s: int = 14400
+    """Seconds after which the package ends a ``process``, with exit code 124; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_s < 0:
+            raise ValueError(f"timeout_s must be 0 or more, found {self.timeout_s}")
 
 
 @dataclass(frozen=True)

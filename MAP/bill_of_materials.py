@@ -1,0 +1,77 @@
+"""Write what an image is made of as CycloneDX 1.6 JSON: Python packages, Debian packages, models.
+
+    python MAP/bill_of_materials.py --python VENV/bin/python --debian STATUS --models DIR --out FILE
+
+The Python packages are ``cyclonedx-py``'s work; it runs beside the environment that it describes. The same
+image gives the same file: no serial number, no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+VERSION = SchemaVersion.V1_6
+
+
+def python_packages(python: Path) -> dict[str, Any]:
+    """The bill of a Python environment alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible",
+         "--spec-version", VERSION.to_version(), "--output-format", "JSON", str(python)],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    bill: dict[str, Any] = json.loads(done.stdout)
+    return bill
+
+
+def debian_packages(status: str) -> Iterator[dict[str, str]]:
+    """A component for each installed package of dpkg's status file."""
+    for paragraph in status.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        if fields["Status"] != "install ok installed":
+            continue
+        name, version = fields["Package"], fields["Version"]
+        purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
+        yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+
+
+def models(folder: Path) -> Iterator[dict[str, Any]]:
+    """A component for each model, with the digest of its card, which has those of its weights."""
+    for card in sorted(folder.glob("*/model.yaml")):
+        digest = hashlib.sha256(card.read_bytes()).hexdigest()
+        yield {
+            "type": "machine-learning-model",
+            "bom-ref": f"model:{card.parent.name}",
+            "name": card.parent.name,
+            "hashes": [{"alg": "SHA-256", "content": digest}],
+        }
+
+
+def main() -> None:
+    """Write the whole bill; ends with an error when it is not valid CycloneDX."""
+    parser = argparse.ArgumentParser()
+    for name in ("python", "debian", "models", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    given = parser.parse_args()
+    bill = python_packages(given.python)
+    bill["components"] += [*debian_packages(given.debian.read_text("utf-8")), *models(given.models)]
+    text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
+    fault = JsonStrictValidator(VERSION).validate_str(text)
+    if fault is not None:
+        sys.exit(f"not CycloneDX: {fault}")
+    given.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
