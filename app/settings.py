@@ -5,6 +5,7 @@ module only composes them. An unknown key is an error that names the file, the k
 
 Precedence, later wins: defaults, app.yaml, ``PSMA_NODE__SECTION__KEY=value``, ``--set section.key=value``.
 Values in the environment and in ``--set`` are YAML; for a setting that is text, what is no YAML is that text.
+``PSMA_NODE__SECTION__KEY__FILE=path`` takes the value from a file: how container hosts hand over secrets.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from app.node.node_policy import NodePolicy
 from app.node.receive_policy import ReceivePolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
+FILE_SUFFIX = "__FILE"
 MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
 """Where a MONAI Application Package keeps models."""
 SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
@@ -155,9 +157,23 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, st
         found.append(("segment.models_dir", environment[MAP_MODEL_PATH], MAP_MODEL_PATH))
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
-            dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            found.append((dotted, _parsed(text, name, dotted), name))
+            key = name.removesuffix(FILE_SUFFIX)
+            dotted = key.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            if key != name and key in environment:
+                raise MisconfiguredError(f"both {key} and {name} are set; keep one of them")
+            value = _parsed(text, name, dotted) if key == name else _from_file(text, name, dotted)
+            found.append((dotted, value, name))
     return found
+
+
+def _from_file(path: str, origin: str, dotted: str) -> Any:
+    """What a file holds: text as it stands, without the line end that an editor leaves; else YAML."""
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise MisconfiguredError(f"{origin}: cannot read {path}: {words}") from error
+    return text if _is_text(dotted) else _parsed(text, origin, dotted)
 
 
 def _parse_override(item: str) -> tuple[str, Any, str]:

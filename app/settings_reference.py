@@ -24,6 +24,7 @@ Every key of `app.yaml`. Made by `psma-node settings > docs/settings.md`; do not
 A key that is left out has the default; an unknown key is an error that names the nearest.
 `--set section.key=value` and `PSMA_NODE__SECTION__KEY=value` override the file; values are YAML.
 What is no YAML is taken as it stands where text is due: `--set "write.suv_unit={SUVbw}g/ml"`.
+`PSMA_NODE__SECTION__KEY__FILE=path` takes the value from a file, as container hosts hand over secrets.
 """
 
 

@@ -17,7 +17,8 @@ class NodePolicy:
     Attributes:
         data_dir: folder of inbox, results, database, audit log; belongs to one receiving node.
         database_url: ``postgresql://user:password@host:port/database`` for several hosts; empty for SQLite in
-            ``data_dir``. Better given as PSMA_NODE__NODE__DATABASE_URL than written down in a file.
+            ``data_dir``. Its password is better kept out of app.yaml: PSMA_NODE__NODE__DATABASE_URL__FILE
+            names a file that holds the URL.
         executor_id: name of this node among those that share the database; stays the same over restarts.
             Empty for the host's name.
         workers: studies processed at one time, each with models of its own in memory.
@@ -36,6 +37,9 @@ class NodePolicy:
         min_free_mb: ``check`` and the start refuse a data folder with less free room (10^6 bytes).
         log_file: JSON lines go there too, beside stderr; empty for stderr alone.
         log_level: DEBUG, INFO, WARNING or ERROR.
+        probe_host: where ``/healthz`` and ``/readyz`` are answered over HTTP; 0.0.0.0 in a container.
+        probe_port: TCP port for them, 8080 in a container; 0 for none.
+        hung_after_s: ``/healthz`` fails when a loop of the node has not moved for so long.
     """
 
     data_dir: Path = Path("data")
@@ -54,6 +58,9 @@ class NodePolicy:
     min_free_mb: float = 2000.0
     log_file: str = ""
     log_level: str = "INFO"
+    probe_host: str = "127.0.0.1"
+    probe_port: int = 0
+    hung_after_s: float = 300.0
 
     def __post_init__(self) -> None:
         if self.executor_id and not _EXECUTOR_ID.fullmatch(self.executor_id):
@@ -64,6 +71,10 @@ class NodePolicy:
             raise ValueError(f"workers must be 1 or more, found {self.workers}")
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s, or a slow disk kills a node")
+        if not 0 <= self.probe_port <= 65535:
+            raise ValueError(f"probe_port is a TCP port, or 0 for none, found {self.probe_port}")
+        if self.hung_after_s <= 2 * max(self.poll_s, self.heartbeat_s):
+            raise ValueError("hung_after_s must be more than twice poll_s and heartbeat_s")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"log_level must be DEBUG, INFO, WARNING or ERROR, found {self.log_level}")
 

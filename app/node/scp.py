@@ -77,6 +77,7 @@ class StoreScp:
         self._inbox = inbox
         self._observe = observe or _log_reception
         self._server: GuardedServer | None = None
+        self._stopping = False
         self._storage = {
             context.abstract_syntax: build_context(context.abstract_syntax, list(ACCEPTED_TRANSFER_SYNTAXES))
             for context in AllStoragePresentationContexts
@@ -86,6 +87,11 @@ class StoreScp:
     def port(self) -> int:
         """The TCP port listened on; the free one that was found when the policy says 0."""
         return self._policy.port if self._server is None else int(self._server.server_address[1])
+
+    @property
+    def listens(self) -> bool:
+        """Whether new associations are taken."""
+        return self._server is not None and not self._stopping
 
     def start(self) -> None:
         """Take the port, put the inbox in order, then answer.
@@ -116,13 +122,14 @@ class StoreScp:
         server = self._server
         if server is None:
             return
+        self._stopping = True
         server.shutdown()
         deadline = time.monotonic() + drain_s
         while server.active_associations and time.monotonic() < deadline:
             time.sleep(STOP_POLL_S / 5)
         for association in server.active_associations:
             association.abort()
-        self._server = None
+        self._server, self._stopping = None, False
 
     def _listen(self) -> GuardedServer:
         policy = self._policy

@@ -21,7 +21,9 @@ from app.node.housekeeping import Housekeeping
 from app.node.node_policy import NodePolicy
 from app.node.planner import Planner
 from app.node.prior_wait import prior_wait
+from app.node.probes import Probes
 from app.node.processor import ProcessorFactory
+from app.node.readiness import LOOK_EVERY_S, Conditions
 from app.node.receive_policy import ReceivePolicy
 from app.node.reception_audit import ReceptionAudit
 from app.node.scp import StoreScp
@@ -80,9 +82,11 @@ class NodeService:
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
         self._housekeeping = Housekeeping(policy, self._engine)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
-        self._watcher = Watcher(stores, plan.receive, plan.examine, calm_s=policy.poll_s)
         self._reception_audit = ReceptionAudit(stores.audit)
         self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
+        self._probes = Probes(policy, self._conditions())
+        on_study = self._probes.sign_of("watch")
+        self._watcher = Watcher(stores, plan.receive, plan.examine, policy.poll_s, on_study)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._loops: list[threading.Thread] = []
@@ -101,6 +105,7 @@ class NodeService:
             RetryLaterError: the database does not answer.
         """
         self._lock_file = _lock(self._plan.node)
+        self._probes.start()
         self._stores.outbox.recover()
         processors = ProcessorPool(self._plan.processor_factory, self._plan.node.workers)
         if self._plan.receives:
@@ -108,13 +113,11 @@ class NodeService:
             self._scp.start()
         self._heartbeats.beat()
         self._launch_engine(processors)
-        self._loops = [
-            _loop("watch", self._look, self._plan.node.poll_s, self._wake, self._stopping),
-            _loop("heartbeat", self._beat, self._plan.node.heartbeat_s, self._stopping, self._stopping),
-            _loop("housekeeping", self._housekeeping.tidy, TIDY_S, self._stopping, self._stopping),
-        ]
+        self._start_loops()
         facts = {"version": self._plan.version, "settings_digest": self._plan.settings_digest}
         self._stores.audit.append(AuditEvent.STARTED, facts=facts | {"executor": self._plan.node.executor})
+        self._probes.look()
+        self._probes.started()
 
     def stop(self) -> None:
         """Stop listening, let what is under way end for ``drain_s``, then disconnect.
@@ -122,6 +125,7 @@ class NodeService:
         What has not ended by then stays planned, and is begun again at the next start.
         """
         deadline = time.monotonic() + self._plan.node.drain_s
+        self._probes.drain()
         self._scp.stop(min(LISTENER_DRAIN_S, self._plan.node.drain_s))
         self._stopping.set()
         self._wake.set()
@@ -132,6 +136,27 @@ class NodeService:
         self._reception_audit.flush(everything=True)
         self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
         self._stores.close()
+        self._probes.stop()
+
+    def _conditions(self) -> Conditions:
+        policy, receives = self._plan.node, self._plan.receives
+        return Conditions(
+            listening=(lambda: self._scp.listens) if receives else None,
+            engine=self._stores.engine,
+            data_dir=policy.data_dir,
+            # below this images are refused; a node that only works stops at its own limit
+            min_free_mb=self._plan.receive.min_free_mb if receives else policy.min_free_mb,
+        )
+
+    def _start_loops(self) -> None:
+        policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
+        watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
+        heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
+        # these two leave no sign of life: one comes once an hour, the silence of the other is told as such
+        housekeeping = _Round("housekeeping", self._housekeeping.tidy, TIDY_S)
+        probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
+        others = [_loop(one, stopping, stopping) for one in (heartbeat, housekeeping, probes)]
+        self._loops = [_loop(watch, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
         destinations = _names(self._plan.deliver)
@@ -176,23 +201,33 @@ def _lock(policy: NodePolicy) -> IO[bytes]:
     return file
 
 
-def _loop(
-    name: str, work: Callable[[], None], pause_s: float, wake: threading.Event, stopping: threading.Event
-) -> threading.Thread:
-    """Do ``work`` again and again, ``pause_s`` apart or when woken, until ``stopping``."""
+@dataclass(frozen=True)
+class _Round:
+    """What a loop does each time, ``pause_s`` apart; ``moved`` is told when it begins and when it ends."""
+
+    name: str
+    work: Callable[[], None]
+    pause_s: float
+    moved: Callable[[], None] = lambda: None
+
+
+def _loop(one: _Round, wake: threading.Event, stopping: threading.Event) -> threading.Thread:
+    """Do the work again and again, or earlier when woken, until ``stopping``."""
 
     def run() -> None:
         while not stopping.is_set():
+            one.moved()
             try:
-                work()
+                one.work()
             except PsmaNodeError as error:
-                _log.warning("%s: will be tried again", name, extra={"reason": str(error)})
+                _log.warning("%s: will be tried again", one.name, extra={"reason": str(error)})
             except Exception as error:  # noqa: BLE001  a database that is away a moment must not end the loop
-                _log.error("%s: will be tried again", name, exc_info=error)
-            wake.wait(pause_s)
+                _log.error("%s: will be tried again", one.name, exc_info=error)
+            one.moved()
+            wake.wait(one.pause_s)
             if wake is not stopping:
                 wake.clear()
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread = threading.Thread(target=run, name=one.name, daemon=True)
     thread.start()
     return thread

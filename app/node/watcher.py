@@ -42,11 +42,20 @@ class _Examined:
 class Watcher:
     """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
 
-    Any number of watchers may look at the same inbox.
+    Any number of watchers may look at the same inbox. ``on_study`` is called for each study: after days
+    without the node one look may take long, and who watches it should see that it gets on.
     """
 
-    def __init__(self, stores: NodeStores, policy: ReceivePolicy, examine: Examine, calm_s: float) -> None:
+    def __init__(
+        self,
+        stores: NodeStores,
+        policy: ReceivePolicy,
+        examine: Examine,
+        calm_s: float,
+        on_study: Callable[[], None] = lambda: None,
+    ) -> None:
         self._stores = stores
+        self._on_study = on_study
         self._policy = policy
         self._examine = examine
         self._calm_s = calm_s
@@ -71,12 +80,14 @@ class Watcher:
                 self._open[study.study_instance_uid] = study
         # the study that began to arrive first is the first in the queue
         for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
+            self._on_study()
             self._look_at(study)
         self._looked_at = started
 
     def _remember_settled(self, studies: Sequence[InboxStudy]) -> None:
         """After a start: what has its revision is not read again."""
         for study in studies:
+            self._on_study()
             uid = study.study_instance_uid
             if self._stores.runs.of_content(uid, self._stores.inbox.content_digest(uid)):
                 self._settled[uid] = _content(study)

@@ -98,6 +98,43 @@ def test_a_malformed_value_in_the_environment_names_its_variable(
         load_settings(written(tmp_path, ""))
 
 
+def test_a_secret_is_taken_from_its_file_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "postgresql://node:a: #{b}'@db/node"
+    (tmp_path / "secret").write_text(f"{url}\n")
+    monkeypatch.setenv("PSMA_NODE__NODE__DATABASE_URL__FILE", str(tmp_path / "secret"))
+    assert load_settings(written(tmp_path, "")).node.database_url == url
+
+
+def test_what_is_no_text_is_yaml_in_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "destinations").write_text("- {name: a, ae_title: A, host: h, port: 104}\n")
+    monkeypatch.setenv("PSMA_NODE__DELIVER__DESTINATIONS__FILE", str(tmp_path / "destinations"))
+    assert load_settings(written(tmp_path, "")).deliver.destinations[0].port == 104
+
+
+def test_a_setting_whose_own_name_ends_in_file_is_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSMA_NODE__NODE__LOG_FILE", "/somewhere/node.log")
+    assert load_settings(written(tmp_path, "")).node.log_file == "/somewhere/node.log"
+
+
+def test_a_secret_s_file_that_is_not_there_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSMA_NODE__NODE__DATABASE_URL__FILE", str(tmp_path / "gone"))
+    with pytest.raises(MisconfiguredError, match=r"DATABASE_URL__FILE: cannot read .*gone: No such file"):
+        load_settings(written(tmp_path, ""))
+
+
+def test_a_setting_and_its_file_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSMA_NODE__NODE__DATABASE_URL", "sqlite:///a")
+    monkeypatch.setenv("PSMA_NODE__NODE__DATABASE_URL__FILE", str(tmp_path / "secret"))
+    with pytest.raises(MisconfiguredError, match="keep one of them"):
+        load_settings(written(tmp_path, ""))
+
+
 def test_set_takes_lists(tmp_path: Path) -> None:
     settings = load_settings(written(tmp_path, ""), ["select.additional_tracers=[18F-FDG]"])
     assert settings.select.additional_tracers == ("18F-FDG",)
