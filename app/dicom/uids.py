@@ -43,12 +43,14 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
 
     Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
     and weights, software version, settings digest, revision, the report that is replaced, what was
-    decided before the chain began, and the change since the previous study. The instant of processing is
-    left out: an analysis that is repeated gives the same UIDs.
+    decided before the chain began, the change since the previous study, and the GPU where one was used (it
+    rounds otherwise than the CPU). The instant of processing is left out: an analysis that is repeated in
+    the same place gives the same UIDs.
     """
-    aligned = quantified.segmented.aligned
+    segmented = quantified.segmented
+    aligned = segmented.aligned
     selection = aligned.loaded.selection
-    model = quantified.segmented.model
+    model = segmented.model
     prior = aligned.prior
     replaced = provenance.superseded_on(selection.functional.series_instance_uid)
     ingredients = [
@@ -61,6 +63,7 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
         [] if replaced is None else [replaced.sop_instance_uid],
         _change_ingredients(quantified.findings.change),
         *([decision.text] for decision in provenance.decisions),
+        *([segmented.computed_by] if segmented.computed_by else []),
     ]
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
 

@@ -194,12 +194,18 @@ class ModelUsed:
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """Lesions as labels on the functional grid, largest first."""
+    """Lesions as labels on the functional grid, largest first.
+
+    Attributes:
+        computed_by: the GPU, and its tiles where they were not the trained ones; empty for the CPU. Another
+            one rounds otherwise, so it is part of the results' identity.
+    """
 
     aligned: Aligned
     labels: LabelMap
     model: ModelUsed
     decisions: tuple[Decision, ...] = ()
+    computed_by: str = ""
 
     @property
     def prior_used(self) -> bool:

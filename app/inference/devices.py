@@ -1,34 +1,134 @@
-"""Where the networks run.
+"""Where the networks run: what the site's setting asks for, compared with what PyTorch sees.
 
-The CUDA path follows nnU-Net's own (half-precision autocast inside its predictor, everything on the device);
-it has not been run yet on a machine with a GPU.
+Coded for NVIDIA GPUs (CUDA) and tested without one; no run on a GPU has been made yet (docs/gpu.md).
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.errors import MisconfiguredError
-from app.inference.policy import DeviceChoice
 
 if TYPE_CHECKING:
     import torch
 
+CPU = "cpu"
+WARNING_LETTERS = 200
+"""How much of PyTorch's own explanation is told."""
 
-def choose_device(choice: DeviceChoice) -> torch.device:
-    """The device that the site's setting asks for.
 
-    Raises:
-        MisconfiguredError: CUDA is demanded, and PyTorch sees no CUDA device.
+@dataclass(frozen=True)
+class VisibleGpus:
+    """What PyTorch sees of this machine's GPUs.
+
+    Attributes:
+        names: of GPU 0, 1 and so on, as CUDA counts them.
+        pytorch: version of PyTorch.
+        cuda: the CUDA version that this PyTorch was built for; empty for a build without.
+        problem: why PyTorch can't use CUDA, in its own words; empty when it says nothing.
     """
+
+    names: tuple[str, ...] = ()
+    pytorch: str = ""
+    cuda: str = ""
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.names:
+            listed = ", ".join(f"{number}: {name}" for number, name in enumerate(self.names))
+            return f"{len(self.names)} GPU(s) ({listed})"
+        if not self.cuda:
+            return f"no GPU: PyTorch {self.pytorch} is a build without CUDA"
+        why = f" ({self.problem})" if self.problem else ""
+        return f"no GPU: PyTorch {self.pytorch}, built for CUDA {self.cuda}, sees none{why}"
+
+    @property
+    def advice(self) -> str:
+        """How to have a GPU seen."""
+        if not self.cuda:
+            return "install PyTorch's CUDA build (docs/gpu.md)"
+        return "start the container with --gpus all, look at the host's driver (nvidia-smi)"
+
+
+def visible_gpus() -> VisibleGpus:
+    """Ask PyTorch; nothing is put on a GPU."""
     import torch
 
-    available = torch.cuda.is_available()
-    if choice is DeviceChoice.CUDA and not available:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = tuple(torch.cuda.get_device_name(number) for number in range(seen))
+    problem = " ".join(str(warning.message) for warning in told)[:WARNING_LETTERS]
+    return VisibleGpus(names, torch.__version__, torch.version.cuda or "", problem)
+
+
+def usable_devices(wanted: str, found: VisibleGpus) -> tuple[str, ...]:
+    """The devices that ``segment.device`` means on this machine, in PyTorch's words; at least one.
+
+    Args:
+        wanted: ``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU), ``cuda:1`` (that
+            one) or ``cpu``.
+        found: what is there.
+
+    Raises:
+        MisconfiguredError: a GPU is demanded that is not there.
+    """
+    every = tuple(f"cuda:{number}" for number in range(len(found.names)))
+    if wanted == CPU or (wanted == "auto" and not every):
+        return (CPU,)
+    if wanted in ("auto", "cuda") and every:
+        return every
+    if wanted in every:
+        return (wanted,)
+    expected = "a GPU" if wanted == "cuda" else f"GPU {wanted.partition(':')[2]}, counted from 0"
+    advice = "set it to one of " + ", ".join(every) if every else found.advice
+    raise MisconfiguredError(
+        f"segment.device is {wanted}: expected {expected}, found {found}; {advice}, or set segment.device to "
+        "auto or cpu"
+    )
+
+
+def choose_devices(wanted: str) -> tuple[str, ...]:
+    """:func:`usable_devices` of this machine, each tried.
+
+    Raises:
+        MisconfiguredError: a GPU is demanded that is not there, or one that is there does not compute.
+    """
+    if wanted == CPU:  # without loading PyTorch
+        return (CPU,)
+    found = visible_gpus()
+    devices = usable_devices(wanted, found)
+    for device in devices:
+        _refuse_broken(device, found)
+    return devices
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The first device that the site's setting means.
+
+    Raises:
+        MisconfiguredError: as :func:`choose_devices`.
+    """
+    devices = choose_devices(wanted)
+    import torch
+
+    return torch.device(devices[0])
+
+
+def _refuse_broken(device: str, found: VisibleGpus) -> None:
+    """A GPU that is too old for this PyTorch, or taken by another program alone, is seen all the same."""
+    if device == CPU:
+        return
+    import torch
+
+    try:
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
+        first_line = str(error).partition("\n")[0][:WARNING_LETTERS]
         raise MisconfiguredError(
-            "segment.device is cuda, but PyTorch finds no CUDA device; give the host or container a GPU, "
-            "or set segment.device to auto or cpu"
-        )
-    if choice is DeviceChoice.CPU or not available:
-        return torch.device("cpu")
-    return torch.device("cuda")
+            f"{device} does not compute ({first_line}); found {found}, PyTorch {found.pytorch} for CUDA "
+            f"{found.cuda}. Look at nvidia-smi, install the PyTorch that fits the GPU (docs/gpu.md), "
+            "or set segment.device to cpu"
+        ) from error

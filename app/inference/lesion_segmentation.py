@@ -29,20 +29,24 @@ class LesionSegmentation:
         """Choose the model, run it, number its lesions.
 
         Raises:
-            MisconfiguredError: the model is missing or damaged, or the device is not there.
+            MisconfiguredError: the model is missing or damaged, or the device is not there or too small.
+            RetryLaterError: the GPU has no room at the moment.
         """
         loaded = aligned.loaded
         setting = choose_setting(loaded.selection.kind, aligned.prior is not None)
         segmenter = self._segmenter(setting)
-        lesions = segment_lesions(segmenter, aligned, self._policy.minimum_lesion_ml)
+        network_input = _network_input(aligned, segmenter.card.role)
+        run = segmenter.run(network_input)
+        lesions = label_lesions(run.mask, network_input.grid, self._policy.minimum_lesion_ml)
         model = model_used(segmenter.card)
         why = explain_choice(segmenter.card, setting, self._policy)
         decisions = (
             why,
             *_about_tracer(segmenter.card, loaded.selection.tracer.key),
             *_about_dropped(lesions),
+            *run.decisions,
         )
-        return Segmented(aligned, lesions.labels, model, decisions)
+        return Segmented(aligned, lesions.labels, model, decisions, run.computed_by)
 
     def _segmenter(self, setting: str) -> Segmenter:
         if setting not in self._segmenters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +15,12 @@ SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "models"
 ROLE_NAMES = frozenset(role.value for role in ModelRole)
 
 
+DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9]\d?))?")
+"""What ``segment.device`` takes: a GPU may be named by its number."""
+
+
 class DeviceChoice(StrEnum):
-    """Where the networks run. ``auto`` takes a GPU where there is one."""
+    """Where networks are trained; :attr:`SegmentPolicy.device` knows numbered GPUs beside."""
 
     AUTO = "auto"
     CUDA = "cuda"
@@ -37,7 +42,8 @@ class SegmentPolicy:
     Attributes:
         models_dir: folder with one folder a model; relative to where the program starts.
             Empty: those shipped.
-        device: ``auto``, ``cuda`` (an error when there is none) or ``cpu``.
+        device: ``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU; an error when there
+            is none), ``cuda:1`` (that one; an error when it is not there) or ``cpu`` (docs/gpu.md).
         pet_model: M1 or M3, where one model of the folder has that role; or a model's id.
         spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors; or a model's id.
         spect_model_without_prior: M2 or M3: when there is no prior that fits; or a model's id.
@@ -47,7 +53,7 @@ class SegmentPolicy:
     """
 
     models_dir: str = ""
-    device: DeviceChoice = DeviceChoice.AUTO
+    device: str = "auto"
     pet_model: str = ModelRole.M1.value
     spect_model_with_prior: str = ModelRole.M4.value
     spect_model_without_prior: str = ModelRole.M2.value
@@ -60,6 +66,10 @@ class SegmentPolicy:
         return Path(self.models_dir) if self.models_dir else SHIPPED_MODELS
 
     def __post_init__(self) -> None:
+        if not DEVICE.fullmatch(self.device):
+            raise ValueError(
+                f"segment.device is auto, cpu, cuda, or one GPU as cuda:0; found {self.device}"
+            )
         for name, roles in ALLOWED_ROLES.items():
             found = getattr(self, name)
             if found in ROLE_NAMES and found not in roles:

@@ -1,7 +1,8 @@
 """Lesion segmentation with nnU-Net's own predictor, loaded once and kept warm.
 
 Preprocessing, sliding window and export are ``nnUNetPredictor``'s. Around it stand only the orientation
-(:mod:`app.inference.orientation`) and the loading of weights that run no code.
+(:mod:`app.inference.orientation`) and the loading of weights that run no code; on a GPU also the choice of
+what fits its memory (:mod:`app.inference.gpu_predictor`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,13 +20,16 @@ from numpy.typing import NDArray
 
 from app.errors import MisconfiguredError
 from app.inference.channels import NetworkInput, canonical, channels_of
-from app.inference.devices import choose_device
+from app.inference.devices import CPU, choose_device
+from app.inference.gpu_memory import NetworkShape, network_shape
 from app.inference.model_card import DATASET_FILE, PLANS_FILE, ModelCard
 from app.inference.model_store import VerifiedModel
 from app.inference.network import build_network, load_weights
+from app.inference.network_run import NetworkRun
 from app.inference.policy import DeviceChoice
 
 if TYPE_CHECKING:
+    import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 LESION = "lesion"
@@ -45,8 +50,12 @@ class LesionSegmenter(Protocol):
 class Segmenter:
     """One model in memory. Safe to call from any thread; calls wait for each other."""
 
-    def __init__(self, model: VerifiedModel, device: DeviceChoice = DeviceChoice.AUTO) -> None:
+    def __init__(self, model: VerifiedModel, device: str = DeviceChoice.AUTO) -> None:
         """Build the network and fill it.
+
+        Args:
+            model: its files, checked.
+            device: as ``segment.device``; of several GPUs the first.
 
         Raises:
             MisconfiguredError: the device is not there, or the model's files do not fit each other.
@@ -55,7 +64,7 @@ class Segmenter:
         self._card = model.card
         self._lesion_label = model.card.labels[LESION]
         self._lock = threading.Lock()
-        self._predictor = _predictor(model, device)
+        self._predictor = _predictor(model, choose_device(device))
 
     @property
     def card(self) -> ModelCard:
@@ -63,10 +72,15 @@ class Segmenter:
         return self._card
 
     def segment(self, network_input: NetworkInput) -> NDArray[np.bool_]:
-        """Lesion voxels, ``(z, y, x)`` on the grid of ``network_input``.
+        """Lesion voxels, ``(z, y, x)`` on the grid of ``network_input``; see :meth:`run`."""
+        return self.run(network_input).mask
+
+    def run(self, network_input: NetworkInput) -> NetworkRun:
+        """Lesion voxels, ``(z, y, x)`` on the grid of ``network_input``, and how they were computed.
 
         Raises:
             ValueError: the number of channels is not the model's: a fault of the caller.
+            RetryLaterError, MisconfiguredError: the GPU has no room, at the moment or at all.
         """
         expected = len(self._card.channels)
         if network_input.channels.shape[0] != expected:
@@ -76,10 +90,10 @@ class Segmenter:
         properties = {"spacing": list(orientation.spacing_zyx_mm)}
         with self._lock:  # the predictor keeps state and sets PyTorch's thread count while it works
             labels = self._predictor.predict_single_npy_array(channels, properties, None, None, False)
-        mask: NDArray[np.bool_] = orientation.revert(np.asarray(labels) == self._lesion_label).astype(
-            np.bool_
-        )
-        return mask
+            mask: NDArray[np.bool_] = orientation.revert(np.asarray(labels) == self._lesion_label).astype(
+                np.bool_
+            )
+            return _described(self._predictor, mask)
 
 
 def refuse_other_input(card: ModelCard) -> None:
@@ -105,20 +119,24 @@ def _listed(channels: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{name} [{unit}]" for name, unit in channels)
 
 
-def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
+def _predictor(model: VerifiedModel, device: torch.device) -> nnUNetPredictor:
+    """A predictor with the model's weights, on the CPU until it is first used."""
+    import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from app.inference.gpu_predictor import CudaMemory, GpuPredictor
+
     settings = model.card.inference
-    device = choose_device(choice)
     plans, dataset = read_description(model)
     network, parameters = load_networks(model, plans, dataset)
+    kind = nnUNetPredictor if device.type == CPU else GpuPredictor
     with contextlib.redirect_stdout(io.StringIO()):  # it prints advice about CPUs
-        predictor = nnUNetPredictor(
+        predictor = kind(
             tile_step_size=settings.tile_step_size,
             use_gaussian=True,
             use_mirroring=bool(settings.mirroring_axes),
-            perform_everything_on_device=device.type == "cuda",
+            perform_everything_on_device=False,
             device=device,
             allow_tqdm=False,
         )
@@ -132,7 +150,32 @@ def _predictor(model: VerifiedModel, choice: DeviceChoice) -> nnUNetPredictor:
         "PsmaSmallTrainer",
         settings.mirroring_axes or None,
     )
+    if isinstance(predictor, GpuPredictor):
+        # nnU-Net lets cuDNN try what is fastest: then the same image could give other bits the next time
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        predictor.prepare(shape_of(predictor), CudaMemory(device))
     return predictor
+
+
+def _described(predictor: nnUNetPredictor, mask: NDArray[np.bool_]) -> NetworkRun:
+    from app.inference.gpu_predictor import GpuPredictor
+
+    if not isinstance(predictor, GpuPredictor) or predictor.way is None:
+        return NetworkRun(mask)
+    return NetworkRun(mask, predictor.gpu_name, predictor.way.tile, predictor.trained_tile)
+
+
+def shape_of(predictor: nnUNetPredictor) -> NetworkShape:
+    """What the predictor's network needs memory for."""
+    settings = predictor.configuration_manager
+    shape = network_shape(
+        settings.network_arch_init_kwargs,
+        settings.patch_size,
+        channels=len(settings.normalization_schemes),
+        heads=predictor.label_manager.num_segmentation_heads,
+        parameters=sum(weight.numel() for weight in predictor.network.parameters()),
+    )
+    return replace(shape, mirrored=bool(predictor.use_mirroring and predictor.allowed_mirroring_axes))
 
 
 def read_description(model: VerifiedModel) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,294 @@
+"""On a GPU: the way that fits, the same sums as nnU-Net's, and an end when nothing fits.
+
+No GPU takes part. The predictor runs on the CPU, its memory is a stand-in, and running out of it is raised
+where CUDA would raise it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from app.domain.analysis import ModelRole
+from app.errors import MisconfiguredError, RetryLaterError
+from app.inference import gpu_predictor, segmenter
+from app.inference.gpu_memory import Way, ways
+from app.inference.gpu_predictor import GpuPredictor, is_out_of_memory, lock_of
+from app.inference.model_store import ModelStore
+from app.inference.segmenter import shape_of
+from tests.inference.tiny_model import write_tiny_model
+
+IMAGE = (32, 20, 24)
+LARGE = 10**12
+OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@dataclass
+class FakeMemory:
+    """A GPU's memory that a test sets."""
+
+    free: int = LARGE
+    total: int = LARGE
+    name: str = "Test GPU"
+    measured: list[int] = field(default_factory=list)
+
+    def measure(self) -> tuple[int, int]:
+        self.measured.append(self.free)
+        return self.free, self.total
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model; :func:`image` takes several of its tiles."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def predictor(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
+    return made(models, monkeypatch)
+
+
+def made(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
+    """The product's predictor for a GPU, which is the CPU here."""
+    monkeypatch.setattr(segmenter, "CPU", "no device of this name")
+    monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cpu"))
+    assert isinstance(found, GpuPredictor)
+    return found
+
+
+def memory_of(predictor: GpuPredictor) -> FakeMemory:
+    memory = predictor._memory
+    assert isinstance(memory, FakeMemory)
+    return memory
+
+
+def image() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(4).standard_normal((2, *IMAGE)).astype(np.float32))
+
+
+def every_way(predictor: GpuPredictor) -> tuple[Way, ...]:
+    return ways(shape_of(predictor), IMAGE)
+
+
+def nnunets_own(models: Path, mirrored: bool) -> NDArray[np.float16]:
+    """What nnU-Net's own predictor gives, in its own loop."""
+    plain = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cpu"))
+    assert not isinstance(plain, GpuPredictor)
+    plain.use_mirroring, plain.allowed_mirroring_axes = mirrored, (0, 2)
+    outputs: NDArray[np.float16] = plain.predict_logits_from_preprocessed_data(image()).numpy()
+    return outputs
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("number", [0, 1], ids=["all on the GPU", "sums in main memory"])
+def test_the_outputs_are_those_of_nnunets_own_loop_bit_by_bit(
+    models: Path, monkeypatch: pytest.MonkeyPatch, number: int, mirrored: bool
+) -> None:
+    expected = nnunets_own(models, mirrored)
+    predictor = made(models, monkeypatch)
+    predictor.use_mirroring, predictor.allowed_mirroring_axes = mirrored, (0, 2)
+    predictor.prepare(shape_of(predictor), memory_of(predictor))
+    memory_of(predictor).free = every_way(predictor)[number].bytes_needed
+    found = predictor.predict_logits_from_preprocessed_data(image())
+    assert predictor.way == every_way(predictor)[number]
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert found.dtype == torch.half
+
+
+def test_a_tile_is_halved_where_the_trained_one_does_not_fit_and_the_next_image_has_the_choice_again(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    note_tiles(predictor, monkeypatch, seen)
+    trained, halved = every_way(predictor)[0], every_way(predictor)[2]
+    memory_of(predictor).free = halved.bytes_needed
+    predictor.predict_logits_from_preprocessed_data(image())
+    assert set(seen) == {halved.tile}
+    assert halved.tile != trained.tile == predictor.trained_tile
+    memory_of(predictor).free = LARGE
+    seen.clear()
+    predictor.predict_logits_from_preprocessed_data(image())
+    assert set(seen) == {trained.tile}
+
+
+def note_tiles(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]
+) -> None:
+    """Every tile that the network looks at is noted."""
+    look = predictor.network.forward
+
+    def noted(tile: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(tile.shape[2:]))
+        result: torch.Tensor = look(tile)
+        return result
+
+    monkeypatch.setattr(predictor.network, "forward", noted)
+
+
+def run_out(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch, too_much: Callable[[Way], bool],
+    error: Exception = OOM,
+) -> list[Way]:  # fmt: skip
+    """The network runs out of memory in the ways that are ``too_much``, at its second tile."""
+    look, tried = predictor.network.forward, list[Way]()
+
+    def looked(tile: torch.Tensor) -> torch.Tensor:
+        assert predictor.way is not None
+        if predictor.way in tried and too_much(predictor.way):
+            raise error
+        if predictor.way not in tried:
+            tried.append(predictor.way)
+        result: torch.Tensor = look(tile)
+        return result
+
+    monkeypatch.setattr(predictor.network, "forward", looked)
+    return tried
+
+
+def test_running_out_all_the_same_goes_on_in_the_next_way_with_the_right_outputs(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = nnunets_own(models, mirrored=False)
+    predictor = made(models, monkeypatch)
+    tried = run_out(predictor, monkeypatch, lambda way: way.sums_on_gpu)
+    found = predictor.predict_logits_from_preprocessed_data(image())
+    assert tried == list(every_way(predictor)[:2])
+    assert predictor.way == tried[-1]
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert "GPU memory ran out (OutOfMemoryError)" in caplog.text
+
+
+@pytest.mark.parametrize("total", [LARGE, 1000])
+def test_running_out_in_every_way_is_an_error_and_no_mask(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch, total: int
+) -> None:
+    memory_of(predictor).total = total
+    tried = run_out(predictor, monkeypatch, lambda way: True)
+    expected = RetryLaterError if total == LARGE else MisconfiguredError
+    with pytest.raises(expected, match=r"in tiles of 4 x 4 x 4 voxels, its smallest; Test GPU has"):
+        predictor.predict_logits_from_preprocessed_data(image())
+    assert tried == list(every_way(predictor))
+
+
+def test_a_gpu_that_is_full_at_the_moment_is_tried_later_and_nothing_is_begun(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    note_tiles(predictor, monkeypatch, seen)
+    memory_of(predictor).free = 1000
+    with pytest.raises(RetryLaterError, match=r"0\.0 GB free of 1000\.0 GB; end what else uses it"):
+        predictor.predict_logits_from_preprocessed_data(image())
+    memory_of(predictor).total = 2000
+    with pytest.raises(MisconfiguredError, match="use a larger GPU"):
+        predictor.predict_logits_from_preprocessed_data(image())
+    assert not seen
+
+
+def test_another_fault_is_no_lack_of_memory_and_is_not_tried_again(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = run_out(predictor, monkeypatch, lambda way: True, RuntimeError("an illegal memory access"))
+    with pytest.raises(RuntimeError, match="an illegal memory access"):
+        predictor.predict_logits_from_preprocessed_data(image())
+    assert len(tried) == 1
+
+
+def test_outputs_that_are_no_numbers_are_refused(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = predictor.network.forward
+    monkeypatch.setattr(predictor.network, "forward", lambda tile: look(tile) * torch.tensor(float("nan")))
+    with pytest.raises(MisconfiguredError, match="not finite in half precision"):
+        predictor.predict_logits_from_preprocessed_data(image())
+
+
+def test_a_failed_run_leaves_no_thread_and_no_number_of_threads_behind(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, computing = threading.active_count(), torch.get_num_threads()
+    monkeypatch.setattr("nnunetv2.inference.predict_from_raw_data.default_num_processes", 1)
+    torch.set_num_threads(2)
+    try:
+        run_out(predictor, monkeypatch, lambda way: True)
+        with pytest.raises(RetryLaterError):
+            predictor.predict_logits_from_preprocessed_data(image())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(computing)
+    assert threading.active_count() == before
+
+
+def test_two_chains_on_one_gpu_wait_for_each_other(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one holds the GPU the other doesn't even measure, or both would count on the same memory."""
+    worker = threading.Thread(target=lambda: predictor.predict_logits_from_preprocessed_data(image()))
+    with lock_of("cpu"):
+        worker.start()
+        worker.join(0.2)
+        assert memory_of(predictor).measured == []
+    worker.join()
+    assert memory_of(predictor).measured == [LARGE]
+    assert lock_of("cuda:0") is lock_of("cuda:0") is not lock_of("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (OOM, True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_lack_of_memory_is_told_from_other_faults(said: RuntimeError, expected: bool) -> None:
+    assert is_out_of_memory(said) is expected
+
+
+def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(predictor: GpuPredictor) -> None:
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
+
+
+def test_the_shape_is_that_of_the_models_plans(predictor: GpuPredictor, models: Path) -> None:
+    shape = shape_of(predictor)
+    trained = json.loads((models / "tiny" / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert shape.tile == tuple(trained["patch_size"])
+    assert (shape.channels, shape.heads, shape.features, shape.mirrored) == (2, 2, (4, 8), False)
+    assert shape.parameters == sum(weight.numel() for weight in predictor.network.parameters())
+    predictor.use_mirroring, predictor.allowed_mirroring_axes = True, (2,)
+    assert shape_of(predictor) == replace(shape, mirrored=True)
+
+
+def test_the_segmenter_tells_gpu_and_halved_tile(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.domain.volume import Grid
+    from app.inference.channels import NetworkInput
+
+    made_predictor = made(models, monkeypatch)
+    built: Any = lambda model, device: made_predictor  # noqa: E731
+    monkeypatch.setattr(segmenter, "_predictor", built)
+    model = segmenter.Segmenter(ModelStore(models).load(ModelRole.M2), "cpu")
+    network_input = NetworkInput(image().numpy(), Grid.axis_aligned(IMAGE, (4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
+    run = model.run(network_input)
+    assert [decision.text for decision in run.decisions] == [
+        "the network ran on a GPU (Test GPU), in half precision"
+    ]
+    memory_of(made_predictor).free = every_way(made_predictor)[2].bytes_needed
+    halved = model.run(network_input)
+    assert halved.decisions[1].text.startswith(
+        "warning: the network saw tiles of 8 x 16 x 16 voxels instead of 16 x 16 x 16 voxels: the GPU had"
+    )
+    assert len({run.computed_by, halved.computed_by, ""}) == 3
