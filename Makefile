@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
+KIND ?= cuda
 
 # A stamp is named after all that an installation depends on: change a pin, or move the folder, and it is made again.
 RUN_INPUTS := requirements.txt constraints.txt pyproject.toml
@@ -13,10 +14,10 @@ RUN_STAMP := $(VENV)/.run-$(call digest,$(RUN_INPUTS))
 DEV_STAMP := $(VENV)/.dev-$(call digest,$(DEV_INPUTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install clean
+.PHONY: help demo test check format install map map-test clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS="--patient 12")
 	@scripts/install-peers || echo "Going on without Orthanc: the demo brings a small archive of its own."
@@ -25,7 +26,15 @@ demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS=
 test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (ARGS="-k suv")
 	@scripts/install-peers --for-tests
 	@scripts/install-viewer-peer
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 --ignore tests/map $(ARGS)
+
+map:  ## the container image (MONAI Application Package) of the last commit (KIND=cuda or KIND=cpu)
+	@MAP/build $(KIND)
+
+map-test: $(DEV_STAMP)  ## build the CPU image with Podman, and test it as a container
+	@scripts/install-peers --for-tests
+	@scripts/install-podman
+	$(BIN)/python -m pytest --timeout 1800 tests/map $(ARGS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .

@@ -38,7 +38,8 @@ def python_packages(python: Path) -> dict[str, Any]:
 def debian_packages(status: str) -> Iterator[dict[str, str]]:
     """A component for each installed package of dpkg's status file."""
     for paragraph in status.strip().split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        lines = [line for line in paragraph.splitlines() if ": " in line and not line.startswith(" ")]
+        fields = dict(line.split(": ", 1) for line in lines)
         if fields["Status"] != "install ok installed":
             continue
         name, version = fields["Package"], fields["Version"]

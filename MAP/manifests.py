@@ -2,8 +2,8 @@
 
     python MAP/manifests.py --platform cpu|cuda --models models --out DIR
 
-The keys are those of the MONAI Application Package specification and of ``holoscan_cli`` 4.2.0, which platforms
-read; ``MAP/schema`` has them as JSON schemas.
+The keys are those of the MONAI Application Package specification and of ``holoscan_cli`` 4.2.0;
+``MAP/schema`` has them as JSON schemas.
 """
 
 from __future__ import annotations
