@@ -1,0 +1,82 @@
+"""Which devices the setting means, on machines that have them and on machines that don't."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from app.errors import MisconfiguredError
+from app.inference import devices
+from app.inference.devices import VisibleGpus, choose_devices, usable_devices, visible_gpus
+from app.inference.policy import SegmentPolicy
+
+TWO = VisibleGpus(("Test A", "Test B"), "2.13.0+cu130", "13.0")
+NONE = VisibleGpus((), "2.13.0+cu130", "13.0", "the driver is too old")
+CPU_BUILD = VisibleGpus((), "2.13.0+cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "expected"),
+    [
+        ("auto", TWO, ("cuda:0", "cuda:1")),
+        ("auto", NONE, ("cpu",)),
+        ("auto", CPU_BUILD, ("cpu",)),
+        ("cuda", TWO, ("cuda:0", "cuda:1")),
+        ("cuda:1", TWO, ("cuda:1",)),
+        ("cpu", TWO, ("cpu",)),
+    ],
+)
+def test_the_setting_means_these_devices(wanted: str, found: VisibleGpus, expected: tuple[str, ...]) -> None:
+    assert usable_devices(wanted, found) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "said"),
+    [
+        ("cuda", CPU_BUILD, ["expected a GPU", "+cpu is a build without CUDA", "install PyTorch's CUDA"]),
+        ("cuda", NONE, ["for CUDA 13.0, sees none (the driver is too old)", "--gpus all", "nvidia-smi"]),
+        ("cuda:2", TWO, ["expected GPU 2", "2 GPU(s) (0: Test A, 1: Test B)", "one of cuda:0, cuda:1"]),
+        ("cuda:0", NONE, ["expected GPU 0", "or set segment.device to auto or cpu"]),
+    ],
+)
+def test_a_demanded_gpu_that_is_absent_is_told_with_what_is_there_and_what_to_do(
+    wanted: str, found: VisibleGpus, said: list[str]
+) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        usable_devices(wanted, found)
+    assert str(refused.value).startswith(f"segment.device is {wanted}: ")
+    assert [words for words in said if words not in str(refused.value)] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_gpu_that_is_seen_but_does_not_compute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "visible_gpus", lambda: TWO)
+    for wanted in ("auto", "cuda", "cuda:1"):
+        with pytest.raises(MisconfiguredError, match=r"cuda:\d does not compute .* or set"):
+            choose_devices(wanted)
+    assert choose_devices("cpu") == ("cpu",)
+
+
+def test_what_pytorch_says_of_cuda_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> bool:
+        warnings.warn("CUDA initialization: the driver is too old", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = visible_gpus()
+    assert found.problem == "CUDA initialization: the driver is too old"
+    assert (found.names, found.pytorch) == ((), torch.__version__)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_a_device_that_is_known_is_taken(device: str) -> None:
+    assert SegmentPolicy(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "cuda:01", "cuda:0,1", "CPU", "mps"])
+def test_a_device_that_is_unknown_is_a_wrong_setting(device: str) -> None:
+    with pytest.raises(ValueError, match=r"segment\.device is auto, cpu, cuda, or one GPU as cuda:0"):
+        SegmentPolicy(device=device)
