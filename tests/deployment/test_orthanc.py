@@ -86,7 +86,7 @@ def give(http_port: int, folder: Path, modality: str, number: int) -> None:
     dataset.Modality, dataset.SeriesInstanceUID = modality, f"{STUDY}.{len(modality)}{ord(modality[0])}"
     dataset.save_as(path, enforce_file_format=True)
     request = urllib.request.Request(f"http://{LOOPBACK}:{http_port}/instances", path.read_bytes())
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - loopback
 
 
 def stable_studies(http_port: int) -> int:
