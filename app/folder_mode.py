@@ -25,6 +25,7 @@ from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
+from app.inference.devices import choose_devices
 from app.outcome_file import NAME, remove_results, write_outcome
 from app.settings import Settings
 from app.shadow_file import write_shadows
@@ -152,7 +153,8 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
     """Run the chain on every study in ``input_folder``; write results and outcome.json.
 
     Raises:
-        MisconfiguredError: a folder is missing or not writable, or a model can't be used.
+        MisconfiguredError: a folder is missing or not writable, a model can't be used, or a GPU is demanded
+            that is not there.
         RetryLaterError: the disk has no room for the outcome.
     """
     if not input_folder.is_dir():
@@ -185,6 +187,8 @@ def _as_json(outcome: FolderOutcome) -> bytes:
 
 
 def _process_all(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
+    if settings.segment.device.startswith("cuda"):  # a GPU is demanded: better told before any work is done
+        choose_devices(settings.segment.device)
     reading = read_studies(input_folder)
     priors = RunPriors()
     results = RunResults()

@@ -75,7 +75,7 @@ class Resources:
     memory: str = "6Gi"
     """Main memory."""
     gpu: int = 0
-    """GPUs; 0 runs on the CPU."""
+    """GPUs. What is used is segment.device's to say (docs/gpu.md)."""
     gpu_memory: str = "8Gi"
     """Memory of each GPU."""
 

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 
-def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Validate app.yaml; try models, database, disk, listener, destinations.
+DEVICE = "device"
+"""The line that tells where the networks run."""
 
-    Exit code: 0 all is well, 1 something failed, 2 wrong settings; each line that failed says what to do.
+
+def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Validate app.yaml; try device, models, database, disk, listener, destinations.
+
+    Exit code: 0 all is well, 1 something failed, 2 wrong settings, or a GPU demanded that is not there; each
+    line that failed says what to do.
     """
     from app.errors import MisconfiguredError
     from app.node.health import CheckResult
@@ -30,16 +35,20 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
         raise typer.Exit(2) from error
     results = _results(settings)
     _print(results)
-    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+    failed = {result.name for result in results if not result.ok}
+    raise typer.Exit(2 if DEVICE in failed else int(bool(failed)))
 
 
 def _results(settings: Settings) -> tuple[CheckResult, ...]:
+    from app.cli.compute import compute_plan, device_cautions
     from app.node.health import CheckResult, guarded, node_checks
 
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
-    told = (CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions)
-    return (valid, *told, models, *node_checks(settings.node, settings.receive, settings.deliver))
+    told = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
+    told += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
+    device = guarded(DEVICE, lambda: CheckResult(DEVICE, True, str(compute_plan(settings))))
+    return (valid, *told, device, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 
 def verified_models(settings: Settings) -> SiteModels:

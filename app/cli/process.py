@@ -37,6 +37,7 @@ def process(
     from app.node.stop_signals import block_stop_signals, end_process, run_unless_stopped
 
     block_stop_signals()
+    from app.cli.compute import device_cautions
     from app.folder_mode import process_folder
     from app.node.json_log import configure_logging
     from app.settings import load_settings
@@ -45,7 +46,7 @@ def process(
         raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
     settings = load_settings(config, overrides or [])
     configure_logging(None, "WARNING")
-    for caution in settings.write.cautions:
+    for caution in (*settings.write.cautions, *device_cautions(settings)):
         logging.getLogger(__name__).warning(caution)
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import __version__
+from app.cli.compute import ComputePlan, compute_plan, device_cautions
 from app.cli.options import ConfigOption, SetOption
 from app.errors import MisconfiguredError
 from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
@@ -52,18 +53,20 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     settings = load_settings(config, overrides)
     node = settings.node
     configure_logging(Path(node.log_file) if node.log_file else None, node.log_level)
+    compute = compute_plan(settings)
     models = _refuse_unfit(settings)
-    for caution in settings.write.cautions:
+    _log.info(str(compute))
+    for caution in (*settings.write.cautions, *device_cautions(settings)):
         _log.warning(caution)
     stores = open_stores(node)
-    service = NodeService(_plan(settings, models, receive, stores), stores)
+    service = NodeService(_plan(compute, models, receive, stores), stores)
     service.start()
     place = {"host": settings.receive.host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
     return service
 
 
-def _plan(settings: Settings, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
+def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
     from app.dicom.study_reader import read_study
     from app.domain.selection import select
@@ -76,16 +79,18 @@ def _plan(settings: Settings, models: SiteModels, receive: bool, stores: NodeSto
         study = read_study(paths)
         return study, select(study, settings.select)
 
+    settings, chains = compute.settings, compute.settings_of_chains()
+    node = replace(settings.node, workers=compute.workers)
     priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
     previous = NodePreviousResults(stores, settings.load)
     shadows = WaitingShadows() if models.shadows else None
     desk = None if shadows is None else shadows.put
     return NodePlan(
-        node=settings.node if models.wants_prior else replace(settings.node, prior_wait_s=0.0),
+        node=node if models.wants_prior else replace(node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,
-        processor_factory=lambda on_stage: ChainProcessor(settings, priors, on_stage, previous, desk),
+        processor_factory=lambda on_stage: ChainProcessor(next(chains), priors, on_stage, previous, desk),
         receives=receive,
         version=__version__,
         settings_digest=settings.digest,

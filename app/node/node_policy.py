@@ -21,7 +21,8 @@ class NodePolicy:
             names a file that holds the URL.
         executor_id: name of this node among those that share the database; stays the same over restarts.
             Empty for the host's name.
-        workers: studies processed at one time, each with models of its own in memory.
+        workers: studies processed at one time, each with models of its own in memory; 0 for one a GPU, or one
+            without. More than there are GPUs share them in turn.
         poll_s: how often new images are looked for, and the queue.
         heartbeat_s: how often the node says that it lives.
         dead_after_s: work of a node that has been silent for so long is taken over by another.
@@ -45,7 +46,7 @@ class NodePolicy:
     data_dir: Path = Path("data")
     database_url: str = ""
     executor_id: str = ""
-    workers: int = 1
+    workers: int = 0
     poll_s: float = 2.0
     heartbeat_s: float = 10.0
     dead_after_s: float = 60.0
@@ -67,8 +68,8 @@ class NodePolicy:
             raise ValueError("executor_id has 1 to 64 letters, digits, '.', '-' or '_'")
         if self.keep_days < 0:
             raise ValueError(f"keep_days must be 0 or more, found {self.keep_days:g}")
-        if self.workers < 1:
-            raise ValueError(f"workers must be 1 or more, found {self.workers}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, found {self.workers}")
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s, or a slow disk kills a node")
         if not 0 <= self.probe_port <= 65535:

@@ -75,7 +75,7 @@ class NodeService:
         self._lock_file: IO[bytes] | None = None
         policy = plan.node
         self._engine = DurableEngine(
-            EngineSetup(policy.engine_database_url, policy.executor, policy.workers, policy.poll_s)
+            EngineSetup(policy.engine_database_url, policy.executor, max(policy.workers, 1), policy.poll_s)
         )
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         wait = prior_wait(stores, policy)
@@ -107,7 +107,7 @@ class NodeService:
         self._lock_file = _lock(self._plan.node)
         self._probes.start()
         self._stores.outbox.recover()
-        processors = ProcessorPool(self._plan.processor_factory, self._plan.node.workers)
+        processors = ProcessorPool(self._plan.processor_factory, max(self._plan.node.workers, 1))
         if self._plan.receives:
             # it fails when the port is taken, so it comes before any study is begun
             self._scp.start()

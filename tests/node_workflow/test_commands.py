@@ -215,10 +215,10 @@ def test_check_of_a_wrong_file_exits_2(command: Command, tmp_path: Path, text: s
 
 def test_settings_that_are_wrong_are_told_without_the_password(command: Command) -> None:
     told = command(
-        "check", "--set", "node.workers=0", "--set", "node.database_url=postgresql://node:hush@db/node",
+        "check", "--set", "node.workers=-1", "--set", "node.database_url=postgresql://node:hush@db/node",
         "--set", "deliver.destinations=[{name: pacs, ae_title: P, host: h}]",
     ).stdout  # fmt: skip
-    assert "node: workers must be 1 or more, found 0" in told
+    assert "node: workers must be 0 or more, found -1" in told
     assert "deliver.destinations.0.port: missing" in told
     assert "hush" not in told
 
