@@ -42,7 +42,6 @@ def test_compose_files_are_taken_alone_and_together(tool: type[docker_compose], 
     [
         ("services: {node: {image: x, reed_only: true}}", "reed_only"),
         ("services: {node: {image: x, ports: {a: b}}}", "ports"),
-        ("services: {node: {image: x, networks: [nowhere]}}", "nowhere"),
     ],
 )
 def test_docker_compose_refuses_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine
@@ -111,8 +113,12 @@ def test_a_data_folder_that_is_gone_is_told_without_its_path(well: Conditions, c
     assert ready(gone, clock).reasons() == ("disk: No such file or directory",)
 
 
-def test_a_data_folder_that_can_only_be_read_is_told(well: Conditions, clock: Clock) -> None:
-    assert ready(replace(well, data_dir=Path("/proc")), clock).reasons() != ()
+def test_a_data_folder_that_can_only_be_read_is_told(
+    well: Conditions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID, f_bavail=10**9, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _folder: room)
+    assert ready(well, clock).reasons() == ("disk: can only be read",)
 
 
 def test_a_look_that_never_ends_is_told_without_waiting_for_it(well: Conditions, clock: Clock) -> None:

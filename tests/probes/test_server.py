@@ -110,6 +110,17 @@ def test_a_client_that_trickles_is_cut_off_however_often_it_sends(
             client.setblocking(True)
 
 
+def test_one_more_than_it_has_room_for_is_closed_at_once(
+    server: ProbeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_server, "DEADLINE_S", 300.0)
+    silent = [connect(server) for _ in range(MAX_CONNECTIONS)]
+    with connect(server) as surplus:
+        assert surplus.recv(1) == b""
+    for client in silent:
+        client.close()
+
+
 def test_silent_clients_neither_hold_up_nor_exhaust_it(
     server: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
