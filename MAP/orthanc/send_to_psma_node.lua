@@ -1,5 +1,6 @@
 -- Orthanc sends each study to the PSMA node once no image has come for StableAge seconds, and again when more
 -- images have come since. Only images are sent: results that came back from the node would make it begin anew.
+-- It is a job: one that failed since the node was away is seen at /jobs, and sent again by /jobs/ID/resubmit.
 --
 -- In orthanc.json: "LuaScripts": ["/etc/orthanc/send_to_psma_node.lua"] and
 -- "DicomModalities": {"psma-node": ["PSMA_NODE", "10.0.0.7", 11112]}.
@@ -31,9 +32,7 @@ end
 function OnStableStudy(studyId, tags, metadata)
    local images, series = imageSeries(studyId)
    if images > alreadySent(studyId) then
-      for _, seriesId in ipairs(series) do
-         SendToModality(seriesId, NODE)
-      end
+      RestApiPost('/modalities/' .. NODE .. '/store', DumpJson({Resources = series, Synchronous = false}, true))
       RestApiPut('/studies/' .. studyId .. '/metadata/' .. SENT, tostring(images))
    end
 end
