@@ -40,7 +40,7 @@ def test_the_image_says_what_it_is_made_of(package: Package) -> None:
 
 def test_it_runs_as_nobody_special(package: Package) -> None:
     assert package.inspected()["Config"]["User"] == "1000:1000"
-    assert package.shell("id -u; find / -xdev -perm /6000 -type f") == "1000\n"
+    assert package.shell("id -u; find / -xdev -perm /6000 -type f 2>/dev/null") == "1000\n"
 
 
 def test_no_compiler_and_no_installer_are_left(package: Package) -> None:
@@ -86,8 +86,7 @@ def test_the_bill_of_materials_lists_python_packages_debian_packages_and_models(
 
 
 def test_built_again_from_the_same_commit_it_has_the_same_layers(package: Package) -> None:
-    again = build("psma-node:again", "--no-cache")
-    # of what apt installs, logs and caches name times; what we bring must not differ
-    first, second = package.layers(), again.layers()
-    assert len(first) == len(second)
-    assert first[APPLICATION:] == second[APPLICATION:]
+    first, second = package.layers(), build("psma-node:again", "--no-cache").layers()
+    # after the base image and what apt installs: Python packages, folders, manifests, program, door
+    assert len(first[2:]) == 5
+    assert first[2:] == second[2:]
