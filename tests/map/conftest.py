@@ -25,5 +25,8 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> WrittenPatient:
 
 @pytest.fixture(scope="session")
 def studies(patient: WrittenPatient) -> Path:
-    """The folder of both."""
-    return patient.pet.images[0].parents[1]
+    """The folder of both, which every user may read."""
+    folder = patient.pet.images[0].parents[1]
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    return folder

