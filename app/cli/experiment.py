@@ -44,7 +44,14 @@ def experiment(
         Path | None,
         typer.Option(help="Folder for all that is made. Default: .cache/experiments/ and size or cohort."),
     ] = None,
-    only: Annotated[Part | None, typer.Option(help="One part. Default: all, in this order.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART|STEP",
+            help="One part, `cohort`, `train` or `report`, or one step by its name, such as `prepare-M1`, "
+            "`model-M1-0` or `model-M1-all`. Default: every part, in this order.",
+        ),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting, see docs/training.md; repeatable."),
@@ -54,26 +61,35 @@ def experiment(
     ] = None,
 ) -> None:
     """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
-    from app.training.findings import conclude
+    from app.training.experiment import only_one
     from app.training.steps import StepFailedError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # children end with the command
     is_simulated = cohort == SIMULATED
     folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
-    parts = tuple(Part) if only is None else (only,)
     settings = _settings(cohort, size, folder, changes or ())
-    if Part.COHORT in parts and is_simulated:
-        _simulate(folder, size, settings.parallel)
+    _check_only(only, settings)
     try:
-        if Part.TRAIN in parts:
-            _train(folder, settings)
+        with only_one(folder):
+            if is_simulated and only in (None, Part.COHORT):
+                _simulate(folder, size, settings.parallel)
+            if only not in (Part.COHORT, Part.REPORT):
+                _train(folder, settings, only, is_simulated)
+            if only in (None, Part.REPORT):
+                _report(folder, install)
     except StepFailedError as error:
         typer.echo(f"psma-node: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
-    if Part.REPORT in parts:
-        typer.echo(f"report      {conclude(folder)}")
-        _tell_models(folder, install)
+
+
+def _check_only(only: str | None, settings: ExperimentSettings) -> None:
+    from app.training.experiment import step_names
+
+    known = (*Part, *step_names(settings))
+    if only is not None and only not in known:
+        text = f"no part or step {only!r}; there are {', '.join(known)}"
+        raise typer.BadParameter(text, param_hint="--only")
 
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
@@ -121,10 +137,26 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     write_mark(mark, time.monotonic() - begun_s)
 
 
-def _train(folder: Path, settings: ExperimentSettings) -> None:
-    from app.training.experiment import begin, train_all
+def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simulated: bool) -> None:
+    from app.errors import MisconfiguredError
+    from app.training.experiment import begin, run_step, train_all
+    from app.training.findings import COHORT_STEP
+    from app.training.workplace import Workplace
 
-    train_all(folder, begin(folder, settings))
+    if is_simulated and not Workplace(folder).done(COHORT_STEP).exists():
+        raise MisconfiguredError(f"{folder}: the simulated cohort is not finished; run `--only cohort` first")
+    settings = begin(folder, settings)
+    if only in (None, Part.TRAIN):
+        train_all(folder, settings)
+    else:
+        run_step(folder, settings, only)
+
+
+def _report(folder: Path, install: Path | None) -> None:
+    from app.training.findings import conclude
+
+    typer.echo(f"report      {conclude(folder)}")
+    _tell_models(folder, install)
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:

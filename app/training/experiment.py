@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from app.cohort.manifest import read_manifest
 from app.domain.analysis import ModelRole
 from app.errors import MisconfiguredError
+from app.folder_lock import hold_folder
 from app.inference.policy import DeviceChoice
 from app.training.environment import child_environment
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
@@ -19,8 +19,6 @@ from app.training.workplace import Workplace
 
 PREPARATION_EFFORT = 50.0
 """Of planning and preprocessing, in iterations of a training: it takes about as long."""
-
-LOCK_FILE = ".lock"
 
 ORDER = (ModelRole.M1, ModelRole.M4, ModelRole.M2, ModelRole.M3)
 """M4's data wait for M1's folds, so M1 goes first."""
@@ -43,26 +41,42 @@ def train_all(work: Path, settings: ExperimentSettings) -> None:
     Raises:
         StepFailedError: see :meth:`~app.training.steps.StepRunner.run`.
     """
-    place = Workplace(work)
-    with only_one(work):
-        StepRunner(settings.parallel, place.logs, place.done).run(tuple(experiment_steps(work, settings)))
+    _run(work, settings, tuple(experiment_steps(work, settings)))
 
 
-@contextmanager
-def only_one(work: Path) -> Iterator[None]:
-    """Hold the folder alone: two runs of one experiment would write the same checkpoints.
+def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
+    """One step, unless it is finished; never those it waits for.
+
+    Args:
+        name: one of :func:`step_names`.
+
+    Raises:
+        MisconfiguredError: no such step, or one that it waits for is not finished; both named.
+        StepFailedError: see :meth:`~app.training.steps.StepRunner.run`.
+    """
+    steps = {step.name: step for step in experiment_steps(work, settings)}
+    if name not in steps:
+        raise MisconfiguredError(f"no step {name!r}; the steps are {', '.join(steps)}")
+    missing = [need for need in steps[name].needs if not Workplace(work).done(need).exists()]
+    if missing:
+        raise MisconfiguredError(
+            f"{name} waits for {', '.join(missing)}: not finished; run {_commands(missing)} first"
+        )
+    _run(work, settings, (steps[name],))
+
+
+def step_names(settings: ExperimentSettings) -> tuple[str, ...]:
+    """Of every step, in the order in which they should begin where they can."""
+    return tuple(name for name, *_ in _outline(settings))
+
+
+def only_one(work: Path) -> AbstractContextManager[None]:
+    """Hold the folder alone: two runs of one experiment would write the same patients and checkpoints.
 
     Raises:
         MisconfiguredError: another run holds it.
     """
-    with (work / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MisconfiguredError(
-                f"{work}: another `psma-node experiment` is at work in this folder; wait for it, or stop it"
-            ) from error
-        yield
+    return hold_folder(work, "`psma-node experiment`")
 
 
 def unfinished(work: Path, settings: ExperimentSettings) -> tuple[str, ...]:
@@ -73,17 +87,34 @@ def unfinished(work: Path, settings: ExperimentSettings) -> tuple[str, ...]:
 
 def experiment_steps(work: Path, settings: ExperimentSettings) -> Iterator[Step]:
     """Every step, in the order in which they should begin where they can."""
-    for role in ORDER:
-        if role not in settings.models:
-            continue
-        yield _step(work, settings, ("prepare", role.value), _before_preparation(settings, role))
-        for split in settings.splits:
-            yield _step(work, settings, ("model", role.value, split), _before_training(settings, role, split))
+    for _, words, needs in _outline(settings):
+        yield _step(work, settings, words, needs)
 
 
 def step_name(*words: str) -> str:
     """``model-M1-all``."""
     return "-".join(words)
+
+
+def _outline(settings: ExperimentSettings) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Name, words and needs of every step."""
+    for role in ORDER:
+        if role not in settings.models:
+            continue
+        words: tuple[str, ...] = ("prepare", role.value)
+        yield step_name(*words), words, _before_preparation(settings, role)
+        for split in settings.splits:
+            words = ("model", role.value, split)
+            yield step_name(*words), words, _before_training(settings, role, split)
+
+
+def _run(work: Path, settings: ExperimentSettings, steps: Sequence[Step]) -> None:
+    place = Workplace(work)
+    StepRunner(settings.parallel, place.logs, place.done).run(steps)
+
+
+def _commands(names: Sequence[str]) -> str:
+    return ", ".join(f"`--only {name}`" for name in names)
 
 
 def _before_preparation(settings: ExperimentSettings, role: ModelRole) -> tuple[str, ...]:

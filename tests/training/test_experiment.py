@@ -122,6 +122,21 @@ def test_a_report_before_the_end_names_what_is_missing(work: Path) -> None:
         mark.with_suffix(".away").rename(mark)
 
 
+def test_one_step_by_its_name_is_all_that_runs(work: Path) -> None:
+    place, report = Workplace(work), work / "report.html"
+    marks = [place.done("model-M3-1"), place.done("model-M2-0")]
+    for mark in marks:
+        mark.unlink()
+    written = report.stat().st_mtime_ns
+    for mark in marks:
+        words = [*command(work.parent / "cohort", work), "--only", mark.stem]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert ended.stderr.count(" begins") == 1
+        assert mark.exists()
+    assert report.stat().st_mtime_ns == written
+
+
 def test_two_runs_at_once_in_one_folder_are_refused(work: Path) -> None:
     with only_one(work), pytest.raises(MisconfiguredError, match="at work in this folder"), only_one(work):
         pass
