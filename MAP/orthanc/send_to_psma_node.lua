@@ -1,5 +1,5 @@
 -- Orthanc sends each study to the PSMA node once no image has come for StableAge seconds, and again when more
--- images have come since. Only images are sent: results that came back from the node would make it begin anew.
+-- images have come since. Only images are sent: the node keeps results that come back, and does nothing with them.
 -- It is a job: one that failed since the node was away is seen at /jobs, and sent again by /jobs/ID/resubmit.
 --
 -- In orthanc.json: "LuaScripts": ["/etc/orthanc/send_to_psma_node.lua"] and

@@ -46,8 +46,10 @@ def _print(studies: tuple[StudyStatus, ...]) -> None:
         state = f"{study.state} ({study.stage})" if study.stage else study.state
         revision = f"revision {study.revision}, " if study.revision else ""
         acquired = f", acquired {study.acquired_at:%Y-%m-%d}" if study.acquired_at else ""
-        images = f"{study.instance_count} images{acquired}"
+        images = f"{study.image_count} images{acquired}"
         typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
+        if study.beside:
+            typer.echo(f"{'':<20} kept beside the images: {study.beside}")
         if study.conflicts:
             typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
         for title, words in (("why", study.reason), ("next", study.next_step)):

@@ -17,6 +17,10 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 MODALITY_OF_CLASS = {PET_IMAGE: "PT", NM_IMAGE: "NM", CT_IMAGE: "CT"}
 
+ANALYSED_CLASSES = tuple(MODALITY_OF_CLASS)
+"""SOP classes of the images that can play a role. No other object can change a result: the node keeps what
+else comes with a study, but takes none of it into an analysis, and analyses nothing anew because of it."""
+
 OTHER_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image",
     "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image",

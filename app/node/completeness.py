@@ -3,7 +3,8 @@
 A study is complete when a pair (PET and CT, SPECT and CT) has been selected from it and either every image
 series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
 images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
-is rejected with its reasons. Images that come later make a new revision. Nothing here discards anything.
+is rejected with its reasons. Images that come later make a new revision; what is no image that could be
+analysed (:data:`app.domain.screening.ANALYSED_CLASSES`) does not. Nothing here discards anything.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Protocol
 from app.domain.analysis import Selection
 from app.domain.geometry import stack_gaps
 from app.domain.refusal import RefusalCode, Rejection
+from app.domain.screening import MODALITY_OF_CLASS
 from app.domain.study import Series, Study
 from app.node.receive_policy import ReceivePolicy
 
@@ -42,7 +44,7 @@ CURABLE_BY_ARRIVAL = UNSUITABLE | {
 SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED})
 """True of the whole examination: a CT for it would change nothing."""
 
-_IMAGE_MODALITIES = ("PT", "NM", "CT")
+_IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 
 
 class Selected(Protocol):

@@ -26,9 +26,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from app.domain.screening import ANALYSED_CLASSES
 from app.durable_file import make_folder, sync_folder
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
@@ -37,6 +39,9 @@ from app.node.received_instance import MismatchedInstanceError, ReceivedInstance
 from app.node.uid_safety import UnsafeUidError, instance_file_name, study_folder_name
 
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+_IS_IMAGE = instances.c.sop_class_uid.in_(ANALYSED_CLASSES)
+"""The one place that tells which of what was received can change a result."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +61,21 @@ class Stored(StrEnum):
 
 @dataclass(frozen=True)
 class InboxStudy:
-    """A study as far as it has arrived. ``conflicts`` counts UIDs that came with more than one content."""
+    """A study as far as it has arrived.
+
+    Attributes:
+        conflicts: UIDs that came with more than one content.
+        image_count, last_image_at: of what can be analysed (:data:`~app.domain.screening.ANALYSED_CLASSES`);
+            0 and ``None`` when there is no such image.
+    """
 
     study_instance_uid: str
     instance_count: int
     first_received_at: datetime
     last_received_at: datetime
     conflicts: int
+    image_count: int
+    last_image_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -137,10 +150,34 @@ class Inbox:
         with self._engine.connect() as connection:
             return tuple(sorted(self.folder / path for path in connection.scalars(query)))
 
+    def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
+        """Those of :meth:`paths` that can be analysed: what the chain is given."""
+        query = select(instances.c.path).where(
+            instances.c.study_instance_uid == study_instance_uid, _IS_IMAGE
+        )
+        with self._engine.connect() as connection:
+            return tuple(sorted(self.folder / path for path in connection.scalars(query)))
+
+    def beside(self, study_instance_uid: str) -> str:
+        """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
+        sop_class = instances.c.sop_class_uid
+        query = (
+            select(sop_class, func.count())
+            .where(instances.c.study_instance_uid == study_instance_uid, ~_IS_IMAGE)
+            .group_by(sop_class)
+        )
+        with self._engine.connect() as connection:
+            counts = sorted((UID(uid).name, count) for uid, count in connection.execute(query))
+        return ", ".join(f"{count} {name}" for name, count in counts)
+
     def content_digest(self, study_instance_uid: str) -> str:
-        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it."""
+        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it.
+
+        Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
+        did they count, each revision would send results that make the next one.
+        """
         query = select(instances.c.sop_instance_uid, instances.c.sha256).where(
-            instances.c.study_instance_uid == study_instance_uid
+            instances.c.study_instance_uid == study_instance_uid, _IS_IMAGE
         )
         with self._engine.connect() as connection:
             lines = sorted(f"{uid} {sha256}\n" for uid, sha256 in connection.execute(query))
@@ -239,6 +276,8 @@ class Inbox:
                 func.min(instances.c.received_at),
                 last,
                 conflicting,
+                func.count(case((_IS_IMAGE, 1))),
+                func.max(case((_IS_IMAGE, instances.c.received_at))),
             )
             .where(wanted)
             .group_by(instances.c.study_instance_uid)

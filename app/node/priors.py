@@ -101,7 +101,7 @@ class StoredPet:
 
     @cached_property
     def _study(self) -> Study:
-        return read_study(self.inbox.paths(self.result.study_instance_uid))
+        return read_study(self.inbox.image_paths(self.result.study_instance_uid))
 
 
 def _unreadable(found: str, result: PetResult) -> Reason:

@@ -38,6 +38,8 @@ class StudyStatus:
         next_step: what will happen next, in words.
         next_try_at: when, if that is planned.
         revision: the latest; 0 before the first complete content.
+        instance_count: of all that was received; ``image_count`` of what can be analysed.
+        beside: what else was received, in words; empty for nothing.
         acquired_at: of its PET or SPECT, the clinic's local time; ``None`` while unknown.
     """
 
@@ -52,8 +54,10 @@ class StudyStatus:
     conflicts: int
     first_received_at: datetime
     last_received_at: datetime
+    image_count: int
     deliveries: tuple[DeliveryStatus, ...] = ()
     acquired_at: datetime | None = None
+    beside: str = ""
 
 
 def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
@@ -65,7 +69,9 @@ def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
     acquired_at = stores.subjects.acquired_at()
     return tuple(
         replace(
-            _status(stores, study, observations.get(uid), latest.get(uid)), acquired_at=acquired_at.get(uid)
+            _status(stores, study, observations.get(uid), latest.get(uid)),
+            acquired_at=acquired_at.get(uid),
+            beside=stores.inbox.beside(uid) if study.image_count < study.instance_count else "",
         )
         for uid, study in zip(uids, studies, strict=True)
     )
@@ -93,6 +99,7 @@ def _status(
         conflicts=study.conflicts,
         first_received_at=study.first_received_at,
         last_received_at=study.last_received_at,
+        image_count=study.image_count,
         deliveries=deliveries,
     )
 
@@ -108,7 +115,7 @@ def _late(stores: NodeStores, run: Run) -> str:
 def _arriving(study: InboxStudy, observation: Observation | None, run: Run | None) -> StudyStatus:
     earlier = f" (revision {run.key.revision} is {run.state})" if run else ""
     waiting = observation is not None and observation.state is StudyState.WAITING
-    reason = observation.reason if observation else f"{study.instance_count} images so far"
+    reason = observation.reason if observation else f"{study.image_count} images so far"
     return StudyStatus(
         study_instance_uid=study.study_instance_uid,
         state=str(StudyState.WAITING if waiting else StudyState.RECEIVING),
@@ -121,6 +128,7 @@ def _arriving(study: InboxStudy, observation: Observation | None, run: Run | Non
         conflicts=study.conflicts,
         first_received_at=study.first_received_at,
         last_received_at=study.last_received_at,
+        image_count=study.image_count,
     )
 
 

@@ -172,7 +172,7 @@ class StudyWork:
 
     def _content(self, run: Run) -> tuple[Path, ...] | None:
         """The files that the run is about; ``None`` when the study has grown since."""
-        paths = self._stores.inbox.paths(run.key.study_instance_uid)
+        paths = self._stores.inbox.image_paths(run.key.study_instance_uid)
         now = self._stores.inbox.content_digest(run.key.study_instance_uid)
         # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
         return paths if now == run.content_digest else None

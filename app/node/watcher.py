@@ -26,6 +26,9 @@ Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
 LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
 """An instance's row may be committed so long after the instant written in it."""
 
+NO_IMAGE = "no PET, NM or CT image has come yet"
+"""Of a study that consists of other people's results, say: nothing is there that could be analysed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,10 +97,14 @@ class Watcher:
 
     def _look_at(self, study: InboxStudy) -> None:
         uid = study.study_instance_uid
-        quiet_s = (utc_now() - study.last_received_at).total_seconds()
+        if study.last_image_at is None:
+            self._observe(uid, StudyState.WAITING, NO_IMAGE)
+            self._settle(study)
+            return
+        quiet_s = (utc_now() - study.last_image_at).total_seconds()
         if quiet_s < self._calm_s:
             self._identify(study)
-            self._observe(uid, StudyState.RECEIVING, f"{study.instance_count} images so far")
+            self._observe(uid, StudyState.RECEIVING, f"{study.image_count} images so far")
             return
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
@@ -108,6 +115,11 @@ class Watcher:
         if now is None or _content(now) != _content(study):
             return  # grew while it was looked at: the next look judges it anew
         self._open_revision(study, digest, completeness)
+        self._settle(study)
+
+    def _settle(self, study: InboxStudy) -> None:
+        """It is looked at again when it grows."""
+        uid = study.study_instance_uid
         self._settled[uid] = _content(study)
         del self._open[uid]
         self._examined.pop(uid, None)
@@ -116,7 +128,7 @@ class Watcher:
     def _identify(self, study: InboxStudy) -> None:
         """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""
         if study.study_instance_uid not in self._subjects:
-            one = self._read_headers(study, self._stores.inbox.paths(study.study_instance_uid)[:1])
+            one = self._read_headers(study, self._stores.inbox.image_paths(study.study_instance_uid)[:1])
             if one.study is not None:
                 self._know(subject_of(one.study, None))
 
@@ -131,12 +143,13 @@ class Watcher:
             # the chain will say in full what is wrong
             settled = quiet_s >= self._policy.settle_s
             return Completeness(settled, f"headers unreadable: {examined.unreadable}")
-        return assess(examined.study, examined.selected, study.last_received_at, utc_now(), self._policy)
+        last_image_at = examined.content[1]
+        return assess(examined.study, examined.selected, last_image_at, utc_now(), self._policy)
 
     def _headers(self, study: InboxStudy) -> _Examined:
         known = self._examined.get(study.study_instance_uid)
         if known is None or known.content != _content(study):
-            known = self._read_headers(study, self._stores.inbox.paths(study.study_instance_uid))
+            known = self._read_headers(study, self._stores.inbox.image_paths(study.study_instance_uid))
             self._examined[study.study_instance_uid] = known
             if known.study is not None:
                 self._know(subject_of(known.study, known.selected))
@@ -156,7 +169,7 @@ class Watcher:
         self._observe(uid, StudyState.QUEUED, "")
         if not created:
             return
-        facts: dict[str, object] = {"revision": run.key.revision, "instances": study.instance_count}
+        facts: dict[str, object] = {"revision": run.key.revision, "instances": study.image_count}
         _log.info("study complete", extra={"study": uid, **facts})
         self._stores.audit.append(
             AuditEvent.STUDY_RECEIVED,
@@ -166,6 +179,7 @@ class Watcher:
                 "first_received": study.first_received_at.isoformat(timespec="seconds"),
                 "last_received": study.last_received_at.isoformat(timespec="seconds"),
                 "content_digest": run.content_digest,
+                "beside": self._stores.inbox.beside(uid),
                 "conflicting_instances": study.conflicts,
                 "given_up_waiting": completeness.given_up,
             },
@@ -179,4 +193,5 @@ class Watcher:
 
 
 def _content(study: InboxStudy) -> tuple[int, datetime]:
-    return study.instance_count, study.last_received_at
+    """What has to change before a study is looked at again; of its images alone, once it has any."""
+    return study.image_count, study.last_image_at or study.last_received_at

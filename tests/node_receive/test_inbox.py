@@ -5,9 +5,11 @@ import os
 import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import BasicTextSRStorage
 from sqlalchemy import Engine, delete, event, text
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
@@ -91,6 +93,23 @@ def test_the_order_of_arrival_does_not_change_the_digest(tmp_path: Path, engine:
     for number in (3, 1, 2):
         inbox.store(received(ct_slice(number)))
     assert inbox.content_digest(STUDY) == forwards
+
+
+def test_what_is_no_image_is_kept_beside_and_changes_no_content(inbox: Inbox) -> None:
+    inbox.store(received(ct_slice(1)))
+    before, paths = inbox.content_digest(STUDY), inbox.paths(STUDY)
+    document = ct_slice(2)
+    document.SOPClassUID = BasicTextSRStorage
+    assert inbox.store(received(document)) is Stored.NEW
+    assert (inbox.content_digest(STUDY), inbox.image_paths(STUDY)) == (before, paths)
+    assert len(inbox.paths(STUDY)) == 2
+    assert inbox.beside(STUDY) == "1 Basic Text SR Storage"
+    study = inbox.study(STUDY)
+    assert study is not None
+    assert (study.instance_count, study.image_count) == (2, 1)
+    assert study.last_image_at == study.first_received_at < study.last_received_at
+    inbox.store(received(ct_slice(3)))
+    assert inbox.content_digest(STUDY) != before
 
 
 def test_studies_that_grew_are_told_from_those_that_did_not(inbox: Inbox) -> None:
@@ -261,10 +280,10 @@ def test_any_silence_of_the_index_is_a_reason_to_try_later(
 
 
 def test_a_look_at_what_is_new_does_not_go_through_all_that_is_there(inbox: Inbox, engine: Engine) -> None:
-    statements: list[str] = []
+    statements: list[tuple[str, Any]] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     inbox.study(STUDY)
@@ -272,6 +291,6 @@ def test_a_look_at_what_is_new_does_not_go_through_all_that_is_there(inbox: Inbo
     event.remove(engine, "before_cursor_execute", note)
     assert len(statements) == 2
     with engine.connect() as connection:
-        for statement in statements:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("2026-01-01",)).all()
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
             assert not [row for row in plan if str(row[3]).startswith("SCAN instances")], plan

@@ -21,7 +21,11 @@ from types import SimpleNamespace
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from app.domain.analysis import ModelRole, ModelUsed
 from app.domain.findings import Burden, Findings
@@ -58,17 +62,32 @@ ANYBODY = Subject()
 
 def secondary_capture(path: Path, study: str, sop_instance_uid: str, subject: Subject = ANYBODY) -> Path:
     """A small valid Secondary Capture, the same bytes for the same arguments."""
+    dataset = _small_image(study, sop_instance_uid, subject, SecondaryCaptureImageStorage)
+    dataset.SeriesInstanceUID = f"{study}.9"
+    dataset.Modality = "OT"
+    dataset.ConversionType = "WSD"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def pet_image(path: Path, study: str, sop_instance_uid: str, subject: Subject = ANYBODY) -> Path:
+    """A small image of the class of a PET, the same bytes for the same arguments; the chain only pretends."""
+    dataset = _small_image(study, sop_instance_uid, subject, PositronEmissionTomographyImageStorage)
+    dataset.SeriesInstanceUID = f"{study}.1"
+    dataset.Modality = "PT"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _small_image(study: str, sop_instance_uid: str, subject: Subject, sop_class_uid: str) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = sop_class_uid
     dataset.file_meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = sop_instance_uid
     dataset.StudyInstanceUID = study
-    dataset.SeriesInstanceUID = f"{study}.1"
-    dataset.Modality = "OT"
-    dataset.ConversionType = "WSD"
     dataset.PatientName = subject.name
     dataset.PatientID = "ID-" + subject.name
     dataset.StudyDescription = str(subject.kind)
@@ -80,8 +99,7 @@ def secondary_capture(path: Path, study: str, sop_instance_uid: str, subject: Su
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
     dataset.PixelData = bytes(16)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
+    return dataset
 
 
 def derived_uid(*words: object) -> str:
@@ -148,7 +166,7 @@ class FakeProcessor:
 def _result(out: Path, study: str, kind: str, revision: int) -> ResultFile:
     uid = derived_uid(study, kind, revision)
     secondary_capture(out / f"{kind.lower()}.dcm", study, uid)
-    return ResultFile(kind, f"{kind.lower()}.dcm", SecondaryCaptureImageStorage, uid, f"{study}.1")
+    return ResultFile(kind, f"{kind.lower()}.dcm", SecondaryCaptureImageStorage, uid, f"{study}.9")
 
 
 def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
@@ -169,7 +187,7 @@ def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
 def examine(paths: Sequence[Path]) -> tuple[Study, Selected]:
     """Every study is a pair, complete as soon as nothing more comes."""
     header = pydicom.dcmread(paths[0], stop_before_pixels=True)
-    series = Series(str(header.SeriesInstanceUID), "OT", ())
+    series = Series(str(header.SeriesInstanceUID), "PT", ())
     day = datetime.strptime(header.StudyDate, "%Y%m%d")
     study = Study(str(header.StudyInstanceUID), Patient(str(header.PatientID)), (series,), day)
     pair = SimpleNamespace(kind=StudyKind(header.StudyDescription), functional=series, ct=series)

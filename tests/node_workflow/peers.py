@@ -22,7 +22,7 @@ from app.node.deliver_policy import Destination
 from app.node.node_policy import NodePolicy
 from app.node.status import StudyStatus, study_statuses
 from app.node.stores import NodeStores, open_stores
-from tests.node_workflow.fake_node import ANYBODY, Subject, derived_uid, run_forked, secondary_capture
+from tests.node_workflow.fake_node import ANYBODY, Subject, derived_uid, pet_image, run_forked
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a forked process must not inherit a pool of threads
 FORK_SERVER = multiprocessing.get_context("forkserver")
@@ -148,10 +148,13 @@ class NodeProcess:
         """Send one instance of a study to the node; returns the study's UID."""
         study = f"1.2.826.0.1.{number}"
         path = self.folder / f"send-{number}-{instance}.dcm"
-        secondary_capture(path, study, derived_uid("sent", number, instance), subject)
-        node = Destination("node", "PSMA_NODE", "127.0.0.1", self.port)
-        assert all(answer.ok for answer in scu.send([path], node, "SCANNER"))
+        self.send([pet_image(path, study, derived_uid("sent", number, instance), subject)], "SCANNER")
         return study
+
+    def send(self, paths: Sequence[Path], calling_ae: str) -> None:
+        """Send files to the node, which takes them all."""
+        node = Destination("node", "PSMA_NODE", "127.0.0.1", self.port)
+        assert all(answer.ok for answer in scu.send(paths, node, calling_ae))
 
     def status(self, study: str) -> StudyStatus:
         """The study's state, read from the database as ``psma-node status`` does."""

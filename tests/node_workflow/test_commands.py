@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import SegmentationStorage
 from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
+from app.domain.screening import CT_IMAGE
 from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.database import instances, utc_now
@@ -43,14 +45,14 @@ def stores(tmp_path: Path) -> NodeStores:
     return open_stores(NodePolicy(data_dir=tmp_path / "data"))
 
 
-def arrived(stores: NodeStores, study: str) -> RunKey:
+def arrived(stores: NodeStores, study: str, sop_class_uid: str = CT_IMAGE) -> RunKey:
     """A study with one instance in the inbox."""
     row = {
         "sop_instance_uid": f"{study}.1",
         "sha256": "0" * 64,
         "study_instance_uid": study,
         "series_instance_uid": f"{study}.2",
-        "sop_class_uid": "1.2",
+        "sop_class_uid": sop_class_uid,
         "path": "x",
         "bytes": 1,
         "received_at": utc_now(),
@@ -118,6 +120,16 @@ def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert study["acquired_at"] == "2026-03-04T09:30:00"
     assert "4711" not in told + json.dumps(study)
+
+
+def test_status_tells_images_from_what_is_kept_beside_them(command: Command, stores: NodeStores) -> None:
+    arrived(stores, "1.1", SegmentationStorage)
+    stores.observations.write(Observation("1.1", StudyState.WAITING, "no image"))
+    told = command("status").stdout
+    assert "1.1  0 images\n" in told
+    assert "kept beside the images: 1 Segmentation Storage\n" in told
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert (study["image_count"], study["instance_count"]) == (0, 1)
 
 
 def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores) -> None:
