@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from app.training import planning
 from app.training.environment import child_environment
 from app.training.experiment_settings import ExperimentSettings
 from app.training.export import export_model, model_id
-from app.training.model_training import ModelTraining, train
+from app.training.model_training import ModelTraining, build_trainer, train
 from app.training.planning import TrainingPlans
-from app.training.trainer import PsmaSmallTrainer
+from app.training.trainer import PsmaSmallTrainer, PsmaTrainer
 from app.training.workplace import Workplace
 from tests.inference import tiny_model
 
@@ -102,7 +103,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
 
     def count_steps(self: PsmaSmallTrainer, batch: dict[str, object]) -> dict[str, object]:
         seen.append(self.current_epoch)
-        if len(seen) == 6:  # in the third epoch, after the checkpoint at the end of the second
+        if len(seen) == 4:  # in the second epoch, after the checkpoint at the end of the first
             raise KilledError
         return step(self, batch)
 
@@ -110,13 +111,23 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     with pytest.raises(KilledError):
         train(training)
     train(training)
-    assert seen == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert seen == [0, 0, 1, 1, 1, 1, 2, 2]
     one, other = load_file(training.weights), load_file(undisturbed.weights)
     assert one.keys() == other.keys()
     assert all(torch.isfinite(tensor).all() for tensor in one.values())
     assert all(torch.equal(one[name], other[name]) for name in one)
     train(training)  # finished: only the weights are written again
     assert len(seen) == 8
+
+
+@NOISY
+def test_nnunets_own_plans_save_every_five_epochs_and_not_every_fifty(training: ModelTraining) -> None:
+    own = replace(training, settings=training.settings.model_copy(update={"plans": TrainingPlans.DEFAULT}))
+    home = own.place.preprocessed(own.role)
+    (home / f"{TrainingPlans.DEFAULT}.json").write_text((home / f"{TrainingPlans.SMALL}.json").read_text())
+    trainer = build_trainer(own)
+    assert type(trainer) is PsmaTrainer
+    assert trainer.save_every == 5
 
 
 @NOISY
