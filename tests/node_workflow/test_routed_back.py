@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from sqlalchemy import update
 from app.dicom.result_classes import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.screening import ANALYSED_CLASSES, ImageRole, screen
-from app.domain.study import Patient, Series
+from app.domain.study import Patient, Series, Study
+from app.node.completeness import Selected
 from app.node.database import instances, utc_now
 from app.node.node_policy import NodePolicy
 from app.node.receive_policy import ReceivePolicy
@@ -212,7 +213,25 @@ def test_results_that_trickle_in_do_not_keep_a_study_from_being_complete(
     keep(stores, pet_image(tmp_path / "a.dcm", STUDY, f"{STUDY}.4"))
     make_old(stores)
     keep(stores, of_class(SegmentationStorage, tmp_path, STUDY))
-    assert look(stores, calm_s=600.0).state == "queued"
+    Watcher(stores, ReceivePolicy(settle_s=600.0), examine, calm_s=600.0).look()
+    assert study_statuses(stores)[0].state == "queued"
+
+
+@pytest.mark.parametrize("calm_s", [0.0, 600.0], ids=["whole", "arriving"])
+def test_the_watcher_reads_the_headers_of_images_alone(
+    stores: NodeStores, tmp_path: Path, calm_s: float
+) -> None:
+    keep(stores, of_class(SegmentationStorage, tmp_path, STUDY))
+    keep(stores, pet_image(tmp_path / "a.dcm", STUDY, "2.9.1"))
+    assert stores.inbox.image_paths(STUDY) == stores.inbox.paths(STUDY)[1:]
+    read: list[Path] = []
+
+    def noted(paths: Sequence[Path]) -> tuple[Study, Selected]:
+        read.extend(paths)
+        return examine(paths)
+
+    Watcher(stores, ReceivePolicy(settle_s=0.0), noted, calm_s).look()
+    assert tuple(read) == stores.inbox.image_paths(STUDY)
 
 
 def test_a_study_without_an_image_is_no_earlier_pet(stores: NodeStores, tmp_path: Path) -> None:
