@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"app.domain", "app.errors", "app.durable_file", "app.record_file"}
+GROUND = {"app.domain", "app.errors", "app.durable_file", "app.record_file", "app.folder_lock"}
 DATA = GROUND | {"app.imaging", "app.inference", "app.dicom", "app.outcome_file"}
 CHAIN = DATA | {"app.node", "app.settings", "app.result_folder", "operators"}
 
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "app.errors": {"app.domain"},
     "app.durable_file": {"app.domain", "app.errors"},
     "app.record_file": {"app.errors", "app.durable_file"},
+    "app.folder_lock": {"app.errors"},
     "app.outcome_file": GROUND,
     "app.imaging": GROUND,
     "app.inference": GROUND | {"app.imaging"},

@@ -19,7 +19,7 @@ from app.phantom.truth_files import TruthFileForm
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.cohort.manifest import CohortManifest
+    from app.cohort.manifest import CohortManifest, Exclusion
 
 app = typer.Typer(
     name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
@@ -141,7 +141,19 @@ def _counts(manifest: CohortManifest) -> list[tuple[str, str]]:
 
 
 def _excluded(manifest: CohortManifest) -> list[str]:
-    return [f"{each.centre}: {each.what}: {each.reason}" for each in manifest.exclusions]
+    return [
+        f"{each.patient or each.centre}: {each.what}: {each.reason}{_place(each)}"
+        for each in manifest.exclusions
+    ]
+
+
+def _place(exclusion: Exclusion) -> str:
+    """The folder below the source, where there is one to tell."""
+    if exclusion.folder in ("", exclusion.source):
+        return ""
+    folder = Path(exclusion.folder)
+    below = folder.is_relative_to(exclusion.source)
+    return f" ({folder.relative_to(exclusion.source) if below else folder})"
 
 
 def _warnings(manifest: CohortManifest) -> list[str]:

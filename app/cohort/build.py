@@ -12,6 +12,7 @@ from app.cohort.choice import Candidate, choose
 from app.cohort.duplicates import without_repeated
 from app.cohort.identity import (
     assign,
+    check_key,
     folder_without_person,
     path_without_person,
     person_hash,
@@ -27,19 +28,17 @@ from app.cohort.manifest import (
     read_unchecked,
     write_manifest,
 )
+from app.cohort.not_taken import Exclusions, Persons
 from app.cohort.patient import PatientTask, ScanTask
 from app.cohort.policy import CohortPolicy
 from app.cohort.pool import build_all
 from app.cohort.record import PatientRecord, read_record
-from app.cohort.source import FoundPatient, Source, files_of, find_patients
-from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of, unused
-from app.durable_file import make_folder
+from app.cohort.source import FoundPatient, Refusal, Source, files_of, find_patients, scan_in_words
+from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of
 from app.errors import MisconfiguredError
+from app.folder_lock import hold_folder
 
 _log = logging.getLogger(__name__)
-
-Refusals = list[tuple[str, str]]
-"""What was not taken, and why."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +60,45 @@ class CohortRequest:
     key: Path | None = None
     jobs: int = 1
 
+    @property
+    def exclusions(self) -> Exclusions:
+        """Of this build."""
+        return Exclusions(self.centre, self.source)
+
 
 def build_cohort(request: CohortRequest) -> CohortManifest:
     """Build a centre's patients into the cohort's folder; what is complete and unchanged stays as it is.
 
+    Folders and key are looked at before any image is read.
+
     Raises:
-        MisconfiguredError: a folder is missing or holds no patient, ``truth.csv`` is malformed, or simulated
-            and real patients would share a cohort.
+        MisconfiguredError: a folder is missing, can't be written to, holds no patient or is being built,
+            the key can't be written, ``truth.csv`` is malformed, or simulated and real patients would share
+            a cohort.
     """
+    for folder, what in ((request.source, "DICOM"), (request.truth, "truths")):
+        if not folder.is_dir():
+            raise MisconfiguredError(f"no such folder of {what}: {folder}")
+    if request.key is not None:
+        check_key(request.key, request.cohort)
+    with hold_folder(request.cohort, "`psma-node cohort build`"):
+        return _build(request)
+
+
+def _build(request: CohortRequest) -> CohortManifest:
     before = _manifest_before(request.cohort)
     truths = read_truth_folder(request.truth)
     source = find_patients(request.source, request.policy.select, request.jobs)
     simulated = _are_simulated(source, before)
-    make_folder(request.cohort)
     names = _pseudonyms(request, source, before)
     persons = list(zip(names, source.patients, strict=True))
     if request.key is not None:
         write_key(request.key, request.cohort, persons)
     _log.info("%d patients in %s", len(persons), request.source)
     tasks, refusals = _tasks(request, persons, truths)
-    refusals += _unplaced(source, truths, names)
+    refusals += request.exclusions.of_nobody(source, truths, persons)
     records = build_all(tasks, request.jobs)
-    refusals += [(each.what, each.reason) for record in records for each in record.refused]
+    refusals += request.exclusions.of_records(tasks, records)
     gone = frozenset(names)
     before = before.model_copy(update={"patients": tuple(p for p in before.patients if p.id not in gone)})
     manifest = _manifest(request, before, records, refusals)
@@ -115,25 +131,24 @@ def _pseudonyms(request: CohortRequest, source: Source, before: CohortManifest) 
 
 
 def _tasks(
-    request: CohortRequest, persons: Sequence[tuple[str, FoundPatient]], truths: TruthFolder
-) -> tuple[list[PatientTask], Refusals]:
+    request: CohortRequest, persons: Persons, truths: TruthFolder
+) -> tuple[list[PatientTask], list[Exclusion]]:
     salt = read_salt(request.cohort)
     taken = frozenset(scan.functional.series_instance_uid for _, found in persons for scan in found.scans)
     tasks: list[PatientTask] = []
-    refusals: Refusals = []
+    refusals: list[Exclusion] = []
     for name, found in persons:
-        refusals += found.refusals
         candidates: list[Candidate] = []
+        refused = list(found.refusals)
         for scan in found.scans:
             truth = truth_of(scan, (found.patient.patient_id, name), truths, taken)
             if isinstance(truth, Truth):
                 candidates.append((scan, truth))
             else:
-                refusals.append((f"{scan.kind} series {scan.functional.series_instance_uid}", truth))
+                refused.append(Refusal(scan_in_words(scan), truth, files_of(scan)))
         choice = choose(candidates)
-        refusals += [
-            (f"{scan.kind} series {scan.functional.series_instance_uid}", why) for scan, why in choice.left
-        ]
+        refused += [Refusal(scan_in_words(scan), why, files_of(scan)) for scan, why in choice.left]
+        refusals += [request.exclusions.of_patient(name, found, each) for each in refused]
         if choice.taken:
             tasks.append(_task(request, name, found, choice.taken, choice.reasons, salt))
     return tasks, refusals
@@ -170,18 +185,11 @@ def _task(
     )
 
 
-def _unplaced(source: Source, truths: TruthFolder, names: Sequence[str]) -> Refusals:
-    """Files and rows that belong to nobody, told without their names, which may be people's."""
-    scans = [scan for patient in source.patients for scan in patient.scans]
-    known = {patient.patient.patient_id for patient in source.patients} | set(names)
-    refusals = unused(truths, scans, known)
-    expected = "nothing says whose scans these are: give every patient an ID when anonymising"
-    refusals += [(f"study {uid}", f"no Patient ID; {expected}") for uid in source.without_id]
-    return refusals + [(f"{count} file(s) of the source", reason) for reason, count in source.unreadable]
-
-
 def _manifest(
-    request: CohortRequest, before: CohortManifest, records: Sequence[PatientRecord], refusals: Refusals
+    request: CohortRequest,
+    before: CohortManifest,
+    records: Sequence[PatientRecord],
+    refusals: Sequence[Exclusion],
 ) -> CohortManifest:
     """Patients of earlier builds come first: of two that are one person, the first one stays.
 
@@ -192,14 +200,11 @@ def _manifest(
         for patient in before.patients
     ]
     sorted_out = without_repeated([*earlier, *records])
-    refusals = refusals + [(f"patient {patient.id}", reason) for patient, reason in sorted_out.repeated]
+    repeated = [request.exclusions.of_repeated(*each) for each in sorted_out.repeated]
     source = str(request.source.resolve())
-    new = [
-        Exclusion(centre=request.centre, what=what, reason=reason, source=source) for what, reason in refusals
-    ]
     old = [each for each in before.exclusions if (each.centre, each.source) != (request.centre, source)]
     return CohortManifest(
         patients=tuple(sorted(sorted_out.kept, key=lambda patient: patient.id)),
-        exclusions=(*old, *new),
+        exclusions=(*old, *refusals, *repeated),
         warnings=sorted_out.warnings,
     )

@@ -29,6 +29,16 @@ Assignment = dict[str, dict[str, str]]
 
 WITHHELD = "(withheld)"
 
+KEY_COLUMNS = ("id", "patient_id", "issuer")
+
+UID = re.compile(r"\d+(?:\.\d+){4,}")
+PLAIN_WORDS = frozenset({
+    "case", "copy", "ct", "dcm", "final", "ga", "gz", "label", "labels", "lesion", "lesions", "lu", "mask",
+    "masks", "nifti", "nii", "nm", "pet", "psma", "pt", "reader", "roi", "rtstruct", "seg", "segmentation",
+    "spect", "suv", "truth", "tumor", "tumour",
+})  # fmt: skip
+"""With UIDs and one number of two digits all that may be told of a name of a file that is nobody's."""
+
 
 def read_assignment(cohort: Path, manifest: CohortManifest) -> Assignment:
     """Known studies of each centre with their patients' pseudonyms.
@@ -102,20 +112,39 @@ def write_key(path: Path, cohort: Path, patients: Iterable[tuple[str, FoundPatie
     """The table from pseudonym to Patient ID; rows of other patients stay.
 
     Raises:
-        MisconfiguredError: the file would lie within the cohort, which is passed on.
+        MisconfiguredError: see :func:`check_key`.
     """
-    if path.resolve().is_relative_to(cohort.resolve()):
-        raise MisconfiguredError(f"{path}: the key must not lie in the cohort; keep it apart from it")
-    rows: dict[str, tuple[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {row[0]: (row[1], row[2]) for row in list(csv.reader(file))[1:] if len(row) == 3}
+    rows = check_key(path, cohort)
     rows.update({name: (each.patient.patient_id, each.patient.issuer) for name, each in patients})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "patient_id", "issuer"])
+    writer.writerow(KEY_COLUMNS)
     writer.writerows([name, *row] for name, row in sorted(rows.items()))
     _write_private(path, text.getvalue().encode())
+
+
+def check_key(path: Path, cohort: Path) -> dict[str, tuple[str, str]]:
+    """The key's rows, by pseudonym; nothing is written.
+
+    Raises:
+        MisconfiguredError: the file would lie within the cohort, which is passed on; its folder is not there
+            or can't be written to; or there is a file that is no key, which would be lost.
+    """
+    if path.resolve().is_relative_to(cohort.resolve()):
+        raise MisconfiguredError(f"{path}: the key must not lie in the cohort; keep it apart from it")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MisconfiguredError(f"{path}: the key's folder is not there, or can't be written to")
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError):
+        header, rows = [], []
+    if tuple(header) != KEY_COLUMNS:
+        expected = f"a key has the columns {','.join(KEY_COLUMNS)}"
+        raise MisconfiguredError(f"{path}: is there and is no key, {expected}; give another file")
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == len(KEY_COLUMNS)}
 
 
 def _write_private(path: Path, content: bytes) -> None:
@@ -134,6 +163,30 @@ def path_without_person(path: Path, root: Path, patient: FoundPatient) -> str:
     """``path`` below ``root``, with every part withheld that spells the patient's ID or name."""
     relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     return "/".join(WITHHELD if _tells(part, patient) else part for part in relative.parts)
+
+
+def stray_file(path: Path, root: Path, persons: Iterable[tuple[str, FoundPatient]]) -> tuple[str, str]:
+    """What may be told of a file that belongs to no scan, and the pseudonym of who it is named after.
+
+    It may well be named after somebody who is not in the source, so only what can't be a name or an ID stays.
+
+    Args:
+        path: below ``root``.
+        persons: everyone in the source, with pseudonyms.
+    """
+    known, parts = list(persons), path.relative_to(root).parts
+    if all(found.is_simulated for _, found in known):
+        return "/".join(parts), ""
+    whose = {name for name, found in known if any(_tells(part, found) for part in parts)}
+    plain = [_is_plain(part) and not any(_tells(part, found) for _, found in known) for part in parts]
+    told = "/".join(part if is_plain else WITHHELD for part, is_plain in zip(parts, plain, strict=True))
+    return told, whose.pop() if len(whose) == 1 else ""
+
+
+def _is_plain(part: str) -> bool:
+    words = re.findall(r"[^\W\d_]+|\d+", UID.sub("", part.casefold()))
+    others = [word for word in words if word not in PLAIN_WORDS]
+    return not others or (len(others) == 1 and others[0].isdigit() and len(others[0]) <= 2)
 
 
 def folder_without_person(paths: Iterable[Path], root: Path, patient: FoundPatient) -> str:

@@ -117,12 +117,16 @@ class Exclusion(Record):
     Attributes:
         what: in words without personal data, with the study's or series' UID where it has one.
         source: the folder that was built when it was found; building that folder again replaces it.
+        patient: the pseudonym; empty where nothing says whose it is.
+        folder: where its DICOM lies, absolute; empty for what is no DICOM of the source.
     """
 
     centre: str
     what: str
     reason: str
     source: str = ""
+    patient: str = ""
+    folder: str = ""
 
 
 class CohortManifest(Record):

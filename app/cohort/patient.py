@@ -23,7 +23,7 @@ from app.cohort.manifest import (
 from app.cohort.nifti import read_labels, write_array
 from app.cohort.policy import CohortPolicy
 from app.cohort.record import RECORD_FILE, PatientRecord, Refused, write_record
-from app.cohort.source import acquired_at, content_key
+from app.cohort.source import acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth
 from app.dicom.loading import load
 from app.dicom.rtstruct_outlines import read_structure_set
@@ -49,6 +49,11 @@ class ScanTask:
     truth: Truth
     source: str
     truth_file: str
+
+    @property
+    def what(self) -> str:
+        """The scan in words."""
+        return scan_in_words(self.selection)
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,7 @@ def build_patient(task: PatientTask) -> PatientRecord:
     for scan in task.scans:
         found = _build_scan(task, scan)
         if isinstance(found, str):
-            uid = scan.selection.functional.series_instance_uid
-            refused.append(Refused(what=f"{scan.selection.kind} series {uid}", reason=found))
+            refused.append(Refused(what=scan.what, reason=found))
         else:
             built.append(found)
     patient = CohortPatient(

@@ -19,6 +19,7 @@ from app.cohort.truth import COLUMNS, CSV_FILE
 from app.domain.study import StudyKind
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.folder_lock import hold_folder
 from app.phantom.centres import Centre, Modality
 from app.phantom.patient import VERSION
 from app.phantom.truth_files import TruthFileForm
@@ -54,9 +55,15 @@ def simulate_cohort(simulation: Simulation) -> None:
     A patient is written under another name and renamed when whole.
 
     Raises:
-        MisconfiguredError: the folder holds another centre's patients, or truths of another form.
+        MisconfiguredError: the folder holds another centre's patients, or truths of another form, or is at
+            work.
     """
-    (simulation.folder / DICOM_FOLDER).mkdir(parents=True, exist_ok=True)
+    with hold_folder(simulation.folder, "`psma-node cohort simulate`"):
+        _simulate(simulation)
+
+
+def _simulate(simulation: Simulation) -> None:
+    (simulation.folder / DICOM_FOLDER).mkdir(exist_ok=True)
     (simulation.folder / TRUTH_FOLDER).mkdir(exist_ok=True)
     _check_folder(simulation)
     began, rows = time.monotonic(), _rows_before(simulation)

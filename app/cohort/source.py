@@ -24,6 +24,20 @@ from app.phantom.dicom_header import ISSUER as SIMULATED_ISSUER
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """What of a patient can't be used.
+
+    Attributes:
+        what: in words without personal data.
+        files: of the study or series.
+    """
+
+    what: str
+    reason: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class FoundPatient:
     """One person's studies in the source.
 
@@ -37,7 +51,7 @@ class FoundPatient:
     patient: Patient
     studies: tuple[Study, ...]
     scans: tuple[Selection, ...]
-    refusals: tuple[tuple[str, str], ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     name: str = field(default="", repr=False)
     birth_date: str = field(default="", repr=False)
 
@@ -59,13 +73,13 @@ class Source:
 
     Attributes:
         patients: in order of acquisition.
-        without_id: Study Instance UIDs of studies without a Patient ID.
+        without_id: studies without a Patient ID, each alone: nothing says which belong together.
         unreadable: why files can't be read, and how many each; file names may hold names of people.
     """
 
     root: Path
     patients: tuple[FoundPatient, ...]
-    without_id: tuple[str, ...]
+    without_id: tuple[FoundPatient, ...]
     unreadable: tuple[tuple[str, int], ...]
 
 
@@ -90,7 +104,7 @@ def find_patients(root: Path, policy: SelectionPolicy, jobs: int = 1) -> Source:
     return Source(
         root,
         tuple(patients),
-        tuple(study.study_instance_uid for study in anonymous),
+        tuple(FoundPatient(study.patient, (study,), (), (), *_person(study)) for study in anonymous),
         _counted(reading.unreadable),
     )
 
@@ -100,9 +114,19 @@ def acquired_at(scan: Selection) -> datetime | None:
     return scan.functional.when or scan.study.study_datetime
 
 
+def scan_in_words(scan: Selection) -> str:
+    """Kind and Series Instance UID."""
+    return f"{scan.kind} series {scan.functional.series_instance_uid}"
+
+
 def files_of(scan: Selection) -> tuple[Path, ...]:
     """Every file of a pair."""
-    return tuple(item.path for series in (scan.functional, scan.ct) for item in series.instances)
+    return _files((scan.functional, scan.ct))
+
+
+def files_of_study(study: Study) -> tuple[Path, ...]:
+    """Every image of a study."""
+    return _files(study.series)
 
 
 def content_key(series: Series) -> str:
@@ -112,6 +136,10 @@ def content_key(series: Series) -> str:
         status = item.path.stat()
         lines.append(f"{item.sop_instance_uid} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _files(series: Iterable[Series]) -> tuple[Path, ...]:
+    return tuple(item.path for each in series for item in each.instances)
 
 
 def _read(root: Path, jobs: int) -> StudyReading:
@@ -142,10 +170,11 @@ def _patient(patient: Patient, studies: Sequence[Study], policy: SelectionPolicy
         scans += result.selections
         if result.rejection is not None:
             lines = rejection_lines(result.rejection.reasons, result.verdicts)
-            refusals.append((f"study {study.study_instance_uid}", "; ".join(lines)))
+            what = f"study {study.study_instance_uid}"
+            refusals.append(Refusal(what, "; ".join(lines), files_of_study(study)))
         else:
             refusals += [
-                (f"series {verdict.series_instance_uid}", str(verdict.reason))
+                Refusal(f"series {verdict.series_instance_uid}", str(verdict.reason), files_of_study(study))
                 for verdict in result.verdicts
                 if verdict.modality in ("PT", "NM") and verdict.reason is not None
             ]

@@ -119,8 +119,10 @@ def used_by(scan: Selection) -> tuple[str, str]:
     return scan.functional.series_instance_uid, scan.ct.series_instance_uid
 
 
-def unused(folder: TruthFolder, scans: Sequence[Selection], known: Collection[str]) -> list[tuple[str, str]]:
-    """Truths and rows that no scan of the source can have, and why; file names may be people's.
+def unused(
+    folder: TruthFolder, scans: Sequence[Selection], known: Collection[str]
+) -> list[tuple[str, str, Path | None]]:
+    """Truths and rows that no scan of the source can have, why, and the file; its name may be a person's.
 
     Args:
         folder: all truths.
@@ -130,23 +132,30 @@ def unused(folder: TruthFolder, scans: Sequence[Selection], known: Collection[st
     series = {uid for scan in scans for uid in used_by(scan)}
     studies = {scan.study.study_instance_uid for scan in scans}
     named = {row.path for row in folder.rows}
-    left = [
-        (f"truth {item.sop_instance_uid}", "it refers to no scan of the source that the node would take")
+    left: list[tuple[str, str, Path | None]] = [
+        (
+            f"truth {item.sop_instance_uid}",
+            "it refers to no scan of the source that the node would take",
+            item.path,
+        )
         for item in folder.headers
         if item.path not in named
         and not item.referenced_series & series
         and item.study_instance_uid not in studies
     ]
-    strange = sum(path not in named and stem not in series for stem, path in folder.nifti)
-    if strange:
-        left.append((f"{strange} NIfTI file(s)", f"named after no scan's series, and not in {CSV_FILE}"))
+    of_all = f"of {len(folder.nifti)} in order of path"
     left += [
-        (f"{CSV_FILE}, line {row.line}", "no such patient in the source")
+        (f"NIfTI {number} {of_all}", f"named after no scan's series, and not in {CSV_FILE}", path)
+        for number, (stem, path) in enumerate(folder.nifti, start=1)
+        if path not in named and stem not in series
+    ]
+    left += [
+        (f"{CSV_FILE}, line {row.line}", "no such patient in the source", None)
         for row in folder.rows
         if row.patient_id not in known
     ]
     if folder.unreadable:
-        left.append((f"{folder.unreadable} file(s) of the truths", "neither DICOM nor NIfTI"))
+        left.append((f"{folder.unreadable} file(s) of the truths", "neither DICOM nor NIfTI", None))
     return left
 
 

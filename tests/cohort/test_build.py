@@ -14,15 +14,27 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from app.cli.main import app
 from app.cohort import pool as cohort_pool
 from app.cohort.build import CohortRequest, build_cohort
-from app.cohort.manifest import CohortManifest, CohortPatient, TruthForm, image_file, read_manifest
+from app.cohort.manifest import (
+    CohortManifest,
+    CohortPatient,
+    Exclusion,
+    TruthForm,
+    image_file,
+    read_manifest,
+)
 from app.cohort.nifti import read_labels, read_volume, write_array
 from app.cohort.policy import CohortPolicy
+from app.cohort.simulation import Simulation, simulate_cohort
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
+from app.folder_lock import hold_folder
+from app.phantom.centres import Centre
 from app.phantom.dicom_header import ISSUER
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, lesion_mask, write_person, write_seg
 
@@ -449,7 +461,7 @@ def test_rows_and_files_that_belong_to_nobody_are_told(tmp_path: Path, build: Bu
     write_rows(tmp_path, ("somebody", "PET/CT", ""), (Person(1).identifier, "SPECT/CT", ""))
     found = reasons(build())
     assert "it refers to no scan" in found
-    assert "1 NIfTI file(s)" in found
+    assert "NIfTI 1 of 1 in order of path, (withheld): named after no scan's series" in found
     assert "truth.csv, line 2: no such patient" in found
 
 
@@ -516,3 +528,131 @@ def test_the_assignment_holds_study_uids_and_pseudonyms_alone(tmp_path: Path, bu
     build()
     known = json.loads((tmp_path / "cohort" / "assignment.json").read_text())
     assert known == {"A": {Person(1).study("pet"): "A0000", Person(1).study("spect"): "A0000"}}
+
+
+def excluded(manifest: CohortManifest, words: str) -> Exclusion:
+    """The one exclusion whose reason has these words."""
+    (found,) = (each for each in manifest.exclusions if words in each.reason)
+    return found
+
+
+def test_an_exclusion_says_which_patient_and_in_which_folder(tmp_path: Path, build: Build) -> None:
+    source = tmp_path / "dicom-A"
+    add(tmp_path, Person(1), ["pet"])
+    write_person(source / "site", Person(2), ["pet"])
+    write_person(source / "other", Person(3, pet_day="20260401"))
+    third = Person(3).identifier
+    write_rows(tmp_path, (third, "PET/CT", ""), (third, "SPECT/CT", "away.nii.gz"))
+    write_person(source / "nobody", Person(4, " "), ["pet"])
+    for path in (source / "site").rglob(f"{Person(2).study('pet')}.2-*"):
+        path.unlink()
+    manifest = build()
+    told = {
+        words: (each.patient, each.folder.removeprefix(str(source.resolve())), each.source)
+        for words in ("[no-ct]", "a file that is not there", "no Patient ID")
+        for each in [excluded(manifest, words)]
+    }
+    home = str(source.resolve())
+    assert told == {
+        "[no-ct]": ("A0001", "/site", home),
+        "a file that is not there": ("A0002", "/other", home),
+        "no Patient ID": ("", "/nobody", home),
+    }
+
+
+def test_a_scan_whose_truth_is_unusable_names_patient_and_folder(tmp_path: Path, build: Build) -> None:
+    source = tmp_path / "dicom-A"
+    write_person(source / "site", Person(1), ["pet"])
+    away = Grid.axis_aligned(SHAPE, GRID.spacing_mm, (500.0, 0.0, 0.0))
+    write_seg(seg_of(tmp_path, Person(1)), lesion_mask(), away, Person(1))
+    for _ in range(2):  # the second time from the patient's record
+        found = excluded(build(), "lies outside")
+        assert (found.patient, found.folder) == ("A0000", str((source / "site").resolve()))
+
+
+def test_a_file_that_is_nobodys_is_told_as_far_as_it_can_name_nobody(tmp_path: Path, build: Build) -> None:
+    add(tmp_path, Person(1), ["pet"])
+    labels = lesion_mask().astype(np.uint8)
+    names = {
+        "1.2.3.99.1.7.nii.gz": "1.2.3.99.1.7.nii.gz",  # a UID that leads to no scan
+        "pet/mask_07.nii.gz": "pet/mask_07.nii.gz",
+        "pet/MRN-4712_pet.nii.gz": "pet/(withheld)",  # the patient's own
+        "seg/Huber.nii.gz": "seg/(withheld)",  # of nobody in the source
+        "seg/12-03-50.nii.gz": "seg/(withheld)",
+    }
+    for name in names:
+        path = tmp_path / "truth-A" / name
+        path.parent.mkdir(exist_ok=True)
+        write_array(path, labels, GRID)
+    found = [each for each in build().exclusions if each.what.startswith("NIfTI")]
+    told = {each.what.split(", ")[1]: each.patient for each in found}
+    assert sorted(each.what.split(", ")[1] for each in found) == sorted(names.values())
+    assert told["pet/(withheld)"] == "A0000"
+    assert told["seg/(withheld)"] == ""
+    numbers = [int(each.what.split()[1]) for each in found]
+    assert numbers == [1, 2, 3, 4, 5]
+
+
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading any image fails the test."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("the images were read before the folders were looked at")
+
+    monkeypatch.setattr("app.cohort.build.find_patients", fail)
+    monkeypatch.setattr("app.cohort.build.read_truth_folder", fail)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("cohort/key.csv", "must not lie in the cohort"),
+        ("away/key.csv", "folder is not there"),
+        ("letter.txt", "is there and is no key"),
+        ("dicom-A", "is there and is no key"),
+    ],
+)
+def test_a_key_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch, key: str, words: str
+) -> None:
+    add(tmp_path, Person(1), ["pet"])
+    (tmp_path / "letter.txt").write_text("Dear colleague,\n")
+    unread(monkeypatch)
+    with pytest.raises(MisconfiguredError, match=words):
+        build(key=tmp_path / key)
+    assert not (tmp_path / "cohort").exists()
+    assert (tmp_path / "letter.txt").read_text() == "Dear colleague,\n"
+
+
+def test_a_cohort_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, Person(1), ["pet"])
+    (tmp_path / "cohort").write_text("a file")
+    unread(monkeypatch)
+    with pytest.raises(MisconfiguredError, match="can't be written to"):
+        build()
+
+
+def test_two_builds_of_one_cohort_at_once_are_refused(tmp_path: Path, build: Build) -> None:
+    add(tmp_path, Person(1), ["pet"])
+    with (
+        hold_folder(tmp_path / "cohort", "build"),
+        pytest.raises(MisconfiguredError, match=r"another `psma-node cohort build` is at work"),
+    ):
+        build()
+    assert len(build().patients) == 1
+
+
+def test_two_simulations_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    with hold_folder(tmp_path, "x"), pytest.raises(MisconfiguredError, match="cohort simulate` is at work"):
+        simulate_cohort(Simulation(Centre.A, range(1), tmp_path))
+
+
+def test_a_cohort_is_shown_with_whose_each_exclusion_is(tmp_path: Path, build: Build) -> None:
+    write_person(tmp_path / "dicom-A" / "site", Person(1), ["pet"])
+    build()
+    shown = CliRunner().invoke(app, ["cohort", "show", str(tmp_path / "cohort")]).output
+    text = " ".join(shown.split())
+    assert f"A0000: PET/CT series {Person(1).series('pet')}: no truth" in text
+    assert text.endswith("(site)")
