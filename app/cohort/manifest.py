@@ -23,6 +23,7 @@ from pydantic import Field, StringConstraints
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
+from app.imaging.align_policy import AlignPolicy
 from app.record_file import Record, read_record, write_record
 
 MANIFEST_FILE = "cohort.yaml"
@@ -79,11 +80,19 @@ class CtRegistration(Record):
         spect_to_pet: 4x4, LPS mm of the SPECT to LPS mm of the PET; ``None`` when there was no bone to go by.
         fit: how well the two CTs fit.
         reasons: every limit of section ``align`` that it breaks; empty when the node would use it.
+        align: the limits that it was judged by, the site's; the uptake of M4's priors is judged by them too.
+            ``None`` in cohorts from before they were kept, which had the defaults.
     """
 
     spect_to_pet: tuple[Row, Row, Row, Row] | None
     fit: RegistrationFit | None
     reasons: tuple[str, ...] = ()
+    align: AlignPolicy | None = None
+
+    @property
+    def limits(self) -> AlignPolicy:
+        """Section ``align`` of the site that built the patient."""
+        return self.align or AlignPolicy()
 
     @property
     def fits(self) -> bool:

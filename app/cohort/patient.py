@@ -228,7 +228,9 @@ def _registration(built: Sequence[_Built], policy: AlignPolicy) -> CtRegistratio
     found = register_rigid(loaded[StudyKind.SPECT_CT].ct, loaded[StudyKind.PET_CT].ct)
     if found is None:
         why = "too little bone in common on the two CTs"
-        return CtRegistration(spect_to_pet=None, fit=None, reasons=(why,))
+        return CtRegistration(spect_to_pet=None, fit=None, reasons=(why,), align=policy)
     rows = tuple(tuple(float(value) for value in row) for row in found.fixed_to_moving)
     reasons = tuple(str(reason) for reason in broken_limits(found.fit, policy))
-    return CtRegistration.model_validate({"spect_to_pet": rows, "fit": found.fit, "reasons": reasons})
+    return CtRegistration.model_validate(
+        {"spect_to_pet": rows, "fit": found.fit, "reasons": reasons, "align": policy}
+    )

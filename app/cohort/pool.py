@@ -75,6 +75,17 @@ def _complete(task: PatientTask) -> PatientRecord | None:
         fresh = {"person": task.person, "salt": task.salt, "has_birth_date": task.has_birth_date}
         record = record.model_copy(update=fresh)
         write_record(record, task.cohort, task.name)
+    return _with_limits(record, task)
+
+
+def _with_limits(record: PatientRecord, task: PatientTask) -> PatientRecord:
+    """A record from before the limits were kept; its digest says that these are the ones it was judged by."""
+    patient = record.patient
+    if patient is None or patient.registration is None or patient.registration.align is not None:
+        return record
+    registration = patient.registration.model_copy(update={"align": task.policy.align})
+    record = record.model_copy(update={"patient": patient.model_copy(update={"registration": registration})})
+    write_record(record, task.cohort, task.name)
     return record
 
 

@@ -17,7 +17,6 @@ from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
-from app.imaging.align_policy import AlignPolicy
 from app.training.cases import Case, nnunet_splits, patient_folds, scan_case
 from app.training.experiment_settings import ExperimentSettings, PriorMask
 from app.training.priors import carry_prior, disturbed, write_prior
@@ -131,9 +130,7 @@ def _with_priors(
         log.info("M4: %s is not used: no PET", patient.id)
         return
     cohort = settings.cohort_folder
-    carried = carry_prior(
-        cohort, patient, pet_lesions(settings, place, patient, Validation.INTERNAL), AlignPolicy()
-    )
+    carried = carry_prior(cohort, patient, pet_lesions(settings, place, patient, Validation.INTERNAL))
     if carried.lesions is None or not carried.usable:
         log.info("M4: %s is not used: %s", patient.id, "; ".join(carried.reasons))
         return

@@ -12,7 +12,6 @@ from app.domain.model_kinds import KINDS
 from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
-from app.imaging.align_policy import AlignPolicy
 from app.imaging.components import label_lesions
 from app.inference.channels import NetworkInput, build_input
 from app.inference.model_store import ModelStore
@@ -85,7 +84,7 @@ def _prior(training: ModelTraining, patient: CohortPatient) -> CarriedPrior:
         return CarriedPrior(None, ("no PET of this patient",))
     validation = validation_of(training.split)
     lesions = pet_lesions(training.settings, training.place, patient, validation)
-    return carry_prior(training.settings.cohort_folder, patient, lesions, AlignPolicy())
+    return carry_prior(training.settings.cohort_folder, patient, lesions)
 
 
 def no_prior_reasons(place: Workplace, validation: Validation, patient: str) -> tuple[str, ...]:

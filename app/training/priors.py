@@ -19,7 +19,7 @@ from app.cohort.nifti import read_volume, write_array
 from app.domain.analysis import ModelRole
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
-from app.imaging.align_policy import AlignPolicy, broken_uptake_limits
+from app.imaging.align_policy import broken_uptake_limits
 from app.imaging.prior_alignment import place_lesions
 from app.imaging.registration import RigidRegistration
 from app.inference.channels import build_input
@@ -53,16 +53,13 @@ class CarriedPrior:
         return self.lesions is not None and not self.reasons
 
 
-def carry_prior(
-    cohort: Path, patient: CohortPatient, lesions: LabelMap, policy: AlignPolicy
-) -> CarriedPrior:
-    """Bring lesions from the patient's PET to his SPECT, with the node's own limits.
+def carry_prior(cohort: Path, patient: CohortPatient, lesions: LabelMap) -> CarriedPrior:
+    """Bring lesions from the patient's PET to his SPECT, with the limits of the site that built the cohort.
 
     Args:
         cohort: its folder.
         patient: one with both scans.
         lesions: on the PET's grid.
-        policy: section ``align``.
     """
     registration = patient.registration
     if registration is None or registration.spect_to_pet is None or registration.fit is None:
@@ -76,7 +73,7 @@ def carry_prior(
     mask, fit = place_lesions(lesions, rigid, spect, pet)
     if fit is None:
         return CarriedPrior(None, ("none of the PET lesions in the SPECT's field of view",))
-    return CarriedPrior(mask, tuple(str(reason) for reason in broken_uptake_limits(fit, policy)))
+    return CarriedPrior(mask, tuple(str(reason) for reason in broken_uptake_limits(fit, registration.limits)))
 
 
 def write_prior(

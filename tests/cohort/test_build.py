@@ -34,6 +34,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
+from app.imaging.align_policy import AlignPolicy
 from app.phantom.centres import Centre
 from app.phantom.dicom_header import ISSUER
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, lesion_mask, write_person, write_seg
@@ -47,7 +48,8 @@ def build(tmp_path: Path) -> Build:
     """Build ``dicom-A`` and ``truth-A`` (or another centre's) into ``cohort``."""
 
     def run(centre: str = "A", **options: object) -> CohortManifest:
-        policy = CohortPolicy(roi=str(options.pop("roi", "")))
+        align = options.pop("align", AlignPolicy())
+        policy = CohortPolicy(roi=str(options.pop("roi", "")), align=align)  # type: ignore[arg-type]
         source, truth = tmp_path / f"dicom-{centre}", tmp_path / f"truth-{centre}"
         truth.mkdir(exist_ok=True)
         request = CohortRequest(source, truth, centre, tmp_path / "cohort", policy, **options)  # type: ignore[arg-type]
@@ -403,6 +405,31 @@ def test_two_cts_without_bone_are_not_brought_together(tmp_path: Path, build: Bu
     assert registration is not None
     assert not registration.fits
     assert "too little bone" in registration.reasons[0]
+
+
+def test_the_sites_limits_of_the_registration_are_kept_with_the_patient(tmp_path: Path, build: Build) -> None:
+    limits = AlignPolicy(min_bone_dice=0.7, min_lesions_on_spect=0.25)
+    add(tmp_path, Person(1))
+    build(align=limits)
+    registration = only(read_manifest(tmp_path / "cohort")).registration
+    assert registration is not None
+    assert registration.limits == limits
+
+
+def test_a_patient_from_before_the_limits_were_kept_is_not_made_again_for_them(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = AlignPolicy(min_bone_dice=0.7)
+    add(tmp_path, Person(1))
+    build(align=limits)
+    record = tmp_path / "cohort" / "patients" / "A0000" / "patient.json"
+    content = json.loads(record.read_text())
+    del content["patient"]["registration"]["align"]
+    record.write_text(json.dumps(content))
+    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: pytest.fail(f"{task.name} was made again"))
+    registration = only(build(align=limits)).registration
+    assert registration is not None
+    assert registration.limits == limits
 
 
 def test_a_second_centre_joins_the_first(tmp_path: Path, build: Build) -> None:

@@ -31,7 +31,7 @@ def pet_truth(cohort: Path, name: str) -> LabelMap:
 
 def test_pet_lesions_come_to_lie_where_the_registration_puts_them(cohort: Path) -> None:
     lesions = pet_truth(cohort, "A0000")
-    carried = carry_prior(cohort, patient(cohort, "A0000"), lesions, AlignPolicy())
+    carried = carry_prior(cohort, patient(cohort, "A0000"), lesions)
     assert carried.usable
     assert carried.lesions is not None
     np.testing.assert_array_equal(carried.lesions.array, lesions.array)
@@ -40,17 +40,34 @@ def test_pet_lesions_come_to_lie_where_the_registration_puts_them(cohort: Path) 
 def test_lesions_that_the_uptake_belies_are_not_given_to_m4(cohort: Path) -> None:
     lesions = pet_truth(cohort, "A0000")
     elsewhere = LabelMap(np.roll(lesions.array, 8, axis=2), lesions.grid)
-    carried = carry_prior(cohort, patient(cohort, "A0000"), elsewhere, AlignPolicy())
+    carried = carry_prior(cohort, patient(cohort, "A0000"), elsewhere)
     assert not carried.usable
     assert any("min_lesions_on_pet" in reason for reason in carried.reasons)
+
+
+def test_the_uptake_is_judged_by_the_limits_of_the_site_that_built_the_cohort(cohort: Path) -> None:
+    lesions = pet_truth(cohort, "A0000")
+    elsewhere = LabelMap(np.roll(lesions.array, 8, axis=2), lesions.grid)
+    lenient = AlignPolicy(max_uptake_shift_mm=1000.0, min_lesions_on_pet=-1.0, min_lesions_on_spect=-1.0)
+    strict = AlignPolicy(min_lesions_on_spect=1.5)
+    assert carry_prior(cohort, judged_by(patient(cohort, "A0000"), lenient), elsewhere).usable
+    refused = carry_prior(cohort, judged_by(patient(cohort, "A0000"), strict), lesions)
+    assert any("min_lesions_on_spect" in reason for reason in refused.reasons)
+
+
+def judged_by(patient: CohortPatient, limits: AlignPolicy) -> CohortPatient:
+    """As a site with these limits would have built it."""
+    assert patient.registration is not None
+    registration = patient.registration.model_copy(update={"align": limits})
+    return patient.model_copy(update={"registration": registration})
 
 
 def test_no_lesion_and_no_fit_are_no_prior_and_say_so(cohort: Path) -> None:
     grid = pet_truth(cohort, "A0000").grid
     nothing = LabelMap(np.zeros(grid.shape, np.uint16), grid)
-    empty = carry_prior(cohort, patient(cohort, "A0000"), nothing, AlignPolicy())
+    empty = carry_prior(cohort, patient(cohort, "A0000"), nothing)
     assert empty.reasons == ("no lesion on the PET",)
-    misfit = carry_prior(cohort, patient(cohort, "B0000"), pet_truth(cohort, "B0000"), AlignPolicy())
+    misfit = carry_prior(cohort, patient(cohort, "B0000"), pet_truth(cohort, "B0000"))
     assert misfit.reasons == ("the skeletons don't lie on each other",)
 
 
