@@ -7,35 +7,42 @@ truth.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from app import __version__
 from app.cohort.manifest import CohortPatient, CohortScan, image_file
 from app.cohort.nifti import read_labels, read_volume, write_array
 from app.dicom.seg_outlines import read_segmentation
 from app.dicom.study_reader import read_studies
 from app.dicom.uids import ResultKind
 from app.domain.analysis import ModelRole
-from app.domain.outcome import PairOutcome
+from app.domain.outcome import PairOutcome, Status
 from app.domain.scan_score import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
 from app.folder_mode import FolderOutcome, process_folder
-from app.inference.model_choice import choose_setting, serving_model
+from app.inference.model_choice import choose_setting, serving_model, site_models
 from app.inference.model_store import ModelStore
 from app.settings import Settings
+from app.validation.kept_patient import KeptPatient, read_kept, write_kept
 from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file
 from app.validation.scoring import score_scan
 
 log = logging.getLogger(__name__)
 
 RESULTS_FOLDER = "results"
+PATIENTS_FOLDER = "patients"
+
+Files = Mapping[str, tuple[Path, ...]]
+"""Of each study, by its UID."""
 
 
 @dataclass(frozen=True)
@@ -50,39 +57,81 @@ class NodeScores:
 def evaluate_node(
     cohort: Path, patients: Sequence[CohortPatient], settings: Settings, out: Path
 ) -> NodeScores:
-    """Process every patient and score every scan.
+    """Process every patient and score every scan; a patient that an earlier run finished is not done again.
 
     Args:
         cohort: its folder.
         patients: which of its patients.
         settings: the site's.
-        out: gets ``results/<patient>/``, and the lesions as ``predictions/node/…``.
+        out: gets ``results/<patient>/``, the lesions as ``predictions/node/…``, ``patients/<patient>.json``.
 
     Raises:
         MisconfiguredError: the DICOM of a patient is not where the manifest says, or a model can't be used.
     """
+    found: list[KeptPatient] = []
+    dicom = _dicom_of(patients)
+    for done, patient in enumerate(patients, start=1):
+        kept = out / PATIENTS_FOLDER / f"{patient.id}.json"
+        inputs = _digest(cohort, patient, dicom, settings)
+        earlier = read_kept(kept, inputs)
+        found.append(earlier or _evaluate(cohort, patient, dicom, settings, Place(out, kept, inputs)))
+        log.info("%d of %d patients%s", done, len(patients), " (done before)" if earlier else "")
+    return NodeScores(
+        tuple(score for each in found for score in each.scores),
+        tuple(line for each in found for line in each.missing),
+        {role: model for each in found for role, model in each.models.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a patient's evaluation goes, and the digest of what it was made from."""
+
+    out: Path
+    kept: Path
+    inputs: str
+
+
+def _evaluate(
+    cohort: Path, patient: CohortPatient, dicom: Files, settings: Settings, place: Place
+) -> KeptPatient:
+    """Kept only when the chain came to its end: what failed may go better the next time."""
+    place.kept.unlink(missing_ok=True)  # the results that it speaks of go
+    results = place.out / RESULTS_FOLDER / patient.id
+    outcome = _process(patient, dicom, settings, results)
     scores: list[ScanScore] = []
     missing: list[str] = []
     models: dict[str, str] = {}
-    dicom = _dicom_of(patients)
-    for done, patient in enumerate(patients, start=1):
-        results = out / RESULTS_FOLDER / patient.id
-        outcome = _process(patient, dicom, settings, results)
-        for scan in patient.scans:
-            pair = _pair_of(outcome, scan)
-            if pair is None:
-                missing.append(f"{patient.id} {scan.kind}: {_why(outcome, scan)}")
-                continue
-            models[pair.model.role.value] = pair.model.model_id
-            key = _key(patient, scan, pair, settings)
-            scores.append(_score(cohort, key, pair, results))
-        log.info("%d of %d patients", done, len(patients))
-    return NodeScores(tuple(scores), tuple(missing), models)
+    for scan in patient.scans:
+        pair = _pair_of(outcome, scan)
+        if pair is None:
+            missing.append(f"{patient.id} {scan.kind}: {_why(outcome, scan)}")
+            continue
+        models[pair.model.role.value] = pair.model.model_id
+        scores.append(_score(cohort, _key(patient, scan, pair, settings), pair, results))
+    found = KeptPatient(inputs=place.inputs, scores=tuple(scores), missing=tuple(missing), models=models)
+    if outcome.status in (Status.DONE, Status.REJECTED):
+        write_kept(found, place.kept)
+    return found
 
 
-def _process(
-    patient: CohortPatient, dicom: dict[str, tuple[Path, ...]], settings: Settings, out: Path
-) -> FolderOutcome:
+def _digest(cohort: Path, patient: CohortPatient, dicom: Files, settings: Settings) -> str:
+    """Of all that the patient's scores depend on; of DICOM files names, sizes and times, as they are many."""
+    digest = hashlib.sha256(f"{__version__} {settings.digest} {patient.model_dump_json()}".encode())
+    for card in site_models(ModelStore(settings.segment.models_folder), settings.segment).serving.values():
+        digest.update(f"{card.id} {sorted(card.files.items())} {card.inference}".encode())
+    for scan in patient.scans:
+        for image in ("suv", "truth"):
+            digest.update(
+                hashlib.sha256(image_file(cohort, patient.id, scan.kind, image).read_bytes()).digest()
+            )
+        for file in sorted(dicom[scan.study_instance_uid]):
+            found = file.stat()
+            digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _process(patient: CohortPatient, dicom: Files, settings: Settings, out: Path) -> FolderOutcome:
     with tempfile.TemporaryDirectory(prefix="psma-evaluate-") as folder:
         files = (file for scan in patient.scans for file in dicom[scan.study_instance_uid])
         for number, file in enumerate(files):
@@ -90,7 +139,7 @@ def _process(
         return process_folder(Path(folder), out, settings)
 
 
-def _dicom_of(patients: Sequence[CohortPatient]) -> dict[str, tuple[Path, ...]]:
+def _dicom_of(patients: Sequence[CohortPatient]) -> Files:
     """The files of every study, by its UID, from the folders that the cohort was built from."""
     wanted = {scan.study_instance_uid: patient.id for patient in patients for scan in patient.scans}
     found: dict[str, tuple[Path, ...]] = {}

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli.options import ConfigOption, SetOption
-
-if TYPE_CHECKING:
-    from app.node_evaluation import NodeScores
-    from app.settings import Settings
+from app.errors import MisconfiguredError
 
 NODE_FOLDER = Path("node-evaluation")
-REPORT_FILE = "report.html"
-Site = tuple[Path | None, list[str] | None]
-"""The site's file, and the settings that override it."""
-
-EXIT_INCOMPLETE = 1
-EXIT_STOPPED = 130
+REPORT_FILE = Path("report.html")
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -47,7 +38,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             exists=True, file_okay=False, help="Folder of the patients' images; default: FOLDER/cohort."
         ),
     ] = None,
-    centre: Annotated[str, typer.Option(help="With --node: only this centre's patients.")] = "",
+    centre: Annotated[
+        str,
+        typer.Option(help="With --node: only this centre's patients, such as one that trained no model."),
+    ] = "",
     cards: Annotated[
         bool, typer.Option("--update-cards", help="With --node: write the metrics into the models' cards.")
     ] = False,
@@ -57,94 +51,55 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Write the study's table beside ours, every patient and figures into one HTML file.
 
     With --node every patient's DICOM goes through folder mode with the site's settings and models, and the
-    SEG that comes out is compared with the truth: what is validated is what runs. Exit code 1: a scan of the
-    cohort gave no result; the report names it.
+    SEG that comes out is compared with the truth: what is validated is what runs. It says which models may
+    have been trained on these patients. Stopped, it goes on where it was. Exit code 1: a scan of the cohort
+    gave no result; the report names it. 2: it can't be done, and why.
     """
-    if node:
-        from app.node.stop_signals import block_stop_signals
-
-        block_stop_signals()
-        _evaluate_node(source, out or NODE_FOLDER, centre, (config, overrides), cards)
+    _refuse_what_would_be_ignored(
+        {"--centre": centre, "--update-cards": cards, "--config": config, "--set": overrides}, cohort, node
+    )
+    if not node:
+        _write_again(source, out or REPORT_FILE, cohort)
         return
+    from app.node.stop_signals import block_stop_signals
+
+    block_stop_signals()
+    from app.cli.evaluate_node import evaluate_and_report, run_node
+
+    with _told(out or NODE_FOLDER):
+        run = run_node(source, centre, (config, overrides or []))
+        evaluate_and_report(run, (out or NODE_FOLDER).resolve(), cards)
+
+
+def _refuse_what_would_be_ignored(of_node: dict[str, object], cohort: Path | None, node: bool) -> None:
+    given = [name for name, value in of_node.items() if value]
+    if given and not node:
+        raise typer.BadParameter("only with --node", param_hint=", ".join(given))
+    if cohort is not None and node:
+        raise typer.BadParameter("not with --node: FOLDER is the cohort", param_hint="--cohort")
+
+
+def _write_again(source: Path, report: Path, cohort: Path | None) -> None:
     from app.validation.report import report_from
 
-    report = out or Path(REPORT_FILE)
-    report_from(source, report, cohort)
+    if report.is_dir():
+        raise typer.BadParameter(f"{report} is a folder; give the file to write", param_hint="--out")
+    with _told(report):
+        report.parent.mkdir(parents=True, exist_ok=True)
+        lacking = report_from(source, report, cohort)
     typer.echo(f"written: {report}")
+    for line in lacking:
+        typer.echo(line)
 
 
-def _evaluate_node(cohort: Path, out: Path, centre: str, site: Site, cards: bool) -> None:
-    from app.cohort.manifest import read_manifest
-    from app.node.json_log import configure_logging
-    from app.node.stop_signals import end_process, run_unless_stopped
-    from app.node_evaluation import evaluate_node
-    from app.settings import load_settings
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """What the disk refuses is a sentence, not a traceback.
 
-    settings, manifest = load_settings(site[0], site[1] or []), read_manifest(cohort)
-    patients = [p for p in manifest.patients if not centre or p.centre == centre]
-    if not patients:
-        raise typer.BadParameter(f"no patient of centre {centre!r}; centres: {', '.join(manifest.centres)}")
-    configure_logging(None, "WARNING")
-    logging.getLogger("app.node_evaluation").setLevel(logging.INFO)
-    found = run_unless_stopped(lambda: evaluate_node(cohort.resolve(), patients, settings, out.resolve()))
-    if found is None:
-        typer.echo("psma-node: stopped; run the same command again", err=True)
-        end_process(EXIT_STOPPED)
-    command = _command(centre, site)
-    if found.scores:
-        _write_report(out, found, settings, (cohort, manifest.simulated), command)
-    if cards:
-        complete_cards(found, settings, manifest.simulated, command)
-    for line in found.missing:
-        typer.echo(f"no result: {line}", err=True)
-    raise typer.Exit(EXIT_INCOMPLETE if found.missing else 0)
-
-
-def _command(centre: str, site: Site) -> str:
-    """What to run again, as it was asked for; folders stay unsaid."""
-    words = ["psma-node evaluate --node COHORT"]
-    words += [f"--centre {centre}"] if centre else []
-    words += ["--config SITE.yaml"] if site[0] is not None else []
-    return " ".join([*words, *(f"--set {shlex.quote(word)}" for word in site[1] or [])])
-
-
-def complete_cards(found: NodeScores, settings: Settings, simulated: bool, command: str) -> None:
-    """Metrics of the node's own chain into the card of each model that served."""
-    from app import __version__
-    from app.inference.model_card import MetricSource, read_card, write_card
-    from app.validation.card_metrics import metrics_of
-
-    source = MetricSource(
-        command=command, software_version=__version__, date=datetime.now(UTC).date().isoformat()
-    )
-    for role, model in found.models.items():
-        own = [s for s in found.scores if s.key.used == role and s.key.model == role]
-        folder = settings.segment.models_folder / model
-        if own:
-            metrics = metrics_of(own, simulated)
-            card = read_card(folder).model_copy(update={"metrics": metrics, "metric_source": source})
-            write_card(card, folder)
-            typer.echo(f"card: {model}")
-
-
-def _write_report(
-    out: Path, found: NodeScores, settings: Settings, of: tuple[Path, bool], command: str
-) -> None:
-    from app import __version__
-    from app.validation.report import ABOUT_FILE, ReportAbout, report_from, write_about
-    from app.validation.scores_file import SCORES_FILE, write_scores
-
-    cohort, simulated = of
-    about = ReportAbout(
-        title="The node's own chain on a labelled cohort",
-        simulated=simulated,
-        software_version=__version__,
-        models=found.models,
-        commands=(command,),
-        settings=f"digest of the site's settings: {settings.digest}",
-        notes=tuple(f"No result: {line}" for line in found.missing),
-    )
-    write_scores(found.scores, out / SCORES_FILE)
-    write_about(about, out / ABOUT_FILE)
-    report_from(out, out / REPORT_FILE, cohort)
-    typer.echo(f"written: {out / REPORT_FILE}")
+    Raises:
+        MisconfiguredError: in place of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MisconfiguredError(f"{error.filename or place}: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,10 @@ def _untrusted(source: Path) -> MisconfiguredError:
 def _tell(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
     if not card.metrics:
-        typer.echo("not evaluated yet: its card has no metrics (psma-node evaluate --node --update-cards)")
+        from app.inference.model_choice import settings_to_measure
+
+        words = (f"segment.models_dir={models}", *settings_to_measure(card))
+        options = " ".join(f"--set {shlex.quote(word)}" for word in words)
+        typer.echo(f"not evaluated yet: psma-node evaluate --node COHORT --update-cards {options}")
     key = "pet_model" if card.role in (ModelRole.M1, ModelRole.M3) else _SPECT_KEYS[card.role]
     typer.echo(f"to use it, name it in app.yaml, for example segment.{key}: {card.id} (docs/models.md)")

@@ -79,6 +79,11 @@ def shadow_model(store: ModelStore, model_id: str) -> ModelCard:
         raise MisconfiguredError(f"segment.shadow_models names {model_id}, but {error}") from error
 
 
+def settings_to_measure(card: ModelCard) -> tuple[str, ...]:
+    """The settings, ``segment.<key>=<id>``, under which a model serves wherever its role can."""
+    return tuple(f"segment.{key}={card.id}" for key, roles in ALLOWED_ROLES.items() if card.role in roles)
+
+
 def choose_setting(kind: StudyKind, has_prior: bool) -> str:
     """The setting whose model is for this pair."""
     if kind is StudyKind.PET_CT:

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from app.domain.analysis import ModelRole
 from app.domain.measures import MEASURES
@@ -42,10 +43,11 @@ def read_scores(path: Path) -> tuple[ScanScore, ...]:
     """What :func:`write_scores` wrote.
 
     Raises:
-        MisconfiguredError: missing, a column is not there, or a line is not a score.
+        MisconfiguredError: missing, cut short, a column is not there, or a line is not a score.
     """
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
+        text = path.read_bytes().decode()
+        lines = list(csv.DictReader(io.StringIO(text, newline="")))
     except FileNotFoundError as error:
         raise MisconfiguredError(f"{path}: not found; expected the scores of an evaluation") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -55,6 +57,8 @@ def read_scores(path: Path) -> tuple[ScanScore, ...]:
     missing = [name for name in COUNTS if name not in lines[0]]
     if missing:
         raise MisconfiguredError(f"{path}: found no column {', '.join(missing)}")
+    if not text.endswith("\n"):  # a spreadsheet may end lines its own way
+        raise MisconfiguredError(f"{path}: its last line does not end: cut short? Bring back the whole file")
     return tuple(_score(path, number, line) for number, line in enumerate(lines, start=2))
 
 
@@ -70,7 +74,10 @@ def _row(score: ScanScore) -> list[str]:
     return [*(str(name) for name in names), *numbers]
 
 
-def _score(path: Path, number: int, line: Mapping[str, str]) -> ScanScore:
+def _score(path: Path, number: int, line: Mapping[Any, Any]) -> ScanScore:
+    if None in line or None in line.values():  # csv's marks of a line that is too long and too short
+        problem = "another number of columns than the first line has"
+        raise MisconfiguredError(f"{path}, line {number}: not a score: {problem}")
     try:
         return ScanScore(
             ScanKey(
@@ -81,5 +88,5 @@ def _score(path: Path, number: int, line: Mapping[str, str]) -> ScanScore:
             LesionCounts(*(int(line[f"lesions_{name}"]) for name in LESIONS)),
             *(float(line[name]) for name in AMOUNTS),
         )  # fmt: skip
-    except (TypeError, ValueError) as error:  # TypeError: a short line has None
+    except ValueError as error:
         raise MisconfiguredError(f"{path}, line {number}: not a score: {error}") from error

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import typer
+from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -291,16 +292,99 @@ def test_the_report_must_know_whether_patients_were_simulated(experiment: Path, 
 
 
 def test_what_an_evaluation_knows_of_itself_is_read_as_written(experiment: Path) -> None:
-    assert read_about(experiment / "about.json") == ABOUT
+    found = read_about(experiment / "about.json")
+    assert found.model_copy(update={"scores": None}) == ABOUT
+    assert found.scores is not None
+    assert found.scores.lines == 1 + len(whole_evaluation())
+
+
+def test_scores_that_lost_whole_lines_are_refused(experiment: Path, tmp_path: Path) -> None:
+    shutil.copy(experiment / "about.json", tmp_path)
+    lines = (experiment / "scores.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "scores.csv").write_bytes(b"".join(lines[:5]))
+    whole = 1 + len(whole_evaluation())
+    with pytest.raises(MisconfiguredError, match=rf"5 lines, .* was written with {whole} lines"):
+        report_from(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_scores_whose_numbers_were_changed_are_refused(experiment: Path, tmp_path: Path) -> None:
+    shutil.copy(experiment / "about.json", tmp_path)
+    scores = (experiment / "scores.csv").read_text(encoding="utf-8")
+    (tmp_path / "scores.csv").write_text(scores.replace("0.15", "0.16", 1), encoding="utf-8")
+    with pytest.raises(MisconfiguredError, match="damaged, or changed since"):
+        report_from(tmp_path, tmp_path / "report.html")
+
+
+def test_an_evaluation_from_before_the_digest_has_its_report(experiment: Path, tmp_path: Path) -> None:
+    shutil.copy(experiment / "scores.csv", tmp_path)
+    (tmp_path / "about.json").write_text(ABOUT.model_dump_json(exclude={"scores"}))
+    report_from(tmp_path, tmp_path / "report.html")
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_the_command_writes_the_report_again(experiment: Path, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "not" / "there" / "r.html"
+    result = ran(str(experiment), "--out", str(out), "--cohort", str(experiment / "cohort"))
+    assert result.exit_code == 0, result.output
+    assert out.read_text(encoding="utf-8") == text
+    assert "no pictures" not in result.output
+
+
+def ran(*words: str) -> Result:
     one = typer.Typer()
     one.command()(evaluate)
-    options = ["--out", str(tmp_path / "r.html"), "--cohort", str(experiment / "cohort")]
-    result = CliRunner().invoke(one, [str(experiment), *options])
+    return CliRunner().invoke(one, [*words])
+
+
+def test_a_place_where_no_report_can_be_is_refused_before_anything_is_read(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.validation.report.report_from", lambda *_: pytest.fail("computed already"))
+    assert ran(str(experiment), "--out", str(tmp_path)).exit_code == 2
+    (tmp_path / "file").touch()
+    result = ran(str(experiment), "--out", str(tmp_path / "file" / "r.html"))
+    assert isinstance(result.exception, MisconfiguredError)
+    assert str(tmp_path / "file") in str(result.exception)
+
+
+def test_a_disk_that_takes_no_report_is_a_sentence(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "r.html"))
+
+    monkeypatch.setattr("app.validation.report.report_from", full)
+    result = ran(str(experiment), "--out", str(tmp_path / "r.html"))
+    assert isinstance(result.exception, MisconfiguredError)
+    assert str(result.exception) == f"{tmp_path / 'r.html'}: No space left on device"
+
+
+def test_a_report_without_pictures_says_why(experiment: Path, tmp_path: Path) -> None:
+    for name in ("scores.csv", "about.json"):
+        shutil.copy(experiment / name, tmp_path)
+    shutil.copytree(experiment / "predictions", tmp_path / "predictions")
+    result = ran(str(tmp_path), "--out", str(tmp_path / "r.html"))
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "r.html").read_text(encoding="utf-8") == text
+    shown = " ".join(result.output.split())
+    assert "no pictures of cases: there is no" in shown
+    assert "--cohort" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--update-cards"], "--update-cards"),
+        (["--centre", "A"], "--centre"),
+        (["--set", "segment.pet_model=M3"], "--set"),
+        (["--node", "--cohort", "."], "--cohort"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(experiment: Path, words: list[str], named: str) -> None:
+    result = ran(str(experiment), *words)
+    assert result.exit_code == 2
+    assert named in result.output
+    assert "with --node" in result.output
 
 
 def test_best_median_and_worst_are_by_dsc_and_none_is_shown_twice() -> None:

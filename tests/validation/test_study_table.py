@@ -81,6 +81,9 @@ def test_a_reason_of_several_lines_stays_in_its_own_column(tmp_path: Path, why: 
         (lambda text: text.replace("M4,", "M9,", 1), "line 2: not a score"),
         (lambda text: text.replace("0.15", "much"), "line 2: not a score"),
         (lambda text: text[: text.index("B-1") + 3] + "\n", "line 2: not a score"),
+        (lambda text: text[: text.rstrip().rindex(",")] + "\n", "line 2: not a score: another number of col"),
+        (lambda text: text.rstrip() + ",7\n", "line 2: not a score: another number of columns"),
+        (lambda text: text.rstrip()[:-1], "its last line does not end"),
     ],
 )
 def test_a_damaged_file_of_scores_is_refused(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -191,3 +194,5 @@ def test_m4s_card_has_all_patients_and_those_with_a_prior() -> None:
     metrics = metrics_of([made(M4, "A-0", 8), made(M4, "A-1", 4, used=M2)], simulated=False)
     dice = {metric.modality: metric.mean for metric in metrics if metric.name == "DSC"}
     assert dice == {"SPECT/CT": 0.6, "SPECT/CT, prior fitted": 0.8}
+    notes = {metric.modality: metric.note for metric in metrics if metric.name == "DSC"}
+    assert notes == {"SPECT/CT": "M2 ran in 1 of them", "SPECT/CT, prior fitted": ""}

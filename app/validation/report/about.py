@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.validation.scores_file import SCORES_FILE
 
 ABOUT_FILE = "about.json"
 
 FOLDERS = re.compile(r"(?<![\w.:/~<])(?:~?/[\w.+@-]+)*~?/(?=[\w.+@-])")
 """The folders of an absolute path: what is before its last name."""
+
+
+class ScoresDigest(BaseModel):
+    """Of ``scores.csv``, to notice one that was cut short or is of another run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: int
+    sha256: str
 
 
 class ReportAbout(BaseModel):
@@ -30,6 +41,7 @@ class ReportAbout(BaseModel):
         hours: of computing, by step.
         settings: as text, shown as it is.
         notes: what a reader must know beside, a sentence each.
+        scores: of the file beside it; :func:`write_about` fills it in. ``None`` in older files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +55,7 @@ class ReportAbout(BaseModel):
     hours: Mapping[str, float] = {}
     settings: str = ""
     notes: tuple[str, ...] = ()
+    scores: ScoresDigest | None = None
 
 
 def without_folders(text: str) -> str:
@@ -69,5 +82,30 @@ def read_about(path: Path) -> ReportAbout:
 
 
 def write_about(about: ReportAbout, path: Path) -> None:
-    """Write it, whole or not at all."""
-    write_durably(path, about.model_dump_json(indent=2).encode() + b"\n")
+    """Write it, whole or not at all; with the digest of the ``scores.csv`` that lies there already."""
+    scores = path.with_name(SCORES_FILE)
+    digest = _digest(scores) if scores.is_file() else None
+    whole = about.model_copy(update={"scores": digest})
+    write_durably(path, whole.model_dump_json(indent=2).encode() + b"\n")
+
+
+def check_scores(about: ReportAbout, scores: Path) -> None:
+    """Whether these are the scores that were written with it; another file than ``scores.csv`` is not asked.
+
+    Raises:
+        MisconfiguredError: they are not.
+    """
+    if about.scores is None or scores.name != SCORES_FILE:
+        return
+    found = _digest(scores)
+    if found != about.scores:
+        raise MisconfiguredError(
+            f"{scores}: {found.lines} lines, SHA-256 {found.sha256[:12]}…; {ABOUT_FILE} was written with "
+            f"{about.scores.lines} lines, {about.scores.sha256[:12]}…: damaged, or changed since; bring back "
+            "the file, or run the evaluation again"
+        )
+
+
+def _digest(scores: Path) -> ScoresDigest:
+    content = scores.read_bytes()
+    return ScoresDigest(lines=content.count(b"\n"), sha256=hashlib.sha256(content).hexdigest())
