@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.model_import import import_model
 from app.cli.shadows import shadow
+
+if TYPE_CHECKING:
+    from app.inference.model_card import ModelCard
+
+WIDTH_IN_FILES = 200
+"""Of a table that goes to a file or another program."""
 
 app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 
@@ -17,20 +24,32 @@ FolderOption = Annotated[Path, typer.Option("--models-dir", help="Folder of the 
 
 @app.command("list")
 def list_models(models_dir: FolderOption = Path("models")) -> None:
-    """Every model with its role, version, tracers and Dice coefficient."""
+    """Every model with its role, version, tracers, and Dice coefficient by group of patients."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
+    from rich.table import Column, Table
 
     from app.inference.model_store import ModelStore
 
-    table = Table("id", "role", "version", "tracers", "mean DSC (the card has more)", "use")
-    for card in ModelStore(models_dir).cards():
-        dice = [metric for metric in card.metrics if metric.name == "DSC" and metric.mean is not None]
-        lines = (f"{metric.mean:.2f} {metric.modality}, n = {metric.n}" for metric in dice)
+    cards = ModelStore(models_dir).cards()
+    longest = max((len(card.id) for card in cards), default=0)
+    of_ids = Column("id", min_width=longest, no_wrap=True, overflow="fold")  # an id is there to be typed
+    rest = ("role", "version", "tracers", "mean DSC (the card has more)", "use")
+    table = Table(of_ids, *(Column(name, overflow="fold") for name in rest))
+    for card in cards:
         use = "demonstration only" if card.demonstration_only else "see the card's intended use"
-        measured = "\n".join(lines) or "not evaluated yet"
-        table.add_row(card.id, card.role.value, card.version, ", ".join(card.tracers), measured, use)
-    Console().print(table)
+        measured = "\n".join(_dice(card)) or "not evaluated yet"
+        row = (card.id, card.role.value, card.version, ", ".join(card.tracers), measured, use)
+        table.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES).print(table)
+
+
+def _dice(card: ModelCard) -> list[str]:
+    return [
+        f"{metric.mean:.2f} {metric.modality}, n = {metric.n} ({metric.cohort})"
+        for metric in card.metrics
+        if metric.name == "DSC" and metric.mean is not None
+    ]
 
 
 @app.command()
