@@ -65,6 +65,7 @@ def experiment(
     from app.training.steps import StepFailedError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # children end with the command
     is_simulated = cohort == SIMULATED
     folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()

@@ -26,7 +26,8 @@ from app.domain.analysis import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
 from app.record_file import Record, read_record, write_record
-from app.training.planning import TrainingPlans
+from app.training.own_plans import is_own, keep_own, read_own
+from app.training.planning import NOT_RUN, TrainingPlans
 
 EXPERIMENT_FILE = "experiment.yaml"
 
@@ -54,7 +55,8 @@ class ExperimentSettings(Record):
         internal_centre: trained and cross-validated on.
         external_centre: only tested on; empty when there is none.
         models: which of M1 to M4. M4 wants M2, which runs where no prior fits, and M1 if ``prior`` is ``m1``.
-        plans: nnU-Net's plans, or ``psma-small`` for two cores.
+        plans: nnU-Net's plans, ``psma-small`` for two cores, or the name of a file of plans.
+        plans_source: that file, as given; its copy is kept with the experiment, its place is not.
         folds: of the cross-validation; 0 is none.
         epochs, iterations_per_epoch: of every training; nnU-Net's own are 1000 and 250.
         prior: see :class:`PriorMask`.
@@ -70,7 +72,8 @@ class ExperimentSettings(Record):
     internal_centre: str = "A"
     external_centre: str = "B"
     models: tuple[ModelRole, ...] = tuple(ModelRole)
-    plans: TrainingPlans = TrainingPlans.RES_ENC_L
+    plans: str = TrainingPlans.RES_ENC_L.value
+    plans_source: str = Field("", exclude=True)
     folds: int = Field(5, ge=0)
     epochs: int = Field(1000, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
@@ -137,7 +140,9 @@ class ExperimentSettings(Record):
 
 
 SETTABLE = tuple(
-    key for key in ExperimentSettings.model_fields if key not in ("cohort", "cohort_sha256", "simulated")
+    key
+    for key in ExperimentSettings.model_fields
+    if key not in ("cohort", "cohort_sha256", "simulated", "plans_source")
 )
 """What a person may set; the others follow from the cohort."""
 
@@ -159,6 +164,8 @@ def open_experiment(
     if path.exists():
         _refuse_other(path, read_experiment(work), settings)
     work.mkdir(parents=True, exist_ok=True)
+    if settings.plans_source:
+        keep_own(Path(settings.plans_source), work)
     write_record(settings, path)
     return settings
 
@@ -177,11 +184,25 @@ def with_changes(fields: Mapping[str, Any], changes: Sequence[str]) -> Experimen
         if key not in SETTABLE:
             raise MisconfiguredError(f"--set {word}: no key {key!r}; the keys are {', '.join(SETTABLE)}")
         wanted[key] = _value(key, value)
+    wanted |= _plans(str(wanted["plans"])) if "plans" in wanted else {}
     try:
         return ExperimentSettings.model_validate(wanted)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
         raise MisconfiguredError(f"the experiment's settings don't fit: {problems}") from error
+
+
+def _plans(plans: str) -> dict[str, str]:
+    if is_own(plans):
+        path = Path(plans).resolve()
+        read_own(path)
+        return {"plans": path.name, "plans_source": str(path)}
+    if plans in NOT_RUN:
+        raise MisconfiguredError(f"plans: {plans} is nnU-Net's, and the node can't run what it would train")
+    if plans not in tuple(TrainingPlans):
+        known = ", ".join(TrainingPlans)
+        raise MisconfiguredError(f"plans: no plans {plans!r}; there are {known}, or give a file: PLANS.json")
+    return {}
 
 
 def _value(key: str, text: str) -> Any:

@@ -28,12 +28,13 @@ from app.training.cases import patient_of
 from app.training.dataset import LABELS
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
 from app.training.model_training import ModelTraining
-from app.training.planning import CONFIGURATION, TrainingPlans
+from app.training.own_plans import CONFIGURATION, is_own
+from app.training.planning import TrainingPlans
 from app.training.priors import DEFECT_PROBABILITY
 
 DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
 
-TILE_STEP_SIZE = {TrainingPlans.SMALL: 0.75}
+TILE_STEP_SIZE: dict[str, float] = {TrainingPlans.SMALL: 0.75}
 """Windows overlap by a quarter: half the time of nnU-Net's default 0.5, which two cores need."""
 
 DEMONSTRATION = (
@@ -73,7 +74,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> ModelCard:
     settings, role = training.settings, training.role
-    is_small = settings.plans is TrainingPlans.SMALL
     return ModelCard(
         id=folder.name,
         role=role,
@@ -83,7 +83,7 @@ def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> Mo
         labels=LABELS,
         training_data=_training_data(training),
         training_command=command(settings),
-        deviations=_deviations() if is_small else ("random numbers are seeded anew in every epoch",),
+        deviations=_deviations(settings.plans),
         inference=InferenceSettings(
             configuration=CONFIGURATION, tile_step_size=TILE_STEP_SIZE.get(settings.plans, 0.5)
         ),
@@ -94,10 +94,13 @@ def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> Mo
     )
 
 
-def _deviations() -> tuple[str, ...]:
+def _deviations(plans: str) -> tuple[str, ...]:
     from app.training.trainer import DEVIATIONS
 
-    return DEVIATIONS
+    if plans == TrainingPlans.SMALL:
+        return DEVIATIONS
+    own = (f"spacing, patch, batch and network of the plans in {plans}",) if is_own(plans) else ()
+    return ("random numbers are seeded anew in every epoch", *own)
 
 
 def command(settings: ExperimentSettings) -> str:

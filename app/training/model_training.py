@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from app.domain.analysis import ModelRole
 from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
-from app.training.planning import CONFIGURATION, TrainingPlans
+from app.training.own_plans import CONFIGURATION, plans_name
+from app.training.planning import TrainingPlans
 from app.training.workplace import Workplace, dataset_name
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class ModelTraining:
     @property
     def output(self) -> Path:
         """Where nnU-Net leaves plans, data set, and a folder for each fold."""
-        trainer = "PsmaSmallTrainer" if self.settings.plans is TrainingPlans.SMALL else "PsmaTrainer"
+        trainer = "PsmaSmallTrainer" if self.settings.plans == TrainingPlans.SMALL else "PsmaTrainer"
         results = self.place.nnunet["nnUNet_results"] / dataset_name(self.role)
-        return results / f"{trainer}__{self.settings.plans}__{CONFIGURATION}"
+        return results / f"{trainer}__{plans_name(self.settings.plans)}__{CONFIGURATION}"
 
     @property
     def weights(self) -> Path:
@@ -84,10 +85,10 @@ def build_trainer(training: ModelTraining) -> PsmaTrainer:
 
     settings = training.settings
     home = training.place.preprocessed(training.role)
-    plans = {**_json(home / f"{settings.plans}.json"), "continue_training": False}
+    plans = {**_json(home / f"{plans_name(settings.plans)}.json"), "continue_training": False}
     dataset = _json(home / DATASET_FILE)
     fold: Any = training.split if training.split == ALL_PATIENTS else int(training.split)
-    kind = PsmaSmallTrainer if settings.plans is TrainingPlans.SMALL else PsmaTrainer
+    kind = PsmaSmallTrainer if settings.plans == TrainingPlans.SMALL else PsmaTrainer
     trainer: PsmaTrainer = kind(plans, CONFIGURATION, fold, dataset, choose_device(settings.device))
     trainer.seed = settings.seed
     trainer.label = f"{training.role} {training.split}"

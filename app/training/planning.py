@@ -7,7 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-CONFIGURATION = "3d_fullres"
+from app.domain.analysis import ModelRole
+from app.inference.model_card import DATASET_FILE
+from app.inference.plans_check import check_plans
+from app.training.own_plans import CONFIGURATION, with_own_configuration
 
 SPACING_MM = 4.8
 """Isotropic voxels of the small network: the coarsest SPECT of the simulated patients; PET loses detail."""
@@ -27,6 +30,10 @@ class TrainingPlans(StrEnum):
     RES_ENC_M = "nnUNetResEncUNetMPlans"
     RES_ENC_L = "nnUNetResEncUNetLPlans"
     RES_ENC_XL = "nnUNetResEncUNetXLPlans"
+    RES_ENC = "nnUNetResEncUNetPlans"
+    DEFAULT_TORCH = "nnUNetPlans_torchres"
+    RES_ENC_L_TORCH = "nnUNetResEncUNetLPlans_torchres"
+    RES_ENC_L_TORCH_SEP_Z = "nnUNetResEncUNetLPlans_torchres_sepz"
 
 
 SMALL = TrainingPlans.SMALL
@@ -37,24 +44,47 @@ PLANNERS = {
     TrainingPlans.RES_ENC_M: "nnUNetPlannerResEncM",
     TrainingPlans.RES_ENC_L: "nnUNetPlannerResEncL",
     TrainingPlans.RES_ENC_XL: "nnUNetPlannerResEncXL",
+    TrainingPlans.RES_ENC: "ResEncUNetPlanner",
+    TrainingPlans.DEFAULT_TORCH: "nnUNetPlanner_torchres",
+    TrainingPlans.RES_ENC_L_TORCH: "nnUNetPlannerResEncL_torchres",
+    TrainingPlans.RES_ENC_L_TORCH_SEP_Z: "nnUNetPlannerResEncL_torchres_sepz",
 }
+"""Every planner of nnU-Net 2.8.1 whose plans the node's inference runs."""
+
+NOT_RUN = ("nnUNetResEncUNetLPlans_noResampling",)
+"""Planners of nnU-Net whose plans the node can't run: without resampling no mask comes back to its scan."""
 
 
-def plan_and_preprocess(dataset_number: int, home: Path, plans: TrainingPlans) -> None:
+def plan_and_preprocess(
+    dataset_number: int, home: Path, plans: str, role: ModelRole, own: dict[str, Any] | None = None
+) -> None:
     """Fingerprint, plan, preprocess; ``home`` is the data set's folder of preprocessed images.
 
     Must run in a process with :func:`~app.training.environment.child_environment` (planning).
+
+    Args:
+        dataset_number: nnU-Net's.
+        home: the data set's folder of preprocessed images.
+        plans: one of :class:`TrainingPlans`, or the name that the plans of a file have here.
+        role: of the model, whose channels the plans must have.
+        own: the content of that file.
+
+    Raises:
+        MisconfiguredError: the node could not run what would be trained.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
-    is_small = plans is TrainingPlans.SMALL
+    is_small = plans == TrainingPlans.SMALL
     nnunet.extract_fingerprints([dataset_number], num_processes=1, verbose=False, show_progress_bar=False)
     spacing = (SPACING_MM,) * 3 if is_small else None
-    made = nnunet.plan_experiments([dataset_number], PLANNERS[plans], overwrite_target_spacing=spacing)
-    if is_small:
-        own = small_plans(json.loads((home / f"{made}.json").read_text()))
-        (home / f"{plans}.json").write_text(json.dumps(own, indent=1))
-    nnunet.preprocess([dataset_number], plans.value, [CONFIGURATION], [1], show_progress_bar=False)
+    planner = PLANNERS[TrainingPlans.DEFAULT if own is not None else TrainingPlans(plans)]
+    made = nnunet.plan_experiments([dataset_number], planner, overwrite_target_spacing=spacing)
+    planned = _json(home / f"{made}.json")
+    if is_small or own is not None:
+        planned = small_plans(planned) if own is None else with_own_configuration(planned, own, plans)
+        (home / f"{plans}.json").write_text(json.dumps(planned, indent=1))
+    check_plans(planned, _json(home / DATASET_FILE), CONFIGURATION, role)
+    nnunet.preprocess([dataset_number], str(plans), [CONFIGURATION], [1], show_progress_bar=False)
 
 
 def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
@@ -79,3 +109,8 @@ def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
         data_identifier=f"{SMALL}_{CONFIGURATION}",
     )
     return {**plans, "plans_name": SMALL.value, "configurations": {CONFIGURATION: configuration}}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -38,7 +38,7 @@ class Extent:
         """What an experiment of this size sets, for two cores."""
         return {
             "name": "simulated",
-            "plans": TrainingPlans.SMALL,
+            "plans": TrainingPlans.SMALL.value,
             "folds": self.folds,
             "epochs": self.epochs,
             "iterations_per_epoch": self.iterations_per_epoch,

@@ -20,6 +20,7 @@ from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model
 from app.training.model_training import ModelTraining, train
+from app.training.own_plans import KEPT_FILE, is_own, plans_name, read_own
 from app.training.planning import plan_and_preprocess
 from app.training.prediction import predict_held_out
 from app.training.workplace import DATASET_NUMBERS, Workplace
@@ -33,7 +34,9 @@ def prepare(folder: Path, role: ModelRole) -> None:
     place, settings = Workplace(folder), read_experiment(folder)
     manifest = read_manifest(settings.cohort_folder)
     write_dataset(settings, manifest, role, place)
-    plan_and_preprocess(DATASET_NUMBERS[role], place.preprocessed(role), settings.plans)
+    own = read_own(folder / KEPT_FILE) if is_own(settings.plans) else None
+    name = plans_name(settings.plans)
+    plan_and_preprocess(DATASET_NUMBERS[role], place.preprocessed(role), name, role, own)
     write_splits(settings, manifest, role, place)
 
 
@@ -49,7 +52,7 @@ def model(folder: Path, role: ModelRole, split: str) -> None:
 
 def main() -> None:
     """Run the step named on the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _log_apart()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     folder, step, role, *split = sys.argv[1:]
     try:
@@ -60,6 +63,21 @@ def main() -> None:
     except PsmaNodeError as error:
         logging.getLogger(__name__).error("%s", error)
         sys.exit(EXIT_FAILED)
+
+
+def _log_apart() -> None:
+    """Our progress and every warning to the terminal; what libraries tell, paths in it, to the log file."""
+    form = logging.Formatter("%(asctime)s %(message)s")
+    terminal, file = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stdout)
+    terminal.addFilter(_is_progress)
+    file.addFilter(lambda record: not _is_progress(record))
+    for handler in (terminal, file):
+        handler.setFormatter(form)
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file])
+
+
+def _is_progress(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.split(".")[0] in ("app", "__main__")
 
 
 def _end_with_parent(parent: int) -> None:
