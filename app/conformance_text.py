@@ -31,7 +31,8 @@ Two application entities run in one process:
 Sequence: instances arrive → the study is complete (a PET or SPECT with its CT, and quiet or counted) → analysis →
 results are read back from their bytes and compared with what was meant → results are sent → each is acknowledged.
 Images that arrive later start a new revision of the study, whose results name those they replace (section 6.5).
-Only PET, NM and CT Image Storage count as images here: objects of other classes are kept, and start nothing.
+Only images of patients count here (PET, NM and CT Image Storage, and those that are refused by name): objects of other
+classes are kept, and start nothing.
 
 ## 3 Application entities
 

@@ -17,10 +17,6 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 MODALITY_OF_CLASS = {PET_IMAGE: "PT", NM_IMAGE: "NM", CT_IMAGE: "CT"}
 
-ANALYSED_CLASSES = tuple(MODALITY_OF_CLASS)
-"""SOP classes of the images that can play a role. No other object can change a result: the node keeps what
-else comes with a study, but takes none of it into an analysis, and analyses nothing anew because of it."""
-
 OTHER_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image",
     "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image",
@@ -34,6 +30,10 @@ OTHER_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.12.1": "X-Ray Angiographic Image",
 }
 """Images of patients that this node does not read."""
+
+IMAGE_CLASSES = (*MODALITY_OF_CLASS, *OTHER_IMAGES)
+"""SOP classes that a study's analysis takes note of: to read them, or to refuse them by name. No other object
+can change a result: the node keeps what else comes with a study, and analyses nothing anew because of it."""
 
 CLASSIC_ADVICE = "Have the scanner or PACS send it as classic single-frame images"
 

@@ -4,7 +4,7 @@ A study is complete when a pair (PET and CT, SPECT and CT) has been selected fro
 series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
 images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
 is rejected with its reasons. Images that come later make a new revision; what is no image that could be
-analysed (:data:`app.domain.screening.ANALYSED_CLASSES`) does not. Nothing here discards anything.
+analysed (:data:`app.domain.screening.IMAGE_CLASSES`) does not. Nothing here discards anything.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from app.domain.screening import ANALYSED_CLASSES
+from app.domain.screening import IMAGE_CLASSES
 from app.durable_file import make_folder, sync_folder
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
@@ -40,7 +40,7 @@ from app.node.uid_safety import UnsafeUidError, instance_file_name, study_folder
 
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
-_IS_IMAGE = instances.c.sop_class_uid.in_(ANALYSED_CLASSES)
+_IS_IMAGE = instances.c.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that tells which of what was received can change a result."""
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class InboxStudy:
 
     Attributes:
         conflicts: UIDs that came with more than one content.
-        image_count, last_image_at: of what can be analysed (:data:`~app.domain.screening.ANALYSED_CLASSES`);
+        image_count, last_image_at: of what can be analysed (:data:`~app.domain.screening.IMAGE_CLASSES`);
             0 and ``None`` when there is no such image.
     """
 

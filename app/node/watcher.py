@@ -26,7 +26,7 @@ Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
 LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
 """An instance's row may be committed so long after the instant written in it."""
 
-NO_IMAGE = "no PET, NM or CT image has come yet"
+NO_IMAGE = "no image has come yet"
 """Of a study that consists of other people's results, say: nothing is there that could be analysed."""
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from sqlalchemy import update
 
 from app.dicom.result_classes import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.screening import ANALYSED_CLASSES, ImageRole, screen
+from app.domain.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.study import Patient, Series, Study
 from app.node.completeness import Selected
 from app.node.database import instances, utc_now
@@ -49,9 +49,8 @@ OTHERS = (
     KeyObjectSelectionDocumentStorage,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
-    EnhancedPETImageStorage,
 )
-"""What other people's programs add to a study, and images that the node does not read."""
+"""What other people's programs add to a study."""
 
 
 def results_of(node: NodeProcess, study: str, revision: int = 1) -> list[Path]:
@@ -142,7 +141,7 @@ def test_a_study_without_an_image_says_so_and_is_processed_once_it_has_one(
     look_again(node, 2)
     status = node.status(study)
     assert (status.state, status.revision) == ("waiting", 0)
-    assert status.reason == "no PET, NM or CT image has come yet"
+    assert status.reason == "no image has come yet"
     assert status.beside == "1 Basic Text SR Storage, 1 Segmentation Storage"
     assert not any(call.startswith(f"{study} ") for call in node.calls())
     node.send_study(1)
@@ -152,17 +151,22 @@ def test_a_study_without_an_image_says_so_and_is_processed_once_it_has_one(
 
 def test_nothing_that_the_node_sends_can_change_a_result() -> None:
     made = {uid for classes in RESULT_CLASSES.values() for uid in classes}
-    assert not made & set(ANALYSED_CLASSES)
+    assert not made & set(IMAGE_CLASSES)
 
 
-@pytest.mark.parametrize("sop_class_uid", [*OTHERS, CTImageStorage])
-def test_what_the_selection_takes_counts_and_nothing_else(sop_class_uid: str) -> None:
+@pytest.mark.parametrize("sop_class_uid", OTHERS)
+def test_what_is_no_image_of_a_patient_does_not_count(sop_class_uid: str) -> None:
     verdict = screen(Series("1.2", "CT", (), sop_class_uid=sop_class_uid))
-    assert isinstance(verdict, ImageRole) == (sop_class_uid in ANALYSED_CLASSES)
-    if isinstance(verdict, Reason):
-        assert verdict.code in (
-            RefusalCode.NOT_AN_IMAGE, RefusalCode.NOT_PRIMARY, RefusalCode.OTHER_MODALITY
-        )  # fmt: skip
+    assert isinstance(verdict, Reason)
+    assert verdict.code in (RefusalCode.NOT_AN_IMAGE, RefusalCode.NOT_PRIMARY, RefusalCode.OTHER_MODALITY)
+    assert sop_class_uid not in IMAGE_CLASSES
+
+
+@pytest.mark.parametrize("sop_class_uid", [CTImageStorage, EnhancedPETImageStorage])
+def test_what_is_read_or_refused_by_name_counts(sop_class_uid: str) -> None:
+    verdict = screen(Series("1.2", "CT", (), sop_class_uid=sop_class_uid))
+    assert verdict is ImageRole.CT or "Enhanced PET" in str(verdict)
+    assert sop_class_uid in IMAGE_CLASSES
 
 
 @pytest.fixture
@@ -252,9 +256,9 @@ def test_another_content_of_an_image_is_another_content_of_the_study(
 
 
 def test_what_else_is_in_a_study_is_in_the_audit_log(stores: NodeStores, tmp_path: Path) -> None:
-    keep(stores, of_class(EnhancedPETImageStorage, tmp_path, STUDY))
+    keep(stores, of_class(SegmentationStorage, tmp_path, STUDY))
     keep(stores, pet_image(tmp_path / "a.dcm", STUDY, f"{STUDY}.4"))
     look(stores)
     lines = (tmp_path / "data" / "audit" / "audit.jsonl").read_text().splitlines()
     (facts,) = (entry["facts"] for entry in map(json.loads, lines) if entry["event"] == "study received")
-    assert (facts["instances"], facts["beside"]) == (1, "1 Enhanced PET Image Storage")
+    assert (facts["instances"], facts["beside"]) == (1, "1 Segmentation Storage")
