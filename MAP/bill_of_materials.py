@@ -1,6 +1,8 @@
 """Write what an image is made of as CycloneDX 1.6 JSON: Python packages, Debian packages, models.
 
-    python MAP/bill_of_materials.py --python VENV/bin/python --debian STATUS --models DIR --out FILE
+    python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR --out FILE
+
+``--base`` has ``status`` of dpkg and ``os-release`` of the base image.
 
 The Python packages are ``cyclonedx-py``'s work; it runs beside the environment that it describes. The same
 image gives the same file: no serial number, no time.
@@ -35,15 +37,23 @@ def python_packages(python: Path) -> dict[str, Any]:
     return bill
 
 
-def debian_packages(status: str) -> Iterator[dict[str, str]]:
+def distribution(os_release: str) -> tuple[str, str]:
+    """Name and version as in a package URL: ``debian``, ``12``."""
+    fields = dict(line.split("=", 1) for line in os_release.splitlines() if "=" in line)
+    return fields["ID"].strip('"'), fields["VERSION_ID"].strip('"')
+
+
+def system_packages(status: str, os_release: str) -> Iterator[dict[str, str]]:
     """A component for each installed package of dpkg's status file."""
+    system, release = distribution(os_release)
     for paragraph in status.strip().split("\n\n"):
         lines = [line for line in paragraph.splitlines() if ": " in line and not line.startswith(" ")]
         fields = dict(line.split(": ", 1) for line in lines)
         if fields["Status"] != "install ok installed":
             continue
         name, version = fields["Package"], fields["Version"]
-        purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
+        purl = f"pkg:deb/{system}/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
+        purl += f"&distro={system}-{release}"
         yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
@@ -62,11 +72,12 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Write the whole bill; ends with an error when it is not valid CycloneDX."""
     parser = argparse.ArgumentParser()
-    for name in ("python", "debian", "models", "out"):
+    for name in ("python", "base", "models", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     bill = python_packages(given.python)
-    bill["components"] += [*debian_packages(given.debian.read_text("utf-8")), *models(given.models)]
+    system = [(given.base / name).read_text("utf-8") for name in ("status", "os-release")]
+    bill["components"] += [*system_packages(*system), *models(given.models)]
     text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
     fault = JsonStrictValidator(VERSION).validate_str(text)
     if fault is not None:

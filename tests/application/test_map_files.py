@@ -183,7 +183,10 @@ def test_a_mounted_site_file_is_used_unless_another_is_named(
     site.write_text("")
     door.main(["check"], {})
     door.main(["check"], {"PSMA_NODE_CONFIG": "/other.yaml"})
-    assert [given.get("PSMA_NODE_CONFIG") for _, given in became] == [None, str(site), "/other.yaml"]
+    site.unlink()
+    door.main(["check"], {"HOLOSCAN_CONFIG_PATH": "/platform.yaml"})
+    used = [given.get("PSMA_NODE_CONFIG") for _, given in became]
+    assert used == [None, str(site), "/other.yaml", "/platform.yaml"]
 
 
 def test_a_negative_time_is_refused_in_the_settings() -> None:

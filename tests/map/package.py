@@ -15,7 +15,8 @@ PODMAN = str(ROOT / "scripts" / "podman")
 BASE_IMAGE = "localhost/psma-node-base:bookworm"
 
 HARDENED = (
-    "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user=1000:1000",
+    "--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--cap-drop=all",
+    "--security-opt=no-new-privileges", "--user=1000:1000",
 )  # fmt: skip
 
 
@@ -65,13 +66,14 @@ class Package:
 
 def build(tag: str = "", *flags: str) -> Package:
     """Build the CPU image of the last commit as ``make map`` does, on the base image that was made here."""
-    words = ["--isolation=chroot", "--network=host", "--pull=never", *pip_mounts(), *flags]
+    mounts = pip_mounts()
+    words = ["--isolation=chroot", "--network=host", "--pull=never", *mounts, *flags]
     environment: Mapping[str, str] = {
         **os.environ,
         "MAP_ENGINE": "podman",
         "MAP_BASE_IMAGE": BASE_IMAGE,
         "MAP_BUILD_FLAGS": " ".join(words),
-        **({"MAP_TORCH_INDEX": ""} if pip_mounts() else {}),
+        **({"MAP_TORCH_INDEX": ""} if mounts else {}),
     }
     done = subprocess.run(
         [str(ROOT / "MAP" / "build"), "cpu"], env=environment, capture_output=True, check=False, text=True
