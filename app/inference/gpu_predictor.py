@@ -19,11 +19,11 @@ from functools import cache
 from typing import Any, Protocol
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from app.errors import MisconfiguredError, RetryLaterError
+from app.inference.finite_predictor import FinitePredictor
 from app.inference.gpu_memory import NetworkShape, Way, first_fitting, in_voxels, ways, weight_bytes
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def lock_of(device: str) -> threading.Lock:
     return threading.Lock()
 
 
-class GpuPredictor(nnUNetPredictor):  # type: ignore[misc]  # nnU-Net has no types
+class GpuPredictor(FinitePredictor):
     """nnU-Net's predictor, told by :meth:`prepare` what network and whose memory it works with."""
 
     configuration_manager: Any
@@ -127,7 +127,8 @@ class GpuPredictor(nnUNetPredictor):  # type: ignore[misc]  # nnU-Net has no typ
         _log.info("segmenting on %s: %s", self._memory.name, facts)
         threads = torch.get_num_threads()
         try:
-            return _finite(super().predict_logits_from_preprocessed_data(data))
+            outputs: torch.Tensor = super().predict_logits_from_preprocessed_data(data)
+            return outputs
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -165,20 +166,6 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that the GPU's memory ran out, in whosever words."""
     said = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in SAYS_NO_MEMORY)
-
-
-def _finite(logits: torch.Tensor) -> torch.Tensor:
-    """Half precision ends at 65504: beyond it a mask would still come out, and be wrong.
-
-    Raises:
-        MisconfiguredError: an output is infinite or no number.
-    """
-    if not bool(torch.isfinite(logits.sum(dtype=torch.float64))):
-        raise MisconfiguredError(
-            "the network's outputs are not finite in half precision: its numbers are too large for the GPU's "
-            "way of computing; set segment.device to cpu, or train the model anew"
-        )
-    return logits
 
 
 def _no_room(name: str, found: Sequence[Way], free: int, total: int) -> Exception:

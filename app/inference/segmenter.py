@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+    from app.inference.finite_predictor import FinitePredictor
+
 LESION = "lesion"
 """What every card calls its lesions."""
 
@@ -81,6 +83,7 @@ class Segmenter:
         Raises:
             ValueError: the number of channels is not the model's: a fault of the caller.
             RetryLaterError, MisconfiguredError: the GPU has no room, at the moment or at all.
+            MisconfiguredError: the network's outputs are no numbers.
         """
         expected = len(self._card.channels)
         if network_input.channels.shape[0] != expected:
@@ -119,18 +122,18 @@ def _listed(channels: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{name} [{unit}]" for name, unit in channels)
 
 
-def _predictor(model: VerifiedModel, device: torch.device) -> nnUNetPredictor:
+def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
     """A predictor with the model's weights, on the CPU until it is first used."""
     import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from app.inference.finite_predictor import FinitePredictor
     from app.inference.gpu_predictor import CudaMemory, GpuPredictor
 
     settings = model.card.inference
     plans, dataset = read_description(model)
     network, parameters = load_networks(model, plans, dataset)
-    kind = nnUNetPredictor if device.type == CPU else GpuPredictor
+    kind = FinitePredictor if device.type == CPU else GpuPredictor
     with contextlib.redirect_stdout(io.StringIO()):  # it prints advice about CPUs
         predictor = kind(
             tile_step_size=settings.tile_step_size,

@@ -19,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from app.domain.analysis import ModelRole
+from app.domain.volume import Grid
 from app.errors import MisconfiguredError, RetryLaterError
 from app.inference import gpu_predictor, segmenter
+from app.inference.channels import NetworkInput
 from app.inference.gpu_memory import Way, ways
 from app.inference.gpu_predictor import GpuPredictor, is_out_of_memory, lock_of
 from app.inference.model_store import ModelStore
@@ -77,6 +79,10 @@ def memory_of(predictor: GpuPredictor) -> FakeMemory:
 
 def image() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(4).standard_normal((2, *IMAGE)).astype(np.float32))
+
+
+def network_input() -> NetworkInput:
+    return NetworkInput(image().numpy(), Grid.axis_aligned(IMAGE, (4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
 
 
 def every_way(predictor: GpuPredictor) -> tuple[Way, ...]:
@@ -206,13 +212,24 @@ def test_another_fault_is_no_lack_of_memory_and_is_not_tried_again(
     assert len(tried) == 1
 
 
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
 def test_outputs_that_are_no_numbers_are_refused(
-    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+    models: Path, monkeypatch: pytest.MonkeyPatch, kind: str, value: str
 ) -> None:
-    look = predictor.network.forward
-    monkeypatch.setattr(predictor.network, "forward", lambda tile: look(tile) * torch.tensor(float("nan")))
-    with pytest.raises(MisconfiguredError, match="not finite in half precision"):
-        predictor.predict_logits_from_preprocessed_data(image())
+    """Never "no lesion", which is what the largest of NaN would be."""
+    if kind == "GPU":
+        made_predictor = made(models, monkeypatch)
+        monkeypatch.setattr(segmenter, "_predictor", lambda model, device: made_predictor)
+    model = segmenter.Segmenter(ModelStore(models).load(ModelRole.M2), "cpu")
+    assert isinstance(model._predictor, GpuPredictor) is (kind == "GPU")
+    look = model._predictor.network.forward
+    monkeypatch.setattr(model._predictor.network, "forward", lambda tile: look(tile) * float(value))
+    nnunets_own_refusal = kind == "CPU" and value == "inf"
+    with pytest.raises(
+        RuntimeError if nnunets_own_refusal else MisconfiguredError, match=r"not finite|Encountered inf"
+    ):
+        model.run(network_input())
 
 
 def test_a_failed_run_leaves_no_thread_and_no_number_of_threads_behind(
@@ -274,20 +291,16 @@ def test_the_shape_is_that_of_the_models_plans(predictor: GpuPredictor, models: 
 
 
 def test_the_segmenter_tells_gpu_and_halved_tile(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.domain.volume import Grid
-    from app.inference.channels import NetworkInput
-
     made_predictor = made(models, monkeypatch)
     built: Any = lambda model, device: made_predictor  # noqa: E731
     monkeypatch.setattr(segmenter, "_predictor", built)
     model = segmenter.Segmenter(ModelStore(models).load(ModelRole.M2), "cpu")
-    network_input = NetworkInput(image().numpy(), Grid.axis_aligned(IMAGE, (4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
-    run = model.run(network_input)
+    run = model.run(network_input())
     assert [decision.text for decision in run.decisions] == [
         "the network ran on a GPU (Test GPU), in half precision"
     ]
     memory_of(made_predictor).free = every_way(made_predictor)[2].bytes_needed
-    halved = model.run(network_input)
+    halved = model.run(network_input())
     assert halved.decisions[1].text.startswith(
         "warning: the network saw tiles of 8 x 16 x 16 voxels instead of 16 x 16 x 16 voxels: the GPU had"
     )
