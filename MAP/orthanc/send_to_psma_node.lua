@@ -1,8 +1,9 @@
 -- Orthanc sends each study to the PSMA node once no image has come for StableAge seconds, and again when more
 -- images have come since. Only images are sent: the node keeps results that come back, and does nothing with them.
--- It is a job: one that failed since the node was away is seen at /jobs, and sent again by /jobs/ID/resubmit.
+-- It is a job, and the study is marked as sent only when the job has ended well. One that failed since the node was
+-- away is seen at /jobs, and sent again by /jobs/ID/resubmit; Orthanc keeps JobsHistorySize ended jobs, 10 unless told.
 --
--- In orthanc.json: "LuaScripts": ["/etc/orthanc/send_to_psma_node.lua"] and
+-- In orthanc.json: "LuaScripts": ["/etc/orthanc/send_to_psma_node.lua"], "JobsHistorySize": 10000 and
 -- "DicomModalities": {"psma-node": ["PSMA_NODE", "10.0.0.7", 11112]}.
 
 local NODE = 'psma-node'
@@ -33,6 +34,24 @@ function OnStableStudy(studyId, tags, metadata)
    local images, series = imageSeries(studyId)
    if images > alreadySent(studyId) then
       RestApiPost('/modalities/' .. NODE .. '/store', DumpJson({Resources = series, Synchronous = false}, true))
-      RestApiPut('/studies/' .. studyId .. '/metadata/' .. SENT, tostring(images))
+   end
+end
+
+-- All is read from the job itself, which outlives a restart of Orthanc as no variable here would.
+function OnJobSuccess(jobId)
+   local job = ParseJson(RestApiGet('/jobs/' .. jobId))
+   local node = ParseJson(RestApiGet('/modalities/' .. NODE .. '/configuration'))
+   local content = job['Content']
+   if job['Type'] ~= 'DicomModalityStore' or content['RemoteAet'] ~= node['AET'] then
+      return
+   end
+   local first = (content['ParentResources'] or {})[1]
+   local series = first and RestApiGet('/series/' .. first) -- nil: someone sent a study or an image by hand
+   if series then
+      local studyId = ParseJson(series)['ParentStudy']
+      local images = tonumber(content['InstancesCount'])
+      if images > alreadySent(studyId) then
+         RestApiPut('/studies/' .. studyId .. '/metadata/' .. SENT, string.format('%d', images))
+      end
    end
 end

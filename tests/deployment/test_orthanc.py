@@ -31,6 +31,10 @@ class Listener:
     def __init__(self) -> None:
         self.port = free_port()
         self.received: Counter[str] = Counter()
+        self.start()
+
+    def start(self) -> None:
+        """Listen, for the first time or again."""
         entity = AE(ae_title="PSMA_NODE")
         entity.add_supported_context(CTImageStorage)
         entity.add_supported_context(SecondaryCaptureImageStorage)
@@ -79,20 +83,36 @@ def http_port(tmp_path: Path, node: Listener) -> Iterator[int]:
         orthanc.stop()
 
 
-def give(http_port: int, folder: Path, modality: str, number: int) -> None:
+def give(http_port: int, folder: Path, modality: str, number: int, study: str = STUDY) -> None:
     """One instance of the study."""
-    path = secondary_capture(folder / "one.dcm", STUDY, derived_uid(modality, number))
+    path = secondary_capture(folder / "one.dcm", study, derived_uid(modality, number))
     dataset = pydicom.dcmread(path)
-    dataset.Modality, dataset.SeriesInstanceUID = modality, f"{STUDY}.{len(modality)}{ord(modality[0])}"
+    dataset.Modality, dataset.SeriesInstanceUID = modality, f"{study}.{len(modality)}{ord(modality[0])}"
     dataset.save_as(path, enforce_file_format=True)
     request = urllib.request.Request(f"http://{LOOPBACK}:{http_port}/instances", path.read_bytes())
     urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - loopback
 
 
+def ask(http_port: int, path: str, data: bytes | None = None) -> Any:
+    """Orthanc's answer; with data, to a POST."""
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{http_port}{path}", data, timeout=30) as answer:  # noqa: S310
+        return json.loads(answer.read())
+
+
+def sent_marks(http_port: int) -> list[str]:
+    """What the script wrote on each study that it holds for sent."""
+    marks = (ask(http_port, f"/studies/{study}/metadata?expand") for study in ask(http_port, "/studies"))
+    return [mark["4211"] for mark in marks if "4211" in mark]
+
+
+def failed_jobs(http_port: int) -> list[str]:
+    """Jobs that can be sent again."""
+    return [job["ID"] for job in ask(http_port, "/jobs?expand") if job["State"] == "Failure"]
+
+
 def stable_studies(http_port: int) -> int:
     """How often Orthanc has told of a stable study."""
-    with urllib.request.urlopen(f"http://{LOOPBACK}:{http_port}/changes?limit=1000", timeout=30) as answer:
-        changes = json.loads(answer.read())["Changes"]
+    changes = ask(http_port, "/changes?limit=1000")["Changes"]
     return sum(change["ChangeType"] == "StableStudy" for change in changes)
 
 
@@ -106,3 +126,19 @@ def test_images_go_to_the_node_once_and_results_never(http_port: int, node: List
     wait_until(lambda: node.received == {"CT": 3}, "the late image has come")
     time.sleep(1.0)
     assert node.received == {"CT": 3}
+    assert sent_marks(http_port) == ["2"]
+
+
+def test_no_study_is_lost_when_the_node_is_away(http_port: int, node: Listener, tmp_path: Path) -> None:
+    node.server.shutdown()
+    studies = 12  # more than the 10 ended jobs that Orthanc keeps of itself
+    for number in range(1, studies + 1):
+        give(http_port, tmp_path, "CT", number, f"{STUDY}.{number}")
+    wait_until(lambda: len(failed_jobs(http_port)) == studies, "every study has failed, and is still known")
+    assert sent_marks(http_port) == []
+
+    node.start()
+    for job in failed_jobs(http_port):
+        ask(http_port, f"/jobs/{job}/resubmit", b"")
+    wait_until(lambda: sent_marks(http_port) == ["1"] * studies, "every study is marked as sent")
+    assert node.received == {"CT": studies}
