@@ -59,13 +59,8 @@ def compute_plan(settings: Settings) -> ComputePlan:
 
 
 def device_cautions(settings: Settings) -> tuple[str, ...]:
-    """Where ``segment.device`` and ``resources.gpu``, which a package's host reads, don't agree."""
+    """Where a package asks its host for GPUs (``resources.gpu``) and ``segment.device`` goes on without."""
     wanted, asked = settings.segment.device, settings.resources.gpu
-    if wanted.startswith("cuda") and not asked:
-        return (
-            f"segment.device is {wanted}, but resources.gpu is 0: a platform that runs the package sets no "
-            "GPU aside; set resources.gpu to 1 or more",
-        )
     if wanted == "auto" and asked and not (found := visible_gpus()).names:
         return (
             f"resources.gpu asks for {asked} GPU(s), but found {found}; the networks run on the CPU, as "

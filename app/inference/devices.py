@@ -106,15 +106,17 @@ def choose_devices(wanted: str) -> tuple[str, ...]:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The first device that the site's setting means.
+    """The first device that the site's setting means, tried; the others are left alone.
 
     Raises:
-        MisconfiguredError: as :func:`choose_devices`.
+        MisconfiguredError: as :func:`choose_devices`, of this one.
     """
-    devices = choose_devices(wanted)
     import torch
 
-    return torch.device(devices[0])
+    found = VisibleGpus() if wanted == CPU else visible_gpus()
+    device = usable_devices(wanted, found)[0]
+    _refuse_broken(device, found)
+    return torch.device(device)
 
 
 def _refuse_broken(device: str, found: VisibleGpus) -> None:
@@ -124,7 +126,9 @@ def _refuse_broken(device: str, found: VisibleGpus) -> None:
     import torch
 
     try:
-        torch.ones(2, device=device).sum().item()
+        # what the networks do: where this works, cuDNN's "unable to find an engine" means memory later on
+        numbers = torch.ones((1, 1, 4, 4, 4), dtype=torch.half, device=device)
+        torch.nn.functional.conv3d(numbers, numbers[..., :3, :3, :3]).sum().item()
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         first_line = str(error).partition("\n")[0][:WARNING_LETTERS]
         raise MisconfiguredError(

@@ -15,7 +15,6 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -24,11 +23,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.inference.finite_predictor import FinitePredictor
-from app.inference.gpu_memory import NetworkShape, Way, first_fitting, in_voxels, ways, weight_bytes
+from app.inference.gpu_memory import SINGLE_BYTES, NetworkShape, Way, first_fitting, in_voxels, ways
 
 _log = logging.getLogger(__name__)
 
-SAYS_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "not enough memory")
+SAYS_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine")
 """What errors of CUDA, cuDNN and cuBLAS say that are no ``torch.OutOfMemoryError``."""
 GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 """nnU-Net's own."""
@@ -63,10 +62,12 @@ class CudaMemory:
         return int(free), int(total)
 
 
-@cache
+_LOCKS: dict[str, threading.Lock] = {}
+
+
 def lock_of(device: str) -> threading.Lock:
     """One for each GPU: two chains that measured its free memory at once would both count on it."""
-    return threading.Lock()
+    return _LOCKS.setdefault(device, threading.Lock())  # one step: two threads are given the same
 
 
 class GpuPredictor(FinitePredictor):
@@ -113,10 +114,13 @@ class GpuPredictor(FinitePredictor):
             raise _no_room(self._memory.name, found, free, total)
 
     def _free(self) -> tuple[int, int]:
-        """Free and total bytes; our own weights are counted in every way, so here they count as free."""
+        """Free and total bytes; our own weights are counted in every way, so here they count as free.
+
+        In single precision alone: autocast's copies are gone since the last image.
+        """
         free, total = self._memory.measure()
         resident = next(self.network.parameters()).device.type == self.device.type == "cuda"
-        return free + (weight_bytes(self._shape) if resident else 0), total
+        return free + (self._shape.parameters * SINGLE_BYTES if resident else 0), total
 
     def _tried(self, way: Way, data: torch.Tensor) -> torch.Tensor | None:
         """The outputs; ``None`` when the GPU's memory ran out on the way there."""
@@ -141,12 +145,15 @@ class GpuPredictor(FinitePredictor):
         _log.warning("GPU memory ran out (%s) although the estimate had it fit: %s", reason, facts)
         return None
 
+    def _place_of_sums(self) -> torch.device:
+        return self.device if self.way is not None and self.way.sums_on_gpu else torch.device("cpu")
+
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # as above
     def _internal_predict_sliding_window_return_logits(
         self, data: torch.Tensor, slicers: Sequence[Any], do_on_device: bool = True
     ) -> torch.Tensor:
         """nnU-Net's sums over the windows, in one thread; where the sums are is the way's to say."""
-        place = self.device if self.way is not None and self.way.sums_on_gpu else torch.device("cpu")
+        place = self._place_of_sums()
         data = data.to(place)
         heads = self.label_manager.num_segmentation_heads
         logits = torch.zeros((heads, *data.shape[1:]), dtype=torch.half, device=place)

@@ -140,9 +140,12 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
             use_gaussian=True,
             use_mirroring=bool(settings.mirroring_axes),
             perform_everything_on_device=False,
-            device=device,
+            # nnU-Net lets cuDNN try what is fastest when it is told of a GPU here: then the same image
+            # could give other bits the next time, in the chain of another GPU too
+            device=torch.device(CPU),
             allow_tqdm=False,
         )
+    predictor.device = device
     manager = PlansManager(plans)
     predictor.manual_initialization(
         network,
@@ -154,7 +157,6 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
         settings.mirroring_axes or None,
     )
     if isinstance(predictor, GpuPredictor):
-        # nnU-Net lets cuDNN try what is fastest: then the same image could give other bits the next time
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         predictor.prepare(shape_of(predictor), CudaMemory(device))
     return predictor

@@ -9,7 +9,7 @@ import torch
 
 from app.errors import MisconfiguredError
 from app.inference import devices
-from app.inference.devices import VisibleGpus, choose_devices, usable_devices, visible_gpus
+from app.inference.devices import VisibleGpus, choose_device, choose_devices, usable_devices, visible_gpus
 from app.inference.policy import SegmentPolicy
 
 TWO = VisibleGpus(("Test A", "Test B"), "2.13.0+cu130", "13.0")
@@ -57,6 +57,29 @@ def test_a_gpu_that_is_seen_but_does_not_compute_is_refused(monkeypatch: pytest.
         with pytest.raises(MisconfiguredError, match=r"cuda:\d does not compute .* or set"):
             choose_devices(wanted)
     assert choose_devices("cpu") == ("cpu",)
+
+
+def test_where_one_gpu_is_used_the_others_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(devices, "visible_gpus", lambda: TWO)
+    monkeypatch.setattr(devices, "_refuse_broken", lambda device, found: tried.append(device))
+    assert choose_device("auto") == torch.device("cuda:0")
+    assert tried == ["cuda:0"]
+    assert choose_devices("auto") == ("cuda:0", "cuda:1")
+    assert tried == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def test_a_gpu_is_tried_with_a_convolution_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cpu:0`` is none of the names that are taken untried."""
+    devices._refuse_broken("cpu:0", TWO)
+
+    def without_engines(numbers: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        assert (numbers.dtype, kernel.dtype) == (torch.half, torch.half)
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", without_engines)
+    with pytest.raises(MisconfiguredError, match=r"does not compute \(GET was unable to find an engine"):
+        devices._refuse_broken("cpu:0", TWO)
 
 
 def test_what_pytorch_says_of_cuda_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

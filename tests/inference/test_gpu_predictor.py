@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from numpy.typing import NDArray
 
 from app.domain.analysis import ModelRole
@@ -63,11 +65,11 @@ def predictor(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
 
 def made(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
     """The product's predictor for a GPU, which is the CPU here."""
-    monkeypatch.setattr(segmenter, "CPU", "no device of this name")
     monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cpu"))
+    found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cuda:0"))
     assert isinstance(found, GpuPredictor)
+    found.device = torch.device("cpu")
     return found
 
 
@@ -107,11 +109,46 @@ def test_the_outputs_are_those_of_nnunets_own_loop_bit_by_bit(
     predictor = made(models, monkeypatch)
     predictor.use_mirroring, predictor.allowed_mirroring_axes = mirrored, (0, 2)
     predictor.prepare(shape_of(predictor), memory_of(predictor))
+    predictor.device = torch.device("cpu:0")  # another name than that of main memory
+    places = note_places(monkeypatch)
     memory_of(predictor).free = every_way(predictor)[number].bytes_needed
     found = predictor.predict_logits_from_preprocessed_data(image())
     assert predictor.way == every_way(predictor)[number]
+    assert places == [torch.device(["cpu:0", "cpu"][number])]
     np.testing.assert_array_equal(found.numpy(), expected)
     assert found.dtype == torch.half
+
+
+def note_places(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Where the Gaussian is put that each image's sums are weighted by."""
+    places: list[torch.device] = []
+
+    def noted(tile: Any, **options: Any) -> torch.Tensor:
+        places.append(options["device"])
+        result: torch.Tensor = compute_gaussian(tile, **options)
+        return result
+
+    monkeypatch.setattr(gpu_predictor, "compute_gaussian", noted)
+    return places
+
+
+def test_the_sums_are_where_the_way_says(predictor: GpuPredictor) -> None:
+    predictor.device = torch.device("cuda:1")
+    places = []
+    for way in every_way(predictor):
+        predictor.way = way
+        places.append(str(predictor._place_of_sums()))
+    assert places == ["cuda:1", *["cpu"] * (len(places) - 1)]
+
+
+def test_the_weights_on_the_gpu_count_as_free_once(predictor: GpuPredictor) -> None:
+    """Between two images: in single precision; autocast's copies are gone when it ends."""
+    memory_of(predictor).free = 1000
+    assert predictor._free() == (1000, LARGE)
+    predictor.device = torch.device("cuda:0")
+    weights: Any = [SimpleNamespace(device=torch.device("cuda:0"))]
+    predictor.network = SimpleNamespace(parameters=lambda: iter(weights))
+    assert predictor._free() == (1000 + 4 * predictor._shape.parameters, LARGE)
 
 
 def test_a_tile_is_halved_where_the_trained_one_does_not_fit_and_the_next_image_has_the_choice_again(
@@ -269,14 +306,36 @@ def test_two_chains_on_one_gpu_wait_for_each_other(
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), False),
     ],
 )
 def test_lack_of_memory_is_told_from_other_faults(said: RuntimeError, expected: bool) -> None:
     assert is_out_of_memory(said) is expected
 
 
-def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(predictor: GpuPredictor) -> None:
+def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment does one chain let cuDNN try what is fastest: another may be at work on its GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
+    set_to: list[bool] = []
+    flag: Any = type(torch.backends.cudnn).__dict__["benchmark"]
+
+    def note(flags: Any, value: bool) -> None:
+        set_to.append(value)
+        flag.__set__(flags, value)
+
+    noted = property(lambda flags: flag.__get__(flags, None), note)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(torch.backends.cudnn), "benchmark", noted)
+        found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cuda:0"))
+    assert found.device == torch.device("cuda:0")
+    assert set_to == [False]
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
 
 
