@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -153,3 +154,27 @@ def test_ipv6_is_served() -> None:
             assert client.recv(4096).startswith(b"HTTP/1.0 200")
     finally:
         one.stop()
+
+
+def test_a_thread_that_cannot_start_costs_no_place(
+    server: ProbeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short_of_threads:
+        short_of_threads.setattr(threading.Thread, "start", no_thread)
+        for _ in range(MAX_CONNECTIONS):
+            with connect(server) as client:
+                client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                assert closed_without_a_word(client)
+    status, _, _ = get(server, "/healthz")
+    assert status == "HTTP/1.0 200 OK"
+
+
+def closed_without_a_word(client: socket.socket) -> bool:
+    """At once; a reset is a close too."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
