@@ -146,6 +146,19 @@ def test_the_estimate_holds_for_the_shipped_models(folder: Path) -> None:
     assert measured <= live_features(shape) * HALF_BYTES <= 1.05 * measured
 
 
+@pytest.mark.parametrize(
+    ("name", "needs_gib"), [("nnU-Net's default", [2.41, 2.04]), ("ResEnc L", [3.88, 3.50])]
+)
+def test_the_needs_that_the_documentation_tells_are_the_estimates(name: str, needs_gib: list[float]) -> None:
+    """Both ways with the trained tile; two channels, two outputs."""
+    shape, _ = shape_and_network(NETWORKS[name], DATASET)
+    found = ways(shape, (500, 200, 250))[:2]
+    assert [round(way.bytes_needed / 2**30, 2) for way in found] == needs_gib
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    told = f"tiles of {shape.tile[0]}³: {needs_gib[0]:.2f} GiB (way 2: {needs_gib[1]:.2f})"
+    assert told in " ".join(page.split())
+
+
 def test_the_peak_counts_what_is_held_at_one_time_alone() -> None:
     with LiveBytes() as live:
         first = torch.zeros(1000, dtype=torch.half, device="meta")
