@@ -32,15 +32,13 @@ from app.domain.measurements import QuantifyPolicy
 from app.domain.selection import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.prior_alignment import AlignPolicy
-from app.inference.policy import SegmentPolicy
+from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy
 from app.node.deliver_policy import DeliverPolicy
 from app.node.node_policy import NodePolicy
 from app.node.receive_policy import ReceivePolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
 FILE_SUFFIX = "__FILE"
-MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
-"""Where a MONAI Application Package keeps models."""
 SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
 
 RESULT_SECTIONS = ("select", "load", "align", "segment", "quantify", "write")

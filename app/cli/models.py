@@ -10,6 +10,7 @@ import typer
 
 from app.cli.model_import import import_model
 from app.cli.shadows import shadow
+from app.inference.policy import MAP_MODEL_PATH
 
 if TYPE_CHECKING:
     from app.inference.model_card import ModelCard
@@ -19,7 +20,10 @@ WIDTH_IN_FILES = 200
 
 app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 
-FolderOption = Annotated[Path, typer.Option("--models-dir", help="Folder of the models, one folder each.")]
+FolderOption = Annotated[
+    Path,
+    typer.Option("--models-dir", envvar=MAP_MODEL_PATH, help="Folder of the models, one folder each."),
+]
 
 
 @app.command("list")

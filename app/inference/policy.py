@@ -9,6 +9,9 @@ from pathlib import Path
 
 from app.domain.analysis import ModelRole
 
+MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
+"""Environment variable: where a MONAI Application Package keeps models."""
+
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "models"
 """Small models trained on simulated patients: for demonstration only."""
 

@@ -100,6 +100,13 @@ def test_a_gpu_that_is_demanded_and_absent_is_missed(package: Package, studies: 
     assert contents(out).keys() <= {"outcome.json"}
 
 
+def test_without_a_folder_for_temporary_files_it_says_so(package: Package) -> None:
+    command = [word for word in package.command(["check"], ["--network=none"]) if word != "--tmpfs=/tmp"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 2
+    assert "--tmpfs /tmp" in done.stderr
+
+
 def test_the_site_s_settings_are_found_where_they_are_mounted(package: Package, tmp_path: Path) -> None:
     site = tmp_path / "app.yaml"
     site.write_text("receive: {porrt: 104}\n")

@@ -56,7 +56,7 @@ def test_no_secret_and_no_way_to_packages_is_left(package: Package) -> None:
 
 
 def test_its_models_are_those_of_the_repository(package: Package) -> None:
-    done = package.run("models", "verify", "--models-dir", "/opt/holoscan/models")
+    done = package.run("models", "verify")
     assert done.code == 0, done.errors
     for card in ModelStore(SHIPPED_MODELS).cards():
         assert card.id in done.output
