@@ -37,6 +37,17 @@ KEPT_CONNECTIONS = 32
 """Open connections kept for the next user. More are opened as needed: every association and worker has one
 thread, so ``receive.max_associations`` and ``node.workers`` bound them, and none waits for another."""
 
+POSTGRES_TIMEOUTS = {
+    "connect_timeout": str(round(BUSY_TIMEOUT_S)),
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": str(round(1000 * BUSY_TIMEOUT_S)),
+}
+"""libpq's, in seconds, the last in ms: a host that vanished is noticed within 30 s, whether an answer is waited
+for (keepalives) or nothing is taken any more (tcp_user_timeout); the system's own are 15 minutes to 2 hours."""
+
 POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 """All mean the same here: the driver that is installed."""
 
@@ -146,7 +157,9 @@ def open_database(url: str) -> Engine:
 
 
 def database_url(url: str) -> URL:
-    """The URL with the driver that this node brings.
+    """The URL with the driver that this node brings, and :data:`POSTGRES_TIMEOUTS` where it sets none itself.
+
+    They stand in the URL since the workflow engine makes connections of its own from it.
 
     Raises:
         MisconfiguredError: it is no database URL, or of a database this node does not know.
@@ -156,7 +169,7 @@ def database_url(url: str) -> URL:
     except ArgumentError as error:
         raise _unusable(error) from error
     if parsed.drivername in POSTGRES_SCHEMES:
-        return parsed.set(drivername="postgresql+psycopg")
+        return parsed.set(drivername="postgresql+psycopg", query={**POSTGRES_TIMEOUTS, **parsed.query})
     if parsed.get_backend_name() == "sqlite":
         return parsed
     raise MisconfiguredError(
@@ -171,7 +184,7 @@ def create_database_engine(url: str) -> Engine:
     is_sqlite = parsed.get_backend_name() == "sqlite"
     in_memory = is_sqlite and parsed.database in (None, "", ":memory:")  # one connection a thread, no pool
     pool = {} if in_memory else {"pool_size": KEPT_CONNECTIONS, "max_overflow": -1}
-    arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {"connect_timeout": round(BUSY_TIMEOUT_S)}
+    arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
     try:
         # an error's text would quote a row, and rows name patients
         engine = create_engine(

@@ -131,3 +131,8 @@ def test_a_restore_that_lost_a_line_of_the_audit_log_is_found_out(
 @pytest.mark.parametrize("what", ["back up", "restore"])
 def test_the_scripts_stop_at_the_first_failure(what: str, database_kind: str) -> None:
     assert script(f"{what}, {database_kind}").splitlines()[1] == "set -eu"
+
+
+@pytest.mark.parametrize("database_kind", ["SQLite", "Postgres"])
+def test_what_a_backup_script_writes_is_for_its_user_alone(database_kind: str) -> None:
+    assert script(f"back up, {database_kind}").splitlines()[2] == "umask 077"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import Engine, inspect
 
 from app.errors import RetryLaterError
 from app.node import scu
-from app.node.database import open_database
+from app.node.database import database_url, open_database
 from app.node.deliver_policy import Destination
 from tests.node_postgres.cluster import Cluster
 from tests.node_workflow.fake_node import KINDS, derived_uid, secondary_capture
@@ -24,6 +26,35 @@ def test_tables_are_made_whatever_form_the_url_has(cluster: Cluster, database: s
     engine = open_database(cluster.url(database, scheme))
     assert {"instances", "runs", "deliveries"} <= set(inspect(engine).get_table_names())
     engine.dispose()
+
+
+def connected_socket(engine: Engine) -> socket.socket:
+    """The socket of a connection of this engine, a copy."""
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        return socket.socket(fileno=os.dup(driver.fileno()))
+
+
+def test_a_host_that_vanished_is_noticed_while_it_is_waited_for(cluster: Cluster, database: str) -> None:
+    engine = open_database(cluster.url(database))
+    with connected_socket(engine) as connected:
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        found = [connected.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in options]
+    assert found == [10, 5, 4, 30_000]
+    engine.dispose()
+
+
+def test_the_url_may_say_otherwise(cluster: Cluster, database: str) -> None:
+    engine = open_database(cluster.url(database) + "?tcp_user_timeout=7000")
+    with connected_socket(engine) as connected:
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+    engine.dispose()
+
+
+def test_the_workflow_engine_gets_the_same_timeouts_by_the_url() -> None:
+    assert database_url("postgres://node@db/node").query["tcp_user_timeout"] == "30000"
 
 
 def test_nodes_that_start_at_the_same_time_make_the_tables_once(cluster: Cluster, database: str) -> None:
