@@ -95,7 +95,7 @@ class _Server(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread to be had: none will give the place back; the caller closes the request
+        except BaseException:  # no thread, so none gives the place back; the caller closes the request
             self._free.release()
             raise
 

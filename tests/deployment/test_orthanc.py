@@ -95,7 +95,7 @@ def give(http_port: int, folder: Path, modality: str, number: int, study: str = 
 
 def ask(http_port: int, path: str, data: bytes | None = None) -> Any:
     """Orthanc's answer; with data, to a POST."""
-    with urllib.request.urlopen(f"http://{LOOPBACK}:{http_port}{path}", data, timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{http_port}{path}", data, timeout=30) as answer:
         return json.loads(answer.read())
 
 
