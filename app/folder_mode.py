@@ -25,7 +25,7 @@ from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
-from app.inference.devices import choose_devices
+from app.inference.devices import choose_device
 from app.outcome_file import NAME, remove_results, write_outcome
 from app.settings import Settings
 from app.shadow_file import write_shadows
@@ -188,7 +188,7 @@ def _as_json(outcome: FolderOutcome) -> bytes:
 
 def _process_all(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
     if settings.segment.device.startswith("cuda"):  # a GPU is demanded: better told before any work is done
-        choose_devices(settings.segment.device)
+        choose_device(settings.segment.device)
     reading = read_studies(input_folder)
     priors = RunPriors()
     results = RunResults()

@@ -57,8 +57,8 @@ class ApplicationInfo:
     title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
     """What it does, for people."""
     timeout_s: int = 14400
-    """Seconds after which the container ends a ``process``, with exit code 124; 0 for no limit. Packed with it;
-    HOLOSCAN_TIMEOUT changes it for a run."""
+    """Seconds after which the container ends a ``process``, with exit code 124; 0 for no limit. Packed with
+    the image; HOLOSCAN_TIMEOUT changes it for a run."""
 
     def __post_init__(self) -> None:
         if self.timeout_s < 0:
