@@ -45,8 +45,8 @@ POSTGRES_TIMEOUTS = {
     "keepalives_count": "4",
     "tcp_user_timeout": str(round(1000 * BUSY_TIMEOUT_S)),
 }
-"""libpq's, in seconds, the last in ms: a host that vanished is noticed within 30 s, whether an answer is waited
-for (keepalives) or nothing is taken any more (tcp_user_timeout); the system's own are 15 minutes to 2 hours."""
+"""libpq's, in seconds, the last in ms: a host that vanished is noticed within 30 s, whether it owes an answer
+(keepalives) or takes nothing any more (tcp_user_timeout); the system's own are 15 minutes to 2 hours."""
 
 POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 """All mean the same here: the driver that is installed."""
