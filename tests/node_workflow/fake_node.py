@@ -110,13 +110,15 @@ def derived_uid(*words: object) -> str:
 
 @dataclass
 class Behaviour:
-    """How the pretended chain behaves. ``fail`` and ``postpone`` count tries of each study."""
+    """How the pretended chain behaves. ``fail`` and ``postpone`` count tries of each study; its models are
+    loaded once the file ``loads_after`` is there."""
 
     calls: Path
     seconds: float = 0.0
     fail: int = 0
     postpone: int = 0
     reject: bool = False
+    loads_after: str = ""
 
 
 class FakeProcessor:
@@ -126,6 +128,8 @@ class FakeProcessor:
         self._behaviour = behaviour
         self._on_stage = on_stage
         self._tries: dict[str, int] = {}
+        while behaviour.loads_after and not Path(behaviour.loads_after).exists():
+            time.sleep(0.01)
 
     def process(
         self,

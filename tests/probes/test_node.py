@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.node import START_S
-from app.demo.processes import Program, start_program, stopping
+from app.demo.processes import Program, is_listening, start_program, stopping
 from app.node.readiness import DRAINING, NOT_STARTED
 from tests.node_workflow.peers import PATIENCE_S, FakePacs, NodeProcess, free_port, wait_until
 from tests.probes.asking import ask
@@ -98,19 +98,31 @@ def serve(folder: Path, *settings: str) -> Program:
     return start_program("psma-node serve", command, folder / "log.txt", environment)
 
 
-def test_psma_node_serve_lives_before_it_is_ready_and_ends_when_told(tmp_path: Path) -> None:
+def test_while_its_models_are_loaded_it_lives_and_is_not_ready(
+    new_node: NewNode, pacs: FakePacs, tmp_path: Path
+) -> None:
+    port, gate = free_port(), tmp_path / "gate"
+    behaviour = {"loads_after": str(gate)}
+    node = new_node(pacs, node={"probe_port": port}, behaviour=behaviour).start(ready=False)
+    wait_until(lambda: is_listening(port), "the probe listens")
+    assert (ask(port, "/healthz"), ask(port, "/readyz")) == (OK, (503, NOT_STARTED + "\n"))
+    gate.touch()
+    wait_until(lambda: ask(port, "/readyz") == OK, "the node is ready")
+    node.stop()
+
+
+def test_psma_node_serve_becomes_ready_and_ends_when_told(tmp_path: Path) -> None:
     port = free_port()
     node = serve(tmp_path, f"node.probe_port={port}", f"receive.port={free_port()}")
-    alive, ready = [], []
+    alive, ready = [], None
     with stopping(node):
         node.wait_for_port(port, START_S)
-        while OK not in ready:
+        while ready != OK:
             node.require_alive()
             alive.append(ask(port, "/healthz"))
-            ready.append(ask(port, "/readyz"))
+            ready = ask(port, "/readyz")
             time.sleep(0.05)
         assert node.stop() == 0
     assert set(alive) == {OK}
-    assert ready[0] == (503, NOT_STARTED + "\n")
     with pytest.raises(ConnectionRefusedError):
         ask(port, "/healthz")
