@@ -1,8 +1,8 @@
 """Write what an image is made of as CycloneDX 1.6 JSON: Python packages, Debian packages, models.
 
-    python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR --out FILE
+    python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR --manifests DIR --out FILE
 
-``--base`` has ``status`` of dpkg and ``os-release`` of the base image.
+``--base`` has ``status`` of dpkg and ``os-release`` of the base image, ``--manifests`` app.json.
 
 The Python packages are ``cyclonedx-py``'s work; it runs beside the environment that it describes. The same
 image gives the same file: no serial number, no time.
@@ -53,7 +53,7 @@ def system_packages(status: str, os_release: str) -> Iterator[dict[str, str]]:
             continue
         name, version = fields["Package"], fields["Version"]
         purl = f"pkg:deb/{system}/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
-        purl += f"&distro={system}-{release}"
+        purl += f"&distro={system}-{release}&upstream={quote(fields.get('Source', name).split()[0])}"
         yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
@@ -69,13 +69,21 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def subject(version: str) -> dict[str, str]:
+    """What the bill is of."""
+    purl = f"pkg:generic/psma-node@{version}"
+    return {"type": "container", "bom-ref": purl, "name": "psma-node", "version": version, "purl": purl}
+
+
 def main() -> None:
     """Write the whole bill; ends with an error when it is not valid CycloneDX."""
     parser = argparse.ArgumentParser()
-    for name in ("python", "base", "models", "out"):
+    for name in ("python", "base", "models", "manifests", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     bill = python_packages(given.python)
+    version = json.loads((given.manifests / "app.json").read_text("utf-8"))["version"]
+    bill["metadata"]["component"] = subject(version)
     system = [(given.base / name).read_text("utf-8") for name in ("status", "os-release")]
     bill["components"] += [*system_packages(*system), *models(given.models)]
     text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
