@@ -1,6 +1,7 @@
 """Write what an image is made of as CycloneDX 1.6 JSON: Python packages, Debian packages, models.
 
-    python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR --manifests DIR --out FILE
+    python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR \\
+        --manifests DIR --out FILE
 
 ``--base`` has ``status`` of dpkg and ``os-release`` of the base image, ``--manifests`` app.json.
 
