@@ -5,6 +5,7 @@
     PsmaNodeError
     ├── UnusableStudyError    this study can't give a result: reject it, tell why (carries a Rejection)
     ├── RetryLaterError       something outside is not ready (PACS down, disk full): queue again
+    │   └── StartOverError    this process can't compute any more: queue again, and start the process over
     └── MisconfiguredError    the site's set-up is wrong: stop, tell the operator
 
 Anything else that is raised is a fault of ours: the study is marked failed, nothing is sent.
@@ -33,6 +34,10 @@ class UnusableStudyError(PsmaNodeError):
 
 class RetryLaterError(PsmaNodeError):
     """Nothing is wrong with the study; try again later."""
+
+
+class StartOverError(RetryLaterError):
+    """Nothing is wrong with the study, but whatever this process tries now will fail: try in another."""
 
 
 class MisconfiguredError(PsmaNodeError):

@@ -37,7 +37,8 @@ def serve(
 ) -> None:
     """Run the node: receive studies, segment them, deliver the results, until SIGTERM or Ctrl-C.
 
-    Exit code: 0 after a drain, 2 wrong settings (or the port is taken), 4 the database does not answer.
+    Exit code: 0 after a drain, 2 wrong settings (or the port is taken), 4 the database does not answer, or
+    the GPU failed and only a new start helps.
     """
     block_stop_signals()
     drain_at_stop_signal(_started(config, overrides or [], receive))

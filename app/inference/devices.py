@@ -119,16 +119,27 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(device)
 
 
+def compute_something(device: str | torch.device) -> None:
+    """A small convolution in half precision, which is what the networks do.
+
+    Where this works, cuDNN's "unable to find an engine" means memory later on.
+
+    Raises:
+        RuntimeError: the device does not compute.
+        AssertionError: this PyTorch is a build without CUDA.
+    """
+    import torch
+
+    numbers = torch.ones((1, 1, 4, 4, 4), dtype=torch.half, device=device)
+    torch.nn.functional.conv3d(numbers, numbers[..., :3, :3, :3]).sum().item()
+
+
 def _refuse_broken(device: str, found: VisibleGpus) -> None:
     """A GPU that is too old for this PyTorch, or taken by another program alone, is seen all the same."""
     if device == CPU:
         return
-    import torch
-
     try:
-        # what the networks do: where this works, cuDNN's "unable to find an engine" means memory later on
-        numbers = torch.ones((1, 1, 4, 4, 4), dtype=torch.half, device=device)
-        torch.nn.functional.conv3d(numbers, numbers[..., :3, :3, :3]).sum().item()
+        compute_something(device)
     except (RuntimeError, AssertionError) as error:  # the latter from a build without CUDA
         first_line = str(error).partition("\n")[0][:WARNING_LETTERS]
         raise MisconfiguredError(

@@ -21,7 +21,8 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import MisconfiguredError, RetryLaterError, StartOverError
+from app.inference.devices import compute_something
 from app.inference.finite_predictor import FinitePredictor
 from app.inference.gpu_memory import SINGLE_BYTES, NetworkShape, Way, first_fitting, in_voxels, ways
 
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 SAYS_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine")
 """What errors of CUDA, cuDNN and cuBLAS say that are no ``torch.OutOfMemoryError``."""
+ERROR_LETTERS = 200
+"""How much of CUDA's own explanation is told."""
 GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 """nnU-Net's own."""
 
@@ -42,6 +45,9 @@ class GpuMemory(Protocol):
 
     def measure(self) -> tuple[int, int]:
         """Bytes that are free for us, and all that there are."""
+
+    def computes(self) -> bool:
+        """Whether it still does anything for this process."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,14 @@ class CudaMemory:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self.device)
         return int(free), int(total)
+
+    def computes(self) -> bool:
+        """An error of a kernel, or of the GPU itself, spoils CUDA for the whole process, for good."""
+        try:
+            compute_something(self.device)
+        except RuntimeError:
+            return False
+        return True
 
 
 _LOCKS: dict[str, threading.Lock] = {}
@@ -101,6 +115,7 @@ class GpuPredictor(FinitePredictor):
 
         Raises:
             RetryLaterError: the GPU has too little room at the moment.
+            StartOverError: the GPU computes nothing for this process any more.
             MisconfiguredError: it would be too small if it were empty, or the outputs are no numbers.
         """
         with lock_of(str(self.device)):
@@ -135,6 +150,7 @@ class GpuPredictor(FinitePredictor):
             return outputs
         except RuntimeError as error:
             if not is_out_of_memory(error):
+                self._refuse_spoilt(error)
                 raise
             reason = type(error).__name__
         finally:
@@ -144,6 +160,15 @@ class GpuPredictor(FinitePredictor):
         self._memory.measure()
         _log.warning("GPU memory ran out (%s) although the estimate had it fit: %s", reason, facts)
         return None
+
+    def _refuse_spoilt(self, error: RuntimeError) -> None:
+        if self._memory.computes():
+            return
+        first_line = str(error).partition("\n")[0][:ERROR_LETTERS]
+        raise StartOverError(
+            f"{self._memory.name} failed ({first_line}) and computes nothing for this process any more: "
+            "start it again. If that comes again, look at nvidia-smi and the host's kernel log (Xid)"
+        ) from error
 
     def _place_of_sums(self) -> torch.device:
         return self.device if self.way is not None and self.way.sums_on_gpu else torch.device("cpu")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from app.domain.outcome import Status
 from app.errors import MisconfiguredError, PsmaNodeError
 from app.node.audit import AuditEvent
 from app.node.deliver_policy import DeliverPolicy
@@ -29,6 +30,7 @@ from app.node.reception_audit import ReceptionAudit
 from app.node.scp import StoreScp
 from app.node.shadow_work import ShadowComparing
 from app.node.shadows import WaitingShadows
+from app.node.stop_signals import stop_this_process
 from app.node.stores import NodeStores
 from app.node.study_work import ProcessorPool, StudyWork
 from app.node.watcher import Examine, Watcher
@@ -90,6 +92,12 @@ class NodeService:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._loops: list[threading.Thread] = []
+        self._exit_code = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 (try again) when this process could not compute any more and has to be started over."""
+        return self._exit_code
 
     @property
     def port(self) -> int:
@@ -160,13 +168,18 @@ class NodeService:
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
         destinations = _names(self._plan.deliver)
-        work = StudyWork(self._stores, self._plan.node, processors, destinations)
+        work = StudyWork(self._stores, self._plan.node, processors, destinations, self._start_over)
         delivery = ResultDelivery(self._stores, self._plan.deliver)
         waiting = self._plan.shadows
         shadows = None if waiting is None else ShadowComparing(self._stores, waiting)
         self._engine.launch(
             process_workflow(work, self._wake.set, shadows), deliver_workflow(delivery, self._wake.set)
         )
+
+    def _start_over(self) -> None:
+        """Drain and end: what keeps this node running (systemd, a container host) starts a new one."""
+        self._exit_code = Status.RETRY.exit_code
+        stop_this_process()
 
     def _look(self) -> None:
         self._watcher.look()

@@ -27,6 +27,11 @@ _log = logging.getLogger(__name__)
 class Stoppable(Protocol):
     """Something that drains when told to."""
 
+    @property
+    def exit_code(self) -> int:
+        """How this process is to end once it is drained."""
+        ...
+
     def stop(self) -> None:
         """Drain; returns when that is done or its time is over."""
         ...
@@ -46,12 +51,17 @@ def block_stop_signals() -> None:
 
 
 def drain_at_stop_signal(service: Stoppable) -> NoReturn:
-    """Wait for SIGTERM or SIGINT, drain the node, end this process with exit code 0."""
+    """Wait for SIGTERM or SIGINT, drain the node, end this process with the node's exit code."""
     number = signal.sigwait(STOP_SIGNALS)
     _log.info("draining", extra={"signal": signal.Signals(number).name})
     service.stop()
     _log.info("stopped")
-    end_process(0)
+    end_process(service.exit_code)
+
+
+def stop_this_process() -> None:
+    """SIGTERM from within, from any thread: whoever waits for a stop signal drains."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_unless_stopped(work: Callable[[], Result]) -> Result | None:

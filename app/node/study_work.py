@@ -16,7 +16,13 @@ from pathlib import Path
 from app.domain.analysis import Decision
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.revision import RunFacts
-from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
+from app.errors import (
+    MisconfiguredError,
+    RetryLaterError,
+    StartOverError,
+    UnusableStudyError,
+    describe_exception,
+)
 from app.node.audit import AuditEvent
 from app.node.database import iso_or_empty, utc_now
 from app.node.earlier_results import earlier_results, unreadable_results
@@ -100,8 +106,19 @@ class StudyWork:
     """The steps of the workflow ``process``."""
 
     def __init__(
-        self, stores: NodeStores, policy: NodePolicy, processors: ProcessorPool, destinations: Sequence[str]
+        self,
+        stores: NodeStores,
+        policy: NodePolicy,
+        processors: ProcessorPool,
+        destinations: Sequence[str],
+        start_over: Callable[[], None],
     ) -> None:
+        """Work with these stores and chains.
+
+        Args:
+            start_over: told when this process can't compute any more; must return at once.
+        """
+        self._start_over = start_over
         self._stores = stores
         self._policy = policy
         self._processors = processors
@@ -161,6 +178,10 @@ class StudyWork:
     def _guarded(self, run: Run, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
         try:
             return self._process(run.key, paths, facts)
+        except StartOverError as error:
+            _log.error("this process has to start over", extra=_facts(run.key) | {"reason": str(error)})
+            self._start_over()
+            return TryEnding(Ending.POSTPONED, str(error))
         except RetryLaterError as error:
             return TryEnding(Ending.POSTPONED, str(error))
         except UnusableStudyError as error:

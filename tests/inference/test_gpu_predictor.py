@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from app.domain.analysis import ModelRole
 from app.domain.volume import Grid
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import MisconfiguredError, RetryLaterError, StartOverError
 from app.inference import gpu_predictor, segmenter
 from app.inference.channels import NetworkInput
 from app.inference.gpu_memory import Way, ways
-from app.inference.gpu_predictor import GpuPredictor, is_out_of_memory, lock_of
+from app.inference.gpu_predictor import CudaMemory, GpuPredictor, is_out_of_memory, lock_of
 from app.inference.model_store import ModelStore
 from app.inference.segmenter import shape_of
 from tests.inference.tiny_model import write_tiny_model
@@ -43,11 +43,15 @@ class FakeMemory:
     free: int = LARGE
     total: int = LARGE
     name: str = "Test GPU"
+    spoilt: bool = False
     measured: list[int] = field(default_factory=list)
 
     def measure(self) -> tuple[int, int]:
         self.measured.append(self.free)
         return self.free, self.total
+
+    def computes(self) -> bool:
+        return not self.spoilt
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,21 @@ def test_another_fault_is_no_lack_of_memory_and_is_not_tried_again(
     with pytest.raises(RuntimeError, match="an illegal memory access"):
         predictor.predict_logits_from_preprocessed_data(image())
     assert len(tried) == 1
+
+
+def test_a_gpu_that_computes_nothing_any_more_asks_for_a_new_start(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = RuntimeError("CUDA error: an illegal memory access\nCUDA kernel errors might be reported later")
+    run_out(predictor, monkeypatch, lambda way: True, fault)
+    memory_of(predictor).spoilt = True
+    with pytest.raises(StartOverError, match=r"Test GPU failed \(CUDA error: an illegal memory access\)"):
+        predictor.predict_logits_from_preprocessed_data(image())
+
+
+def test_a_device_that_is_not_there_does_not_compute() -> None:
+    assert CudaMemory(torch.device("cpu")).computes()
+    assert not CudaMemory(torch.device("meta")).computes()  # holds no numbers
 
 
 @pytest.mark.parametrize("kind", ["CPU", "GPU"])

@@ -33,7 +33,7 @@ from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.errors import PsmaNodeError, RetryLaterError, UnusableStudyError
+from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.node.completeness import Selected
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.json_log import configure_logging
@@ -118,6 +118,7 @@ class Behaviour:
     fail: int = 0
     postpone: int = 0
     reject: bool = False
+    spoilt: bool = False
     loads_after: str = ""
 
 
@@ -158,6 +159,8 @@ class FakeProcessor:
     def _misbehave(self, study: str, name: str) -> None:
         warnings.warn(f"bad value {name}", stacklevel=1)
         logging.getLogger("pydicom").error("invalid value for VR PN: %s", name)
+        if self._behaviour.spoilt:
+            raise StartOverError("the GPU computes nothing any more")
         if self._behaviour.reject:
             raise UnusableStudyError(Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS", "BQML"))
         count = self._tries[study] = self._tries.get(study, 0) + 1

@@ -125,6 +125,11 @@ class NodeProcess:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.terminate()
+        return self.ended()
+
+    def ended(self) -> int:
+        """The exit code, when it has ended."""
+        assert self.process is not None
         self.process.join(PATIENCE_S)
         assert self.process.exitcode is not None, "it does not end"
         return self.process.exitcode

@@ -126,6 +126,20 @@ def test_sigterm_with_a_study_longer_than_the_drain_begins_it_again(
     assert pacs.received == dict.fromkeys(results(study), 1)
 
 
+def test_a_process_that_can_not_compute_any_more_ends_for_a_new_one_and_the_study_waits(
+    pacs: FakePacs, new_node: NewNode
+) -> None:
+    node = new_node(pacs, behaviour={"spoilt": True}).start()
+    study = node.send_study(1)
+    assert node.ended() == 4  # what keeps it running starts it again
+    waiting = node.status(study)
+    assert (waiting.state, waiting.reason) == ("queued", "the GPU computes nothing any more")
+    node.behaviour["spoilt"] = False
+    node.start()
+    node.wait_for(study, "done")
+    assert pacs.received == dict.fromkeys(results(study), 1)
+
+
 def test_images_removed_by_hand_withdraw_nothing(pacs: FakePacs, new_node: NewNode) -> None:
     node = new_node(pacs).start()
     study = node.send_study(1)

@@ -98,7 +98,7 @@ def recorded(stores: NodeStores, tmp_path: Path, key: RunKey, outcome: StudyOutc
         with stores.outbox.fill(key) as folder:
             write_outcome(outcome, folder)
     pool: Any = ProcessorPool(Mock(), 0)
-    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path / "data"), pool, ())
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path / "data"), pool, (), Mock())
     steps.record(key.study_instance_uid, key.revision, 1, json.dumps(asdict(TryEnding(Ending.DONE))))
 
 

@@ -72,7 +72,7 @@ def give(stores: NodeStores, revision: int, outcome: StudyOutcome | None, state:
 def work(stores: NodeStores, tmp_path: Path) -> StudyWork:
     """Its second step alone: no study is processed here, so there is no chain."""
     pool: Any = ProcessorPool(Mock(), 0)
-    return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS])
+    return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
 
 
 def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: Ending) -> str:
@@ -188,7 +188,7 @@ def test_planning_the_same_files_twice_changes_nothing(stores: NodeStores) -> No
     stores.deliveries.plan(key, result(1).files, [PACS])
     assert stores.deliveries.get(DeliveryKey(key, PACS)) == before
     stores.deliveries.plan(key, [replace(item, sop_instance_uid=f"{item.sop_instance_uid}.7")
-                                 for item in result(1).files], [PACS])  # fmt: skip
+                                 for item in result(1).files], [PACS], Mock())  # fmt: skip
     planned = stores.deliveries.instances(DeliveryKey(key, PACS))
     assert all(item.sop_instance_uid.endswith(".7") for item in planned)
 
@@ -225,7 +225,7 @@ def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revisio
     run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
     chain = Chain(replace(result(2), pairs=()))
     pool = ProcessorPool(lambda _: chain, 1)
-    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS])
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
     ending = steps.run_chain(STUDY, 2, run.attempt)
     steps.record(STUDY, 2, run.attempt, ending)
     ended = stores.runs.get(run.key)
@@ -263,7 +263,8 @@ def test_a_fault_is_told_although_its_details_find_no_room(stores: NodeStores, t
     (tmp_path / "failures").write_text("where the folder should be")
     faulty = Mock()
     faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
-    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), ProcessorPool(lambda _: faulty, 1), [PACS])
+    pool = ProcessorPool(lambda _: faulty, 1)
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
     ending = json.loads(steps.run_chain(STUDY, 1, run.attempt))
     assert ending["kind"] == Ending.FAILED
     assert "no details" in ending["reason"] and "ZYXWVUT" not in ending["reason"]
