@@ -188,7 +188,7 @@ def test_planning_the_same_files_twice_changes_nothing(stores: NodeStores) -> No
     stores.deliveries.plan(key, result(1).files, [PACS])
     assert stores.deliveries.get(DeliveryKey(key, PACS)) == before
     stores.deliveries.plan(key, [replace(item, sop_instance_uid=f"{item.sop_instance_uid}.7")
-                                 for item in result(1).files], [PACS], Mock())  # fmt: skip
+                                 for item in result(1).files], [PACS])  # fmt: skip
     planned = stores.deliveries.instances(DeliveryKey(key, PACS))
     assert all(item.sop_instance_uid.endswith(".7") for item in planned)
 
