@@ -70,7 +70,7 @@ def experiment(
     is_simulated = cohort == SIMULATED
     folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
     settings = _settings(cohort, size, folder, changes or ())
-    _check_only(only, settings)
+    _check_only(only, install, settings)
     try:
         with only_one(folder):
             if is_simulated and only in (None, Part.COHORT):
@@ -78,19 +78,22 @@ def experiment(
             if only not in (Part.COHORT, Part.REPORT):
                 _train(folder, settings, only, is_simulated)
             if only in (None, Part.REPORT):
-                _report(folder, install)
+                _report(folder, settings, install)
     except StepFailedError as error:
         typer.echo(f"psma-node: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
 
 
-def _check_only(only: str | None, settings: ExperimentSettings) -> None:
+def _check_only(only: str | None, install: Path | None, settings: ExperimentSettings) -> None:
     from app.training.experiment import step_names
 
     known = (*Part, *step_names(settings))
     if only is not None and only not in known:
         text = f"no part or step {only!r}; there are {', '.join(known)}"
         raise typer.BadParameter(text, param_hint="--only")
+    if install is not None and only not in (None, Part.REPORT):
+        text = f"models are installed with the report: leave out --only, or give --only {Part.REPORT}"
+        raise typer.BadParameter(text, param_hint="--install")
 
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
@@ -153,9 +156,11 @@ def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simu
         run_step(folder, settings, only)
 
 
-def _report(folder: Path, install: Path | None) -> None:
+def _report(folder: Path, settings: ExperimentSettings, install: Path | None) -> None:
+    from app.training.experiment_settings import check_same_settings
     from app.training.findings import conclude
 
+    check_same_settings(folder, settings)
     typer.echo(f"report      {conclude(folder)}")
     _tell_models(folder, install)
 

@@ -18,6 +18,7 @@ from app.training.experiment_settings import (
     EXPERIMENT_FILE,
     ExperimentSettings,
     PriorMask,
+    check_same_cohort,
     read_experiment,
 )
 from app.training.export import command, model_id
@@ -37,7 +38,8 @@ def conclude(work: Path) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Raises:
-        MisconfiguredError: the experiment or its cohort is not there, or a step is not finished.
+        MisconfiguredError: the experiment or its cohort is not there, a step is not finished, or the
+            cohort is another than the models were trained on.
     """
     settings, place = read_experiment(work), Workplace(work)
     left = unfinished(work, settings)
@@ -47,6 +49,7 @@ def conclude(work: Path) -> Path:
             "run the experiment without --only"
         )
     manifest = read_manifest(settings.cohort_folder)
+    check_same_cohort(settings, manifest)
     scores = score_experiment(settings, manifest, place)
     write_scores(scores, place.scores)
     write_about(_about(settings, manifest, place), work / ABOUT_FILE)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
-from app.cohort.manifest import CohortManifest, CohortPatient, write_manifest
+from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.training import experiment
@@ -98,3 +98,35 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(MisconfiguredError, match="can't be written to"), hold_folder(tmp_path / "file", "x"):
         pass
+
+
+def test_a_report_with_other_settings_than_the_training_had_is_refused(
+    cohort: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    run_command(cohort, tmp_path / "work", "--set", "folds=2", "--only", "train")
+    assert "model-M4-all" in ran
+    result = run_command(cohort, tmp_path / "work", "--set", "folds=3", "--only", "report")
+    assert isinstance(result.exception, MisconfiguredError)
+    assert "folds: 2, now 3" in str(result.exception)
+
+
+def test_a_report_on_a_cohort_that_changed_since_the_training_is_refused(
+    cohort: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    run_command(cohort, tmp_path / "work", "--set", "folds=2", "--only", "train")
+    manifest = read_manifest(cohort)
+    write_manifest(manifest.model_copy(update={"warnings": ("a truth was drawn again",)}), cohort)
+    result = run_command(cohort, tmp_path / "work", "--set", "folds=2", "--only", "report")
+    assert isinstance(result.exception, MisconfiguredError)
+    assert "not the cohort that its models were trained on" in str(result.exception)
+
+
+@pytest.mark.parametrize("part", ["cohort", "train", "model-M1-all"])
+def test_models_are_installed_with_the_report_alone(
+    cohort: Path, tmp_path: Path, ran: list[str], part: str
+) -> None:
+    words = ("--set", "folds=2", "--only", part, "--install", str(tmp_path / "models"))
+    result = run_command(cohort, tmp_path / "work", *words)
+    assert result.exit_code == 2
+    assert "--install" in result.output
+    assert ran == []
