@@ -78,7 +78,8 @@ def experiment(
             if only not in (Part.COHORT, Part.REPORT):
                 _train(folder, settings, only, is_simulated)
             if only in (None, Part.REPORT):
-                _report(folder, settings, install)
+                _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else "COHORT")
+                _tell_models(folder, install)
     except StepFailedError as error:
         typer.echo(f"psma-node: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
@@ -156,13 +157,12 @@ def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simu
         run_step(folder, settings, only)
 
 
-def _report(folder: Path, settings: ExperimentSettings, install: Path | None) -> None:
+def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
     from app.training.experiment_settings import check_same_settings
     from app.training.findings import conclude
 
     check_same_settings(folder, settings)
-    typer.echo(f"report      {conclude(folder)}")
-    _tell_models(folder, install)
+    typer.echo(f"report      {conclude(folder, cohort)}")
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:

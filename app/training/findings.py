@@ -34,8 +34,12 @@ REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"
 
 
-def conclude(work: Path) -> Path:
+def conclude(work: Path, cohort: str = "COHORT") -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
+
+    Args:
+        work: the experiment's folder.
+        cohort: its patients, as the report's command names them.
 
     Raises:
         MisconfiguredError: the experiment or its cohort is not there, a step is not finished, or the
@@ -52,7 +56,7 @@ def conclude(work: Path) -> Path:
     check_same_cohort(settings, manifest)
     scores = score_experiment(settings, manifest, place)
     write_scores(scores, place.scores)
-    write_about(_about(settings, manifest, place), work / ABOUT_FILE)
+    write_about(_about(settings, manifest, place, command(settings, cohort)), work / ABOUT_FILE)
     for role in settings.models:
         _complete_card(settings, role, scores, place)
     report = work / REPORT_FILE
@@ -71,13 +75,15 @@ def _complete_card(
     write_card(read_card(folder).model_copy(update={"metrics": metrics, "metric_source": source}), folder)
 
 
-def _about(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> ReportAbout:
+def _about(
+    settings: ExperimentSettings, manifest: CohortManifest, place: Workplace, again: str
+) -> ReportAbout:
     return ReportAbout(
         title="M1 to M4 on simulated patients" if settings.simulated else f"M1 to M4: {settings.name}",
         simulated=settings.simulated,
         software_version=__version__,
         models={role.value: model_id(settings, role) for role in settings.models},
-        commands=(command(settings),),
+        commands=(again,),
         seeds={"folds, weights, sampling, disturbed priors": settings.seed},
         hours=_hours(settings, place),
         settings=(place.folder / EXPERIMENT_FILE).read_text(encoding="utf-8"),

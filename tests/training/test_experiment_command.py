@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from app.cli.main import app
 from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
-from app.training import experiment
+from app.training import experiment, findings
 from app.training.experiment import begin, run_step
-from app.training.experiment_settings import with_changes
+from app.training.experiment_settings import read_experiment, with_changes
+from app.training.export import command
 from app.training.steps import Step, write_mark
 from app.training.workplace import Workplace
 
@@ -130,3 +132,28 @@ def test_models_are_installed_with_the_report_alone(
     assert result.exit_code == 2
     assert "--install" in result.output
     assert ran == []
+
+
+def test_the_command_of_a_report_on_simulated_patients_makes_the_same_experiment_from_nothing(
+    cohort: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def conclude(work: Path, patients: str) -> Path:
+        told.append(command(read_experiment(work), patients))
+        return work / "report.html"
+
+    monkeypatch.setattr(findings, "conclude", conclude)
+    work = tmp_path / "work"
+    place = Workplace(work)
+    place.models("all").mkdir(parents=True)
+    cohort.rename(work / "cohort")
+    write_mark(place.done("cohort"), 1.0)
+    first = run_command("simulated", work, "--size", "tiny", "--set", "seed=7")
+    assert first.exception is None
+    assert "--cohort simulated --size tiny " in told[0]
+    program, *words = shlex.split(told[0])
+    assert program == "psma-node"
+    again = CliRunner().invoke(app, [*words, "--work", str(work), "--only", "report"])
+    assert again.exception is None
+    assert told == [told[0]] * 2
