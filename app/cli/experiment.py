@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import signal
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.long_command import end_on_sigterm, log_to_terminal
 from app.training.sizes import Size
 
 if TYPE_CHECKING:
     from app.training.experiment_settings import ExperimentSettings
 
 SIMULATED = "simulated"
-SIMULATED_COHORT = "cohort"
 EXIT_FAILED = 1
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
 
 
 class Part(StrEnum):
@@ -64,9 +59,8 @@ def experiment(
     from app.training.experiment import only_one
     from app.training.steps import StepFailedError
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # children end with the command
+    log_to_terminal()
+    end_on_sigterm()
     is_simulated = cohort == SIMULATED
     folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
     settings = _settings(cohort, size, folder, changes or ())
@@ -101,10 +95,11 @@ def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[
     from app.cohort.manifest import MANIFEST_FILE
     from app.training.experiment_settings import with_changes
     from app.training.sizes import EXTENTS
+    from app.validation.report.folder import COHORT_FOLDER
 
     if cohort == SIMULATED:
         fields: dict[str, object] = {
-            "cohort": str(folder / SIMULATED_COHORT),
+            "cohort": str(folder / COHORT_FOLDER),
             **EXTENTS[size].as_settings(),
         }
         return with_changes(fields, changes)
@@ -127,6 +122,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     from app.training.sizes import EXTENTS
     from app.training.steps import write_mark
     from app.training.workplace import Workplace
+    from app.validation.report.folder import COHORT_FOLDER
 
     mark = Workplace(folder).done(COHORT_STEP)
     if mark.exists():
@@ -136,7 +132,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
         home = folder / "patients" / centre.value
         home.mkdir(parents=True, exist_ok=True)
         simulate_cohort(Simulation(centre, range(patients), home, jobs=jobs))
-        cohort = folder / SIMULATED_COHORT
+        cohort = folder / COHORT_FOLDER
         source, truth = home / DICOM_FOLDER, home / TRUTH_FOLDER
         build_cohort(CohortRequest(source, truth, centre.value, cohort, CohortPolicy(), jobs=jobs))
     write_mark(mark, time.monotonic() - begun_s)
