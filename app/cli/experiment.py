@@ -33,8 +33,9 @@ def experiment(
         typer.Option(metavar="FOLDER|simulated", help="A cohort (`psma-node cohort build`), or `simulated`."),
     ],
     size: Annotated[
-        Size, typer.Option(help="If simulated: `tiny` shows that all works, `full` has 73 patients.")
-    ] = Size.TINY,
+        Size | None,
+        typer.Option(help="If simulated: `tiny` (default) shows that all works, `full` has 73 patients."),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for all that is made. Default: .cache/experiments/ and size or cohort."),
@@ -62,9 +63,12 @@ def experiment(
     log_to_terminal()
     end_on_sigterm()
     is_simulated = cohort == SIMULATED
-    folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
+    _refuse_what_would_be_ignored(size, only, install, is_simulated)
+    size = size or Size.TINY
+    name = size.value if is_simulated else Path(cohort).resolve().name
+    folder = (work or Path(".cache/experiments") / name).resolve()
     settings = _settings(cohort, size, folder, changes or ())
-    _check_only(only, install, settings)
+    _check_only(only, settings)
     try:
         with only_one(folder):
             if is_simulated and only in (None, Part.COHORT):
@@ -79,16 +83,27 @@ def experiment(
         raise typer.Exit(EXIT_FAILED) from error
 
 
-def _check_only(only: str | None, install: Path | None, settings: ExperimentSettings) -> None:
+def _refuse_what_would_be_ignored(
+    size: Size | None, only: str | None, install: Path | None, is_simulated: bool
+) -> None:
+    if install is not None and only not in (None, Part.REPORT):
+        text = f"models are installed with the report: leave out --only, or give --only {Part.REPORT}"
+        raise typer.BadParameter(text, param_hint="--install")
+    if size is not None and not is_simulated:
+        text = f"only with --cohort {SIMULATED}; how long is trained is set with --set epochs=…"
+        raise typer.BadParameter(text, param_hint="--size")
+    if only == Part.COHORT and not is_simulated:
+        text = f"only with --cohort {SIMULATED}; yours is made by `psma-node cohort build`"
+        raise typer.BadParameter(text, param_hint=f"--only {Part.COHORT}")
+
+
+def _check_only(only: str | None, settings: ExperimentSettings) -> None:
     from app.training.experiment import step_names
 
     known = (*Part, *step_names(settings))
     if only is not None and only not in known:
         text = f"no part or step {only!r}; there are {', '.join(known)}"
         raise typer.BadParameter(text, param_hint="--only")
-    if install is not None and only not in (None, Part.REPORT):
-        text = f"models are installed with the report: leave out --only, or give --only {Part.REPORT}"
-        raise typer.BadParameter(text, param_hint="--install")
 
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:

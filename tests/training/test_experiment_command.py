@@ -157,3 +157,23 @@ def test_the_command_of_a_report_on_simulated_patients_makes_the_same_experiment
     again = CliRunner().invoke(app, [*words, "--work", str(work), "--only", "report"])
     assert again.exception is None
     assert told == [told[0]] * 2
+
+
+@pytest.mark.parametrize("words", [("--size", "tiny"), ("--only", "cohort")])
+def test_what_only_simulated_patients_have_is_refused_for_a_cohort_of_ones_own(
+    cohort: Path, tmp_path: Path, ran: list[str], words: tuple[str, ...]
+) -> None:
+    result = run_command(cohort, tmp_path / "work", "--set", "folds=2", *words)
+    assert result.exit_code == 2
+    assert "only with --cohort simulated" in result.output
+    assert ran == []
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_cohort_named_by_a_dot_has_its_experiment_under_its_own_name(
+    cohort: Path, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cohort)
+    words = ("--cohort", ".", "--set", "folds=2", "--only", "train")
+    assert CliRunner().invoke(app, ["experiment", *words]).exception is None
+    assert (cohort / ".cache" / "experiments" / "cohort" / "experiment.yaml").is_file()
