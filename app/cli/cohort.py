@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.long_command import end_on_sigterm, log_to_terminal
 from app.cli.options import ConfigOption, SetOption
 from app.phantom.centres import Centre
 from app.phantom.truth_files import TruthFileForm
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
 )
-
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
 
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Patients at once, one process each.")]
 
@@ -54,8 +50,8 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.cohort.policy import CohortPolicy
     from app.settings import load_settings
 
-    _log_to_terminal()
-    _end_on_sigterm()
+    log_to_terminal()
+    end_on_sigterm()
     if not re.fullmatch(r"[A-Za-z][A-Za-z-]*", centre):
         raise typer.BadParameter("a centre is letters and hyphens, such as A", param_hint="--centre")
     try:
@@ -92,8 +88,8 @@ def simulate(
     """Write simulated patients as a clinic would bring its own; goes on where an earlier run stopped."""
     from app.cohort.simulation import Simulation, simulate_cohort
 
-    _log_to_terminal()
-    _end_on_sigterm()
+    log_to_terminal()
+    end_on_sigterm()
     simulate_cohort(Simulation(centre, range(first, first + patients), out, truth_form, jobs))
 
 
@@ -174,13 +170,3 @@ def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequenc
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def _log_to_terminal() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
-
-
-def _end_on_sigterm() -> None:
-    """An orderly exit, as on Ctrl-C: processes at work finish their patient and end with the command."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))

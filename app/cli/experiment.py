@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import signal
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.long_command import end_on_sigterm, log_to_terminal
 from app.training.sizes import Size
 
 if TYPE_CHECKING:
     from app.training.experiment_settings import ExperimentSettings
 
 SIMULATED = "simulated"
-SIMULATED_COHORT = "cohort"
 EXIT_FAILED = 1
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
 
 
 class Part(StrEnum):
@@ -38,8 +33,9 @@ def experiment(
         typer.Option(metavar="FOLDER|simulated", help="A cohort (`psma-node cohort build`), or `simulated`."),
     ],
     size: Annotated[
-        Size, typer.Option(help="If simulated: `tiny` shows that all works, `full` has 73 patients.")
-    ] = Size.TINY,
+        Size | None,
+        typer.Option(help="If simulated: `tiny` (default) shows that all works, `full` has 73 patients."),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for all that is made. Default: .cache/experiments/ and size or cohort."),
@@ -64,11 +60,13 @@ def experiment(
     from app.training.experiment import only_one
     from app.training.steps import StepFailedError
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # children end with the command
+    log_to_terminal()
+    end_on_sigterm()
     is_simulated = cohort == SIMULATED
-    folder = (work or Path(".cache/experiments") / (size if is_simulated else Path(cohort).name)).resolve()
+    _refuse_what_would_be_ignored(size, only, install, is_simulated)
+    size = size or Size.TINY
+    name = size.value if is_simulated else Path(cohort).resolve().name
+    folder = (work or Path(".cache/experiments") / name).resolve()
     settings = _settings(cohort, size, folder, changes or ())
     _check_only(only, settings)
     try:
@@ -78,10 +76,25 @@ def experiment(
             if only not in (Part.COHORT, Part.REPORT):
                 _train(folder, settings, only, is_simulated)
             if only in (None, Part.REPORT):
-                _report(folder, install)
+                _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else "COHORT")
+                _tell_models(folder, install)
     except StepFailedError as error:
         typer.echo(f"psma-node: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
+
+
+def _refuse_what_would_be_ignored(
+    size: Size | None, only: str | None, install: Path | None, is_simulated: bool
+) -> None:
+    if install is not None and only not in (None, Part.REPORT):
+        text = f"models are installed with the report: leave out --only, or give --only {Part.REPORT}"
+        raise typer.BadParameter(text, param_hint="--install")
+    if size is not None and not is_simulated:
+        text = f"only with --cohort {SIMULATED}; how long is trained is set with --set epochs=…"
+        raise typer.BadParameter(text, param_hint="--size")
+    if only == Part.COHORT and not is_simulated:
+        text = f"only with --cohort {SIMULATED}; yours is made by `psma-node cohort build`"
+        raise typer.BadParameter(text, param_hint=f"--only {Part.COHORT}")
 
 
 def _check_only(only: str | None, settings: ExperimentSettings) -> None:
@@ -97,10 +110,11 @@ def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[
     from app.cohort.manifest import MANIFEST_FILE
     from app.training.experiment_settings import with_changes
     from app.training.sizes import EXTENTS
+    from app.validation.report.folder import COHORT_FOLDER
 
     if cohort == SIMULATED:
         fields: dict[str, object] = {
-            "cohort": str(folder / SIMULATED_COHORT),
+            "cohort": str(folder / COHORT_FOLDER),
             **EXTENTS[size].as_settings(),
         }
         return with_changes(fields, changes)
@@ -123,6 +137,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     from app.training.sizes import EXTENTS
     from app.training.steps import write_mark
     from app.training.workplace import Workplace
+    from app.validation.report.folder import COHORT_FOLDER
 
     mark = Workplace(folder).done(COHORT_STEP)
     if mark.exists():
@@ -132,7 +147,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
         home = folder / "patients" / centre.value
         home.mkdir(parents=True, exist_ok=True)
         simulate_cohort(Simulation(centre, range(patients), home, jobs=jobs))
-        cohort = folder / SIMULATED_COHORT
+        cohort = folder / COHORT_FOLDER
         source, truth = home / DICOM_FOLDER, home / TRUTH_FOLDER
         build_cohort(CohortRequest(source, truth, centre.value, cohort, CohortPolicy(), jobs=jobs))
     write_mark(mark, time.monotonic() - begun_s)
@@ -153,11 +168,12 @@ def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simu
         run_step(folder, settings, only)
 
 
-def _report(folder: Path, install: Path | None) -> None:
+def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
+    from app.training.experiment_settings import check_same_settings
     from app.training.findings import conclude
 
-    typer.echo(f"report      {conclude(folder)}")
-    _tell_models(folder, install)
+    check_same_settings(folder, settings)
+    typer.echo(f"report      {conclude(folder, cohort)}")
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:

@@ -14,6 +14,7 @@ from app.cohort.identity import (
     assign,
     check_key,
     folder_without_person,
+    names_in_table,
     path_without_person,
     person_hash,
     read_assignment,
@@ -137,11 +138,11 @@ def _tasks(
     taken = frozenset(scan.functional.series_instance_uid for _, found in persons for scan in found.scans)
     tasks: list[PatientTask] = []
     refusals: list[Exclusion] = []
-    for name, found in persons:
+    for (name, found), names in zip(persons, names_in_table(persons), strict=True):
         candidates: list[Candidate] = []
         refused = list(found.refusals)
         for scan in found.scans:
-            truth = truth_of(scan, (found.patient.patient_id, name), truths, taken)
+            truth = truth_of(scan, names, truths, taken)
             if isinstance(truth, Truth):
                 candidates.append((scan, truth))
             else:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str])
         known.update({uid: name for uid in uids if uid not in known or known[uid] in taken})
         taken.add(name)
         names.append(name)
+    return names
+
+
+def names_in_table(persons: Sequence[tuple[str, FoundPatient]]) -> list[tuple[str, ...]]:
+    """What ``truth.csv`` may call each person, so that no row is two persons'.
+
+    The Patient ID, where nobody else has it under another issuer; the pseudonym, where it is not spelled as
+    somebody's Patient ID, as a clinic's own numbering may be.
+
+    Args:
+        persons: everyone in the source, with pseudonyms.
+    """
+    ids = Counter(found.patient.patient_id for _, found in persons)
+    names = []
+    for pseudonym, found in persons:
+        own = found.patient.patient_id
+        names.append((*([own] if ids[own] == 1 else []), *([] if pseudonym in ids else [pseudonym])))
     return names
 
 

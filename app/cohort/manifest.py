@@ -53,8 +53,8 @@ class CohortScan(Record):
     """One pair of functional image and CT, with its truth.
 
     Attributes:
-        source: folder of its DICOM files, relative to where the manifest was made, or absolute.
-        truth_file: where its truth was read; empty when the reader found nothing and said so.
+        source: the deepest folder that holds its DICOM files and names nobody, absolute.
+        truth_file: its truth, below the folder of truths; empty when the reader found nothing and said so.
         lesions: components of the truth; 0 is a patient without lesions.
         warnings: what the readers found notable.
     """

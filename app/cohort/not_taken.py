@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cohort.identity import folder_without_person, stray_file
+from app.cohort.identity import folder_without_person, names_in_table, stray_file
 from app.cohort.manifest import CohortPatient, Exclusion
 from app.cohort.patient import PatientTask
 from app.cohort.record import PatientRecord
@@ -50,7 +50,7 @@ class Exclusions:
 
     def of_nobody(self, source: Source, truths: TruthFolder, persons: Persons) -> Iterator[Exclusion]:
         """Files, rows and studies that belong to no patient of the source."""
-        known = {found.patient.patient_id for _, found in persons} | {name for name, _ in persons}
+        known = {name for names in names_in_table(persons) for name in names}
         scans = [scan for _, found in persons for scan in found.scans]
         for what, reason, path in unused(truths, scans, known):
             told, whose = ("", "") if path is None else stray_file(path, truths.root, persons)

@@ -97,7 +97,7 @@ def truth_of(
 
     Args:
         scan: a pair of the source.
-        names: what ``truth.csv`` may call the patient: Patient ID and pseudonym.
+        names: what ``truth.csv`` may call the patient: Patient ID, pseudonym.
         folder: all truths.
         taken: functional series of all scans; what was drawn on another one of them is not this scan's.
     """
@@ -127,7 +127,7 @@ def unused(
     Args:
         folder: all truths.
         scans: every pair of the source.
-        known: all Patient IDs and pseudonyms.
+        known: every name by which a row finds its patient.
     """
     series = {uid for scan in scans for uid in used_by(scan)}
     studies = {scan.study.study_instance_uid for scan in scans}
@@ -150,7 +150,11 @@ def unused(
         if path not in named and stem not in series
     ]
     left += [
-        (f"{CSV_FILE}, line {row.line}", "no such patient in the source", None)
+        (
+            f"{CSV_FILE}, line {row.line}",
+            "no such patient in the source, or several with this Patient ID: name them by pseudonym",
+            None,
+        )
         for row in folder.rows
         if row.patient_id not in known
     ]

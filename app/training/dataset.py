@@ -73,7 +73,9 @@ def write_splits(
                 f"{role}: fold {fold} of {settings.folds} has no case {side} (who was left out, see above); "
                 "take fewer folds, another seed, or leave the model out"
             )
-    (place.preprocessed(role) / "splits_final.json").write_text(json.dumps(splits, indent=1))
+    home = place.preprocessed(role)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "splits_final.json").write_text(json.dumps(splits, indent=1))
 
 
 def held_back_patients(settings: ExperimentSettings, manifest: CohortManifest) -> tuple[tuple[str, ...], ...]:

@@ -6,7 +6,7 @@ A folder with another record is refused: results of two experiments must not mix
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -146,14 +146,17 @@ SETTABLE = tuple(
 )
 """What a person may set; the others follow from the cohort."""
 
+FREE = ("parallel", "threads", "device")
+"""These may change between runs: they don't decide what is trained."""
+
 
 def open_experiment(
     work: Path, settings: ExperimentSettings, manifest: CohortManifest
 ) -> ExperimentSettings:
     """Begin an experiment in ``work``, or go on with the same one.
 
-    Only ``parallel``, ``threads`` and ``device`` may change between runs: they don't decide what is trained.
-    Whether the patients are simulated, and what they are, the cohort says.
+    Only those of :data:`FREE` may change between runs. Whether the patients are simulated, and what they
+    are, the cohort says.
 
     Raises:
         MisconfiguredError: the folder belongs to an experiment with other settings, or on other patients.
@@ -162,12 +165,34 @@ def open_experiment(
     settings = settings.model_copy(update={"cohort_sha256": digest, "simulated": manifest.simulated})
     path = work / EXPERIMENT_FILE
     if path.exists():
-        _refuse_other(path, read_experiment(work), settings)
+        _refuse_other(path, read_experiment(work), settings, tuple(ExperimentSettings.model_fields))
     work.mkdir(parents=True, exist_ok=True)
     if settings.plans_source:
         keep_own(Path(settings.plans_source), work)
     write_record(settings, path)
     return settings
+
+
+def check_same_settings(work: Path, settings: ExperimentSettings) -> None:
+    """Whether the experiment in ``work`` is the one that was asked for; its cohort may have been moved.
+
+    Raises:
+        MisconfiguredError: there is none, or it has other settings.
+    """
+    _refuse_other(work / EXPERIMENT_FILE, read_experiment(work), settings, SETTABLE)
+
+
+def check_same_cohort(settings: ExperimentSettings, manifest: CohortManifest) -> None:
+    """Whether its cohort is still what an experiment was begun with.
+
+    Raises:
+        MisconfiguredError: a patient or a truth is another now.
+    """
+    if cohort_sha256(settings.cohort_folder, manifest) != settings.cohort_sha256:
+        raise MisconfiguredError(
+            f"{settings.cohort}: not the cohort that its models were trained on: the manifest, a patient or "
+            "a truth changed since; bring it back, or begin another experiment in another folder"
+        )
 
 
 def with_changes(fields: Mapping[str, Any], changes: Sequence[str]) -> ExperimentSettings:
@@ -235,9 +260,11 @@ def read_experiment(work: Path) -> ExperimentSettings:
     return read_record(ExperimentSettings, work / EXPERIMENT_FILE, "an experiment's record", advice)
 
 
-def _refuse_other(path: Path, found: ExperimentSettings, wanted: ExperimentSettings) -> None:
-    free = {"parallel", "threads", "device"}
-    old, new = found.model_dump(mode="json", exclude=free), wanted.model_dump(mode="json", exclude=free)
+def _refuse_other(
+    path: Path, found: ExperimentSettings, wanted: ExperimentSettings, keys: Collection[str]
+) -> None:
+    asked = set(keys) - set(FREE)
+    old, new = found.model_dump(mode="json", include=asked), wanted.model_dump(mode="json", include=asked)
     changed = [key for key in old if old[key] != new[key]]
     if changed:
         words = "; ".join(f"{key}: {_short(old[key])}, now {_short(new[key])}" for key in changed)

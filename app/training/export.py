@@ -103,12 +103,17 @@ def _deviations(plans: str) -> tuple[str, ...]:
     return ("random numbers are seeded anew in every epoch", *own)
 
 
-def command(settings: ExperimentSettings) -> str:
-    """The command that trains these models again, from the cohort's folder."""
+def command(settings: ExperimentSettings, cohort: str = "COHORT") -> str:
+    """The command that trains these models again.
+
+    Args:
+        settings: of the experiment.
+        cohort: its patients, as the command takes them; a folder stays unsaid.
+    """
     told = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
     told["models"] = ",".join(told["models"])
     words = " ".join(f"--set {key}={value}" for key, value in told.items())
-    return f"psma-node experiment --cohort COHORT {words}"
+    return f"psma-node experiment --cohort {cohort} {words}"
 
 
 def _tracers(training: ModelTraining, manifest: CohortManifest) -> tuple[str, ...]:

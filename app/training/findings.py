@@ -18,6 +18,7 @@ from app.training.experiment_settings import (
     EXPERIMENT_FILE,
     ExperimentSettings,
     PriorMask,
+    check_same_cohort,
     read_experiment,
 )
 from app.training.export import command, model_id
@@ -33,11 +34,16 @@ REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"
 
 
-def conclude(work: Path) -> Path:
+def conclude(work: Path, cohort: str = "COHORT") -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
+    Args:
+        work: the experiment's folder.
+        cohort: its patients, as the report's command names them.
+
     Raises:
-        MisconfiguredError: the experiment or its cohort is not there, or a step is not finished.
+        MisconfiguredError: the experiment or its cohort is not there, a step is not finished, or the
+            cohort is another than the models were trained on.
     """
     settings, place = read_experiment(work), Workplace(work)
     left = unfinished(work, settings)
@@ -47,9 +53,10 @@ def conclude(work: Path) -> Path:
             "run the experiment without --only"
         )
     manifest = read_manifest(settings.cohort_folder)
+    check_same_cohort(settings, manifest)
     scores = score_experiment(settings, manifest, place)
     write_scores(scores, place.scores)
-    write_about(_about(settings, manifest, place), work / ABOUT_FILE)
+    write_about(_about(settings, manifest, place, command(settings, cohort)), work / ABOUT_FILE)
     for role in settings.models:
         _complete_card(settings, role, scores, place)
     report = work / REPORT_FILE
@@ -68,13 +75,15 @@ def _complete_card(
     write_card(read_card(folder).model_copy(update={"metrics": metrics, "metric_source": source}), folder)
 
 
-def _about(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> ReportAbout:
+def _about(
+    settings: ExperimentSettings, manifest: CohortManifest, place: Workplace, again: str
+) -> ReportAbout:
     return ReportAbout(
         title="M1 to M4 on simulated patients" if settings.simulated else f"M1 to M4: {settings.name}",
         simulated=settings.simulated,
         software_version=__version__,
         models={role.value: model_id(settings, role) for role in settings.models},
-        commands=(command(settings),),
+        commands=(again,),
         seeds={"folds, weights, sampling, disturbed priors": settings.seed},
         hours=_hours(settings, place),
         settings=(place.folder / EXPERIMENT_FILE).read_text(encoding="utf-8"),

@@ -30,14 +30,17 @@ POLL_S = 0.5
 
 
 def prepare(folder: Path, role: ModelRole) -> None:
-    """nnU-Net's data set, fingerprint, plan, preprocessed cases and splits of a model."""
+    """nnU-Net's data set, splits, fingerprint, plan and preprocessed cases of a model.
+
+    Splits first: a fold without a case is told at once, not after hours of preprocessing.
+    """
     place, settings = Workplace(folder), read_experiment(folder)
     manifest = read_manifest(settings.cohort_folder)
     write_dataset(settings, manifest, role, place)
+    write_splits(settings, manifest, role, place)
     own = read_own(folder / KEPT_FILE) if is_own(settings.plans) else None
     name = plans_name(settings.plans)
     plan_and_preprocess(DATASET_NUMBERS[role], place.preprocessed(role), name, role, own)
-    write_splits(settings, manifest, role, place)
 
 
 def model(folder: Path, role: ModelRole, split: str) -> None:

@@ -327,6 +327,8 @@ def test_a_truth_off_the_uptake_is_refused_and_a_wrong_orientation_suspected(
     text = reasons(found) + "".join(w for p in found.patients for s in p.scans for w in s.warnings)
     assert "mirrored head to feet" in text
     assert "is its orientation wrong?" in text
+    assert not found.patients
+    assert "does not lie on uptake" in reasons(found)
 
 
 def test_two_truths_of_one_scan_are_refused_until_one_is_named(tmp_path: Path, build: Build) -> None:
@@ -490,6 +492,32 @@ def test_rows_and_files_that_belong_to_nobody_are_told(tmp_path: Path, build: Bu
     assert "it refers to no scan" in found
     assert "NIfTI 1 of 1 in order of path, (withheld): named after no scan's series" in found
     assert "truth.csv, line 2: no such patient" in found
+
+
+def test_a_row_is_of_the_patient_id_before_it_is_of_a_pseudonym_spelled_the_same(
+    tmp_path: Path, build: Build
+) -> None:
+    clinics_own = {"A0001": Person(1, "A0001", pet_day="20260301"), "A0000": Person(2, "A0000")}
+    for person in clinics_own.values():
+        write_person(tmp_path / "dicom-A", person, ["pet"])
+    write_rows(tmp_path, ("A0001", "PET/CT", ""))
+    manifest = build()
+    assert [p.scans[0].study_instance_uid for p in manifest.patients] == [clinics_own["A0001"].study("pet")]
+    assert only(manifest).id == "A0000"  # the pseudonym A0001 is the other one's, who has no truth
+
+
+def test_a_row_whose_patient_id_two_persons_have_is_nobodys(tmp_path: Path, build: Build) -> None:
+    for number, born in ((1, "19500203"), (2, "19480405")):
+        person = Person(number, "7", born, issuer=f"hospital {number}")
+        write_person(tmp_path / "dicom-A", person, ["pet"])
+    write_rows(tmp_path, ("7", "PET/CT", ""))
+    manifest = build()
+    assert not manifest.patients
+    assert "truth.csv, line 2: no such patient in the source, or several with this Patient ID" in reasons(
+        manifest
+    )
+    write_rows(tmp_path, ("A0001", "PET/CT", ""))
+    assert only(build()).id == "A0001"
 
 
 @pytest.mark.parametrize(

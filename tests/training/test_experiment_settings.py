@@ -15,6 +15,7 @@ from app.domain.scan_score import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
+from app.training import worker
 from app.training.cases import nnunet_splits, patient_folds, patient_of
 from app.training.dataset import pet_lesions, write_splits
 from app.training.experiment import begin, experiment_steps
@@ -132,11 +133,27 @@ def test_a_fold_without_a_case_is_refused_with_what_to_do(tmp_path: Path) -> Non
     cohort, place = make_cohort(tmp_path / "cohort", internal=2, external=1), Workplace(tmp_path / "work")
     settings, manifest = settings_of(cohort), read_manifest(cohort)
     place.raw(ModelRole.M4).mkdir(parents=True)
-    place.preprocessed(ModelRole.M4).mkdir(parents=True)
     only_one_patient = {"dataset": {"A0000_prior0": {}, "A0000_prior1": {}}}
     (place.raw(ModelRole.M4) / "dataset.json").write_text(json.dumps(only_one_patient))
     with pytest.raises(MisconfiguredError, match=r"M4: fold \d of 2 has no case .* fewer folds"):
         write_splits(settings, manifest, ModelRole.M4, place)
+
+
+def test_a_fold_without_a_case_is_refused_before_anything_is_preprocessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = make_cohort(tmp_path / "cohort", internal=2, external=1)
+    manifest = read_manifest(cohort)
+    only_spect = manifest.patients[0].model_copy(update={"scans": manifest.patients[0].scans[1:]})
+    write_manifest(manifest.model_copy(update={"patients": (only_spect, *manifest.patients[1:])}), cohort)
+    begin(tmp_path / "work", settings_of(cohort))
+    preprocessed: list[object] = []
+    monkeypatch.setattr(worker, "plan_and_preprocess", lambda *given: preprocessed.append(given))
+    with pytest.raises(MisconfiguredError, match=r"M1: fold \d of 2 has no case"):
+        worker.prepare(tmp_path / "work", ModelRole.M1)
+    assert preprocessed == []
+    worker.prepare(tmp_path / "work", ModelRole.M2)
+    assert len(preprocessed) == 1
 
 
 def test_every_patient_is_held_back_once_and_folds_do_not_depend_on_order() -> None:

@@ -40,6 +40,7 @@ from app.validation.report.html import element
 from app.validation.report.wording import (
     cohort_sentences,
     comparison_sentence,
+    interval_in_words,
     main_conclusions,
     p_in_words,
     short_verdict,
@@ -48,7 +49,7 @@ from app.validation.report.wording import (
 )
 from app.validation.score_groups import M4_OR_M2, Group, compared
 from app.validation.scores_file import write_scores
-from app.validation.statistics import compare_pairs
+from app.validation.statistics import compare_pairs, describe
 from tests.validation.made_scores import (
     EXTERNAL,
     INTERNAL,
@@ -163,6 +164,16 @@ def test_the_report_has_every_part(tree: ElementTree.Element) -> None:
     assert "2 TP / (2 TP + FP + FN)" in words(tree)
     patients = [table for table in tree.iter("table") if table.get("class") == "patients"]
     assert sum(len(list(table.iter("tr"))) - 1 for table in patients) == len(whole_evaluation())
+
+
+def test_mean_and_median_have_each_its_own_interval_below_them(tree: ElementTree.Element) -> None:
+    own = [score.voxels.dice for score in Group(M4, SPECT, INTERNAL).of(whole_evaluation())]
+    found = describe(own)
+    assert found.interval is not None
+    assert found.median_interval is not None
+    mean, median = (interval_in_words(DICE, each) for each in (found.interval, found.median_interval))
+    assert mean != median
+    assert f"0.65 ± 0.13 95 % {mean} median 0.65 95 % {median} n 4" in words(tree)
 
 
 def test_no_folder_of_the_machine_is_told(text: str, experiment: Path) -> None:

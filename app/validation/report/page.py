@@ -229,9 +229,9 @@ def _definitions() -> Markup:
                 "PSMA-TV is the volume of all lesions, TL-PSMA the sum of SUV times volume over them. "
                 "Their errors are sizes without sign; which way a model errs is in the Bland–Altman "
                 "figures.",
-                f"95 % interval of a mean: percentile bootstrap over patients, {RESAMPLES} resamples, seed "
-                f"{BOOTSTRAP_SEED}; with few patients it is somewhat too narrow. Of a mean difference: by "
-                "Student's t.",
+                f"95 % interval of a mean or median: percentile bootstrap over patients, {RESAMPLES} "
+                f"resamples, seed {BOOTSTRAP_SEED}; with few patients it is somewhat too narrow. Of a mean "
+                "difference: by Student's t.",
                 "Wilcoxon's signed-rank test: two-sided, exact, ties by mean rank; pairs without a "
                 "difference are dropped and counted. Paired t test: two-sided.",
                 "A number that is not defined is left out, in comparisons with its pair, and counted. With "

@@ -56,17 +56,19 @@ def results(scores: Sequence[ScanScore], validation: Validation) -> Markup:
     groups = [group for group in groups_of(scores) if group.validation is validation]
     header = ("Measure", *(f"{group.label}, {group.kind.value}" for group in groups))
     rows = [(measure.title, *(_result(scores, group, measure) for group in groups)) for measure in MEASURES]
-    caption = f"{VALIDATION_NAMES[validation]}: mean ± SD; median; 95 % bootstrap interval of the mean; n"
+    what = "mean ± SD and median, each with its 95 % bootstrap interval; n"
+    caption = f"{VALIDATION_NAMES[validation]}: {what}"
     return table(caption, header, rows)
 
 
 def _result(scores: Sequence[ScanScore], group: Group, measure: Measure) -> Markup:
     found = described(scores, group, measure)
-    details = [f"n {found.n} of {found.patients}" if found.undefined else f"n {found.n}"]
-    if found.interval is not None:
-        details.insert(0, f"95 % {interval_in_words(measure, found.interval)}")
+    details = [] if found.interval is None else [f"95 % {interval_in_words(measure, found.interval)}"]
     if found.median is not None:
-        details.insert(0, f"median {measure.shown(found.median)}")
+        details.append(f"median {measure.shown(found.median)}")
+    if found.median_interval is not None:
+        details.append(f"95 % {interval_in_words(measure, found.median_interval)}")
+    details.append(f"n {found.n} of {found.patients}" if found.undefined else f"n {found.n}")
     return joined(
         element("span", mean_and_sd(scores, group, measure), class_="main"),
         *(element("span", detail, class_="detail") for detail in details),
