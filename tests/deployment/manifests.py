@@ -24,7 +24,9 @@ COMPOSE: dict[str, tuple[str, ...]] = {
     "SQLite": ("compose.yaml",),
     "Postgres": ("compose.yaml", "compose.postgres.yaml"),
     "GPU": ("compose.yaml", "compose.gpu.yaml"),
-    "all": ("compose.yaml", "compose.postgres.yaml", "compose.gpu.yaml"),
+    "GPU, Podman": ("compose.yaml", "compose.gpu.podman.yaml"),
+    "Orthanc": ("compose.yaml", "compose.orthanc.yaml"),
+    "all": ("compose.yaml", "compose.postgres.yaml", "compose.gpu.yaml", "compose.orthanc.yaml"),
 }
 KUBERNETES = ("base", "gpu", "postgres")
 
