@@ -19,6 +19,7 @@ from holoscan_cli.packager.manifest_files import ApplicationManifest, PackageMan
 from app import __version__
 from app.node.probe_server import ProbeServer
 from app.node.probes import LIVENESS_PATH
+from app.outcome_file import NAME, STUDY_FOLDER
 from app.settings import ApplicationInfo, Resources, Settings, load_settings
 
 MAP = Path(__file__).resolve().parents[2] / "MAP"
@@ -215,12 +216,21 @@ def test_health_without_a_port_says_what_it_lacks(capsys: pytest.CaptureFixture[
     assert door.PROBE_PORT in capsys.readouterr().err
 
 
-def test_an_earlier_run_s_outcome_is_gone_before_the_time_runs(tmp_path: Path, became: list[Any]) -> None:
-    (tmp_path / "outcome.json").write_text('{"status": "done"}')
+def an_earlier_run(folder: Path) -> list[Path]:
+    """Its outcomes: of all, and of a study."""
+    (folder / f"{STUDY_FOLDER}1").mkdir()
+    outcomes = [folder / NAME, folder / f"{STUDY_FOLDER}1" / NAME]
+    for outcome in outcomes:
+        outcome.write_text('{"status": "done"}')
+    return outcomes
+
+
+def test_an_earlier_run_s_outcomes_are_gone_before_the_time_runs(tmp_path: Path, became: list[Any]) -> None:
+    outcomes = an_earlier_run(tmp_path)
     (tmp_path / "notes.txt").write_text("not ours")
     door.main([], manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
     assert became
-    assert not (tmp_path / "outcome.json").exists()
+    assert [outcome.exists() for outcome in outcomes] == [False, False]
     assert (tmp_path / "notes.txt").exists()
 
 
@@ -228,10 +238,10 @@ def test_an_earlier_run_s_outcome_is_gone_before_the_time_runs(tmp_path: Path, b
 def test_an_outcome_that_this_run_does_not_write_stays(
     tmp_path: Path, became: list[Any], words: list[str]
 ) -> None:
-    (tmp_path / "outcome.json").write_text('{"status": "done"}')
+    outcomes = an_earlier_run(tmp_path)
     door.main(words, manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
     assert became
-    assert (tmp_path / "outcome.json").exists()
+    assert [outcome.exists() for outcome in outcomes] == [True, True]
 
 
 def test_an_earlier_outcome_that_can_t_be_removed_ends_with_a_reason(
@@ -240,6 +250,7 @@ def test_an_earlier_outcome_that_can_t_be_removed_ends_with_a_reason(
     def read_only(path: Path, missing_ok: bool = False) -> None:
         raise OSError(30, "Read-only file system", str(path))
 
+    an_earlier_run(tmp_path)
     monkeypatch.setattr(Path, "unlink", read_only)
     with pytest.raises(SystemExit) as ended:
         door.main([], manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
