@@ -49,8 +49,8 @@ def _give_caches_a_place() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
-# What it logs as an error is raised as an exception too, and told by us in one line, without an exception's message
-# that may quote a header. HOLOSCAN_LOG_LEVEL=ERROR (or DEBUG) in the environment shows its own lines.
+# What it logs as an error is raised as an exception too, and told by us in one line that quotes no header;
+# its own lines may. HOLOSCAN_LOG_LEVEL=ERROR (or DEBUG) in the environment shows them.
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 _give_caches_a_place()
 _load_cuda_runtime()

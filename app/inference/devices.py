@@ -49,13 +49,13 @@ class VisibleGpus:
         """How to have a GPU seen."""
         if not self.cuda:
             return (
-                "in a container take the image whose tag ends in -cuda, without one install PyTorch's CUDA build "
-                "(docs/gpu.md)"
+                "in a container take the image whose tag ends in -cuda, without one "
+                "install PyTorch's CUDA build (docs/gpu.md)"
             )
         return (
-            "give the container the GPU (Docker: --gpus all; Podman: --device nvidia.com/gpu=all; compose: "
-            "compose.gpu.yaml, with Podman compose.gpu.podman.yaml; Kubernetes: nvidia.com/gpu in its limits), and "
-            "look at the host's driver (nvidia-smi)"
+            "give the container the GPU (Docker: --gpus all; Podman: --device nvidia.com/gpu=all; "
+            "compose: compose.gpu.yaml, with Podman compose.gpu.podman.yaml; "
+            "Kubernetes: nvidia.com/gpu in its limits), and look at the host's driver (nvidia-smi)"
         )
 
 
