@@ -1,8 +1,8 @@
 """What Debian says a package is licensed under, from ``/usr/share/doc/PACKAGE/copyright``.
 
-Read are those that are written for a machine (DEP-5,
-https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/): each ``License`` of a ``Files`` paragraph.
-They are those of the package's source, of which the package may hold a part.
+Read are those that are written for a machine, each ``License`` of a ``Files`` paragraph (DEP-5,
+https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/). They are those of the package's source,
+of which the package may hold a part.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _GNU = {
     for plus in ("", "+")
 }
 _SAME = (
-    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-4-Clause", "BSL-1.0", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0",
-    "CC-BY-SA-3.0", "CC-BY-SA-4.0", "ISC", "MPL-1.1", "MPL-2.0", "OFL-1.1", "Zlib",
+    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-4-Clause", "BSL-1.0", "CC0-1.0", "CC-BY-3.0",
+    "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "ISC", "MPL-1.1", "MPL-2.0", "OFL-1.1", "Zlib",
 )  # fmt: skip
 SPDX: Mapping[str, str] = {
     **{debian.lower(): spdx for debian, spdx in _GNU.items()},
     **{name.lower(): name for name in _SAME},
     "expat": "MIT",
 }
-"""Debian's short name in small letters, and SPDX's; without what means no one text: MIT, BSD, Artistic, X11."""
+"""Debian's short name in small letters, and SPDX's. MIT, BSD, Artistic and X11, several texts each, are not here."""
 
 
 def licences(documents: Path, package: str) -> list[dict[str, object]]:
