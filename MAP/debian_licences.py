@@ -33,7 +33,7 @@ SPDX: Mapping[str, str] = {
     **{name.lower(): name for name in _SAME},
     "expat": "MIT",
 }
-"""Debian's short name in small letters, and SPDX's. MIT, BSD, Artistic and X11, several texts each, are not here."""
+"""Debian's short name in small letters, and SPDX's. Not here: MIT, BSD, Artistic, X11, each several texts."""
 
 
 def licences(documents: Path, package: str) -> list[dict[str, object]]:

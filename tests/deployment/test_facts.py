@@ -108,7 +108,7 @@ def test_the_image_is_of_this_version_everywhere() -> None:
         assert image == f"psma-node:{__version__}-{'cuda' if with_gpu else 'cpu'}"
     for overlay in KUBERNETES:
         [container] = pod(overlay)["containers"]
-        assert container["image"] == f"psma-node:{__version__}-{'cuda' if overlay == 'gpu' else 'cpu'}"
+        assert container["image"] == f"psma-node:{__version__}-{'cuda' if 'gpu' in overlay else 'cpu'}"
 
 
 def test_ports_and_folders_are_those_of_the_image() -> None:
