@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ROOT / "MAP"
+PAGE = ROOT / "docs" / "deployment.md"
 PREFIX = "PSMA_NODE__"
 
 Tree = dict[str, Any]

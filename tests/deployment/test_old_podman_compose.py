@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from app.node.probe_server import ProbeServer
 from app.node.probes import LIVENESS_PATH
-from tests.deployment.manifests import COMPOSE, MAP, PREFIX, ROOT, merged_compose
+from tests.deployment.manifests import COMPOSE, MAP, PAGE, PREFIX, ROOT, merged_compose
 
 PROGRAM = ROOT / ".cache" / "podman-compose-1.0.3" / "podman_compose.py"
 STAND_IN = """#!{python}
@@ -28,11 +29,18 @@ with open({log!r}, "a") as stream:
     stream.write(json.dumps([os.getcwd(), *sys.argv[1:]]) + "\\n")
 """
 
+SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+"""The commands of the page."""
+
+COMMANDS = sorted(set(re.findall(r"(?:^|&& )docker-compose (.+)$", SHELL, re.MULTILINE)))
+
+CHECK = "run --rm --no-deps node check"
+
 Words = list[str]
 
 
-def started(site: Path, kind: str) -> dict[str, Words]:
-    """The words of ``podman run`` for each service, by its name among the services."""
+def called(site: Path, kind: str, *words: str) -> list[Words]:
+    """The calls of Podman, each with the folder that it was made in."""
     if not PROGRAM.exists():
         pytest.fail(f"{PROGRAM} is missing: scripts/install-old-podman-compose")
     for name in COMPOSE[kind]:
@@ -41,11 +49,15 @@ def started(site: Path, kind: str) -> dict[str, Words]:
     podman.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
     podman.chmod(0o755)
     files = [word for name in COMPOSE[kind] for word in ("-f", str(site / name))]
-    command = [sys.executable, str(PROGRAM), "--podman-path", str(podman), *files, "up", "-d"]
+    command = [sys.executable, str(PROGRAM), "--podman-path", str(podman), *files, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    calls = [json.loads(line) for line in log.read_text().splitlines()]
-    runs = [call for call in calls if call[1] == "run"]
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def started(site: Path, kind: str) -> dict[str, Words]:
+    """The words of ``podman run`` for each service, by its name among the services."""
+    runs = [call for call in called(site, kind, "up", "-d") if call[1] == "run"]
     assert {call[0] for call in runs} == {str(site)}, "relative paths are those of the site's folder"
     return {values(call, "--network-alias")[0]: call for call in runs}
 
@@ -124,3 +136,20 @@ def test_folders_in_memory_have_options_that_podman_4_takes(tmp_path: Path, kind
         for folder in values(words, "--tmpfs"):
             _, _, options = folder.partition(":")
             assert {option.partition("=")[0] for option in options.split(",") if option} <= {"size", "mode"}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_of_the_page_is_one_that_it_knows(tmp_path: Path, words: str) -> None:
+    assert called(tmp_path, "Postgres", *words.split())
+
+
+def test_it_stops_as_patiently_as_it_is_told_to(tmp_path: Path) -> None:
+    calls = called(tmp_path, "SQLite", "down", "-t", "150")
+    assert [call[2:] for call in calls if call[1] == "stop"] == [["-t", "150", "psma-node"]]
+
+
+def test_a_check_starts_no_node(tmp_path: Path) -> None:
+    """Without ``--no-deps`` this version would start every service before the one that is asked for."""
+    runs = [call for call in called(tmp_path, "SQLite", *CHECK.split()) if call[1] == "run"]
+    assert [(run[-1], "--rm" in run) for run in runs] == [("check", True)]
+    assert CHECK in SHELL

@@ -14,7 +14,7 @@ import pytest
 
 from app.demo.processes import free_port
 from app.node.audit import AUDIT_FILE
-from tests.deployment.manifests import ROOT, merged_compose, program, seconds
+from tests.deployment.manifests import PAGE, merged_compose, program, seconds
 from tests.node_postgres.cluster import OWNER, Cluster
 from tests.node_postgres.conftest import cluster, database
 from tests.node_workflow.conftest import new_node, pacs
@@ -22,7 +22,6 @@ from tests.node_workflow.peers import FakePacs, NodeProcess
 
 __all__ = ["cluster", "database", "new_node", "pacs"]
 
-PAGE = ROOT / "docs" / "deployment.md"
 WAYS = ("compose", "systemd")
 DATABASES = ("SQLite", "Postgres")
 
