@@ -153,3 +153,21 @@ def test_a_check_starts_no_node(tmp_path: Path) -> None:
     runs = [call for call in called(tmp_path, "SQLite", *CHECK.split()) if call[1] == "run"]
     assert [(run[-1], "--rm" in run) for run in runs] == [("check", True)]
     assert CHECK in SHELL
+
+
+def test_the_page_s_docker_compose_hands_it_the_files_of_the_site(tmp_path: Path) -> None:
+    """With Podman the page makes a ``docker-compose`` that reads ``.env``, as Docker's own does."""
+    [line] = [line for line in SHELL.splitlines() if "exec podman-compose" in line]
+    place = "/usr/local/bin/docker-compose"
+    subprocess.run(["sh", "-c", line.replace(place, str(tmp_path / "docker-compose"))], check=True)
+    told = tmp_path / "podman-compose"
+    told.write_text('#!/bin/sh\necho "$COMPOSE_FILE: $*"\n')
+    for program in (told, tmp_path / "docker-compose"):
+        program.chmod(0o755)
+    (tmp_path / ".env").write_text("COMPOSE_FILE=compose.yaml:compose.postgres.yaml\n")
+    command = [str(tmp_path / "docker-compose"), "up", "-d"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "compose.yaml:compose.postgres.yaml: up -d\n"

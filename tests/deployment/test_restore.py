@@ -56,7 +56,7 @@ case "$1 $2" in
 esac
 """
 DOCKER_COMPOSE = """#!/bin/sh
-echo "$* ${COMPOSE_FILE:-}" >>"$STAND_IN_CALLS"
+exit 0
 """
 
 
@@ -93,7 +93,6 @@ class Site:
         return {
             "PATH": f"{programs}:{os.environ['PATH']}",
             "STAND_IN_DATA": str(self.data),
-            "STAND_IN_CALLS": str(self.folder / "calls"),
         }
 
 
@@ -212,9 +211,9 @@ def test_a_dump_that_fails_leaves_the_last_good_one(way: str, tmp_path: Path) ->
     assert (site.backup / "node.dump").read_text() == "good"
 
 
-@pytest.mark.parametrize(("database_kind", "files"), [("SQLite", ""), ("Postgres", "compose.postgres.yaml")])
+@pytest.mark.parametrize("database_kind", DATABASES)
 def test_containers_are_stopped_with_patience_before_a_restore_and_started_after_it(
-    database_kind: str, files: str
+    database_kind: str,
 ) -> None:
     text = script(f"restore, compose with {database_kind}")
     calls = [line.split() for line in text.splitlines() if line.startswith("docker-compose ")]
@@ -222,7 +221,6 @@ def test_containers_are_stopped_with_patience_before_a_restore_and_started_after
     assert calls[0] == ["docker-compose", "down", "-t", f"{grace:.0f}"]
     assert (calls[1][1:], calls[-1][1:]) == (["up", "--no-start"], ["up", "-d"])
     assert text.splitlines()[-1] == "docker-compose up -d"
-    assert files in text
 
 
 def test_the_scripts_name_containers_and_volumes_as_the_compose_files_do() -> None:
