@@ -26,6 +26,7 @@ demo: $(RUN_STAMP)  ## a simulated patient through scanner, node and PACS (ARGS=
 test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (ARGS="-k suv")
 	@scripts/install-peers --for-tests
 	@scripts/install-viewer-peer
+	@scripts/install-old-podman-compose
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 --ignore tests/map $(ARGS)
 
 map:  ## the container image (MONAI Application Package) of the last commit (KIND=cuda or KIND=cpu)

@@ -3,7 +3,8 @@
     python MAP/bill_of_materials.py --python VENV/bin/python --base DIR --models DIR \\
         --manifests DIR --out FILE
 
-``--base`` has ``status`` of dpkg and ``os-release`` of the base image, ``--manifests`` app.json.
+``--base`` has ``status`` of dpkg, ``os-release`` and ``doc`` (``/usr/share/doc``) of the base image,
+``--manifests`` app.json. A Debian package whose licences are not written for a machine to read has none here.
 
 The Python packages are ``cyclonedx-py``'s work; it runs beside the environment that it describes. The same
 image gives the same file: no serial number, no time.
@@ -23,6 +24,7 @@ from urllib.parse import quote
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from debian_licences import licences
 
 VERSION = SchemaVersion.V1_6
 
@@ -44,10 +46,10 @@ def distribution(os_release: str) -> tuple[str, str]:
     return fields["ID"].strip('"'), fields["VERSION_ID"].strip('"')
 
 
-def system_packages(status: str, os_release: str) -> Iterator[dict[str, str]]:
+def system_packages(base: Path) -> Iterator[dict[str, Any]]:
     """A component for each installed package of dpkg's status file."""
-    system, release = distribution(os_release)
-    for paragraph in status.strip().split("\n\n"):
+    system, release = distribution((base / "os-release").read_text("utf-8"))
+    for paragraph in (base / "status").read_text("utf-8").strip().split("\n\n"):
         lines = [line for line in paragraph.splitlines() if ": " in line and not line.startswith(" ")]
         fields = dict(line.split(": ", 1) for line in lines)
         if fields["Status"] != "install ok installed":
@@ -55,7 +57,9 @@ def system_packages(status: str, os_release: str) -> Iterator[dict[str, str]]:
         name, version = fields["Package"], fields["Version"]
         purl = f"pkg:deb/{system}/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
         purl += f"&distro={system}-{release}&upstream={quote(fields.get('Source', name).split()[0])}"
-        yield {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+        found = licences(base / "doc", name)
+        component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+        yield {**component, "licenses": found} if found else component
 
 
 def models(folder: Path) -> Iterator[dict[str, Any]]:
@@ -85,8 +89,7 @@ def main() -> None:
     bill = python_packages(given.python)
     version = json.loads((given.manifests / "app.json").read_text("utf-8"))["version"]
     bill["metadata"]["component"] = subject(version)
-    system = [(given.base / name).read_text("utf-8") for name in ("status", "os-release")]
-    bill["components"] += [*system_packages(*system), *models(given.models)]
+    bill["components"] += [*system_packages(given.base), *models(given.models)]
     text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
     fault = JsonStrictValidator(VERSION).validate_str(text)
     if fault is not None:

@@ -26,13 +26,12 @@ from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, 
 from app.imaging.previous_result import PreviousResult
 from app.imaging.prior_alignment import PriorCandidate
 from app.inference.devices import choose_device
-from app.outcome_file import NAME, remove_results, write_outcome
+from app.outcome_file import NAME, STUDY_FOLDER, remove_results, write_outcome
 from app.settings import Settings
 from app.shadow_file import write_shadows
 
 logger = logging.getLogger(__name__)
 
-STUDY_FOLDER = "study-"
 NOTHING_FOUND = (
     "found no DICOM image in the input folder, expected a PSMA PET/CT or a 177Lu SPECT/CT study; "
     "give the folder that holds its files"

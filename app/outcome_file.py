@@ -14,6 +14,8 @@ from app.errors import MisconfiguredError
 NAME = "outcome.json"
 RESULT_FILES = "[A-Z]*.2.25.*.dcm"
 """How result files are named: kind, derived UID (:mod:`app.dicom.result_file`)."""
+STUDY_FOLDER = "study-"
+"""Folder mode has one folder for each study below that of its results, numbered from 1."""
 _ADAPTER = TypeAdapter(StudyOutcome)
 
 
@@ -38,6 +40,24 @@ def read_outcome(folder: Path) -> StudyOutcome:
         raise MisconfiguredError(
             f"{path} is no outcome that version {__version__} reads ({error.error_count()} faults); "
             "move it away, and the study can be processed again"
+        ) from error
+
+
+def remove_earlier_outcomes(folder: Path) -> None:
+    """Remove what says how an earlier run of folder mode ended, of all and of each study.
+
+    It is the first thing that a run does: one that is stopped before it has begun, or ends over its settings,
+    would else leave them behind, and they would be taken for its own.
+
+    Raises:
+        MisconfiguredError: they can't be removed.
+    """
+    try:
+        for path in (folder / NAME, *folder.glob(f"{STUDY_FOLDER}*/{NAME}")):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot write to {folder}: {error.strerror}; give a writable folder"
         ) from error
 
 

@@ -49,7 +49,9 @@ def _give_caches_a_place() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
-os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")  # what it logs as an error is raised as an exception too
+# What it logs as an error is raised as an exception too, and told by us in one line that quotes no header;
+# its own lines may. HOLOSCAN_LOG_LEVEL=ERROR (or DEBUG) in the environment shows them.
+os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 _give_caches_a_place()
 _load_cuda_runtime()
 _raise_soft_stack_limit()

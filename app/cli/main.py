@@ -24,8 +24,11 @@ from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
 
 EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
 
+PROGRAM = "psma-node"
+"""What a person types; ``python -m app``, which the image runs, is nobody's command."""
+
 app = typer.Typer(
-    name="psma-node",
+    name=PROGRAM,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -36,7 +39,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"psma-node {__version__}")
+        typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
@@ -56,7 +59,7 @@ app.add_typer(cohort.app, name="cohort")
 def main() -> None:
     """Entry point: an error that was raised on purpose is a sentence and an exit code, not a traceback."""
     try:
-        app()
+        app(prog_name=PROGRAM)
     except MisconfiguredError as error:
         _fail(error, EXIT_MISCONFIGURED)
     except UnusableStudyError as error:
@@ -66,5 +69,5 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    typer.echo(f"psma-node: {error}", err=True)
+    typer.echo(f"{PROGRAM}: {error}", err=True)
     sys.exit(code)

@@ -37,13 +37,16 @@ def process(
     from app.node.stop_signals import block_stop_signals, end_process, run_unless_stopped
 
     block_stop_signals()
+    if input_folder is None or output_folder is None:
+        raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
+    from app.outcome_file import remove_earlier_outcomes
+
+    remove_earlier_outcomes(output_folder)
     from app.cli.compute import device_cautions
     from app.folder_mode import process_folder
     from app.node.json_log import configure_logging
     from app.settings import load_settings
 
-    if input_folder is None or output_folder is None:
-        raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
     settings = load_settings(config, overrides or [])
     configure_logging(None, "WARNING")
     for caution in (*settings.write.cautions, *device_cautions(settings)):

@@ -48,8 +48,15 @@ class VisibleGpus:
     def advice(self) -> str:
         """How to have a GPU seen."""
         if not self.cuda:
-            return "install PyTorch's CUDA build (docs/gpu.md)"
-        return "start the container with --gpus all, look at the host's driver (nvidia-smi)"
+            return (
+                "in a container take the image whose tag ends in -cuda, without one "
+                "install PyTorch's CUDA build (docs/gpu.md)"
+            )
+        return (
+            "give the container the GPU (Docker: --gpus all; Podman: --device nvidia.com/gpu=all; "
+            "compose: compose.gpu.yaml, with Podman compose.gpu.podman.yaml; "
+            "Kubernetes: nvidia.com/gpu in its limits), and look at the host's driver (nvidia-smi)"
+        )
 
 
 def visible_gpus() -> VisibleGpus:

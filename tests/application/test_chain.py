@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -244,3 +245,47 @@ def test_ctrl_c_ends_a_run_with_a_sentence_and_an_outcome_that_says_so(
     assert "stopped" in told
     assert "Traceback" not in told
     assert '"failed"' in outcome.read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [["--set", "receive.porrt=1"], ["--set", "segment.device=cuda:99"]], ids=["settings", "device"]
+)
+def test_a_run_that_ends_before_it_begins_leaves_no_earlier_outcome_behind(
+    tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    study = tmp_path / "out" / "study-1" / "outcome.json"
+    study.parent.mkdir(parents=True)
+    for outcome in (study, tmp_path / "out" / "outcome.json"):
+        outcome.write_text('{"status": "done"}')
+    done = run_program("process", str(tmp_path / "in"), str(tmp_path / "out"), *words)
+    assert done.returncode == 2
+    left = [path.read_text() for path in (tmp_path / "out").rglob("outcome.json")]
+    assert [text for text in left if '"done"' in text] == []
+
+
+def test_a_failure_within_the_chain_is_told_without_the_framework_s_lines(
+    patient: WrittenPatient, tmp_path: Path
+) -> None:
+    """Each line of standard error is the node's own: JSON of its log, or the sentence at the end."""
+    folder = links_to(patient.spect.images[:1], tmp_path / "in", str)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study-1").write_text("where a folder has to be")
+    done = run_program("process", str(folder), str(tmp_path / "out"))
+    assert done.returncode == 4
+    assert "cannot write results" in done.stdout
+    assert [line for line in done.stderr.splitlines() if not line.startswith(("{", "psma-node: "))] == []
+
+
+def test_usage_names_the_command_that_a_person_types() -> None:
+    done = run_program("process", "--no-such-option")
+    assert done.returncode == 2
+    assert "Usage: psma-node process" in done.stderr
+    assert "python -m app" not in done.stderr + run_program("--help").stdout
+
+
+def run_program(*words: str) -> subprocess.CompletedProcess[str]:
+    """``python -m app``, as in the image."""
+    command = [sys.executable, "-m", "app", *words]
+    environment = {key: value for key, value in os.environ.items() if key != "HOLOSCAN_LOG_LEVEL"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -17,6 +17,9 @@ import pytest
 from holoscan_cli.packager.manifest_files import ApplicationManifest, PackageManifest
 
 from app import __version__
+from app.node.probe_server import ProbeServer
+from app.node.probes import LIVENESS_PATH
+from app.outcome_file import NAME, STUDY_FOLDER
 from app.settings import ApplicationInfo, Resources, Settings, load_settings
 
 MAP = Path(__file__).resolve().parents[2] / "MAP"
@@ -192,3 +195,64 @@ def test_a_mounted_site_file_is_used_unless_another_is_named(
 def test_a_negative_time_is_refused_in_the_settings() -> None:
     with pytest.raises(ValueError, match="timeout_s"):
         ApplicationInfo(timeout_s=-1)
+
+
+def test_health_asks_the_probe_of_the_node_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong: list[str] = []
+    server = ProbeServer("127.0.0.1", 0, {LIVENESS_PATH: lambda: tuple(wrong)})
+    server.start()
+    environment = {door.PROBE_PORT: str(server.port)}
+    assert door.health(environment) == 0
+    wrong.append("watch: has not moved for 301 s")
+    assert door.health(environment) == 1
+    assert "has not moved" in capsys.readouterr().out
+    server.stop()
+    assert door.health(environment) == 1
+    assert "do not answer" in capsys.readouterr().err
+
+
+def test_health_without_a_port_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.health({}) == door.EXIT_MISUSED
+    assert door.PROBE_PORT in capsys.readouterr().err
+
+
+def an_earlier_run(folder: Path) -> list[Path]:
+    """Its outcomes: of all, and of a study."""
+    (folder / f"{STUDY_FOLDER}1").mkdir()
+    outcomes = [folder / NAME, folder / f"{STUDY_FOLDER}1" / NAME]
+    for outcome in outcomes:
+        outcome.write_text('{"status": "done"}')
+    return outcomes
+
+
+def test_an_earlier_run_s_outcomes_are_gone_before_the_time_runs(tmp_path: Path, became: list[Any]) -> None:
+    outcomes = an_earlier_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("not ours")
+    door.main([], manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
+    assert became
+    assert [outcome.exists() for outcome in outcomes] == [False, False]
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("words", [["check"], ["process", "in", "out"]])
+def test_an_outcome_that_this_run_does_not_write_stays(
+    tmp_path: Path, became: list[Any], words: list[str]
+) -> None:
+    outcomes = an_earlier_run(tmp_path)
+    door.main(words, manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
+    assert became
+    assert [outcome.exists() for outcome in outcomes] == [True, True]
+
+
+def test_an_earlier_outcome_that_can_t_be_removed_ends_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    an_earlier_run(tmp_path)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(SystemExit) as ended:
+        door.main([], manifest_file(tmp_path, 60) | {"HOLOSCAN_OUTPUT_PATH": str(tmp_path)})
+    assert ended.value.code == door.EXIT_MISUSED
+    assert "Read-only file system" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ROOT / "MAP"
+PAGE = ROOT / "docs" / "deployment.md"
 PREFIX = "PSMA_NODE__"
 
 Tree = dict[str, Any]
@@ -24,9 +25,12 @@ COMPOSE: dict[str, tuple[str, ...]] = {
     "SQLite": ("compose.yaml",),
     "Postgres": ("compose.yaml", "compose.postgres.yaml"),
     "GPU": ("compose.yaml", "compose.gpu.yaml"),
-    "all": ("compose.yaml", "compose.postgres.yaml", "compose.gpu.yaml"),
+    "GPU, Podman": ("compose.yaml", "compose.gpu.podman.yaml"),
+    "Orthanc": ("compose.yaml", "compose.orthanc.yaml"),
+    "all": ("compose.yaml", "compose.postgres.yaml", "compose.gpu.yaml", "compose.orthanc.yaml"),
 }
-KUBERNETES = ("base", "gpu", "postgres")
+KUBERNETES = ("base", "gpu", "postgres", "gpu-postgres")
+COMPONENTS = ("gpu", "postgres", "postgres-outside")
 
 
 def program(name: str) -> str:
@@ -66,24 +70,35 @@ def documents(file: Path) -> list[Tree]:
     return [item for item in yaml.safe_load_all(file.read_text(encoding="utf-8")) if item]
 
 
-def kubernetes_objects(overlay: str) -> list[Tree]:
-    """What ``kubectl apply -k`` would send, but for generated ConfigMaps: resources, then patches."""
-    folder = MAP / "kubernetes" / overlay
+def kubernetes_objects(overlay: str, *components: str) -> list[Tree]:
+    """What ``kubectl apply -k`` would send, but for generated ConfigMaps; further components laid over it."""
+    objects = _laid_over([], MAP / "kubernetes" / overlay)
+    for name in components:
+        objects = _laid_over(objects, MAP / "kubernetes" / "components" / name)
+    return objects
+
+
+def _laid_over(objects: list[Tree], folder: Path) -> list[Tree]:
+    """As kustomize does it: resources, then components, then patches."""
     [kustomization] = documents(folder / "kustomization.yaml")
-    objects: list[Tree] = []
-    for name in kustomization["resources"]:
-        inherited = name.startswith("../")
-        objects += kubernetes_objects(Path(name).name) if inherited else documents(folder / name)
+    objects = list(objects)
+    for name in kustomization.get("resources", []):
+        place = folder / name
+        objects += _laid_over([], place) if place.is_dir() else documents(place)
+    for name in kustomization.get("components", []):
+        objects = _laid_over(objects, folder / name)
     for patch in kustomization.get("patches", []):
         [operations] = documents(folder / patch["path"])
-        target = patch["target"]
-        [index] = [
-            index
-            for index, item in enumerate(objects)
-            if (item["kind"], item["metadata"]["name"]) == (target["kind"], target["name"])
-        ]
+        index = _place(objects, patch["target"])
         objects[index] = jsonpatch.apply_patch(objects[index], operations)
     return objects
+
+
+def _place(objects: Sequence[Tree], target: Mapping[str, str]) -> int:
+    """Where the one object of that kind and name is."""
+    wanted = target["kind"], target["name"]
+    [index] = [at for at, item in enumerate(objects) if (item["kind"], item["metadata"]["name"]) == wanted]
+    return index
 
 
 def stateful_set(overlay: str) -> Tree:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,10 +104,11 @@ def test_a_wrong_setting_does_not_start_the_unit_over_and_over() -> None:
 def test_the_image_is_of_this_version_everywhere() -> None:
     for kind in COMPOSE:
         image = merged_compose(kind)["services"]["node"]["image"]
-        assert image == f"psma-node:{__version__}-{'cuda' if 'compose.gpu.yaml' in COMPOSE[kind] else 'cpu'}"
+        with_gpu = any(name.startswith("compose.gpu.") for name in COMPOSE[kind])
+        assert image == f"psma-node:{__version__}-{'cuda' if with_gpu else 'cpu'}"
     for overlay in KUBERNETES:
         [container] = pod(overlay)["containers"]
-        assert container["image"] == f"psma-node:{__version__}-{'cuda' if overlay == 'gpu' else 'cpu'}"
+        assert container["image"] == f"psma-node:{__version__}-{'cuda' if 'gpu' in overlay else 'cpu'}"
 
 
 def test_ports_and_folders_are_those_of_the_image() -> None:
@@ -165,14 +166,11 @@ def test_probes_are_asked_where_they_are_answered() -> None:
 
 
 def health_check(port: int) -> int:
-    """Compose's health check, with the Python and the port that are here."""
-    words = merged_compose("SQLite")["services"]["node"]["healthcheck"]["test"]
-    assert (words[0], words[1], words[2]) == ("CMD", "/opt/venv/bin/python", "-c")
-    assert "/opt/venv/bin/python" in (MAP / "psma-node").read_text()
-    program = words[3].replace("$$", "$")
-    assert f":{PROBE_PORT}{LIVENESS_PATH}'" in program
-    command = [sys.executable, "-c", program.replace(f":{PROBE_PORT}/", f":{port}/")]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+    """Compose's health check, with the door and the port that are here."""
+    kind, *words = merged_compose("SQLite")["services"]["node"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    environment = {"PATH": f"{MAP}:{os.environ['PATH']}", f"{PREFIX}NODE__PROBE_PORT": str(port)}
+    return subprocess.run(words, env=environment, capture_output=True, check=False).returncode
 
 
 def test_compose_s_health_check_tells_a_node_that_lives_from_one_that_hangs_or_is_gone() -> None:
@@ -208,10 +206,26 @@ def test_kubernetes_lets_in_and_out_what_the_site_s_file_names(
 def test_the_orthanc_to_try_it_with_knows_the_node_by_its_name() -> None:
     orthanc = json.loads((MAP / "orthanc" / "orthanc.json").read_text())
     title, host, port = orthanc["DicomModalities"]["psma-node"]
-    services = merged_compose("SQLite")["services"]
+    services = merged_compose("Orthanc")["services"]
+    assert "orthanc" not in merged_compose("SQLite")["services"], "only who asks for it has it"
     assert (title, port) == (load_settings(SHIPPED_CONFIG).receive.ae_title, DICOM_PORT)
     assert host in services
     assert orthanc["LuaScripts"] == ["/etc/orthanc/send_to_psma_node.lua"]
+
+
+@pytest.mark.parametrize("kind", COMPOSE)
+def test_images_from_a_registry_are_named_in_full_and_ours_plainly(kind: str) -> None:
+    """Podman asks no registry for a short name; a plain one is found among Docker's and Podman's images."""
+    for name, service in merged_compose(kind)["services"].items():
+        registry, slash, _ = service["image"].partition("/")
+        assert (registry, slash) == (("docker.io", "/") if name != "node" else (service["image"], "")), name
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "all"])
+def test_what_has_to_run_is_started_again_after_a_boot_by_docker_and_by_podman(kind: str) -> None:
+    services = merged_compose(kind)["services"]
+    for name in {"node", "database"} & services.keys():
+        assert services[name]["restart"] == "always", name
 
 
 def test_no_password_stands_in_any_of_these_files() -> None:

@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from tests.deployment.manifests import (
+    COMPONENTS,
     COMPOSE,
     KUBERNETES,
     MAP,
     docker_compose,
     documents,
     kubernetes_objects,
+    pod,
     podman_compose,
     program,
     stateful_set,
@@ -66,9 +68,25 @@ def test_every_kubernetes_object_is_of_its_schema(overlay: str) -> None:
         kubernetes_validate.validate(item, KUBERNETES_VERSION, strict=True)
 
 
-def test_an_overlay_changes_what_it_is_for() -> None:
-    assert stateful_set("gpu") != stateful_set("base")
-    assert len(kubernetes_objects("postgres")) == len(kubernetes_objects("base")) + 1
+def test_what_is_laid_over_the_base_changes_what_it_is_for_alone_and_together() -> None:
+    base, both = pod("base"), pod("gpu-postgres")
+    [container] = both["containers"]
+    added = [item["name"] for item in container["env"] if item not in base["containers"][0]["env"]]
+    assert added == ["PSMA_NODE__SEGMENT__DEVICE", "PSMA_NODE__NODE__DATABASE_URL__FILE"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "database" in {volume["name"] for volume in both["volumes"]}
+    assert pod("gpu") not in (base, both, pod("postgres"))
+    assert [len(kubernetes_objects(overlay)) for overlay in KUBERNETES] == [4, 4, 5, 5]
+
+
+def test_a_postgres_outside_the_cluster_is_let_out_to_by_its_address() -> None:
+    objects = kubernetes_objects("gpu-postgres", "postgres-outside")
+    [policy] = [item for item in objects if item["metadata"]["name"] == "psma-node-database"]
+    kubernetes_validate.validate(policy, KUBERNETES_VERSION, strict=True)
+    database, names = policy["spec"]["egress"]
+    assert [place.keys() for place in database["to"]] == [{"ipBlock"}]
+    assert [port["port"] for port in database["ports"]] == [5432]
+    assert {port["port"] for port in names["ports"]} == {53}
 
 
 @pytest.mark.parametrize(
@@ -82,19 +100,28 @@ def test_a_schema_refuses_what_is_wrong(key: str, value: object) -> None:
         kubernetes_validate.validate(item, KUBERNETES_VERSION, strict=True)
 
 
-@pytest.mark.parametrize("overlay", KUBERNETES)
-def test_a_kustomization_holds_what_kustomize_knows_and_names_files_that_are_there(overlay: str) -> None:
-    folder = MAP / "kubernetes" / overlay
+FOLDERS = [*KUBERNETES, *(f"components/{name}" for name in COMPONENTS)]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_kustomization_holds_what_kustomize_knows_and_names_files_that_are_there(name: str) -> None:
+    folder = MAP / "kubernetes" / name
     [kustomization] = documents(folder / "kustomization.yaml")
-    known = {"apiVersion", "kind", "namespace", "resources", "patches", "configMapGenerator"}
+    known = {"apiVersion", "kind", "namespace", "resources", "components", "patches", "configMapGenerator"}
     assert kustomization.keys() <= known
-    assert (kustomization["kind"], kustomization["apiVersion"]) == (
-        "Kustomization", "kustomize.config.k8s.io/v1beta1"
-    )  # fmt: skip
+    kind, version = ("Component", "v1alpha1") if "components/" in name else ("Kustomization", "v1beta1")
+    assert kustomization["kind"] == kind
+    assert kustomization["apiVersion"] == f"kustomize.config.k8s.io/{version}"
     generated = [file for item in kustomization.get("configMapGenerator", []) for file in item["files"]]
     patched = [item["path"] for item in kustomization.get("patches", [])]
-    for name in [*kustomization["resources"], *generated, *patched]:
-        assert (folder / name).exists(), name
+    taken = [*kustomization.get("resources", []), *kustomization.get("components", [])]
+    for file in [*taken, *generated, *patched]:
+        assert (folder / file).exists(), file
+
+
+def test_every_kustomization_is_among_those_that_are_looked_at() -> None:
+    found = {str(file.parent.relative_to(MAP / "kubernetes")) for file in MAP.rglob("kustomization.yaml")}
+    assert found == set(FOLDERS)
 
 
 def installed_unit(folder: Path, text: str) -> Path:

@@ -36,7 +36,9 @@ def test_the_setting_means_these_devices(wanted: str, found: VisibleGpus, expect
     ("wanted", "found", "said"),
     [
         ("cuda", CPU_BUILD, ["expected a GPU", "+cpu is a build without CUDA", "install PyTorch's CUDA"]),
+        ("cuda", CPU_BUILD, ["in a container", "-cuda"]),
         ("cuda", NONE, ["for CUDA 13.0, sees none (the driver is too old)", "--gpus all", "nvidia-smi"]),
+        ("cuda", NONE, ["--device nvidia.com/gpu=all", "compose.gpu.yaml", "nvidia.com/gpu in its limits"]),
         ("cuda:2", TWO, ["expected GPU 2", "2 GPU(s) (0: Test A, 1: Test B)", "one of cuda:0, cuda:1"]),
         ("cuda:0", NONE, ["expected GPU 0", "or set segment.device to auto or cpu"]),
     ],

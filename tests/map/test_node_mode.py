@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from app.demo.processes import free_port
 from app.demo.query import VIEWER_AE_TITLE, find_series
 from app.demo.scanner import send_images, study_instance_uid
 from app.phantom.dicom_writer import WrittenPatient
-from tests.map.package import Package, mount, open_folder
+from tests.map.package import PODMAN, Package, mount, open_folder
 
 DATA = "/var/lib/psma-node"
+HEALTH = ("/bin/sh", "-c", "psma-map health")
+"""As the health check of compose.yaml is run."""
 PATIENCE_S = 600.0
 
 
@@ -30,12 +33,20 @@ class ContainedNode(Node):
         super().__init__(folder, pacs, free_port(), overrides)
         self._data = open_folder(folder / "data")
         self._package = package
+        self._probe = f"--env=PSMA_NODE__NODE__PROBE_PORT={free_port()}"
+        self._name = f"psma-node-{self.port}"
+
+    def healthy(self) -> bool:
+        """What the container's health check says."""
+        command = [PODMAN, "exec", self._name, *HEALTH]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def _environment(self) -> dict[str, str]:
         return dict(os.environ)
 
     def _command(self, *words: str) -> list[str]:
-        options = ["--network=host", mount(self._data, DATA)]
+        options = ["--network=host", mount(self._data, DATA), self._probe]
+        options += [f"--name={self._name}"] if words[0] == "serve" else []
         return self._package.command([*words, *self._settings()], options)
 
 
@@ -67,6 +78,7 @@ def test_a_pet_and_then_a_spect_come_back_to_the_pacs_over_a_restart(
     pet, spect = patient.pet.images, patient.spect.images
     node.start()
     try:
+        assert node.healthy()
         send_images(pet, node.port)
         wait_until(node, study_instance_uid(pet), ("done",))
         send_images(spect, node.port)

@@ -86,6 +86,15 @@ def test_the_bill_of_materials_lists_python_packages_debian_packages_and_models(
     assert {(card.id, "") for card in ModelStore(SHIPPED_MODELS).cards()} <= listed
 
 
+def test_debian_s_packages_have_their_licences_where_a_machine_can_read_them(package: Package) -> None:
+    bill = json.loads((ROOT / "MAP" / "dist" / f"psma-node-{__version__}-cpu.cdx.json").read_text("utf-8"))
+    debian = [item for item in bill["components"] if item.get("purl", "").startswith("pkg:deb/")]
+    told = {item["name"]: [each["license"] for each in item.get("licenses", [])] for item in debian}
+    assert "GPL-3.0-or-later" in [licence.get("id") for licence in told["bash"]]
+    assert told["libc6"] == []  # free text: nothing is said
+    assert sum(map(bool, told.values())) > 0.7 * len(told)
+
+
 def test_built_again_from_the_same_commit_it_has_the_same_layers(package: Package) -> None:
     before, first = package.inspected()["Id"], package.layers()
     again = build("psma-node:again", "--build-arg=REBUILD=1")

@@ -1,0 +1,69 @@
+"""What Debian says a package is licensed under, from ``/usr/share/doc/PACKAGE/copyright``.
+
+Read are those that are written for a machine, each ``License`` of a ``Files`` paragraph (DEP-5,
+https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/). They are those of the package's source,
+of which the package may hold a part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FORMAT = "copyright-format/1.0"
+
+_GNU = {
+    f"{family}-{short}{plus}": f"{family}-{version}-{'or-later' if plus else 'only'}"
+    for family, versions in {
+        "GPL": {"1": "1.0", "2": "2.0", "3": "3.0"},
+        "LGPL": {"2": "2.0", "2.1": "2.1", "3": "3.0"},
+        "AGPL": {"3": "3.0"},
+        "GFDL": {"1.2": "1.2", "1.3": "1.3"},
+    }.items()
+    for short, version in versions.items()
+    for plus in ("", "+")
+}
+_SAME = (
+    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-4-Clause", "BSL-1.0", "CC0-1.0", "CC-BY-3.0",
+    "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "ISC", "MPL-1.1", "MPL-2.0", "OFL-1.1", "Zlib",
+)  # fmt: skip
+SPDX: Mapping[str, str] = {
+    **{debian.lower(): spdx for debian, spdx in _GNU.items()},
+    **{name.lower(): name for name in _SAME},
+    "expat": "MIT",
+}
+"""Debian's short name in small letters, and SPDX's. Not here: MIT, BSD, Artistic, X11, each several texts."""
+
+
+def licences(documents: Path, package: str) -> list[dict[str, object]]:
+    """CycloneDX licences of a package, each once, in order; empty where its file is free text or not there.
+
+    Args:
+        documents: a copy of ``/usr/share/doc``.
+        package: its name there.
+    """
+    file = documents / package / "copyright"
+    names = declared(file.read_text("utf-8", "replace")) if file.is_file() else set()
+    return [_licence(name) for name in sorted(names)]
+
+
+def declared(text: str) -> set[str]:
+    """Short names, or expressions of them, as the file has them."""
+    if FORMAT not in text.partition("\n\n")[0]:
+        return set()
+    found = (paragraph.get("license", "") for paragraph in _paragraphs(text) if "files" in paragraph)
+    return {" ".join(name.split()) for name in found} - {""}
+
+
+def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+    """The first line of each field, by its name in small letters."""
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        fields = (line.partition(":") for line in paragraph.splitlines() if line[:1] not in " \t#")
+        yield {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
+
+
+def _licence(name: str) -> dict[str, object]:
+    spdx = SPDX.get(name.lower())
+    known = {"id": spdx} if spdx else {"name": name}
+    return {"license": {**known, "acknowledgement": "declared"}}
