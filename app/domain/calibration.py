@@ -193,7 +193,7 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
             f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
         )
         expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
-        advice = "Add the camera's Bq/cps with its dates to load.calibrations"
+        advice = "Leave the right one alone to fit this camera and day" if found else ""
         return Reason(
             RefusalCode.CALIBRATION_MISSING, "RealWorldValueMappingSequence", seen, expected, advice
         )
@@ -201,7 +201,8 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
         seen = f"{header.frame_duration_s} s, {header.projections} projections, {header.detectors} detectors"
         expected = "all three, to make a count rate of counts"
         attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
-        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected)
+        advice = "Have camera, workstation and anonymiser keep them in the reconstruction"
+        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected, advice)
     seconds = header.frame_duration_s * header.projections * header.detectors
     to_bqml = found[0].bq_per_cps / seconds / header.voxel_ml
     text = (

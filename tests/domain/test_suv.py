@@ -155,6 +155,26 @@ def test_series_time_after_acquisition_falls_back_to_the_earliest_acquisition() 
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
 
 
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [(FrameTiming(SCANNED), "not all frames state their times"), (FrameTiming(SCANNED, 60.0, 120.0), "")],
+)
+def test_the_fall_back_to_the_earliest_acquisition_says_what_is_missing(frame: FrameTiming, why: str) -> None:
+    late = replace(HEADER, series_datetime=SCANNED + timedelta(hours=1), frames=(frame,) * 3)
+    found = convert_pet(late)
+    assert isinstance(found, Conversion)
+    (told,) = [item.text for item in found.decisions if item.text.startswith("reference time is")]
+    assert told.endswith(why) if why else "AcquisitionDateTime + mean-activity time" in told
+
+
+def test_a_dose_of_zero_is_found_as_such() -> None:
+    injected = replace(GALLIUM, injected_activity_header=0.0)
+    found = convert_pet(replace(HEADER, injection=replace(HEADER.injection, injected=injected)))
+    assert isinstance(found, Conversion)
+    assert found.no_suv is not None
+    assert (found.no_suv.code, found.no_suv.found) == (RefusalCode.DOSE_MISSING, "0")
+
+
 def test_frame_times_a_little_off_the_series_time_are_told() -> None:
     frames = (FrameTiming(SCANNED + timedelta(minutes=4), 60.0, 120.0),)
     assert "warning: AcquisitionTime and FrameReferenceTime" in told(replace(HEADER, frames=frames))
