@@ -244,6 +244,8 @@ def test_suv_without_decay_correction_is_refused(units: str, factor: float | Non
         (BodySize(70.0, 5.9, "M"), RefusalCode.BODY_IMPLAUSIBLE),
         (BodySize(200.0, 1.5, "F"), RefusalCode.BODY_IMPLAUSIBLE),
         (BodySize(None, 1.8, "M"), RefusalCode.WEIGHT_MISSING),
+        (BodySize(70.0, 1.8, ""), RefusalCode.BODY_IMPLAUSIBLE),
+        (BodySize(70.0, 1.8, "X"), RefusalCode.BODY_IMPLAUSIBLE),
     ],
 )
 def test_suv_by_lean_mass_of_an_impossible_body_is_refused(body: BodySize, code: RefusalCode) -> None:
@@ -252,6 +254,23 @@ def test_suv_by_lean_mass_of_an_impossible_body_is_refused(body: BodySize, code:
     found = convert_pet(header)
     assert isinstance(found, Reason)
     assert found.code is code
+
+
+def test_suv_by_ideal_weight_of_another_sex_is_by_the_mean_of_both_formulas_and_warned_of() -> None:
+    other = replace(HEADER.injection, body=BodySize(70.0, 1.8, "O"))
+    header = replace(HEADER, units="GML", suv_type="IBW", injection=other)
+    found = convert_pet(header)
+    assert isinstance(found, Conversion)
+    ideal_kg = ((48.0 + 1.06 * 28.0) + (45.5 + 0.91 * 28.0)) / 2.0
+    assert suv_factor(header) == pytest.approx(70.0 / ideal_kg)
+    warned = [told.text for told in found.decisions if told.text.startswith("warning:")]
+    assert ["PatientSex is O" in text for text in warned] == [True]
+
+
+def test_suv_by_surface_needs_no_sex() -> None:
+    unknown = replace(HEADER.injection, body=BodySize(70.0, 1.8, ""))
+    header = replace(HEADER, units="CM2ML", suv_type="BSA")
+    assert suv_factor(replace(header, injection=unknown)) == pytest.approx(suv_factor(header))
 
 
 def test_a_height_in_centimetres_is_seen() -> None:
