@@ -15,7 +15,11 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.suv import Conversion
 from app.domain.suv_scale import PetHeader, suv_scale
 
-BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/ml": 1e6, "MBq/mL": 1e6}
+BQML_PER_UNIT = {
+    f"{prefix}Bq/{millilitre}": factor
+    for prefix, factor in (("", 1.0), ("k", 1e3), ("M", 1e6))
+    for millilitre in ("ml", "mL", "cm3")
+}
 """UCUM codes of Measurement Units Code Sequence (0040,08EA)."""
 
 _ADMIN = DecayCorrection.ADMIN
@@ -140,7 +144,7 @@ def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping])
     """Why a mapping can't be taken: another contradicts it, its slope or its intercept."""
     attribute = "RealWorldValueMappingSequence"
     rivals = [item for item in usable if (item.unit in SUV_UNITS) is (mapping.unit in SUV_UNITS)]
-    if not all(_same_scale(item, mapping) for item in rivals):
+    if not all(same_scale(item, mapping) for item in rivals):
         found, expected = f"{len(rivals)} mappings that contradict each other", "one"
         return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
     if not mapping.slope or mapping.slope <= 0:
@@ -152,7 +156,7 @@ def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping])
     return None
 
 
-def _same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
+def same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
     """Whether two mappings say the same, each in its own unit."""
     scales = [(item.slope or 0.0) * BQML_PER_UNIT.get(item.unit, 1.0) for item in (one, other)]
     return math.isclose(*scales, rel_tol=SAME_SCALE) and (one.intercept or 0.0) == (other.intercept or 0.0)
