@@ -11,6 +11,7 @@ from pydicom import Dataset
 from app.dicom import header_values as header
 from app.dicom.functional_image import FunctionalImage, functional_image, injection
 from app.dicom.pixels import SliceStack, read_stack
+from app.dicom.real_world_mappings import real_world_mappings
 from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision
 from app.domain.calibration import Camera, CameraCalibration, NmHeader, RealWorldMapping, convert_nm
@@ -110,7 +111,7 @@ def _energy_windows(dataset: Dataset) -> tuple[EnergyWindow, ...]:
 def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None:
     """Images of one frame each may be scaled one by one; only one scale for all is read."""
     scales = {
-        (_mappings(dataset), *(header.text(dataset, keyword) for keyword in ONE_VALUE))
+        (real_world_mappings(dataset), *(header.text(dataset, keyword) for keyword in ONE_VALUE))
         for dataset in {id(dataset): dataset for dataset in headers}.values()
     }
     if len(scales) > 1:
@@ -173,7 +174,7 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
             series.station_name,
             tuple(name for name in collimators if name),
         ),
-        mappings=_mappings(dataset),
+        mappings=real_world_mappings(dataset),
         acquired_at=series.acquired_at,
         slices=len(slices.headers),
         voxel_ml=slices.stack.grid.voxel_ml,
@@ -184,27 +185,6 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
         detectors=header.whole(dataset, "NumberOfDetectors"),
         energy_windows=_energy_windows(dataset),
     )
-
-
-def _mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:
-    """Real World Value Mapping Sequence, at the top or in the shared functional groups."""
-    shared = header.items(dataset, "SharedFunctionalGroupsSequence")
-    found = []
-    for holder in (dataset, *shared):
-        for item in header.items(holder, "RealWorldValueMappingSequence"):
-            unit = header.code(item, "MeasurementUnitsCodeSequence")
-            slope = header.number(item, "RealWorldValueSlope")
-            intercept = header.number(item, "RealWorldValueIntercept")
-            first, last = (_mapped(item, end) for end in ("First", "Last"))
-            found.append(RealWorldMapping(slope, intercept, unit.value if unit else "", first, last))
-    return tuple(found)
-
-
-def _mapped(item: Dataset, end: str) -> float | None:
-    """First or last stored value of a mapping: as integer or, for float pixels, as double."""
-    keyword = f"RealWorldValue{end}ValueMapped"
-    integer = header.number(item, keyword)
-    return header.number(item, f"DoubleFloat{keyword}") if integer is None else integer
 
 
 def _unusable(

@@ -13,16 +13,18 @@ from pydicom import Dataset
 from app.dicom import header_values as header
 from app.dicom.functional_image import FunctionalImage, functional_image, injection, same_in_all
 from app.dicom.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.real_world_mappings import real_world_mappings
 from app.dicom.slice_numbers import slice_numbers
 from app.domain.administration import SiteAdministration
 from app.domain.analysis import Decision
+from app.domain.calibration import BQML_PER_UNIT, RealWorldMapping, same_scale
 from app.domain.decay import FrameTiming
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.slice_consistency import check_scales
 from app.domain.slice_content import check_content
 from app.domain.slice_order import check_completeness, check_order
 from app.domain.study import Series
-from app.domain.suv import convert_pet
+from app.domain.suv import Units, convert_pet
 from app.domain.suv_scale import PetHeader
 from app.errors import UnusableStudyError
 
@@ -62,12 +64,26 @@ def read_pet(
     same_in_all(series, slices.headers, MUST_AGREE)
     pet_header, decisions = _pet_header(series, slices, administrations)
     pet_header = replace(pet_header, series_time_rules=series_time_rules)
+    _refuse_other_scale(series, slices, slopes)
     conversion = convert_pet(pet_header)
     if isinstance(conversion, Reason):
         raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
     image = functional_image(series, slices, slopes, conversion)
     told = _slice_findings(series, slices, image, slopes)
     return replace(image, decisions=(*decisions, *image.decisions, *told), body=pet_header.injection.body)
+
+
+def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.float64]) -> None:
+    """A mapping to Bq/ml beside a rescale to Bq/ml (BQML) says the same, or nobody knows which is right."""
+    for dataset, slope in zip(slices.headers, slopes, strict=True):
+        if header.text(dataset, "Units").upper() != Units.BQML:
+            continue
+        for item in real_world_mappings(dataset):
+            if item.unit in BQML_PER_UNIT and not same_scale(item, RealWorldMapping(slope, 0.0, "Bq/ml")):
+                found = f"slope {item.slope} {item.unit} beside RescaleSlope {slope:g} Bq/ml"
+                attribute, expected = "RealWorldValueMappingSequence, RescaleSlope", "one scale"
+                code = RefusalCode.ATTRIBUTE_INCONSISTENT
+                raise UnusableStudyError(_reason(code, attribute, found, expected, series))
 
 
 def _slice_findings(

@@ -14,9 +14,11 @@ from pydicom.pixels import get_decoder
 from app.dicom import header_values as header
 from app.dicom import jpeg_lossless
 from app.dicom.isolated_decoder import JPEG_LS, DecoderDiedError, IsolatedDecoder
+from app.dicom.stream_loss import loss_in_stream
 from app.dicom.stream_precision import widest_sample_bits
 from app.domain.geometry import Stack, stack_series
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.screening import CT_IMAGE
 from app.domain.study import Series
 from app.errors import UnusableStudyError
 
@@ -101,6 +103,7 @@ def _pixels(
         )
     try:
         _refuse_wide_samples(series, dataset)
+        _refuse_lost_values(series, dataset)
         pixels = _decoded(dataset, path, decoder)
     except DecoderDiedError as error:
         found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
@@ -146,6 +149,14 @@ def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
         found = f"{in_stream} bits a sample in the stream"
         expected = f"{allocated} or fewer, as Bits Allocated says"
         raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series)
+
+
+def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
+    """A stream with loss under a header that doesn't say so; a CT is not measured on."""
+    loss = "" if series.sop_class_uid == CT_IMAGE else loss_in_stream(dataset)
+    if loss:
+        found, expected = f"{loss}, though LossyImageCompression is not 01", "measured values, without loss"
+        raise _unusable(RefusalCode.LOSSY_COMPRESSION, "PixelData", found, expected, series)
 
 
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

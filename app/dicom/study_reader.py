@@ -149,7 +149,8 @@ def _read(path: Path, root: Path) -> _Header | Reason:
             return Reason(RefusalCode.UNREADABLE, missing[0], found, expected)
         return _header(dataset, path)
     except header.READ_ERRORS as error:
-        what = "not a DICOM file" if isinstance(error, InvalidDicomError) else type(error).__name__
+        no_file = "not a DICOM file (PS3.10: DICM after 128 bytes)"
+        what = no_file if isinstance(error, InvalidDicomError) else type(error).__name__
         return Reason(RefusalCode.UNREADABLE, "", f"{name}: {what}", expected)
 
 

@@ -109,7 +109,8 @@ def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, .
     due, other = ("MBq", "Bq") if injection.is_nm else ("Bq", "MBq")
     expected = f"{low:g} to {high:g} MBq, in {due}"
     if not stated:
-        return Reason(RefusalCode.DOSE_MISSING, "RadionuclideTotalDose", "nothing", expected)
+        found = "nothing" if stated is None else "0"
+        return Reason(RefusalCode.DOSE_MISSING, "RadionuclideTotalDose", found, expected)
     as_bq = {"Bq": stated, "MBq": stated * 1e6}
     for unit in (due, other):
         if unit == "MBq" and unit != due and is_rather_mci(injection.nuclide, stated):
@@ -148,9 +149,8 @@ def _fits_scan(instant: datetime, reference: datetime, life_s: float) -> bool:
 
 
 def _implausible(seen: str, expected: str) -> Reason:
-    advice = "Correct the injection's date or time, or add the study to load.administrations"
     code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
-    return Reason(code, "RadiopharmaceuticalStartDateTime", seen, expected, advice)
+    return Reason(code, "RadiopharmaceuticalStartDateTime", seen, expected)
 
 
 def _stated_time(
@@ -168,13 +168,12 @@ def _stated_time(
             return _by_lone_offset(injected, injected.lone_offset, reference, (life_s, is_positron))
         return _compared(injected.start_datetime, clock, reference, (life_s, is_positron))
     code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
-    advice = "Fill it on the scanner, or add the study to load.administrations"
     if clock is None:
-        return Reason(code, attribute, "nothing", "date and time of the injection", advice)
+        return Reason(code, attribute, "nothing", "date and time of the injection")
     if not is_positron:
         seen = "a time without a date (RadiopharmaceuticalStartTime)"
         expected = "date and time: this radionuclide is imaged on later days"
-        return Reason(code, attribute, seen, expected, advice)
+        return Reason(code, attribute, seen, expected)
     return _with_scan_date(clock, reference)
 
 
@@ -283,8 +282,7 @@ def weight_kg(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reas
     expected = f"{low:g} to {high:g} kg"
     if not stated:
         found = "nothing" if stated is None else "0"
-        advice = "Fill it on the scanner, or add the study to load.administrations"
-        return Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", found, expected, advice)
+        return Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", found, expected)
     if not low <= stated <= high:
         return Reason(RefusalCode.WEIGHT_IMPLAUSIBLE, "PatientWeight", f"{stated:g}", expected)
     doubted = body_doubts(stated, injection.body.height_m, by_site=bool(decisions))

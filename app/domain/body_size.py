@@ -83,7 +83,7 @@ def height_m(stated: float | None) -> float | Reason:
     expected = f"{HEIGHT_RANGE_M[0]} to {HEIGHT_RANGE_M[1]} m"
     if not stated:
         found = "nothing" if stated is None else "0"
-        return Reason(RefusalCode.HEIGHT_MISSING, "PatientSize", found, expected, "Fill it on the scanner")
+        return Reason(RefusalCode.HEIGHT_MISSING, "PatientSize", found, expected)
     metres = stated / 100.0 if stated > HEIGHT_IN_CM_ABOVE_M else stated
     if HEIGHT_RANGE_M[0] <= metres <= HEIGHT_RANGE_M[1]:
         return metres

@@ -15,7 +15,11 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.suv import Conversion
 from app.domain.suv_scale import PetHeader, suv_scale
 
-BQML_PER_UNIT = {"Bq/ml": 1.0, "Bq/mL": 1.0, "kBq/ml": 1e3, "kBq/mL": 1e3, "MBq/ml": 1e6, "MBq/mL": 1e6}
+BQML_PER_UNIT = {
+    f"{prefix}Bq/{millilitre}": factor
+    for prefix, factor in (("", 1.0), ("k", 1e3), ("M", 1e6))
+    for millilitre in ("ml", "mL", "cm3")
+}
 """UCUM codes of Measurement Units Code Sequence (0040,08EA)."""
 
 _ADMIN = DecayCorrection.ADMIN
@@ -140,7 +144,7 @@ def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping])
     """Why a mapping can't be taken: another contradicts it, its slope or its intercept."""
     attribute = "RealWorldValueMappingSequence"
     rivals = [item for item in usable if (item.unit in SUV_UNITS) is (mapping.unit in SUV_UNITS)]
-    if not all(_same_scale(item, mapping) for item in rivals):
+    if not all(same_scale(item, mapping) for item in rivals):
         found, expected = f"{len(rivals)} mappings that contradict each other", "one"
         return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
     if not mapping.slope or mapping.slope <= 0:
@@ -152,7 +156,7 @@ def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping])
     return None
 
 
-def _same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
+def same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
     """Whether two mappings say the same, each in its own unit."""
     scales = [(item.slope or 0.0) * BQML_PER_UNIT.get(item.unit, 1.0) for item in (one, other)]
     return math.isclose(*scales, rel_tol=SAME_SCALE) and (one.intercept or 0.0) == (other.intercept or 0.0)
@@ -193,7 +197,7 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
             f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
         )
         expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
-        advice = "Add the camera's Bq/cps with its dates to load.calibrations"
+        advice = "Leave the right one alone to fit this camera and day" if found else ""
         return Reason(
             RefusalCode.CALIBRATION_MISSING, "RealWorldValueMappingSequence", seen, expected, advice
         )
@@ -201,7 +205,8 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
         seen = f"{header.frame_duration_s} s, {header.projections} projections, {header.detectors} detectors"
         expected = "all three, to make a count rate of counts"
         attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
-        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected)
+        advice = "Have camera, workstation and anonymiser keep them in the reconstruction"
+        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected, advice)
     seconds = header.frame_duration_s * header.projections * header.detectors
     to_bqml = found[0].bq_per_cps / seconds / header.voxel_ml
     text = (

@@ -117,13 +117,13 @@ def scan_start(
             "SeriesTime, AcquisitionTime",
             "neither",
             "the time to which DecayCorrection=START refers",
-            "Have scanner and anonymiser keep the dates and times of series and acquisition",
         )
     implied = _implied_starts(frames, half_life_s)
     if implied and _spread_s(implied) <= AGREEMENT_S:
         text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
         return min(implied), (Decision("load", f"{text} (equal for all slices), because {found}"),)
-    text = f"reference time is the earliest AcquisitionDateTime, because {found} and frame times don't agree"
+    why = "frame times don't agree" if implied else "not all frames state their times"
+    text = f"reference time is the earliest AcquisitionDateTime, because {found} and {why}"
     return torn_times(frames, half_life_s) or (earliest, (Decision("load", text),))
 
 

@@ -30,8 +30,6 @@ OVERFLOW_HALF_LIVES = 50.0
 DECAY_CORRECTED = "DECY"
 """Value of Corrected Image (0028,0051)."""
 
-_ADVICE = "Correct DecayCorrection where the image was made, or send the series as the scanner wrote it"
-
 
 @dataclass(frozen=True)
 class DecayClaim:
@@ -196,4 +194,4 @@ def _warned(text: str) -> tuple[Decision, ...]:
 
 def _contradicted(found: str, expected: str) -> Reason:
     attribute = "DecayCorrection, DecayFactor, CorrectedImage"
-    return Reason(RefusalCode.DECAY_CORRECTION_CONTRADICTED, attribute, found, expected, _ADVICE)
+    return Reason(RefusalCode.DECAY_CORRECTION_CONTRADICTED, attribute, found, expected)

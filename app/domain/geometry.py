@@ -190,9 +190,7 @@ def _uneven(along_mm: FloatArray) -> Reason | None:
             f"{widest.to_mm - widest.from_mm:.2f} mm between the slices at {widest.from_mm:.2f} and "
             f"{widest.to_mm:.2f} mm along the slice normal ({widest.count} lost)"
         )
-        return Reason(
-            RefusalCode.SLICE_GAP, "ImagePositionPatient", found, f"{usual:.2f} mm", "Send all slices"
-        )
+        return Reason(RefusalCode.SLICE_GAP, "ImagePositionPatient", found, f"{usual:.2f} mm")
     regular = np.linspace(along_mm[0], along_mm[-1], len(along_mm))
     moved_mm = float(np.abs(along_mm - regular).max())
     unevenness = float(np.abs(steps / usual - 1.0).max())

@@ -132,19 +132,15 @@ def _not_attenuation_corrected(series: Series) -> Reason | None:
     if "ATTN" in series.corrected_image or (series.sop_class_uid == NM_IMAGE and not series.corrected_image):
         return None
     found = "\\".join(series.corrected_image) or "nothing"
-    advice = "Send the attenuation-corrected reconstruction"
     code = RefusalCode.NOT_ATTENUATION_CORRECTED
-    return _refused(code, "CorrectedImage", found, "ATTN among its values", series, advice)
+    return _refused(code, "CorrectedImage", found, "ATTN among its values", series)
 
 
 def _lossy(series: Series) -> Reason | None:
     if not series.is_lossy:
         return None
     found, expected = "01 (or a lossy transfer syntax)", "measured values, never compressed with loss"
-    advice = "Send the images as the scanner made them"
-    return _refused(
-        RefusalCode.LOSSY_COMPRESSION, "LossyImageCompression", found, expected, series, advice
-    )
+    return _refused(RefusalCode.LOSSY_COMPRESSION, "LossyImageCompression", found, expected, series)
 
 
 def _refused(

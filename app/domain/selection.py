@@ -133,7 +133,7 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
         )
         expected = "one Frame of Reference UID for both"
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
-        return Reason(code, "FrameOfReferenceUID", found, expected, "Send the CT of the same session", uid)
+        return Reason(code, "FrameOfReferenceUID", found, expected, "", uid)
     pairs = [_Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
     covering = [pair for pair in pairs if _covers(pair.cover, policy)]
     if covering:

@@ -30,7 +30,7 @@ def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> R
     if not functional:
         expected = "an attenuation-corrected PET, or a RECON TOMO SPECT"
         code = RefusalCode.NO_FUNCTIONAL_SERIES
-        told.append(Reason(code, "SOPClassUID", "no PET or NM image", expected, "Send it"))
+        told.append(Reason(code, "SOPClassUID", "no PET or NM image", expected))
     if not any_ct:
         refused = refused_cts(study, reasons)
         told += [*refused, no_ct(refused)]

@@ -19,6 +19,10 @@ from app.domain.suv_scale import PetHeader, suv_scale, uptake_of_suv
 FACTOR_AGREEMENT = 0.02
 """Philips' own SUV factor and the one from dose and weight: a larger difference is worth a sentence."""
 
+SEXES = ("M", "F", "O")
+"""Patient's Sex (0010,0040), PS3.3 C.7.1.1. An empty one is not known, and between men and women lie 9 % of
+ideal weight and more of lean mass."""
+
 FACTOR_CONTRADICTION = 0.05
 """Beyond it one of the two is wrong, and which one can't be told."""
 
@@ -132,12 +136,15 @@ def _renormalised(source: str, suv_type: str, header: PetHeader) -> Conversion |
     if isinstance(height, Reason):
         return height
     sex = header.injection.body.sex
+    if sex not in SEXES and suv_type != "BSA":
+        expected = f"M, F or O, as SUV {suv_type} depends on it"
+        return Reason(RefusalCode.BODY_IMPLAUSIBLE, "PatientSex", sex or "nothing", expected)
     factor = suvbw_per(suv_type, Body(weight[0], height, sex))
     if isinstance(factor, Reason):
         return factor
     text = f"SUV {suv_type} is turned into SUVbw by weight, height and sex, factor {factor:.4f}"
-    if sex not in ("M", "F"):
-        text = f"{text}; PatientSex is neither M nor F, so the mean of both formulas is taken"
+    if sex not in ("M", "F") and suv_type != "BSA":
+        text = f"warning: {text}; PatientSex is O, so the mean of both formulas is taken"
     decisions = (*weight[1], Decision("load", text))
     quantification = Quantification(source, weight_kg=weight[0])
     return Conversion(quantification, None, (factor,) * len(header.frames), decisions=decisions)

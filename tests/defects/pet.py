@@ -38,8 +38,22 @@ def over_midnight(images: Images) -> None:
     injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime="234500")(images)
 
 
-def by_lean_mass(height_m: float | None, weight_kg: float = 70.0) -> Damage:
-    return every(Units="GML", SUVType="LBM", PatientSize=height_m, PatientWeight=weight_kg)
+def by_lean_mass(height_m: float | None, weight_kg: float = 70.0, sex: str = "M") -> Damage:
+    return every(Units="GML", SUVType="LBM", PatientSize=height_m, PatientWeight=weight_kg, PatientSex=sex)
+
+
+def mapped(slope: float) -> Damage:
+    """A mapping to Bq/ml of its own, beside Rescale Slope 1."""
+
+    def damage(images: Images) -> None:
+        for each in images.functional:
+            item, unit = Dataset(), Dataset()
+            unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = "Bq/ml", "UCUM", "Bq/ml"
+            item.RealWorldValueSlope, item.RealWorldValueIntercept = slope * float(each.RescaleSlope), 0.0
+            item.MeasurementUnitsCodeSequence = [unit]
+            each.RealWorldValueMappingSequence = [item]
+
+    return damage
 
 
 def philips(**changes: object) -> Damage:
@@ -106,9 +120,12 @@ DEFECTS = (
     Defect("SUV by surface in g/ml", every(Units="GML", SUVType="BSA"), Code.UNITS_UNSUPPORTED, "SUVType"),
     Defect("a kind of SUV nobody defined", every(Units="GML", SUVType="XYZ"), Code.UNITS_UNSUPPORTED, "SUVType"),
     Defect("SUV by lean mass without height", by_lean_mass(None), Code.HEIGHT_MISSING, "PatientSize"),
+    Defect("SUV by lean mass, sex not stated", by_lean_mass(1.8, sex=""), Code.BODY_IMPLAUSIBLE, "PatientSex"),
     Defect("SUV by lean mass, height in feet", by_lean_mass(0.059), Code.BODY_IMPLAUSIBLE, "PatientSize"),
     Defect("SUV by lean mass of 200 kg on 1.5 m", by_lean_mass(1.5, 200.0), Code.BODY_IMPLAUSIBLE, "PatientWeight, PatientSize"),
     Defect("SUV that is not decay corrected", every(Units="GML", DecayCorrection="NONE"), Code.NOT_DECAY_CORRECTED, "DecayCorrection"),
+    Defect("a mapping to Bq/ml that says the same as the rescale", mapped(1.0)),
+    Defect("a mapping to Bq/ml that contradicts the rescale", mapped(2.0), Code.ATTRIBUTE_INCONSISTENT, "RealWorldValueMappingSequence, RescaleSlope"),
     Defect("another unit on one slice", one(Units="CNTS"), Code.ATTRIBUTE_INCONSISTENT, "Units"),
     Defect("Philips counts with both factors", philips()),
     Defect("Philips' factors contradict each other", philips(suv="0.001"), Code.ATTRIBUTE_INCONSISTENT, "(7053,xx00), RadionuclideTotalDose, PatientWeight"),

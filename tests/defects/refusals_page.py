@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Why something is refused
 
 Every reason that `psma-node` gives, in outcome.json, in the audit log, in the report, and in
-`psma-node inspect`; what it means, the attributes it names, and the tests that provoke it.
+`psma-node inspect`; what it means, what a person can do unless the refusal itself knows something nearer, the
+attributes it names, and the tests that provoke it.
 Made by `python -m tests.defects.refusals_page > docs/refusals.md`; do not edit.
 
 A defect is done to a small PET/CT or SPECT/CT by `tests/defects`: {total} of them. {refused} are refused with
@@ -36,14 +37,15 @@ def refusals_page() -> str:
     harmless = [(kind, defect) for kind, defect in TABLE if defect.code is None and not defect.warned]
     counts = {"refused": refused, "harmless": len(harmless), "warned": len(warned)}
     parts = [HEAD.format(total=len(TABLE), **counts)]
-    parts.append("| reason | meaning | attribute | provoked by |\n|---|---|---|---|\n")
+    parts.append("| reason | meaning | what to do | attribute | provoked by |\n|---|---|---|---|---|\n")
     tests, stated = provoking_tests(), stated_attributes()
     for code in RefusalCode:
         rows = [(kind, defect) for kind, defect in TABLE if code in (defect.code, defect.beside)]
         names = {defect.attribute for _, defect in rows if defect.attribute} or stated[code]
         attributes = ", ".join(f"`{name}`" for name in sorted(names)) or "–"
         provoked = [f"{kind}: {defect.name}" for kind, defect in rows] or sorted(tests[code])
-        parts.append(f"| `{code}` | {code.meaning} | {attributes} | {'; '.join(provoked)} |\n")
+        told = f"| `{code}` | {code.meaning} | {code.advice or '–'} | {attributes}"
+        parts.append(f"{told} | {'; '.join(provoked)} |\n")
     parts.append("\n## Without effect\n\nThese change no number:\n\n")
     parts += [f"- {kind}: {defect.name}\n" for kind, defect in harmless]
     parts.append("\n## With a warning\n\nThese are read; the warning says so:\n\n")

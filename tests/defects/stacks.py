@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -92,6 +93,19 @@ def _encode(dataset: Dataset, syntax: str) -> None:
     dataset.PixelData = encapsulate([bytes(stream)])
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
+
+
+def with_loss(encode: Callable[..., Any], syntax: str, **options: Any) -> Damage:
+    """One slice compressed with loss by a gateway that does not say so."""
+
+    def damage(images: Images) -> None:
+        each = images.functional[OTHER]
+        stream = encode(each.pixel_array.astype(np.uint16), **options)
+        each.PixelData = encapsulate([bytes(stream)])
+        each["PixelData"].VR, each["PixelData"].is_undefined_length = "OB", True
+        each.file_meta.TransferSyntaxUID = UID(syntax)
+
+    return damage
 
 
 def called_eight_bits(syntax: str) -> Damage:
@@ -297,6 +311,8 @@ DEFECTS = (
     Defect("JPEG lossless, first-order prediction", compressed("1.2.840.10008.1.2.4.70")),
     Defect("JPEG 2000 lossless", compressed("1.2.840.10008.1.2.4.90")),
     Defect("JPEG 2000", compressed("1.2.840.10008.1.2.4.91")),
+    Defect("JPEG-LS with loss, which the header keeps quiet about", with_loss(imagecodecs.jpegls_encode, "1.2.840.10008.1.2.4.81", level=5), Code.LOSSY_COMPRESSION, "PixelData"),
+    Defect("JPEG 2000 with loss, which the header keeps quiet about", with_loss(imagecodecs.jpeg2k_encode, "1.2.840.10008.1.2.4.91", reversible=False, level=40, codecformat="J2K"), Code.LOSSY_COMPRESSION, "PixelData"),
     Defect("a damaged JPEG lossless stream", damaged_stream("1.2.840.10008.1.2.4.70"), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("a damaged JPEG-LS stream", damaged_stream(JPEGLSLossless), Code.PIXEL_DATA_MISSING, "PixelData"),
     Defect("a damaged JPEG 2000 stream", damaged_stream("1.2.840.10008.1.2.4.90"), Code.PIXEL_DATA_MISSING, "PixelData"),

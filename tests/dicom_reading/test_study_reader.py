@@ -103,6 +103,15 @@ def test_a_named_pipe_does_not_hold_the_reader_up(tmp_path: Path) -> None:
     assert read_studies(tmp_path).studies == ()
 
 
+def test_a_data_set_without_the_prefix_of_a_file_is_told_so(tmp_path: Path) -> None:
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp()))
+    one = min(tmp_path.iterdir())
+    one.write_bytes(one.read_bytes()[132:])
+    [reason] = read_studies(tmp_path).unreadable
+    assert "DICM after 128 bytes" in reason.found
+    assert reason.advice
+
+
 def test_linked_folders_are_read_too_each_once_even_in_a_ring(tmp_path: Path) -> None:
     tiny.write_pet(tmp_path / "elsewhere" / "pet", tiny.Scan(tiny.ramp()))
     source = tmp_path / "in"

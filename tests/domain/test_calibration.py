@@ -111,7 +111,9 @@ def test_counts_without_their_time_are_refused(name: str) -> None:
     assert refusal(replace(HEADER, **{name: None}), FACTOR) is RefusalCode.CALIBRATION_MISSING  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("Bq/ml", 1.0), ("kBq/mL", 1e3), ("MBq/ml", 1e6)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("Bq/ml", 1.0), ("kBq/mL", 1e3), ("MBq/ml", 1e6), ("kBq/cm3", 1e3)]
+)
 def test_a_real_world_mapping_goes_before_any_calibration(unit: str, factor: float) -> None:
     header = replace(HEADER, mappings=(RealWorldMapping(2.0, 0.0, unit),))
     assert activity_factor(header, FACTOR) == pytest.approx(2.0 * factor)

@@ -155,6 +155,26 @@ def test_series_time_after_acquisition_falls_back_to_the_earliest_acquisition() 
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
 
 
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [(FrameTiming(SCANNED), "not all frames state their times"), (FrameTiming(SCANNED, 60.0, 120.0), "")],
+)
+def test_the_fall_back_to_the_earliest_acquisition_says_what_is_missing(frame: FrameTiming, why: str) -> None:
+    late = replace(HEADER, series_datetime=SCANNED + timedelta(hours=1), frames=(frame,) * 3)
+    found = convert_pet(late)
+    assert isinstance(found, Conversion)
+    (told,) = [item.text for item in found.decisions if item.text.startswith("reference time is")]
+    assert told.endswith(why) if why else "AcquisitionDateTime + mean-activity time" in told
+
+
+def test_a_dose_of_zero_is_found_as_such() -> None:
+    injected = replace(GALLIUM, injected_activity_header=0.0)
+    found = convert_pet(replace(HEADER, injection=replace(HEADER.injection, injected=injected)))
+    assert isinstance(found, Conversion)
+    assert found.no_suv is not None
+    assert (found.no_suv.code, found.no_suv.found) == (RefusalCode.DOSE_MISSING, "0")
+
+
 def test_frame_times_a_little_off_the_series_time_are_told() -> None:
     frames = (FrameTiming(SCANNED + timedelta(minutes=4), 60.0, 120.0),)
     assert "warning: AcquisitionTime and FrameReferenceTime" in told(replace(HEADER, frames=frames))
@@ -224,6 +244,8 @@ def test_suv_without_decay_correction_is_refused(units: str, factor: float | Non
         (BodySize(70.0, 5.9, "M"), RefusalCode.BODY_IMPLAUSIBLE),
         (BodySize(200.0, 1.5, "F"), RefusalCode.BODY_IMPLAUSIBLE),
         (BodySize(None, 1.8, "M"), RefusalCode.WEIGHT_MISSING),
+        (BodySize(70.0, 1.8, ""), RefusalCode.BODY_IMPLAUSIBLE),
+        (BodySize(70.0, 1.8, "X"), RefusalCode.BODY_IMPLAUSIBLE),
     ],
 )
 def test_suv_by_lean_mass_of_an_impossible_body_is_refused(body: BodySize, code: RefusalCode) -> None:
@@ -232,6 +254,23 @@ def test_suv_by_lean_mass_of_an_impossible_body_is_refused(body: BodySize, code:
     found = convert_pet(header)
     assert isinstance(found, Reason)
     assert found.code is code
+
+
+def test_suv_by_ideal_weight_of_another_sex_is_by_the_mean_of_both_formulas_and_warned_of() -> None:
+    other = replace(HEADER.injection, body=BodySize(70.0, 1.8, "O"))
+    header = replace(HEADER, units="GML", suv_type="IBW", injection=other)
+    found = convert_pet(header)
+    assert isinstance(found, Conversion)
+    ideal_kg = ((48.0 + 1.06 * 28.0) + (45.5 + 0.91 * 28.0)) / 2.0
+    assert suv_factor(header) == pytest.approx(70.0 / ideal_kg)
+    warned = [told.text for told in found.decisions if told.text.startswith("warning:")]
+    assert ["PatientSex is O" in text for text in warned] == [True]
+
+
+def test_suv_by_surface_needs_no_sex() -> None:
+    unknown = replace(HEADER.injection, body=BodySize(70.0, 1.8, ""))
+    header = replace(HEADER, units="CM2ML", suv_type="BSA")
+    assert suv_factor(replace(header, injection=unknown)) == pytest.approx(suv_factor(header))
 
 
 def test_a_height_in_centimetres_is_seen() -> None:

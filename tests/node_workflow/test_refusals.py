@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from app.domain.refusal import RefusalCode
 from app.node.retry import retry_study
 from tests.node_workflow.fake_node import Subject
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
@@ -93,7 +94,8 @@ def test_rejected_study_says_why_and_sends_nothing(pacs: FakePacs, new_node: New
     node = new_node(pacs, behaviour={"reject": True}).start()
     study = node.send_study(1)
     status = node.wait_for(study, "rejected")
-    assert status.reason == "[units-unsupported] Units: found CNTS, expected BQML"
+    told = "[units-unsupported] Units: found CNTS, expected BQML"
+    assert status.reason == f"{told}. {RefusalCode.UNITS_UNSUPPORTED.advice}"
     assert not pacs.received
 
 
