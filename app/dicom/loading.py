@@ -32,8 +32,8 @@ class LoadPolicy:
     Attributes:
         calibrations: Bq/cps of each camera and collimator with its dates, for SPECT without a mapping.
         administrations: injection date, activity or weight of studies whose headers lack them.
-        other_suv: further SUVs, ``SUL`` (lean mass by Janmahasatian) and ``SUVbsa``; the networks and the
-            lesions' own numbers stay SUVbw. None.
+        other_suv: further SUVs, ``SUL`` (lean mass by Janmahasatian) and ``SUVbsa``, in the SR beside each
+            lesion's SUVbw; the networks and the page stay SUVbw. None.
         series_time_rules: where Series Time of a PET lies before the start that its frames' times imply, take
             Series Time. Off: a difference that changes SUV by more than 5 % is refused.
         ct_agreement: how far a PET or SPECT may lie beside its CT, and when it is mirrored.

@@ -228,7 +228,8 @@ def _content_items(item: Dataset) -> Iterator[Dataset]:
 
 
 def _code(sequence: list[Dataset] | None) -> str:
-    return str(sequence[0].CodeValue) if sequence else ""
+    """A code of more than 16 characters, such as a unit of SUL, is a Long Code Value (PS3.3 8.1)."""
+    return str(sequence[0].get("CodeValue") or sequence[0].LongCodeValue) if sequence else ""
 
 
 def _is_named(item: Dataset, code_value: str) -> bool:

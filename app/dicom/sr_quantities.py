@@ -62,8 +62,19 @@ def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity,
         (concentration, lesion.concentration_max_bqml, bqml, codes.MAXIMUM, None),
         (concentration, lesion.concentration_mean_bqml, bqml, codes.MEAN, None),
         (codes.ABSORBED_DOSE, lesion.absorbed_dose_gy, codes.GRAY, codes.MEAN, codes.SINGLE_TIME_POINT_DOSE),
+        *_other_suvs(lesion, context),
     )
     return tuple(_qualified(quantity, context) for quantity in _quantities(found))
+
+
+def _other_suvs(lesion: Lesion, context: ResultContext) -> Iterator[Found]:
+    """Maximum, mean and peak once more, in each SUV that the site asks for beside SUVbw."""
+    values = ((lesion.suv_max, codes.MAXIMUM), (lesion.suv_mean, codes.MEAN), (lesion.suv_peak, codes.PEAK))
+    for other in context.loaded.quantification.other_suv:
+        coded = codes.OTHER_SUV[other.unit]
+        for suvbw, derivation in values:
+            value = None if suvbw is None else suvbw * other.per_suvbw
+            yield coded.name, value, coded.unit, derivation, coded.method
 
 
 def whole_body_quantities(context: ResultContext) -> tuple[Quantity, ...]:

@@ -6,10 +6,12 @@ Standard codes are those of PS3.16; where no standard code exists the private sc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.findings import Site
 from app.domain.study import Code
+from app.domain.volume import Unit
 
 PRIVATE_SCHEME = "99PSMANODE"
 """Coding scheme designator of our own concepts (PS3.3 8.2: private designators begin with 99)."""
@@ -67,6 +69,29 @@ PEAK = Code("126031", "DCM", "Peak Value Within ROI")
 
 SUM_OF_SEGMENTED_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
 SUV_BODY_WEIGHT_METHOD = Code("126410", "DCM", "SUV body weight calculation method")
+
+
+@dataclass(frozen=True)
+class SuvCodes:
+    """How an SUV other than SUVbw is named, what its unit is called, and how it is made (CID 85, 7469)."""
+
+    name: Code
+    unit: Code
+    method: Code
+
+
+OTHER_SUV = {
+    Unit.SUL: SuvCodes(
+        Code("126405", "DCM", "SUVlbm(Janma)"),
+        Code(Unit.SUL, "UCUM", "Standardized Uptake Value lean body mass (Janma)"),
+        Code("126414", "DCM", "SUV lean body mass calculation Janmahasatian method"),
+    ),
+    Unit.SUVBSA: SuvCodes(
+        Code("126403", "DCM", "SUVbsa"),
+        Code(Unit.SUVBSA, "UCUM", "Standardized Uptake Value body surface area"),
+        Code("126412", "DCM", "SUV body surface area calculation method"),
+    ),
+}
 
 # Units (UCUM)
 MILLILITRE = Code("ml", "UCUM", "milliliter")

@@ -11,11 +11,12 @@ from pathlib import Path
 from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
 from app.dicom.withdrawal_writer import write_withdrawal
 from app.dicom.write_policy import SegType, SrClass
-from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Decision, OtherSuv, Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind, Site
 from app.domain.revision import StandingResult
 from app.domain.study import StudyKind
+from app.domain.volume import Unit
 from tests.results import sources
 from tests.results.sources import PROVENANCE
 
@@ -62,9 +63,10 @@ def make_cases(folder: Path) -> Iterator[Case]:
 
 
 def _with_every_item(quantified: Quantified) -> Quantified:
-    """With what the stages quantify and load add: instant of the activities, dose and its range, uptake."""
+    """With what the stages quantify and load add: activities' instant, dose and its range, uptake, SUVs."""
     aligned, findings = quantified.segmented.aligned, quantified.findings
-    used = replace(aligned.loaded.quantification, uptake_s=3600.0)
+    others = (OtherSuv(Unit.SUL, 0.7), OtherSuv(Unit.SUVBSA, 250.0))
+    used = replace(aligned.loaded.quantification, uptake_s=3600.0, other_suv=others)
     loaded = replace(aligned.loaded, quantification=used)
     lesions, dose = findings.lesions, None
     if loaded.selection.kind is StudyKind.SPECT_CT:

@@ -17,9 +17,10 @@ from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_instants import processed_local
 from app.dicom.sr_writer import write_report
 from app.dicom.write_policy import SegType, SrClass, WritePolicy
-from app.domain.analysis import Decision, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Decision, OtherSuv, Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
+from app.domain.volume import Unit
 from tests.results import sources
 from tests.results.sources import PROVENANCE, ROOT, as_bytes
 
@@ -103,6 +104,24 @@ def test_the_other_spelling_of_the_suv_unit(pet: Quantified) -> None:
     units = {unit for _, _, unit in numbers_by_group(report)["Lesion 1"]}
     assert "{SUVbw}g/ml" in units
     assert SUV not in units
+
+
+def test_suvs_that_the_site_asks_for_stand_beside_suvbw(pet: Quantified) -> None:
+    others = (OtherSuv(Unit.SUL, 0.7), OtherSuv(Unit.SUVBSA, 250.0))
+    loaded = pet.segmented.aligned.loaded
+    quantification = replace(loaded.quantification, other_suv=others)
+    aligned = replace(pet.segmented.aligned, loaded=replace(loaded, quantification=quantification))
+    with_others = replace(pet, segmented=replace(pet.segmented, aligned=aligned))
+    group, lesion = numbers_by_group(written(with_others))["Lesion 1"], pet.findings.lesions[0]
+    expected = {
+        ("126405", "56851009", "g/ml{SUVlbm(Janma)}"): 0.7 * lesion.suv_max,
+        ("126405", "373098007", "g/ml{SUVlbm(Janma)}"): 0.7 * lesion.suv_mean,
+        ("126403", "56851009", "cm2/ml{SUVbsa}"): 250.0 * lesion.suv_max,
+        ("126403", "373098007", "cm2/ml{SUVbsa}"): 250.0 * lesion.suv_mean,
+    }
+    for key, value in expected.items():
+        assert group[key] == pytest.approx(value, rel=1e-5)
+    assert group["126401", "56851009", SUV] == pytest.approx(lesion.suv_max, rel=1e-5)
 
 
 @pytest.mark.parametrize(
