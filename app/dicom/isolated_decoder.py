@@ -78,8 +78,9 @@ class IsolatedDecoder:
     def _start(self) -> Connection:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        self._child = context.Process(target=_serve, args=(theirs,), name="jpeg-ls", daemon=True)
-        self._child.start()
+        child = context.Process(target=_serve, args=(theirs,), name="jpeg-ls", daemon=True)
+        child.start()
+        self._child = child  # only now: one that could not be started can't be killed either
         theirs.close()  # so that the pipe ends when the child does
         self._connection = ours
         return ours

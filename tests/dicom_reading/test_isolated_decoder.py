@@ -109,3 +109,16 @@ def test_other_syntaxes_start_no_child(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(isolated_decoder, "_serve", crashing)
     tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp()))
     assert np.array_equal(read_stack(read_study(tmp_path).series[0]).stored, tiny.ramp())
+
+
+def test_a_child_that_can_not_be_started_is_told_as_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the block must not fail on a child that never was."""
+
+    def no_more(_: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", no_more)
+    with pytest.raises(BlockingIOError, match="no more processes"), IsolatedDecoder() as decoder:
+        decoder.decode(tmp_path / "image.dcm")
