@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.dicom import header_values as header
+from app.errors import RetryLaterError
 
 JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
@@ -61,6 +62,7 @@ class IsolatedDecoder:
         """The file's ``pixel_array``.
 
         Raises:
+            RetryLaterError: no child could be started.
             DecoderDiedError: the child died, or took longer than the limit.
             ValueError: the decoder itself refused the stream; the message is its error's name.
         """
@@ -79,7 +81,15 @@ class IsolatedDecoder:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         child = context.Process(target=_serve, args=(theirs,), name="jpeg-ls", daemon=True)
-        child.start()
+        try:
+            child.start()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise RetryLaterError(
+                f"no process could be started to decode JPEG-LS in ({error.strerror}): let the node have more "
+                "processes and memory"
+            ) from error
         self._child = child  # only now: one that could not be started can't be killed either
         theirs.close()  # so that the pipe ends when the child does
         self._connection = ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ from app.dicom.isolated_decoder import DecoderDiedError, IsolatedDecoder
 from app.dicom.pixels import read_stack
 from app.dicom.study_reader import read_study
 from app.domain.refusal import Reason, RefusalCode
-from app.errors import UnusableStudyError
+from app.errors import RetryLaterError, UnusableStudyError
 from tests.dicom_reading import tiny
 
 START_OF_FRAME = b"\xff\xf7"
@@ -111,14 +112,14 @@ def test_other_syntaxes_start_no_child(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.array_equal(read_stack(read_study(tmp_path).series[0]).stored, tiny.ramp())
 
 
-def test_a_child_that_can_not_be_started_is_told_as_what_it_was(
+def test_a_machine_without_room_for_a_child_rejects_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of the block must not fail on a child that never was."""
+    """It is tried later; and the end of the block does not fail on a child that never was."""
 
     def no_more(_: object) -> None:
-        raise BlockingIOError("no more processes")
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
 
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", no_more)
-    with pytest.raises(BlockingIOError, match="no more processes"), IsolatedDecoder() as decoder:
+    with pytest.raises(RetryLaterError, match="no more processes"), IsolatedDecoder() as decoder:
         decoder.decode(tmp_path / "image.dcm")
