@@ -87,8 +87,8 @@ class IsolatedDecoder:
             ours.close()
             theirs.close()
             raise RetryLaterError(
-                f"no process could be started to decode JPEG-LS in ({error.strerror}): let the node have more "
-                "processes and memory"
+                f"no process could be started to decode JPEG-LS in ({error.strerror}): let the node have "
+                "more processes and memory"
             ) from error
         self._child = child  # only now: one that could not be started can't be killed either
         theirs.close()  # so that the pipe ends when the child does
