@@ -7,6 +7,7 @@ of which the package may hold a part.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,8 @@ def licences(documents: Path, package: str) -> list[dict[str, object]]:
     """
     file = documents / package / "copyright"
     names = declared(file.read_text("utf-8", "replace")) if file.is_file() else set()
-    return [_licence(name) for name in sorted(names)]
+    found = {json.dumps(licence, sort_keys=True): licence for licence in map(_licence, sorted(names))}
+    return list(found.values())  # GPL-2 and gpl-2 are one
 
 
 def declared(text: str) -> set[str]:

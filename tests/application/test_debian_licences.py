@@ -46,6 +46,11 @@ def test_each_licence_of_files_is_told_once_in_order(tmp_path: Path) -> None:
     assert [item["id"] for item in licences_of(tmp_path, text)] == ["MIT", "ISC"]
 
 
+def test_a_licence_that_debian_spells_in_two_ways_is_told_once(tmp_path: Path) -> None:
+    paragraphs = "".join(f"\nFiles: {name}\nLicense: {name}\n" for name in ("GPL-2+", "gpl-2+"))
+    assert [item["id"] for item in licences_of(tmp_path, HEADER + paragraphs)] == ["GPL-2.0-or-later"]
+
+
 @pytest.mark.parametrize(
     "text", ["", "This is free software, see GPL-2.\n", f"{HEADER}\nFiles: *\nLicense:\n"]
 )

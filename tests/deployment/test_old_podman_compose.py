@@ -27,9 +27,11 @@ import json, os, sys
 print("podman version 4.3.1")
 with open({log!r}, "a") as stream:
     stream.write(json.dumps([os.getcwd(), *sys.argv[1:]]) + "\\n")
+sys.exit({code} if sys.argv[1] == "run" else 0)
 """
 
-SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SHELL = "\n".join(BLOCKS)
 """The commands of the page."""
 
 COMMANDS = sorted(set(re.findall(r"(?:^|&& )docker-compose (.+)$", SHELL, re.MULTILINE)))
@@ -39,14 +41,14 @@ CHECK = "run --rm --no-deps node check"
 Words = list[str]
 
 
-def called(site: Path, kind: str, *words: str) -> list[Words]:
-    """The calls of Podman, each with the folder that it was made in."""
+def called(site: Path, kind: str, *words: str, podman_code: int = 0) -> list[Words]:
+    """The calls of Podman, each with the folder that it was made in; what it runs ends with the code."""
     if not PROGRAM.exists():
         pytest.fail(f"{PROGRAM} is missing: scripts/install-old-podman-compose")
     for name in COMPOSE[kind]:
         shutil.copy(MAP / name, site / name)
     log, podman = site / "calls.jsonl", site / "podman"
-    podman.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
+    podman.write_text(STAND_IN.format(python=sys.executable, log=str(log), code=podman_code))
     podman.chmod(0o755)
     files = [word for name in COMPOSE[kind] for word in ("-f", str(site / name))]
     command = [sys.executable, str(PROGRAM), "--podman-path", str(podman), *files, *words]
@@ -153,6 +155,14 @@ def test_a_check_starts_no_node(tmp_path: Path) -> None:
     runs = [call for call in called(tmp_path, "SQLite", *CHECK.split()) if call[1] == "run"]
     assert [(run[-1], "--rm" in run) for run in runs] == [("check", True)]
     assert CHECK in SHELL
+
+
+def test_nothing_goes_on_by_itself_after_a_check(tmp_path: Path) -> None:
+    """This version ends with 0 whatever the container ended with: a person has to read what it says."""
+    assert called(tmp_path, "SQLite", *CHECK.split(), podman_code=1)
+    checks = [block for block in BLOCKS if CHECK in block]
+    assert len(checks) == 2
+    assert [block for block in checks if not block.rstrip().endswith(CHECK)] == []
 
 
 def test_the_page_s_docker_compose_hands_it_the_files_of_the_site(tmp_path: Path) -> None:

@@ -211,6 +211,27 @@ def test_a_dump_that_fails_leaves_the_last_good_one(way: str, tmp_path: Path) ->
     assert (site.backup / "node.dump").read_text() == "good"
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backup_that_stops_in_between_has_no_database_newer_than_its_files(
+    way: str, tmp_path: Path
+) -> None:
+    program("sqlite3")
+    site = Site(tmp_path / "data", tmp_path / "backup", tmp_path / "site")
+    site.data.mkdir()
+    site.backup.mkdir()
+    (site.backup / "node.sqlite").write_text("older")
+    with pytest.raises(AssertionError, match="rsync"):  # there is no inbox
+        site.run(f"back up, {way} with SQLite")
+    assert (site.backup / "new.sqlite").exists()
+    assert (site.backup / "node.sqlite").read_text() == "older"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dump_gets_its_name_after_the_files_were_copied(way: str) -> None:
+    last = script(f"back up, {way} with Postgres").splitlines()[-1]
+    assert last == "mv /srv/backup/psma-node/new.dump /srv/backup/psma-node/node.dump"
+
+
 @pytest.mark.parametrize("database_kind", DATABASES)
 def test_containers_are_stopped_with_patience_before_a_restore_and_started_after_it(
     database_kind: str,
