@@ -45,7 +45,8 @@ def licences(documents: Path, package: str) -> list[dict[str, object]]:
     """
     file = documents / package / "copyright"
     names = declared(file.read_text("utf-8", "replace")) if file.is_file() else set()
-    return [_licence(name) for name in sorted(names)]
+    found = dict.fromkeys(_known(name) for name in sorted(names))
+    return [{"license": {kind: told, "acknowledgement": "declared"}} for kind, told in found]
 
 
 def declared(text: str) -> set[str]:
@@ -63,7 +64,7 @@ def _paragraphs(text: str) -> Iterator[dict[str, str]]:
         yield {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
 
 
-def _licence(name: str) -> dict[str, object]:
+def _known(name: str) -> tuple[str, str]:
+    """SPDX's identifier, or a name: ``BSD-3-clause`` and ``BSD-3-Clause`` are one licence."""
     spdx = SPDX.get(name.lower())
-    known = {"id": spdx} if spdx else {"name": name}
-    return {"license": {**known, "acknowledgement": "declared"}}
+    return ("id", spdx) if spdx else ("name", name)
