@@ -7,7 +7,6 @@ of which the package may hold a part.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,8 +45,8 @@ def licences(documents: Path, package: str) -> list[dict[str, object]]:
     """
     file = documents / package / "copyright"
     names = declared(file.read_text("utf-8", "replace")) if file.is_file() else set()
-    found = {json.dumps(licence, sort_keys=True): licence for licence in map(_licence, sorted(names))}
-    return list(found.values())  # GPL-2 and gpl-2 are one
+    found = dict.fromkeys(_known(name) for name in sorted(names))
+    return [{"license": {kind: told, "acknowledgement": "declared"}} for kind, told in found]
 
 
 def declared(text: str) -> set[str]:
@@ -65,7 +64,7 @@ def _paragraphs(text: str) -> Iterator[dict[str, str]]:
         yield {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
 
 
-def _licence(name: str) -> dict[str, object]:
+def _known(name: str) -> tuple[str, str]:
+    """SPDX's identifier, or a name: ``BSD-3-clause`` and ``BSD-3-Clause`` are one licence."""
     spdx = SPDX.get(name.lower())
-    known = {"id": spdx} if spdx else {"name": name}
-    return {"license": {**known, "acknowledgement": "declared"}}
+    return ("id", spdx) if spdx else ("name", name)

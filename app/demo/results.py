@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from app.demo.pacs import Pacs
 from app.demo.query import find_series, get_series
+from app.dicom import header_values as header
 from app.domain.codes import QUALITATIVE_EVALUATIONS
 from app.domain.volume import FloatArray, Grid, LabelMap
 
@@ -115,9 +116,9 @@ def reported_lesions(report: Dataset) -> tuple[ReportedLesion, ...]:
         for item in items:
             if item.ValueType == "NUM" and item.get("MeasuredValueSequence"):
                 measured = item.MeasuredValueSequence[0]
-                unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
+                unit = header.code(measured, "MeasurementUnitsCodeSequence")
                 meaning = str(item.ConceptNameCodeSequence[0].CodeMeaning)
-                numbers[_label(item, meaning)] = (float(measured.NumericValue), unit)
+                numbers[_label(item, meaning)] = (float(measured.NumericValue), unit.value if unit else "")
         lesions += [ReportedLesion(name, numbers) for name in names]
     return tuple(lesions)
 

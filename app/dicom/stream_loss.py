@@ -35,6 +35,9 @@ def loss_in_stream(dataset: Dataset) -> str:
     """What any frame's stream loses, in words; empty where none does, or its syntax has no loss.
 
     A JPEG 2000 stream that was cut to a size after a reversible wavelet tells nothing.
+
+    Raises:
+        ValueError, LookupError: a stream that ends before it has told.
     """
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     if syntax not in JPEG and syntax not in JPEG_2000:
@@ -47,11 +50,17 @@ def loss_in_stream(dataset: Dataset) -> str:
 def _jpeg_loss(stream: bytes) -> str:
     segments = dict(_segments(stream, 2))
     frame = next((marker for marker in segments if marker in FRAME_HEADERS), None)
-    if frame != JPEG_LS_FRAME:
-        return "" if frame in LOSSLESS_FRAMES else "JPEG by cosines"
+    if frame is None:
+        raise ValueError("a JPEG stream without a frame header")
+    if frame not in {*LOSSLESS_FRAMES, JPEG_LS_FRAME}:
+        return "JPEG by cosines"
     scan = segments[START_OF_SCAN]
-    near = scan[3 + 2 * scan[2]]  # T.87 C.2.3: after two bytes for each component
-    return f"JPEG-LS with values off by up to {near}" if near else ""
+    # T.81 B.2.3, T.87 C.2.3: after two bytes for each component. NEAR of JPEG-LS is JPEG's predictor
+    near, _, approximation = scan[3 + 2 * scan[2] :][:3]
+    if frame == JPEG_LS_FRAME and near:
+        return f"JPEG-LS with values off by up to {near}"
+    dropped = approximation & 0x0F  # T.81 A.4 and H.1.2.1: the point transform
+    return f"{dropped} low bits dropped before coding" if dropped else ""
 
 
 def _jpeg_2000_loss(stream: bytes) -> str:

@@ -197,7 +197,7 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
             f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
         )
         expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
-        advice = "Leave the right one alone to fit this camera and day" if found else ""
+        advice = "Let only the right one of them fit this camera and day" if found else ""
         return Reason(
             RefusalCode.CALIBRATION_MISSING, "RealWorldValueMappingSequence", seen, expected, advice
         )

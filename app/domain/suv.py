@@ -138,7 +138,8 @@ def _renormalised(source: str, suv_type: str, header: PetHeader) -> Conversion |
     sex = header.injection.body.sex
     if sex not in SEXES and suv_type != "BSA":
         expected = f"M, F or O, as SUV {suv_type} depends on it"
-        return Reason(RefusalCode.BODY_IMPLAUSIBLE, "PatientSex", sex or "nothing", expected)
+        advice = "Enter it on the scanner"
+        return Reason(RefusalCode.BODY_IMPLAUSIBLE, "PatientSex", sex or "nothing", expected, advice)
     factor = suvbw_per(suv_type, Body(weight[0], height, sex))
     if isinstance(factor, Reason):
         return factor

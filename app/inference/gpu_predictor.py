@@ -119,14 +119,22 @@ class GpuPredictor(FinitePredictor):
             MisconfiguredError: it would be too small if it were empty, or the outputs are no numbers.
         """
         with lock_of(str(self.device)):
-            free, total = self._free()
-            found = ways(self._shape, data.shape[1:])
-            for way in found[first_fitting(found, free) :]:
-                logits = self._tried(way, data)
-                if logits is not None:
-                    return logits
-            self.network = self.network.to("cpu")  # leave no half-moved network behind
-            raise _no_room(self._memory.name, found, free, total)
+            try:
+                return self._fitted(data)
+            except RuntimeError as error:
+                self._refuse_spoilt(error)
+                raise
+
+    def _fitted(self, data: torch.Tensor) -> torch.Tensor:
+        """The outputs by the first way that the GPU has room for."""
+        free, total = self._free()
+        found = ways(self._shape, data.shape[1:])
+        for way in found[first_fitting(found, free) :]:
+            logits = self._tried(way, data)
+            if logits is not None:
+                return logits
+        self.network = self.network.to("cpu")  # leave no half-moved network behind
+        raise _no_room(self._memory.name, found, free, total)
 
     def _free(self) -> tuple[int, int]:
         """Free and total bytes; our own weights are counted in every way, so here they count as free.
@@ -150,7 +158,6 @@ class GpuPredictor(FinitePredictor):
             return outputs
         except RuntimeError as error:
             if not is_out_of_memory(error):
-                self._refuse_spoilt(error)
                 raise
             reason = type(error).__name__
         finally:

@@ -41,7 +41,8 @@ def test_a_licence_is_spdx_s_where_that_is_plain_and_debian_s_name_else(
 
 
 def test_each_licence_of_files_is_told_once_in_order(tmp_path: Path) -> None:
-    paragraphs = "".join(f"\nFiles: {name}\nlicense: {name}\n" for name in ("ISC", "Expat", "ISC"))
+    names = ("ISC", "Expat", "ISC", "isc")
+    paragraphs = "".join(f"\nFiles: {name}\nlicense: {name}\n" for name in names)
     text = f"{HEADER}License: GPL-3+\n{paragraphs}\nLicense: Zlib\n whose files are not in this package\n"
     assert [item["id"] for item in licences_of(tmp_path, text)] == ["MIT", "ISC"]
 

@@ -81,10 +81,20 @@ def coded(value: str, meaning: str) -> Dataset:
     return code
 
 
+def unit_of(value: str) -> Dataset:
+    """Of more than 16 characters it is a Long Code Value (PS3.3 8.1)."""
+    if len(value) <= 16:
+        return coded(value, value)
+    code = coded("", value)
+    del code.CodeValue
+    code.LongCodeValue = value
+    return code
+
+
 def number(value: float, unit: str, derivation: str = "") -> Dataset:
     measured = Dataset()
     measured.NumericValue = value
-    measured.MeasurementUnitsCodeSequence = Sequence([coded(unit, unit)])
+    measured.MeasurementUnitsCodeSequence = Sequence([unit_of(unit)])
     found = item("NUM", Code("1", "DCM", "SUVbw"), MeasuredValueSequence=Sequence([measured]))
     if derivation:
         how = item("CODE", Code("121401", "DCM", "Derivation"))
@@ -101,6 +111,7 @@ def test_a_report_gives_lesions_model_and_statements() -> None:
             item("TEXT", Code("111001", "DCM", "Algorithm Name"), TextValue="M4 small"),
             number(12.5, "g/ml{SUVbw}", "Maximum"),
             number(7.5, "g/ml{SUVbw}", "Mean"),
+            number(5.0, "g/ml{SUVlbm(Janma)}", "Peak"),
         ]
     )
     words = item("CONTAINER", QUALITATIVE_EVALUATIONS)
@@ -113,6 +124,7 @@ def test_a_report_gives_lesions_model_and_statements() -> None:
     assert lesion.numbers == {
         "SUVbw Maximum": (12.5, "g/ml{SUVbw}"),
         "SUVbw Mean": (7.5, "g/ml{SUVbw}"),
+        "SUVbw Peak": (5.0, "g/ml{SUVlbm(Janma)}"),
     }
     assert algorithm_name(report) == "M4 small"
     assert [(each.about, each.text) for each in statements(report)] == [("Summary", "1 lesion")]

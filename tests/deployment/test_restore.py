@@ -82,7 +82,6 @@ class Site:
         )
         assert done.returncode == 0, done.stderr
 
-
     def _stand_ins(self) -> dict[str, str]:
         programs = self.folder / "bin"
         programs.mkdir(parents=True, exist_ok=True)

@@ -263,6 +263,18 @@ def test_a_gpu_that_computes_nothing_any_more_asks_for_a_new_start(
         predictor.predict_logits_from_preprocessed_data(image())
 
 
+def test_a_gpu_that_failed_under_another_study_asks_for_a_new_start_before_its_memory_is_known(
+    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(memory: FakeMemory) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(FakeMemory, "measure", failed)
+    memory_of(predictor).spoilt = True
+    with pytest.raises(StartOverError, match="Test GPU failed"):
+        predictor.predict_logits_from_preprocessed_data(image())
+
+
 def test_a_device_that_is_not_there_does_not_compute() -> None:
     assert CudaMemory(torch.device("cpu")).computes()
     assert not CudaMemory(torch.device("meta")).computes()  # holds no numbers
