@@ -135,6 +135,8 @@ def _content(policy: WritePolicy) -> dict[str, object]:
 def _concepts() -> list[Code]:
     """Every code in :mod:`app.domain.codes`, once."""
     found: list[Code] = [spelling.code for spelling in codes.SuvUnitSpelling]
+    for other in codes.OTHER_SUV.values():
+        found += [other.name, other.unit, other.method]
     for value in vars(codes).values():
         if isinstance(value, Code):
             found.append(value)

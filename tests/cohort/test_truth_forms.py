@@ -131,7 +131,7 @@ def test_a_simulated_reader_says_when_nothing_is_to_be_seen(two_scans: list[int]
 def test_a_simulation_goes_on_where_it_stopped_and_can_be_extended(
     two_scans: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="app.cohort.simulation")  # other tests set the level of "app"
     simulate_cohort(Simulation(Centre.A, range(2), tmp_path))
     (tmp_path / "dicom" / "A0001").rename(tmp_path / "dicom" / ".A0001.part")  # killed while it was written
     simulate_cohort(Simulation(Centre.A, range(1, 4), tmp_path))

@@ -32,8 +32,8 @@ def test_ids_are_whole_and_every_number_says_of_whom_outside_a_terminal(models: 
     listed = CliRunner().invoke(app, ["list", "--models-dir", str(models)], env={"COLUMNS": "60"})
     assert listed.exit_code == 0, listed.output
     assert LONG_ID in listed.output
-    assert "0.54 PET, n = 15 (simulated patients 1000 to 1014 of centre A)" in listed.output
-    assert "0.57 PET, n = 19 (simulated patients 1000 to 1019 of centre B)" in listed.output
+    assert "0.56 PET/CT, n = 48 (internal validation, simulated patients of centre A)" in listed.output
+    assert "0.54 PET/CT, n = 25 (external validation, simulated patients of centre B)" in listed.output
 
 
 def test_ids_are_whole_in_a_narrow_terminal(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def test_a_shipped_model_is_what_its_card_says_and_its_card_has_numbers(role: Mo
     card = ModelStore(MODELS).load(role).card
     assert card.demonstration_only
     assert card.metric_source is not None
-    assert card.metric_source.command.startswith("psma-node evaluate --models")
+    assert card.metric_source.command.startswith("psma-node experiment --cohort COHORT ")
     names = {metric.name for metric in card.metrics}
     assert {"DSC", "voxel PPV", "lesion sensitivity", "lesion PPV"} <= names
     assert {metric.cohort.split()[-1] for metric in card.metrics} == {"A", "B"}
