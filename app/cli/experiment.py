@@ -58,6 +58,7 @@ def experiment(
 ) -> None:
     """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
     from app.training.experiment import only_one
+    from app.training.export import COHORT_UNSAID
     from app.training.steps import StepFailedError
 
     log_to_terminal()
@@ -76,7 +77,7 @@ def experiment(
             if only not in (Part.COHORT, Part.REPORT):
                 _train(folder, settings, only, is_simulated)
             if only in (None, Part.REPORT):
-                _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else "COHORT")
+                _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else COHORT_UNSAID)
                 _tell_models(folder, install)
     except StepFailedError as error:
         typer.echo(f"psma-node: {error}", err=True)

@@ -50,6 +50,9 @@ RESEARCH = (
 NOT_IN_COMMAND = ("cohort", "cohort_sha256", "simulated", "device", "parallel", "threads")
 """Said otherwise, or without influence on the weights."""
 
+COHORT_UNSAID = "COHORT"
+"""Where a command needs a cohort's folder: which one it was is nobody else's business."""
+
 
 def model_id(settings: ExperimentSettings, role: ModelRole) -> str:
     """The id, and folder name, of a model."""
@@ -103,7 +106,7 @@ def _deviations(plans: str) -> tuple[str, ...]:
     return ("random numbers are seeded anew in every epoch", *own)
 
 
-def command(settings: ExperimentSettings, cohort: str = "COHORT") -> str:
+def command(settings: ExperimentSettings, cohort: str = COHORT_UNSAID) -> str:
     """The command that trains these models again.
 
     Args:

@@ -21,7 +21,7 @@ from app.training.experiment_settings import (
     check_same_cohort,
     read_experiment,
 )
-from app.training.export import command, model_id
+from app.training.export import COHORT_UNSAID, command, model_id
 from app.training.held_out_scores import score_experiment
 from app.training.steps import read_mark
 from app.training.workplace import Workplace
@@ -34,7 +34,7 @@ REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"
 
 
-def conclude(work: Path, cohort: str = "COHORT") -> Path:
+def conclude(work: Path, cohort: str = COHORT_UNSAID) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Args:
