@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydicom import config
 
@@ -105,7 +105,7 @@ def test_no_packing_hides_a_defect(packing: Defect, defect: Defect) -> None:
             defect.damage(images)
             write_study(images, Path(folder))
         except (RuntimeError, ValueError, AttributeError):
-            return  # this defect can't be made in images packed so: raw pixels, say, where JPEG is announced
+            assume(False)  # this defect can't be made in images packed so: raw pixels, say, in announced JPEG
         found = read_outcome(Path(folder))
     if (packing.name, defect.name) in MENDED_BY_PACKING:
         assert found.loaded is not None

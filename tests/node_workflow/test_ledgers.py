@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -113,4 +112,4 @@ def test_waits_double_up_to_their_limit() -> None:
 def test_heartbeat_limits_that_would_kill_a_slow_node_are_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
         NodePolicy(heartbeat_s=10, dead_after_s=15)
-    assert timedelta(seconds=NodePolicy().dead_after_s) > timedelta(seconds=2 * NodePolicy().heartbeat_s)
+    assert NodePolicy(heartbeat_s=10, dead_after_s=21).dead_after_s == 21
