@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.node_evaluation import NodeScores
     from app.settings import Settings
 
-REPORT_FILE = "report.html"
+REPORT_FILE = Path("report.html")
 COMMAND = "`psma-node evaluate --node`"
 
 EXIT_INCOMPLETE = 1

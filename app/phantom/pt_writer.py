@@ -7,7 +7,6 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from app.domain.decay import mean_activity_offset_s
@@ -50,7 +49,7 @@ def _set_series(header: Dataset, exam: Examination) -> None:
     set_supine(header)
     given = radiopharmaceutical(exam.protocol, exam.protocol.injection.activity_bq)
     given.RadionuclideHalfLife = decimal(exam.protocol.injection.nuclide.half_life_s)
-    header.RadiopharmaceuticalInformationSequence = Sequence([given])
+    header.RadiopharmaceuticalInformationSequence = [given]
     header.Units, header.CountsSource, header.SeriesType = "BQML", "EMISSION", ["WHOLE BODY", "IMAGE"]
     header.NumberOfSlices = exam.acquisition.functional.grid.shape[0]
     header.CorrectedImage = ["NORM", "DTIM", "ATTN", "SCAT", "RADL", "DECY", "RAN"]
