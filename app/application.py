@@ -11,9 +11,15 @@ from app import __version__
 from app.dicom.result_writer import ResultWriter, Written
 from app.dicom.study_reader import read_study
 from app.domain.analysis import Provenance
-from app.domain.outcome import Status, StudyOutcome
-from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
-from app.domain.shadow import ShadowComparison
+from app.domain.outcome import (
+    NO_FACTS,
+    NOTHING_EARLIER,
+    EarlierResults,
+    RunFacts,
+    ShadowComparison,
+    Status,
+    StudyOutcome,
+)
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from app.imaging.comparison import StudyComparison

@@ -16,9 +16,9 @@ from app.dicom.result_context import DEVICE_NAME, MANUFACTURER
 from app.dicom.uids import NoticeKind, ResultKind
 from app.dicom.write_policy import SegType, WritePolicy
 from app.domain import codes
-from app.domain.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
-from app.domain.tracers import KNOWN_TRACERS
 from app.node import scp
 from app.node.deliver_policy import DeliverPolicy
 from app.node.receive_policy import ReceivePolicy

@@ -18,8 +18,8 @@ from app.dicom.result_writer import ResultKind, Written
 from app.dicom.study_reader import read_studies
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
+from app.domain.selection.rejection import rejection_lines
 from app.domain.study import Patient, Study, StudyKind
-from app.domain.study_rejection import rejection_lines
 from app.domain.volume import LabelMap
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception

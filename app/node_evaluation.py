@@ -22,9 +22,9 @@ from app.cohort.nifti import read_labels, read_volume, write_array
 from app.dicom.seg_outlines import read_segmentation
 from app.dicom.study_reader import read_studies
 from app.dicom.uids import ResultKind
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.outcome import PairOutcome, Status
-from app.domain.scan_score import ScanKey, ScanScore, Validation
+from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError

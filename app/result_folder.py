@@ -7,9 +7,9 @@ from pathlib import Path
 
 from app.dicom.result_file import Result
 from app.dicom.result_writer import Written
-from app.domain.analysis import SeriesVerdict
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Rejection
+from app.domain.selection.pair import SeriesVerdict
 from app.durable_file import write_durably
 from app.errors import RetryLaterError
 from app.outcome_file import remove_results, write_outcome

@@ -28,8 +28,8 @@ from pydantic_core import ErrorDetails
 
 from app.dicom.loading import LoadPolicy
 from app.dicom.write_policy import WritePolicy
-from app.domain.measurements import QuantifyPolicy
-from app.domain.selection import SelectionPolicy
+from app.domain.findings.measurements import QuantifyPolicy
+from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.prior_alignment import AlignPolicy
 from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from app.domain.shadow import ShadowComparison
+from app.domain.outcome import ShadowComparison
 from app.durable_file import write_durably
 
 NAME = "shadow.json"

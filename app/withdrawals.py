@@ -8,8 +8,7 @@ from pathlib import Path
 from app.dicom.withdrawal_writer import write_withdrawal
 from app.dicom.write_policy import WritePolicy
 from app.domain.analysis import Provenance
-from app.domain.outcome import StudyOutcome, Withdrawal
-from app.domain.revision import EarlierResults, StandingResult
+from app.domain.outcome import EarlierResults, StandingResult, StudyOutcome, Withdrawal
 from app.errors import RetryLaterError
 from app.outcome_file import write_outcome
 from app.result_folder import store_files

@@ -23,7 +23,7 @@ from statistics import median
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from app.domain.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, judge_ct_agreement
+from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, judge_ct_agreement
 from app.domain.volume import Grid, Volume
 from app.imaging.ct_agreement import measure_ct_agreement
 from app.imaging.working_ct import working_ct

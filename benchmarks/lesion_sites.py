@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.domain.findings import Findings, Organ, ReferenceUptake, Site
-from app.domain.measurements import measure
-from app.domain.site import SiteRules
+from app.domain.findings.findings import Findings, Organ, ReferenceUptake, Site
+from app.domain.findings.measurements import measure
+from app.domain.findings.site import SiteRules
 from app.imaging.sites import with_sites
 from app.phantom.acquisition import Acquisition
 from app.phantom.anatomy import REFERENCE_HEIGHT_M

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from app.dicom.loading import LoadPolicy, load
-from app.domain.analysis import Loaded, Selection
+from app.domain.analysis import Loaded
 from app.domain.refusal import Rejection
+from app.domain.selection.pair import Selection
 from app.imaging.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator

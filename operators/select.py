@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.selection import select
 from operators.framework import PYTHON_OBJECT, Fragment, Operator, OperatorSpec
 
 

@@ -17,7 +17,7 @@ from app.errors import MisconfiguredError
 from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
-    from app.domain.selection import SelectionResult
+    from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
     from app.inference.model_choice import SiteModels
     from app.node.service import NodePlan, NodeService
@@ -70,7 +70,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
     from app.dicom.study_reader import read_study
-    from app.domain.selection import select
+    from app.domain.selection.selection import select
     from app.node.previous_results import NodePreviousResults
     from app.node.priors import NodePriors
     from app.node.service import NodePlan

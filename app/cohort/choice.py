@@ -8,7 +8,7 @@ from datetime import datetime
 
 from app.cohort.source import acquired_at
 from app.cohort.truth import Truth
-from app.domain.analysis import Selection
+from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 
 Candidate = tuple[Selection, Truth]

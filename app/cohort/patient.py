@@ -29,8 +29,10 @@ from app.dicom.loading import load
 from app.dicom.rtstruct_outlines import read_structure_set
 from app.dicom.seg_outlines import read_segmentation
 from app.dicom.truth_outlines import Outlines, UnusableTruthError
-from app.domain.analysis import Loaded, ModelRole, Selection
+from app.domain.analysis import Loaded
+from app.domain.decision import ModelRole
 from app.domain.refusal import Rejection
+from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from app.dicom.loading import LoadPolicy
-from app.domain.selection import SelectionPolicy
+from app.domain.selection.policy import SelectionPolicy
 from app.imaging.align_policy import AlignPolicy
 
 VERSION = 2

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from app.dicom import header_values as header
 from app.dicom.study_reader import StudyReading, read_studies
-from app.domain.analysis import Selection
 from app.domain.refusal import Reason
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.pair import Selection
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.rejection import rejection_lines
+from app.domain.selection.selection import select
 from app.domain.study import Patient, Series, Study
-from app.domain.study_rejection import rejection_lines
 from app.errors import MisconfiguredError
 from app.phantom.dicom_header import ISSUER as SIMULATED_ISSUER
 

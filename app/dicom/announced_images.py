@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.domain.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 
 KEYWORDS = ("NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber", "SeriesType")
 """What :func:`announcement` looks at."""

@@ -10,9 +10,9 @@ from app.dicom import header_values as header
 from app.dicom.functional_image import same_in_all
 from app.dicom.pixels import read_stack, rescale_factors
 from app.dicom.slice_numbers import slice_numbers
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_order import check_order
+from app.domain.stack.slice_order import check_order
 from app.domain.study import Series
 from app.domain.volume import AIR_HU, Unit, Volume
 from app.errors import UnusableStudyError

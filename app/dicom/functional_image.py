@@ -13,14 +13,15 @@ from pydicom.datadict import dictionary_VR
 from app.dicom import header_values as header
 from app.dicom.injection_header import radiopharmaceutical
 from app.dicom.pixels import SliceStack
-from app.domain.administration import BodySize, Injection, SiteAdministration
-from app.domain.analysis import Decision, Quantification
-from app.domain.nm_checks import retention_warnings
-from app.domain.plausibility import share_warnings
+from app.domain.decision import Decision
+from app.domain.quantities.administration import BodySize, Injection, SiteAdministration
+from app.domain.quantities.nm_checks import retention_warnings
+from app.domain.quantities.plausibility import share_warnings
+from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import Radionuclide, radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Radiopharmaceutical, Series
-from app.domain.suv import Conversion
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
 

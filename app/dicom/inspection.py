@@ -10,13 +10,16 @@ from app.dicom.ct_reader import ct_image
 from app.dicom.loading import LoadPolicy, read_functional
 from app.dicom.pair_inspection import PairInspection, PairVerdict, inspect_pair
 from app.dicom.study_reader import StudyReading, read_studies
-from app.domain.analysis import Decision, Quantification, SeriesVerdict
-from app.domain.geometry import Stack, stack_series
+from app.domain.decision import Decision
+from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.screening import CT_IMAGE, MODALITY_OF_CLASS, NM_IMAGE
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.identification import describe, identify_tracer
+from app.domain.selection.pair import SeriesVerdict
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.screening import CT_IMAGE, MODALITY_OF_CLASS, NM_IMAGE
+from app.domain.selection.selection import select
+from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series, Study
-from app.domain.tracer_identification import describe, identify_tracer
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
 

@@ -11,14 +11,17 @@ from app.dicom.ct_reader import ct_image
 from app.dicom.functional_image import FunctionalImage
 from app.dicom.nm_reader import read_nm
 from app.dicom.pet_reader import read_pet
-from app.domain.administration import SiteAdministration
-from app.domain.analysis import Decision, Loaded, OtherSuv, Selection
-from app.domain.body_size import OtherSuvKind, other_suv
-from app.domain.calibration import CameraCalibration
-from app.domain.clock_evidence import clock_doubts, ct_clock_doubts
-from app.domain.ct_agreement import CtAgreementPolicy
+from app.domain.analysis import Loaded
+from app.domain.decision import Decision
+from app.domain.quantities.administration import SiteAdministration
+from app.domain.quantities.body_size import OtherSuvKind, other_suv
+from app.domain.quantities.calibration import CameraCalibration
+from app.domain.quantities.clock_evidence import clock_doubts, ct_clock_doubts
+from app.domain.quantities.quantification import OtherSuv
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.screening import NM_IMAGE
+from app.domain.selection.pair import Selection
+from app.domain.selection.screening import NM_IMAGE
+from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.domain.study import Series
 from app.errors import UnusableStudyError
 

@@ -12,13 +12,25 @@ from app.dicom import header_values as header
 from app.dicom.functional_image import FunctionalImage, functional_image, injection
 from app.dicom.pixels import SliceStack, read_stack
 from app.dicom.real_world_mappings import real_world_mappings
-from app.domain.administration import SiteAdministration
-from app.domain.analysis import Decision
-from app.domain.calibration import Camera, CameraCalibration, NmHeader, RealWorldMapping, convert_nm
-from app.domain.nm_checks import EnergyWindow, check_detectors, check_energy, check_frames, check_spacing
+from app.domain.decision import Decision
+from app.domain.quantities.administration import SiteAdministration
+from app.domain.quantities.calibration import (
+    Camera,
+    CameraCalibration,
+    NmHeader,
+    RealWorldMapping,
+    convert_nm,
+)
+from app.domain.quantities.nm_checks import (
+    EnergyWindow,
+    check_detectors,
+    check_energy,
+    check_frames,
+    check_spacing,
+)
 from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_content import check_content
+from app.domain.stack.slice_content import check_content
 from app.domain.study import Series
 from app.errors import UnusableStudyError
 

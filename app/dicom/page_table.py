@@ -15,7 +15,7 @@ from app.dicom.result_context import ResultContext, plain
 from app.dicom.sr_biomarkers import change_in_words, dose_in_words, recip_in_words
 from app.dicom.sr_content import NO_LESION
 from app.dicom.sr_instants import activity_instant_in_words
-from app.domain.findings import Burden, Change, Lesion, Site
+from app.domain.findings.findings import Burden, Change, Lesion, Site
 from app.domain.study import StudyKind
 
 TABLE_LEFT, TABLE_TOP, TABLE_BOTTOM = 716, 132, VIEWS_TOP + VIEWS_HEIGHT + 30

@@ -11,7 +11,7 @@ from app.dicom.page_labels import Anchor, placed
 from app.dicom.page_sheet import FAINT, FONT, LEFT, RED, Sheet
 from app.dicom.page_window import is_fitted, widest_window_suv, window_suv
 from app.dicom.result_context import ResultContext
-from app.domain.findings import Lesion
+from app.domain.findings.findings import Lesion
 from app.imaging.mip import Projection, anterior, left_lateral
 
 VIEWS_LEFT, VIEWS_TOP, VIEWS_WIDTH, VIEWS_HEIGHT = LEFT, 144, 640, 674

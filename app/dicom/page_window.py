@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from app.dicom.result_context import ResultContext
-from app.domain.findings import Lesion
+from app.domain.findings.findings import Lesion
 from app.domain.study import StudyKind
 from app.imaging.mip import anterior
 

@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from app.dicom.loading import LoadPolicy, load
 from app.dicom.result_context import WARNING
-from app.domain.analysis import Decision, Selection
+from app.domain.decision import Decision
 from app.domain.refusal import Rejection
+from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.imaging.ct_agreement import check_ct
 

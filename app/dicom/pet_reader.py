@@ -15,17 +15,17 @@ from app.dicom.functional_image import FunctionalImage, functional_image, inject
 from app.dicom.pixels import SliceStack, read_stack, rescale_factors
 from app.dicom.real_world_mappings import real_world_mappings
 from app.dicom.slice_numbers import slice_numbers
-from app.domain.administration import SiteAdministration
-from app.domain.analysis import Decision
-from app.domain.calibration import BQML_PER_UNIT, RealWorldMapping, same_scale
-from app.domain.decay import FrameTiming
+from app.domain.decision import Decision
+from app.domain.quantities.administration import SiteAdministration
+from app.domain.quantities.calibration import BQML_PER_UNIT, RealWorldMapping, same_scale
+from app.domain.quantities.decay import FrameTiming
+from app.domain.quantities.suv import Units, convert_pet
+from app.domain.quantities.suv_scale import PetHeader
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_consistency import check_scales
-from app.domain.slice_content import check_content
-from app.domain.slice_order import check_completeness, check_order
+from app.domain.stack.slice_consistency import check_scales
+from app.domain.stack.slice_content import check_content
+from app.domain.stack.slice_order import check_completeness, check_order
 from app.domain.study import Series
-from app.domain.suv import Units, convert_pet
-from app.domain.suv_scale import PetHeader
 from app.errors import UnusableStudyError
 
 MUST_AGREE = (

@@ -16,9 +16,9 @@ from app.dicom import jpeg_lossless
 from app.dicom.isolated_decoder import JPEG_LS, DecoderDiedError, IsolatedDecoder
 from app.dicom.stream_loss import loss_in_stream
 from app.dicom.stream_precision import widest_sample_bits
-from app.domain.geometry import Stack, stack_series
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.screening import CT_IMAGE
+from app.domain.selection.screening import CT_IMAGE
+from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series
 from app.errors import UnusableStudyError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.domain.calibration import RealWorldMapping
+from app.domain.quantities.calibration import RealWorldMapping
 
 
 def real_world_mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:

@@ -20,7 +20,8 @@ from pydicom.valuerep import DA, TM
 from app.dicom.header_values import tolerant
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.dicom.write_policy import WritePolicy
-from app.domain.analysis import Decision, Loaded, ModelUsed, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Loaded, Provenance, Quantified, SupersededReport
+from app.domain.decision import Decision, ModelUsed
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Code, Instance, Series
 from app.errors import UnusableStudyError

@@ -14,7 +14,8 @@ from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_writer import write_report
 from app.dicom.uids import ResultKind
 from app.dicom.write_policy import SegType, SrClass, WritePolicy
-from app.domain.analysis import Decision, Provenance, Quantified
+from app.domain.analysis import Provenance, Quantified
+from app.domain.decision import Decision
 
 __all__ = [
     "Result",

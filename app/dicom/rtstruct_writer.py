@@ -21,7 +21,7 @@ from app.dicom.seg_writer import LESION_RGB
 from app.dicom.sr_content import evidence
 from app.dicom.uids import ResultKind
 from app.domain.codes import NEOPLASM
-from app.domain.findings import Site
+from app.domain.findings.findings import Site
 from app.domain.volume import Grid
 
 COORDINATE_DECIMALS = 4

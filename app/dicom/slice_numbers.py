@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.domain.slice_order import Numbering, by_bed
+from app.domain.stack.slice_order import Numbering, by_bed
 
 NUMBERS = ("InstanceNumber", "ImageIndex", "SliceLocation")
 BED_TIME = "FrameReferenceTime"

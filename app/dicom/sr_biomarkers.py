@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from app.domain.codes import CHANGE, CORRESPONDENCE, DOSE, RECIP, REFERENCE, SITE_REASON
 from app.domain.dose import EFFECTIVE_HALF_LIVES_H
-from app.domain.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
+from app.domain.findings.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
 from app.domain.study import Code
 
 

@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
 from app.dicom.sr_biomarkers import biomarker_statements
 from app.dicom.sr_instants import activity_instant_in_words, processed_item, uptake_in_words, uptake_item
-from app.domain.analysis import Prior, Quantification, RegistrationFit
+from app.domain.analysis import Prior, RegistrationFit
 from app.domain.codes import (
     ACQUISITION_MODALITY,
     DECISION,
@@ -42,6 +42,7 @@ from app.domain.codes import (
     SOURCE,
     SUMMARY,
 )
+from app.domain.quantities.quantification import Quantification
 from app.domain.study import Code, Series, StudyKind
 
 DEMONSTRATION_MODEL = "Demonstration model, trained on simulated patients"

@@ -24,7 +24,7 @@ from app.domain.codes import (
     RADIOPHARMACEUTICAL_START,
     UPTAKE_TIME,
 )
-from app.domain.findings import ActivityInstant, InstantKind
+from app.domain.findings.findings import ActivityInstant, InstantKind
 from app.domain.study import StudyKind
 
 SECONDS_PER_MINUTE = 60.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from app.dicom.result_context import ResultContext
 from app.domain import codes
-from app.domain.findings import ActivityInstant, Burden, Change, Lesion, LinkKind, Organ
+from app.domain.findings.findings import ActivityInstant, Burden, Change, Lesion, LinkKind, Organ
 from app.domain.study import Code, StudyKind
 
 SIGNIFICANT_DIGITS = 6

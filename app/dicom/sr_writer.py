@@ -38,7 +38,7 @@ from app.dicom.uids import ResultKind, derived_uid
 from app.dicom.write_policy import SrClass
 from app.domain import codes
 from app.domain.analysis import SupersededReport
-from app.domain.findings import Lesion
+from app.domain.findings.findings import Lesion
 from app.domain.study import StudyKind
 
 WHOLE_BODY = "Whole body"

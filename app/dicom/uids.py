@@ -12,7 +12,7 @@ from dataclasses import asdict
 from enum import StrEnum
 
 from app.domain.analysis import Provenance, Quantified
-from app.domain.findings import Change
+from app.domain.findings.findings import Change
 from app.domain.study import Series
 
 

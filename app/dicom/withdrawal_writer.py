@@ -37,7 +37,7 @@ from app.dicom.withdrawal_page import Notice, draw_notice
 from app.dicom.write_policy import WritePolicy
 from app.domain import codes
 from app.domain.analysis import Provenance
-from app.domain.revision import StandingResult
+from app.domain.outcome import StandingResult
 from app.domain.study import Code
 
 SERIES_AFTER_RESULTS = 4

@@ -2,97 +2,23 @@
 
 ``Selection → Loaded → Aligned → Segmented → Quantified``; a :class:`~app.domain.refusal.Rejection`
 may take the place of any of them.
+
+Which kinds of study each model looks at, in training as in use.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
-from app.domain.ct_agreement import CtAgreement
-from app.domain.findings import Findings
+from app.domain.decision import Decision, ModelRole, ModelUsed
+from app.domain.findings.findings import Findings
+from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason
-from app.domain.study import Series, Study, StudyKind
-from app.domain.tracers import Tracer
-from app.domain.volume import LabelMap, Unit, Volume
-
-
-class ModelRole(StrEnum):
-    """The four models of the study behind this product (doi 10.1186/s13550-026-01468-y)."""
-
-    M1 = "M1"
-    """PET/CT"""
-    M2 = "M2"
-    """SPECT/CT"""
-    M3 = "M3"
-    """PET/CT or SPECT/CT, one at a time"""
-    M4 = "M4"
-    """SPECT/CT with the patient's PET lesions as prior"""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Something the node decided, in words, for the SR and the audit trail."""
-
-    stage: str
-    text: str
-
-
-@dataclass(frozen=True)
-class SeriesVerdict:
-    """What became of one series: a role, or the reason it has none."""
-
-    series_instance_uid: str
-    modality: str
-    description: str
-    role: str
-    """``PET``, ``SPECT``, ``CT``, or empty."""
-    reason: Reason | None = None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A functional series with its CT, ready to be loaded."""
-
-    study: Study
-    kind: StudyKind
-    functional: Series
-    ct: Series
-    tracer: Tracer
-    decisions: tuple[Decision, ...] = ()
-
-
-@dataclass(frozen=True)
-class OtherSuv:
-    """Another SUV than SUVbw that the site asks for: SUVbw times ``per_suvbw`` is in ``unit``."""
-
-    unit: Unit
-    per_suvbw: float
-
-
-@dataclass(frozen=True)
-class Quantification:
-    """How stored values became numbers with a unit.
-
-    Attributes:
-        suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
-        reference_datetime: the instant to which the activity is decay corrected, when known.
-        uptake_s: from the injection to the start of the scan, when both are known.
-        injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
-        other_suv: what SUVbw is multiplied by for the other SUVs that the site asks for (``load.other_suv``).
-        source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
-    """
-
-    source: str
-    suv_per_bqml: float | None = None
-    injected_activity_bq: float | None = None
-    administered_at: datetime | None = None
-    reference_datetime: datetime | None = None
-    weight_kg: float | None = None
-    half_life_s: float | None = None
-    other_suv: tuple[OtherSuv, ...] = ()
-    uptake_s: float | None = None
+from app.domain.selection.pair import Selection
+from app.domain.stack.ct_agreement import CtAgreement
+from app.domain.study import StudyKind
+from app.domain.volume import LabelMap, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,17 +107,6 @@ class Aligned:
     decisions: tuple[Decision, ...] = ()
 
 
-@dataclass(frozen=True)
-class ModelUsed:
-    """Which model spoke, exactly."""
-
-    model_id: str
-    role: ModelRole
-    version: str
-    weights_sha256: str
-    demonstration_only: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Segmented:
     """Lesions as labels on the functional grid, largest first.
@@ -276,3 +191,12 @@ class Provenance:
             if report.functional_series_instance_uid == functional_series_instance_uid
         )
         return next(of_series, None)
+
+
+KINDS = {
+    ModelRole.M1: (StudyKind.PET_CT,),
+    ModelRole.M2: (StudyKind.SPECT_CT,),
+    ModelRole.M3: (StudyKind.PET_CT, StudyKind.SPECT_CT),
+    ModelRole.M4: (StudyKind.SPECT_CT,),
+}
+"""M3 sees both, one at a time: in its training PET and SPECT are cases of their own."""

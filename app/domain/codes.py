@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.findings import Site
+from app.domain.findings.findings import Site
 from app.domain.study import Code
 from app.domain.volume import Unit
 

@@ -3,23 +3,90 @@
 D [Gy] = 0.25 Gy·g/(MBq·h) x C(t) [MBq/g] x t [h] (Hänscheid et al., J Nucl Med 2018;59:75): 177Lu, local
 deposition of its beta energy, soft tissue of 1 g/ml, C(t) as it was at the time t after administration.
 How far off it is depends on the effective half-life; docs/measurements.md has the table.
+
+One instant for every activity that is reported: the start of the scan, whatever the header's convention.
+
+An image's activity may be corrected to the scan's start (START), to the injection (ADMIN), or,
+from cameras that correct nothing, hold for the middle of the acquisition. Between injection and scan lies a
+factor of 1.8 for 68Ga after an hour, and of 1.5 for 177Lu after four days.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
-from app.domain.activity_instant import scanned_at
 from app.domain.analysis import Loaded
-from app.domain.decay import decay_factor, seconds_between
-from app.domain.findings import DoseEstimate, Findings, Lesion
-from app.domain.measurements import BQ_PER_MBQ, QuantifyPolicy
+from app.domain.findings.findings import ActivityInstant, Burden, DoseEstimate, Findings, InstantKind, Lesion
+from app.domain.findings.measurements import BQ_PER_MBQ, QuantifyPolicy
+from app.domain.quantities.decay import decay_factor, seconds_between
 from app.domain.radionuclides import LU177
 from app.domain.study import StudyKind
 
+
+def with_activity_at_scan_start(findings: Findings, loaded: Loaded) -> Findings:
+    """Activities and concentrations as they were when the scan began; ``findings`` as they are without any.
+
+    Where the times don't allow it, they stay as the header has them: as at the injection.
+    """
+    if loaded.activity is None:
+        return findings
+    instant, factor = _scan_start(loaded)
+    lesions = tuple(_decayed(lesion, factor) for lesion in findings.lesions)
+    burden = _burden_decayed(findings.burden, factor)
+    return replace(findings, lesions=lesions, burden=burden, activity_instant=instant)
+
+
+def scanned_at(loaded: Loaded) -> datetime | None:
+    """When the scan began: its first acquisition, or the instant to which it is decay corrected, if earlier.
+
+    That instant is no scan's where it is the injection. Series Time alone is none either: workstations write
+    the time of processing there.
+    """
+    used, acquired = loaded.quantification, loaded.selection.functional.acquired_at
+    reference = used.reference_datetime
+    if reference is None or reference == used.administered_at:
+        return acquired
+    if acquired is None or seconds_between(reference, acquired) >= 0.0:
+        return reference
+    return acquired
+
+
+def _scan_start(loaded: Loaded) -> tuple[ActivityInstant, float]:
+    """When the activities will hold, and the factor that brings them there."""
+    used, start = loaded.quantification, scanned_at(loaded)
+    reference = used.reference_datetime
+    if reference is None:  # only ADMIN does without the time of injection
+        return ActivityInstant(InstantKind.INJECTION), 1.0
+    if start is None or used.half_life_s is None:
+        at_injection = reference == used.administered_at
+        kind = InstantKind.INJECTION if at_injection else InstantKind.SCAN_START
+        return ActivityInstant(kind, reference), 1.0
+    factor = decay_factor(seconds_between(reference, start), used.half_life_s)
+    return ActivityInstant(InstantKind.SCAN_START, start), factor
+
+
+def _decayed(lesion: Lesion, factor: float) -> Lesion:
+    return replace(
+        lesion,
+        activity_mbq=_times(lesion.activity_mbq, factor),
+        concentration_max_bqml=_times(lesion.concentration_max_bqml, factor),
+        concentration_mean_bqml=_times(lesion.concentration_mean_bqml, factor),
+    )
+
+
+def _burden_decayed(burden: Burden, factor: float) -> Burden:
+    return replace(burden, activity_mbq=_times(burden.activity_mbq, factor))
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
 DOSE_GY_G_PER_MBQ_H = 0.25
+
 SOFT_TISSUE_G_PER_ML = 1.0
 """Sclerotic bone is denser: there the estimate is too high."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.scan_score import ScanScore
+from app.domain.scores import ScanScore
 
 STUDY_DOI = "10.1186/s13550-026-01468-y"
 AUTOPET = "autoPET challenge (components with 18 neighbours)"

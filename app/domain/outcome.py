@@ -1,13 +1,25 @@
-"""How processing a study ended: what outcome.json, ``psma-node status`` and exit codes say."""
+"""How processing a study ended: what outcome.json, ``psma-node status`` and exit codes say.
+
+What earlier revisions of a study have said, which a later one replaces or withdraws.
+
+A result can't be taken back from a PACS. So whatever a new revision says names what it takes the place of;
+and where it gives no result at all, a notice withdraws the earlier one.
+
+A shadow model beside the one that serves: what both found on the same input.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
-from app.domain.analysis import Decision, ModelUsed, SeriesVerdict
-from app.domain.findings import Findings
+from app.domain.analysis import SupersededReport
+from app.domain.decision import Decision, ModelUsed
+from app.domain.findings.findings import Findings
 from app.domain.refusal import Reason
+from app.domain.selection.pair import SeriesVerdict
 from app.domain.study import StudyKind
 
 
@@ -87,3 +99,78 @@ class StudyOutcome:
         """All that is to be sent: results and notices of withdrawal."""
         items: tuple[PairOutcome | Withdrawal, ...] = (*self.pairs, *self.withdrawals)
         return tuple(file for item in items for file in item.files)
+
+
+@dataclass(frozen=True)
+class StandingResult:
+    """A result of an earlier revision that nothing has replaced or withdrawn yet; its SR is on disk."""
+
+    report: SupersededReport
+    report_file: Path
+
+
+@dataclass(frozen=True)
+class EarlierResults:
+    """What is known of a study's earlier revisions.
+
+    Attributes:
+        last_words: the latest report on each functional series, be it a result or a notice of withdrawal.
+        standing: results that must be replaced or withdrawn.
+    """
+
+    last_words: tuple[SupersededReport, ...] = ()
+    standing: tuple[StandingResult, ...] = ()
+
+
+NOTHING_EARLIER = EarlierResults()
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the node knows of a run beside its images.
+
+    Attributes:
+        begun_at: when this try began, with its zone.
+        decisions: what the node decided before the chain began.
+    """
+
+    begun_at: datetime | None = None
+    decisions: tuple[Decision, ...] = ()
+
+
+NO_FACTS = RunFacts()
+
+
+@dataclass(frozen=True)
+class MaskSummary:
+    """What a mask amounts to."""
+
+    lesion_count: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class ShadowComparison:
+    """One shadow model on one pair. Never sent; for the physicist who compares models over weeks.
+
+    Attributes:
+        shadow_id: as the site's policy names it.
+        shadow: the exact model; ``None`` when it could not be loaded.
+        prior_used: whether the shadow was shown the prior (M4 only).
+        found: what the shadow found; ``None`` when it did not run to its end.
+        dice: of both masks; ``None`` when both are empty, or the shadow did not run.
+        seconds: the shadow took, loading included.
+        problem: why there is no result; empty when there is one.
+    """
+
+    functional_series_instance_uid: str
+    kind: StudyKind
+    serving: ModelUsed
+    serving_found: MaskSummary
+    shadow_id: str
+    shadow: ModelUsed | None = None
+    prior_used: bool = False
+    found: MaskSummary | None = None
+    dice: float | None = None
+    seconds: float = 0.0
+    problem: str = ""

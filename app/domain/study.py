@@ -41,8 +41,8 @@ class Radiopharmaceutical:
     """Radiopharmaceutical Information Sequence (0054,0016), as found.
 
     ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
-    C.8.9.2); :mod:`app.domain.administration` decides what it means. ``start_time`` is the time of day,
-    since midnight. ``lone_offset`` is set where injection and scan are not known to be in one time zone;
+    C.8.9.2); :mod:`app.domain.quantities.administration` decides what it means. ``start_time`` is the time of
+    day, since midnight. ``lone_offset`` is set where injection and scan are not known to be in one time zone;
     ``start_datetime`` then is by its own clock.
     """
 

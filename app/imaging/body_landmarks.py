@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from app.domain.site import PelvicPosition, SpinalPosition
+from app.domain.findings.site import PelvicPosition, SpinalPosition
 from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
 from app.imaging.resampling import resample
 from app.imaging.working_ct import BODY_HU, WorkingCt

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from app.domain.analysis import ModelUsed, Segmented
-from app.domain.correspondence import LinkLimits, link_lesions
-from app.domain.findings import Change, Findings, LesionLink, LinkKind, Recip
-from app.domain.measurements import QuantifyPolicy
-from app.domain.response import RecipInputs, percent_change, recip
+from app.domain.analysis import Segmented
+from app.domain.decision import ModelUsed
+from app.domain.findings.change import LinkLimits, RecipInputs, link_lesions, percent_change, recip
+from app.domain.findings.findings import Change, Findings, LesionLink, LinkKind, Recip
+from app.domain.findings.measurements import QuantifyPolicy
 from app.domain.study import StudyKind
 from app.errors import UnusableStudyError
 from app.imaging.align_policy import AlignPolicy, broken_limits

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter
 
-from app.domain.analysis import Decision, Loaded
-from app.domain.ct_agreement import (
+from app.domain.analysis import Loaded
+from app.domain.decision import Decision
+from app.domain.refusal import Rejection
+from app.domain.stack.ct_agreement import (
     ADVICE,
     CtAgreement,
     CtAgreementPolicy,
@@ -23,7 +25,6 @@ from app.domain.ct_agreement import (
     Flip,
     judge_ct_agreement,
 )
-from app.domain.refusal import Rejection
 from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Grid, Unit, Volume
 from app.imaging.outline_search import OutlinePair, Scalar, ShiftSearch

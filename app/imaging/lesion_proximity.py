@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
-from app.domain.correspondence import Affinity, Proximity
+from app.domain.findings.change import Affinity, Proximity
 from app.domain.volume import FloatArray, Grid, LabelMap
 
 SEEN_SHARE = 0.5

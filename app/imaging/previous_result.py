@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from app.domain.analysis import ModelUsed
-from app.domain.findings import Findings
+from app.domain.decision import ModelUsed
+from app.domain.findings.findings import Findings
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
 

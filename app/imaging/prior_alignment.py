@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from app.domain.analysis import Aligned, Decision, Loaded, Prior, RegistrationFit
+from app.domain.analysis import Aligned, Loaded, Prior, RegistrationFit
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Volume

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Quantified, Segmented
-from app.domain.dose import with_dose
-from app.domain.measurements import QuantifyPolicy, measure
+from app.domain.dose import with_activity_at_scan_start, with_dose
+from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.imaging.comparison import StudyComparison
 from app.imaging.sites import with_sites, without_sites
 

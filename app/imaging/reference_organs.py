@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from app.domain.findings import Organ, ReferenceUptake
+from app.domain.findings.findings import Organ, ReferenceUptake
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
 from app.imaging.body_landmarks import BodyLandmarks
 from app.imaging.resampling import resample, resample_mask

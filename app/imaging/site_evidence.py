@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, find_objects
 
-from app.domain.findings import Lesion
-from app.domain.site import SiteEvidence
+from app.domain.findings.findings import Lesion
+from app.domain.findings.site import SiteEvidence
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.imaging.body_landmarks import BodyLandmarks
 from app.imaging.resampling import resample
@@ -54,7 +54,7 @@ class Surroundings:
 def gather_evidence(
     lesions: Sequence[Lesion], labels: LabelMap, around: Surroundings
 ) -> Iterator[SiteEvidence]:
-    """Everything that :func:`app.domain.site.decide_site` asks for, lesion by lesion.
+    """Everything that :func:`app.domain.findings.site.decide_site` asks for, lesion by lesion.
 
     Args:
         lesions: measured on ``labels``.

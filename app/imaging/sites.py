@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.domain.findings import Findings, Lesion, Organ, ReferenceUptake, Site
-from app.domain.site import SiteRules, decide_site
+from app.domain.findings.findings import Findings, Lesion, Organ, ReferenceUptake, Site
+from app.domain.findings.site import SiteRules, decide_site
 from app.domain.volume import LabelMap, Volume
 from app.imaging.body_landmarks import find_landmarks
 from app.imaging.reference_organs import Liver, body_uptake, find_liver, find_parotids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.volume import AIR_HU, Grid, Unit, Volume
 from app.imaging.resampling import resample
 from app.inference.orientation import Orientation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.domain.analysis import Decision, ModelRole
+from app.domain.decision import Decision, ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.inference.model_card import ModelCard

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.channels import channels_of
 from app.inference.checkpoint_reader import CheckpointFacts, ConvertedCheckpoint, convert_checkpoint

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from app.domain.analysis import ModelRole
-from app.domain.tracers import tracer_named
+from app.domain.decision import ModelRole
+from app.domain.selection.tracers import tracer_named
 from app.errors import MisconfiguredError
 from app.inference.channels import PRIOR_NAME, channels_of
 from app.inference.model_card import Text

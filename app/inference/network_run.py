@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.inference.gpu_memory import in_voxels
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.channels import CT_NAME, PRIOR_NAME, channels_of
 from app.inference.network import build_network, refuse_misfit

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 
 MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
 """Environment variable: where a MONAI Application Package keeps models."""

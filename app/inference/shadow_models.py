@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.domain.analysis import ModelRole, Segmented
-from app.domain.model_kinds import KINDS
-from app.domain.segmentation_metrics import count_voxels
-from app.domain.shadow import MaskSummary, ShadowComparison
+from app.domain.analysis import KINDS, Segmented
+from app.domain.decision import ModelRole
+from app.domain.outcome import MaskSummary, ShadowComparison
+from app.domain.scores import count_voxels
 from app.domain.volume import LabelMap
 from app.errors import describe_exception
 from app.inference.lesion_segmentation import model_used, segment_lesions

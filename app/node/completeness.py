@@ -4,7 +4,7 @@ A study is complete when a pair (PET and CT, SPECT and CT) has been selected fro
 series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
 images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
 is rejected with its reasons. Images that come later make a new revision; what is no image that could be
-analysed (:data:`app.domain.screening.IMAGE_CLASSES`) does not. Nothing here discards anything.
+analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`) does not. Nothing here discards anything.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from app.domain.analysis import Selection
-from app.domain.geometry import stack_gaps
 from app.domain.refusal import RefusalCode, Rejection
-from app.domain.screening import MODALITY_OF_CLASS
+from app.domain.selection.pair import Selection
+from app.domain.selection.screening import MODALITY_OF_CLASS
+from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Series, Study
 from app.node.receive_policy import ReceivePolicy
 
@@ -48,7 +48,7 @@ _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 
 
 class Selected(Protocol):
-    """What :func:`app.domain.selection.select` returns, as far as this module looks at it."""
+    """What :func:`app.domain.selection.selection.select` returns, as far as this module looks at it."""
 
     @property
     def selections(self) -> tuple[Selection, ...]:

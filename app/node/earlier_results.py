@@ -7,8 +7,7 @@ is not sent any more (:mod:`app.node.delivery`), and no later report names it.
 from __future__ import annotations
 
 from app.domain.analysis import SupersededReport
-from app.domain.outcome import ResultFile, StudyOutcome
-from app.domain.revision import EarlierResults, StandingResult
+from app.domain.outcome import EarlierResults, ResultFile, StandingResult, StudyOutcome
 from app.errors import RetryLaterError
 from app.node.delivery_ledger import DeliveryState
 from app.node.run_ledger import RunKey, StudyState

@@ -30,7 +30,7 @@ from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from app.domain.screening import IMAGE_CLASSES
+from app.domain.selection.screening import IMAGE_CLASSES
 from app.durable_file import make_folder, sync_folder
 from app.errors import RetryLaterError
 from app.node.database import instances, utc_now
@@ -65,7 +65,8 @@ class InboxStudy:
 
     Attributes:
         conflicts: UIDs that came with more than one content.
-        image_count, last_image_at: of what can be analysed (:data:`~app.domain.screening.IMAGE_CLASSES`);
+        image_count, last_image_at: of what can be analysed
+        (:data:`~app.domain.selection.screening.IMAGE_CLASSES`);
             0 and ``None`` when there is no such image.
     """
 

@@ -15,8 +15,8 @@ from app.dicom.ct_reader import read_ct
 from app.dicom.loading import LoadPolicy, read_functional
 from app.dicom.read_back import ResultMismatchError, labels_on_grid
 from app.dicom.study_reader import read_study
-from app.domain.geometry import stack_series
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.stack.geometry import stack_series
 from app.domain.study import Patient, Series, Study
 from app.domain.volume import Grid, LabelMap, Volume
 from app.errors import UnusableStudyError

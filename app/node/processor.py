@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from app.domain.outcome import StudyOutcome
-from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
+from app.domain.outcome import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts, StudyOutcome
 
 OnStage = Callable[[str], None]
 """Told the name of each stage of the chain as it begins."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Boolean, Column, Engine, Float, Integer, Row, String, Table, insert, select
 
-from app.domain.shadow import ShadowComparison
+from app.domain.outcome import ShadowComparison
 from app.node.database import PlainText, UtcDateTime, metadata, utc_now
 from app.node.run_ledger import RunKey
 

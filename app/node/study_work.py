@@ -13,9 +13,8 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from app.domain.analysis import Decision
-from app.domain.outcome import Status, StudyOutcome
-from app.domain.revision import RunFacts
+from app.domain.decision import Decision
+from app.domain.outcome import RunFacts, Status, StudyOutcome
 from app.errors import (
     MisconfiguredError,
     RetryLaterError,

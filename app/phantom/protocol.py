@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 import numpy as np
 
 from app.domain.radionuclides import GA68, LU177, Radionuclide
-from app.domain.tracers import PSMA_11_GA68, PSMA_617_LU177, Tracer
+from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177, Tracer
 from app.phantom.centres import Centre, Modality
 from app.phantom.patient import VERSION, SimulatedPatient
 

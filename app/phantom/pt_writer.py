@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from app.domain.decay import mean_activity_offset_s
+from app.domain.quantities.decay import mean_activity_offset_s
 from app.phantom.dicom_header import (
     Examination,
     decimal,

@@ -11,9 +11,9 @@ import numpy as np
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_labels
-from app.domain.analysis import ModelRole
-from app.domain.model_kinds import KINDS
-from app.domain.scan_score import Validation
+from app.domain.analysis import KINDS
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError

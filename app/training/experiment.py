@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from app.cohort.manifest import read_manifest
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.inference.policy import DeviceChoice

@@ -22,7 +22,7 @@ from app.cohort.manifest import (
     patient_folder,
 )
 from app.cohort.record import RECORD_FILE
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
 from app.record_file import Record, read_record, write_record

@@ -9,8 +9,8 @@ from typing import Any
 
 from app import __version__
 from app.cohort.manifest import CohortManifest
-from app.domain.analysis import ModelRole
-from app.domain.model_kinds import KINDS
+from app.domain.analysis import KINDS
+from app.domain.decision import ModelRole
 from app.inference.channels import FUNCTIONAL, PRIOR_NAME, channels_of
 from app.inference.model_card import (
     DATASET_FILE,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from app import __version__
 from app.cohort.manifest import CohortManifest, read_manifest
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import ScanScore
+from app.domain.decision import ModelRole
+from app.domain.scores import ScanScore
 from app.errors import MisconfiguredError
 from app.inference.model_card import MetricSource, read_card, write_card
 from app.training.experiment import experiment_steps, unfinished

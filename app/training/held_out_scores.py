@@ -8,9 +8,9 @@ from pathlib import Path
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_labels, read_volume
-from app.domain.analysis import ModelRole
-from app.domain.model_kinds import KINDS
-from app.domain.scan_score import ScanKey, ScanScore, Validation
+from app.domain.analysis import KINDS
+from app.domain.decision import ModelRole
+from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.training.experiment_settings import ExperimentSettings

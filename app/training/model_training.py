@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
 from app.training.own_plans import CONFIGURATION, plans_name

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.model_card import DATASET_FILE
 from app.inference.plans_check import check_plans
 from app.training.own_plans import CONFIGURATION, with_own_configuration

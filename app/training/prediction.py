@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.nifti import read_volume, write_array
-from app.domain.analysis import ModelRole
-from app.domain.model_kinds import KINDS
-from app.domain.scan_score import Validation
+from app.domain.analysis import KINDS
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
 from app.imaging.components import label_lesions

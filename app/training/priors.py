@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 from app.cohort.manifest import CohortPatient, image_file
 from app.cohort.nifti import read_volume, write_array
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.imaging.align_policy import broken_uptake_limits

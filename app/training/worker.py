@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from app.cohort.manifest import read_manifest
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import PsmaNodeError
 from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import Validation
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.training.experiment_settings import ALL_PATIENTS
 from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.domain.measures import MEASURES, Measure
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.inference.model_card import Metric
 from app.validation.score_groups import Group, described, groups_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.domain.scan_score import ScanScore
+from app.domain.scores import ScanScore
 from app.durable_file import make_folder, write_durably
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import ScanScore
+from app.domain.decision import ModelRole
+from app.domain.scores import ScanScore
 from app.errors import MisconfiguredError
 from app.inference.model_card import Metric, ModelCard
 from app.inference.model_choice import settings_to_measure

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.cohort.manifest import prefix
 from app.cohort.nifti import SUFFIX
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import Validation
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 
 PREDICTIONS_FOLDER = "predictions"

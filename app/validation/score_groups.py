@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.measures import Measure
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.domain.study import StudyKind
 from app.validation.statistics import Description, PairedComparison, compare_pairs, describe
 

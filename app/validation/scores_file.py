@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.measures import MEASURES
-from app.domain.scan_score import ScanKey, ScanScore, Validation
-from app.domain.segmentation_metrics import LesionCounts, VoxelCounts
+from app.domain.scores import LesionCounts, ScanKey, ScanScore, Validation, VoxelCounts
 from app.domain.study import StudyKind
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError

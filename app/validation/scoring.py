@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.scan_score import ScanKey, ScanScore
-from app.domain.segmentation_metrics import count_lesions, count_voxels
+from app.domain.scores import ScanKey, ScanScore, count_lesions, count_voxels
 from app.domain.volume import LabelMap, Unit, Volume
 from app.imaging.components import label_lesions
 

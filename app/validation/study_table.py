@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.measures import STUDY_DOI
-from app.domain.scan_score import Validation
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 
 TITLE = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.domain.analysis import Aligned, Loaded, ModelRole, ModelUsed, Segmented
+from app.domain.analysis import Aligned, Loaded, Segmented
+from app.domain.decision import ModelRole, ModelUsed
 from app.imaging.components import label_lesions
 
 HOT_SUV = 12.0

@@ -10,10 +10,10 @@ import pytest
 
 from app.dicom.page_drawing import WARNINGS_TOP
 from app.domain.analysis import Loaded
-from app.domain.ct_agreement import CtAgreement, CtAgreementPolicy, Flip
-from app.domain.findings import Site
+from app.domain.findings.findings import Site
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import RefusalCode
+from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, Flip
 from app.imaging import ct_agreement
 from app.imaging.ct_agreement import check_ct
 from app.phantom.dicom_writer import WrittenPatient

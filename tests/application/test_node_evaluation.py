@@ -16,8 +16,9 @@ from app.cli.evaluate_node import NodeRun, complete_cards, evaluate_and_report, 
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.policy import CohortPolicy
-from app.domain.analysis import Aligned, ModelRole, ModelUsed, Segmented
-from app.domain.scan_score import Validation
+from app.domain.analysis import Aligned, Segmented
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder

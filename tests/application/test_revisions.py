@@ -9,10 +9,17 @@ from types import SimpleNamespace
 import pydicom
 import pytest
 
-from app.domain.analysis import SeriesVerdict, SupersededReport
-from app.domain.outcome import PairOutcome, Status, StudyOutcome
+from app.domain.analysis import SupersededReport
+from app.domain.outcome import (
+    NOTHING_EARLIER,
+    EarlierResults,
+    PairOutcome,
+    StandingResult,
+    Status,
+    StudyOutcome,
+)
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.revision import NOTHING_EARLIER, EarlierResults, StandingResult
+from app.domain.selection.pair import SeriesVerdict
 from app.errors import UnusableStudyError
 from app.outcome_file import read_outcome
 from app.phantom.dicom_writer import WrittenPatient

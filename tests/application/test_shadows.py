@@ -10,8 +10,7 @@ import pytest
 
 from app import application
 from app.domain.analysis import Segmented
-from app.domain.outcome import Status
-from app.domain.shadow import MaskSummary, ShadowComparison
+from app.domain.outcome import MaskSummary, ShadowComparison, Status
 from app.folder_mode import RunPriors, process_folder
 from app.outcome_file import read_outcome
 from app.phantom.dicom_writer import WrittenPatient

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Loaded
-from app.domain.findings import ActivityInstant, Findings, InstantKind
-from app.domain.measurements import measure
+from app.domain.dose import with_activity_at_scan_start
+from app.domain.findings.findings import ActivityInstant, Findings, InstantKind
+from app.domain.findings.measurements import measure
 from tests.results import sources
 
 INJECTED = datetime(2026, 3, 4, 8, 0)

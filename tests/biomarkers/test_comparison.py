@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.domain.analysis import Quantified, RegistrationFit
-from app.domain.findings import Change, Findings, LinkKind, RecipCategory
-from app.domain.measurements import QuantifyPolicy, measure
+from app.domain.findings.findings import Change, Findings, LinkKind, RecipCategory
+from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume

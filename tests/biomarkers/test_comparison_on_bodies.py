@@ -10,8 +10,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import Quantified
-from app.domain.findings import LinkKind, RecipCategory
-from app.domain.measurements import QuantifyPolicy, measure
+from app.domain.findings.findings import LinkKind, RecipCategory
+from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
 from app.imaging.align_policy import AlignPolicy
 from app.imaging.comparison import StudyComparison

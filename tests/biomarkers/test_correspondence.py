@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from app.domain.correspondence import LinkLimits, link_lesions
-from app.domain.findings import Lesion, LesionLink, LinkKind
-from app.domain.measurements import measure
+from app.domain.findings.change import LinkLimits, link_lesions
+from app.domain.findings.findings import Lesion, LesionLink, LinkKind
+from app.domain.findings.measurements import measure
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from app.imaging.lesion_proximity import lesion_proximity
 

@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Loaded
-from app.domain.dose import EFFECTIVE_HALF_LIVES_H, dose_range, single_time_point_dose_gy, with_dose
-from app.domain.findings import DoseEstimate, Findings
-from app.domain.measurements import QuantifyPolicy, measure
+from app.domain.dose import (
+    EFFECTIVE_HALF_LIVES_H,
+    dose_range,
+    single_time_point_dose_gy,
+    with_activity_at_scan_start,
+    with_dose,
+)
+from app.domain.findings.findings import DoseEstimate, Findings
+from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.radionuclides import LU177
 from tests.results import sources
 

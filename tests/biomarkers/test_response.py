@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.findings import RecipCategory
-from app.domain.response import RecipInputs, percent_change, recip
+from app.domain.findings.change import RecipInputs, percent_change, recip
+from app.domain.findings.findings import RecipCategory
 
 CR, PR = RecipCategory.COMPLETE_RESPONSE, RecipCategory.PARTIAL_RESPONSE
 SD, PD = RecipCategory.STABLE_DISEASE, RecipCategory.PROGRESSIVE_DISEASE

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from app.domain.measurements import measure
-from app.domain.shape import farthest_pair, longest_diameter_mm
+from app.domain.findings.measurements import farthest_pair, longest_diameter_mm, measure
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 
 ISOTROPIC = Grid.axis_aligned((60, 60, 60), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))

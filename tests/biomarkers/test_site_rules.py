@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.findings import Site
-from app.domain.site import PelvicPosition, SiteEvidence, SiteRules, SpinalPosition, decide_site
+from app.domain.findings.findings import Site
+from app.domain.findings.site import PelvicPosition, SiteEvidence, SiteRules, SpinalPosition, decide_site
 
 RULES = SiteRules()
 SOFT = SiteEvidence(volume_ml=2.0, in_ct=True, bone_share=0.0, mean_hu=40.0)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.domain.findings import Findings, Organ, Site
-from app.domain.measurements import measure
-from app.domain.site import SiteRules
+from app.domain.findings.findings import Findings, Organ, Site
+from app.domain.findings.measurements import measure
+from app.domain.findings.site import SiteRules
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.imaging.body_landmarks import BodyLandmarks, find_landmarks
 from app.imaging.sites import NO_BODY, with_sites

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from app.dicom.read_back import numbers_by_group, texts
 from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
 from app.domain.analysis import Quantified
-from app.domain.findings import (
+from app.domain.findings.findings import (
     Burden,
     Change,
     DoseEstimate,

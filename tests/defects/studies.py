@@ -14,11 +14,12 @@ from pydicom.uid import ExplicitVRBigEndian
 
 from app.dicom.loading import LoadPolicy, load
 from app.dicom.study_reader import read_studies
-from app.domain.activity_instant import with_activity_at_scan_start
 from app.domain.analysis import Loaded
-from app.domain.measurements import measure
+from app.domain.dose import with_activity_at_scan_start
+from app.domain.findings.measurements import measure
 from app.domain.refusal import Reason, Rejection
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.selection import select
 from app.domain.volume import LabelMap
 from app.imaging.ct_agreement import check_ct
 from tests.dicom_reading import tiny

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from app.dicom.functional_image import FunctionalImage
 from app.dicom.loading import LoadPolicy, read_functional
 from app.dicom.study_reader import read_study
-from app.domain.decay import decay_factor, mean_activity_offset_s
+from app.domain.quantities.decay import decay_factor, mean_activity_offset_s
 from app.domain.radionuclides import F18
 from app.domain.refusal import RefusalCode
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from app.cli.inspect import inspect
 from app.dicom.inspection import inspect_folder
 from app.dicom.loading import LoadPolicy
-from app.domain.body_size import OtherSuvKind
+from app.domain.quantities.body_size import OtherSuvKind
 from app.domain.refusal import RefusalCode
-from app.domain.selection import SelectionPolicy
+from app.domain.selection.policy import SelectionPolicy
 from tests.dicom_reading import tiny
 
 

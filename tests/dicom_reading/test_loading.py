@@ -16,9 +16,11 @@ from pydicom.uid import RLELossless
 from app.dicom.functional_image import FunctionalImage
 from app.dicom.loading import CameraCalibration, LoadPolicy, load, read_functional
 from app.dicom.study_reader import read_study
-from app.domain.analysis import Loaded, Selection
+from app.domain.analysis import Loaded
 from app.domain.refusal import RefusalCode, Rejection
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.pair import Selection
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.selection import select
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
 from tests.dicom_reading import tiny

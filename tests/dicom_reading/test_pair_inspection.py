@@ -14,7 +14,7 @@ from app.dicom.inspection import StudyInspection, inspect_folder
 from app.dicom.loading import LoadPolicy
 from app.dicom.pair_inspection import PairVerdict
 from app.domain.refusal import RefusalCode
-from app.domain.selection import SelectionPolicy
+from app.domain.selection.policy import SelectionPolicy
 from tests.defects.agreement import DEFECTS
 from tests.defects.damage import Damage
 from tests.defects.studies import body_pet_ct, outcome

@@ -18,7 +18,8 @@ from app.dicom.loading import LoadPolicy, load, read_functional
 from app.dicom.study_reader import read_study
 from app.domain.analysis import Loaded
 from app.domain.refusal import RefusalCode
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.selection import select
 from app.domain.study import StudyKind
 from app.domain.volume import Grid
 from tests.dicom_reading import tiny

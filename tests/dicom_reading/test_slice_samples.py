@@ -14,8 +14,8 @@ from app.dicom.pixels import SliceStack, read_stack, rescale_factors
 from app.dicom.slice_numbers import slice_numbers
 from app.dicom.study_reader import read_study
 from app.domain.refusal import Reason
-from app.domain.slice_consistency import check_scales
-from app.domain.slice_order import check_order
+from app.domain.stack.slice_consistency import check_scales
+from app.domain.stack.slice_order import check_order
 from app.domain.study import Series
 from app.domain.volume import AIR_HU, Unit, Volume
 

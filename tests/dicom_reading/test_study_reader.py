@@ -16,7 +16,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from app.dicom.study_reader import read_studies, read_study
 from app.domain.refusal import RefusalCode
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.selection import select
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from tests.dicom_reading import tiny

@@ -9,12 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.administration import BodySize, Injection
-from app.domain.calibration import Camera, CameraCalibration, NmHeader, RealWorldMapping, convert_nm
+from app.domain.quantities.administration import BodySize, Injection
+from app.domain.quantities.calibration import (
+    Camera,
+    CameraCalibration,
+    NmHeader,
+    RealWorldMapping,
+    convert_nm,
+)
+from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import LU177
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Radiopharmaceutical
-from app.domain.suv import Conversion
 
 DRUG = Radiopharmaceutical(
     radionuclide_code=LU177.codes[0],

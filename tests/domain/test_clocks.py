@@ -12,9 +12,9 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.dicom.injection_header import radiopharmaceutical
-from app.domain.administration import BodySize, Injection, administered_at
-from app.domain.clock_evidence import clock_doubts, ct_clock_doubts
 from app.domain.clocks import Clocks, LoneOffset, lag_s, spelled, zone_offset
+from app.domain.quantities.administration import BodySize, Injection, administered_at
+from app.domain.quantities.clock_evidence import clock_doubts, ct_clock_doubts
 from app.domain.radionuclides import F18, GA68, LU177, Radionuclide
 from app.domain.refusal import Reason
 from app.domain.study import Radiopharmaceutical

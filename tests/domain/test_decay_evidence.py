@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s
-from app.domain.decay_evidence import DecayClaim, doubts, without_effect
+from app.domain.quantities.decay import DecayCorrection, FrameTiming, decay_factor, mean_activity_offset_s
+from app.domain.quantities.decay_evidence import DecayClaim, doubts, without_effect
 from app.domain.radionuclides import F18, GA68, LU177, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 

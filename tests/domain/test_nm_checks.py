@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.nm_checks import (
+from app.domain.quantities.nm_checks import (
     check_detectors,
     check_energy,
     check_frames,

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.analysis import Selection
 from app.domain.radionuclides import F18, GA68, LU177, TC99M
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.selection import IsotopeRule, SelectionPolicy, SelectionResult, TextPattern, select
+from app.domain.selection.pair import Selection
+from app.domain.selection.policy import IsotopeRule, SelectionPolicy, TextPattern
+from app.domain.selection.rejection import rejection_lines
+from app.domain.selection.selection import SelectionResult, select
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
-from app.domain.study_rejection import rejection_lines
 
 PET, NM, CT, SC = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("128", "20", "2", "7"))
 DEFAULT = SelectionPolicy()

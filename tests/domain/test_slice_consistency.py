@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_consistency import check_scales
+from app.domain.stack.slice_consistency import check_scales
 from app.domain.volume import Grid, Unit, Volume
 from tests.defects.body import SPACING_MM, body_bqml
 

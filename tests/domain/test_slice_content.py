@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_content import check_content
+from app.domain.stack.slice_content import check_content
 from app.domain.volume import Grid, Unit, Volume
 from tests.defects.body import SPACING_MM, body_bqml
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_order import (
+from app.domain.stack.slice_order import (
     SMALLEST_SLICE_VOXELS,
     by_bed,
     check_completeness,

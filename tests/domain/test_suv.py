@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.administration import BodySize, Injection, SiteAdministration
-from app.domain.decay import FrameTiming, decay_factor, mean_activity_offset_s
+from app.domain.quantities.administration import BodySize, Injection, SiteAdministration
+from app.domain.quantities.decay import FrameTiming, decay_factor, mean_activity_offset_s
+from app.domain.quantities.suv import Conversion, convert_pet
+from app.domain.quantities.suv_scale import PetHeader
 from app.domain.radionuclides import GA68, LU177, RADIONUCLIDES
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Code, Radiopharmaceutical
-from app.domain.suv import Conversion, convert_pet
-from app.domain.suv_scale import PetHeader
 
 INJECTED = datetime(2026, 3, 1, 10, 0)
 SCANNED = datetime(2026, 3, 1, 11, 0)

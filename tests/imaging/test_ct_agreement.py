@@ -10,16 +10,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.domain.ct_agreement import (
-    CtAgreement,
-    CtAgreementPolicy,
-    CtVerdict,
-    Flip,
-    judge_ct_agreement,
-)
-from app.domain.findings import Organ, Site
-from app.domain.measurements import QuantifyPolicy, measure
+from app.domain.findings.findings import Organ, Site
+from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.refusal import RefusalCode
+from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, Flip, judge_ct_agreement
 from app.domain.volume import Grid, Unit, Volume
 from app.imaging.ct_agreement import measure_ct_agreement
 from app.imaging.sites import without_sites

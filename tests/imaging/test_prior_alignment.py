@@ -10,20 +10,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.domain.analysis import (
-    Aligned,
-    Loaded,
-    ModelRole,
-    ModelUsed,
-    Quantification,
-    Quantified,
-    Segmented,
-    Selection,
-)
-from app.domain.findings import Burden, Findings
+from app.domain.analysis import Aligned, Loaded, Quantified, Segmented
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.findings.findings import Burden, Findings
+from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.pair import Selection
+from app.domain.selection.tracers import PSMA_617_LU177
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.domain.tracers import PSMA_617_LU177
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.errors import RetryLaterError, UnusableStudyError
 from app.imaging import prior_alignment

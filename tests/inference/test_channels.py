@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.volume import Grid, Unit, Volume
 from app.inference.channels import build_input
 from app.inference.orientation import Orientation

@@ -20,7 +20,7 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from numpy.typing import NDArray
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError, RetryLaterError, StartOverError
 from app.inference import gpu_predictor, segmenter

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli.check import verified_models
 from app.cli.main import app
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.inference.model_choice import choose_setting, explain_choice, serving_model, site_models

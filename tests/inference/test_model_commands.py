@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import model_import
 from app.cli.models import app
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.model_card import ModelCard, read_card, write_card
 from app.inference.model_choice import settings_to_measure
 from app.inference.policy import SHIPPED_MODELS, SegmentPolicy

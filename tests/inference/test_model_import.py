@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.inference.channels import NetworkInput

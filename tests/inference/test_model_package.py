@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.model_card import write_card
 from app.inference.model_store import ModelStore, sha256_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.model_card import read_card, write_card
 from app.inference.model_store import ModelStore

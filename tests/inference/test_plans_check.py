@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.plans_check import check_plans, empty_network, lesion_labels
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans

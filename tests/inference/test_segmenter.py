@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.inference.channels import NetworkInput

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.domain.analysis import ModelRole, Segmented
-from app.domain.segmentation_metrics import count_voxels
+from app.domain.analysis import Segmented
+from app.domain.decision import ModelRole
+from app.domain.scores import count_voxels
 from app.inference import shadow_models
 from app.inference.lesion_segmentation import segment_lesions
 from app.inference.model_store import ModelStore

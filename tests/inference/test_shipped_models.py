@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.model_store import ModelStore
 from app.inference.network import build_network
 

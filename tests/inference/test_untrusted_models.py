@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.model_card import InputChannel, read_card
 from app.inference.model_store import ModelStore, VerifiedModel

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.channels import channels_of
 from app.inference.model_card import InferenceSettings, InputChannel, ModelCard, write_card
 from app.inference.model_store import sha256_of

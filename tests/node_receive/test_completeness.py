@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.analysis import Selection
-from app.domain.geometry import stack_gaps
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.screening import CT_IMAGE, PET_IMAGE
-from app.domain.selection import SelectionPolicy, select
+from app.domain.selection.pair import Selection
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.screening import CT_IMAGE, PET_IMAGE
+from app.domain.selection.selection import select
+from app.domain.selection.tracers import PSMA_11_GA68
+from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
-from app.domain.tracers import PSMA_11_GA68
 from app.node.completeness import Completeness, assess
 from app.node.receive_policy import ReceivePolicy
 

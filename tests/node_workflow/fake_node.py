@@ -27,11 +27,19 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from app.domain.analysis import ModelRole, ModelUsed
-from app.domain.findings import Burden, Findings
-from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.findings.findings import Burden, Findings
+from app.domain.outcome import (
+    NO_FACTS,
+    NOTHING_EARLIER,
+    EarlierResults,
+    PairOutcome,
+    ResultFile,
+    RunFacts,
+    Status,
+    StudyOutcome,
+)
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.node.completeness import Selected

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
-from app.domain.screening import CT_IMAGE
+from app.domain.selection.screening import CT_IMAGE
 from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.database import instances, utc_now

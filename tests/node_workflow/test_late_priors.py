@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind

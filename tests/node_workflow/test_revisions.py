@@ -11,8 +11,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from app.domain.outcome import ResultFile, Status, StudyOutcome, Withdrawal
-from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
+from app.domain.outcome import (
+    NO_FACTS,
+    NOTHING_EARLIER,
+    EarlierResults,
+    ResultFile,
+    RunFacts,
+    Status,
+    StudyOutcome,
+    Withdrawal,
+)
 from app.errors import RetryLaterError
 from app.node.deliver_policy import DeliverPolicy, Destination
 from app.node.delivery import ResultDelivery

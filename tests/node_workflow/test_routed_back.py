@@ -23,7 +23,7 @@ from sqlalchemy import update
 
 from app.dicom.result_classes import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.screening import IMAGE_CLASSES, ImageRole, screen
+from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.study import Patient, Series, Study
 from app.node.completeness import Selected
 from app.node.database import instances, utc_now

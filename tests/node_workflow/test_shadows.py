@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.domain.analysis import ModelRole, ModelUsed
-from app.domain.shadow import MaskSummary, ShadowComparison
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.outcome import MaskSummary, ShadowComparison
 from app.domain.study import StudyKind
 from app.node import workflow
 from app.node.node_policy import NodePolicy

@@ -11,10 +11,12 @@ from pathlib import Path
 from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
 from app.dicom.withdrawal_writer import write_withdrawal
 from app.dicom.write_policy import SegType, SrClass
-from app.domain.analysis import Decision, OtherSuv, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
-from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind, Site
-from app.domain.revision import StandingResult
+from app.domain.decision import Decision
+from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind, Site
+from app.domain.outcome import StandingResult
+from app.domain.quantities.quantification import OtherSuv
 from app.domain.study import StudyKind
 from app.domain.volume import Unit
 from tests.results import sources

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.domain.refusal import Reason
-from app.domain.slice_consistency import check_scales, scale_jumps
+from app.domain.stack.slice_consistency import check_scales, scale_jumps
 from app.domain.volume import FloatArray, Volume
 from app.phantom.patient import SimulatedPatient
 

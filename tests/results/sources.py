@@ -16,24 +16,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from app.domain.analysis import (
-    Aligned,
-    Decision,
-    Loaded,
-    ModelRole,
-    ModelUsed,
-    Prior,
-    Provenance,
-    Quantification,
-    Quantified,
-    RegistrationFit,
-    Segmented,
-    Selection,
-)
-from app.domain.measurements import measure
+from app.domain.analysis import Aligned, Loaded, Prior, Provenance, Quantified, RegistrationFit, Segmented
+from app.domain.decision import Decision, ModelRole, ModelUsed
+from app.domain.findings.measurements import measure
+from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.pair import Selection
+from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.study import Instance, Patient, Series, Study, StudyKind
-from app.domain.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from app.imaging.components import label_lesions
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.domain.findings import Findings
-from app.domain.measurements import QuantifyPolicy, measure, sphere_kernel
+from app.domain.findings.findings import Findings
+from app.domain.findings.measurements import QuantifyPolicy, measure, sphere_kernel
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from tests.results.sources import small_grid, some_labels
 

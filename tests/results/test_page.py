@@ -25,8 +25,9 @@ from app.dicom.page_writer import write_page
 from app.dicom.result_context import ResultContext, open_context
 from app.dicom.sr_instants import uptake_in_words
 from app.dicom.write_policy import SegType, WritePolicy
-from app.domain.analysis import Decision, Quantified, SupersededReport
-from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
+from app.domain.analysis import Quantified, SupersededReport
+from app.domain.decision import Decision
+from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind
 from app.domain.volume import Volume
 from app.imaging.components import label_lesions
 from tests.results import sources

@@ -13,10 +13,12 @@ import pytest
 from app.dicom.loading import LoadPolicy, read_functional
 from app.dicom.result_writer import WritePolicy, write_results
 from app.dicom.study_reader import read_study
-from app.domain.analysis import Aligned, Loaded, ModelRole, ModelUsed, Quantified, Segmented, Selection
-from app.domain.measurements import measure
+from app.domain.analysis import Aligned, Loaded, Quantified, Segmented
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.findings.measurements import measure
+from app.domain.selection.pair import Selection
+from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.study import Series, Study, StudyKind
-from app.domain.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.volume import LabelMap
 from app.imaging.components import label_lesions
 from tests.results.sources import PROVENANCE

@@ -17,9 +17,11 @@ from app.dicom.seg_writer import write_segmentation
 from app.dicom.sr_instants import processed_local
 from app.dicom.sr_writer import write_report
 from app.dicom.write_policy import SegType, SrClass, WritePolicy
-from app.domain.analysis import Decision, OtherSuv, Provenance, Quantified, SupersededReport
+from app.domain.analysis import Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
-from app.domain.findings import ActivityInstant, DoseEstimate, InstantKind
+from app.domain.decision import Decision
+from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind
+from app.domain.quantities.quantification import OtherSuv
 from app.domain.volume import Unit
 from tests.results import sources
 from tests.results.sources import PROVENANCE, ROOT, as_bytes

@@ -20,7 +20,7 @@ from app.dicom.result_context import open_context
 from app.dicom.result_writer import ResultKind, WritePolicy, write_results
 from app.dicom.rtstruct_writer import write_structure_set
 from app.domain.analysis import Quantified
-from app.domain.findings import Site
+from app.domain.findings.findings import Site
 from app.domain.volume import Grid, LabelMap
 from tests.results import sources
 from tests.results.conformance import errors_of

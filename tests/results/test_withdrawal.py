@@ -15,7 +15,7 @@ from app.dicom.uids import NoticeKind
 from app.dicom.withdrawal_writer import write_withdrawal
 from app.dicom.write_policy import SrClass
 from app.domain.analysis import SupersededReport
-from app.domain.revision import StandingResult
+from app.domain.outcome import StandingResult
 from tests.results import sources
 from tests.results.conformance import errors_of
 from tests.results.sources import PROVENANCE, PatientHeader

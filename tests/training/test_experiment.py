@@ -12,8 +12,8 @@ import pytest
 
 from app.cohort.manifest import image_file, read_manifest
 from app.cohort.nifti import read_labels
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import Validation
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.inference.model_store import ModelStore

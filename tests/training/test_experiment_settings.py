@@ -10,8 +10,8 @@ import pytest
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file, read_manifest, write_manifest
 from app.cohort.nifti import read_labels, write_array
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import Validation
+from app.domain.decision import ModelRole
+from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.cohort.manifest import read_manifest
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.model_store import ModelStore
 from app.training.experiment import begin

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from app.cohort.manifest import CohortManifest
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.inference.model_store import ModelStore
 from app.inference.policy import DeviceChoice
 from app.training import planning

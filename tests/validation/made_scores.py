@@ -9,9 +9,8 @@ import numpy as np
 
 from app.cohort.manifest import image_file, prefix
 from app.cohort.nifti import write_array
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import ScanKey, ScanScore, Validation
-from app.domain.segmentation_metrics import LesionCounts, VoxelCounts
+from app.domain.decision import ModelRole
+from app.domain.scores import LesionCounts, ScanKey, ScanScore, Validation, VoxelCounts
 from app.domain.study import StudyKind
 from app.domain.volume import Grid
 

@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 from app.cli.evaluate import evaluate
 from app.cohort.nifti import write_array
 from app.domain.measures import DICE, FALSE_POSITIVE_ML
-from app.domain.scan_score import ScanScore, Validation
-from app.domain.segmentation_metrics import VoxelCounts
+from app.domain.scores import ScanScore, Validation, VoxelCounts
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.validation.report import (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.domain.analysis import ModelRole
-from app.domain.scan_score import ScanKey, ScanScore, Validation
+from app.domain.decision import ModelRole
+from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from app.validation.scoring import score_scan

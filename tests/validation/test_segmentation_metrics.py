@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.segmentation_metrics import count_lesions, count_voxels
+from app.domain.scores import count_lesions, count_voxels
 
 
 def test_voxel_measures_of_a_known_pair() -> None:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.measures import DICE, MEASURES, VOLUME_RELATIVE_ERROR
-from app.domain.scan_score import ScanKey, ScanScore
-from app.domain.segmentation_metrics import LesionCounts, VoxelCounts
+from app.domain.scores import LesionCounts, ScanKey, ScanScore, VoxelCounts
 from app.errors import MisconfiguredError
 from app.validation import study_table
 from app.validation.card_metrics import metrics_of

@@ -12,7 +12,7 @@ import numpy as np
 from app.cohort.manifest import image_file
 from app.cohort.nifti import read_labels, read_volume
 from app.dicom.write_policy import WritePolicy
-from app.domain.scan_score import ScanKey, ScanScore
+from app.domain.scores import ScanKey, ScanScore
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError

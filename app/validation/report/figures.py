@@ -17,7 +17,7 @@ from app.domain.measures import (
     VOXEL_PPV,
     Measure,
 )
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.score_groups import Group, groups_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.domain.measures import DICE
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.durable_file import write_durably
 from app.validation import study_table
 from app.validation.report import tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.report.html import Markup, element, joined, table
 from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict

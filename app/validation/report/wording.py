@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from app.domain.analysis import ModelRole
+from app.domain.decision import ModelRole
 from app.domain.measures import DICE, Better, Measure
-from app.domain.scan_score import ScanScore, Validation
+from app.domain.scores import ScanScore, Validation
 from app.domain.study import StudyKind
 from app.validation.score_groups import (
     M4_OR_M2,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.domain.analysis import Decision
-from app.domain.plausibility import WHOLE_BODY_MM
+from app.domain.decision import Decision
+from app.domain.quantities.plausibility import WHOLE_BODY_MM
 from app.domain.radionuclides import LU177, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 

@@ -1,4 +1,6 @@
-"""How well a mask agrees with the truth: per voxel and per lesion.
+"""One model on one scan, compared with the truth: the record that every table and figure derives from.
+
+How well a mask agrees with the truth: per voxel and per lesion.
 
 A number that is not defined (a share of nothing) is ``None``, never 0 or 1: a patient without lesions in whom
 none is found has no Dice coefficient.
@@ -7,9 +9,13 @@ none is found has no Dice coefficient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from app.domain.decision import ModelRole
+from app.domain.study import StudyKind
 
 
 @dataclass(frozen=True)
@@ -106,3 +112,64 @@ def _share(part: int, whole: int) -> float | None:
 def _same_shape(result: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
     if result.shape != truth.shape:
         raise ValueError(f"a result {result.shape} can't be compared with a truth {truth.shape}")
+
+
+class Validation(StrEnum):
+    """How the scan relates to the training."""
+
+    INTERNAL = "internal"
+    """Cross-validation: the patient was held out of the training that segmented it."""
+    EXTERNAL = "external"
+    """Another centre's patient; trained on all of the first centre's."""
+    NODE = "node"
+    """The node's own chain with its installed models."""
+
+
+@dataclass(frozen=True)
+class ScanKey:
+    """What was segmented by what.
+
+    Attributes:
+        model: what was to be measured; of M4, the node's policy (M4 where a prior fits, M2 elsewhere).
+        used: the model that ran.
+        why: when ``used`` is another than ``model``: why, for example that no prior fitted.
+    """
+
+    model: ModelRole
+    used: ModelRole
+    kind: StudyKind
+    validation: Validation
+    centre: str
+    patient: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ScanScore:
+    """The comparison of one mask with its truth.
+
+    Attributes:
+        voxel_ml: of the functional grid, on which both were compared.
+        false_positive_ml: components of the result that share no voxel with the truth (autoPET's FPV).
+        false_negative_ml: components of the truth that share no voxel with the result (autoPET's FNV).
+        true_tl, found_tl: sum of SUV times volume over the mask, g/ml times ml (TL-PSMA).
+    """
+
+    key: ScanKey
+    voxels: VoxelCounts
+    lesions: LesionCounts
+    voxel_ml: float
+    false_positive_ml: float
+    false_negative_ml: float
+    true_tl: float
+    found_tl: float
+
+    @property
+    def true_ml(self) -> float:
+        """PSMA-TV of the truth, ml."""
+        return (self.voxels.true_positive + self.voxels.false_negative) * self.voxel_ml
+
+    @property
+    def found_ml(self) -> float:
+        """PSMA-TV of the result, ml."""
+        return (self.voxels.true_positive + self.voxels.false_positive) * self.voxel_ml

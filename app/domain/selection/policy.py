@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from app.domain.radionuclides import radionuclide_named
-from app.domain.tracers import KNOWN_TRACERS, PSMA_617_LU177, tracer_named
+from app.domain.selection.tracers import KNOWN_TRACERS, PSMA_617_LU177, tracer_named
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.domain.administration import weight_kg
-from app.domain.analysis import Decision, Quantification
-from app.domain.body_size import NORMALISATIONS, Body, height_m, suvbw_per
-from app.domain.decay import DecayCorrection
+from app.domain.decision import Decision
+from app.domain.quantities.administration import weight_kg
+from app.domain.quantities.body_size import NORMALISATIONS, Body, height_m, suvbw_per
+from app.domain.quantities.decay import DecayCorrection
+from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import PetHeader, suv_scale, uptake_of_suv
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.suv_scale import PetHeader, suv_scale, uptake_of_suv
 
 FACTOR_AGREEMENT = 0.02
 """Philips' own SUV factor and the one from dose and weight: a larger difference is worth a sentence."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from app.domain.analysis import Decision
 from app.domain.clocks import LoneOffset, spelled, zone_offset
-from app.domain.decay import LARGEST_CLOCK_EFFECT, decay_factor
-from app.domain.plausibility import body_doubts, is_rather_mci
+from app.domain.decision import Decision
+from app.domain.quantities.decay import LARGEST_CLOCK_EFFECT, decay_factor
+from app.domain.quantities.plausibility import body_doubts, is_rather_mci
 from app.domain.radionuclides import (
     Emission,
     Radionuclide,

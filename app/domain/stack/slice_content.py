@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_consistency import (
+from app.domain.stack.slice_consistency import (
     LARGEST_UNLIKENESS,
     SMALLEST_BODY_CM2,
     SMALLEST_BODY_VOXELS,

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from app.domain.analysis import Decision
-from app.domain.decay import (
+from app.domain.decision import Decision
+from app.domain.quantities.decay import (
     LARGEST_CLOCK_EFFECT,
     DecayCorrection,
     FrameTiming,

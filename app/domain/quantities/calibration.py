@@ -6,14 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
-from app.domain.administration import Injection
-from app.domain.analysis import Decision, Quantification
-from app.domain.decay import DecayCorrection, FrameTiming
-from app.domain.nm_checks import EnergyWindow, covers
+from app.domain.decision import Decision
+from app.domain.quantities.administration import Injection
+from app.domain.quantities.decay import DecayCorrection, FrameTiming
+from app.domain.quantities.nm_checks import EnergyWindow, covers
+from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv import Conversion
+from app.domain.quantities.suv_scale import PetHeader, suv_scale
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.suv import Conversion
-from app.domain.suv_scale import PetHeader, suv_scale
 
 BQML_PER_UNIT = {
     f"{prefix}Bq/{millilitre}": factor

@@ -1,9 +1,9 @@
 """Whether slices lie in the order that their numbers tell, and whether numbers are missing at an end.
 
-Positions alone place a slice (:mod:`app.domain.geometry`). Numbers contradict positions in two ways: a vendor
-numbers as he likes (backwards, interleaved, by bed), or positions were mixed up. The image tells which: in
-its right order each slice is like the next. Positions are refused only where the order of the numbers makes
-the slices more like their neighbours than the order of the positions does.
+Positions alone place a slice (:mod:`app.domain.stack.geometry`). Numbers contradict positions in two ways: a
+vendor numbers as he likes (backwards, interleaved, by bed), or positions were mixed up. The image tells
+which: in its right order each slice is like the next. Positions are refused only where the order of the
+numbers makes the slices more like their neighbours than the order of the positions does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.slice_consistency import unlikeness
+from app.domain.stack.slice_consistency import unlikeness
 from app.domain.volume import FloatArray
 
 CLEARLY_BETTER = 0.91

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.analysis import OtherSuv
+from app.domain.quantities.quantification import OtherSuv
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.volume import Unit
 

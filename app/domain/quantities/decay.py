@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 
-from app.domain.analysis import Decision
+from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
 
 AGREEMENT_S = 10.0

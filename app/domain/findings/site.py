@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.domain.findings import Site
+from app.domain.findings.findings import Site
 
 
 @dataclass(frozen=True)

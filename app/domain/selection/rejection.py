@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from app.domain.analysis import SeriesVerdict
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.pair import SeriesVerdict
+from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.study import Study
 
 FUNCTIONAL_CLASSES = (PET_IMAGE, NM_IMAGE)

@@ -6,8 +6,8 @@ widened to what clinics do. A warning begins with ``warning:``; it changes no nu
 
 from __future__ import annotations
 
-from app.domain.analysis import Decision
-from app.domain.body_size import height_m
+from app.domain.decision import Decision
+from app.domain.quantities.body_size import height_m
 from app.domain.radionuclides import Emission, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from app.domain.analysis import Decision
 from app.domain.clocks import Clocks, lag_s
-from app.domain.decay import LARGEST_CLOCK_EFFECT, decay_factor
+from app.domain.decision import Decision
+from app.domain.quantities.decay import LARGEST_CLOCK_EFFECT, decay_factor
 
 CT_WITHIN_S = 3600.0
 """The CT of a hybrid scan is taken minutes before or after; a diagnostic one after a whole body
 within the hour."""
 
 HALF_A_DAY_S = 43200.0
-"""Series Time beside Acquisition Time is judged for its date alone: :func:`app.domain.decay.scan_start`."""
+"""Series Time beside Acquisition Time is judged for its date alone:
+:func:`app.domain.quantities.decay.scan_start`."""
 
 
 def clock_doubts(clocks: Clocks, half_life_s: float) -> tuple[Decision, ...]:

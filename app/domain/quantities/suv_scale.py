@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.domain.administration import (
+from app.domain.decision import Decision
+from app.domain.quantities.administration import (
     Injection,
     administered_at,
     half_life_s,
     injected_activity_bq,
     weight_kg,
 )
-from app.domain.analysis import Decision, Quantification
-from app.domain.decay import (
+from app.domain.quantities.decay import (
     DecayCorrection,
     FrameTiming,
     decay_factor,
@@ -22,8 +22,9 @@ from app.domain.decay import (
     scattered_times,
     torn_times,
 )
-from app.domain.decay_evidence import DecayClaim, doubts, without_effect
-from app.domain.plausibility import activity_warnings, uptake_warnings
+from app.domain.quantities.decay_evidence import DecayClaim, doubts, without_effect
+from app.domain.quantities.plausibility import activity_warnings, uptake_warnings
+from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode
 
 _START, _ADMIN = DecayCorrection.START, DecayCorrection.ADMIN

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.selection_policy import SelectionPolicy
+from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.tracers import KNOWN_TRACERS, OTHER_TRACERS, Tracer, tracer_named
 from app.domain.study import Radiopharmaceutical, Series
-from app.domain.tracers import KNOWN_TRACERS, OTHER_TRACERS, Tracer, tracer_named
 
 SEQUENCE = "RadiopharmaceuticalInformationSequence"
 DRUG_CODE = "RadiopharmaceuticalCodeSequence"
