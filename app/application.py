@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import __version__
+from app.dicom.reading.studies import read_study
 from app.dicom.result_writer import ResultWriter, Written
-from app.dicom.study_reader import read_study
 from app.domain.analysis import Provenance
 from app.domain.outcome import (
     NO_FACTS,

@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from app.application import ChainProcessor
-from app.dicom.ct_reader import read_ct
+from app.dicom.reading.loading import read_ct
+from app.dicom.reading.studies import read_studies
 from app.dicom.result_writer import ResultKind, Written
-from app.dicom.study_reader import read_studies
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.selection.rejection import rejection_lines

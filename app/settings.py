@@ -26,7 +26,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from app.dicom.loading import LoadPolicy
+from app.dicom.reading.loading import LoadPolicy
 from app.dicom.write_policy import WritePolicy
 from app.domain.findings.measurements import QuantifyPolicy
 from app.domain.selection.policy import SelectionPolicy

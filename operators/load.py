@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.dicom.loading import LoadPolicy, load
+from app.dicom.reading.loading import LoadPolicy, load
 from app.domain.analysis import Loaded
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection

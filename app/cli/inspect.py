@@ -12,7 +12,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.dicom.inspection import FolderInspection, SeriesInspection, Statistics, StudyInspection
+    from app.dicom.reading.inspection import FolderInspection, SeriesInspection, Statistics, StudyInspection
 
 
 def inspect(
@@ -40,7 +40,7 @@ def inspect(
 
     A dry run: nothing is segmented or sent, and a study that would be rejected is no failure of this command.
     """
-    from app.dicom.inspection import inspect_folder
+    from app.dicom.reading.inspection import inspect_folder
     from app.settings import load_settings
 
     settings = load_settings(config, overrides or [])

@@ -69,7 +69,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
     from app.application import ChainProcessor
-    from app.dicom.study_reader import read_study
+    from app.dicom.reading.studies import read_study
     from app.domain.selection.selection import select
     from app.node.previous_results import NodePreviousResults
     from app.node.priors import NodePriors

@@ -25,7 +25,7 @@ from app.cohort.policy import CohortPolicy
 from app.cohort.record import RECORD_FILE, PatientRecord, Refused, write_record
 from app.cohort.source import acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth
-from app.dicom.loading import load
+from app.dicom.reading.loading import load
 from app.dicom.rtstruct_outlines import read_structure_set
 from app.dicom.seg_outlines import read_segmentation
 from app.dicom.truth_outlines import Outlines, UnusableTruthError

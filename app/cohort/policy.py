@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from app.dicom.loading import LoadPolicy
+from app.dicom.reading.loading import LoadPolicy
 from app.domain.selection.policy import SelectionPolicy
 from app.imaging.align_policy import AlignPolicy
 

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from app.dicom import header_values as header
-from app.dicom.study_reader import StudyReading, read_studies
+from app.dicom.reading.studies import StudyReading, read_studies
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection
 from app.domain.selection.policy import SelectionPolicy

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.dicom.study_reader import read_study
+from app.dicom.reading.studies import read_study
 from app.domain.outcome import StudyOutcome
 from app.domain.study import Series, Study, StudyKind
 from app.durable_file import write_durably

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from app.dicom.loading import LoadPolicy
+from app.dicom.reading.loading import LoadPolicy
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
 from app.imaging.previous_result import PreviousResult

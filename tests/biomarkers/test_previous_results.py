@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.dicom.loading import LoadPolicy
+from app.dicom.reading.loading import LoadPolicy
 from app.dicom.result_writer import WritePolicy, write_results
 from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome

@@ -12,8 +12,8 @@ import numpy as np
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
-from app.dicom.loading import LoadPolicy, load
-from app.dicom.study_reader import read_studies
+from app.dicom.reading.loading import LoadPolicy, load
+from app.dicom.reading.studies import read_studies
 from app.domain.analysis import Loaded
 from app.domain.dose import with_activity_at_scan_start
 from app.domain.findings.measurements import measure

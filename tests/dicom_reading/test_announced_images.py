@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from app.dicom.study_reader import read_study
+from app.dicom.reading.studies import read_study
 from tests.dicom_reading import tiny
 
 

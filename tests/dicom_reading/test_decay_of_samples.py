@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from app.dicom.functional_image import FunctionalImage
-from app.dicom.loading import LoadPolicy, read_functional
-from app.dicom.study_reader import read_study
+from app.dicom.reading.functional_image import FunctionalImage
+from app.dicom.reading.loading import LoadPolicy, read_functional
+from app.dicom.reading.studies import read_study
 from app.domain.quantities.decay import decay_factor, mean_activity_offset_s
 from app.domain.radionuclides import F18
 from app.domain.refusal import RefusalCode

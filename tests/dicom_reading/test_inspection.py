@@ -13,8 +13,8 @@ from pydicom import Dataset
 from typer.testing import CliRunner
 
 from app.cli.inspect import inspect
-from app.dicom.inspection import inspect_folder
-from app.dicom.loading import LoadPolicy
+from app.dicom.reading.inspection import inspect_folder
+from app.dicom.reading.loading import LoadPolicy
 from app.domain.quantities.body_size import OtherSuvKind
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy

@@ -16,10 +16,9 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGLSLossless
 
-from app.dicom import isolated_decoder
-from app.dicom.isolated_decoder import DecoderDiedError, IsolatedDecoder
-from app.dicom.pixels import read_stack
-from app.dicom.study_reader import read_study
+from app.dicom.reading.compression import DecoderDiedError, IsolatedDecoder
+from app.dicom.reading.pixels import read_stack
+from app.dicom.reading.studies import read_study
 from app.domain.refusal import Reason, RefusalCode
 from app.errors import RetryLaterError, UnusableStudyError
 from tests.dicom_reading import tiny

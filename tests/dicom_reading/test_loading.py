@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 
-from app.dicom.functional_image import FunctionalImage
-from app.dicom.loading import CameraCalibration, LoadPolicy, load, read_functional
-from app.dicom.study_reader import read_study
+from app.dicom.reading.functional_image import FunctionalImage
+from app.dicom.reading.loading import LoadPolicy, load, read_functional
+from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
+from app.domain.quantities.calibration import CameraCalibration
 from app.domain.refusal import RefusalCode, Rejection
 from app.domain.selection.pair import Selection
 from app.domain.selection.policy import SelectionPolicy

@@ -10,9 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from app.cli.inspect import inspect
-from app.dicom.inspection import StudyInspection, inspect_folder
-from app.dicom.loading import LoadPolicy
-from app.dicom.pair_inspection import PairVerdict
+from app.dicom.reading.inspection import PairVerdict, StudyInspection, inspect_folder
+from app.dicom.reading.loading import LoadPolicy
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy
 from tests.defects.agreement import DEFECTS

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from app.dicom.ct_reader import read_ct
-from app.dicom.loading import LoadPolicy, read_functional
-from app.dicom.study_reader import read_study
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
+from app.dicom.reading.studies import read_study
 from app.domain.volume import Volume
 from tests.dicom_reading import tiny
 

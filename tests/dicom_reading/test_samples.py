@@ -12,10 +12,10 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from app.dicom.functional_image import FunctionalImage
-from app.dicom.inspection import StudyInspection, inspect_folder
-from app.dicom.loading import LoadPolicy, load, read_functional
-from app.dicom.study_reader import read_study
+from app.dicom.reading.functional_image import FunctionalImage
+from app.dicom.reading.inspection import StudyInspection, inspect_folder
+from app.dicom.reading.loading import LoadPolicy, load, read_functional
+from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy

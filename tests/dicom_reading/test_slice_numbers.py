@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from pydicom import Dataset
 
-from app.dicom.slice_numbers import BED_TIME, slice_numbers
+from app.dicom.reading.series_header import BED_TIME, slice_numbers
 
 
 def headers(**values: Sequence[float]) -> list[Dataset]:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.dicom.ct_reader import read_ct
-from app.dicom.loading import LoadPolicy, read_functional
-from app.dicom.pixels import SliceStack, read_stack, rescale_factors
-from app.dicom.slice_numbers import slice_numbers
-from app.dicom.study_reader import read_study
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
+from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.reading.series_header import slice_numbers
+from app.dicom.reading.studies import read_study
 from app.domain.refusal import Reason
 from app.domain.stack.slice_consistency import check_scales
 from app.domain.stack.slice_order import check_order

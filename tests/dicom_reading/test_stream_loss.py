@@ -10,7 +10,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGLosslessSV1, JPEGLSNearLossless
 
-from app.dicom.stream_loss import loss_in_stream
+from app.dicom.reading.compression import loss_in_stream
 
 START_OF_SCAN = b"\xff\xda"
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from app.dicom.study_reader import read_studies, read_study
+from app.dicom.reading.studies import read_studies, read_study
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.dicom.functional_image import LARGEST_SHARE_IN_VIEW
+from app.dicom.reading.functional_image import LARGEST_SHARE_IN_VIEW
 from app.domain.quantities.plausibility import (
     LARGEST_SHARE,
     LEAST_SHARE,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.dicom.loading import LoadPolicy, read_functional
+from app.dicom.reading.loading import LoadPolicy, read_functional
+from app.dicom.reading.studies import read_study
 from app.dicom.result_writer import WritePolicy, write_results
-from app.dicom.study_reader import read_study
 from app.domain.analysis import Aligned, Loaded, Quantified, Segmented
 from app.domain.decision import ModelRole, ModelUsed
 from app.domain.findings.measurements import measure

@@ -1,6 +1,6 @@
 """What a reconstructed NM image's header says against itself: spacing, frames, detectors, energy windows.
 
-Reasons and decisions on values that a header gave; reading them is :mod:`app.dicom.nm_reader`'s part.
+Reasons and decisions on values that a header gave; reading them is :mod:`app.dicom.reading.nm`'s part.
 """
 
 from __future__ import annotations

@@ -12,10 +12,14 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 
 from app.dicom import header_values as header
-from app.dicom import jpeg_lossless
-from app.dicom.isolated_decoder import JPEG_LS, DecoderDiedError, IsolatedDecoder
-from app.dicom.stream_loss import loss_in_stream
-from app.dicom.stream_precision import widest_sample_bits
+from app.dicom.reading import compression
+from app.dicom.reading.compression import (
+    JPEG_LS,
+    DecoderDiedError,
+    IsolatedDecoder,
+    loss_in_stream,
+    widest_sample_bits,
+)
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CT_IMAGE
 from app.domain.stack.geometry import Stack, stack_series
@@ -131,7 +135,7 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     if syntax in UNCOMPRESSED:
         return
-    jpeg_lossless.register()
+    compression.register()
     try:
         usable = get_decoder(syntax).is_available
     except NotImplementedError:

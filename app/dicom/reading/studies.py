@@ -1,11 +1,14 @@
-"""Studies from files: headers only, any names, any order, nested folders; what is unreadable is told."""
+"""Studies from files: headers only, any names, any order, nested folders; what is unreadable is told.
+
+The files in a folder, as a person sees them there: nested, and behind links to other folders.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +16,44 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
-from app.dicom.announced_images import KEYWORDS as COUNT_KEYWORDS
-from app.dicom.announced_images import Announcement, announced_images, announcement
-from app.dicom.clock_header import clocks
-from app.dicom.folder_files import files_beneath
-from app.dicom.injection_header import radiopharmaceutical, several_injections
+from app.dicom.reading.series_header import KEYWORDS as COUNT_KEYWORDS
+from app.dicom.reading.series_header import (
+    Announcement,
+    announced_images,
+    announcement,
+    clocks,
+    radiopharmaceutical,
+    several_injections,
+)
 from app.domain.clocks import earliest, earliest_clocks
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Instance, Patient, Series, Study
 from app.errors import UnusableStudyError
+
+
+def files_beneath(folder: Path) -> list[Path]:
+    """Every regular file, sorted, in linked folders too; each real folder once, so that rings come to an end.
+
+    A link to nothing is there as a file that can't be read: the folder behind it may not be mounted.
+    """
+    return sorted(_walked(folder))
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path for path in (Path(parent, name) for name in files) if _is_due(path))
+
+
+def _is_due(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
 from app.dicom import header_values as header
-from app.dicom.injection_header import radiopharmaceutical
-from app.dicom.pixels import SliceStack
+from app.dicom.reading.pixels import SliceStack
+from app.dicom.reading.series_header import radiopharmaceutical
 from app.domain.decision import Decision
 from app.domain.quantities.administration import BodySize, Injection, SiteAdministration
 from app.domain.quantities.nm_checks import retention_warnings

@@ -9,9 +9,9 @@ import numpy as np
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.functional_image import FunctionalImage, functional_image, injection
-from app.dicom.pixels import SliceStack, read_stack
-from app.dicom.real_world_mappings import real_world_mappings
+from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection
+from app.dicom.reading.pixels import SliceStack, read_stack
+from app.dicom.reading.series_header import real_world_mappings
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.calibration import (

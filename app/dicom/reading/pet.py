@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.functional_image import FunctionalImage, functional_image, injection, same_in_all
-from app.dicom.pixels import SliceStack, read_stack, rescale_factors
-from app.dicom.real_world_mappings import real_world_mappings
-from app.dicom.slice_numbers import slice_numbers
+from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection, same_in_all
+from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.reading.series_header import real_world_mappings, slice_numbers
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.calibration import BQML_PER_UNIT, RealWorldMapping, same_scale

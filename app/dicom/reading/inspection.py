@@ -1,27 +1,74 @@
-"""The dry run: what every series in a folder is, where it lies, and what its numbers mean."""
+"""The dry run: what every series in a folder is, where it lies, and what its numbers mean.
+
+What the stage ``load`` would say of a pair: taken, taken with a warning, or refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
-from app.dicom.ct_reader import ct_image
-from app.dicom.loading import LoadPolicy, read_functional
-from app.dicom.pair_inspection import PairInspection, PairVerdict, inspect_pair
-from app.dicom.study_reader import StudyReading, read_studies
+from app.dicom.reading.loading import LoadPolicy, ct_image, load, read_functional
+from app.dicom.reading.studies import StudyReading, read_studies
+from app.dicom.result_context import WARNING
 from app.domain.decision import Decision
 from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.identification import describe, identify_tracer
-from app.domain.selection.pair import SeriesVerdict
+from app.domain.selection.pair import Selection, SeriesVerdict
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.screening import CT_IMAGE, MODALITY_OF_CLASS, NM_IMAGE
 from app.domain.selection.selection import select
 from app.domain.stack.geometry import Stack, stack_series
-from app.domain.study import Series, Study
+from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
+from app.imaging.ct_agreement import check_ct
+
+
+class PairVerdict(StrEnum):
+    """What becomes of a pair."""
+
+    TAKEN = "to analyse"
+    WARNED = "to analyse, with warnings"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class PairInspection:
+    """A functional series with its CT.
+
+    Attributes:
+        kind: PET/CT or SPECT/CT.
+        functional_series_instance_uid, ct_series_instance_uid: the two.
+        verdict: what the chain would make of it.
+        rejection: why it is refused.
+        decisions: of selection and loading, how the image lies on its CT among them; empty when refused.
+    """
+
+    kind: StudyKind
+    functional_series_instance_uid: str
+    ct_series_instance_uid: str
+    verdict: PairVerdict
+    rejection: Rejection | None = None
+    decisions: tuple[Decision, ...] = ()
+
+
+def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
+    """Load a pair as the chain would; its volumes are let go again."""
+    uids = (selection.functional.series_instance_uid, selection.ct.series_instance_uid)
+    found = load(selection, policy)
+    if not isinstance(found, Rejection):
+        found = check_ct(found, policy.ct_agreement)
+    if isinstance(found, Rejection):
+        return PairInspection(selection.kind, *uids, PairVerdict.REFUSED, found)
+    decisions = (*selection.decisions, *found.decisions)
+    warned = any(decision.text.startswith(WARNING) for decision in decisions)
+    verdict = PairVerdict.WARNED if warned else PairVerdict.TAKEN
+    return PairInspection(selection.kind, *uids, verdict, None, decisions)
+
 
 FILE_SUFFIX = {
     Unit.SUVBW: "SUVbw",
