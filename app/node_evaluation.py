@@ -19,8 +19,8 @@ import numpy as np
 from app import __version__
 from app.cohort.manifest import CohortPatient, CohortScan, image_file
 from app.cohort.nifti import read_labels, read_volume, write_array
+from app.dicom.outlines.seg import read_segmentation
 from app.dicom.reading.studies import read_studies
-from app.dicom.seg_outlines import read_segmentation
 from app.dicom.uids import ResultKind
 from app.domain.decision import ModelRole
 from app.domain.outcome import PairOutcome, Status

@@ -25,10 +25,10 @@ from app.cohort.policy import CohortPolicy
 from app.cohort.record import RECORD_FILE, PatientRecord, Refused, write_record
 from app.cohort.source import acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth
+from app.dicom.outlines.rtstruct import read_structure_set
+from app.dicom.outlines.seg import read_segmentation
+from app.dicom.outlines.truth import Outlines, UnusableTruthError
 from app.dicom.reading.loading import load
-from app.dicom.rtstruct_outlines import read_structure_set
-from app.dicom.seg_outlines import read_segmentation
-from app.dicom.truth_outlines import Outlines, UnusableTruthError
 from app.domain.analysis import Loaded
 from app.domain.decision import ModelRole
 from app.domain.refusal import Rejection

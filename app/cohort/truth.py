@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.cohort.manifest import TruthForm
 from app.dicom import header_values as header
-from app.dicom.truth_header import TruthHeader, read_truth_header
+from app.dicom.outlines.truth import TruthHeader, read_truth_header
 from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError

@@ -15,10 +15,10 @@ from app.cohort import simulation as cohort_simulation
 from app.cohort.lesions import numbered_lesions
 from app.cohort.nifti import read_labels
 from app.cohort.simulation import Simulation, simulate_cohort
+from app.dicom.outlines.rtstruct import read_structure_set
+from app.dicom.outlines.seg import read_segmentation
 from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
-from app.dicom.rtstruct_outlines import read_structure_set
-from app.dicom.seg_outlines import read_segmentation
 from app.domain.volume import Grid, LabelMap
 from app.imaging.nearest import nearest_labels
 from app.phantom.centres import Centre, Modality

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.truth_outlines import Outlines, UnusableTruthError, chosen
+from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.imaging.nearest import nearest_labels, share_outside
 

@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.dicom.contours import filled
-from app.dicom.truth_outlines import Outlines, UnusableTruthError, chosen
+from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.imaging.nearest import inside, nearest_labels
 
