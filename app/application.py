@@ -9,7 +9,8 @@ from pathlib import Path
 
 from app import __version__
 from app.dicom.reading.studies import read_study
-from app.dicom.result_writer import ResultWriter, Written
+from app.dicom.results.folder import ResultFolder, WithdrawalDesk, withdraw_unreplaced
+from app.dicom.results.writer import ResultWriter, Written
 from app.domain.analysis import Provenance
 from app.domain.outcome import (
     NO_FACTS,
@@ -28,9 +29,7 @@ from app.imaging.prior_alignment import PriorAligner, PriorSource
 from app.imaging.quantification import LesionQuantification
 from app.inference.lesion_segmentation import LesionSegmentation
 from app.inference.shadow_models import ShadowModels
-from app.result_folder import ResultFolder
 from app.settings import Settings
-from app.withdrawals import WithdrawalDesk, withdraw_unreplaced
 from operators.align import AlignOperator
 from operators.deliver import DeliverOperator
 from operators.framework import Application, GreedyScheduler

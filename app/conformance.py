@@ -11,10 +11,9 @@ from pynetdicom import AE, AllStoragePresentationContexts, sop_class
 
 from app import __version__
 from app.conformance_text import TEXT
-from app.dicom.result_classes import RESULT_CLASSES
-from app.dicom.result_context import DEVICE_NAME, MANUFACTURER
+from app.dicom.results.context import DEVICE_NAME, MANUFACTURER
+from app.dicom.results.policy import RESULT_CLASSES, SegType, WritePolicy
 from app.dicom.uids import NoticeKind, ResultKind
-from app.dicom.write_policy import SegType, WritePolicy
 from app.domain import codes
 from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.selection.tracers import KNOWN_TRACERS

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 from app.application import ChainProcessor
 from app.dicom.reading.loading import read_ct
 from app.dicom.reading.studies import read_studies
-from app.dicom.result_writer import ResultKind, Written
+from app.dicom.results.writer import Written
+from app.dicom.uids import ResultKind
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.selection.rejection import rejection_lines

@@ -13,7 +13,7 @@ from app.errors import MisconfiguredError
 
 NAME = "outcome.json"
 RESULT_FILES = "[A-Z]*.2.25.*.dcm"
-"""How result files are named: kind, derived UID (:mod:`app.dicom.result_file`)."""
+"""How result files are named: kind, derived UID (:mod:`app.dicom.results.read_back`)."""
 STUDY_FOLDER = "study-"
 """Folder mode has one folder for each study below that of its results, numbered from 1."""
 _ADAPTER = TypeAdapter(StudyOutcome)

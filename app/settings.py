@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.dicom.reading.loading import LoadPolicy
-from app.dicom.write_policy import WritePolicy
+from app.dicom.results.policy import WritePolicy
 from app.domain.findings.measurements import QuantifyPolicy
 from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.dicom.result_writer import ResultWriter, Written
+from app.dicom.results.writer import ResultWriter, Written
 from app.domain.analysis import Quantified
 from app.domain.refusal import Rejection
 from operators.framework import Fragment

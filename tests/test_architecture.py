@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 GROUND = {"app.domain", "app.errors", "app.durable_file", "app.record_file", "app.folder_lock"}
 DATA = GROUND | {"app.imaging", "app.inference", "app.dicom", "app.outcome_file"}
-CHAIN = DATA | {"app.node", "app.settings", "app.result_folder", "operators"}
+CHAIN = DATA | {"app.node", "app.settings", "app.dicom.results.folder", "operators"}
 
 MAY_IMPORT = {
     # part: the parts of this program it may import, beside itself
@@ -38,11 +38,11 @@ MAY_IMPORT = {
     "app.conformance": GROUND | {"app.dicom", "app.node", "app.conformance_text"},
     "app.settings": DATA | {"app.node"},
     "app.settings_reference": GROUND | {"app.settings"},
-    "app.result_folder": DATA,
+    "app.dicom.results.folder": DATA,
     "app.shadow_file": GROUND,
-    "app.withdrawals": DATA | {"app.result_folder"},
-    "operators": DATA | {"app.node", "app.settings", "app.result_folder"},
-    "app.application": CHAIN | {"app.withdrawals"},
+    "app.dicom.results.folder": DATA | {"app.dicom.results.folder"},
+    "operators": DATA | {"app.node", "app.settings", "app.dicom.results.folder"},
+    "app.application": CHAIN | {"app.dicom.results.folder"},
     "app.folder_mode": CHAIN | {"app.application", "app.shadow_file"},
     "app.node_evaluation": CHAIN | {"app.folder_mode", "app.cohort", "app.validation"},
     "app.cli": CHAIN
@@ -70,7 +70,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def part_of(module: str) -> str:
-    """The part a module belongs to: ``app.dicom.seg_writer`` → ``app.dicom``; all operators are one."""
+    """The part a module belongs to: ``app.dicom.results.seg`` → ``app.dicom``; all operators are one."""
     names = module.split(".")
     return names[0] if names[0] == "operators" else ".".join(names[:2])
 

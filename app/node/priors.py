@@ -11,9 +11,9 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from app.dicom.read_back import ResultMismatchError, labels_on_grid
 from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
 from app.dicom.reading.studies import read_study
+from app.dicom.results.read_back import ResultMismatchError, labels_on_grid
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Patient, Series, Study

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from app.dicom.page_drawing import WARNINGS_TOP
+from app.dicom.results.page.page import WARNINGS_TOP
 from app.domain.analysis import Loaded
 from app.domain.findings.findings import Site
 from app.domain.outcome import Status, StudyOutcome

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pydicom
 import pytest
 
+from app.dicom.results.folder import reason_for
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import (
     NOTHING_EARLIER,
@@ -24,7 +25,6 @@ from app.errors import UnusableStudyError
 from app.outcome_file import read_outcome
 from app.phantom.dicom_writer import WrittenPatient
 from app.settings import Settings
-from app.withdrawals import reason_for
 from tests.application.conftest import processor
 
 

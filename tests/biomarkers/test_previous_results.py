@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from app.dicom.reading.loading import LoadPolicy
-from app.dicom.result_writer import WritePolicy, write_results
+from app.dicom.results.folder import ResultFolder
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.writer import write_results
 from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
@@ -23,7 +25,6 @@ from app.node.run_ledger import RunEnding, RunKey, StudyState
 from app.node.stores import NodeStores, open_stores
 from app.node.study_subjects import StudySubject
 from app.outcome_file import write_outcome
-from app.result_folder import ResultFolder
 from tests.results import sources
 
 DAY = datetime(2026, 3, 1, 8)

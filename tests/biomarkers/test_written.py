@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from app.dicom.read_back import numbers_by_group, texts
-from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.read_back import Result, numbers_by_group, texts
+from app.dicom.results.writer import write_results
+from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
 from app.domain.findings.findings import (
     Burden,

@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 from sqlalchemy import update
 
-from app.dicom.result_classes import RESULT_CLASSES
+from app.dicom.results.policy import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.study import Patient, Series, Study

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
-from app.dicom.withdrawal_writer import write_withdrawal
-from app.dicom.write_policy import SegType, SrClass
+from app.dicom.results.policy import SegType, SrClass, WritePolicy
+from app.dicom.results.read_back import Result
+from app.dicom.results.withdrawal import write_withdrawal
+from app.dicom.results.writer import write_results
+from app.dicom.uids import ResultKind
 from app.domain.analysis import Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.decision import Decision

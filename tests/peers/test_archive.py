@@ -16,7 +16,10 @@ from app.demo.orthanc import Orthanc, orthanc_program
 from app.demo.pacs import PACS_AE_TITLE
 from app.demo.processes import LOOPBACK, free_port
 from app.demo.query import VIEWER_AE_TITLE, find_series
-from app.dicom.result_writer import Result, ResultKind, WritePolicy, write_results
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.read_back import Result
+from app.dicom.results.writer import write_results
+from app.dicom.uids import ResultKind
 from app.node.deliver_policy import Destination
 from app.node.scu import Delivery, send
 from tests.peers.results import Case

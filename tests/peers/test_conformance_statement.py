@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from app.conformance import conformance_statement
-from app.dicom.result_classes import RESULT_CLASSES
+from app.dicom.results.policy import RESULT_CLASSES
 from tests.peers.results import Case
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"

@@ -14,9 +14,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from numpy.typing import NDArray
 from pydicom.uid import SegmentationStorage
 
-from app.dicom.read_back import numbers_by_group, texts
-from app.dicom.result_writer import Result, ResultKind
-from app.dicom.uids import NoticeKind
+from app.dicom.results.read_back import Result, numbers_by_group, texts
+from app.dicom.uids import NoticeKind, ResultKind
 from tests.peers.results import Case
 from tests.results.conformance import TOOLS, errors_of
 

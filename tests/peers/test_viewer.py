@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.dicom.result_writer import ResultKind
+from app.dicom.uids import ResultKind
 from tests.peers.results import Case
 
 READER = Path(__file__).parent / "node" / "node_modules" / ".read_seg.cjs"

@@ -10,21 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.dicom.page_drawing import (
-    HEIGHT,
-    VIEWS_HEIGHT,
-    VIEWS_LEFT,
-    VIEWS_TOP,
-    WIDTH,
-    draw_page,
-    warning_lines,
-)
-from app.dicom.page_table import columns_of, in_few_digits, notes
-from app.dicom.page_views import views_of
-from app.dicom.page_writer import write_page
-from app.dicom.result_context import ResultContext, open_context
-from app.dicom.sr_instants import uptake_in_words
-from app.dicom.write_policy import SegType, WritePolicy
+from app.dicom.results.context import ResultContext, open_context
+from app.dicom.results.page.page import draw_page, warning_lines, write_page
+from app.dicom.results.page.sheet import HEIGHT, WIDTH
+from app.dicom.results.page.table import columns_of, in_few_digits, notes
+from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, views_of
+from app.dicom.results.policy import SegType, WritePolicy
+from app.dicom.results.report.quantities import uptake_in_words
 from app.domain.analysis import Quantified, SupersededReport
 from app.domain.decision import Decision
 from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dicom.page_labels import Anchor, placed
+from app.dicom.results.page.views import Anchor, placed
 
 SIZE, VIEW = (9.0, 15.0), (240.0, 670.0)
 anchors = st.builds(

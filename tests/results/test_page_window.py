@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dicom.page_window import LOWEST_WINDOW_SUV, window_suv
-from app.dicom.result_context import ResultContext, open_context
-from app.dicom.write_policy import WritePolicy
+from app.dicom.results.context import ResultContext, open_context
+from app.dicom.results.page.views import LOWEST_WINDOW_SUV, window_suv
+from app.dicom.results.policy import WritePolicy
 from app.domain.analysis import Quantified
 from tests.results import sources
 from tests.results.sources import PROVENANCE

@@ -12,7 +12,8 @@ import pytest
 
 from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
-from app.dicom.result_writer import WritePolicy, write_results
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.writer import write_results
 from app.domain.analysis import Aligned, Loaded, Quantified, Segmented
 from app.domain.decision import ModelRole, ModelUsed
 from app.domain.findings.measurements import measure

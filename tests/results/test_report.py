@@ -11,12 +11,12 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
-from app.dicom.read_back import numbers_by_group, parse, texts
-from app.dicom.result_context import open_context
-from app.dicom.seg_writer import write_segmentation
-from app.dicom.sr_instants import processed_local
-from app.dicom.sr_writer import write_report
-from app.dicom.write_policy import SegType, SrClass, WritePolicy
+from app.dicom.results.context import open_context
+from app.dicom.results.policy import SegType, SrClass, WritePolicy
+from app.dicom.results.read_back import numbers_by_group, parse, texts
+from app.dicom.results.report.quantities import processed_local
+from app.dicom.results.report.sr import write_report
+from app.dicom.results.seg import write_segmentation
 from app.domain.analysis import Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.decision import Decision

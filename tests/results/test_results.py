@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from app.dicom import result_writer
-from app.dicom.read_back import ResultMismatchError, check_report, check_segmentation, parse
-from app.dicom.result_context import open_context
-from app.dicom.result_writer import Result, ResultKind, ResultWriter, WritePolicy, write_results
-from app.dicom.seg_writer import write_segmentation
-from app.dicom.sr_writer import write_report
+from app.dicom.results import writer
+from app.dicom.results.context import open_context
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.read_back import Result, ResultMismatchError, check_report, check_segmentation, parse
+from app.dicom.results.report.sr import write_report
+from app.dicom.results.seg import write_segmentation
+from app.dicom.results.writer import ResultWriter, write_results
+from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
 from app.domain.volume import LabelMap
 from app.errors import UnusableStudyError
@@ -181,7 +183,7 @@ def test_nothing_is_returned_when_a_writer_errs(pet: Quantified, monkeypatch: py
         page.PixelData = b"\xff" + page.PixelData[1:-1] + b"\x00"
         return page
 
-    genuine = result_writer.write_page
+    genuine = writer.write_page
     monkeypatch.setattr(result_writer, "write_page", damaged)
     with pytest.raises(ResultMismatchError, match="pixel values that differ"):
         write_results(pet, WritePolicy(), PROVENANCE)

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from app.dicom.read_back import ResultMismatchError, labels_on_grid, parse
-from app.dicom.result_context import ResultContext, open_context
-from app.dicom.seg_writer import write_segmentation
-from app.dicom.write_policy import SegType, WritePolicy
+from app.dicom.results.context import ResultContext, open_context
+from app.dicom.results.policy import SegType, WritePolicy
+from app.dicom.results.read_back import ResultMismatchError, labels_on_grid, parse
+from app.dicom.results.seg import write_segmentation
 from app.domain.analysis import Quantified
 from app.domain.volume import Grid
 from app.imaging.components import label_lesions

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from app.dicom.contours import filled, outlines
-from app.dicom.read_back import ResultMismatchError, labels_from_contours, parse
-from app.dicom.result_context import open_context
-from app.dicom.result_writer import ResultKind, WritePolicy, write_results
-from app.dicom.rtstruct_writer import write_structure_set
+from app.dicom.results.context import open_context
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.read_back import ResultMismatchError, labels_from_contours, parse
+from app.dicom.results.rtstruct import write_structure_set
+from app.dicom.results.writer import write_results
+from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
 from app.domain.findings.findings import Site
 from app.domain.volume import Grid, LabelMap

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.dicom.read_back import texts
-from app.dicom.result_file import Result
-from app.dicom.result_writer import ResultKind, WritePolicy, write_results
-from app.dicom.uids import NoticeKind
-from app.dicom.withdrawal_writer import write_withdrawal
-from app.dicom.write_policy import SrClass
+from app.dicom.results.policy import SrClass, WritePolicy
+from app.dicom.results.read_back import Result, texts
+from app.dicom.results.withdrawal import write_withdrawal
+from app.dicom.results.writer import write_results
+from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import StandingResult
 from tests.results import sources

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from app.dicom import header_values as header
-from app.dicom.result_classes import LABEL_MAP_SEGMENTATION_STORAGE
+from app.dicom.results.policy import LABEL_MAP_SEGMENTATION_STORAGE
 from app.domain.volume import LabelMap
 from app.errors import PsmaNodeError
 

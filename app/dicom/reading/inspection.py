@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.dicom.reading.loading import LoadPolicy, ct_image, load, read_functional
 from app.dicom.reading.studies import StudyReading, read_studies
-from app.dicom.result_context import WARNING
+from app.dicom.results.context import WARNING
 from app.domain.decision import Decision
 from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection

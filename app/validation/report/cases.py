@@ -11,7 +11,7 @@ import numpy as np
 
 from app.cohort.manifest import image_file
 from app.cohort.nifti import read_labels, read_volume
-from app.dicom.write_policy import WritePolicy
+from app.dicom.results.policy import WritePolicy
 from app.domain.scores import ScanKey, ScanScore
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume

@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
 from app.dicom.header_values import tolerant
+from app.dicom.results.policy import WritePolicy
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
-from app.dicom.write_policy import WritePolicy
 from app.domain.analysis import Loaded, Provenance, Quantified, SupersededReport
 from app.domain.decision import Decision, ModelUsed
 from app.domain.refusal import Reason, RefusalCode

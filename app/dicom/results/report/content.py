@@ -22,9 +22,14 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 
-from app.dicom.result_context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
-from app.dicom.sr_biomarkers import biomarker_statements
-from app.dicom.sr_instants import activity_instant_in_words, processed_item, uptake_in_words, uptake_item
+from app.dicom.results.context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
+from app.dicom.results.report.quantities import (
+    activity_instant_in_words,
+    processed_item,
+    uptake_in_words,
+    uptake_item,
+)
+from app.dicom.results.report.statements import biomarker_statements
 from app.domain.analysis import Prior, RegistrationFit
 from app.domain.codes import (
     ACQUISITION_MODALITY,

@@ -1,10 +1,23 @@
-"""Section ``write`` of app.yaml. Imports nothing heavy, so that reading settings stays quick."""
+"""Section ``write`` of app.yaml. Imports nothing heavy, so that reading settings stays quick.
+
+SOP classes that the node makes, by kind of result: what a destination has to accept.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.codes import SuvUnitSpelling
 
 
@@ -64,3 +77,24 @@ class WritePolicy:
     def cautions(self) -> tuple[str, ...]:
         """What the person who made these choices should know; no warning of the numbers in a result."""
         return (LABELMAP_CAUTION,) if self.seg_type is SegType.LABELMAP else ()
+
+
+LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""Not in pydicom's dictionary of names yet."""
+
+SEG_CLASSES = {SegType.BINARY: SegmentationStorage, SegType.LABELMAP: LABEL_MAP_SEGMENTATION_STORAGE}
+
+SR_CLASSES = {
+    SrClass.COMPREHENSIVE_3D: Comprehensive3DSRStorage,
+    SrClass.COMPREHENSIVE: ComprehensiveSRStorage,
+}
+
+RESULT_CLASSES: dict[ResultKind | NoticeKind, tuple[str, ...]] = {
+    ResultKind.SEG: tuple(SEG_CLASSES.values()),
+    ResultKind.SR: tuple(SR_CLASSES.values()),
+    ResultKind.PAGE: (SecondaryCaptureImageStorage,),
+    ResultKind.RTSTRUCT: (RTStructureSetStorage,),
+    NoticeKind.SR: tuple(SR_CLASSES.values()),
+    NoticeKind.PAGE: (SecondaryCaptureImageStorage,),
+}
+"""The first of each is the default."""

@@ -1,14 +1,22 @@
-"""The summary page as a picture: two projections with the lesions outlined, the numbers, the provenance."""
+"""The summary page as a picture: two projections with the lesions outlined, the numbers, the provenance.
+
+The summary page as Secondary Capture Image Storage (PS3.3 A.8.1): what any PACS shows.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from itertools import accumulate, chain
+from typing import Any
 
+import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
-from app.dicom.page_sheet import (
+from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, finish, plain
+from app.dicom.results.page.sheet import (
     FAINT,
     HEIGHT,
     INK,
@@ -20,24 +28,28 @@ from app.dicom.page_sheet import (
     WIDTH,
     Sheet,
 )
-from app.dicom.page_table import draw_numbers
-from app.dicom.page_views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, draw_views
-from app.dicom.result_context import RESEARCH_USE, ResultContext, plain
-from app.dicom.sr_content import (
+from app.dicom.results.page.table import draw_numbers
+from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, draw_views
+from app.dicom.results.report.content import (
     DEMONSTRATION_MODEL,
+    evidence,
     prior_statement,
     quantification_in_words,
     replaces_statement,
 )
-from app.dicom.sr_instants import uptake_in_words
+from app.dicom.results.report.quantities import uptake_in_words
+from app.dicom.uids import ResultKind
+from app.domain.codes import SOURCE_IMAGE_FOR_PROCESSING
 from app.domain.study import StudyKind
 
 __all__ = ["HEIGHT", "VIEWS_HEIGHT", "VIEWS_LEFT", "VIEWS_TOP", "WIDTH", "draw_banner", "draw_page"]
 
 FOOTER_TOP = 868
+
 FOOTER_CHARACTERS, FOOTER_LINES = 172, 5
 
 WARNINGS_TOP, WARNING_HEIGHT = 112, 24
+
 WARNING_CHARACTERS, WARNING_LINES = 118, 6
 
 
@@ -129,3 +141,59 @@ def _model_in_words(context: ResultContext) -> str:
         f"software {provenance.software_version}, settings {provenance.settings_digest[:12]}, "
         f"revision {provenance.revision}"
     )
+
+
+def write_page(context: ResultContext, rgb: NDArray[np.uint8]) -> Dataset:
+    """The page as one plain RGB frame.
+
+    The patient's name stands in the header, as in every derived object, and not in the pixels.
+
+    Args:
+        context: the analysis.
+        rgb: the drawn page, ``(rows, columns, 3)``.
+    """
+    study = context.loaded.selection.study.study_instance_uid
+    page = secondary_capture(rgb, study, context.instance(ResultKind.PAGE, "PSMA summary page"))
+    finish(page, context)
+    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = page.ContentDate, page.ContentTime
+    page.DerivationDescription = "Projections with outlined lesions, and their measurements"
+    page.SourceImageSequence = Sequence(_source_images(context))
+    return page
+
+
+def secondary_capture(
+    rgb: NDArray[np.uint8], study_instance_uid: str, instance: dict[str, Any]
+) -> hd.sc.SCImage:
+    """One RGB frame without patient, study or dates.
+
+    Args:
+        rgb: ``(rows, columns, 3)``.
+        study_instance_uid: it belongs to.
+        instance: highdicom's arguments on UIDs, series and equipment.
+    """
+    page = hd.sc.SCImage(
+        pixel_array=rgb,
+        photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
+        bits_allocated=8,
+        coordinate_system=hd.CoordinateSystemNames.PATIENT,
+        patient_orientation=("L", "F"),
+        study_instance_uid=study_instance_uid,
+        **instance,
+    )
+    page.PatientOrientation = None  # two views and a table: no one orientation (PS3.3 C.7.6.1.1.1)
+    page.Laterality = None  # no paired body part (PS3.3 C.7.3.1.1.1)
+    page.BurnedInAnnotation = "NO"
+    return page
+
+
+def _source_images(context: ResultContext) -> list[Dataset]:
+    items = []
+    for reference in evidence(context):
+        if reference.SeriesInstanceUID != context.functional.series_instance_uid:
+            continue
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.SOPClassUID
+        item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+        item.PurposeOfReferenceCodeSequence = Sequence([coded(SOURCE_IMAGE_FOR_PROCESSING)])
+        items.append(item)
+    return items

@@ -1,20 +1,138 @@
-"""The page's pictures: anterior and lateral projection with the lesions outlined, scale bar, grey scale."""
+"""The page's pictures: anterior and lateral projection with the lesions outlined, scale bar, grey scale.
+
+Where the lesions' numbers stand on a view, so that none hides another.
+
+The grey scale's upper end on the page: fixed for a PET, fitted to the image for a SPECT.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from app.dicom.page_labels import Anchor, placed
-from app.dicom.page_sheet import FAINT, FONT, LEFT, RED, Sheet
-from app.dicom.page_window import is_fitted, widest_window_suv, window_suv
-from app.dicom.result_context import ResultContext
+from app.dicom.results.context import ResultContext
+from app.dicom.results.page.sheet import FAINT, FONT, LEFT, RED, Sheet
 from app.domain.findings.findings import Lesion
+from app.domain.study import StudyKind
 from app.imaging.mip import Projection, anterior, left_lateral
 
+STEPS = 14
+"""Places that are tried above and below, before a number stands where it likes best after all."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A lesion on a view, in pixels from its left upper corner: centre, half its width, characters of its
+    number."""
+
+    x: float
+    y: float
+    reach: float
+    characters: int
+
+
+@dataclass(frozen=True)
+class Label:
+    """Where a number stands: its left edge and the middle of its height, in pixels; ``moved`` from its place
+    beside the lesion."""
+
+    x: float
+    y: float
+    width: float
+    moved: bool = False
+
+    def overlaps(self, other: Label, height: float) -> bool:
+        """Whether two labels of that height share a pixel."""
+        apart = self.x + self.width <= other.x or other.x + other.width <= self.x
+        return not apart and abs(self.y - other.y) < height
+
+
+def placed(anchors: Sequence[Anchor], size: tuple[float, float], view: tuple[float, float]) -> list[Label]:
+    """One label an anchor, in their order: the first come first.
+
+    Args:
+        anchors: lesions.
+        size: width of one character and height of a line, in pixels.
+        view: width and height of the view, in pixels.
+    """
+    _, height = size
+    labels: list[Label] = []
+    for anchor in anchors:
+        places = list(_places(anchor, size, view))
+        free = (place for place in places if not any(place.overlaps(other, height) for other in labels))
+        labels.append(next(free, places[0]))
+    return labels
+
+
+def _places(anchor: Anchor, size: tuple[float, float], view: tuple[float, float]) -> Iterator[Label]:
+    """Right of the lesion, left of it, then above and below in steps, always within the view's height."""
+    character, height = size
+    width = character * anchor.characters
+    sides = (anchor.x + anchor.reach, anchor.x - anchor.reach - width)
+    for step in range(STEPS):
+        for direction in (1, -1) if step else (1,):
+            y = anchor.y + direction * step * height / 2.0
+            if step and not height / 2.0 <= y <= view[1] - height / 2.0:
+                continue
+            for x in sides:
+                if x is sides[0] or x >= 0.0:
+                    yield Label(x, y, width, moved=step > 1)
+
+
+LESION_AT_SHARE = 0.5
+"""Of the grey scale: where a faint lesion's maximum stands, well apart from white and from black."""
+
+FAINT_PERCENTILE = 25.0
+"""Of the lesions' SUVmax: three of four lesions are darker than ``LESION_AT_SHARE``."""
+
+BRIGHT_PERCENTILE = 99.0
+"""Of the anterior projection: an image without lesions is black in its kidneys or bladder alone."""
+
+LOWEST_WINDOW_SUV, WINDOW_STEP_SUV = 1.5, 0.5
+"""A window below the floor would show noise as uptake; steps make a number that a person can read."""
+
+
+def window_suv(context: ResultContext) -> float:
+    """Upper end of the page's grey scale, SUVbw (g/ml); the same analysis gives the same number.
+
+    A SPECT days after the injection has faint lesions beside bright kidneys, another is bright throughout:
+    one fixed window would show one of them empty. ``write.page_window_spect_suv`` is its ceiling.
+    """
+    widest = widest_window_suv(context)
+    if not is_fitted(context):
+        return widest
+    lesions = context.quantified.findings.lesions
+    wanted = _faint_lesion(lesions) / LESION_AT_SHARE if lesions else _bright_uptake(context)
+    rounded = math.ceil(wanted / WINDOW_STEP_SUV) * WINDOW_STEP_SUV
+    return min(max(rounded, LOWEST_WINDOW_SUV), widest)
+
+
+def is_fitted(context: ResultContext) -> bool:
+    """Whether the window depends on the image, which the page then says. A PET's never does."""
+    return context.loaded.selection.kind is StudyKind.SPECT_CT
+
+
+def widest_window_suv(context: ResultContext) -> float:
+    """The site's setting for this kind of study: the window of a PET, the ceiling of a SPECT's."""
+    policy, kind = context.policy, context.loaded.selection.kind
+    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
+
+
+def _faint_lesion(lesions: tuple[Lesion, ...]) -> float:
+    return float(np.percentile([lesion.suv_max for lesion in lesions], FAINT_PERCENTILE))
+
+
+def _bright_uptake(context: ResultContext) -> float:
+    suv = context.loaded.suv
+    return float(np.percentile(anterior(suv.array, suv.grid).image, BRIGHT_PERCENTILE))
+
+
 VIEWS_LEFT, VIEWS_TOP, VIEWS_WIDTH, VIEWS_HEIGHT = LEFT, 144, 640, 674
+
 GAP_MM = 60.0
 """Between the two views, in their own scale."""
 
@@ -22,6 +140,7 @@ BODY_SHARE_OF_WINDOW = 0.05
 """What is darker everywhere is air: the views are cut to the rest."""
 
 BODY_MARGIN_MM = 25.0
+
 OUTLINE_OVERSAMPLING = 4
 """So that outlines follow voxel edges and a lesion of one voxel is a square, not a dot."""
 

@@ -1,25 +1,29 @@
 """Results read from their bytes, with pydicom alone, and compared with what was meant.
 
 The writers use highdicom; the reader here does not, so that a library's mistake can't hide in its mirror.
+
+One DICOM object as the file that leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import unpack_bits
 
 from app.dicom.contours import filled
 from app.dicom.header_values import tolerant
-from app.dicom.result_context import ResultContext
-from app.dicom.sr_quantities import Quantity, lesion_quantities, whole_body_quantities
-from app.dicom.sr_writer import WHOLE_BODY
-from app.dicom.uids import ResultKind
+from app.dicom.results.context import ResultContext
+from app.dicom.results.report.quantities import Quantity, lesion_quantities, whole_body_quantities
+from app.dicom.results.report.sr import WHOLE_BODY
+from app.dicom.uids import NoticeKind, ResultKind
 from app.domain import codes
 from app.domain.volume import SAME_GRID_TOLERANCE_MM, Grid, LabelMap
 
@@ -259,3 +263,28 @@ def _segment_references(report: Dataset) -> Iterator[tuple[str, int]]:
         if item.ValueType == "IMAGE" and _is_named(item, "121191"):
             reference = item.ReferencedSOPSequence[0]
             yield str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One DICOM object.
+
+    Attributes:
+        kind: which of an analysis's objects, or of a notice's.
+        file_name: unique, safe on any file system.
+        dataset: as read back from ``content``.
+        content: the file's bytes, those that are verified.
+    """
+
+    kind: ResultKind | NoticeKind
+    file_name: str
+    dataset: Dataset
+    content: bytes
+
+
+def encoded(kind: ResultKind | NoticeKind, dataset: Dataset) -> Result:
+    """The file of a dataset, and what it reads as."""
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    content = buffer.getvalue()
+    return Result(kind, f"{kind.value}.{dataset.SOPInstanceUID}.dcm", parse(content), content)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dicom.page_sheet import FAINT, RIGHT, Sheet
-from app.dicom.page_views import VIEWS_HEIGHT, VIEWS_TOP
-from app.dicom.result_context import ResultContext, plain
-from app.dicom.sr_biomarkers import change_in_words, dose_in_words, recip_in_words
-from app.dicom.sr_content import NO_LESION
-from app.dicom.sr_instants import activity_instant_in_words
+from app.dicom.results.context import ResultContext, plain
+from app.dicom.results.page.sheet import FAINT, RIGHT, Sheet
+from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_TOP
+from app.dicom.results.report.content import NO_LESION
+from app.dicom.results.report.quantities import activity_instant_in_words
+from app.dicom.results.report.statements import change_in_words, dose_in_words, recip_in_words
 from app.domain.findings.findings import Burden, Change, Lesion, Site
 from app.domain.study import StudyKind
 

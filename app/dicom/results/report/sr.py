@@ -23,19 +23,17 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 from pydicom.valuerep import DA, TM
 
-from app.dicom.result_context import (
-    DEVICE_NAME,
-    MANUFACTURER,
-    ResultContext,
-    blank_source,
-    coded,
-    finish,
+from app.dicom.results.context import DEVICE_NAME, MANUFACTURER, ResultContext, blank_source, coded, finish
+from app.dicom.results.policy import SrClass
+from app.dicom.results.report.content import algorithm, evidence, image_library, qualitative_evaluations
+from app.dicom.results.report.quantities import (
+    Quantity,
+    add_instant,
+    lesion_quantities,
+    processed_local,
+    whole_body_quantities,
 )
-from app.dicom.sr_content import algorithm, evidence, image_library, qualitative_evaluations
-from app.dicom.sr_instants import add_instant, processed_local
-from app.dicom.sr_quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.uids import ResultKind, derived_uid
-from app.dicom.write_policy import SrClass
 from app.domain import codes
 from app.domain.analysis import SupersededReport
 from app.domain.findings.findings import Lesion

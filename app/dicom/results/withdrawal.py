@@ -3,10 +3,13 @@
 What has been sent can't be taken back from a PACS. When a later revision of the study gives no result on a
 series (late images brought a conflict to light, say), this notice stands beside the earlier result, so that
 nobody takes that for the last word. Patient and study are copied from the withdrawn SR.
+
+The page of a notice of withdrawal: few words, large.
 """
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,22 +26,62 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
 from app.dicom.header_values import tolerant
-from app.dicom.page_writer import secondary_capture
-from app.dicom.read_back import ResultMismatchError, texts
-from app.dicom.result_context import RESEARCH_USE, anonymous, coded, copy_header, equipment, plain, stamp
-from app.dicom.result_file import Result, encoded
-from app.dicom.sr_writer import REPORT_CLASSES, observer, predecessor, private_scheme
+from app.dicom.results.context import RESEARCH_USE, anonymous, coded, copy_header, equipment, plain, stamp
+from app.dicom.results.page.page import draw_banner, secondary_capture
+from app.dicom.results.page.sheet import FAINT, LEFT, RED, RIGHT, Sheet
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.read_back import Result, ResultMismatchError, encoded, texts
+from app.dicom.results.report.sr import REPORT_CLASSES, observer, predecessor, private_scheme
 from app.dicom.uids import NoticeKind, derived_uid
-from app.dicom.withdrawal_page import Notice, draw_notice
-from app.dicom.write_policy import WritePolicy
 from app.domain import codes
 from app.domain.analysis import Provenance
 from app.domain.outcome import StandingResult
 from app.domain.study import Code
+
+FIRST_LINE, LINE_HEIGHT, LAST_LINE = 190, 30, 820
+
+CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a notice says.
+
+    Attributes:
+        headline: which result is withdrawn.
+        statements: why, and what it was, a paragraph each.
+        footer: what made the notice.
+    """
+
+    headline: str
+    statements: tuple[str, ...]
+    footer: str
+
+
+def draw_notice(notice: Notice) -> NDArray[np.uint8]:
+    """The page, ``(960, 1280, 3)`` uint8 RGB."""
+    sheet = Sheet()
+    sheet.write(LEFT, 42, "PSMA result withdrawn", fontsize=20, weight="bold")
+    sheet.write(RIGHT, 40, RESEARCH_USE, fontsize=15, color=RED, ha="right", weight="bold")
+    sheet.rule(82)
+    draw_banner(sheet, notice.headline)
+    y = FIRST_LINE
+    for statement in notice.statements:
+        for line in textwrap.wrap(statement, CHARACTERS):
+            if y > LAST_LINE:
+                break
+            sheet.write(LEFT, y, line, fontsize=15)
+            y += LINE_HEIGHT
+        y += LINE_HEIGHT // 2
+    sheet.rule(868)
+    sheet.write(LEFT, 887, notice.footer, fontsize=9.5, color=FAINT)
+    return sheet.pixels()
+
 
 SERIES_AFTER_RESULTS = 4
 """Results take four Series Numbers: SEG, SR, page, RTSTRUCT."""

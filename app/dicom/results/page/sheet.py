@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dicom.result_context import plain
+from app.dicom.results.context import plain
 
 WIDTH, HEIGHT = 1280, 960
 """Pixels of a page without warnings: whole on small diagnostic screens, legible at half the size."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.dicom.page_drawing import draw_page
-from app.dicom.page_writer import write_page
-from app.dicom.read_back import check_page, check_report, check_segmentation, check_structure_set
-from app.dicom.result_context import open_context
-from app.dicom.result_file import Result, encoded
-from app.dicom.rtstruct_writer import write_structure_set
-from app.dicom.seg_writer import write_segmentation
-from app.dicom.sr_writer import write_report
+from app.dicom.results.context import open_context
+from app.dicom.results.page.page import draw_page, write_page
+from app.dicom.results.policy import SegType, SrClass, WritePolicy
+from app.dicom.results.read_back import (
+    Result,
+    check_page,
+    check_report,
+    check_segmentation,
+    check_structure_set,
+    encoded,
+)
+from app.dicom.results.report.sr import write_report
+from app.dicom.results.rtstruct import write_structure_set
+from app.dicom.results.seg import write_segmentation
 from app.dicom.uids import ResultKind
-from app.dicom.write_policy import SegType, SrClass, WritePolicy
 from app.domain.analysis import Provenance, Quantified
 from app.domain.decision import Decision
 

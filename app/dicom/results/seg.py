@@ -16,14 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedPETImageStorage, NuclearMedicineImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from app.dicom.result_context import (
-    MANUFACTURER,
-    ResultContext,
-    blank_source,
-    coded,
-    finish,
-    plain,
-)
+from app.dicom.results.context import MANUFACTURER, ResultContext, blank_source, coded, finish, plain
 from app.dicom.uids import ResultKind, derived_uid
 from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM, SITES
 from app.domain.volume import Grid

@@ -16,9 +16,9 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import DSfloat
 
 from app.dicom.contours import Polygon, outlines
-from app.dicom.result_context import ResultContext, coded, finish, plain
-from app.dicom.seg_writer import LESION_RGB
-from app.dicom.sr_content import evidence
+from app.dicom.results.context import ResultContext, coded, finish, plain
+from app.dicom.results.report.content import evidence
+from app.dicom.results.seg import LESION_RGB
 from app.dicom.uids import ResultKind
 from app.domain.codes import NEOPLASM
 from app.domain.findings.findings import Site
