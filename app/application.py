@@ -23,10 +23,9 @@ from app.domain.outcome import (
 )
 from app.domain.study import Study
 from app.errors import UnusableStudyError
-from app.imaging.comparison import StudyComparison
-from app.imaging.previous_result import NoPreviousResults, PreviousResultSource
-from app.imaging.prior_alignment import PriorAligner, PriorSource
-from app.imaging.quantification import LesionQuantification
+from app.imaging.earlier_results import NoPreviousResults, PreviousResultSource, PriorSource
+from app.imaging.quantification import LesionQuantification, StudyComparison
+from app.imaging.registration.prior_alignment import PriorAligner
 from app.inference.lesion_segmentation import LesionSegmentation
 from app.inference.shadow_models import ShadowModels
 from app.settings import Settings

@@ -24,8 +24,7 @@ from app.domain.study import Patient, Study, StudyKind
 from app.domain.volume import LabelMap
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
-from app.imaging.previous_result import PreviousResult
-from app.imaging.prior_alignment import PriorCandidate
+from app.imaging.earlier_results import PreviousResult, PriorCandidate
 from app.inference.devices import choose_device
 from app.outcome_file import NAME, STUDY_FOLDER, remove_results, write_outcome
 from app.settings import Settings

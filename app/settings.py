@@ -31,7 +31,7 @@ from app.dicom.results.policy import WritePolicy
 from app.domain.findings.measurements import QuantifyPolicy
 from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
-from app.imaging.prior_alignment import AlignPolicy
+from app.imaging.registration.policy import AlignPolicy
 from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy
 from app.node.deliver_policy import DeliverPolicy
 from app.node.node_policy import NodePolicy

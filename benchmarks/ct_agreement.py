@@ -25,8 +25,8 @@ from scipy.ndimage import gaussian_filter
 
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, judge_ct_agreement
 from app.domain.volume import Grid, Volume
-from app.imaging.ct_agreement import measure_ct_agreement
-from app.imaging.working_ct import working_ct
+from app.imaging.registration.ct_agreement import measure_ct_agreement
+from app.imaging.registration.working_ct import working_ct
 from app.phantom.acquisition import acquire
 from app.phantom.anatomy import build_anatomy
 from app.phantom.body import Arms

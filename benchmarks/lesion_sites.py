@@ -20,7 +20,7 @@ import numpy as np
 from app.domain.findings.findings import Findings, Organ, ReferenceUptake, Site
 from app.domain.findings.measurements import measure
 from app.domain.findings.site import SiteRules
-from app.imaging.sites import with_sites
+from app.imaging.anatomy.sites import with_sites
 from app.phantom.acquisition import Acquisition
 from app.phantom.anatomy import REFERENCE_HEIGHT_M
 from app.phantom.centres import Centre

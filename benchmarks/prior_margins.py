@@ -29,10 +29,10 @@ import numpy as np
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import Grid, LabelMap, Volume
-from app.imaging.align_policy import AlignPolicy, broken_limits, broken_uptake_limits
-from app.imaging.registration import RigidRegistration, register_rigid
+from app.imaging.registration.policy import AlignPolicy, broken_limits, broken_uptake_limits
+from app.imaging.registration.registration import RigidRegistration, register_rigid
+from app.imaging.registration.uptake_agreement import measure_uptake_agreement
 from app.imaging.resampling import resample_mask
-from app.imaging.uptake_agreement import measure_uptake_agreement
 from app.phantom.centres import Centre
 from app.phantom.patient import simulate_patient
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domain.analysis import Aligned, Loaded
 from app.domain.refusal import Rejection
-from app.imaging.prior_alignment import PriorAligner
+from app.imaging.registration.prior_alignment import PriorAligner
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 

@@ -6,7 +6,7 @@ from app.dicom.reading.loading import LoadPolicy, load
 from app.domain.analysis import Loaded
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
-from app.imaging.ct_agreement import check_ct
+from app.imaging.registration.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 

@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 
 from app.domain.volume import LabelMap
-from app.imaging.components import CONNECTIVITY, label_lesions
+from app.imaging.labels import CONNECTIVITY, label_lesions
 
 
 def numbered_lesions(regions: LabelMap) -> tuple[LabelMap, bool]:

@@ -23,7 +23,7 @@ from pydantic import Field, StringConstraints
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.imaging.align_policy import AlignPolicy
+from app.imaging.registration.policy import AlignPolicy
 from app.record_file import Record, read_record, write_record
 
 MANIFEST_FILE = "cohort.yaml"

@@ -36,10 +36,10 @@ from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
-from app.imaging.align_policy import AlignPolicy, broken_limits
-from app.imaging.ct_agreement import check_ct
-from app.imaging.nearest import nearest_labels, share_outside
-from app.imaging.registration import register_rigid
+from app.imaging.labels import nearest_labels, share_outside
+from app.imaging.registration.ct_agreement import check_ct
+from app.imaging.registration.policy import AlignPolicy, broken_limits
+from app.imaging.registration.registration import register_rigid
 from app.inference.channels import build_input, canonical
 
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from app.dicom.reading.loading import LoadPolicy
 from app.domain.selection.policy import SelectionPolicy
-from app.imaging.align_policy import AlignPolicy
+from app.imaging.registration.policy import AlignPolicy
 
 VERSION = 2
 """Raise it when the same input gives other images: every patient is then made again."""

@@ -1,14 +1,159 @@
-"""The quantify stage: lesions measured, placed, dosed where asked for, compared with the previous study."""
+"""The quantify stage: lesions measured, placed, dosed where asked for, compared with the previous study.
+
+This study against the patient's previous one of its kind: totals always, lesions where the CTs fit.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from app.domain.analysis import Quantified, Segmented
+from app.domain.decision import ModelUsed
 from app.domain.dose import with_activity_at_scan_start, with_dose
+from app.domain.findings.change import LinkLimits, RecipInputs, link_lesions, percent_change, recip
+from app.domain.findings.findings import Change, Findings, LesionLink, LinkKind, Recip
 from app.domain.findings.measurements import QuantifyPolicy, measure
-from app.imaging.comparison import StudyComparison
-from app.imaging.sites import with_sites, without_sites
+from app.domain.study import StudyKind
+from app.errors import UnusableStudyError
+from app.imaging.anatomy.sites import with_sites, without_sites
+from app.imaging.earlier_results import PreviousResult, PreviousResultSource
+from app.imaging.labels import lesion_proximity
+from app.imaging.registration.policy import AlignPolicy, broken_limits
+from app.imaging.registration.registration import RigidRegistration, register_rigid
+
+NO_DATE = "no date of this study, so none of the patient's others is known to be earlier"
+
+
+@dataclass(frozen=True)
+class StudyComparison:
+    """Finds the previous study, lays it on this one, compares.
+
+    Attributes:
+        policy: when lesions belong together.
+        limits: how well the two CTs must fit before lesions are compared one by one.
+        source: where previous results come from.
+    """
+
+    policy: QuantifyPolicy
+    limits: AlignPolicy
+    source: PreviousResultSource
+
+    def compare(self, segmented: Segmented, findings: Findings) -> Findings:
+        """``findings`` with the change, or with why there is none."""
+        if not self.policy.compare_with_previous:
+            return replace(findings, no_change_because="the site's settings leave it out")
+        previous = self._previous(segmented)
+        if isinstance(previous, str):
+            return replace(findings, no_change_because=previous)
+        return replace(findings, change=self._change(segmented, findings, previous))
+
+    def _previous(self, segmented: Segmented) -> PreviousResult | str:
+        selection = segmented.aligned.loaded.selection
+        now = selection.functional.when or selection.study.study_datetime
+        if now is None:
+            return NO_DATE
+        found = self.source.results_for(selection.study.patient, selection.kind, now)
+        others = [x for x in found if x.study_instance_uid != selection.study.study_instance_uid]
+        latest = _latest(others, now, self.policy.min_days_to_previous)
+        if latest is None:
+            return f"no result of an earlier {selection.kind.value} of this patient"
+        return latest
+
+    def _change(self, segmented: Segmented, findings: Findings, previous: PreviousResult) -> Change:
+        links, broken, registration = self._links(segmented, findings, previous)
+        cautions = _cautions(segmented, previous)
+        before, now = previous.findings.burden, findings.burden
+        change = Change(
+            study_instance_uid=previous.study_instance_uid,
+            series_instance_uid=previous.series_instance_uid,
+            acquired_at=previous.acquired_at,
+            burden=before,
+            psma_tv_percent=percent_change(before.psma_tv_ml, now.psma_tv_ml),
+            tl_psma_percent=percent_change(before.tl_psma, now.tl_psma),
+            suv_max_percent=percent_change(before.suv_max, now.suv_max),
+            links=links,
+            no_links_because=broken,
+            registration=registration,
+            cautions=cautions,
+        )
+        if segmented.aligned.loaded.selection.kind is StudyKind.PET_CT:
+            return replace(change, recip=_recip(change, findings))
+        return change
+
+    def _links(
+        self, segmented: Segmented, findings: Findings, previous: PreviousResult
+    ) -> tuple[tuple[LesionLink, ...], tuple[str, ...], str]:
+        """Links, why there are none, and the fit in words."""
+        if not findings.lesions and not previous.findings.lesions:
+            return (), (), ""
+        try:
+            registration = register_rigid(segmented.aligned.loaded.ct, previous.ct())
+            if registration is None:
+                return (), ("too little bone in common on the two CTs",), ""
+            words = _in_words(registration)
+            broken = broken_limits(registration.fit, self.limits)
+            if broken:
+                return (), tuple(f"{b.found}, expected {b.expected}" for b in broken), words
+            before = previous.labels()
+        except UnusableStudyError as error:
+            reasons = error.rejection.reasons
+            return (), tuple(f"the previous result can't be read: {reason.found}" for reason in reasons), ""
+        limits = LinkLimits(self.policy.link_min_overlap, self.policy.link_max_distance_mm)
+        proximity = lesion_proximity(
+            before, segmented.labels, registration.fixed_to_moving, limits.max_distance_mm
+        )
+        return link_lesions(previous.findings.lesions, findings.lesions, proximity, limits), (), words
+
+
+def _latest(found: Sequence[PreviousResult], now: datetime, min_days: float) -> PreviousResult | None:
+    now = now.replace(tzinfo=None)
+    old_enough = [
+        result
+        for result in found
+        if now - result.acquired_at.replace(tzinfo=None)
+        >= max(timedelta(days=min_days), timedelta.resolution)
+    ]
+    key = lambda result: (result.acquired_at.replace(tzinfo=None), result.series_instance_uid)  # noqa: E731
+    return max(old_enough, key=key, default=None)
+
+
+def _cautions(segmented: Segmented, previous: PreviousResult) -> tuple[str, ...]:
+    cautions = []
+    tracer = segmented.aligned.loaded.selection.tracer.key
+    if tracer != previous.tracer:
+        cautions.append(f"another radiopharmaceutical: {previous.tracer} then, {tracer} now")
+    if _weights(segmented.model) != _weights(previous.model):
+        then, now = map(_named, (previous.model, segmented.model))
+        cautions.append(f"another model: {then} then, {now} now")
+    return tuple(cautions)
+
+
+def _named(model: ModelUsed) -> str:
+    return f"{model.model_id} {model.version} ({model.weights_sha256[:8]})"
+
+
+def _weights(model: ModelUsed) -> tuple[str, str]:
+    return model.model_id, model.weights_sha256
+
+
+def _recip(change: Change, findings: Findings) -> Recip:
+    obstacles = list(change.cautions)
+    unseen = sum(map(change.lesions_that_are, (LinkKind.NOT_SEEN_BEFORE, LinkKind.NOT_SEEN_NOW)))
+    if unseen:
+        obstacles.append(f"{unseen} lesion(s) outside the other study's field of view")
+    new = None if change.no_links_because else change.lesions_that_are(LinkKind.NEW)
+    inputs = RecipInputs(change.burden.psma_tv_ml, findings.burden.psma_tv_ml, new, tuple(obstacles))
+    return recip(inputs)
+
+
+def _in_words(registration: RigidRegistration) -> str:
+    fit = registration.fit
+    return (
+        f"CTs laid on each other: Dice of bone {fit.bone_dice:.2f}, soft tissue correlation "
+        f"{fit.soft_tissue_correlation:.2f}, rotation {fit.rotation_deg:.1f} degrees"
+    )
 
 
 @dataclass(frozen=True)

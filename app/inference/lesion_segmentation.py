@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domain.analysis import Aligned, Segmented
 from app.domain.decision import Decision, ModelRole, ModelUsed
-from app.imaging.components import LabelledLesions, label_lesions
+from app.imaging.labels import LabelledLesions, label_lesions
 from app.inference.channels import NetworkInput, build_input
 from app.inference.model_card import ModelCard
 from app.inference.model_choice import choose_setting, explain_choice, serving_model

@@ -8,7 +8,7 @@ from datetime import datetime
 from app.dicom.reading.loading import LoadPolicy
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
-from app.imaging.previous_result import PreviousResult
+from app.imaging.earlier_results import PreviousResult
 from app.node.pet_results import PetResult
 from app.node.priors import StoredPet
 from app.node.run_ledger import RunKey, StudyState
@@ -21,7 +21,7 @@ ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
 
 
 class NodePreviousResults:
-    """A :class:`~app.imaging.previous_result.PreviousResultSource` over what this node has processed."""
+    """A :class:`~app.imaging.earlier_results.PreviousResultSource` over what this node has processed."""
 
     def __init__(self, stores: NodeStores, load_policy: LoadPolicy) -> None:
         self._stores = stores

@@ -19,13 +19,13 @@ from app.domain.stack.geometry import stack_series
 from app.domain.study import Patient, Series, Study
 from app.domain.volume import Grid, LabelMap, Volume
 from app.errors import UnusableStudyError
-from app.imaging.prior_candidate import PriorCandidate
+from app.imaging.earlier_results import PriorCandidate
 from app.node.inbox import Inbox
 from app.node.pet_results import PetResult, PetResults
 
 
 class NodePriors:
-    """A :class:`~app.imaging.prior_candidate.PriorSource` over what this node has processed."""
+    """A :class:`~app.imaging.earlier_results.PriorSource` over what this node has processed."""
 
     def __init__(self, results: PetResults, inbox: Inbox, load_policy: LoadPolicy) -> None:
         self._results = results

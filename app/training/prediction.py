@@ -12,7 +12,7 @@ from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from app.inference.channels import NetworkInput, build_input
 from app.inference.model_store import ModelStore
 from app.inference.policy import SegmentPolicy

@@ -19,9 +19,9 @@ from app.cohort.nifti import read_volume, write_array
 from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
-from app.imaging.align_policy import broken_uptake_limits
-from app.imaging.prior_alignment import place_lesions
-from app.imaging.registration import RigidRegistration
+from app.imaging.registration.policy import broken_uptake_limits
+from app.imaging.registration.prior_alignment import place_lesions
+from app.imaging.registration.registration import RigidRegistration
 from app.inference.channels import build_input
 
 DEFECT_PROBABILITY = 0.35

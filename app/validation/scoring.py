@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from app.domain.scores import ScanKey, ScanScore, count_lesions, count_voxels
 from app.domain.volume import LabelMap, Unit, Volume
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 
 
 def score_scan(key: ScanKey, found: LabelMap | NDArray[np.bool_], truth: LabelMap, suv: Volume) -> ScanScore:

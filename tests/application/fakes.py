@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domain.analysis import Aligned, Loaded, Segmented
 from app.domain.decision import ModelRole, ModelUsed
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 
 HOT_SUV = 12.0
 

@@ -14,8 +14,8 @@ from app.domain.findings.findings import Site
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import RefusalCode
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, Flip
-from app.imaging import ct_agreement
-from app.imaging.ct_agreement import check_ct
+from app.imaging.registration import ct_agreement
+from app.imaging.registration.ct_agreement import check_ct
 from app.phantom.dicom_writer import WrittenPatient
 from app.settings import Settings
 from tests.application.conftest import processor

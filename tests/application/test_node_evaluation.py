@@ -23,7 +23,7 @@ from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.folder_mode import FolderOutcome, process_folder
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from app.inference.model_card import read_card, write_card
 from app.inference.model_choice import site_models
 from app.inference.model_store import ModelStore

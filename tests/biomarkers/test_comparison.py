@@ -17,11 +17,11 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
-from app.imaging import comparison as comparing
-from app.imaging.align_policy import AlignPolicy
-from app.imaging.comparison import StudyComparison
-from app.imaging.previous_result import NoPreviousResults, PreviousResult
-from app.imaging.registration import RigidRegistration
+from app.imaging import quantification as comparing
+from app.imaging.earlier_results import NoPreviousResults, PreviousResult
+from app.imaging.quantification import StudyComparison
+from app.imaging.registration.policy import AlignPolicy
+from app.imaging.registration.registration import RigidRegistration
 from tests.results import sources
 
 NOW = datetime(2026, 3, 4, 9, 30)

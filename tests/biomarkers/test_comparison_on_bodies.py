@@ -13,9 +13,9 @@ from app.domain.analysis import Quantified
 from app.domain.findings.findings import LinkKind, RecipCategory
 from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
-from app.imaging.align_policy import AlignPolicy
-from app.imaging.comparison import StudyComparison
-from app.imaging.previous_result import PreviousResult
+from app.imaging.earlier_results import PreviousResult
+from app.imaging.quantification import StudyComparison
+from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
 from app.phantom.patient import simulate_patient
 from tests.biomarkers.test_comparison import NOW, Source, dated

@@ -15,7 +15,7 @@ from app.domain.findings.change import LinkLimits, link_lesions
 from app.domain.findings.findings import Lesion, LesionLink, LinkKind
 from app.domain.findings.measurements import measure
 from app.domain.volume import Grid, LabelMap, Unit, Volume
-from app.imaging.lesion_proximity import lesion_proximity
+from app.imaging.labels import lesion_proximity
 
 GRID = Grid.axis_aligned((30, 40, 50), (4.0, 4.0, 4.0), (10.0, -20.0, 30.0))
 LIMITS = LinkLimits(0.1, 10.0)

@@ -11,9 +11,9 @@ from app.domain.findings.findings import Findings, Organ, Site
 from app.domain.findings.measurements import measure
 from app.domain.findings.site import SiteRules
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.body_landmarks import BodyLandmarks, find_landmarks
-from app.imaging.sites import NO_BODY, with_sites
-from app.imaging.working_ct import working_ct
+from app.imaging.anatomy.landmarks import BodyLandmarks, find_landmarks
+from app.imaging.anatomy.sites import NO_BODY, with_sites
+from app.imaging.registration.working_ct import working_ct
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Centre
 from app.phantom.patient import simulate_patient

@@ -34,7 +34,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
-from app.imaging.align_policy import AlignPolicy
+from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
 from app.phantom.dicom_header import ISSUER
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, lesion_mask, write_person, write_seg

@@ -20,7 +20,7 @@ from app.dicom.outlines.seg import read_segmentation
 from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap
-from app.imaging.nearest import nearest_labels
+from app.imaging.labels import nearest_labels
 from app.phantom.centres import Centre, Modality
 from app.phantom.dicom_header import Examination, save
 from app.phantom.nm_writer import spect_instance

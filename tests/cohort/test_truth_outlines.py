@@ -17,7 +17,7 @@ from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation
 from app.dicom.outlines.truth import UnusableTruthError
 from app.domain.volume import Grid, LabelMap
-from app.imaging.nearest import nearest_labels, share_outside
+from app.imaging.labels import nearest_labels, share_outside
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, write_seg, write_structures
 
 PERSON = Person(1)

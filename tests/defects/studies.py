@@ -21,7 +21,7 @@ from app.domain.refusal import Reason, Rejection
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
 from app.domain.volume import LabelMap
-from app.imaging.ct_agreement import check_ct
+from app.imaging.registration.ct_agreement import check_ct
 from tests.dicom_reading import tiny
 from tests.imaging.bodies import Person, trunk_grid
 

@@ -15,9 +15,9 @@ from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.refusal import RefusalCode
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, Flip, judge_ct_agreement
 from app.domain.volume import Grid, Unit, Volume
-from app.imaging.ct_agreement import measure_ct_agreement
-from app.imaging.sites import without_sites
-from app.imaging.working_ct import working_ct
+from app.imaging.anatomy.sites import without_sites
+from app.imaging.registration.ct_agreement import measure_ct_agreement
+from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, Shape, mirrored, trunk_grid
 
 GRID = trunk_grid(180.0, 1060.0, 10.0)

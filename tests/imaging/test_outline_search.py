@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.domain.volume import Grid
-from app.imaging.outline_search import OutlinePair, ShiftSearch
-from app.imaging.working_ct import WorkingCt
+from app.imaging.registration.outline_search import OutlinePair, ShiftSearch
+from app.imaging.registration.working_ct import WorkingCt
 
 REACH = 3
 SHAPE = (7, 9, 8)

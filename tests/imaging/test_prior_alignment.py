@@ -20,11 +20,13 @@ from app.domain.selection.tracers import PSMA_617_LU177
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.errors import RetryLaterError, UnusableStudyError
-from app.imaging import prior_alignment
-from app.imaging.prior_alignment import AlignPolicy, PriorAligner, PriorCandidate, align_prior
-from app.imaging.registration import RigidRegistration, register_rigid
-from app.imaging.registration_fit import measure_fit
-from app.imaging.working_ct import working_ct
+from app.imaging.earlier_results import PriorCandidate
+from app.imaging.registration import prior_alignment
+from app.imaging.registration.fit import measure_fit
+from app.imaging.registration.policy import AlignPolicy
+from app.imaging.registration.prior_alignment import PriorAligner, align_prior
+from app.imaging.registration.registration import RigidRegistration, register_rigid
+from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, mirrored, trunk_grid
 
 SCANNED = datetime(2026, 5, 20, 10, 0)

@@ -9,10 +9,10 @@ import pytest
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.align_policy import AlignPolicy, broken_limits
-from app.imaging.registration import register_rigid
-from app.imaging.registration_fit import measure_fit
-from app.imaging.working_ct import working_ct
+from app.imaging.registration.fit import measure_fit
+from app.imaging.registration.policy import AlignPolicy, broken_limits
+from app.imaging.registration.registration import register_rigid
+from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, trunk_grid
 
 TRUNK = trunk_grid()

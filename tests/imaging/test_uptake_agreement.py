@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.uptake_agreement import UptakeAgreement, measure_uptake_agreement
+from app.imaging.registration.uptake_agreement import UptakeAgreement, measure_uptake_agreement
 
 GRID = Grid.axis_aligned((60, 40, 50), (5.0, 5.0, 5.0), (0.0, 0.0, 0.0))
 ORGANS = (

@@ -25,7 +25,7 @@ from app.domain.selection.pair import Selection
 from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.study import Instance, Patient, Series, Study, StudyKind
 from app.domain.volume import Grid, LabelMap, Unit, Volume
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 
 PET_CLASS = "1.2.840.10008.5.1.4.1.1.128"
 NM_CLASS = "1.2.840.10008.5.1.4.1.1.20"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from tests.results.sources import small_grid
 
 

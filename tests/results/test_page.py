@@ -21,7 +21,7 @@ from app.domain.analysis import Quantified, SupersededReport
 from app.domain.decision import Decision
 from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind
 from app.domain.volume import Volume
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from tests.results import sources
 from tests.results.sources import PROVENANCE
 

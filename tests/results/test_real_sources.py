@@ -21,7 +21,7 @@ from app.domain.selection.pair import Selection
 from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import LabelMap
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from tests.results.sources import PROVENANCE
 
 REAL = {

@@ -18,7 +18,7 @@ from app.dicom.results.read_back import ResultMismatchError, labels_on_grid, par
 from app.dicom.results.seg import write_segmentation
 from app.domain.analysis import Quantified
 from app.domain.volume import Grid
-from app.imaging.components import label_lesions
+from app.imaging.labels import label_lesions
 from tests.results import sources
 from tests.results.sources import PROVENANCE, as_bytes, small_grid, some_labels
 

@@ -11,7 +11,7 @@ from app.cohort.manifest import CohortPatient, image_file, read_manifest
 from app.cohort.nifti import read_labels
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap
-from app.imaging.align_policy import AlignPolicy
+from app.imaging.registration.policy import AlignPolicy
 from app.training.priors import DEFECT_PROBABILITY, carry_prior, disturbed
 from tests.training.made_cohort import make_cohort
 

@@ -15,7 +15,7 @@ from app.dicom import header_values as header
 from app.dicom.contours import filled
 from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
-from app.imaging.nearest import inside, nearest_labels
+from app.imaging.labels import inside, nearest_labels
 
 FLAT_MM = 0.1
 """A contour lies in a slice's plane when no point leaves it by more."""

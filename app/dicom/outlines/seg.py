@@ -12,7 +12,7 @@ from pydicom import Dataset
 from app.dicom import header_values as header
 from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
-from app.imaging.nearest import nearest_labels, share_outside
+from app.imaging.labels import nearest_labels, share_outside
 
 FRACTION = 0.5
 """A voxel of a FRACTIONAL SEG belongs to a segment from this share (or probability) on."""

@@ -25,7 +25,7 @@ from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
-from app.imaging.ct_agreement import check_ct
+from app.imaging.registration.ct_agreement import check_ct
 
 
 class PairVerdict(StrEnum):

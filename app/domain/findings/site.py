@@ -1,6 +1,6 @@
 """Where a lesion sits: rules that a person can follow, from what its CT shows and where it lies.
 
-A lesion for which no rule speaks is unspecified. ``app.imaging.site_evidence`` gathers the evidence;
+A lesion for which no rule speaks is unspecified. ``app.imaging.anatomy.sites`` gathers the evidence;
 docs/measurements.md has the rules in words and how often they are right on simulated patients.
 """
 

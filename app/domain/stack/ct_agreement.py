@@ -1,6 +1,7 @@
 """Whether a functional image lies on its own CT: what was measured, the site's limits, the verdict in words.
 
-:mod:`app.imaging.ct_agreement` measures; docs/registration.md says what stands between right and wrong.
+:mod:`app.imaging.registration.ct_agreement` measures; docs/registration.md says what stands between right and
+wrong.
 """
 
 from __future__ import annotations

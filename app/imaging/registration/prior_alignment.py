@@ -16,11 +16,11 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
-from app.imaging.align_policy import AlignPolicy, broken_limits, broken_uptake_limits
-from app.imaging.prior_candidate import PriorCandidate, PriorSource
-from app.imaging.registration import RigidRegistration, register_rigid
+from app.imaging.earlier_results import PriorCandidate, PriorSource
+from app.imaging.registration.policy import AlignPolicy, broken_limits, broken_uptake_limits
+from app.imaging.registration.registration import RigidRegistration, register_rigid
+from app.imaging.registration.uptake_agreement import measure_uptake_agreement
 from app.imaging.resampling import resample_mask
-from app.imaging.uptake_agreement import measure_uptake_agreement
 
 __all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior", "place_lesions"]
 

@@ -1,18 +1,23 @@
-"""What the CT tells of each lesion's site: bone in it, its density, and where it lies."""
+"""What the CT tells of each lesion's site: bone in it, its density, and where it lies.
+
+Sites of lesions and uptake of reference organs: both from the CT, its landmarks and the uptake.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, find_objects
 
-from app.domain.findings.findings import Lesion
-from app.domain.findings.site import SiteEvidence
+from app.domain.findings.findings import Findings, Lesion, Organ, ReferenceUptake, Site
+from app.domain.findings.site import SiteEvidence, SiteRules, decide_site
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.body_landmarks import BodyLandmarks
+from app.imaging.anatomy.landmarks import BodyLandmarks, find_landmarks
+from app.imaging.anatomy.reference_organs import Liver, body_uptake, find_liver, find_parotids
+from app.imaging.registration.working_ct import working_ct
 from app.imaging.resampling import resample
 
 SPACING_MM = 2.0
@@ -34,9 +39,9 @@ LEAST_WEIGHT = 1e-6
 """SUV that stands for none, so that every voxel of a lesion counts."""
 
 LIVER_SURROUNDINGS_MM = 8.0
+
 NO_CT_HU = -4000.0
 """Marks what the CT did not see; no scanner writes it."""
-
 
 Box = tuple[slice, slice, slice]
 
@@ -140,3 +145,59 @@ def _liver_share(inside: NDArray[np.bool_], grid: Grid, around: Surroundings) ->
     liver = Volume(around.liver.astype(np.float32), around.landmarks.grid, Unit.NONE)
     found = resample(liver, grid, 0.0).array >= 0.5
     return float(found[shell].mean())
+
+
+NO_BODY = "not told: the CT shows no soft tissue where the image lies"
+
+
+def with_sites(
+    findings: Findings, labels: LabelMap, images: tuple[Volume, Volume], rules: SiteRules
+) -> Findings:
+    """``findings`` with each lesion's site, the reference organs, and each lesion's ratio to them.
+
+    Args:
+        findings: measured on ``labels``.
+        labels: on the functional image's grid.
+        images: SUV and CT (HU) of the same study.
+        rules: thresholds of the sites.
+    """
+    suv, source = images
+    ct = working_ct(source)
+    landmarks = find_landmarks(ct, source)
+    body = body_uptake(ct, landmarks, suv, labels)
+    if body is None:
+        liver: Liver | ReferenceUptake = ReferenceUptake(Organ.LIVER, None, NO_BODY)
+        parotid = ReferenceUptake(Organ.PAROTID, None, NO_BODY)
+    else:
+        liver, parotid = find_liver(body), find_parotids(body)
+    around = Surroundings(suv, source, landmarks, liver.mask if isinstance(liver, Liver) else None)
+    references = (liver.uptake if isinstance(liver, Liver) else liver, parotid)
+    lesions = []
+    for lesion, evidence in zip(
+        findings.lesions, gather_evidence(findings.lesions, labels, around), strict=True
+    ):
+        site, reason = decide_site(evidence, rules)
+        lesions.append(_against(replace(lesion, site=site, site_reason=reason), references))
+    return replace(findings, lesions=tuple(lesions), references=references)
+
+
+def without_sites(findings: Findings, doubt: str) -> Findings:
+    """``findings`` with every site unspecified and no reference organ: the CT shows other anatomy there.
+
+    Args:
+        findings: measured.
+        doubt: why the CT can't be relied on.
+    """
+    lesions = tuple(
+        replace(lesion, site=Site.UNSPECIFIED, site_reason=doubt, to_liver=None, to_parotid=None)
+        for lesion in findings.lesions
+    )
+    references = tuple(ReferenceUptake(organ, None, f"not told: {doubt}") for organ in Organ)
+    return replace(findings, lesions=lesions, references=references)
+
+
+def _against(lesion: Lesion, references: tuple[ReferenceUptake, ReferenceUptake]) -> Lesion:
+    to_liver, to_parotid = (
+        lesion.suv_mean / reference.suv_mean if reference.suv_mean else None for reference in references
+    )
+    return replace(lesion, to_liver=to_liver, to_parotid=to_parotid)

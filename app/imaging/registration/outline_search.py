@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from app.imaging.working_ct import WorkingCt
+from app.imaging.registration.working_ct import WorkingCt
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -11,10 +11,16 @@ import numpy as np
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import FloatArray, Unit, Volume
-from app.imaging.registration_fit import measure_fit
-from app.imaging.rigid_refinement import Refined, refine
-from app.imaging.translation_search import STARTS_APART_MM, TURNS_DEG, UPRIGHT_DEG, likely_starts
-from app.imaging.working_ct import WorkingCt, bone_centre_mm, bone_ml, moved_points, working_ct
+from app.imaging.registration.fit import measure_fit
+from app.imaging.registration.search import (
+    STARTS_APART_MM,
+    TURNS_DEG,
+    UPRIGHT_DEG,
+    Refined,
+    likely_starts,
+    refine,
+)
+from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, bone_ml, moved_points, working_ct
 
 MIN_BONE_ML = 30.0
 """Dense bone, cancellous counted by half: about two lumbar vertebrae. With less there is nothing to go by."""
@@ -29,7 +35,7 @@ class RigidRegistration:
 
     Attributes:
         fixed_to_moving: 4x4, LPS mm of the fixed CT to LPS mm of the moving CT.
-        fit: every number that the limits of :class:`app.imaging.align_policy.AlignPolicy` check.
+        fit: every number that the limits of :class:`app.imaging.registration.policy.AlignPolicy` check.
     """
 
     fixed_to_moving: FloatArray

@@ -2,7 +2,8 @@
 
 Both images become outlines on one lattice of 8 mm: the CT by density, the functional image by low uptake,
 which soft tissue has and air and lung lack. They are correlated at every shift within reach
-(:mod:`app.imaging.outline_search`), with the CT as it is and mirrored or turned about each axis. An outline
+(:mod:`app.imaging.registration.outline_search`), with the CT as it is and mirrored or turned about each axis.
+An outline
 is symmetrical, so left and right are told by organs: left minus right in both images.
 """
 
@@ -27,9 +28,9 @@ from app.domain.stack.ct_agreement import (
 )
 from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.outline_search import OutlinePair, Scalar, ShiftSearch
+from app.imaging.registration.outline_search import OutlinePair, Scalar, ShiftSearch
+from app.imaging.registration.working_ct import WorkingCt, shrunk, working_ct
 from app.imaging.resampling import resample
-from app.imaging.working_ct import WorkingCt, shrunk, working_ct
 
 STAGE = "load"
 

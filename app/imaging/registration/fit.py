@@ -11,12 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
+from app.imaging.registration.search import measure_stretch, refine
+from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, moved_points, smoothed
 from app.imaging.resampling import resample
-from app.imaging.rigid_refinement import measure_stretch, refine
-from app.imaging.working_ct import WorkingCt, bone_centre_mm, moved_points, smoothed
 
 BONE_SHARE = 0.2
-"""Bone on the scale of :data:`app.imaging.working_ct.BONE_HU` from here on: 220 HU."""
+"""Bone on the scale of :data:`app.imaging.registration.working_ct.BONE_HU` from here on: 220 HU."""
 
 BONE_PERCENTILE = 75
 """The thighs of flexed hips hold up to a fifth of the bone in view; they must not decide."""

@@ -19,9 +19,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from app.domain.findings.findings import Organ, ReferenceUptake
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
-from app.imaging.body_landmarks import BodyLandmarks
+from app.imaging.anatomy.landmarks import BodyLandmarks
+from app.imaging.registration.working_ct import WorkingCt
 from app.imaging.resampling import resample, resample_mask
-from app.imaging.working_ct import WorkingCt
 
 SOFT_TISSUE_HU = (-20.0, 180.0)
 """With and without contrast medium."""

@@ -1,6 +1,7 @@
 """Landmarks of a body on CT: midline, pubic symphysis, spine, lungs. Each may be absent; none is guessed.
 
-All of it on the coarse upright grid of :class:`app.imaging.working_ct.WorkingCt` (4 mm), from bone and air.
+All of it on the coarse upright grid of :class:`app.imaging.registration.working_ct.WorkingCt` (4 mm), from
+bone and air.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from scipy.ndimage import binary_fill_holes
 
 from app.domain.findings.site import PelvicPosition, SpinalPosition
 from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
+from app.imaging.registration.working_ct import BODY_HU, WorkingCt
 from app.imaging.resampling import resample
-from app.imaging.working_ct import BODY_HU, WorkingCt
 
 BONE = 0.05
 """Of the working CT's 0..1 scale: about 170 HU."""

@@ -1,4 +1,7 @@
-"""An earlier PET result of the patient, and where such results come from."""
+"""An earlier PET result of the patient, and where such results come from.
+
+An earlier result of the patient for comparison, and where such results come from.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from datetime import datetime
 from typing import Protocol
 
 from app.domain.analysis import Quantified
-from app.domain.study import Patient
+from app.domain.decision import ModelUsed
+from app.domain.findings.findings import Findings
+from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
 
 
@@ -61,3 +66,46 @@ class PriorSource(Protocol):
     def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
         """PET results of this patient (same identifier and issuer) from before ``before``, in any order."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreviousResult:
+    """One earlier result. Pixels are read only when they are needed.
+
+    Attributes:
+        study_instance_uid, series_instance_uid: of the functional image.
+        acquired_at: local time of the clinic.
+        kind, tracer, model, findings: as they were then.
+        result_sop_instance_uid: the SR with these numbers, or another object that names this very result.
+        labels: gives its lesions on their own grid; numbers are those of ``findings``.
+        ct: gives its CT in HU.
+
+    ``labels`` and ``ct`` may raise :class:`app.errors.UnusableStudyError`.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    acquired_at: datetime
+    kind: StudyKind
+    tracer: str
+    model: ModelUsed
+    findings: Findings
+    result_sop_instance_uid: str
+    labels: Callable[[], LabelMap]
+    ct: Callable[[], Volume]
+
+
+class PreviousResultSource(Protocol):
+    """The node's store, or the results of the same run."""
+
+    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
+        """Results of this patient (same identifier and issuer) of that kind from before ``before``."""
+        ...
+
+
+class NoPreviousResults:
+    """A source that has none."""
+
+    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
+        """Nothing."""
+        return ()
