@@ -40,7 +40,6 @@ MAY_IMPORT = {
     "app.settings_reference": GROUND | {"app.settings"},
     "app.dicom.results.folder": DATA,
     "app.shadow_file": GROUND,
-    "app.dicom.results.folder": DATA | {"app.dicom.results.folder"},
     "operators": DATA | {"app.node", "app.settings", "app.dicom.results.folder"},
     "app.application": CHAIN | {"app.dicom.results.folder"},
     "app.folder_mode": CHAIN | {"app.application", "app.shadow_file"},

@@ -90,7 +90,7 @@ def test_a_mutated_stream_is_refused_and_the_next_file_still_read(tmp_path: Path
 def test_a_child_that_dies_becomes_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: object
 ) -> None:
-    monkeypatch.setattr(isolated_decoder, "_serve", child)
+    monkeypatch.setattr(compression, "_serve", child)
     jpeg_ls(tmp_path)
     reason = refusal(tmp_path)
     assert reason.code is RefusalCode.UNREADABLE
@@ -100,13 +100,13 @@ def test_a_child_that_dies_becomes_a_reason(
 
 
 def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated_decoder, "_serve", hanging)
+    monkeypatch.setattr(compression, "_serve", hanging)
     with IsolatedDecoder(file_limit_s=0.2) as decoder, pytest.raises(DecoderDiedError, match="longer than"):
         decoder.decode(tmp_path)
 
 
 def test_other_syntaxes_start_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated_decoder, "_serve", crashing)
+    monkeypatch.setattr(compression, "_serve", crashing)
     tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp()))
     assert np.array_equal(read_stack(read_study(tmp_path).series[0]).stored, tiny.ramp())
 

@@ -184,7 +184,7 @@ def test_nothing_is_returned_when_a_writer_errs(pet: Quantified, monkeypatch: py
         return page
 
     genuine = writer.write_page
-    monkeypatch.setattr(result_writer, "write_page", damaged)
+    monkeypatch.setattr(writer, "write_page", damaged)
     with pytest.raises(ResultMismatchError, match="pixel values that differ"):
         write_results(pet, WritePolicy(), PROVENANCE)
 
