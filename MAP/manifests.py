@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app import __version__
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.settings import SHIPPED_CONFIG, Settings, load_settings
 
 API_VERSION = "1.0.0"

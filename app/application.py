@@ -26,8 +26,7 @@ from app.errors import UnusableStudyError
 from app.imaging.earlier_results import NoPreviousResults, PreviousResultSource, PriorSource
 from app.imaging.quantification import LesionQuantification, StudyComparison
 from app.imaging.registration.prior_alignment import PriorAligner
-from app.inference.lesion_segmentation import LesionSegmentation
-from app.inference.shadow_models import ShadowModels
+from app.inference.running.segmentation import LesionSegmentation, ShadowModels
 from app.settings import Settings
 from operators.align import AlignOperator
 from operators.deliver import DeliverOperator

@@ -29,8 +29,8 @@ from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
 from app.folder_mode import FolderOutcome, process_folder
-from app.inference.model_choice import choose_setting, serving_model, site_models
-from app.inference.model_store import ModelStore
+from app.inference.models.choice import choose_setting, serving_model, site_models
+from app.inference.models.store import ModelStore
 from app.settings import Settings
 from app.validation.kept_patient import KeptPatient, read_kept, write_kept
 from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domain.analysis import Aligned, Segmented
 from app.domain.refusal import Rejection
-from app.inference.lesion_segmentation import LesionSegmentation
+from app.inference.running.segmentation import LesionSegmentation
 from operators.framework import Fragment
 from operators.stage import OnStage, StageOperator
 

@@ -9,7 +9,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.inference.model_choice import SiteModels
+    from app.inference.models.choice import SiteModels
     from app.node.health import CheckResult
     from app.settings import Settings
 
@@ -57,8 +57,8 @@ def verified_models(settings: Settings) -> SiteModels:
     Raises:
         MisconfiguredError: one is missing or damaged, or the policy is not clear.
     """
-    from app.inference.model_choice import site_models
-    from app.inference.model_store import ModelStore
+    from app.inference.models.choice import site_models
+    from app.inference.models.store import ModelStore
 
     store = ModelStore(settings.segment.models_folder)
     models = site_models(store, settings.segment)

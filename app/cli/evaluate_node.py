@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from app.cohort.manifest import CohortPatient
-    from app.inference.model_card import ModelCard
+    from app.inference.models.card import ModelCard
     from app.node_evaluation import NodeScores
     from app.settings import Settings
 
@@ -66,8 +66,8 @@ def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> 
         typer.BadParameter: no patient of that centre.
     """
     from app.cohort.manifest import read_manifest
-    from app.inference.model_choice import site_models
-    from app.inference.model_store import ModelStore
+    from app.inference.models.choice import site_models
+    from app.inference.models.store import ModelStore
     from app.settings import load_settings
 
     settings, manifest = load_settings(*site), read_manifest(cohort)
@@ -124,7 +124,7 @@ def _command(centre: str, site: tuple[Path | None, list[str]]) -> str:
 def complete_cards(found: NodeScores, run: NodeRun) -> None:
     """Metrics of the node's own chain into the serving models' cards; where there are none, it says why."""
     from app import __version__
-    from app.inference.model_card import MetricSource, read_card, write_card
+    from app.inference.models.card import MetricSource, read_card, write_card
     from app.validation.node_cards import findings_of
 
     today = datetime.now(UTC).date().isoformat()

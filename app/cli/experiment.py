@@ -178,7 +178,7 @@ def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:
-    from app.inference.model_install import new_model
+    from app.inference.importing.install import new_model
     from app.training.experiment_settings import ALL_PATIENTS
     from app.training.workplace import Workplace
 

@@ -14,9 +14,9 @@ from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 
 if TYPE_CHECKING:
-    from app.inference.model_card import ModelCard
-    from app.inference.model_import import ImportRequest
-    from app.inference.nnunet_results import Choice
+    from app.inference.importing.model_import import ImportRequest
+    from app.inference.importing.nnunet_results import Choice
+    from app.inference.models.card import ModelCard
 
 _SPECT_KEYS = {ModelRole.M2: "spect_model_without_prior", ModelRole.M4: "spect_model_with_prior"}
 
@@ -67,9 +67,9 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise MisconfiguredError("give --role (M1 to M4) and --id for a training of nnU-Net")
     if not trust:
         raise _untrusted(source)
-    from app.inference.model_import import ImportRequest
-    from app.inference.model_statement import read_statement
-    from app.inference.nnunet_results import Choice
+    from app.inference.importing.model_import import ImportRequest
+    from app.inference.importing.nnunet_results import Choice
+    from app.inference.models.statement import read_statement
 
     options = {
         "tracers": [name.strip() for name in tracers.split(",")] if tracers else None,
@@ -90,7 +90,7 @@ class Target:
 
 
 def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
-    from app.inference.model_package import package_id
+    from app.inference.importing.model_package import package_id
 
     packaged = package_id(source) if source.is_file() else ""
     if packaged and (role is not None or model_id not in ("", packaged)):
@@ -101,8 +101,8 @@ def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
 
 
 def _import_package(source: Path, models: Path, replace: bool) -> None:
-    from app.inference.model_install import new_model
-    from app.inference.model_package import import_package, package_id
+    from app.inference.importing.install import new_model
+    from app.inference.importing.model_package import import_package, package_id
 
     with new_model(models, package_id(source), replace) as folder:
         card = import_package(source, folder)
@@ -110,9 +110,9 @@ def _import_package(source: Path, models: Path, replace: bool) -> None:
 
 
 def _import_training(source: Path, choice: Choice, request: ImportRequest, target: Target) -> None:
-    from app.inference.model_import import import_training
-    from app.inference.model_install import new_model
-    from app.inference.nnunet_results import in_folder, in_zip
+    from app.inference.importing.install import new_model
+    from app.inference.importing.model_import import import_training
+    from app.inference.importing.nnunet_results import in_folder, in_zip
 
     with (
         tempfile.TemporaryDirectory(prefix="psma-import-") as work,
@@ -131,7 +131,7 @@ def _import_training(source: Path, choice: Choice, request: ImportRequest, targe
 
 def _untrusted(source: Path) -> MisconfiguredError:
     """What --trust would do, and to which bytes."""
-    from app.inference.model_store import sha256_of
+    from app.inference.models.store import sha256_of
 
     files = [source] if source.is_file() else sorted(source.rglob("*.pth"))
     sums = "".join(f"\n  {sha256_of(file)}  {file.name if file == source else file}" for file in files)
@@ -147,7 +147,7 @@ def _untrusted(source: Path) -> MisconfiguredError:
 def _tell(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
     if not card.metrics:
-        from app.inference.model_choice import settings_to_measure
+        from app.inference.models.choice import settings_to_measure
 
         words = (f"segment.models_dir={models}", *settings_to_measure(card))
         options = " ".join(f"--set {shlex.quote(word)}" for word in words)

@@ -13,7 +13,7 @@ from app.cli.shadows import shadow
 from app.inference.policy import MAP_MODEL_PATH
 
 if TYPE_CHECKING:
-    from app.inference.model_card import ModelCard
+    from app.inference.models.card import ModelCard
 
 WIDTH_IN_FILES = 200
 """Of a table that goes to a file or another program."""
@@ -33,7 +33,7 @@ def list_models(models_dir: FolderOption = Path("models")) -> None:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from app.inference.model_store import ModelStore
+    from app.inference.models.store import ModelStore
 
     cards = ModelStore(models_dir).cards()
     longest = max((len(card.id) for card in cards), default=0)
@@ -62,7 +62,7 @@ def verify(models_dir: FolderOption = Path("models")) -> None:
 
     Exit code: 0 all is as the cards say, 1 something differs, 2 no such folder.
     """
-    from app.inference.model_store import ModelStore
+    from app.inference.models.store import ModelStore
 
     checks = ModelStore(models_dir).checks()
     for check in checks:
@@ -80,8 +80,8 @@ def export(
     models_dir: FolderOption = Path("models"),
 ) -> None:
     """Write one model as a zip that `psma-node models import` takes; the same model gives the same bytes."""
-    from app.inference.model_package import export_package
-    from app.inference.model_store import ModelStore, sha256_of
+    from app.inference.importing.model_package import export_package
+    from app.inference.models.store import ModelStore, sha256_of
 
     card = export_package(ModelStore(models_dir), model_id, out)
     typer.echo(f"{out}: {card.id} ({card.role}, version {card.version}), SHA-256 {sha256_of(out)}")

@@ -40,7 +40,7 @@ from app.imaging.labels import nearest_labels, share_outside
 from app.imaging.registration.ct_agreement import check_ct
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import register_rigid
-from app.inference.channels import build_input, canonical
+from app.inference.models.channels import build_input, canonical
 
 
 @dataclass(frozen=True)

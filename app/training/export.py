@@ -11,8 +11,7 @@ from app import __version__
 from app.cohort.manifest import CohortManifest
 from app.domain.analysis import KINDS
 from app.domain.decision import ModelRole
-from app.inference.channels import FUNCTIONAL, PRIOR_NAME, channels_of
-from app.inference.model_card import (
+from app.inference.models.card import (
     DATASET_FILE,
     PLANS_FILE,
     REQUIRED_FILES,
@@ -22,8 +21,9 @@ from app.inference.model_card import (
     ModelCard,
     write_card,
 )
-from app.inference.model_store import sha256_of
-from app.inference.plans_check import NORMALISATIONS
+from app.inference.models.channels import FUNCTIONAL, PRIOR_NAME, channels_of
+from app.inference.models.plans_check import NORMALISATIONS
+from app.inference.models.store import sha256_of
 from app.training.cases import patient_of
 from app.training.dataset import LABELS
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask

@@ -11,7 +11,7 @@ from app.cohort.manifest import CohortManifest, read_manifest
 from app.domain.decision import ModelRole
 from app.domain.scores import ScanScore
 from app.errors import MisconfiguredError
-from app.inference.model_card import MetricSource, read_card, write_card
+from app.inference.models.card import MetricSource, read_card, write_card
 from app.training.experiment import experiment_steps, unfinished
 from app.training.experiment_settings import (
     ALL_PATIENTS,

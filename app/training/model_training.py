@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.domain.decision import ModelRole
-from app.inference.model_card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
+from app.inference.models.card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
 from app.training.own_plans import CONFIGURATION, plans_name
 from app.training.planning import TrainingPlans
@@ -100,7 +100,7 @@ def save_weights(trainer: PsmaTrainer, path: Path) -> None:
     """The network's weights, each once, whole or not at all."""
     from safetensors.torch import save_file
 
-    from app.inference.network import distinct_weights
+    from app.inference.models.network import distinct_weights
 
     temporary = path.with_suffix(".part")
     save_file(distinct_weights(trainer.network.state_dict()), str(temporary))

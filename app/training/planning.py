@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.decision import ModelRole
-from app.inference.model_card import DATASET_FILE
-from app.inference.plans_check import check_plans
+from app.inference.models.card import DATASET_FILE
+from app.inference.models.plans_check import check_plans
 from app.training.own_plans import CONFIGURATION, with_own_configuration
 
 SPACING_MM = 4.8

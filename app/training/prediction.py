@@ -13,10 +13,10 @@ from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
 from app.imaging.labels import label_lesions
-from app.inference.channels import NetworkInput, build_input
-from app.inference.model_store import ModelStore
+from app.inference.models.channels import NetworkInput, build_input
+from app.inference.models.store import ModelStore
 from app.inference.policy import SegmentPolicy
-from app.inference.segmenter import Segmenter
+from app.inference.running.segmenter import Segmenter
 from app.training.dataset import held_back_patients, pet_lesions
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
 from app.training.model_training import ModelTraining

@@ -22,7 +22,7 @@ from app.domain.volume import LabelMap, Unit, Volume
 from app.imaging.registration.policy import broken_uptake_limits
 from app.imaging.registration.prior_alignment import place_lesions
 from app.imaging.registration.registration import RigidRegistration
-from app.inference.channels import build_input
+from app.inference.models.channels import build_input
 
 DEFECT_PROBABILITY = 0.35
 """Of a disturbed prior to be empty or misplaced: 17.5 % of all training cases."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.domain.measures import MEASURES, Measure
 from app.domain.scores import ScanScore, Validation
-from app.inference.model_card import Metric
+from app.inference.models.card import Metric
 from app.validation.score_groups import Group, described, groups_of
 
 IN_WORDS = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from app.domain.decision import ModelRole
 from app.domain.scores import ScanScore
 from app.errors import MisconfiguredError
-from app.inference.model_card import Metric, ModelCard
-from app.inference.model_choice import settings_to_measure
+from app.inference.models.card import Metric, ModelCard
+from app.inference.models.choice import settings_to_measure
 from app.validation.card_metrics import metrics_of
 from app.validation.trained_on import acquaintance
 

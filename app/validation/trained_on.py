@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from app.inference.model_card import ModelCard
+from app.inference.models.card import ModelCard
 
 OUR_COMMAND = "psma-node "
 CENTRE_SETTING = "internal_centre="

@@ -24,9 +24,9 @@ from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.folder_mode import FolderOutcome, process_folder
 from app.imaging.labels import label_lesions
-from app.inference.model_card import read_card, write_card
-from app.inference.model_choice import site_models
-from app.inference.model_store import ModelStore
+from app.inference.models.card import read_card, write_card
+from app.inference.models.choice import site_models
+from app.inference.models.store import ModelStore
 from app.inference.policy import SHIPPED_MODELS
 from app.node_evaluation import NodeScores, evaluate_node
 from app.settings import Settings, load_settings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.cohort.nifti import read_labels, read_volume, write_array
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
-from app.inference.orientation import Orientation
+from app.inference.models.channels import Orientation
 
 
 @given(st.sampled_from(list(permutations(range(3)))), st.tuples(*[st.booleans()] * 3))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.inference.network import build_network
+from app.inference.models.network import build_network
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans
 
 TRAINING = f"Dataset999_Tiny/nnUNetTrainer__tinyPlans__{CONFIGURATION}"

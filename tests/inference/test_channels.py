@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.decision import ModelRole
 from app.domain.volume import Grid, Unit, Volume
-from app.inference.channels import build_input
-from app.inference.orientation import Orientation
-from app.inference.prior_encoding import encode_prior
+from app.inference.models.channels import Orientation, build_input, encode_prior
 
 SPACING = (4.0, 4.0, 4.0)
 GRID = Grid.axis_aligned((20, 18, 16), SPACING, (0.0, 0.0, 0.0))

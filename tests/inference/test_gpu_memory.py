@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from app.inference.gpu_memory import (
+from app.inference.models.network import build_network
+from app.inference.policy import SHIPPED_MODELS
+from app.inference.running.gpu_memory import (
     FRAGMENTATION,
     HALF_BYTES,
     RESERVE_BYTES,
@@ -31,8 +33,6 @@ from app.inference.gpu_memory import (
     ways,
     weight_bytes,
 )
-from app.inference.network import build_network
-from app.inference.policy import SHIPPED_MODELS
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans
 
 MIB = 2**20

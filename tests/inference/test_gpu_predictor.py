@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError, RetryLaterError, StartOverError
-from app.inference import gpu_predictor, segmenter
-from app.inference.channels import NetworkInput
-from app.inference.gpu_memory import Way, ways
-from app.inference.gpu_predictor import CudaMemory, GpuPredictor, is_out_of_memory, lock_of
-from app.inference.model_store import ModelStore
-from app.inference.segmenter import shape_of
+from app.inference.models.channels import NetworkInput
+from app.inference.models.store import ModelStore
+from app.inference.running import predictor, segmenter
+from app.inference.running.gpu_memory import Way, ways
+from app.inference.running.predictor import CudaMemory, GpuPredictor, is_out_of_memory, lock_of
+from app.inference.running.segmenter import shape_of
 from tests.inference.tiny_model import write_tiny_model
 
 IMAGE = (32, 20, 24)
@@ -69,7 +69,7 @@ def predictor(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
 
 def made(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
     """The product's predictor for a GPU, which is the CPU here."""
-    monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
+    monkeypatch.setattr(predictor, "CudaMemory", lambda device: FakeMemory())
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cuda:0"))
     assert isinstance(found, GpuPredictor)
@@ -132,7 +132,7 @@ def note_places(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         result: torch.Tensor = compute_gaussian(tile, **options)
         return result
 
-    monkeypatch.setattr(gpu_predictor, "compute_gaussian", noted)
+    monkeypatch.setattr(predictor, "compute_gaussian", noted)
     return places
 
 
@@ -353,7 +353,7 @@ def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(
     """At no moment does one chain let cuDNN try what is fastest: another may be at work on its GPU."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
+    monkeypatch.setattr(predictor, "CudaMemory", lambda device: FakeMemory())
     set_to: list[bool] = []
     flag: Any = type(torch.backends.cudnn).__dict__["benchmark"]
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.errors import MisconfiguredError
-from app.inference.checkpoint_reader import convert_checkpoint
-from app.inference.confinement import EVERYTHING
-from app.inference.model_zip import member_names, pack, unpack
+from app.inference.importing.checkpoint import convert_checkpoint
+from app.inference.importing.confinement import EVERYTHING
+from app.inference.importing.install import member_names, pack, unpack
 from tests.inference.nnunet_source import checkpoint, export_zip, write_card_file, write_results
 from tests.inference.tiny_model import write_tiny_model
 
@@ -114,7 +114,7 @@ def test_what_is_no_checkpoint_of_nnunet_is_refused(tmp_path: Path, content: obj
 ATTEMPTS = """
 import json, os, socket, subprocess, sys
 sys.path[:] = json.loads(sys.argv[1])
-from app.inference.confinement import give_up_rights, leave_network
+from app.inference.importing.confinement import give_up_rights, leave_network
 enforced = leave_network() + give_up_rights(1 << 30, 1 << 20, 60)
 def connect():
     socket.socket().connect(("127.0.0.1", int(sys.argv[2])))

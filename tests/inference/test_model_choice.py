@@ -12,8 +12,8 @@ from app.cli.main import app
 from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.inference.model_choice import choose_setting, explain_choice, serving_model, site_models
-from app.inference.model_store import ModelStore
+from app.inference.models.choice import choose_setting, explain_choice, serving_model, site_models
+from app.inference.models.store import ModelStore
 from app.inference.policy import SegmentPolicy
 from app.settings import load_settings
 from tests.inference.tiny_model import write_tiny_model

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from app.cli import model_import
 from app.cli.models import app
 from app.domain.decision import ModelRole
-from app.inference.model_card import ModelCard, read_card, write_card
-from app.inference.model_choice import settings_to_measure
+from app.inference.models.card import ModelCard, read_card, write_card
+from app.inference.models.choice import settings_to_measure
 from app.inference.policy import SHIPPED_MODELS, SegmentPolicy
 from app.settings import load_settings
 

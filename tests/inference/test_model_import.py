@@ -15,10 +15,10 @@ from app.cli.main import app
 from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
-from app.inference.channels import NetworkInput
-from app.inference.model_store import ModelStore, sha256_of
+from app.inference.models.channels import NetworkInput
+from app.inference.models.store import ModelStore, sha256_of
 from app.inference.policy import DeviceChoice
-from app.inference.segmenter import Segmenter
+from app.inference.running.segmenter import Segmenter
 from tests.inference.nnunet_source import (
     CARD,
     CHECKPOINT,

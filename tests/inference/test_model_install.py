@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import MisconfiguredError
-from app.inference.checkpoint_reader import convert_checkpoint
-from app.inference.model_install import new_model
-from app.inference.model_zip import unpack
-from app.inference.nnunet_results import read_json
+from app.inference.importing.checkpoint import convert_checkpoint
+from app.inference.importing.install import new_model, unpack
+from app.inference.importing.nnunet_results import read_json
 
 
 def test_a_file_that_is_missing_elsewhere_is_not_told_of_the_models_folder(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from app.cli.main import app
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_card import write_card
-from app.inference.model_store import ModelStore, sha256_of
+from app.inference.models.card import write_card
+from app.inference.models.store import ModelStore, sha256_of
 from tests.inference.tiny_model import write_tiny_model
 
 

@@ -10,8 +10,8 @@ import yaml
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_card import read_card, write_card
-from app.inference.model_store import ModelStore
+from app.inference.models.card import read_card, write_card
+from app.inference.models.store import ModelStore
 from tests.inference.tiny_model import write_tiny_model
 
 

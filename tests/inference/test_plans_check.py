@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.plans_check import check_plans, empty_network, lesion_labels
+from app.inference.models.plans_check import check_plans, empty_network, lesion_labels
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans
 
 

@@ -19,11 +19,11 @@ from scipy.ndimage import gaussian_filter
 from app.domain.decision import ModelRole
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
-from app.inference.channels import NetworkInput
 from app.inference.devices import choose_device
-from app.inference.model_store import ModelStore, sha256_of
+from app.inference.models.channels import NetworkInput
+from app.inference.models.store import ModelStore, sha256_of
 from app.inference.policy import DeviceChoice
-from app.inference.segmenter import Segmenter
+from app.inference.running.segmenter import Segmenter
 from tests.inference.tiny_model import CONFIGURATION, write_tiny_model
 
 SHAPE = (30, 22, 26)

@@ -11,12 +11,11 @@ import pytest
 from app.domain.analysis import Segmented
 from app.domain.decision import ModelRole
 from app.domain.scores import count_voxels
-from app.inference import shadow_models
-from app.inference.lesion_segmentation import segment_lesions
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.inference.policy import DeviceChoice, SegmentPolicy
-from app.inference.segmenter import Segmenter
-from app.inference.shadow_models import NO_PRIOR, ShadowModels
+from app.inference.running import segmentation
+from app.inference.running.segmentation import NO_PRIOR, ShadowModels, segment_lesions
+from app.inference.running.segmenter import Segmenter
 from tests.inference.tiny_model import write_tiny_model
 from tests.results.sources import pet, spect
 
@@ -74,7 +73,7 @@ def test_m4_sees_the_same_prior_and_does_not_run_without(
             return network_input.channels[2] > 1  # type: ignore[attr-defined]
 
     write_tiny_model(tmp_path, ModelRole.M4, "m4")
-    monkeypatch.setattr(shadow_models, "Segmenter", Recorder)
+    monkeypatch.setattr(segmentation, "Segmenter", Recorder)
     [found] = shadows(tmp_path, "m4").compare(served)
     assert served.aligned.prior is not None
     assert found.prior_used

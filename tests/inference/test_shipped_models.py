@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.domain.decision import ModelRole
-from app.inference.model_store import ModelStore
-from app.inference.network import build_network
+from app.inference.models.network import build_network
+from app.inference.models.store import ModelStore
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 LIMIT_BYTES = 25_000_000

@@ -10,10 +10,10 @@ import pytest
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_card import InputChannel, read_card
-from app.inference.model_store import ModelStore, VerifiedModel
+from app.inference.models.card import InputChannel, read_card
+from app.inference.models.store import ModelStore, VerifiedModel
 from app.inference.policy import DeviceChoice
-from app.inference.segmenter import Segmenter
+from app.inference.running.segmenter import Segmenter
 from tests.inference.tiny_model import CONFIGURATION, write_tiny_model
 
 

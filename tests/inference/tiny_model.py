@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from app.domain.decision import ModelRole
-from app.inference.channels import channels_of
-from app.inference.model_card import InferenceSettings, InputChannel, ModelCard, write_card
-from app.inference.model_store import sha256_of
-from app.inference.network import build_network, distinct_weights
+from app.inference.models.card import InferenceSettings, InputChannel, ModelCard, write_card
+from app.inference.models.channels import channels_of
+from app.inference.models.network import build_network, distinct_weights
+from app.inference.models.store import sha256_of
 
 CONFIGURATION = "3d_fullres"
 SPACING_MM = (4.0, 4.0, 4.0)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from app import __version__
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.inference.policy import SHIPPED_MODELS
 from tests.map.package import ROOT, Package, build
 

@@ -16,7 +16,7 @@ from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.training.experiment import only_one
 from app.training.experiment_settings import read_experiment
 from app.training.findings import conclude

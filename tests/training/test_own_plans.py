@@ -16,7 +16,7 @@ import pytest
 from app.cohort.manifest import read_manifest
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.training.experiment import begin
 from app.training.experiment_settings import ExperimentSettings, read_experiment, with_changes
 from app.training.export import command

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from app.cohort.manifest import CohortManifest
 from app.domain.decision import ModelRole
-from app.inference.model_store import ModelStore
+from app.inference.models.store import ModelStore
 from app.inference.policy import DeviceChoice
 from app.training import planning
 from app.training.environment import child_environment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.inference.model_card import ModelCard, read_card
+from app.inference.models.card import ModelCard, read_card
 from app.inference.policy import SHIPPED_MODELS
 from app.validation.trained_on import acquaintance, training_centre, warning
 

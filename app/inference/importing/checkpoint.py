@@ -13,8 +13,8 @@ from typing import IO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import MisconfiguredError
-from app.inference.confinement import EVERYTHING
-from app.inference.model_store import sha256_of
+from app.inference.importing.confinement import EVERYTHING
+from app.inference.models.store import sha256_of
 
 WAIT_S = 1200.0
 """Beyond the processor time that the process may use."""
@@ -22,7 +22,7 @@ WAIT_S = 1200.0
 ANSWER_BYTES = 1 << 16
 PROGRAM = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from app.inference.checkpoint_worker import main
+from app.inference.importing.checkpoint_worker import main
 main(int(sys.argv[2]))
 """
 

@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.errors import MisconfiguredError
-from app.inference.model_card import CARD_FILE, DATASET_FILE, PLANS_FILE, ModelCard, read_card, write_card
-from app.inference.model_store import ModelStore, sha256_of
-from app.inference.model_zip import member_names, pack, unpack
-from app.inference.nnunet_results import read_json
-from app.inference.plans_check import check_plans, check_weights, empty_network, trimmed_dataset
-from app.inference.segmenter import refuse_other_input
+from app.inference.importing.install import member_names, pack, unpack
+from app.inference.importing.nnunet_results import read_json
+from app.inference.models.card import CARD_FILE, DATASET_FILE, PLANS_FILE, ModelCard, read_card, write_card
+from app.inference.models.plans_check import check_plans, check_weights, empty_network, trimmed_dataset
+from app.inference.models.store import ModelStore, sha256_of
+from app.inference.running.segmenter import refuse_other_input
 
 CARD_BYTES = 4 << 20
 
@@ -36,7 +36,7 @@ def package_id(path: Path) -> str:
     """The id of the model in a package of :func:`export_package`; empty when the zip is none.
 
     Raises:
-        MisconfiguredError: as :func:`~app.inference.model_zip.member_names`.
+        MisconfiguredError: as :func:`~app.inference.importing.install.member_names`.
     """
     names = [PurePosixPath(name) for name in member_names(path)]
     cards = [name for name in names if name.name == CARD_FILE and len(name.parts) == 2]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from app.domain.decision import Decision, ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.inference.model_card import ModelCard
-from app.inference.model_store import ModelStore
+from app.inference.models.card import ModelCard
+from app.inference.models.store import ModelStore
 from app.inference.policy import ALLOWED_ROLES, ROLE_NAMES, SegmentPolicy
 
 

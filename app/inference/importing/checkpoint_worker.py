@@ -2,8 +2,8 @@
 
 Nothing that a pickle names is called, but PyTorch's own tensor rebuilders and the number types below: its
 restricted unpickler refuses the rest before it does anything. The process has given up its rights besides
-(:mod:`app.inference.confinement`), for the case that the unpickler has a fault. Started by
-:mod:`app.inference.checkpoint_reader`, and by nothing else.
+(:mod:`app.inference.importing.confinement`), for the case that the unpickler has a fault. Started by
+:mod:`app.inference.importing.checkpoint`, and by nothing else.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from app.inference.confinement import give_up_rights, leave_network
-from app.inference.network import distinct_weights
+from app.inference.importing.confinement import give_up_rights, leave_network
+from app.inference.models.network import distinct_weights
 
 MEMORY_FACTOR, MEMORY_RESERVE_BYTES = 4, 2 << 30
 """The weights are in memory up to three times (file, tensors, output)."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.channels import channels_of
-from app.inference.checkpoint_reader import CheckpointFacts, ConvertedCheckpoint, convert_checkpoint
-from app.inference.model_card import (
+from app.inference.importing.checkpoint import CheckpointFacts, ConvertedCheckpoint, convert_checkpoint
+from app.inference.importing.nnunet_results import TrainedModel
+from app.inference.models.card import (
     DATASET_FILE,
     PLANS_FILE,
     WEIGHTS_FILE,
@@ -21,16 +21,16 @@ from app.inference.model_card import (
     ModelCard,
     write_card,
 )
-from app.inference.model_statement import ModelStatement
-from app.inference.model_store import sha256_of
-from app.inference.nnunet_results import TrainedModel
-from app.inference.plans_check import (
+from app.inference.models.channels import channels_of
+from app.inference.models.plans_check import (
     check_plans,
     check_weights,
     empty_network,
     lesion_labels,
     trimmed_dataset,
 )
+from app.inference.models.statement import ModelStatement
+from app.inference.models.store import sha256_of
 
 TAKEN_OVER = (
     "version",

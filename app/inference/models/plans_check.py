@@ -12,8 +12,8 @@ from typing import Any
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.channels import CT_NAME, PRIOR_NAME, channels_of
-from app.inference.network import build_network, refuse_misfit
+from app.inference.models.channels import CT_NAME, PRIOR_NAME, channels_of
+from app.inference.models.network import build_network, refuse_misfit
 
 NORMALISATIONS = {
     "CTNormalization": (

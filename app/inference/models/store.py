@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.inference.model_card import CARD_FILE, ModelCard, read_card
+from app.inference.models.card import CARD_FILE, ModelCard, read_card
 
 CHUNK_BYTES = 1 << 20
 

@@ -1,8 +1,10 @@
 """Lesion segmentation with nnU-Net's own predictor, loaded once and kept warm.
 
 Preprocessing, sliding window and export are ``nnUNetPredictor``'s. Around it stand only the orientation
-(:mod:`app.inference.orientation`) and the loading of weights that run no code; on a GPU also the choice of
-what fits its memory (:mod:`app.inference.gpu_predictor`).
+(:mod:`app.inference.models.channels`) and the loading of weights that run no code; on a GPU also the choice
+of what fits its memory (:mod:`app.inference.running.predictor`).
+
+A network's mask, and how it was computed, for the report and the results' identity.
 """
 
 from __future__ import annotations
@@ -12,27 +14,61 @@ import io
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.decision import Decision
 from app.errors import MisconfiguredError
-from app.inference.channels import NetworkInput, canonical, channels_of
 from app.inference.devices import CPU, choose_device
-from app.inference.gpu_memory import NetworkShape, network_shape
-from app.inference.model_card import DATASET_FILE, PLANS_FILE, ModelCard
-from app.inference.model_store import VerifiedModel
-from app.inference.network import build_network, load_weights
-from app.inference.network_run import NetworkRun
+from app.inference.models.card import DATASET_FILE, PLANS_FILE, ModelCard
+from app.inference.models.channels import NetworkInput, canonical, channels_of
+from app.inference.models.network import build_network, load_weights
+from app.inference.models.store import VerifiedModel
 from app.inference.policy import DeviceChoice
+from app.inference.running.gpu_memory import NetworkShape, in_voxels, network_shape
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """A mask, and what its numbers were computed with.
+
+    Attributes:
+        mask: lesion voxels, ``(z, y, x)`` on the functional grid.
+        gpu: what it ran on; empty for the CPU.
+        tile, trained_tile: voxels along each axis, as it was run and as it was trained.
+    """
+
+    mask: NDArray[np.bool_]
+    gpu: str = ""
+    tile: tuple[int, ...] = ()
+    trained_tile: tuple[int, ...] = ()
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """For the report. Nothing that differs between two runs in the same place, as free memory would."""
+        if not self.gpu:
+            return (Decision("segment", "the network ran on the CPU"),)
+        where = Decision("segment", f"the network ran on a GPU ({self.gpu}), in half precision")
+        if self.tile == self.trained_tile:
+            return (where,)
+        tiles = f"{in_voxels(self.tile)} instead of {in_voxels(self.trained_tile)}"
+        why = "the GPU had no room for more, and outlines may differ from those of tiles as in its training"
+        return where, Decision("segment", f"warning: the network saw tiles of {tiles}: {why}")
+
+    @property
+    def computed_by(self) -> str:
+        """What tells its numbers from those of the CPU; empty there."""
+        return "; ".join(decision.text for decision in self.decisions) if self.gpu else ""
+
 
 if TYPE_CHECKING:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from app.inference.finite_predictor import FinitePredictor
+    from app.inference.running.predictor import FinitePredictor
 
 LESION = "lesion"
 """What every card calls its lesions."""
@@ -127,8 +163,7 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from app.inference.finite_predictor import FinitePredictor
-    from app.inference.gpu_predictor import CudaMemory, GpuPredictor
+    from app.inference.running.predictor import CudaMemory, FinitePredictor, GpuPredictor
 
     settings = model.card.inference
     plans, dataset = read_description(model)
@@ -163,7 +198,7 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
 
 
 def _described(predictor: nnUNetPredictor, mask: NDArray[np.bool_]) -> NetworkRun:
-    from app.inference.gpu_predictor import GpuPredictor
+    from app.inference.running.predictor import GpuPredictor
 
     if not isinstance(predictor, GpuPredictor) or predictor.way is None:
         return NetworkRun(mask)

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.errors import MisconfiguredError
-from app.inference.model_card import DATASET_FILE, PLANS_FILE
-from app.inference.model_zip import member_names, unpack
+from app.inference.importing.install import member_names, unpack
+from app.inference.models.card import DATASET_FILE, PLANS_FILE
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 FOLD = re.compile(r"fold_(\d{1,3}|all)")

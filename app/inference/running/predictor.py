@@ -7,6 +7,8 @@ own: when the GPU has no room for a copy, that thread ends and the loop waits fo
 fails instead, the thread stays and keeps the image on the GPU. And where the sums don't fit it starts again
 with another placement without telling. Here the same sums are made in one thread, and each way that was
 tried is chosen and told by us. Preprocessing, windows, mirroring and export stay nnU-Net's.
+
+nnU-Net's predictor, which makes no mask of outputs that are no numbers, on any device.
 """
 
 from __future__ import annotations
@@ -18,20 +20,45 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from app.errors import MisconfiguredError, RetryLaterError, StartOverError
 from app.inference.devices import compute_something
-from app.inference.finite_predictor import FinitePredictor
-from app.inference.gpu_memory import SINGLE_BYTES, NetworkShape, Way, first_fitting, in_voxels, ways
+from app.inference.running.gpu_memory import SINGLE_BYTES, NetworkShape, Way, first_fitting, in_voxels, ways
+
+
+class FinitePredictor(nnUNetPredictor):  # type: ignore[misc]  # nnU-Net has no types
+    """nnU-Net itself refuses infinite outputs alone; the largest of NaN is its first label, background."""
+
+    device: torch.device
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # PyTorch's decorator has no types
+    def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
+        """Outputs for ``data`` ``(channels, z, y, x)``, on the CPU: nnU-Net's own, unchanged.
+
+        Raises:
+            MisconfiguredError: an output is infinite or no number.
+        """
+        logits: torch.Tensor = super().predict_logits_from_preprocessed_data(data)
+        if not bool(torch.isfinite(logits.sum(dtype=torch.float64))):
+            raise MisconfiguredError(
+                f"the network's outputs on {self.device} are not finite, so no lesions are made of them: its "
+                "numbers are too large or its weights are damaged; install the model again, train it anew, "
+                "or, where this was a GPU, set segment.device to cpu"
+            )
+        return logits
+
 
 _log = logging.getLogger(__name__)
 
 SAYS_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine")
 """What errors of CUDA, cuDNN and cuBLAS say that are no ``torch.OutOfMemoryError``."""
+
 ERROR_LETTERS = 200
 """How much of CUDA's own explanation is told."""
+
 GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 """nnU-Net's own."""
 

@@ -1,0 +1,174 @@
+"""Stage ``segment``: the right model for the pair, its mask as numbered lesions.
+
+Models that run after the serving one, on the same input; their masks go no further than a comparison.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from app.domain.analysis import KINDS, Aligned, Segmented
+from app.domain.decision import Decision, ModelRole, ModelUsed
+from app.domain.outcome import MaskSummary, ShadowComparison
+from app.domain.scores import count_voxels
+from app.domain.volume import LabelMap
+from app.errors import describe_exception
+from app.imaging.labels import LabelledLesions, label_lesions
+from app.inference.models.card import ModelCard
+from app.inference.models.channels import NetworkInput, build_input
+from app.inference.models.choice import choose_setting, explain_choice, serving_model, shadow_model
+from app.inference.models.store import ModelStore
+from app.inference.policy import SegmentPolicy
+from app.inference.running.segmenter import Segmenter
+
+
+class LesionSegmentation:
+    """Holds the models; each is verified and loaded once, when first needed, and stays warm."""
+
+    def __init__(self, store: ModelStore, policy: SegmentPolicy) -> None:
+        self._store = store
+        self._policy = policy
+        self._segmenters: dict[str, Segmenter] = {}
+
+    @classmethod
+    def from_policy(cls, policy: SegmentPolicy) -> LesionSegmentation:
+        """The models of the site's folder; nothing is loaded yet."""
+        return cls(ModelStore(policy.models_folder), policy)
+
+    def segment(self, aligned: Aligned) -> Segmented:
+        """Choose the model, run it, number its lesions.
+
+        Raises:
+            MisconfiguredError: the model is missing or damaged, or the device is not there or too small.
+            RetryLaterError: the GPU has no room at the moment.
+        """
+        loaded = aligned.loaded
+        setting = choose_setting(loaded.selection.kind, aligned.prior is not None)
+        segmenter = self._segmenter(setting)
+        network_input = _network_input(aligned, segmenter.card.role)
+        run = segmenter.run(network_input)
+        lesions = label_lesions(run.mask, network_input.grid, self._policy.minimum_lesion_ml)
+        model = model_used(segmenter.card)
+        why = explain_choice(segmenter.card, setting, self._policy)
+        decisions = (
+            why,
+            *_about_tracer(segmenter.card, loaded.selection.tracer.key),
+            *_about_dropped(lesions),
+            *run.decisions,
+        )
+        return Segmented(aligned, lesions.labels, model, decisions, run.computed_by)
+
+    def _segmenter(self, setting: str) -> Segmenter:
+        if setting not in self._segmenters:
+            card = serving_model(self._store, self._policy, setting)
+            loaded = {segmenter.card.id: segmenter for segmenter in self._segmenters.values()}
+            self._segmenters[setting] = loaded.get(card.id) or self._loaded(card)
+        return self._segmenters[setting]
+
+    def _loaded(self, card: ModelCard) -> Segmenter:
+        return Segmenter(self._store.verify(card), self._policy.device)
+
+
+def segment_lesions(segmenter: Segmenter, aligned: Aligned, minimum_lesion_ml: float) -> LabelledLesions:
+    """The lesions that a model finds on the input its role asks for; M4 sees the prior."""
+    network_input = _network_input(aligned, segmenter.card.role)
+    return label_lesions(segmenter.segment(network_input), network_input.grid, minimum_lesion_ml)
+
+
+def _network_input(aligned: Aligned, role: ModelRole) -> NetworkInput:
+    prior = aligned.prior.mask.mask if aligned.prior is not None and role is ModelRole.M4 else None
+    return build_input(role, aligned.loaded.suv, aligned.loaded.ct, prior)
+
+
+def model_used(card: ModelCard) -> ModelUsed:
+    """What results say about the model."""
+    return ModelUsed(card.id, card.role, card.version, card.weights_sha256, card.demonstration_only)
+
+
+def _about_tracer(card: ModelCard, tracer: str) -> tuple[Decision, ...]:
+    if tracer in card.tracers:
+        return ()
+    known = ", ".join(card.tracers)
+    return (Decision("segment", f"{card.id} was trained on {known}; this image shows {tracer}"),)
+
+
+def _about_dropped(lesions: LabelledLesions) -> tuple[Decision, ...]:
+    if not lesions.dropped_count:
+        return ()
+    text = f"{lesions.dropped_count} component(s), {lesions.dropped_ml:.2f} ml together, too small to count"
+    return (Decision("segment", text),)
+
+
+_log = logging.getLogger(__name__)
+
+NO_PRIOR = "not run: M4 looks at PET lesions, and no prior fitted"
+
+
+class ShadowModels:
+    """The site's shadow models; each is loaded when first needed, and stays warm."""
+
+    def __init__(self, store: ModelStore, policy: SegmentPolicy) -> None:
+        self._store = store
+        self._policy = policy
+        self._segmenters: dict[str, Segmenter] = {}
+
+    @classmethod
+    def from_policy(cls, policy: SegmentPolicy) -> ShadowModels:
+        """Those of the site's folder; nothing is loaded yet."""
+        return cls(ModelStore(policy.models_folder), policy)
+
+    def compare(self, segmented: Segmented) -> tuple[ShadowComparison, ...]:
+        """Run every shadow model that can look at this pair; a fault of one is its result."""
+        found = (self._compare_one(model_id, segmented) for model_id in self._policy.shadow_models)
+        return tuple(comparison for comparison in found if comparison is not None)
+
+    def _compare_one(self, model_id: str, segmented: Segmented) -> ShadowComparison | None:
+        if model_id == segmented.model.model_id:
+            return None  # it is the one that served
+        selection = segmented.aligned.loaded.selection
+        base = ShadowComparison(
+            functional_series_instance_uid=selection.functional.series_instance_uid,
+            kind=selection.kind,
+            serving=segmented.model,
+            serving_found=_summary(segmented.labels),
+            shadow_id=model_id,
+        )
+        started = time.monotonic()
+        try:
+            card = shadow_model(self._store, model_id)
+            if selection.kind not in KINDS[card.role]:
+                return None
+            compared = self._compared(card, segmented, base)
+        except Exception as error:  # noqa: BLE001  a shadow's fault must not touch the study that was served
+            problem = describe_exception(error)
+            _log.error("a shadow model failed: %s: %s", model_id, problem)
+            compared = replace(base, problem=problem)
+        return replace(compared, seconds=round(time.monotonic() - started, 2))
+
+    def _compared(self, card: ModelCard, segmented: Segmented, base: ShadowComparison) -> ShadowComparison:
+        known = replace(base, shadow=model_used(card))
+        if card.role is ModelRole.M4 and segmented.aligned.prior is None:
+            return replace(known, problem=NO_PRIOR)
+        segmenter = self._segmenter(card)
+        lesions = segment_lesions(segmenter, segmented.aligned, self._policy.minimum_lesion_ml)
+        counts = count_voxels(lesions.labels.array > 0, segmented.labels.array > 0)
+        return replace(
+            known,
+            prior_used=card.role is ModelRole.M4,
+            found=_summary(lesions.labels),
+            dice=counts.dice,
+        )
+
+    def _segmenter(self, card: ModelCard) -> Segmenter:
+        if card.id not in self._segmenters:
+            self._segmenters[card.id] = Segmenter(self._store.verify(card), self._policy.device)
+        return self._segmenters[card.id]
+
+
+def _summary(labels: LabelMap) -> MaskSummary:
+    volume_ml = float(np.count_nonzero(labels.array) * labels.grid.voxel_ml)
+    return MaskSummary(int(labels.array.max(initial=0)), volume_ml)
