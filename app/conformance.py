@@ -18,9 +18,8 @@ from app.domain import codes
 from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
-from app.node import scp
-from app.node.deliver_policy import DeliverPolicy
-from app.node.receive_policy import ReceivePolicy
+from app.node.policy import DeliverPolicy, ReceivePolicy
+from app.node.receive import scp
 from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES, CONVERTIBLE_TRANSFER_SYNTAXES
 
 PURPOSES: dict[ResultKind | NoticeKind, str] = {

@@ -33,9 +33,7 @@ from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
 from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy
-from app.node.deliver_policy import DeliverPolicy
-from app.node.node_policy import NodePolicy
-from app.node.receive_policy import ReceivePolicy
+from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
 FILE_SUFFIX = "__FILE"

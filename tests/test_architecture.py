@@ -161,7 +161,7 @@ def test_a_cycle_would_be_found() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "arrow"),
     [
-        ("app/dicom/bad.py", "from app.node.scp import x\n", "app.dicom → app.node.scp"),
+        ("app/dicom/bad.py", "from app.node.receive.scp import x\n", "app.dicom → app.node.receive.scp"),
         ("app/dicom/bad.py", "def late():\n    import app.cli\n", "app.dicom → app.cli"),
         ("app/dicom/bad.py", "from ..node import scp\n", "app.dicom → app.node"),
         ("app/dicom/__init__.py", "from ..node import scp\n", "app.dicom → app.node"),

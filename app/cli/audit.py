@@ -20,7 +20,7 @@ def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
 
     Exit code: 0 whole, 1 a line was changed, removed or inserted, 2 wrong settings (or no data folder there).
     """
-    from app.node.stores import open_stores, refuse_absent_data_folder
+    from app.node.records.stores import open_stores, refuse_absent_data_folder
     from app.settings import load_settings
 
     node = load_settings(config, overrides or []).node

@@ -10,7 +10,7 @@ from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from app.inference.models.choice import SiteModels
-    from app.node.health import CheckResult
+    from app.node.watch.health import CheckResult
     from app.settings import Settings
 
 
@@ -25,7 +25,7 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     line that failed says what to do.
     """
     from app.errors import MisconfiguredError
-    from app.node.health import CheckResult
+    from app.node.watch.health import CheckResult
     from app.settings import load_settings
 
     try:
@@ -41,7 +41,7 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
 
 def _results(settings: Settings) -> tuple[CheckResult, ...]:
     from app.cli.compute import compute_plan, device_cautions
-    from app.node.health import CheckResult, guarded, node_checks
+    from app.node.watch.health import CheckResult, guarded, node_checks
 
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
@@ -68,7 +68,7 @@ def verified_models(settings: Settings) -> SiteModels:
 
 
 def _check_models(settings: Settings) -> CheckResult:
-    from app.node.health import CheckResult
+    from app.node.watch.health import CheckResult
 
     models = verified_models(settings)
     shadows = {card.id for card in models.shadows} - {card.id for card in models.serving.values()}

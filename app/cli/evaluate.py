@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not node:
         _write_again(source, out or REPORT_FILE, cohort)
         return
-    from app.node.stop_signals import block_stop_signals
+    from app.node.watch.stop_signals import block_stop_signals
 
     block_stop_signals()
     from app.cli.evaluate_node import evaluate_and_report, run_node

@@ -88,8 +88,8 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
             damaged.
     """
     from app.folder_lock import hold_folder
-    from app.node.json_log import configure_logging
-    from app.node.stop_signals import end_process, run_unless_stopped
+    from app.node.watch.log import configure_logging
+    from app.node.watch.stop_signals import end_process, run_unless_stopped
     from app.node_evaluation import evaluate_node
     from app.validation.node_cards import check_tellable
 

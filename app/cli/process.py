@@ -34,7 +34,7 @@ def process(
     Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments,
     130 stopped by Ctrl-C or SIGTERM.
     """
-    from app.node.stop_signals import block_stop_signals, end_process, run_unless_stopped
+    from app.node.watch.stop_signals import block_stop_signals, end_process, run_unless_stopped
 
     block_stop_signals()
     if input_folder is None or output_folder is None:
@@ -44,7 +44,7 @@ def process(
     remove_earlier_outcomes(output_folder)
     from app.cli.compute import device_cautions
     from app.folder_mode import process_folder
-    from app.node.json_log import configure_logging
+    from app.node.watch.log import configure_logging
     from app.settings import load_settings
 
     settings = load_settings(config, overrides or [])

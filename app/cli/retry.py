@@ -24,8 +24,8 @@ def retry(
     ] = False,
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
-    from app.node.retry import analyse_again, resend_study, retry_study
-    from app.node.stores import open_known_stores
+    from app.node.records.stores import open_known_stores
+    from app.node.watch.retry import analyse_again, resend_study, retry_study
     from app.settings import load_settings
 
     if resend and again:

@@ -14,14 +14,14 @@ from app import __version__
 from app.cli.compute import ComputePlan, compute_plan, device_cautions
 from app.cli.options import ConfigOption, SetOption
 from app.errors import MisconfiguredError
-from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
+from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
     from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
     from app.inference.models.choice import SiteModels
+    from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
-    from app.node.stores import NodeStores
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ def serve(
 
 def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeService:
     """Settings, checks, stores, models, listener: a node that is ready, and said so in its log."""
-    from app.node.json_log import configure_logging
+    from app.node.records.stores import open_stores
     from app.node.service import NodeService
-    from app.node.stores import open_stores
+    from app.node.watch.log import configure_logging
     from app.settings import load_settings
 
     settings = load_settings(config, overrides)
@@ -71,10 +71,9 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
     from app.application import ChainProcessor
     from app.dicom.reading.studies import read_study
     from app.domain.selection.selection import select
-    from app.node.previous_results import NodePreviousResults
-    from app.node.priors import NodePriors
+    from app.node.process.earlier_studies import NodePreviousResults, NodePriors
+    from app.node.records.comparisons import WaitingShadows
     from app.node.service import NodePlan
-    from app.node.shadows import WaitingShadows
 
     def examine(paths: Sequence[Path]) -> tuple[Study, SelectionResult]:
         study = read_study(paths)
@@ -102,7 +101,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
 def _refuse_unfit(settings: Settings) -> SiteModels:
     """Better no node than one that finds out with the first patient."""
     from app.cli.check import verified_models
-    from app.node.health import check_disk
+    from app.node.watch.health import check_disk
 
     models = verified_models(settings)
     disk = check_disk(settings.node)

@@ -14,7 +14,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.node.shadows import ShadowRow
+    from app.node.records.comparisons import ShadowRow
 
 
 def shadow(
@@ -28,7 +28,7 @@ def shadow(
 
     Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
     """
-    from app.node.stores import open_known_stores
+    from app.node.records.stores import open_known_stores
     from app.settings import load_settings
 
     stores = open_known_stores(load_settings(config, overrides or []).node)
@@ -73,7 +73,7 @@ def _summary(rows: Sequence[ShadowRow]) -> str:
 
 
 def _write_csv(rows: Sequence[ShadowRow], path: Path) -> None:
-    from app.node.shadows import ShadowRow
+    from app.node.records.comparisons import ShadowRow
 
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [item.name for item in fields(ShadowRow)])

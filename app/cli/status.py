@@ -12,7 +12,7 @@ import typer
 from app.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
-    from app.node.status import StudyStatus
+    from app.node.watch.status import StudyStatus
 
 
 def status(
@@ -24,8 +24,8 @@ def status(
 
     Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
     """
-    from app.node.status import study_statuses
-    from app.node.stores import open_known_stores
+    from app.node.records.stores import open_known_stores
+    from app.node.watch.status import study_statuses
     from app.settings import load_settings
 
     stores = open_known_stores(load_settings(config, overrides or []).node)

@@ -14,8 +14,8 @@ import pydicom
 from app.demo.node import NODE_AE_TITLE, SCANNER_AE_TITLE
 from app.demo.processes import LOOPBACK
 from app.errors import RetryLaterError
-from app.node.deliver_policy import Destination
-from app.node.scu import send
+from app.node.deliver.scu import send
+from app.node.policy import Destination
 
 ACKNOWLEDGED = re.compile(r"with status SUCCESS\s*: (\d+)")
 """dcmsend's own summary; its exit code is 0 even when every image was refused."""

@@ -13,28 +13,28 @@ from typing import IO
 
 from app.domain.outcome import Status
 from app.errors import MisconfiguredError, PsmaNodeError
-from app.node.audit import AuditEvent
-from app.node.deliver_policy import DeliverPolicy
-from app.node.delivery import ResultDelivery
-from app.node.durable_engine import DurableEngine, EngineSetup
-from app.node.heartbeats import Heartbeats
-from app.node.housekeeping import Housekeeping
-from app.node.node_policy import NodePolicy
-from app.node.planner import Planner
-from app.node.prior_wait import prior_wait
-from app.node.probes import Probes
-from app.node.processor import ProcessorFactory
-from app.node.readiness import LOOK_EVERY_S, Conditions
-from app.node.receive_policy import ReceivePolicy
-from app.node.reception_audit import ReceptionAudit
-from app.node.scp import StoreScp
-from app.node.shadow_work import ShadowComparing
-from app.node.shadows import WaitingShadows
-from app.node.stop_signals import stop_this_process
-from app.node.stores import NodeStores
-from app.node.study_work import ProcessorPool, StudyWork
-from app.node.watcher import Examine, Watcher
-from app.node.workflow import deliver_workflow, process_workflow
+from app.node.deliver.delivery import ResultDelivery
+from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
+from app.node.process.prior_wait import prior_wait
+from app.node.process.shadows import ShadowComparing
+from app.node.process.work import ProcessorFactory, ProcessorPool, StudyWork
+from app.node.queue import (
+    DurableEngine,
+    EngineSetup,
+    Housekeeping,
+    Planner,
+    deliver_workflow,
+    process_workflow,
+)
+from app.node.receive.reception_audit import ReceptionAudit
+from app.node.receive.scp import StoreScp
+from app.node.receive.watcher import Examine, Watcher
+from app.node.records.audit import AuditEvent
+from app.node.records.comparisons import WaitingShadows
+from app.node.records.executors import Heartbeats
+from app.node.records.stores import NodeStores
+from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
+from app.node.watch.stop_signals import stop_this_process
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""

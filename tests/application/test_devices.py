@@ -18,8 +18,8 @@ from app.errors import MisconfiguredError
 from app.folder_mode import process_folder
 from app.inference import devices
 from app.inference.devices import VisibleGpus
-from app.node.health import CheckResult
-from app.node.node_policy import NodePolicy
+from app.node.policy import NodePolicy
+from app.node.watch.health import CheckResult
 from app.settings import load_settings
 
 TWO = VisibleGpus(("Test A", "Test B"), "2.13.0+cu130", "13.0")
@@ -110,7 +110,7 @@ def test_folder_mode_refuses_before_it_reads_and_its_outcome_says_why(device: st
 
 @pytest.mark.usefixtures("no_gpu")
 def test_the_node_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.node.json_log.configure_logging", lambda *where: None)
+    monkeypatch.setattr("app.node.watch.log.configure_logging", lambda *where: None)
     overrides = ["segment.device=cuda", f"node.data_dir={tmp_path / 'data'}"]
     with pytest.raises(MisconfiguredError, match=r"segment\.device is cuda: expected a GPU"):
         serve._started(None, overrides, receive=False)
@@ -120,7 +120,7 @@ def test_the_node_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch:
 @pytest.fixture
 def other_checks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.cli.check._check_models", lambda settings: CheckResult("models", True, "right"))
-    monkeypatch.setattr("app.node.health.node_checks", lambda *policies: ())
+    monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
 
 
 @pytest.mark.usefixtures("no_gpu", "other_checks_pass")

@@ -17,8 +17,7 @@ import pytest
 from holoscan_cli.packager.manifest_files import ApplicationManifest, PackageManifest
 
 from app import __version__
-from app.node.probe_server import ProbeServer
-from app.node.probes import LIVENESS_PATH
+from app.node.watch.probes import LIVENESS_PATH, ProbeServer
 from app.outcome_file import NAME, STUDY_FOLDER
 from app.settings import ApplicationInfo, Resources, Settings, load_settings
 

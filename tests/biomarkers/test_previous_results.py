@@ -19,11 +19,11 @@ from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
 from app.folder_mode import RunResults
-from app.node.node_policy import NodePolicy
-from app.node.previous_results import NodePreviousResults
-from app.node.run_ledger import RunEnding, RunKey, StudyState
-from app.node.stores import NodeStores, open_stores
-from app.node.study_subjects import StudySubject
+from app.node.policy import NodePolicy
+from app.node.process.earlier_studies import NodePreviousResults
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
 from app.outcome_file import write_outcome
 from tests.results import sources
 

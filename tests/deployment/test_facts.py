@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from app import __version__
-from app.node.probe_server import ProbeServer
-from app.node.probes import LIVENESS_PATH, READINESS_PATH
+from app.node.watch.probes import LIVENESS_PATH, READINESS_PATH, ProbeServer
 from app.settings import SHIPPED_CONFIG, Settings, load_settings
 from tests.deployment.manifests import (
     COMPOSE,

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from app.node.probe_server import ProbeServer
-from app.node.probes import LIVENESS_PATH
+from app.node.watch.probes import LIVENESS_PATH, ProbeServer
 from tests.deployment.manifests import COMPOSE, MAP, PAGE, PREFIX, ROOT, merged_compose
 
 PROGRAM = ROOT / ".cache" / "podman-compose-1.0.3" / "podman_compose.py"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.processes import free_port
-from app.node.audit import AUDIT_FILE
+from app.node.records.audit import AUDIT_FILE
 from tests.deployment.manifests import PAGE, merged_compose, program, seconds
 from tests.node_postgres.cluster import OWNER, Cluster
 from tests.node_postgres.conftest import cluster, database

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Engine, inspect
 
 from app.errors import RetryLaterError
-from app.node import scu
-from app.node.database import database_url, open_database
-from app.node.deliver_policy import Destination
+from app.node.deliver import scu
+from app.node.policy import Destination
+from app.node.records.database import database_url, open_database
 from tests.node_postgres.cluster import Cluster
 from tests.node_workflow.fake_node import KINDS, derived_uid, secondary_capture
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.node.database import open_database
-from app.node.inbox import Inbox
-from app.node.receive_policy import ReceivePolicy
-from app.node.scp import Reception, StoreScp
+from app.node.policy import ReceivePolicy
+from app.node.receive.scp import Reception, StoreScp
+from app.node.records.database import open_database
+from app.node.records.inbox import Inbox
 
 POLICY = ReceivePolicy(port=0, min_free_mb=0)
 

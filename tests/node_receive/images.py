@@ -10,7 +10,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from app.node.received_instance import ReceivedInstance, StoreCommand, identify
+from app.node.records.instances import ReceivedInstance, StoreCommand, identify
 
 STUDY = "1.2.826.0.1.3680043.10.999.1"
 SERIES = f"{STUDY}.2"

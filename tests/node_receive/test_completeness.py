@@ -16,8 +16,8 @@ from app.domain.selection.selection import select
 from app.domain.selection.tracers import PSMA_11_GA68
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
-from app.node.completeness import Completeness, assess
-from app.node.receive_policy import ReceivePolicy
+from app.node.policy import ReceivePolicy
+from app.node.receive.completeness import Completeness, assess
 
 POLICY = ReceivePolicy(settle_s=60, give_up_s=3600)
 LAST = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import StatementError
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.database import instances, open_database
+from app.node.records.database import instances, open_database
 
 
 def row(received_at: datetime) -> dict[str, object]:

@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from app.node.header_scan import UnreadableHeaderError, find_uids
+from app.node.records.header_scan import UnreadableHeaderError, find_uids
 
 from .images import STUDY, ct_slice, encoded
 

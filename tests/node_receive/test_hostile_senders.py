@@ -18,11 +18,11 @@ from pydicom.uid import (
 )
 from sqlalchemy import Engine, delete
 
-from app.node.database import instances
-from app.node.header_scan import UnreadableHeaderError, find_file_meta
-from app.node.inbox import Inbox, Recovery
-from app.node.scp import StoreScp
-from app.node.uid_safety import UnsafeUidError, checked_uid
+from app.node.receive.scp import StoreScp
+from app.node.records.database import instances
+from app.node.records.header_scan import UnreadableHeaderError, find_file_meta
+from app.node.records.inbox import Inbox, Recovery
+from app.node.records.instances import UnsafeUidError, checked_uid
 
 from .images import STUDY, write_study
 from .peers import RawSender, Request, raw_sender, run_dcmtk

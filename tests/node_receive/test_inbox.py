@@ -15,8 +15,8 @@ from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from app.durable_file import sync_folder
 from app.errors import RetryLaterError
-from app.node.database import instances, utc_now
-from app.node.inbox import Inbox, InboxFullError, Recovery, Stored
+from app.node.records.database import instances, utc_now
+from app.node.records.inbox import Inbox, InboxFullError, Recovery, Stored
 
 from .images import STUDY, ct_slice, encoded, received
 
@@ -238,7 +238,7 @@ def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_saf
             assert release.wait(30)
         sync_folder(folder)
 
-    monkeypatch.setattr("app.node.inbox.sync_folder", slow)
+    monkeypatch.setattr("app.node.records.inbox.sync_folder", slow)
     done: list[int] = []
 
     def store(number: int) -> None:
@@ -262,7 +262,7 @@ def test_a_folder_that_another_process_made_is_synced_too(
 ) -> None:
     (inbox.folder / "studies" / STUDY).mkdir()
     synced: list[str] = []
-    monkeypatch.setattr("app.node.inbox.sync_folder", lambda folder: synced.append(folder.name))
+    monkeypatch.setattr("app.node.records.inbox.sync_folder", lambda folder: synced.append(folder.name))
     inbox.store(received(ct_slice(1)))
     inbox.store(received(ct_slice(2)))
     assert synced == ["studies", STUDY, STUDY]

@@ -29,9 +29,9 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError
-from app.node.inbox import Inbox
-from app.node.receive_policy import Caller, ReceivePolicy
-from app.node.scp import Reception, ReceptionEvent, StoreScp
+from app.node.policy import Caller, ReceivePolicy
+from app.node.receive.scp import Reception, ReceptionEvent, StoreScp
+from app.node.records.inbox import Inbox
 
 from .images import STUDY, ct_slice, encoded, write_study
 from .peers import Request, raw_sender, run_dcmtk

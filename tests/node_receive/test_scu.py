@@ -16,10 +16,10 @@ from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from app.errors import RetryLaterError
-from app.node.inbox import Inbox
-from app.node.receive_policy import Caller
-from app.node.scp import StoreScp
-from app.node.scu import DeliverPolicy, Destination, echo, send
+from app.node.deliver.scu import echo, send
+from app.node.policy import Caller, DeliverPolicy, Destination
+from app.node.receive.scp import StoreScp
+from app.node.records.inbox import Inbox
 
 from .images import STUDY, ct_slice, encoded, write_study
 from .peers import dcmtk, free_port

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.node.uid_safety import UnsafeUidError, checked_uid, instance_file_name
+from app.node.records.instances import UnsafeUidError, checked_uid, instance_file_name
 
 DIGEST = "0123456789abcdef" * 4
 

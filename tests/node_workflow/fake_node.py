@@ -42,15 +42,13 @@ from app.domain.outcome import (
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
-from app.node.completeness import Selected
-from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.json_log import configure_logging
-from app.node.node_policy import NodePolicy
-from app.node.processor import OnStage
-from app.node.receive_policy import ReceivePolicy
+from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.process.work import OnStage
+from app.node.receive.completeness import Selected
+from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
-from app.node.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
-from app.node.stores import open_stores
+from app.node.watch.log import configure_logging
+from app.node.watch.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
 from app.outcome_file import write_outcome
 
 KINDS = ("SEG", "SR", "PAGE")
@@ -148,7 +146,7 @@ class FakeProcessor:
         earlier: EarlierResults = NOTHING_EARLIER,
         facts: RunFacts = NO_FACTS,
     ) -> StudyOutcome:
-        """As :class:`app.node.processor.StudyProcessor`."""
+        """As :class:`app.node.process.work.StudyProcessor`."""
         header = pydicom.dcmread(paths[0], stop_before_pixels=True)
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:

@@ -17,11 +17,10 @@ from typing import Any
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import SecondaryCaptureImageStorage, Verification
 
-from app.node import scu
-from app.node.deliver_policy import Destination
-from app.node.node_policy import NodePolicy
-from app.node.status import StudyStatus, study_statuses
-from app.node.stores import NodeStores, open_stores
+from app.node.deliver import scu
+from app.node.policy import Destination, NodePolicy
+from app.node.records.stores import NodeStores, open_stores
+from app.node.watch.status import StudyStatus, study_statuses
 from tests.node_workflow.fake_node import ANYBODY, Subject, derived_uid, pet_image, run_forked
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a forked process must not inherit a pool of threads

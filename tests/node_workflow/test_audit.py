@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.node.audit import AuditEvent, AuditLog, DatabaseAnchor, Head
-from app.node.database import open_database
+from app.node.records.audit import AuditEvent, AuditLog, DatabaseAnchor, Head
+from app.node.records.database import open_database
 
 
 class KeptAnchor:

@@ -16,14 +16,13 @@ from app.cli.main import app
 from app.domain.selection.screening import CT_IMAGE
 from app.domain.study import Patient
 from app.errors import MisconfiguredError
-from app.node.database import instances, utc_now
-from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryState
-from app.node.health import CheckResult
-from app.node.node_policy import NodePolicy
-from app.node.run_ledger import RunEnding, RunKey, StudyState
-from app.node.stores import NodeStores, open_stores
-from app.node.study_observations import Observation
-from app.node.study_subjects import StudySubject
+from app.node.policy import NodePolicy
+from app.node.records.database import instances, utc_now
+from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import Observation, StudySubject
+from app.node.watch.health import CheckResult
 from tests.node_workflow.test_ledgers import FILES
 
 Command = Callable[..., Result]
@@ -248,7 +247,7 @@ def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores,
 
 def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.cli.check._check_models", lambda settings: CheckResult("models", True, "right"))
-    monkeypatch.setattr("app.node.health.node_checks", lambda *policies: ())
+    monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
     told = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
     assert told.exit_code == 0
     assert "warning: SEG as LABELMAP" in told.output

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.errors import MisconfiguredError
-from app.node.database import open_database
-from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.health import (
+from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.receive.scp import StoreScp
+from app.node.records.database import open_database
+from app.node.records.inbox import Inbox
+from app.node.watch.health import (
     CheckResult,
     check_database,
     check_destination,
@@ -20,10 +22,6 @@ from app.node.health import (
     guarded,
     node_checks,
 )
-from app.node.inbox import Inbox
-from app.node.node_policy import NodePolicy
-from app.node.receive_policy import Caller, ReceivePolicy
-from app.node.scp import StoreScp
 from tests.node_workflow.peers import FakePacs, free_port
 
 

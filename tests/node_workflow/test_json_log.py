@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import RetryLaterError
-from app.node.json_log import JsonLineFormatter
+from app.node.watch.log import JsonLineFormatter
 
 NAME = "ZYXWVUT^QUINTUS"
 
@@ -64,9 +64,9 @@ import logging, sys, threading
 from pathlib import Path
 import pydicom
 from sqlalchemy import insert
-from app.node.database import open_database
-from app.node.json_log import configure_logging
-from app.node.pet_results import pet_results
+from app.node.records.database import open_database
+from app.node.watch.log import configure_logging
+from app.node.records.results import pet_results
 
 folder = Path(sys.argv[1])
 configure_logging(folder / "node.jsonl", "DEBUG")

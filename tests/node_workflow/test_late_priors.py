@@ -17,15 +17,15 @@ from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.errors import MisconfiguredError
-from app.node.durable_engine import run_workflow_id
-from app.node.late_priors import late_prior, tell_late_priors
-from app.node.node_policy import NodePolicy
-from app.node.pet_results import pet_results
-from app.node.retry import analyse_again
-from app.node.run_ledger import RunEnding, RunKey, StudyState
-from app.node.stores import NodeStores, open_stores
-from app.node.study_subjects import StudySubject
-from app.node.study_work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.policy import NodePolicy
+from app.node.process.late_priors import late_prior, tell_late_priors
+from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.queue import run_workflow_id
+from app.node.records.results import pet_results
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
+from app.node.watch.retry import analyse_again
 from app.outcome_file import write_outcome
 from tests.node_workflow.fake_node import Subject, _pair
 from tests.node_workflow.peers import FakePacs, wait_until

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine
 
 from app.domain.outcome import ResultFile
-from app.node.database import open_database, utc_now
-from app.node.delivery_ledger import DeliveryEnding, DeliveryKey, DeliveryLedger, DeliveryState
-from app.node.heartbeats import Heartbeats
-from app.node.node_policy import NodePolicy
-from app.node.outbox import Outbox
-from app.node.run_ledger import RunEnding, RunKey, RunLedger, StudyState
+from app.node.policy import NodePolicy
+from app.node.records.database import open_database, utc_now
+from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryLedger, DeliveryState
+from app.node.records.executors import Heartbeats
+from app.node.records.outbox import Outbox
+from app.node.records.runs import RunEnding, RunKey, RunLedger, StudyState
 
 STUDY = "1.2.3"
 RUN = RunKey(STUDY, 1)

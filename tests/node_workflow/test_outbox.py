@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import RetryLaterError
-from app.node.outbox import Outbox
-from app.node.run_ledger import RunKey
+from app.node.records.outbox import Outbox
+from app.node.records.runs import RunKey
 
 RUN = RunKey("1.2.3", 1)
 

@@ -13,11 +13,10 @@ from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
-from app.node.database import open_database
-from app.node.outbox import Outbox
-from app.node.pet_headers import keep_pet_headers
-from app.node.pet_results import PetResults
-from app.node.run_ledger import RunKey
+from app.node.records.database import open_database
+from app.node.records.outbox import Outbox
+from app.node.records.results import PetResults, keep_pet_headers
+from app.node.records.runs import RunKey
 from tests.node_workflow.fake_node import _pair, _result, secondary_capture
 
 NOON = datetime(2026, 3, 1, 12)

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.node.database import open_database, utc_now
-from app.node.delivery_ledger import Delivery, DeliveryLedger
-from app.node.durable_engine import run_workflow_id
-from app.node.heartbeats import Heartbeats
-from app.node.planner import Planner
-from app.node.prior_wait import PriorWait
-from app.node.run_ledger import Run, RunEnding, RunKey, RunLedger, StudyState
-from app.node.study_observations import StudyObservations
-from app.node.study_subjects import StudySubjects
+from app.node.process.prior_wait import PriorWait
+from app.node.queue import Planner, run_workflow_id
+from app.node.records.database import open_database, utc_now
+from app.node.records.deliveries import Delivery, DeliveryLedger
+from app.node.records.executors import Heartbeats
+from app.node.records.runs import Run, RunEnding, RunKey, RunLedger, StudyState
+from app.node.records.studies import StudyObservations, StudySubjects
 
 
 class FakeEngine:

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from app.errors import RetryLaterError
-from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.delivery import ResultDelivery
-from app.node.delivery_ledger import Delivery, DeliveryKey, DeliveryState
-from app.node.earlier_results import earlier_results
-from app.node.node_policy import NodePolicy
-from app.node.run_ledger import RunKey, StudyState
-from app.node.scu import Delivery as Answer
-from app.node.stores import NodeStores, open_stores
-from app.node.study_work import Ending
+from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.scu import Delivery as Answer
+from app.node.policy import DeliverPolicy, Destination, NodePolicy
+from app.node.process.earlier_revisions import earlier_results
+from app.node.process.work import Ending
+from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryState
+from app.node.records.runs import RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
 from tests.node_workflow.test_revisions import PACS, STUDY, give, record, result
 
 SECOND = RunKey(STUDY, 2)

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.node.database import utc_now
-from app.node.node_policy import NodePolicy
-from app.node.prior_wait import PriorWait, Wait
-from app.node.run_ledger import RunEnding, RunKey, StudyState
-from app.node.stores import NodeStores, open_stores
-from app.node.study_observations import Observation
-from app.node.study_subjects import StudySubject, subject_of
+from app.node.policy import NodePolicy
+from app.node.process.prior_wait import PriorWait, Wait
+from app.node.records.database import utc_now
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import Observation, StudySubject, subject_of
 from tests.node_workflow.fake_node import Subject
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
 

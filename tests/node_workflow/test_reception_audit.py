@@ -13,11 +13,10 @@ from pynetdicom import AE
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
 from app.errors import RetryLaterError
-from app.node.node_policy import NodePolicy
-from app.node.receive_policy import Caller, ReceivePolicy
-from app.node.reception_audit import REPEAT_S, ReceptionAudit
-from app.node.scp import OUT_OF_RESOURCES, Reception, ReceptionEvent, StoreScp
-from app.node.stores import NodeStores, open_stores
+from app.node.policy import Caller, NodePolicy, ReceivePolicy
+from app.node.receive.reception_audit import REPEAT_S, ReceptionAudit
+from app.node.receive.scp import OUT_OF_RESOURCES, Reception, ReceptionEvent, StoreScp
+from app.node.records.stores import NodeStores, open_stores
 from tests.node_workflow.fake_node import Subject, secondary_capture
 
 STORED = Reception(ReceptionEvent.STORED, "CT1", "10.0.0.5", "", 0, "1.2", "1.2.3")
@@ -106,7 +105,7 @@ def test_refusals_that_could_not_be_written_stay_counted(
 def test_counted_refusals_of_an_address_that_is_forgotten_are_written(
     stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.node.reception_audit.MAX_REMEMBERED", 1)
+    monkeypatch.setattr("app.node.receive.reception_audit.MAX_REMEMBERED", 1)
     observe = ReceptionAudit(stores.audit)
     observe(REJECTED)
     observe(REJECTED)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.refusal import RefusalCode
-from app.node.retry import retry_study
+from app.node.watch.retry import retry_study
 from tests.node_workflow.fake_node import Subject
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until
 

@@ -22,15 +22,14 @@ from app.domain.outcome import (
     Withdrawal,
 )
 from app.errors import RetryLaterError
-from app.node.deliver_policy import DeliverPolicy, Destination
-from app.node.delivery import ResultDelivery
-from app.node.delivery_ledger import DeliveryKey, DeliveryState
-from app.node.earlier_results import earlier_results
-from app.node.node_policy import NodePolicy
-from app.node.run_ledger import RunEnding, RunKey, StudyState
-from app.node.scu import Delivery as Answer
-from app.node.stores import NodeStores, open_stores
-from app.node.study_work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.scu import Delivery as Answer
+from app.node.policy import DeliverPolicy, Destination, NodePolicy
+from app.node.process.earlier_revisions import earlier_results
+from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.records.deliveries import DeliveryKey, DeliveryState
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
 from app.outcome_file import write_outcome
 from tests.node_workflow.fake_node import _pair
 

@@ -25,16 +25,15 @@ from app.dicom.results.policy import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.study import Patient, Series, Study
-from app.node.completeness import Selected
-from app.node.database import instances, utc_now
-from app.node.node_policy import NodePolicy
-from app.node.receive_policy import ReceivePolicy
-from app.node.received_instance import StoreCommand, identify
-from app.node.run_ledger import RunKey, StudyState
-from app.node.status import StudyStatus, study_statuses
-from app.node.stores import NodeStores, open_stores
-from app.node.study_observations import Observation
-from app.node.watcher import Watcher
+from app.node.policy import NodePolicy, ReceivePolicy
+from app.node.receive.completeness import Selected
+from app.node.receive.watcher import Watcher
+from app.node.records.database import instances, utc_now
+from app.node.records.instances import StoreCommand, identify
+from app.node.records.runs import RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import Observation
+from app.node.watch.status import StudyStatus, study_statuses
 from tests.node_receive.images import data_set_of
 from tests.node_workflow.fake_node import KINDS, derived_uid, examine, pet_image, secondary_capture
 from tests.node_workflow.peers import FakePacs, NodeProcess, wait_until

@@ -13,12 +13,12 @@ from app.cli.main import app
 from app.domain.decision import ModelRole, ModelUsed
 from app.domain.outcome import MaskSummary, ShadowComparison
 from app.domain.study import StudyKind
-from app.node import workflow
-from app.node.node_policy import NodePolicy
-from app.node.run_ledger import RunKey, StudyState
-from app.node.shadow_work import ShadowComparing
-from app.node.shadows import MOST_WAITING, WaitingShadows
-from app.node.stores import NodeStores, open_stores
+from app.node import queue
+from app.node.policy import NodePolicy
+from app.node.process.shadows import ShadowComparing
+from app.node.records.comparisons import MOST_WAITING, WaitingShadows
+from app.node.records.runs import RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
 from tests.node_workflow.test_revisions import STUDY, give, result
 
 SERVING = ModelUsed("m2", ModelRole.M2, "1", "a" * 64, demonstration_only=True)
@@ -128,8 +128,8 @@ def test_shadows_run_after_the_delivery_was_planned(monkeypatch: pytest.MonkeyPa
         def compare(self, *_: object) -> None:
             order.append("shadows")
 
-    monkeypatch.setattr(workflow, "step", lambda name, function, *arguments: function(*arguments))
-    process = workflow.process_workflow(Work(), lambda: order.append("planner woken"), Shadows())  # type: ignore[arg-type]
+    monkeypatch.setattr(queue, "step", lambda name, function, *arguments: function(*arguments))
+    process = queue.process_workflow(Work(), lambda: order.append("planner woken"), Shadows())  # type: ignore[arg-type]
     process(STUDY, 1, 1)
     assert order == ["chain", "record", "planner woken", "shadows"]
 

@@ -20,8 +20,8 @@ from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result
 from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
-from app.node.deliver_policy import Destination
-from app.node.scu import Delivery, send
+from app.node.deliver.scu import Delivery, send
+from app.node.policy import Destination
 from tests.peers.results import Case
 from tests.results import sources
 from tests.results.sources import PROVENANCE, PatientHeader

@@ -11,10 +11,17 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import Engine
 
-from app.node.database import create_database_engine, open_database
-from app.node.life_signs import LifeSigns
-from app.node.node_policy import NodePolicy
-from app.node.readiness import DRAINING, NOT_LISTENING, NOT_STARTED, STALE_AFTER_S, Conditions, Readiness
+from app.node.policy import NodePolicy
+from app.node.records.database import create_database_engine, open_database
+from app.node.watch.probes import (
+    DRAINING,
+    NOT_LISTENING,
+    NOT_STARTED,
+    STALE_AFTER_S,
+    Conditions,
+    LifeSigns,
+    Readiness,
+)
 from tests.node_workflow.peers import free_port
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.demo.node import START_S
 from app.demo.processes import Program, is_listening, start_program, stopping
-from app.node.readiness import DRAINING, NOT_STARTED
+from app.node.watch.probes import DRAINING, NOT_STARTED
 from tests.node_workflow.peers import PATIENCE_S, FakePacs, NodeProcess, free_port, wait_until
 from tests.probes.asking import ask
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from app.errors import MisconfiguredError
-from app.node import probe_server
-from app.node.probe_server import MAX_CONNECTIONS, MAX_HEAD_BYTES, ProbeServer
+from app.node.watch import probes
+from app.node.watch.probes import MAX_CONNECTIONS, MAX_HEAD_BYTES, ProbeServer
 
 WRONG = ("database: does not answer", "disk: less than 5 MB are free")
 
@@ -97,7 +97,7 @@ def test_a_head_that_never_ends_is_cut_off(server: ProbeServer) -> None:
 def test_a_client_that_trickles_is_cut_off_however_often_it_sends(
     server: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_server, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(probes, "DEADLINE_S", 0.3)
     with connect(server) as client, pytest.raises(OSError, match=r"reset|Broken|cut off"):
         for _ in range(400):
             client.sendall(b"x")
@@ -114,7 +114,7 @@ def test_a_client_that_trickles_is_cut_off_however_often_it_sends(
 def test_one_more_than_it_has_room_for_is_closed_at_once(
     server: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_server, "DEADLINE_S", 300.0)
+    monkeypatch.setattr(probes, "DEADLINE_S", 300.0)
     silent = [connect(server) for _ in range(MAX_CONNECTIONS)]
     with connect(server) as surplus:
         assert surplus.recv(1) == b""
@@ -125,7 +125,7 @@ def test_one_more_than_it_has_room_for_is_closed_at_once(
 def test_silent_clients_neither_hold_up_nor_exhaust_it(
     server: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_server, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(probes, "DEADLINE_S", 0.5)
     silent = [connect(server) for _ in range(3 * MAX_CONNECTIONS)]
     for client in silent:
         assert client.recv(1) == b"", "it is closed: at once when there are many, after the deadline else"

@@ -1,0 +1,188 @@
+"""Results to a destination: what it has not acknowledged yet, until it has everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from app.domain.outcome import Status
+from app.errors import MisconfiguredError, RetryLaterError, describe_exception
+from app.node.deliver import scu
+from app.node.policy import DeliverPolicy, Destination
+from app.node.records.audit import AuditEvent
+from app.node.records.database import iso_or_empty, utc_now
+from app.node.records.deliveries import Delivery, DeliveryEnding, DeliveryKey, DeliveryState, PlannedInstance
+from app.node.records.outbox import outcome_of
+from app.node.records.runs import RunKey, StudyState
+from app.node.records.stores import NodeStores
+
+SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
+"""States of a later revision that takes the place of this one, be it with results or without."""
+
+REPORTS = ("SR", "WITHDRAWAL")
+"""Sent first: where a destination has anything of a revision, it has the report that a later one names."""
+
+Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.Delivery, ...]]
+"""As :func:`app.node.deliver.scu.send`."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SendEnding:
+    """How a try to send ended, as it is kept by the durable engine.
+
+    ``out_of_date``: another try has taken this one's place. ``unreached``: why not everything could be
+    offered to the destination. ``refused``: what it refused for good.
+    """
+
+    out_of_date: bool = False
+    superseded: bool = False
+    unknown_destination: bool = False
+    unreached: str = ""
+    refused: str = ""
+
+
+class ResultDelivery:
+    """The steps of the workflow ``deliver``."""
+
+    def __init__(self, stores: NodeStores, policy: DeliverPolicy, send: Send = scu.send) -> None:
+        self._stores = stores
+        self._policy = policy
+        self._send = send
+
+    def send(self, study_instance_uid: str, revision: int, destination: str, attempt: int) -> str:
+        """Step 1: send each instance that is not acknowledged; each answer is kept as it comes."""
+        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
+        return json.dumps(asdict(self._try(key, attempt)))
+
+    def record(
+        self, study_instance_uid: str, revision: int, destination: str, attempt: int, ending: str
+    ) -> str:
+        """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
+        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
+        tried = SendEnding(**json.loads(ending))
+        if not tried.out_of_date:
+            self._write_ending(key, attempt, tried)
+        self._settle_run(key.run)
+        return "recorded"
+
+    def _try(self, key: DeliveryKey, attempt: int) -> SendEnding:
+        if not self._stores.deliveries.begin(key, attempt):
+            return SendEnding(out_of_date=True)
+        obstacle = self._obstacle(key.run)
+        if obstacle is not None:
+            return obstacle
+        found = [item for item in self._policy.destinations if item.name == key.destination]
+        if not found:
+            return SendEnding(unknown_destination=True)
+        try:
+            refused = [self._offer(key, item, found[0]) for item in self._open_instances(key)]
+        except RetryLaterError as error:
+            return SendEnding(unreached=str(error))
+        except Exception as error:  # noqa: BLE001  a delivery's fault must not end its tries
+            _log.error("sending failed", exc_info=error, extra=_facts(key))
+            return SendEnding(unreached=describe_exception(error))
+        return SendEnding(refused="; ".join(filter(None, refused)))
+
+    def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
+        unsent = [item for item in self._stores.deliveries.instances(key) if item.is_open]
+        return sorted(unsent, key=lambda item: item.kind not in REPORTS)
+
+    def _offer(self, key: DeliveryKey, item: PlannedInstance, destination: Destination) -> str:
+        """Send one instance over an association of its own, so that its answer is kept before the next.
+
+        Returns the refusal in words, or nothing.
+        """
+        path = self._stores.outbox.folder_of(key.run) / item.path
+        answers = self._send([path], destination, self._policy.calling_ae_title, self._policy.timeout_s)
+        answer = answers[0]
+        facts = _facts(key) | {"sop_instance": item.sop_instance_uid, "dicom_status": answer.status}
+        if answer.ok:
+            self._stores.audit.append(
+                AuditEvent.DELIVERED, key.run.study_instance_uid, facts | {"kind": item.kind}
+            )
+            self._stores.deliveries.acknowledge(key, item.sop_instance_uid, answer.status)
+            _log.info("result delivered", extra=facts | {"kind": item.kind})
+            return ""
+        self._stores.deliveries.refuse(key, item.sop_instance_uid, answer.status)
+        return f"{item.kind} refused with status {answer.status:04X} ({answer.comment})"
+
+    def _obstacle(self, run: RunKey) -> SendEnding | None:
+        """A later revision that takes this one's place, or may.
+
+        It looks whether this one is being sent after it has begun to run, and this one looks for it after it
+        has begun to be sent: so one of them sees the other.
+        """
+        revisions = self._stores.runs.of_study(run.study_instance_uid)
+        later = [other for other in revisions if other.key.revision > run.revision]
+        running = [other.key.revision for other in later if other.state is StudyState.RUNNING]
+        if running:
+            return SendEnding(unreached=f"revision {running[0]}, being processed, may take its place")
+        if any(other.state in SUPERSEDING or self._stores.deliveries.of_run(other.key) for other in later):
+            return SendEnding(superseded=True)
+        return None
+
+    def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendEnding) -> None:
+        delivery = self._stores.deliveries.get(key)
+        ending = self._ending(delivery, tried)
+        if not self._stores.deliveries.end(key, attempt, ending) or ending.state is DeliveryState.DONE:
+            return
+        facts = _facts(key) | {"reason": ending.reason, "next_try": iso_or_empty(ending.next_try_at)}
+        _log.warning("not delivered yet" if ending.next_try_at else "delivery ended", extra=facts)
+        if ending.state is DeliveryState.FAILED:
+            self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
+
+    def _ending(self, delivery: Delivery, tried: SendEnding) -> DeliveryEnding:
+        name = delivery.key.destination
+        if tried.superseded:
+            return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision has taken its place")
+        if tried.unknown_destination:
+            return DeliveryEnding(DeliveryState.FAILED, f"{name} is no longer in deliver.destinations")
+        if tried.refused:
+            return DeliveryEnding(DeliveryState.FAILED, f"{name}: {tried.refused}")
+        if not tried.unreached:
+            return DeliveryEnding(DeliveryState.DONE)
+        next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(delivery.failures + 1))
+        limit_days = self._policy.max_age_days
+        if limit_days and next_try_at > delivery.created_at + timedelta(days=limit_days):
+            given_up = f"{tried.unreached}; given up after {limit_days:g} days"
+            return DeliveryEnding(DeliveryState.FAILED, given_up)
+        return DeliveryEnding(DeliveryState.PENDING, tried.unreached, next_try_at)
+
+    def _settle_run(self, run: RunKey) -> None:
+        """``done`` once every destination has everything, ``failed`` once one of them never will."""
+        every = self._stores.deliveries.of_run(run)
+        if any(delivery.state is DeliveryState.PENDING for delivery in every):
+            return
+        failed = [delivery.reason for delivery in every if delivery.state is DeliveryState.FAILED]
+        state, reason = self._delivered_state(run)
+        if failed:
+            state, reason = StudyState.FAILED, "; ".join(failed)
+        if self._stores.runs.finish_delivery(run, state, reason):
+            facts = {"study": run.study_instance_uid, "revision": run.revision, "state": str(state)}
+            _log.info("deliveries ended", extra=facts)
+
+    def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
+        """A study that only withdrew an earlier result is rejected still, for its reason."""
+        try:
+            outcome = outcome_of(self._stores.outbox, run)
+        except MisconfiguredError as error:  # everything has arrived; only the words are lost
+            facts = {"study": run.study_instance_uid, "revision": run.revision, "reason": str(error)}
+            _log.error("earlier result unreadable", extra=facts)
+            return StudyState.DONE, str(error)
+        if outcome is not None and outcome.status is Status.REJECTED:
+            return StudyState.REJECTED, self._stores.runs.get(run).reason
+        return StudyState.DONE, ""
+
+
+def _facts(key: DeliveryKey) -> dict[str, object]:
+    return {
+        "study": key.run.study_instance_uid,
+        "revision": key.run.revision,
+        "destination": key.destination,
+    }

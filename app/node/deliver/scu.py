@@ -1,0 +1,293 @@
+"""The Store SCU: results to a PACS, and an echo to see whether it is there (PS3.4 Annexes A, B).
+
+Sending again is harmless: result UIDs follow from the input, so a PACS that has them already keeps one.
+
+Our side of an association that we ask for, with what pynetdicom's lacks.
+
+(``type: ignore[misc]``: the project reads pynetdicom without its types, so its classes are ``Any`` to mypy.)
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from app.errors import RetryLaterError
+from app.node.policy import DeliverPolicy, Destination
+from app.node.transfer_syntaxes import CONVERTIBLE_TRANSFER_SYNTAXES
+
+
+class ClientEntity(AE):  # type: ignore[misc]
+    """An AE that says why a connection failed, and whose transfers can't stall for ever.
+
+    Args:
+        ae_title: ours.
+        timeout_s: for the connection, for each answer, and for a stalled transfer.
+    """
+
+    def __init__(self, ae_title: str, timeout_s: float) -> None:
+        super().__init__(ae_title=ae_title)
+        self.connection_timeout = self.acse_timeout = self.dimse_timeout = timeout_s
+        self.network_timeout = None  # each answer has its own limit; preparing a large file may take longer
+        self.connection_failure: OSError | None = None
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: Any
+    ) -> AssociationSocket:
+        connection = ClientSocket(assoc, address=address)
+        connection.tls_args = tls_args
+        return connection
+
+
+class ClientSocket(AssociationSocket):  # type: ignore[misc]
+    """No Nagle delay, a limit for a peer that stops reading, and closed whatever happens."""
+
+    def _create_socket(self, address: AddressInformation) -> socket.socket:
+        opened = super()._create_socket(address)
+        return _Connection(self.assoc.ae, opened.family, opened.type, fileno=opened.detach())
+
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        if connection is None:
+            return
+        with suppress(OSError):  # not connected, or the peer was quicker
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+class _Connection(socket.socket):
+    """Keeps the reason why it could not connect, which pynetdicom only logs."""
+
+    def __init__(self, entity: ClientEntity, family: int, kind: int, fileno: int) -> None:
+        super().__init__(family, kind, fileno=fileno)
+        self._entity = entity
+
+    def connect(self, address: Any) -> None:
+        """Connect within the entity's time limit, or remember why not."""
+        try:
+            super().connect(address)
+        except OSError as error:
+            self._entity.connection_failure = error
+            raise
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def settimeout(self, value: float | None) -> None:
+        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
+        super().settimeout(self._entity.connection_timeout if value is None else value)
+
+
+__all__ = ["DeliverPolicy", "Delivery", "Destination", "EchoResult", "echo", "send"]
+
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+"""Also reported by us for an instance whose class or encoding the PACS did not accept."""
+
+_WARNINGS = frozenset((0xB000, 0xB006, 0xB007))
+"""Stored, with a remark (PS3.4 table B.2-1)."""
+
+_TRANSIENT = frozenset((0x0110, 0x0213))
+"""Processing failure and resource limitation (PS3.7 Annex C); like A7xx they may pass."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the PACS said to one instance. ``ok``: it has it; else it never will, for ``comment``.
+
+    ``comment`` is in our words or the Standard's, never in the peer's.
+    """
+
+    sop_instance_uid: str
+    status: int
+    ok: bool
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class EchoResult:
+    """Whether a destination answers C-ECHO; ``detail`` says why not, or how long it took."""
+
+    destination: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+class _NothingAcceptedError(Exception):
+    """The peer accepts the association, and none of what it is for."""
+
+
+def send(
+    paths: Sequence[Path], destination: Destination, calling_ae_title: str, timeout_s: float = 30.0
+) -> tuple[Delivery, ...]:
+    """Send files by C-STORE over one association.
+
+    Args:
+        paths: DICOM files of our own making.
+        destination: the PACS.
+        calling_ae_title: ours.
+        timeout_s: for the connection, for each answer, and for a stalled transfer.
+
+    Returns:
+        One :class:`Delivery` for each path, in order.
+
+    Raises:
+        RetryLaterError: the PACS can't be reached, rejects or ends the association, does not answer, or is
+            out of resources (A7xx). Some instances may have arrived.
+    """
+    outgoing = tuple(_outgoing(path) for path in paths)
+    if not outgoing:
+        return ()
+    try:
+        with _association(destination, calling_ae_title, timeout_s, _contexts(outgoing)) as association:
+            return tuple(_send_one(association, item, destination) for item in outgoing)
+    except _NothingAcceptedError:
+        return tuple(_not_accepted(item) for item in outgoing)
+
+
+def echo(destination: Destination, calling_ae_title: str, timeout_s: float = 10.0) -> EchoResult:
+    """C-ECHO; never raises for what the peer does."""
+    start = time.monotonic()
+    try:
+        with _association(destination, calling_ae_title, timeout_s, [build_context(Verification)]) as peer:
+            status = peer.send_c_echo().get("Status")
+    except RetryLaterError as error:
+        return EchoResult(destination.name, False, str(error))
+    except _NothingAcceptedError:
+        return EchoResult(destination.name, False, "it does not accept the Verification SOP class")
+    if status != 0:
+        text = "no answer" if status is None else f"status {status:04X}"
+        return EchoResult(destination.name, False, f"{text} to C-ECHO")
+    return EchoResult(destination.name, True, f"{(time.monotonic() - start) * 1000:.0f} ms")
+
+
+def _outgoing(path: Path) -> _Outgoing:
+    try:
+        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
+        return _Outgoing(
+            path,
+            str(meta.MediaStorageSOPClassUID),
+            str(meta.MediaStorageSOPInstanceUID),
+            str(meta.TransferSyntaxUID),
+        )
+    except (InvalidDicomError, AttributeError) as error:
+        raise ValueError(f"{path.name} in the outbox is no DICOM file with complete file meta") from error
+
+
+def _contexts(outgoing: Sequence[_Outgoing]) -> list[PresentationContext]:
+    """One context for each class and encoding; uncompressed ones may be sent in either VR encoding."""
+    wanted = sorted({(item.sop_class_uid, item.transfer_syntax_uid) for item in outgoing})
+    contexts = []
+    for sop_class_uid, transfer_syntax_uid in wanted:
+        contexts.append(build_context(sop_class_uid, [transfer_syntax_uid]))
+        if transfer_syntax_uid in CONVERTIBLE_TRANSFER_SYNTAXES:
+            others = [uid for uid in CONVERTIBLE_TRANSFER_SYNTAXES if uid != transfer_syntax_uid]
+            contexts.append(build_context(sop_class_uid, others))
+    return contexts
+
+
+@contextmanager
+def _association(
+    destination: Destination, calling_ae_title: str, timeout_s: float, contexts: list[PresentationContext]
+) -> Iterator[Any]:
+    """An established association, released at the end, aborted when left by an exception."""
+    association = _associate(ClientEntity(calling_ae_title, timeout_s), destination, contexts)
+    try:
+        yield association
+    except BaseException:
+        association.abort()
+        raise
+    association.release()
+
+
+def _associate(entity: ClientEntity, destination: Destination, contexts: list[PresentationContext]) -> Any:
+    where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
+    try:
+        association = entity.associate(
+            destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
+        )
+    except OSError as error:  # the name can't be resolved
+        raise RetryLaterError(f"{where} can't be reached: {_words(error)}") from error
+    if association.is_established:
+        _keep_answers_from_reactor(association)
+        return association
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        raise RetryLaterError(f"{where} rejected the association: {answer.reason_str}")
+    if association.rejected_contexts:
+        raise _NothingAcceptedError
+    if entity.connection_failure is not None:
+        raise RetryLaterError(f"{where} can't be reached: {_words(entity.connection_failure)}")
+    raise RetryLaterError(f"{where} took the connection, but did not answer or ended the association at once")
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _keep_answers_from_reactor(association: Any) -> None:
+    """pynetdicom's reactor polls for requests and sometimes takes an answer instead (3 in 11 510).
+
+    It asks without blocking, and nobody else does: so a question without blocking gets nothing.
+    """
+    get_message = association.dimse.get_msg
+    association.dimse.get_msg = lambda block=False: get_message(block=True) if block else (None, None)
+
+
+def _send_one(association: Any, item: _Outgoing, destination: Destination) -> Delivery:
+    if not association.is_established:
+        raise RetryLaterError(f"{destination.name} ended the association")
+    try:
+        answer = association.send_c_store(pydicom.dcmread(item.path))
+    except ValueError:  # no accepted context; what else could be wrong was looked at in _outgoing
+        return _not_accepted(item)
+    if "Status" not in answer:
+        raise RetryLaterError(f"{destination.name} did not answer C-STORE, or ended the association")
+    return _delivery(item.sop_instance_uid, answer, destination)
+
+
+def _not_accepted(item: _Outgoing) -> Delivery:
+    comment = "the destination does not accept this SOP class or transfer syntax"
+    return Delivery(item.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, ok=False, comment=comment)
+
+
+def _meaning(status: int) -> str:
+    """A status in the Standard's words (PS3.4 table B.2-1, PS3.7 Annex C); empty for plain success."""
+    if not status:
+        return ""
+    category, words = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "not a status of the Standard"))
+    return ": ".join(filter(None, (category, words)))
+
+
+def _delivery(sop_instance_uid: str, answer: Any, destination: Destination) -> Delivery:
+    """Error Comment (0000,0902) is left out: a peer's free text may quote the patient, and this is logged."""
+    status = int(answer.Status)
+    comment = _meaning(status)
+    if status & 0xFF00 == 0xA700 or status in _TRANSIENT:
+        raise RetryLaterError(f"{destination.name} can't take instances now: status {status:04X}, {comment}")
+    ok = status == 0 or status in _WARNINGS
+    if status:
+        _log.warning("%s answered %04X to C-STORE", destination.name, status)
+    return Delivery(sop_instance_uid, status, ok, comment)

@@ -1,0 +1,349 @@
+"""Processing one revision of a study: run the chain, keep its results, write down how it ended.
+
+What the node asks of the chain.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from app.domain.decision import Decision
+from app.domain.outcome import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts, Status, StudyOutcome
+from app.errors import (
+    MisconfiguredError,
+    RetryLaterError,
+    StartOverError,
+    UnusableStudyError,
+    describe_exception,
+)
+from app.node.policy import NodePolicy
+from app.node.process.earlier_revisions import earlier_results, unreadable_results
+from app.node.process.late_priors import tell_late_priors
+from app.node.process.prior_wait import prior_wait
+from app.node.records.audit import AuditEvent
+from app.node.records.database import iso_or_empty, utc_now
+from app.node.records.outbox import outcome_of
+from app.node.records.results import keep_pet_headers
+from app.node.records.runs import Run, RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores
+
+OnStage = Callable[[str], None]
+"""Told the name of each stage of the chain as it begins."""
+
+
+class StudyProcessor(Protocol):
+    """The chain, with warm models. One study at a time; runs long; called in a worker thread."""
+
+    def process(
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
+    ) -> StudyOutcome:
+        """Run the chain on one study. Every standing result of ``earlier`` is replaced or withdrawn.
+
+        Args:
+            paths: every instance of the study.
+            out: an empty folder for SEG, SR, page and ``outcome.json``.
+            revision: 1 for the first content of the study, one more for each late arrival.
+            earlier: what the revisions before it have said.
+            facts: what the node knows of the run, for the report.
+
+        Raises:
+            UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.
+        """
+        ...
+
+
+ProcessorFactory = Callable[[OnStage], StudyProcessor]
+"""Loads the models and returns a chain that tells its stages to the function given."""
+
+
+_log = logging.getLogger(__name__)
+
+
+class Ending(StrEnum):
+    """How a try to process a study ended."""
+
+    DONE = "done"
+    REJECTED = "rejected"
+    POSTPONED = "postponed"
+    FAILED = "failed"
+    MISCONFIGURED = "misconfigured"
+    EXHAUSTED = "exhausted"
+    """Not tried: too many tries failed or took the node down with them."""
+    SUPERSEDED = "superseded"
+    """Not tried: images arrived since, so this revision's content can't be processed alone any more."""
+    HELD = "held"
+    """Not tried: an earlier PET/CT of the same patient comes first."""
+    OUT_OF_DATE = "out of date"
+    """Not tried: another try has taken this one's place."""
+
+
+@dataclass(frozen=True)
+class TryEnding:
+    """A try's ending, as the durable engine keeps it."""
+
+    kind: Ending
+    reason: str = ""
+
+
+_ENDING_OF = {
+    Status.REJECTED: Ending.REJECTED,
+    Status.RETRY: Ending.POSTPONED,
+    Status.FAILED: Ending.FAILED,
+}
+
+
+class ProcessorPool:
+    """Warm chains, one for each worker; a chain tells its stages to whoever uses it at the moment."""
+
+    def __init__(self, factory: ProcessorFactory, size: int) -> None:
+        self._idle: queue.SimpleQueue[tuple[StudyProcessor, _StageRelay]] = queue.SimpleQueue()
+        for _ in range(size):
+            relay = _StageRelay()
+            self._idle.put((factory(relay), relay))
+
+    @contextmanager
+    def borrow(self, on_stage: Callable[[str], None]) -> Iterator[StudyProcessor]:
+        """A chain for the time of the block; waits until one is idle."""
+        processor, relay = self._idle.get()
+        relay.listener = on_stage
+        try:
+            yield processor
+        finally:
+            relay.listener = None
+            self._idle.put((processor, relay))
+
+
+class _StageRelay:
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+
+    def __call__(self, stage: str) -> None:
+        listener = self.listener
+        if listener is not None:
+            listener(stage)
+
+
+class StudyWork:
+    """The steps of the workflow ``process``."""
+
+    def __init__(
+        self,
+        stores: NodeStores,
+        policy: NodePolicy,
+        processors: ProcessorPool,
+        destinations: Sequence[str],
+        start_over: Callable[[], None],
+    ) -> None:
+        """Work with these stores and chains.
+
+        Args:
+            start_over: told when this process can't compute any more; must return at once.
+        """
+        self._start_over = start_over
+        self._stores = stores
+        self._policy = policy
+        self._processors = processors
+        self._destinations = tuple(destinations)
+        self._prior_wait = prior_wait(stores, policy)
+
+    def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> str:
+        """Step 1: run the chain; its results are in the outbox, for good, when this returns."""
+        key = RunKey(study_instance_uid, revision)
+        run = self._stores.runs.claim(key, attempt, self._policy.executor)
+        if run is None:
+            return _packed(TryEnding(Ending.OUT_OF_DATE))
+        _log.info("processing", extra=_facts(key) | {"attempt": attempt})
+        if run.faults > self._policy.max_attempts:
+            return _packed(TryEnding(Ending.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off"))
+        paths = self._content(run)
+        if paths is None:
+            return _packed(TryEnding(Ending.SUPERSEDED, "more images arrived before it was processed"))
+        gone = sum(not path.is_file() for path in paths)
+        if gone:
+            # not rejected: that would withdraw what an earlier revision found with them
+            advice = "send the whole study again, then psma-node retry"
+            found = f"{gone} of {len(paths)} images are gone from the inbox; {advice}"
+            return _packed(TryEnding(Ending.MISCONFIGURED, found))
+        # looked at again: the PET may have come while this study waited for its turn
+        wait = self._prior_wait.check(run, utc_now())
+        if wait.hold:
+            return _packed(TryEnding(Ending.HELD, wait.reason))
+        if wait.reason:
+            _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
+        waited = (Decision("receive", f"warning: {wait.reason}"),) if wait.reason else ()
+        facts = RunFacts(run.changed_at, waited)
+        ending = self._guarded(run, paths, facts)
+        words = (wait.reason, unreadable_results(self._stores, key), ending.reason)
+        return _packed(replace(ending, reason="; ".join(filter(None, words))))
+
+    def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
+        """Step 2: write down how the try ended; with results, plan their delivery and keep a PET as prior."""
+        key = RunKey(study_instance_uid, revision)
+        content = json.loads(ending)
+        tried = TryEnding(Ending(content["kind"]), content["reason"])
+        if tried.kind is Ending.OUT_OF_DATE:
+            return "out of date"
+        try:
+            has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
+        except MisconfiguredError as error:
+            # written by another version between the two steps, or damaged: the next try writes it anew
+            tried, has_something_to_send = TryEnding(Ending.FAILED, str(error)), False
+        run_ending = self._run_ending(self._stores.runs.get(key), tried, has_something_to_send)
+        if tried.kind is not Ending.HELD:
+            self._audit(key, tried, run_ending)
+        self._stores.runs.end(key, attempt, run_ending)
+        facts = {"state": str(run_ending.state), "reason": run_ending.reason}
+        _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(run_ending.next_try_at)})
+        return str(run_ending.state)
+
+    def _guarded(self, run: Run, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
+        try:
+            return self._process(run.key, paths, facts)
+        except StartOverError as error:
+            _log.error("this process has to start over", extra=_facts(run.key) | {"reason": str(error)})
+            self._start_over()
+            return TryEnding(Ending.POSTPONED, str(error))
+        except RetryLaterError as error:
+            return TryEnding(Ending.POSTPONED, str(error))
+        except UnusableStudyError as error:
+            return TryEnding(Ending.REJECTED, str(error))
+        except MisconfiguredError as error:
+            return TryEnding(Ending.MISCONFIGURED, str(error))
+        except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
+            return TryEnding(Ending.FAILED, self._describe(run.key, run.attempt, error))
+
+    def _content(self, run: Run) -> tuple[Path, ...] | None:
+        """The files that the run is about; ``None`` when the study has grown since."""
+        paths = self._stores.inbox.image_paths(run.key.study_instance_uid)
+        now = self._stores.inbox.content_digest(run.key.study_instance_uid)
+        # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
+        return paths if now == run.content_digest else None
+
+    def _process(self, key: RunKey, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
+        with (
+            self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
+            self._stores.outbox.fill(key) as folder,
+        ):
+            earlier = earlier_results(self._stores, key)
+            outcome = processor.process(paths, folder, key.revision, earlier, facts)
+            keep_pet_headers(paths, outcome, folder)
+        if outcome.status is Status.DONE:
+            return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
+        return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
+
+    def _keep_results(self, key: RunKey) -> bool:
+        """Keep PET results as priors, plan the delivery; returns whether there is anything to deliver.
+
+        A rejected study has something to say when it withdraws the result of an earlier revision.
+        """
+        outcome = outcome_of(self._stores.outbox, key)
+        if outcome is None:
+            return False
+        self._stores.pet_results.register(key, outcome)
+        withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
+        self._stores.pet_results.withdraw(key, withdrawn)
+        tell_late_priors(self._stores, key)
+        if outcome.files:
+            self._stores.deliveries.plan(key, outcome.files, self._destinations)
+        return bool(outcome.files and self._destinations)
+
+    def _run_ending(self, run: Run, tried: TryEnding, has_something_to_send: bool) -> RunEnding:
+        if has_something_to_send:
+            return RunEnding(StudyState.DELIVERING, tried.reason)
+        if tried.kind is Ending.DONE:
+            return RunEnding(StudyState.DONE, tried.reason)
+        if tried.kind in (Ending.REJECTED, Ending.SUPERSEDED):
+            return RunEnding(StudyState(tried.kind), tried.reason)
+        if tried.kind in (Ending.HELD, Ending.POSTPONED):
+            held = tried.kind is Ending.HELD  # the planner holds it back and lets it go
+            wait_s = 0.0 if held else self._policy.retry_after_s(run.postponements + 1)
+            return RunEnding(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
+        if tried.kind is Ending.FAILED and run.faults < self._policy.max_attempts:
+            wait_s = self._policy.retry_after_s(run.faults)
+            next_try_at = utc_now() + timedelta(seconds=wait_s)
+            return RunEnding(StudyState.FAILED, tried.reason, next_try_at, at_fault=True)
+        return RunEnding(StudyState.FAILED, tried.reason, at_fault=True)
+
+    def _audit(self, key: RunKey, tried: TryEnding, ending: RunEnding) -> None:
+        facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
+        if tried.kind in (Ending.DONE, Ending.REJECTED):
+            outcome = outcome_of(self._stores.outbox, key)
+            facts |= {} if outcome is None else _results_in_words(outcome)
+            event = AuditEvent.PROCESSED if tried.kind is Ending.DONE else AuditEvent.REJECTED
+        else:
+            event = AuditEvent.FAILED
+            facts |= {"ending": str(tried.kind), "next_try": iso_or_empty(ending.next_try_at)}
+        self._stores.audit.append(event, key.study_instance_uid, facts)
+
+    def _describe(self, key: RunKey, attempt: int, error: Exception) -> str:
+        """Type and place of a fault of ours. Its message may quote a header, so the whole traceback goes to a
+        file beside the images, that only the node's user can read."""
+        description = describe_exception(error)
+        _log.error("the chain failed", exc_info=error, extra=_facts(key) | {"attempt": attempt})
+        name = f"{key.study_instance_uid}-r{key.revision}-{attempt}.txt"
+        path = self._policy.failures_dir / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        except OSError as full:  # how the try ended must be written down all the same
+            return f"{description}; no details: failures/ can't be written to ({full.strerror})"
+        return f"{description}; details in failures/{name}"
+
+
+def _packed(ending: TryEnding) -> str:
+    return json.dumps(asdict(ending))
+
+
+def _reason(outcome: StudyOutcome) -> str:
+    words = [outcome.message, *(str(reason) for reason in outcome.reasons)]
+    return "; ".join(filter(None, words)) or f"the chain says {outcome.status} and gives no reason"
+
+
+def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
+    """Model, prior and files of each pair, and what is withdrawn, for the audit log."""
+    return {
+        "withdrawn": [
+            {
+                "functional_series": notice.functional_series_instance_uid,
+                "result_of_revision": notice.revision,
+                "reason": notice.reason,
+                "files": {file.kind: file.sop_instance_uid for file in notice.files},
+            }
+            for notice in outcome.withdrawals
+        ],
+        "results": [
+            {
+                "kind": str(pair.kind),
+                "functional_series": pair.functional_series_instance_uid,
+                "ct_series": pair.ct_series_instance_uid,
+                "model": pair.model.model_id,
+                "model_version": pair.model.version,
+                "weights_sha256": pair.model.weights_sha256,
+                "prior_used": pair.prior_used,
+                "no_prior": [str(reason) for reason in pair.no_prior],
+                "lesions": pair.findings.burden.lesion_count,
+                "files": {file.kind: file.sop_instance_uid for file in pair.files},
+            }
+            for pair in outcome.pairs
+        ],
+    }
+
+
+def _facts(key: RunKey) -> dict[str, object]:
+    return {"study": key.study_instance_uid, "revision": key.revision}

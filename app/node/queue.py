@@ -1,0 +1,365 @@
+"""The durable engine (DBOS): runs what the ledgers plan, at least once, over crashes and restarts.
+
+Every try is a workflow of its own, with an identifier made from study, revision and number, so planning it
+twice starts it once. A try that has to wait is stored with its delay and holds no thread and no place in
+the queue. Take-over between hosts is ours (:mod:`app.node.records.executors`); DBOS sells its own.
+
+From the ledgers to the durable engine: whatever is unfinished has a try stored, and exactly one.
+
+The two workflows.
+
+::
+
+    process:  run the chain  →  write down how it ended, plan the deliveries  →  compare the shadow models
+    deliver:  send what the destination has not acknowledged  →  write down how it ended
+
+A step that ended is not run again; one that was cut off is run again from its beginning, and the ledgers make
+that harmless. What comes next is read from the ledgers by :mod:`app.node.queue`.
+
+What is kept for a while only: the engine's finished workflows, and tracebacks of failed studies.
+
+Images, results, ledgers and the audit log are never removed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dbos import DBOS, DBOSConfig
+from dbos import error as dbos_error
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import RetryLaterError
+from app.node.deliver.delivery import ResultDelivery
+from app.node.policy import NodePolicy
+from app.node.process.prior_wait import PriorWait
+from app.node.process.shadows import ShadowComparing
+from app.node.process.work import StudyWork
+from app.node.records.database import database_url, utc_now
+from app.node.records.deliveries import Delivery, DeliveryLedger
+from app.node.records.executors import Heartbeats
+from app.node.records.runs import Run, RunLedger, StudyState
+
+APPLICATION_NAME = "psma-node"
+
+WORKFLOW_VERSION = "1"
+"""Changes only when this code can't continue stored workflows: another value strands jobs in flight."""
+
+PROCESSING = "processing"
+
+DELIVERING = "delivering"
+
+FORGET_AT_ONCE = 200
+"""Workflows removed in one transaction: others want to write too."""
+
+ENDED = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
+"""DBOS states after which nothing more happens to a workflow."""
+
+ProcessWork = Callable[[str, int, int], None]
+"""study_instance_uid, revision, attempt"""
+
+DeliverWork = Callable[[str, int, str, int], None]
+"""study_instance_uid, revision, destination, attempt"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """How one executor takes part.
+
+    Attributes:
+        database_url: of the engine's own tables.
+        executor_id: stable over restarts.
+        workers: studies processed at one time by this executor.
+        poll_s: how often the queues are looked at.
+    """
+
+    database_url: str
+    executor_id: str
+    workers: int
+    poll_s: float
+
+
+class DurableEngine:
+    """One per process: DBOS keeps its registry globally."""
+
+    def __init__(self, setup: EngineSetup) -> None:
+        self._setup = setup
+
+    def launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
+        """Connect, take up what this executor left unfinished, and begin to work.
+
+        Raises:
+            RetryLaterError: the database does not answer.
+        """
+        try:
+            self._launch(process, deliver)
+        except (dbos_error.DBOSException, SQLAlchemyError, sqlite3.Error) as error:
+            raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
+
+    def _launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
+        url = database_url(self._setup.database_url)
+        _use_write_ahead_log(url)
+        config: DBOSConfig = {
+            "name": APPLICATION_NAME,
+            "system_database_url": url.render_as_string(hide_password=False),
+            "executor_id": self._setup.executor_id,
+            "application_version": WORKFLOW_VERSION,
+            "log_level": "WARNING",
+            "use_listen_notify": False,
+        }
+        DBOS(config=config)
+        DBOS.workflow(name="process")(process)
+        DBOS.workflow(name="deliver")(deliver)
+        DBOS.launch()
+        DBOS.register_queue(
+            PROCESSING,
+            worker_concurrency=self._setup.workers,
+            polling_interval_sec=self._setup.poll_s,
+            on_conflict="always_update",
+        )
+        # one at a time to each destination, so a PACS that hangs holds up no other
+        DBOS.register_queue(
+            DELIVERING,
+            partition_worker_concurrency=1,
+            polling_interval_sec=self._setup.poll_s,
+            on_conflict="always_update",
+        )
+
+    def plan_run(self, run: Run) -> None:
+        """Make sure that the run's current try is stored; it starts when its time comes."""
+        key = run.key
+        DBOS.enqueue_workflow_with_options(
+            {
+                "workflow_name": "process",
+                "queue_name": PROCESSING,
+                "workflow_id": run_workflow_id(run),
+                "delay_seconds": _delay_s(run.next_try_at),
+            },
+            key.study_instance_uid,
+            key.revision,
+            run.attempt,
+        )
+
+    def plan_delivery(self, delivery: Delivery) -> None:
+        """Make sure that the delivery's current try is stored; it starts when its time comes."""
+        key = delivery.key
+        DBOS.enqueue_workflow_with_options(
+            {
+                "workflow_name": "deliver",
+                "queue_name": DELIVERING,
+                "queue_partition_key": key.destination,
+                "workflow_id": delivery_workflow_id(delivery),
+                "delay_seconds": _delay_s(delivery.next_try_at),
+            },
+            key.run.study_instance_uid,
+            key.run.revision,
+            key.destination,
+            delivery.attempt,
+        )
+
+    def ended_among(self, workflow_ids: Iterable[str]) -> frozenset[str]:
+        """Those workflows that have come to an end, whichever."""
+        wanted = list(workflow_ids)
+        if not wanted:
+            return frozenset()
+        found = DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
+        return frozenset(status.workflow_id for status in found if status.status in ENDED)
+
+    def take_over(self, executor_id: str) -> int:
+        """Put a dead executor's unfinished work back into its queues; returns how much there was."""
+        left = DBOS.list_workflows(
+            status="PENDING", executor_id=executor_id, load_input=False, load_output=False
+        )
+        for status in left:
+            DBOS.resume_workflow(status.workflow_id, queue_name=status.queue_name)
+        return len(left)
+
+    def forget_ended(self, before: datetime) -> int:
+        """Remove workflows that ended before ``before`` (aware); the ledgers hold what they did.
+
+        A run or delivery is planned under the identifier of its current try, which has not ended, or is about
+        to be found lost; so none that is removed here can begin anew.
+        """
+        count = 0
+        while True:
+            found = DBOS.list_workflows(
+                status=sorted(ENDED),
+                completed_before=before.isoformat(),
+                limit=FORGET_AT_ONCE,
+                load_input=False,
+                load_output=False,
+            )
+            if not found:
+                return count
+            DBOS.delete_workflows([status.workflow_id for status in found])
+            count += len(found)
+
+    def stop(self, drain_s: float) -> None:
+        """Start nothing more, give what is under way ``drain_s`` to end, disconnect."""
+        DBOS.destroy(workflow_completion_timeout_sec=round(drain_s))
+
+
+def run_workflow_id(run: Run) -> str:
+    """Identifier of the run's current try."""
+    content = run.content_digest[:16]
+    return f"process-{run.key.study_instance_uid}-{content}-{run.attempt}"
+
+
+def delivery_workflow_id(delivery: Delivery) -> str:
+    """Identifier of the delivery's current try."""
+    run = delivery.key.run
+    destination = hashlib.sha256(delivery.key.destination.encode()).hexdigest()[:16]
+    return f"deliver-{run.study_instance_uid}-r{run.revision}-{destination}-{delivery.attempt}"
+
+
+def step(name: str, work: Callable[..., str], *arguments: object) -> str:
+    """Run ``work`` as a step of the present workflow: once it has ended, its answer is kept and it is not run
+    again."""
+    return DBOS.run_step({"name": name}, work, *arguments)
+
+
+def _delay_s(next_try_at: datetime | None) -> float:
+    return 0.0 if next_try_at is None else max(0.0, (next_try_at - utc_now()).total_seconds())
+
+
+def _use_write_ahead_log(url: URL) -> None:
+    """The mode stays with the file: readers then go on beside a writer, and a commit costs one sync."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        connection = sqlite3.connect(url.database)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+
+
+class Planner:
+    """Reads the ledgers again and again; safe beside planners of other processes."""
+
+    def __init__(
+        self,
+        runs: RunLedger,
+        deliveries: DeliveryLedger,
+        engine: DurableEngine,
+        heartbeats: Heartbeats,
+        prior_wait: PriorWait,
+    ) -> None:
+        self._runs = runs
+        self._deliveries = deliveries
+        self._engine = engine
+        self._heartbeats = heartbeats
+        self._prior_wait = prior_wait
+        self._planned: set[str] = set()
+
+    def plan(self) -> None:
+        """Store the current try of everything unfinished that this process has not stored yet."""
+        wanted = set()
+        for run in self._runs.unfinished():
+            planned = run_workflow_id(run) in self._planned
+            if not planned and self._waits(run):
+                continue
+            wanted.add(run_workflow_id(run))
+            if not planned:
+                self._engine.plan_run(run)
+        for delivery in self._deliveries.pending():
+            wanted.add(delivery_workflow_id(delivery))
+            if delivery_workflow_id(delivery) not in self._planned:
+                self._engine.plan_delivery(delivery)
+        self._planned = wanted
+
+    def _waits(self, run: Run) -> bool:
+        if run.state is StudyState.RUNNING:
+            return False
+        wait = self._prior_wait.check(run, utc_now())
+        if wait.hold:
+            self._runs.note_reason(run, wait.reason)
+        return wait.hold
+
+    def replace_lost(self) -> None:
+        """Plan again what ended in the engine without a word in the ledger (the database failed it)."""
+        runs = {run_workflow_id(run): run for run in self._runs.unfinished()}
+        deliveries = {delivery_workflow_id(item): item for item in self._deliveries.pending()}
+        for workflow_id in self._engine.ended_among([*runs, *deliveries]):
+            # each replacement asks for the try seen above, so one that moved on meanwhile is left alone
+            if workflow_id in runs:
+                run = runs[workflow_id]
+                replaced = self._runs.replace_lost_attempt(run)
+                facts: dict[str, object] = {"study": run.key.study_instance_uid, "attempt": run.attempt}
+            else:
+                delivery = deliveries[workflow_id]
+                replaced = self._deliveries.replace_lost_attempt(delivery)
+                study = delivery.key.run.study_instance_uid
+                facts = {"study": study, "destination": delivery.key.destination}
+            if replaced:
+                _log.warning("a try was lost and is planned again", extra=facts)
+
+    def take_over_dead(self) -> None:
+        """Take over what executors that fell silent left unfinished."""
+        for executor_id in self._heartbeats.claim_dead():
+            count = self._engine.take_over(executor_id)
+            self._heartbeats.forget(executor_id)
+            if count:
+                _log.warning("took over unfinished work", extra={"executor": executor_id, "instances": count})
+
+
+def process_workflow(
+    work: StudyWork, ended: Callable[[], None], shadows: ShadowComparing | None = None
+) -> ProcessWork:
+    """The workflow ``process``; ``ended`` is called when the ledger may hold something new to plan.
+
+    The shadow models are no step: their input is in memory, and is gone when the node was restarted.
+    """
+
+    def process(study_instance_uid: str, revision: int, attempt: int) -> None:
+        ending = step("chain", work.run_chain, study_instance_uid, revision, attempt)
+        step("record", work.record, study_instance_uid, revision, attempt, ending)
+        ended()
+        if shadows is not None:
+            shadows.compare(study_instance_uid, revision)
+
+    return process
+
+
+def deliver_workflow(work: ResultDelivery, ended: Callable[[], None]) -> DeliverWork:
+    """The workflow ``deliver``; ``ended`` as in :func:`process_workflow`."""
+
+    def deliver(study_instance_uid: str, revision: int, destination: str, attempt: int) -> None:
+        ending = step("send", work.send, study_instance_uid, revision, destination, attempt)
+        step("record", work.record, study_instance_uid, revision, destination, attempt, ending)
+        ended()
+
+    return deliver
+
+
+class Housekeeping:
+    """Removes what is older than ``node.keep_days``."""
+
+    def __init__(self, policy: NodePolicy, engine: DurableEngine) -> None:
+        self._policy = policy
+        self._engine = engine
+
+    def tidy(self) -> None:
+        """Remove what has had its time; nothing when the limit is 0."""
+        if not self._policy.keep_days:
+            return
+        before = utc_now() - timedelta(days=self._policy.keep_days)
+        workflows, files = self._engine.forget_ended(before), self._remove_failures(before)
+        if workflows or files:
+            facts = {"workflows": workflows, "files": files}
+            _log.info("removed what has had its time", extra=facts)
+
+    def _remove_failures(self, before: datetime) -> int:
+        """Tracebacks may quote headers, so they don't stay for ever either."""
+        old = [
+            path
+            for path in self._policy.failures_dir.glob("*.txt")
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before
+        ]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)

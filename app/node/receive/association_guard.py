@@ -1,0 +1,215 @@
+"""What pynetdicom's acceptor needs to stand up to bad peers; measured, each cites what went wrong without it.
+
+Everything here goes into :meth:`pynetdicom.ae.ApplicationEntity.make_server` as its server class and
+request handler, its documented points of extension. (``type: ignore[misc]``: the project reads
+pynetdicom without its types, so its classes are ``Any`` to mypy.)
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
+"""128 contexts with dozens of transfer syntaxes each are some 300 kB; no honest request is longer."""
+
+MAX_QUEUED_MESSAGES = 8
+"""An honest sender waits for each answer (no asynchronous operations are negotiated, PS3.7 D.3.3.3)."""
+
+MAX_STRANGER_CONNECTIONS = 8
+"""Connections at one time from addresses that no caller has: enough to tell each why it is rejected."""
+
+AWAITING_REQUEST = "Sta2"
+"""Connected, no A-ASSOCIATE-RQ yet (PS3.8 table 9-5)."""
+
+MAX_COMMAND_SET_BYTES = 65_536
+"""A command set holds a dozen short elements (PS3.7 9.3)."""
+
+_READ_BYTES = 262_144
+_PDU_HEADER_BYTES = 6
+
+_log = logging.getLogger(__name__)
+
+
+class GuardLimitError(OSError):
+    """A peer went over a limit; as an OSError it ends the connection where pynetdicom reads it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in bytes, times in seconds; see :class:`app.node.policy.ReceivePolicy`."""
+
+    max_pdu_bytes: int
+    max_data_set_bytes: int
+    pdu_timeout_s: float
+    max_connections: int
+    is_known_address: Callable[[str], bool]
+
+
+class GuardedSocket(AssociationSocket):  # type: ignore[misc]
+    """Reads PDUs with a size limit and a deadline, and without Nagle's delay.
+
+    Without it: a PDU length of 0xFFFFFFF0 is buffered, half a PDU holds its thread for ever, and each answer
+    waits 40 ms for the peer's delayed acknowledgement.
+    """
+
+    def __init__(self, association: Association, connection: socket.socket, limits: Limits) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(limits.pdu_timeout_s)
+        super().__init__(association, client_socket=connection)
+        self._limits = limits
+        self.is_hung_up = False
+
+    def hang_up(self) -> None:
+        """End the connection, from any thread: the one that reads sees its end and cleans up."""
+        self.is_hung_up = True
+        connection = self.socket
+        if connection is not None:
+            with suppress(OSError):  # the peer was quicker
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Exactly ``nr_bytes``, or fewer when the peer closed; pynetdicom asks for a header, then a body.
+
+        Raises:
+            GuardLimitError: the PDU is longer than allowed, or not complete in time.
+        """
+        connection = self.socket
+        if connection is None:
+            return bytearray()
+        self._check_length(nr_bytes)
+        deadline = time.monotonic() + self._limits.pdu_timeout_s
+        data = bytearray(nr_bytes)
+        view = memoryview(data)
+        filled = 0
+        while filled < nr_bytes:
+            self._set_time_left(connection, deadline)
+            try:
+                count = connection.recv_into(view[filled : filled + _READ_BYTES])
+            except TimeoutError:
+                continue  # the deadline has passed: said at the top of the loop
+            if count == 0:
+                self._wake_association()
+                break
+            filled += count
+        view.release()
+        del data[filled:]
+        connection.settimeout(self._limits.pdu_timeout_s)
+        _acknowledge_at_once(connection)
+        return data
+
+    def _wake_association(self) -> None:
+        """A connection that closes without a request (a port check) would hold its thread until ARTIM."""
+        if self.assoc.dul.state_machine.current_state == AWAITING_REQUEST:
+            self.assoc.dul.to_user_queue.put(None)
+
+    def _check_length(self, nr_bytes: int) -> None:
+        established = self.assoc.is_established
+        limit = self._limits.max_pdu_bytes if established else ASSOCIATE_REQUEST_LIMIT_BYTES
+        if nr_bytes > limit + _PDU_HEADER_BYTES:
+            self._give_up()
+            raise GuardLimitError(f"a PDU of {nr_bytes} bytes was announced, at most {limit} are accepted")
+
+    def _give_up(self) -> None:
+        self.hang_up()
+        self._wake_association()
+
+    def _set_time_left(self, connection: socket.socket, deadline: float) -> None:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            self._give_up()
+            raise GuardLimitError(f"a PDU was not complete after {self._limits.pdu_timeout_s:g} s")
+        connection.settimeout(left_s)
+
+
+class GuardedDimse(DIMSEServiceProvider):  # type: ignore[misc]
+    """Ends an association whose data set grows beyond what the node accepts: memory is not the peer's."""
+
+    message: Any
+
+    def __init__(self, association: Association, limits: Limits) -> None:
+        super().__init__(association)
+        self._limits = limits
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """As its parent does, after looking at what has been gathered so far."""
+        excess = self._excess()
+        if not excess:
+            super().receive_primitive(primitive)
+            return
+        _log.warning("association ended: %s", excess)
+        self.message = None
+        self.dul.event_queue.put("Evt19")
+
+    def _excess(self) -> str:
+        """What the peer has overdone, in words; empty when nothing."""
+        if self.msg_queue.qsize() >= MAX_QUEUED_MESSAGES:
+            return f"{MAX_QUEUED_MESSAGES} requests sent without waiting for an answer"
+        message = self.message
+        if message is None:
+            return ""
+        if message.encoded_command_set.tell() > MAX_COMMAND_SET_BYTES:
+            return f"a command set of more than {MAX_COMMAND_SET_BYTES} bytes"
+        if message.data_set.tell() > self._limits.max_data_set_bytes:
+            return f"a data set of more than {self._limits.max_data_set_bytes} bytes"
+        return ""
+
+
+class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
+    """Holds a limited number of connections, so that silent ones don't lock others out until ARTIM."""
+
+    limits: Limits
+    request_queue_size = 128
+    """Connections the system holds until they are looked at; with the usual 5 a burst waits for seconds."""
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a new connection is taken at all (:meth:`socketserver.BaseServer.verify_request`)."""
+        open_now = self.active_associations
+        known = self.limits.is_known_address
+        if not known(client_address[0]):
+            strangers = sum(not known(peer.requestor.address_info.address) for peer in open_now)
+            return strangers < MAX_STRANGER_CONNECTIONS
+        if len(open_now) >= self.limits.max_connections:
+            _close_oldest_silent(open_now)
+        return True
+
+
+def _close_oldest_silent(associations: list[Association]) -> None:
+    """Make room: of the connections that have not asked for anything yet, the oldest goes."""
+    for association in associations:  # threads are listed in the order they were started
+        connection = association.dul.socket
+        if association.dul.state_machine.current_state == AWAITING_REQUEST and not connection.is_hung_up:
+            _log.warning("a silent connection was closed to make room")
+            connection.hang_up()
+            return
+
+
+class GuardedHandler(RequestHandler):  # type: ignore[misc]
+    """Builds associations with the guards in place."""
+
+    server: GuardedServer
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        limits = self.server.limits
+        # the parent's socket announced "connection opened" (Evt5); the guarded one announces it again
+        association.dul.event_queue.get_nowait()
+        association.dul.socket = GuardedSocket(association, self.request, limits)
+        association.dimse = GuardedDimse(association, limits)
+        return association
+
+
+def _acknowledge_at_once(connection: socket.socket) -> None:
+    """Re-arm quick acknowledgements (Linux forgets them): senders with Nagle on wait for each otherwise."""
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -1,0 +1,160 @@
+"""When a study is complete, and what it waits for until then, in words.
+
+A study is complete when a pair (PET and CT, SPECT and CT) has been selected from it and either every image
+series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
+images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
+is rejected with its reasons. Images that come later make a new revision; what is no image that could be
+analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`) does not. Nothing here discards anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from app.domain.refusal import RefusalCode, Rejection
+from app.domain.selection.pair import Selection
+from app.domain.selection.screening import MODALITY_OF_CLASS
+from app.domain.stack.geometry import stack_gaps
+from app.domain.study import Series, Study
+from app.node.policy import ReceivePolicy
+
+UNSUITABLE = frozenset(
+    {
+        RefusalCode.NO_FUNCTIONAL_SERIES,
+        RefusalCode.NOT_PRIMARY,
+        RefusalCode.NOT_RECONSTRUCTED,
+        RefusalCode.NOT_ATTENUATION_CORRECTED,
+    }
+)
+"""What has come is not what is segmented; scanners send projections and uncorrected images first."""
+
+CURABLE_BY_ARRIVAL = UNSUITABLE | {
+    RefusalCode.NO_CT,
+    RefusalCode.CT_OTHER_FRAME_OF_REFERENCE,
+    RefusalCode.CT_DOES_NOT_COVER,
+    RefusalCode.SLICE_GAP,
+    RefusalCode.INCOMPLETE_SERIES,
+    RefusalCode.TOO_FEW_SLICES,
+    RefusalCode.GEOMETRY_INCONSISTENT,  # what is left of a stack may look uneven rather than torn
+}
+"""Refusals that the images still on their way may undo; the others are settled by what is already here."""
+
+SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED})
+"""True of the whole examination: a CT for it would change nothing."""
+
+_IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
+
+
+class Selected(Protocol):
+    """What :func:`app.domain.selection.selection.select` returns, as far as this module looks at it."""
+
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """Pairs that can be used."""
+        ...
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Why there is no pair; ``None`` when there is one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Whether a study is to be processed now.
+
+    Attributes:
+        complete: process it.
+        waits_for: what it waits for, in words; empty when complete.
+        given_up: complete only because nothing came for ``give_up_s``.
+    """
+
+    complete: bool
+    waits_for: str = ""
+    given_up: bool = False
+
+
+def assess(
+    study: Study, selected: Selected, last_received_at: datetime, now: datetime, policy: ReceivePolicy
+) -> Completeness:
+    """Judge a study as far as it has arrived.
+
+    Args:
+        study: its headers.
+        selected: what the selection makes of it.
+        last_received_at, now: aware instants.
+        policy: ``settle_s`` and ``give_up_s`` are used.
+    """
+    quiet_s = max(0.0, (now - last_received_at).total_seconds())
+    missing = _what_is_missing(study, selected)
+    if missing:
+        if quiet_s >= policy.give_up_s:
+            return Completeness(complete=True, given_up=True)
+        return Completeness(complete=False, waits_for=missing)
+    if selected.selections and _all_announced_are_here(study):
+        return Completeness(complete=True)
+    if quiet_s >= policy.settle_s:
+        return Completeness(complete=True)
+    return Completeness(complete=False, waits_for=f"quiet for {quiet_s:.0f} of {policy.settle_s:.0f} s")
+
+
+def _what_is_missing(study: Study, selected: Selected) -> str:
+    """Words for what the study waits for, beyond quiet; empty when there is nothing."""
+    if selected.selections:
+        # a functional series that was selected although it is short is one that the site takes as it is
+        return "; ".join(filter(None, (_unannounced_words(pair.ct) for pair in selected.selections)))
+    codes = {reason.code for reason in selected.rejection.reasons} if selected.rejection else set()
+    if codes & SETTLED or not codes & CURABLE_BY_ARRIVAL:
+        return ""
+    images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
+    words = [told for series in images if (told := _unannounced_words(series) or _gap_words(series))]
+    partner = _partner_words(images, codes)
+    return "; ".join(filter(None, (*words, partner))) or "more images of the PET or SPECT, or of its CT"
+
+
+def _unannounced_words(series: Series) -> str:
+    expected = series.expected_instance_count
+    if expected is None or len(series.instances) >= expected:
+        return ""
+    missing = expected - len(series.instances)
+    are = "is" if missing == 1 else "are"
+    return f"{missing} of {expected} images {are} missing in the {series.modality} series"
+
+
+def _gap_words(series: Series) -> str:
+    gaps = stack_gaps(series)
+    if not gaps:
+        return ""
+    missing = sum(gap.count for gap in gaps)
+    slices = "slice" if missing == 1 else "slices"
+    first = gaps[0]
+    where = f"z={first.from_mm:.1f} to {first.to_mm:.1f} mm"
+    more = f" and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""
+    return f"{missing} {slices} missing in the {series.modality} series, {where}{more}"
+
+
+def _partner_words(images: list[Series], codes: set[RefusalCode]) -> str:
+    modalities = {series.modality for series in images}
+    if not modalities:
+        return "a PET or SPECT with its CT"
+    if modalities == {"CT"}:
+        return "a PET or SPECT that belongs to the CT"
+    name = "SPECT" if "NM" in modalities else "PET"
+    if codes & UNSUITABLE:
+        return f"a {name} series that can be segmented"
+    if RefusalCode.CT_DOES_NOT_COVER in codes:
+        return f"a CT that covers the {name}"
+    if codes & {RefusalCode.NO_CT, RefusalCode.CT_OTHER_FRAME_OF_REFERENCE}:
+        return f"a CT in the frame of reference of the {name}"
+    return ""
+
+
+def _all_announced_are_here(study: Study) -> bool:
+    """Whether every image series announces how many images it has, and has them."""
+    images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
+    return all(
+        series.expected_instance_count is not None and len(series.instances) >= series.expected_instance_count
+        for series in images
+    )

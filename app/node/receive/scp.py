@@ -1,0 +1,319 @@
+"""The Store SCP: what the node answers to those who send (PS3.4 Annex B), and to an echo (Annex A).
+
+Statuses: 0000 only once the instance is safe (:meth:`app.node.records.inbox.Inbox.store`); A700 when there is
+no room or the index does not answer; A900 when the data set is not what the command says; C000 when it can't
+be understood, which includes UIDs that PS3.5 9.1 does not allow.
+
+What happens at the door, as observers are told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+
+from app.errors import MisconfiguredError, RetryLaterError
+from app.node.policy import Caller, ReceivePolicy
+from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
+from app.node.records.header_scan import UnreadableHeaderError
+from app.node.records.inbox import Inbox, InboxFullError, Stored
+from app.node.records.instances import (
+    MismatchedInstanceError,
+    ReceivedInstance,
+    StoreCommand,
+    UnsafeUidError,
+    identify,
+)
+from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES
+
+
+class ReceptionEvent(StrEnum):
+    """What an observer is told of."""
+
+    ASSOCIATION_REJECTED = "association-rejected"
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Reception:
+    """Something that happened at the door; holds no patient data.
+
+    Attributes:
+        event: what.
+        calling_ae, address: who.
+        detail: why, in words; empty for what went well.
+        status: of the C-STORE answer; ``None`` for a rejected association.
+        study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
+    """
+
+    event: ReceptionEvent
+    calling_ae: str
+    address: str
+    detail: str = ""
+    status: int | None = None
+    study_instance_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+__all__ = ["Caller", "ReceivePolicy", "Reception", "ReceptionEvent", "StoreScp"]
+
+SUCCESS = 0x0000
+
+OUT_OF_RESOURCES = 0xA700
+
+DATA_SET_MISMATCH = 0xA900
+
+CANNOT_UNDERSTAND = 0xC000
+
+MAX_COMMENT_LENGTH = 64
+"""Error Comment (0000,0902) is LO."""
+
+CONNECTIONS_PER_ASSOCIATION = 4
+"""Connections that may be open, most of them not associated yet, for each allowed association."""
+
+STOP_POLL_S = 0.1
+"""How often the listener looks whether it should stop; new connections don't wait for it."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Refusal(Enum):
+    """A-ASSOCIATE-RJ result, source, reason (PS3.8 table 9-21)."""
+
+    NO_REASON = (1, 1, 1)
+    UNKNOWN_CALLER = (1, 1, 3)
+    UNKNOWN_CALLED = (1, 1, 7)
+    TOO_MANY = (2, 3, 2)
+
+
+class StoreScp:
+    """Listens for studies and keeps them in the inbox.
+
+    ``observe`` is told of everything that happens, on the association's thread, before the sender gets
+    its answer; when it raises RetryLaterError, a success becomes A700, and the sender sends again, which is
+    harmless.
+    """
+
+    def __init__(
+        self, policy: ReceivePolicy, inbox: Inbox, observe: Callable[[Reception], None] | None = None
+    ) -> None:
+        self._policy = policy
+        self._inbox = inbox
+        self._observe = observe or _log_reception
+        self._server: GuardedServer | None = None
+        self._stopping = False
+        self._storage = {
+            context.abstract_syntax: build_context(context.abstract_syntax, list(ACCEPTED_TRANSFER_SYNTAXES))
+            for context in AllStoragePresentationContexts
+        }
+
+    @property
+    def port(self) -> int:
+        """The TCP port listened on; the free one that was found when the policy says 0."""
+        return self._policy.port if self._server is None else int(self._server.server_address[1])
+
+    @property
+    def listens(self) -> bool:
+        """Whether new associations are taken."""
+        return self._server is not None and not self._stopping
+
+    def start(self) -> None:
+        """Take the port, put the inbox in order, then answer.
+
+        The port comes first: while another node has it, files being written in the inbox are that node's.
+
+        Raises:
+            MisconfiguredError: the address can't be listened on.
+            RetryLaterError: the inbox's disk or database does not answer.
+        """
+        # its own handlers describe every PDU in words, for the log, at a third of the time of an image
+        _config.LOG_HANDLER_LEVEL = "none"
+        server = self._listen()
+        try:
+            self._inbox.recover()
+        except BaseException:
+            server.server_close()
+            raise
+        self._server = server
+        listener = threading.Thread(
+            target=server.serve_forever, args=(STOP_POLL_S,), name="store-scp", daemon=True
+        )
+        listener.start()
+        _log.info("listening as %s on %s port %d", self._policy.ae_title, self._policy.host, self.port)
+
+    def stop(self, drain_s: float = 10.0) -> None:
+        """Take no new association, let open ones end for ``drain_s``, then abort what is left."""
+        server = self._server
+        if server is None:
+            return
+        self._stopping = True
+        server.shutdown()
+        deadline = time.monotonic() + drain_s
+        while server.active_associations and time.monotonic() < deadline:
+            time.sleep(STOP_POLL_S / 5)
+        for association in server.active_associations:
+            association.abort()
+        self._server, self._stopping = None, False
+
+    def _listen(self) -> GuardedServer:
+        policy = self._policy
+        entity = AE(ae_title=policy.ae_title)
+        entity.maximum_pdu_size = policy.max_pdu_bytes
+        entity.acse_timeout = policy.association_timeout_s
+        entity.network_timeout = policy.idle_timeout_s
+        # out of the way: pynetdicom would count silent connections too; _refusal counts established ones
+        entity.maximum_associations = 1_000_000
+        try:
+            server: GuardedServer = entity.make_server(
+                (policy.host, policy.port),
+                contexts=[build_context(Verification)],
+                evt_handlers=[(evt.EVT_REQUESTED, self._on_requested), (evt.EVT_C_STORE, self._on_store)],
+                server_class=GuardedServer,
+                request_handler=GuardedHandler,
+            )
+        except OSError as error:
+            raise MisconfiguredError(
+                f"receive.host {policy.host} port {policy.port} can't be listened on: {error.strerror}; "
+                "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
+            ) from error
+        server.limits = Limits(
+            max_pdu_bytes=policy.max_pdu_bytes,
+            max_data_set_bytes=int(policy.max_instance_mb * 1e6),
+            pdu_timeout_s=policy.pdu_timeout_s,
+            max_connections=CONNECTIONS_PER_ASSOCIATION * policy.max_associations,
+            is_known_address=self._is_known_address,
+        )
+        entity._servers.append(server)  # its shutdown() takes it from there
+        return server
+
+    def _is_known_address(self, address: str) -> bool:
+        return any(caller.allows_address(address) for caller in self._policy.allowed_callers)
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Reject, or offer contexts. Closed unless decided otherwise: pynetdicom only logs what is raised."""
+        association = event.assoc
+        refusal: _Refusal | None = _Refusal.NO_REASON
+        try:
+            refusal = self._refusal(association)
+        finally:
+            if refusal is None:
+                association.acceptor.supported_contexts = self._contexts_for(association)
+            else:
+                association.acse.send_reject(*refusal.value)
+                association.kill()
+
+    def _refusal(self, association: Any) -> _Refusal | None:
+        request = association.requestor.primitive
+        calling, address = request.calling_ae_title.strip(), association.requestor.address_info.address
+        if not any(caller.allows(calling, address) for caller in self._policy.allowed_callers):
+            refusal, detail = _Refusal.UNKNOWN_CALLER, "this AE title may not send from this address"
+        elif request.called_ae_title.strip() != self._policy.ae_title.strip():
+            refusal, detail = _Refusal.UNKNOWN_CALLED, f"it called another AE than {self._policy.ae_title}"
+        elif self._established() >= self._policy.max_associations:
+            refusal, detail = _Refusal.TOO_MANY, f"{self._policy.max_associations} associations are open"
+        else:
+            return None
+        self._observe(Reception(ReceptionEvent.ASSOCIATION_REJECTED, calling, address, detail))
+        return refusal
+
+    def _established(self) -> int:
+        server = self._server
+        return 0 if server is None else sum(one.is_established for one in server.active_associations)
+
+    def _contexts_for(self, association: Any) -> list[PresentationContext]:
+        """Ours for what was asked alone: copying all 170 for each association takes 0.1 s."""
+        asked = {
+            context.abstract_syntax
+            for context in association.requestor.primitive.presentation_context_definition_list
+        }
+        storage = (self._storage[uid] for uid in sorted(asked & self._storage.keys()))
+        return [build_context(Verification), *storage]
+
+    def _on_store(self, event: evt.Event) -> Dataset:
+        """Answer one C-STORE request."""
+        request = event.request
+        requestor = event.assoc.requestor
+        command = StoreCommand(
+            sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+            sop_class_uid=str(request.AffectedSOPClassUID or ""),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            calling_ae=requestor.primitive.calling_ae_title.strip(),
+        )
+        data_set = request.DataSet.getvalue() if request.DataSet else b""
+        reception = self._receive(command, data_set, requestor.address_info.address)
+        status, detail = reception.status or SUCCESS, reception.detail
+        try:
+            self._observe(reception)
+        except RetryLaterError as error:  # what was refused stays refused for its own reason
+            status, detail = (status, detail) if status else (OUT_OF_RESOURCES, str(error))
+            _log.error("not written down", extra={"reason": str(error), "dicom_status": status})
+        return _answer(status, detail)
+
+    def _receive(self, command: StoreCommand, data_set: bytes, address: str) -> Reception:
+        """Keep an instance, or say why not."""
+        instance: ReceivedInstance | None = None
+        status, detail = SUCCESS, ""
+        event = ReceptionEvent.REFUSED
+        try:
+            self._check_room()
+            instance = identify(command, data_set)
+            event = _EVENTS[self._inbox.store(instance)]
+        except (InboxFullError, RetryLaterError, OSError) as error:
+            status, detail = OUT_OF_RESOURCES, _words(error)
+        except MismatchedInstanceError as error:
+            status, detail = DATA_SET_MISMATCH, str(error)
+        except (UnsafeUidError, UnreadableHeaderError) as error:
+            status, detail = CANNOT_UNDERSTAND, str(error)
+        return Reception(
+            event=event,
+            calling_ae=command.calling_ae,
+            address=address,
+            detail=detail,
+            status=status,
+            study_instance_uid=instance.study_instance_uid if instance else "",
+            sop_instance_uid=instance.sop_instance_uid if instance else "",
+        )
+
+    def _check_room(self) -> None:
+        if self._inbox.free_mb() < self._policy.min_free_mb:
+            raise InboxFullError(f"less than {self._policy.min_free_mb:g} MB are free")
+
+
+_EVENTS = {
+    Stored.NEW: ReceptionEvent.STORED,
+    Stored.DUPLICATE: ReceptionEvent.DUPLICATE,
+    Stored.CONFLICT: ReceptionEvent.CONFLICT,
+}
+
+
+def _words(error: Exception) -> str:
+    """An OSError's own text holds a path, which is nobody's business outside."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+
+
+def _answer(status: int, comment: str) -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    if comment:
+        answer.ErrorComment = comment[:MAX_COMMENT_LENGTH]
+    return answer
+
+
+def _log_reception(reception: Reception) -> None:
+    """The default observer: what went well in debug, the rest as warnings."""
+    quiet = reception.event in (ReceptionEvent.STORED, ReceptionEvent.DUPLICATE)
+    level = logging.DEBUG if quiet else logging.WARNING
+    _log.log(level, "%s from %s: %s", reception.event, reception.calling_ae, reception.detail or "kept")

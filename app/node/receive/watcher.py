@@ -1,0 +1,196 @@
+"""Which studies are complete: looks at what has arrived, and opens a revision for each complete content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from app.domain.study import Study
+from app.errors import describe_exception
+from app.node.policy import ReceivePolicy
+from app.node.receive.completeness import Completeness, Selected, assess
+from app.node.records.audit import AuditEvent
+from app.node.records.database import BUSY_TIMEOUT_S, utc_now
+from app.node.records.inbox import InboxStudy
+from app.node.records.runs import StudyState
+from app.node.records.stores import NodeStores
+from app.node.records.studies import Observation, StudySubject, subject_of
+
+Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
+"""Headers of a study's files, and what the selection makes of them."""
+
+LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
+"""An instance's row may be committed so long after the instant written in it."""
+
+NO_IMAGE = "no image has come yet"
+"""Of a study that consists of other people's results, say: nothing is there that could be analysed."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """Headers as of one content; ``unreadable`` says why there are none."""
+
+    content: tuple[int, datetime]
+    study: Study | None = None
+    selected: Selected | None = None
+    unreadable: str = ""
+
+
+class Watcher:
+    """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
+
+    Any number of watchers may look at the same inbox. ``on_study`` is called for each study: after days
+    without the node one look may take long, and who watches it should see that it gets on.
+    """
+
+    def __init__(
+        self,
+        stores: NodeStores,
+        policy: ReceivePolicy,
+        examine: Examine,
+        calm_s: float,
+        on_study: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stores = stores
+        self._on_study = on_study
+        self._policy = policy
+        self._examine = examine
+        self._calm_s = calm_s
+        self._open: dict[str, InboxStudy] = {}
+        self._settled: dict[str, tuple[int, datetime]] = {}
+        self._examined: dict[str, _Examined] = {}
+        self._written: dict[str, Observation] = {}
+        self._subjects: dict[str, StudySubject] = {}
+        self._looked_at: datetime | None = None
+
+    def look(self) -> None:
+        """One look at everything that grew or is not complete yet."""
+        started = utc_now()
+        inbox = self._stores.inbox
+        if self._looked_at is None:
+            grown = inbox.studies()
+            self._remember_settled(grown)
+        else:
+            grown = inbox.received_after(self._looked_at - LATE_COMMIT)
+        for study in grown:
+            if self._settled.get(study.study_instance_uid) != _content(study):
+                self._open[study.study_instance_uid] = study
+        # the study that began to arrive first is the first in the queue
+        for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
+            self._on_study()
+            self._look_at(study)
+        self._looked_at = started
+
+    def _remember_settled(self, studies: Sequence[InboxStudy]) -> None:
+        """After a start: what has its revision is not read again."""
+        for study in studies:
+            self._on_study()
+            uid = study.study_instance_uid
+            if self._stores.runs.of_content(uid, self._stores.inbox.content_digest(uid)):
+                self._settled[uid] = _content(study)
+
+    def _look_at(self, study: InboxStudy) -> None:
+        uid = study.study_instance_uid
+        if study.last_image_at is None:
+            self._observe(uid, StudyState.WAITING, NO_IMAGE)
+            self._settle(study)
+            return
+        quiet_s = (utc_now() - study.last_image_at).total_seconds()
+        if quiet_s < self._calm_s:
+            self._identify(study)
+            self._observe(uid, StudyState.RECEIVING, f"{study.image_count} images so far")
+            return
+        completeness = self._assess(study, quiet_s)
+        if not completeness.complete:
+            self._observe(uid, StudyState.WAITING, completeness.waits_for)
+            return
+        digest = self._stores.inbox.content_digest(uid)
+        now = self._stores.inbox.study(uid)
+        if now is None or _content(now) != _content(study):
+            return  # grew while it was looked at: the next look judges it anew
+        self._open_revision(study, digest, completeness)
+        self._settle(study)
+
+    def _settle(self, study: InboxStudy) -> None:
+        """It is looked at again when it grows."""
+        uid = study.study_instance_uid
+        self._settled[uid] = _content(study)
+        del self._open[uid]
+        self._examined.pop(uid, None)
+        self._subjects.pop(uid, None)
+
+    def _identify(self, study: InboxStudy) -> None:
+        """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""
+        if study.study_instance_uid not in self._subjects:
+            one = self._read_headers(study, self._stores.inbox.image_paths(study.study_instance_uid)[:1])
+            if one.study is not None:
+                self._know(subject_of(one.study, None))
+
+    def _know(self, subject: StudySubject) -> None:
+        if self._subjects.get(subject.study_instance_uid) != subject:
+            self._stores.subjects.write(subject)
+            self._subjects[subject.study_instance_uid] = subject
+
+    def _assess(self, study: InboxStudy, quiet_s: float) -> Completeness:
+        examined = self._headers(study)
+        if examined.study is None or examined.selected is None:
+            # the chain will say in full what is wrong
+            settled = quiet_s >= self._policy.settle_s
+            return Completeness(settled, f"headers unreadable: {examined.unreadable}")
+        last_image_at = examined.content[1]
+        return assess(examined.study, examined.selected, last_image_at, utc_now(), self._policy)
+
+    def _headers(self, study: InboxStudy) -> _Examined:
+        known = self._examined.get(study.study_instance_uid)
+        if known is None or known.content != _content(study):
+            known = self._read_headers(study, self._stores.inbox.image_paths(study.study_instance_uid))
+            self._examined[study.study_instance_uid] = known
+            if known.study is not None:
+                self._know(subject_of(known.study, known.selected))
+        return known
+
+    def _read_headers(self, study: InboxStudy, paths: Sequence[Path]) -> _Examined:
+        try:
+            headers, selected = self._examine(paths)
+        except Exception as error:  # noqa: BLE001  one study's headers must not stop the look at others
+            _log.error("headers unreadable", exc_info=error, extra={"study": study.study_instance_uid})
+            return _Examined(_content(study), unreadable=describe_exception(error))
+        return _Examined(_content(study), headers, selected)
+
+    def _open_revision(self, study: InboxStudy, content_digest: str, completeness: Completeness) -> None:
+        uid = study.study_instance_uid
+        run, created = self._stores.runs.open(uid, content_digest)
+        self._observe(uid, StudyState.QUEUED, "")
+        if not created:
+            return
+        facts: dict[str, object] = {"revision": run.key.revision, "instances": study.image_count}
+        _log.info("study complete", extra={"study": uid, **facts})
+        self._stores.audit.append(
+            AuditEvent.STUDY_RECEIVED,
+            uid,
+            facts
+            | {
+                "first_received": study.first_received_at.isoformat(timespec="seconds"),
+                "last_received": study.last_received_at.isoformat(timespec="seconds"),
+                "content_digest": run.content_digest,
+                "beside": self._stores.inbox.beside(uid),
+                "conflicting_instances": study.conflicts,
+                "given_up_waiting": completeness.given_up,
+            },
+        )
+
+    def _observe(self, study_instance_uid: str, state: StudyState, reason: str) -> None:
+        observation = Observation(study_instance_uid, state, reason)
+        if self._written.get(study_instance_uid) != observation:
+            self._stores.observations.write(observation)
+            self._written[study_instance_uid] = observation
+
+
+def _content(study: InboxStudy) -> tuple[int, datetime]:
+    """What has to change before a study is looked at again; of its images alone, once it has any."""
+    return study.image_count, study.last_image_at or study.last_received_at

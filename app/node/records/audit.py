@@ -1,0 +1,230 @@
+"""The audit log: append-only JSON lines, each holding the SHA-256 of the line before.
+
+Changing, removing or inserting any line breaks the chain at that place. Cutting lines off the end leaves a
+valid chain, so the newest line's number and hash are kept in a second place (the database, or any
+:class:`Anchor`), and :meth:`AuditLog.verify` looks for them in the file.
+
+Study Instance UIDs are written; names and identifiers of patients never are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Protocol
+
+from sqlalchemy import Column, Engine, Integer, String, Table, insert, select, update
+
+from app.node.records.database import metadata, utc_now
+
+FIRST_HASH = "0" * 64
+"""The hash before the first line."""
+
+AUDIT_FILE = "audit.jsonl"
+MAX_ENTRY_BYTES = 1 << 20
+"""No entry is longer; so much of the end of the file is read to find the last one."""
+
+
+class AuditEvent(StrEnum):
+    """What the node writes down."""
+
+    STARTED = "node started"
+    STOPPED = "node stopped"
+    CALLER_REFUSED = "caller refused"
+    INSTANCE_REFUSED = "instance refused"
+    CONTENT_CONFLICT = "instance arrived with another content"
+    STUDY_ARRIVES = "study arrives"
+    STUDY_RECEIVED = "study received"
+    PROCESSED = "study processed"
+    REJECTED = "study rejected"
+    FAILED = "study failed"
+    PRIOR_CAME_LATE = "analysed without its prior"
+    RETRY_ASKED = "retry asked for"
+    DELIVERED = "result delivered"
+    DELIVERY_FAILED = "delivery failed"
+    SHADOWS_COMPARED = "shadow models compared"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest entry: how many there are, and the hash of the last."""
+
+    count: int = 0
+    sha256: str = FIRST_HASH
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of the log found; ``problem`` is empty when the log is whole."""
+
+    entries: int
+    problem: str = ""
+
+    @property
+    def intact(self) -> bool:
+        """No line was changed, removed, inserted or cut off."""
+        return not self.problem
+
+
+class Anchor(Protocol):
+    """A second place that remembers the newest entry."""
+
+    def read(self) -> Head:
+        """The newest entry known there."""
+        ...
+
+    def write(self, head: Head) -> None:
+        """Remember ``head``."""
+        ...
+
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("log", String(128), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+)
+"""The newest entry of each audit log, one a host."""
+
+
+class DatabaseAnchor:
+    """Keeps the newest entry in the node's database."""
+
+    def __init__(self, engine: Engine, log: str) -> None:
+        self._engine = engine
+        self._log = log
+
+    def read(self) -> Head:
+        """The newest entry, or an empty head when there is none yet."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(audit_head).where(audit_head.c.log == self._log)).one_or_none()
+        return Head() if row is None else Head(row._mapping["count"], row.sha256)
+
+    def write(self, head: Head) -> None:
+        """Remember ``head`` in its own transaction."""
+        values = {"count": head.count, "sha256": head.sha256}
+        with self._engine.begin() as connection:
+            changed = connection.execute(
+                update(audit_head).where(audit_head.c.log == self._log).values(**values)
+            )
+            if changed.rowcount == 0:
+                connection.execute(insert(audit_head).values(log=self._log, **values))
+
+
+class AuditLog:
+    """One append-only file, safe to write from several threads and processes of one host."""
+
+    def __init__(self, path: Path, anchor: Anchor) -> None:
+        self._path = path
+        self._anchor = anchor
+
+    def append(self, event: AuditEvent, study: str = "", facts: Mapping[str, object] | None = None) -> None:
+        """Write one entry through to the disk.
+
+        Args:
+            event: what happened.
+            study: Study Instance UID, or empty.
+            facts: further facts, JSON values; never a patient's name or identifier.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self._path) as file:
+            last = self._newest(file)
+            entry = {
+                "number": last.count + 1,
+                "time": utc_now().isoformat(timespec="milliseconds"),
+                "event": str(event),
+                "study": study,
+                "facts": dict(facts or {}),
+                "previous": last.sha256,
+            }
+            line = json.dumps(entry, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+            self._anchor.write(Head(last.count + 1, _sha256(line)))
+
+    def _newest(self, file: IO[bytes]) -> Head:
+        """The entry to chain to: the file's last, or the anchor's when the file ends before it.
+
+        So after somebody cut lines off, the next entry names the hash of a missing one, and the cut stays
+        visible for good.
+        """
+        last, anchor = _last_head(file), self._anchor.read()
+        return last if last.count > anchor.count else anchor
+
+    def verify(self) -> Verification:
+        """Follow the chain from the first line to the anchor and to the end."""
+        anchor = self._anchor.read()
+        if not self._path.exists():
+            return Verification(
+                0, "" if anchor.count == 0 else f"the log is gone; {anchor.count} entries expected"
+            )
+        with self._path.open("rb") as file:
+            # a writer holds this lock over line and anchor, so both are read at one instant
+            fcntl.flock(file, fcntl.LOCK_SH)
+            anchor = self._anchor.read()
+            return _follow(file, anchor)
+
+
+def _follow(file: IO[bytes], anchor: Head) -> Verification:
+    head = Head()
+    for number, line in enumerate(file, start=1):
+        problem = _problem_with(line, Head(number - 1, head.sha256))
+        if problem:
+            return Verification(head.count, f"line {number}: {problem}")
+        head = Head(number, _sha256(line))
+        if number == anchor.count and head.sha256 != anchor.sha256:
+            return Verification(number, f"line {number}: found another entry than the database remembers")
+    if head.count < anchor.count:
+        return Verification(head.count, f"{anchor.count - head.count} entries are missing at the end")
+    return Verification(head.count)
+
+
+def _problem_with(line: bytes, before: Head) -> str:
+    try:
+        entry = json.loads(line)
+        number, previous = entry["number"], entry["previous"]
+    except (ValueError, KeyError, TypeError):
+        return "not an entry of this log"
+    if not line.endswith(b"\n"):
+        return "the line is cut short"
+    if previous != before.sha256:
+        return "the line before it was changed, removed or inserted"
+    return "" if number == before.count + 1 else f"found number {number}, expected {before.count + 1}"
+
+
+def _last_head(file: IO[bytes]) -> Head:
+    """Number and hash of the last whole line; one cut short by a crash is dropped: never confirmed."""
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, end - MAX_ENTRY_BYTES))
+    tail = file.read()
+    whole = tail[: tail.rfind(b"\n") + 1]
+    file.truncate(start + len(whole))
+    if not whole:
+        return Head()
+    last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        return Head(int(json.loads(last)["number"]), _sha256(last))
+    except (ValueError, KeyError, TypeError):
+        return Head(0, _sha256(last))  # tampered with: the anchor tells where to go on
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    with os.fdopen(descriptor, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _sha256(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()

@@ -1,0 +1,105 @@
+"""Everything the node keeps, opened together."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from app.durable_file import make_folder
+from app.errors import MisconfiguredError
+from app.node.policy import NodePolicy
+from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
+from app.node.records.comparisons import ShadowLedger
+from app.node.records.database import open_database
+from app.node.records.deliveries import DeliveryLedger
+from app.node.records.inbox import Inbox
+from app.node.records.outbox import Outbox
+from app.node.records.results import PetResults
+from app.node.records.runs import LatePriorLedger, RunLedger
+from app.node.records.studies import StudyObservations, StudySubjects
+
+
+@dataclass(frozen=True)
+class NodeStores:
+    """Inbox, results, ledgers and audit log of one node."""
+
+    engine: Engine
+    inbox: Inbox
+    outbox: Outbox
+    observations: StudyObservations
+    runs: RunLedger
+    deliveries: DeliveryLedger
+    pet_results: PetResults
+    subjects: StudySubjects
+    late_priors: LatePriorLedger
+    shadows: ShadowLedger
+    audit: AuditLog
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self.engine.dispose()
+
+
+def open_stores(policy: NodePolicy) -> NodeStores:
+    """Open what is there, make what is not.
+
+    Raises:
+        MisconfiguredError: the data folder can't be made or written to, or the database URL is wrong.
+        RetryLaterError: the database does not answer.
+    """
+    try:
+        make_folder(policy.data_dir)
+        outbox = Outbox(policy.results_dir, policy.executor)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"node.data_dir {policy.data_dir} can't be made or written to ({error.strerror}); "
+            "give the node a folder of its own"
+        ) from error
+    engine = open_database(policy.node_database_url)
+    inbox = Inbox(policy.inbox_dir, engine)
+    return NodeStores(
+        engine=engine,
+        inbox=inbox,
+        outbox=outbox,
+        observations=StudyObservations(engine),
+        runs=RunLedger(engine),
+        deliveries=DeliveryLedger(engine),
+        pet_results=PetResults(engine, outbox),
+        subjects=StudySubjects(engine),
+        late_priors=LatePriorLedger(engine),
+        shadows=ShadowLedger(engine),
+        audit=_audit_log(policy, engine),
+    )
+
+
+def refuse_absent_data_folder(policy: NodePolicy) -> None:
+    """For commands that only look: a folder that is not there is a wrong setting, not a node without studies.
+
+    Raises:
+        MisconfiguredError: there is no data folder.
+    """
+    if not policy.data_dir.is_dir():
+        raise MisconfiguredError(
+            f"no data folder at {policy.data_dir.absolute()}; is this the right app.yaml (node.data_dir)? "
+            "psma-node serve makes the folder at its first start"
+        )
+
+
+def open_known_stores(policy: NodePolicy) -> NodeStores:
+    """Open what a node has made; with a database of its own its studies are known without the folder.
+
+    Raises:
+        MisconfiguredError: there is nothing to open, or as :func:`open_stores`.
+        RetryLaterError: the database does not answer.
+    """
+    if not policy.database_url:
+        refuse_absent_data_folder(policy)
+    return open_stores(policy)
+
+
+def _audit_log(policy: NodePolicy, engine: Engine) -> AuditLog:
+    """One log a host, since a file lock holds on one host only; a database of its own has one log."""
+    name = f"audit of {socket.gethostname()[:64]}" if policy.database_url else "audit"
+    return AuditLog(policy.audit_dir / AUDIT_FILE, DatabaseAnchor(engine, name))
