@@ -28,10 +28,10 @@ from app.domain.volume import Grid, Volume
 from app.imaging.registration.ct_agreement import measure_ct_agreement
 from app.imaging.registration.working_ct import working_ct
 from app.phantom.acquisition import acquire
-from app.phantom.anatomy import build_anatomy
-from app.phantom.body import Arms
+from app.phantom.anatomy.anatomy import build_anatomy
+from app.phantom.anatomy.body import Arms
+from app.phantom.anatomy.lesions import draw_lesions
 from app.phantom.centres import CENTRES, Centre, Modality
-from app.phantom.lesions import draw_lesions
 from app.phantom.patient import VERSION
 
 SHORT_VIEWS = {"pelvis": (0.08, 0.40), "abdomen": (0.30, 0.62), "chest": (0.50, 0.82)}

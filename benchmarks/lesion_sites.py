@@ -22,9 +22,9 @@ from app.domain.findings.measurements import measure
 from app.domain.findings.site import SiteRules
 from app.imaging.anatomy.sites import with_sites
 from app.phantom.acquisition import Acquisition
-from app.phantom.anatomy import REFERENCE_HEIGHT_M
+from app.phantom.anatomy.anatomy import REFERENCE_HEIGHT_M
+from app.phantom.anatomy.lesions import LesionKind
 from app.phantom.centres import Centre
-from app.phantom.lesions import LesionKind
 from app.phantom.patient import simulate_patient
 
 SITE_OF = {

@@ -13,7 +13,7 @@ import typer
 from app.cli.long_command import end_on_sigterm, log_to_terminal
 from app.cli.options import ConfigOption, SetOption
 from app.phantom.centres import Centre
-from app.phantom.truth_files import TruthFileForm
+from app.phantom.dicom.truth import TruthFileForm
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ import typer
 from app.phantom.centres import Centre
 
 if TYPE_CHECKING:
-    from app.phantom.dicom_writer import WrittenPatient, WrittenScan
+    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
     from app.phantom.patient import SimulatedPatient
 
 
@@ -28,7 +28,7 @@ def phantom(
     ] = False,
 ) -> None:
     """Write a simulated patient: PET/CT before therapy, 177Lu SPECT/CT weeks later, and the true lesions."""
-    from app.phantom.dicom_writer import write_patient
+    from app.phantom.dicom.writer import write_patient
     from app.phantom.patient import simulate_patient
 
     simulated = simulate_patient(patient, centre)

@@ -21,8 +21,8 @@ from app.durable_file import write_durably
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.phantom.centres import Centre, Modality
+from app.phantom.dicom.truth import TruthFileForm
 from app.phantom.patient import VERSION
-from app.phantom.truth_files import TruthFileForm
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _written(simulation: Simulation) -> Iterator[Sequence[Row]]:
 
 def write_one(simulation: Simulation, number: int) -> tuple[Row, ...]:
     """One patient's files, unless they are there; its rows of ``truth.csv``."""
-    from app.phantom.dicom_writer import write_patient
+    from app.phantom.dicom.writer import write_patient
     from app.phantom.patient import simulate_patient
 
     name = f"{simulation.centre.value}{number:04d}"

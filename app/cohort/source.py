@@ -21,7 +21,7 @@ from app.domain.selection.rejection import rejection_lines
 from app.domain.selection.selection import select
 from app.domain.study import Patient, Series, Study
 from app.errors import MisconfiguredError
-from app.phantom.dicom_header import ISSUER as SIMULATED_ISSUER
+from app.phantom.dicom.header import ISSUER as SIMULATED_ISSUER
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from app.domain.volume import LabelMap
 from app.errors import PsmaNodeError
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import write_patient
+from app.phantom.dicom.writer import write_patient
 from app.phantom.patient import simulate_patient
 
 POLL_S = 3.0

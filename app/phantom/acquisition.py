@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
-from app.phantom.anatomy import VERTEX_MM, Anatomy
+from app.phantom.anatomy.anatomy import VERTEX_MM, Anatomy
+from app.phantom.anatomy.lesions import SimulatedLesion
+from app.phantom.anatomy.shapes import BLOCK, Shape, Uptake, euler
 from app.phantom.centres import Modality, ScannerProfile
-from app.phantom.lesions import SimulatedLesion
 from app.phantom.rendering import Box, Image, Pose, paint, stencil
-from app.phantom.shapes import BLOCK, Shape, Uptake, euler
 
 SIGMA_PER_FWHM = 1 / 2.3548
 SCATTER_SIGMA_MM = 40.0

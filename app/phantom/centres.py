@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.phantom.body import Arms
-from app.phantom.shapes import Vector
+from app.phantom.anatomy.body import Arms
+from app.phantom.anatomy.shapes import Vector
 
 
 class Centre(StrEnum):

@@ -8,9 +8,9 @@ import numpy as np
 
 from app.domain.volume import Volume
 from app.phantom.acquisition import Acquisition, acquire
-from app.phantom.anatomy import build_anatomy
+from app.phantom.anatomy.anatomy import build_anatomy
+from app.phantom.anatomy.lesions import draw_lesions
 from app.phantom.centres import CENTRES, Centre
-from app.phantom.lesions import draw_lesions
 
 VERSION = 1
 """Part of every seed: raise it when the patients change."""

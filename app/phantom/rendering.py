@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.volume import FloatArray, Grid
-from app.phantom.shapes import Shape
+from app.phantom.anatomy.shapes import Shape
 
 Image = NDArray[np.float32]
 Box = tuple[slice, slice, slice]

@@ -11,7 +11,7 @@ from app import application
 from app.application import ChainProcessor
 from app.folder_mode import RunPriors
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import WrittenPatient, write_patient
+from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import simulate_patient
 from app.settings import Settings, load_settings
 from tests.application.fakes import ThresholdSegmentation

@@ -20,7 +20,7 @@ from app.domain.refusal import Reason, RefusalCode
 from app.errors import MisconfiguredError, RetryLaterError
 from app.folder_mode import FolderOutcome, process_folder
 from app.outcome_file import read_outcome
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from operators.load import LoadOperator
 from tests.application.conftest import links_to, processor, use_segmentation

@@ -16,7 +16,7 @@ from app.domain.refusal import RefusalCode
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, Flip
 from app.imaging.registration import ct_agreement
 from app.imaging.registration.ct_agreement import check_ct
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from tests.application.conftest import processor
 from tests.results import sources

@@ -23,7 +23,7 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import SeriesVerdict
 from app.errors import UnusableStudyError
 from app.outcome_file import read_outcome
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from tests.application.conftest import processor
 

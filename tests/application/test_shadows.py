@@ -13,7 +13,7 @@ from app.domain.analysis import Segmented
 from app.domain.outcome import MaskSummary, ShadowComparison, Status
 from app.folder_mode import RunPriors, process_folder
 from app.outcome_file import read_outcome
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from app.shadow_file import read_shadows
 from tests.application.conftest import links_to

@@ -36,7 +36,7 @@ from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
-from app.phantom.dicom_header import ISSUER
+from app.phantom.dicom.header import ISSUER
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, lesion_mask, write_person, write_seg
 
 PET, SPECT = StudyKind.PET_CT, StudyKind.SPECT_CT

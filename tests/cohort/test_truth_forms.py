@@ -22,12 +22,12 @@ from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels
 from app.phantom.centres import Centre, Modality
-from app.phantom.dicom_header import Examination, save
-from app.phantom.nm_writer import spect_instance
+from app.phantom.dicom.header import Examination, save
+from app.phantom.dicom.nm import spect_instance
+from app.phantom.dicom.truth import TruthFileForm, write_truth
+from app.phantom.dicom.writer import pet_slices
 from app.phantom.patient import SimulatedPatient, simulate_patient
 from app.phantom.protocol import draw_protocols
-from app.phantom.pt_writer import pet_slices
-from app.phantom.truth_files import TruthFileForm, write_truth
 
 NUMBERS = {Centre.A: 3, Centre.B: 5}
 
@@ -98,8 +98,9 @@ def test_a_nifti_holds_ras_and_is_named_after_its_series(
 @pytest.fixture
 def two_scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The phantom replaced by two empty files, one of them with a truth; which patients were written."""
-    from app.phantom import dicom_writer, patient
-    from app.phantom.dicom_writer import WrittenPatient, WrittenScan
+    from app.phantom import patient
+    from app.phantom.dicom import writer
+    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
 
     written: list[int] = []
 
@@ -111,7 +112,7 @@ def two_scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return WrittenPatient(WrittenScan((), (), truth), WrittenScan((), (), None))
 
     monkeypatch.setattr(patient, "simulate_patient", lambda number, centre: number)
-    monkeypatch.setattr(dicom_writer, "write_patient", write)
+    monkeypatch.setattr(writer, "write_patient", write)
     return written
 
 

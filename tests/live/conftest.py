@@ -18,7 +18,7 @@ from app.demo.query import VIEWER_AE_TITLE
 from app.demo.results import StudyResults, fetch_results
 from app.demo.scanner import send_images, study_instance_uid
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import WrittenPatient, write_patient
+from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import SimulatedPatient, simulate_patient
 
 PATIENCE_S = 600.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import WrittenPatient, write_patient
+from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import simulate_patient
 from tests.map.package import Package, build
 

@@ -16,7 +16,7 @@ from app.demo.pacs import PACS_AE_TITLE
 from app.demo.processes import free_port
 from app.demo.query import VIEWER_AE_TITLE, find_series
 from app.demo.scanner import send_images, study_instance_uid
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom.writer import WrittenPatient
 from tests.map.package import PODMAN, Package, mount, open_folder
 
 DATA = "/var/lib/psma-node"

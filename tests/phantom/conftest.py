@@ -14,7 +14,7 @@ import pytest
 from app.domain.volume import Grid, Volume
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import WrittenPatient, write_patient
+from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import SimulatedPatient, simulate_patient
 
 NUMBERS = {Centre.A: 3, Centre.B: 5}

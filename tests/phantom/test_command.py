@@ -10,9 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from app.cli.phantom import phantom
-from app.phantom import dicom_writer, patient
+from app.phantom import patient
 from app.phantom.centres import Centre
-from app.phantom.dicom_writer import WrittenPatient
+from app.phantom.dicom import writer
+from app.phantom.dicom.writer import WrittenPatient
 from app.phantom.patient import SimulatedPatient
 
 
@@ -24,7 +25,7 @@ def ready(
 ) -> None:
     """The command finds the patients of this session made already: writing them again takes long."""
     monkeypatch.setattr(patient, "simulate_patient", lambda number, centre: patients[centre])
-    monkeypatch.setattr(dicom_writer, "write_patient", lambda simulated, out, rwvm: written[simulated.centre])
+    monkeypatch.setattr(writer, "write_patient", lambda simulated, out, rwvm: written[simulated.centre])
 
 
 @pytest.mark.usefixtures("ready")

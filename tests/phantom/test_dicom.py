@@ -18,12 +18,12 @@ from pydicom.uid import UID
 
 from app.domain.volume import FloatArray
 from app.phantom.centres import Centre, Modality
-from app.phantom.dicom_header import Examination, save
-from app.phantom.dicom_writer import WrittenPatient, WrittenScan
-from app.phantom.nm_writer import spect_instance
+from app.phantom.dicom.header import Examination, save
+from app.phantom.dicom.nm import spect_instance
+from app.phantom.dicom.truth import truth_segmentation
+from app.phantom.dicom.writer import WrittenPatient, WrittenScan
 from app.phantom.patient import SimulatedPatient
 from app.phantom.protocol import COUNTING, draw_protocols
-from app.phantom.truth_writer import truth_segmentation
 
 
 def validator() -> str:

@@ -7,10 +7,10 @@ import pytest
 
 from app.domain.volume import FloatArray, Unit, Volume
 from app.phantom.acquisition import Acquisition
-from app.phantom.anatomy import REFERENCE_HEIGHT_M, build_anatomy
-from app.phantom.body import Arms
+from app.phantom.anatomy.anatomy import REFERENCE_HEIGHT_M, build_anatomy
+from app.phantom.anatomy.body import Arms
+from app.phantom.anatomy.lesions import MAX_LESIONS, draw_lesions
 from app.phantom.centres import CENTRES, Centre
-from app.phantom.lesions import MAX_LESIONS, draw_lesions
 from app.phantom.patient import RETAINED_SHARE_LIMIT, SimulatedPatient, share_in_view, simulate_patient
 
 LIVER, THIGH, KIDNEY_SEARCH_MM = (-64.0, 6.0, 594.0), (-88.0, 10.0, 110.0), 75.0

@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.volume import Grid
+from app.phantom.anatomy.shapes import (
+    BLOCK,
+    CYLINDER,
+    ELLIPSOID,
+    PLUMP,
+    ROUNDED,
+    Exponents,
+    Shape,
+    euler,
+    tube,
+)
 from app.phantom.rendering import Pose, paint, stencil
-from app.phantom.shapes import BLOCK, CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Exponents, Shape, euler, tube
 
 GRID = Grid.axis_aligned((60, 64, 68), (2.0, 2.0, 2.4), (-68.0, -64.0, -70.0))
 

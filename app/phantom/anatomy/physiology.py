@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from app.phantom.shapes import Uptake
+from app.phantom.anatomy.shapes import Uptake
 
 
 class Tissue(StrEnum):

@@ -10,8 +10,18 @@ from itertools import pairwise
 import numpy as np
 
 from app.domain.volume import FloatArray
-from app.phantom.physiology import Physiology, Tissue
-from app.phantom.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Exponents, Shape, Vector, euler, tube
+from app.phantom.anatomy.physiology import Physiology, Tissue
+from app.phantom.anatomy.shapes import (
+    CYLINDER,
+    ELLIPSOID,
+    PLUMP,
+    ROUNDED,
+    Exponents,
+    Shape,
+    Vector,
+    euler,
+    tube,
+)
 
 VERTEBRAE = 24
 RIBS = 12

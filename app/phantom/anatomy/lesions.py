@@ -7,10 +7,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from app.phantom.anatomy import Anatomy
-from app.phantom.physiology import lognormal
-from app.phantom.shapes import Shape, Uptake, Vector, euler
-from app.phantom.skeleton import BoneRegion
+from app.phantom.anatomy.anatomy import Anatomy
+from app.phantom.anatomy.physiology import lognormal
+from app.phantom.anatomy.shapes import Shape, Uptake, Vector, euler
+from app.phantom.anatomy.skeleton import BoneRegion
 
 MAX_LESIONS = 60
 LESION_FREE_SHARE = 0.03

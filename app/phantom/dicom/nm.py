@@ -9,7 +9,7 @@ from pydicom.tag import Tag
 from pydicom.uid import NuclearMedicineImageStorage
 
 from app.domain.codes import BECQUEREL_PER_MILLILITRE
-from app.phantom.dicom_header import (
+from app.phantom.dicom.header import (
     Examination,
     coded_item,
     decimal,

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from app.phantom.physiology import Physiology, Tissue
-from app.phantom.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, along, tube
+from app.phantom.anatomy.physiology import Physiology, Tissue
+from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, along, tube
 
 FAT_HU = -95.0
 MUSCLE_HU = 48.0

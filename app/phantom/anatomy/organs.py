@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 
 from app.domain.volume import FloatArray
-from app.phantom.physiology import Physiology, Tissue
-from app.phantom.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, Vector, euler, tube
-from app.phantom.skeleton import spine_y
+from app.phantom.anatomy.physiology import Physiology, Tissue
+from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, Vector, euler, tube
+from app.phantom.anatomy.skeleton import spine_y
 
 
 def thorax(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
