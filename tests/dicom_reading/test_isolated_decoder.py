@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGLSLossless
 
+from app.dicom.reading import compression
 from app.dicom.reading.compression import DecoderDiedError, IsolatedDecoder
 from app.dicom.reading.pixels import read_stack
 from app.dicom.reading.studies import read_study

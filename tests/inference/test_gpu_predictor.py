@@ -25,7 +25,8 @@ from app.domain.volume import Grid
 from app.errors import MisconfiguredError, RetryLaterError, StartOverError
 from app.inference.models.channels import NetworkInput
 from app.inference.models.store import ModelStore
-from app.inference.running import predictor, segmenter
+from app.inference.running import predictor as predictor_module
+from app.inference.running import segmenter
 from app.inference.running.gpu_memory import Way, ways
 from app.inference.running.predictor import CudaMemory, GpuPredictor, is_out_of_memory, lock_of
 from app.inference.running.segmenter import shape_of
@@ -69,7 +70,7 @@ def predictor(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
 
 def made(models: Path, monkeypatch: pytest.MonkeyPatch) -> GpuPredictor:
     """The product's predictor for a GPU, which is the CPU here."""
-    monkeypatch.setattr(predictor, "CudaMemory", lambda device: FakeMemory())
+    monkeypatch.setattr(predictor_module, "CudaMemory", lambda device: FakeMemory())
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     found = segmenter._predictor(ModelStore(models).load(ModelRole.M2), torch.device("cuda:0"))
     assert isinstance(found, GpuPredictor)
@@ -132,7 +133,7 @@ def note_places(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         result: torch.Tensor = compute_gaussian(tile, **options)
         return result
 
-    monkeypatch.setattr(predictor, "compute_gaussian", noted)
+    monkeypatch.setattr(predictor_module, "compute_gaussian", noted)
     return places
 
 
@@ -353,7 +354,7 @@ def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(
     """At no moment does one chain let cuDNN try what is fastest: another may be at work on its GPU."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    monkeypatch.setattr(predictor, "CudaMemory", lambda device: FakeMemory())
+    monkeypatch.setattr(predictor_module, "CudaMemory", lambda device: FakeMemory())
     set_to: list[bool] = []
     flag: Any = type(torch.backends.cudnn).__dict__["benchmark"]
 
