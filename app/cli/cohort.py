@@ -47,7 +47,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Read, check and register patients as the node would; goes on where an earlier run stopped."""
     from app.cohort.build import CohortRequest, build_cohort
-    from app.cohort.policy import CohortPolicy
+    from app.cohort.source import CohortPolicy
     from app.settings import load_settings
 
     log_to_terminal()

@@ -131,8 +131,8 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     import time
 
     from app.cohort.build import CohortRequest, build_cohort
-    from app.cohort.policy import CohortPolicy
     from app.cohort.simulation import DICOM_FOLDER, TRUTH_FOLDER, Simulation, simulate_cohort
+    from app.cohort.source import CohortPolicy
     from app.phantom.centres import Centre
     from app.training.findings import COHORT_STEP
     from app.training.sizes import EXTENTS

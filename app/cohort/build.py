@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.cohort.checks import without_repeated
 from app.cohort.choice import Candidate, choose
-from app.cohort.duplicates import without_repeated
+from app.cohort.exclusions import Exclusions, Persons
 from app.cohort.identity import (
     assign,
     check_key,
@@ -26,15 +27,22 @@ from app.cohort.manifest import (
     MANIFEST_FILE,
     CohortManifest,
     Exclusion,
+    PatientRecord,
+    read_patient_record,
     read_unchecked,
     write_manifest,
 )
-from app.cohort.not_taken import Exclusions, Persons
 from app.cohort.patient import PatientTask, ScanTask
-from app.cohort.policy import CohortPolicy
 from app.cohort.pool import build_all
-from app.cohort.record import PatientRecord, read_record
-from app.cohort.source import FoundPatient, Refusal, Source, files_of, find_patients, scan_in_words
+from app.cohort.source import (
+    CohortPolicy,
+    FoundPatient,
+    Refusal,
+    Source,
+    files_of,
+    find_patients,
+    scan_in_words,
+)
 from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
@@ -197,7 +205,7 @@ def _manifest(
     ``before`` has no patient of this source any more.
     """
     earlier = [
-        read_record(request.cohort, patient.id) or PatientRecord(digest="", patient=patient)
+        read_patient_record(request.cohort, patient.id) or PatientRecord(digest="", patient=patient)
         for patient in before.patients
     ]
     sorted_out = without_repeated([*earlier, *records])

@@ -8,6 +8,8 @@ A cohort is a folder::
 
 Images are in SUVbw and HU, truths are label maps (0 background, each lesion a number); all in the networks'
 orientation with their true place in LPS (:mod:`app.cohort.nifti`). No patient name or ID is in it.
+
+A patient's record in its folder, written last: without it the folder was interrupted and is made again.
 """
 
 from __future__ import annotations
@@ -18,21 +20,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
+from app.durable_file import write_durably
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
 from app.record_file import Record, read_record, write_record
 
 MANIFEST_FILE = "cohort.yaml"
+
 PATIENTS_FOLDER = "patients"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 """Of a patient or a centre: it becomes part of file names, and ``_`` parts a patient from its case."""
 
 Image = Literal["suv", "ct", "truth"]
+
 IMAGES: tuple[Image, ...] = get_args(Image)
 """Every image of a scan."""
 
@@ -214,3 +219,49 @@ def _missing(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:
         for image in IMAGES
     )
     return [file for file in files if not file.is_file()]
+
+
+RECORD_FILE = "patient.json"
+
+
+class Refused(Record):
+    """A study or scan of the patient that was not taken."""
+
+    what: str
+    reason: str
+
+
+class PatientRecord(Record):
+    """What became of one patient.
+
+    Attributes:
+        digest: of inputs and settings; as long as it is the same, nothing is made again.
+        patient: ``None`` when no scan could be used.
+        person: keyed hash of Patient ID and birth date, with ``salt`` telling which key it was.
+        has_birth_date: without one, two equal hashes may be two persons.
+        fingerprints: of each functional image, by Series Instance UID.
+    """
+
+    digest: str
+    patient: CohortPatient | None
+    refused: tuple[Refused, ...] = ()
+    person: str = ""
+    salt: str = ""
+    has_birth_date: bool = False
+    fingerprints: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+
+def read_patient_record(cohort: Path, name: str) -> PatientRecord | None:
+    """The record of a patient; ``None`` when there is none, or none that this version understands."""
+    path = patient_folder(cohort, name) / RECORD_FILE
+    try:
+        return PatientRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_patient_record(record: PatientRecord, cohort: Path, name: str) -> None:
+    """Last of a patient's files."""
+    folder = patient_folder(cohort, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / RECORD_FILE, record.model_dump_json(indent=1).encode())

@@ -1,4 +1,7 @@
-"""One patient: its scans read as the node reads them, its truths, and the images that training takes."""
+"""One patient: its scans read as the node reads them, its truths, and the images that training takes.
+
+From a reader's regions to numbered lesions.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cc3d
 import numpy as np
 
-from app.cohort.checks import check_place, check_uptake
-from app.cohort.fingerprint import fingerprint
-from app.cohort.lesions import numbered_lesions
+from app.cohort.checks import check_place, check_uptake, fingerprint
 from app.cohort.manifest import (
+    RECORD_FILE,
     CohortPatient,
     CohortScan,
     CtRegistration,
+    PatientRecord,
+    Refused,
     TruthForm,
     image_file,
     patient_folder,
+    write_patient_record,
 )
 from app.cohort.nifti import read_labels, write_array
-from app.cohort.policy import CohortPolicy
-from app.cohort.record import RECORD_FILE, PatientRecord, Refused, write_record
-from app.cohort.source import acquired_at, content_key, scan_in_words
+from app.cohort.source import CohortPolicy, acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth
 from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation
@@ -36,11 +40,39 @@ from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
-from app.imaging.labels import nearest_labels, share_outside
+from app.imaging.labels import CONNECTIVITY, label_lesions, nearest_labels, share_outside
 from app.imaging.registration.ct_agreement import check_ct
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import register_rigid
 from app.inference.models.channels import build_input, canonical
+
+
+def numbered_lesions(regions: LabelMap) -> tuple[LabelMap, bool]:
+    """Lesions as the product numbers them, unless the reader has numbered lesions already.
+
+    One region is a mask: its connected components are the lesions, largest first. Of several regions, each
+    part within one connected component of all that is outlined is a lesion. So regions in one place each are
+    lesions as they are, in their order, also where they touch or where a small one cuts another in two; and a
+    region in many places (``bone metastases``) is as many lesions, largest first.
+
+    Returns:
+        The lesions, and whether a region was taken apart.
+    """
+    outlined = regions.mask
+    numbers = regions.array[outlined].astype(np.int64)
+    present = len(np.unique(numbers))
+    if present <= 1:
+        return label_lesions(outlined, regions.grid, 0.0).labels, False
+    places = cc3d.connected_components(outlined.astype(np.uint8), connectivity=CONNECTIVITY)
+    parts = numbers * (int(places.max()) + 1) + places[outlined]
+    known, part_of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    count = len(known)
+    order = np.arange(count) if count == present else np.argsort(-sizes, kind="stable")
+    lesion_of = np.zeros(count, np.uint16)
+    lesion_of[order] = np.arange(1, count + 1)
+    lesions = np.zeros(regions.array.shape, np.uint16)
+    lesions[outlined] = lesion_of[part_of]
+    return LabelMap(lesions, regions.grid), count != present
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,7 @@ class PatientTask:
     """All that a process needs to build one patient.
 
     Attributes:
-        person, salt, has_birth_date: as in :class:`~app.cohort.record.PatientRecord`.
+        person, salt, has_birth_date: as in :class:`~app.cohort.manifest.PatientRecord`.
     """
 
     name: str
@@ -130,7 +162,7 @@ def build_patient(task: PatientTask) -> PatientRecord:
         has_birth_date=task.has_birth_date,
         fingerprints={each.scan.series_instance_uid: each.fingerprint for each in built},
     )
-    write_record(record, task.cohort, task.name)
+    write_patient_record(record, task.cohort, task.name)
     return record
 
 

@@ -10,9 +10,16 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from multiprocessing import get_context
 
-from app.cohort.manifest import IMAGES, CohortPatient, image_file
+from app.cohort.manifest import (
+    IMAGES,
+    CohortPatient,
+    PatientRecord,
+    Refused,
+    image_file,
+    read_patient_record,
+    write_patient_record,
+)
 from app.cohort.patient import PatientTask, build_patient
-from app.cohort.record import PatientRecord, Refused, read_record, write_record
 from app.errors import MisconfiguredError, describe_exception
 
 _log = logging.getLogger(__name__)
@@ -66,7 +73,7 @@ def build_safely(task: PatientTask) -> PatientRecord:
 
 def _complete(task: PatientTask) -> PatientRecord | None:
     """The patient's record, if it was built from the same input and its images are there."""
-    record = read_record(task.cohort, task.name)
+    record = read_patient_record(task.cohort, task.name)
     if record is None or record.digest != task.digest:
         return None
     if record.patient is not None and not _has_images(task, record.patient):
@@ -74,7 +81,7 @@ def _complete(task: PatientTask) -> PatientRecord | None:
     if (record.person, record.salt) != (task.person, task.salt):
         fresh = {"person": task.person, "salt": task.salt, "has_birth_date": task.has_birth_date}
         record = record.model_copy(update=fresh)
-        write_record(record, task.cohort, task.name)
+        write_patient_record(record, task.cohort, task.name)
     return _with_limits(record, task)
 
 
@@ -85,7 +92,7 @@ def _with_limits(record: PatientRecord, task: PatientTask) -> PatientRecord:
         return record
     registration = patient.registration.model_copy(update={"align": task.policy.align})
     record = record.model_copy(update={"patient": patient.model_copy(update={"registration": registration})})
-    write_record(record, task.cohort, task.name)
+    write_patient_record(record, task.cohort, task.name)
     return record
 
 

@@ -1,8 +1,12 @@
-"""The patients of a folder of DICOM: whose studies they are, and the pairs that the node would analyse."""
+"""The patients of a folder of DICOM: whose studies they are, and the pairs that the node would analyse.
+
+What decides on the content of a cohort: the node's own settings, and which outlines are lesions.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +16,10 @@ from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from app.dicom import header_values as header
+from app.dicom.reading.loading import LoadPolicy
 from app.dicom.reading.studies import StudyReading, read_studies
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection
@@ -21,6 +28,7 @@ from app.domain.selection.rejection import rejection_lines
 from app.domain.selection.selection import select
 from app.domain.study import Patient, Series, Study
 from app.errors import MisconfiguredError
+from app.imaging.registration.policy import AlignPolicy
 from app.phantom.dicom.header import ISSUER as SIMULATED_ISSUER
 
 
@@ -197,3 +205,27 @@ def _counted(reasons: Iterable[Reason]) -> tuple[tuple[str, int], ...]:
         kind = re.sub(r"^.*: ", "", reason.found)
         counts[f"{kind}; expected {reason.expected}"] += 1
     return tuple(sorted(counts.items()))
+
+
+VERSION = 2
+"""Raise it when the same input gives other images: every patient is then made again."""
+
+
+@dataclass(frozen=True)
+class CohortPolicy:
+    """Sections ``select``, ``load`` and ``align`` of the site: a cohort holds what the node would take.
+
+    Attributes:
+        roi: regular expression for the names of regions that are lesions; empty takes all.
+    """
+
+    select: SelectionPolicy = field(default_factory=SelectionPolicy)
+    load: LoadPolicy = field(default_factory=LoadPolicy)
+    align: AlignPolicy = field(default_factory=AlignPolicy)
+    roi: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        fields = TypeAdapter(CohortPolicy).dump_python(self, mode="json")
+        return hashlib.sha256(json.dumps([VERSION, fields], sort_keys=True).encode()).hexdigest()

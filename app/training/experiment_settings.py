@@ -14,14 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from app.cohort.manifest import (
-    MANIFEST_FILE,
-    CohortManifest,
-    Name,
-    image_file,
-    patient_folder,
-)
-from app.cohort.record import RECORD_FILE
+from app.cohort.manifest import MANIFEST_FILE, RECORD_FILE, CohortManifest, Name, image_file, patient_folder
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice

@@ -15,7 +15,7 @@ import typer
 from app.cli.evaluate_node import NodeRun, complete_cards, evaluate_and_report, run_node
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
-from app.cohort.policy import CohortPolicy
+from app.cohort.source import CohortPolicy
 from app.domain.analysis import Aligned, Segmented
 from app.domain.decision import ModelRole, ModelUsed
 from app.domain.scores import Validation

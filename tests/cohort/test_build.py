@@ -19,17 +19,10 @@ from typer.testing import CliRunner
 from app.cli.main import app
 from app.cohort import pool as cohort_pool
 from app.cohort.build import CohortRequest, build_cohort
-from app.cohort.manifest import (
-    CohortManifest,
-    CohortPatient,
-    Exclusion,
-    TruthForm,
-    image_file,
-    read_manifest,
-)
+from app.cohort.manifest import CohortManifest, CohortPatient, Exclusion, TruthForm, image_file, read_manifest
 from app.cohort.nifti import read_labels, read_volume, write_array
-from app.cohort.policy import CohortPolicy
 from app.cohort.simulation import Simulation, simulate_cohort
+from app.cohort.source import CohortPolicy
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.cohort.checks import check_place, check_uptake
-from app.cohort.fingerprint import fingerprint, same_image
+from app.cohort.checks import check_place, check_uptake, fingerprint, same_image
 from app.cohort.identity import person_hash
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, lesion_mask, write_person, write_seg

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.cohort import pool as cohort_pool
-from app.cohort.record import PatientRecord
+from app.cohort.manifest import PatientRecord
 from app.errors import MisconfiguredError
 
 

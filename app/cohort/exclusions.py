@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.cohort.identity import folder_without_person, names_in_table, stray_file
-from app.cohort.manifest import CohortPatient, Exclusion
+from app.cohort.manifest import CohortPatient, Exclusion, PatientRecord
 from app.cohort.patient import PatientTask
-from app.cohort.record import PatientRecord
 from app.cohort.source import FoundPatient, Refusal, Source, files_of_study
 from app.cohort.truth import TruthFolder, unused
 
