@@ -134,7 +134,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     from app.cohort.simulation import DICOM_FOLDER, TRUTH_FOLDER, Simulation, simulate_cohort
     from app.cohort.source import CohortPolicy
     from app.phantom.centres import Centre
-    from app.training.findings import COHORT_STEP
+    from app.training.conclusion import COHORT_STEP
     from app.training.sizes import EXTENTS
     from app.training.steps import write_mark
     from app.training.workplace import Workplace
@@ -156,8 +156,8 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
 
 def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simulated: bool) -> None:
     from app.errors import MisconfiguredError
+    from app.training.conclusion import COHORT_STEP
     from app.training.experiment import begin, run_step, train_all
-    from app.training.findings import COHORT_STEP
     from app.training.workplace import Workplace
 
     if is_simulated and not Workplace(folder).done(COHORT_STEP).exists():
@@ -170,8 +170,8 @@ def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simu
 
 
 def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
+    from app.training.conclusion import conclude
     from app.training.experiment_settings import check_same_settings
-    from app.training.findings import conclude
 
     check_same_settings(folder, settings)
     typer.echo(f"report      {conclude(folder, cohort)}")

@@ -12,10 +12,9 @@ from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
 from app.inference.policy import DeviceChoice
-from app.training.environment import child_environment
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
 from app.training.steps import Step, StepRunner
-from app.training.workplace import Workplace
+from app.training.workplace import Workplace, child_environment
 
 PREPARATION_EFFORT = 50.0
 """Of planning and preprocessing, in iterations of a training: it takes about as long."""

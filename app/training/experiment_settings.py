@@ -19,8 +19,7 @@ from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.inference.policy import DeviceChoice
 from app.record_file import Record, read_record, write_record
-from app.training.own_plans import is_own, keep_own, read_own
-from app.training.planning import NOT_RUN, TrainingPlans
+from app.training.planning import NOT_RUN, TrainingPlans, is_own, keep_own, read_own
 
 EXPERIMENT_FILE = "experiment.yaml"
 

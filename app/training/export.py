@@ -24,12 +24,10 @@ from app.inference.models.card import (
 from app.inference.models.channels import FUNCTIONAL, PRIOR_NAME, channels_of
 from app.inference.models.plans_check import NORMALISATIONS
 from app.inference.models.store import sha256_of
-from app.training.cases import patient_of
-from app.training.dataset import LABELS
+from app.training.dataset import LABELS, patient_of
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
 from app.training.model_training import ModelTraining
-from app.training.own_plans import CONFIGURATION, is_own
-from app.training.planning import TrainingPlans
+from app.training.planning import CONFIGURATION, TrainingPlans, is_own
 from app.training.priors import DEFECT_PROBABILITY
 
 DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.domain.decision import ModelRole
 from app.inference.models.card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
-from app.training.own_plans import CONFIGURATION, plans_name
-from app.training.planning import TrainingPlans
+from app.training.planning import CONFIGURATION, TrainingPlans, plans_name
 from app.training.workplace import Workplace, dataset_name
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class ModelTraining:
 def train(training: ModelTraining) -> None:
     """Train to the end, going on from the latest checkpoint where there is one.
 
-    Must run in a process with :func:`~app.training.environment.child_environment`.
+    Must run in a process with :func:`~app.training.workplace.child_environment`.
     """
     import numpy as np
     import torch

@@ -1,7 +1,7 @@
 """A step of an experiment as a process: ``python -m app.training.worker FOLDER prepare|model MODEL [SPLIT]``.
 
 A process of its own because nnU-Net and glibc read their settings when a process starts, see
-:mod:`app.training.environment`. nnU-Net prints much: that goes to a log file, progress to standard error.
+:mod:`app.training.workplace`. nnU-Net prints much: that goes to a log file, progress to standard error.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model
 from app.training.model_training import ModelTraining, train
-from app.training.own_plans import KEPT_FILE, is_own, plans_name, read_own
-from app.training.planning import plan_and_preprocess
+from app.training.planning import KEPT_FILE, is_own, plan_and_preprocess, plans_name, read_own
 from app.training.prediction import predict_held_out
 from app.training.workplace import DATASET_NUMBERS, Workplace
 

@@ -17,9 +17,9 @@ from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.inference.models.store import ModelStore
+from app.training.conclusion import conclude
 from app.training.experiment import only_one
 from app.training.experiment_settings import read_experiment
-from app.training.findings import conclude
 from app.training.prediction import held_out
 from app.training.workplace import Workplace
 from app.validation.scores_file import read_scores

@@ -12,7 +12,7 @@ from app.cli.main import app
 from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.errors import MisconfiguredError
 from app.folder_lock import hold_folder
-from app.training import experiment, findings
+from app.training import conclusion, experiment
 from app.training.experiment import begin, run_step
 from app.training.experiment_settings import read_experiment, with_changes
 from app.training.export import command
@@ -143,7 +143,7 @@ def test_the_command_of_a_report_on_simulated_patients_makes_the_same_experiment
         told.append(command(read_experiment(work), patients))
         return work / "report.html"
 
-    monkeypatch.setattr(findings, "conclude", conclude)
+    monkeypatch.setattr(conclusion, "conclude", conclude)
     work = tmp_path / "work"
     place = Workplace(work)
     place.models("all").mkdir(parents=True)

@@ -16,8 +16,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
 from app.training import worker
-from app.training.cases import nnunet_splits, patient_folds, patient_of
-from app.training.dataset import pet_lesions, write_splits
+from app.training.dataset import nnunet_splits, patient_folds, patient_of, pet_lesions, write_splits
 from app.training.experiment import begin, experiment_steps
 from app.training.experiment_settings import ExperimentSettings, PriorMask, with_changes
 from app.training.sizes import EXTENTS, Size

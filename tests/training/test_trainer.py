@@ -18,13 +18,12 @@ from app.domain.decision import ModelRole
 from app.inference.models.store import ModelStore
 from app.inference.policy import DeviceChoice
 from app.training import planning
-from app.training.environment import child_environment
 from app.training.experiment_settings import ExperimentSettings
 from app.training.export import export_model, model_id
 from app.training.model_training import ModelTraining, build_trainer, train
 from app.training.planning import TrainingPlans
 from app.training.trainer import PsmaSmallTrainer, PsmaTrainer
-from app.training.workplace import Workplace
+from app.training.workplace import Workplace, child_environment
 from tests.inference import tiny_model
 
 
