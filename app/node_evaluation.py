@@ -33,8 +33,7 @@ from app.inference.models.choice import choose_setting, serving_model, site_mode
 from app.inference.models.store import ModelStore
 from app.settings import Settings
 from app.validation.kept_patient import KeptPatient, read_kept, write_kept
-from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file
-from app.validation.scoring import score_scan
+from app.validation.scores import PREDICTIONS_FOLDER, prediction_file, score_scan
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ class NodeRun:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Which models may have been trained on these patients, a sentence each."""
-        from app.validation.trained_on import warning
+        from app.validation.cards import warning
 
         centres = {patient.centre for patient in self.patients}
         return tuple(filter(None, (warning(card, centres, self.simulated) for card in self.serving)))
@@ -91,7 +91,7 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
     from app.node.watch.log import configure_logging
     from app.node.watch.stop_signals import end_process, run_unless_stopped
     from app.node_evaluation import evaluate_node
-    from app.validation.node_cards import check_tellable
+    from app.validation.cards import check_tellable
 
     if cards:
         check_tellable(run.serving)
@@ -125,7 +125,7 @@ def complete_cards(found: NodeScores, run: NodeRun) -> None:
     """Metrics of the node's own chain into the serving models' cards; where there are none, it says why."""
     from app import __version__
     from app.inference.models.card import MetricSource, read_card, write_card
-    from app.validation.node_cards import findings_of
+    from app.validation.cards import findings_of
 
     today = datetime.now(UTC).date().isoformat()
     source = MetricSource(command=run.command, software_version=__version__, date=today)
@@ -142,7 +142,7 @@ def complete_cards(found: NodeScores, run: NodeRun) -> None:
 def _write_report(out: Path, found: NodeScores, run: NodeRun) -> None:
     from app import __version__
     from app.validation.report import ABOUT_FILE, ReportAbout, report_from, write_about
-    from app.validation.scores_file import SCORES_FILE, write_scores
+    from app.validation.scores import SCORES_FILE, write_scores
 
     about = ReportAbout(
         title="The node's own chain on a labelled cohort",

@@ -111,7 +111,7 @@ def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[
     from app.cohort.manifest import MANIFEST_FILE
     from app.training.experiment_settings import with_changes
     from app.training.sizes import EXTENTS
-    from app.validation.report.folder import COHORT_FOLDER
+    from app.validation.report.page import COHORT_FOLDER
 
     if cohort == SIMULATED:
         fields: dict[str, object] = {
@@ -138,7 +138,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     from app.training.sizes import EXTENTS
     from app.training.steps import write_mark
     from app.training.workplace import Workplace
-    from app.validation.report.folder import COHORT_FOLDER
+    from app.validation.report.page import COHORT_FOLDER
 
     mark = Workplace(folder).done(COHORT_STEP)
     if mark.exists():

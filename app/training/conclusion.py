@@ -34,11 +34,10 @@ from app.training.export import COHORT_UNSAID, command, model_id
 from app.training.prediction import every_held_out, no_prior_reasons
 from app.training.steps import read_mark
 from app.training.workplace import Workplace, validation_of
-from app.validation.card_metrics import metrics_of
+from app.validation.cards import metrics_of
 from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
-from app.validation.report.folder import report_from
-from app.validation.scores_file import write_scores
-from app.validation.scoring import score_scan
+from app.validation.report.page import report_from
+from app.validation.scores import score_scan, write_scores
 
 
 def score_experiment(

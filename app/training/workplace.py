@@ -16,7 +16,7 @@ from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.training.experiment_settings import ALL_PATIENTS
-from app.validation.prediction_files import PREDICTIONS_FOLDER, prediction_file
+from app.validation.scores import PREDICTIONS_FOLDER, prediction_file
 
 DATASET_NUMBERS = {ModelRole.M1: 501, ModelRole.M2: 502, ModelRole.M3: 503, ModelRole.M4: 504}
 """nnU-Net finds a data set by its number; 501 and up are free by its convention."""

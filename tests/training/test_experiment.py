@@ -22,7 +22,7 @@ from app.training.experiment import only_one
 from app.training.experiment_settings import read_experiment
 from app.training.prediction import held_out
 from app.training.workplace import Workplace
-from app.validation.scores_file import read_scores
+from app.validation.scores import read_scores
 from tests.training.made_cohort import make_cohort
 
 SETTINGS = (

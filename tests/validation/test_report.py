@@ -24,6 +24,7 @@ from app.domain.measures import DICE, FALSE_POSITIVE_ML
 from app.domain.scores import ScanScore, Validation, VoxelCounts
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
+from app.validation.groups import M4_OR_M2, Group, compared
 from app.validation.report import (
     ReportAbout,
     predictions_in,
@@ -46,8 +47,7 @@ from app.validation.report.wording import (
     verdict,
     warnings,
 )
-from app.validation.score_groups import M4_OR_M2, Group, compared
-from app.validation.scores_file import write_scores
+from app.validation.scores import write_scores
 from app.validation.statistics import compare_pairs, describe
 from tests.validation.made_scores import (
     EXTERNAL,

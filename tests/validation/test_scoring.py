@@ -16,7 +16,7 @@ from app.domain.decision import ModelRole
 from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit, Volume
-from app.validation.scoring import score_scan
+from app.validation.scores import score_scan
 
 KEY = ScanKey(ModelRole.M2, ModelRole.M2, StudyKind.SPECT_CT, Validation.INTERNAL, "A", "A-1")
 SHAPE = (7, 8, 9)

@@ -14,9 +14,8 @@ from app.domain.measures import DICE, MEASURES, VOLUME_RELATIVE_ERROR
 from app.domain.scores import LesionCounts, ScanKey, ScanScore, VoxelCounts
 from app.errors import MisconfiguredError
 from app.validation import study_table
-from app.validation.card_metrics import metrics_of
-from app.validation.report.tables import study_beside_ours
-from app.validation.score_groups import (
+from app.validation.cards import metrics_of
+from app.validation.groups import (
     M4_FITTED_OR_M2,
     M4_OR_M2,
     Group,
@@ -25,7 +24,8 @@ from app.validation.score_groups import (
     groups_of,
     rivals_of,
 )
-from app.validation.scores_file import read_scores, write_scores
+from app.validation.report.tables import study_beside_ours
+from app.validation.scores import read_scores, write_scores
 from tests.validation.made_scores import (
     EXTERNAL,
     INTERNAL,

@@ -6,7 +6,7 @@ import pytest
 
 from app.inference.models.card import ModelCard, read_card
 from app.inference.policy import SHIPPED_MODELS
-from app.validation.trained_on import acquaintance, training_centre, warning
+from app.validation.cards import acquaintance, training_centre, warning
 
 
 def card(command: str, data: str = "48 patients of centre A, PET with CT.") -> ModelCard:

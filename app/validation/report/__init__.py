@@ -2,8 +2,7 @@
 
 from app.validation.report.about import ABOUT_FILE, ReportAbout, read_about, write_about
 from app.validation.report.cases import Predictions, predictions_in
-from app.validation.report.folder import report_from
-from app.validation.report.page import write_report
+from app.validation.report.page import report_from, write_report
 
 __all__ = [
     "ABOUT_FILE",

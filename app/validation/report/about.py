@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
-from app.validation.scores_file import SCORES_FILE
+from app.validation.scores import SCORES_FILE
 
 ABOUT_FILE = "about.json"
 

@@ -17,8 +17,8 @@ from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError
 from app.imaging.mip import Image, Projection, anterior
-from app.validation.prediction_files import prediction_file
 from app.validation.report.figures import FAINT, FONT, INK, new_figure, png
+from app.validation.scores import prediction_file
 
 Predictions = Callable[[ScanKey], LabelMap | None]
 """The result of a scan on its functional image's grid; ``None`` where none was kept."""

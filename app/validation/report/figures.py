@@ -19,7 +19,7 @@ from app.domain.measures import (
 )
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
-from app.validation.score_groups import Group, groups_of
+from app.validation.groups import Group, groups_of
 
 DPI = 110
 FONT = "DejaVu Sans"

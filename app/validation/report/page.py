@@ -1,26 +1,29 @@
-"""The report: one HTML file that a physician can read, offline, on screen or paper."""
+"""The report: one HTML file that a physician can read, offline, on screen or paper.
+
+The report of an experiment's folder, made from what the experiment left there::
+
+scores.csv
+about.json
+predictions/<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz   (optional)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.cohort.manifest import MANIFEST_FILE
 from app.domain.measures import DICE
 from app.domain.scores import ScanScore, Validation
 from app.durable_file import write_durably
+from app.errors import MisconfiguredError
 from app.validation import study_table
+from app.validation.groups import VALIDATIONS, check_unique, described, groups_of
 from app.validation.report import tables
-from app.validation.report.about import ReportAbout, without_folders
-from app.validation.report.cases import (
-    Predictions,
-    case_in_words,
-    chosen_cases,
-    draw_cases,
-    predictions_in,
-)
+from app.validation.report.about import ABOUT_FILE, ReportAbout, check_scores, read_about, without_folders
+from app.validation.report.cases import Predictions, case_in_words, chosen_cases, draw_cases, predictions_in
 from app.validation.report.figures import BOXED, agreement, bland_altman, box_plots, volume_groups
-from app.validation.report.html import Markup, element, figure, folded, items, joined, section, table
-from app.validation.report.style import STYLE
+from app.validation.report.html import STYLE, Markup, element, figure, folded, items, joined, section, table
 from app.validation.report.wording import (
     MODEL_MEANING,
     VALIDATION_NAMES,
@@ -29,10 +32,11 @@ from app.validation.report.wording import (
     other_conclusions,
     warnings,
 )
-from app.validation.score_groups import VALIDATIONS, check_unique, described, groups_of
+from app.validation.scores import PREDICTIONS_FOLDER, SCORES_FILE, read_scores
 from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."
+
 LANGUAGE = "en"
 
 
@@ -255,3 +259,42 @@ def _repeat(about: ReportAbout) -> Markup:
         table("What was used", ("What", "Value"), rows),
         folded("Settings", element("pre", without_folders(about.settings))) if about.settings else None,
     )
+
+
+COHORT_FOLDER = "cohort"
+
+
+def report_from(source: Path, out: Path, cohort: Path | None = None) -> tuple[str, ...]:
+    """Write the report again from an experiment's folder.
+
+    Args:
+        source: the folder, or its ``scores.csv`` (or another file of scores beside ``about.json``).
+        out: the HTML file.
+        cohort: folder of the patients' images; by default ``cohort`` in the folder, when it is there.
+
+    Returns:
+        What the report lacks and why, a sentence each.
+
+    Raises:
+        MisconfiguredError: scores or description are missing or damaged, or an image is.
+    """
+    folder, scores_file = (source, source / SCORES_FILE) if source.is_dir() else (source.parent, source)
+    scores = read_scores(scores_file)
+    about = read_about(folder / ABOUT_FILE)
+    check_scores(about, scores_file)
+    own_cohort = folder / COHORT_FOLDER
+    if cohort is None and (own_cohort / MANIFEST_FILE).is_file():
+        cohort = own_cohort
+    predictions = folder / PREDICTIONS_FOLDER
+    try:
+        write_report(scores, cohort, predictions if predictions.is_dir() else None, about, out)
+    except ValueError as error:
+        raise MisconfiguredError(f"{scores_file}: {error}") from error
+    return _lacking(cohort, predictions, own_cohort)
+
+
+def _lacking(cohort: Path | None, predictions: Path, own_cohort: Path) -> tuple[str, ...]:
+    found = [] if predictions.is_dir() else [f"the results are not there ({predictions})"]
+    if cohort is None:
+        found.append(f"there is no {own_cohort / MANIFEST_FILE}: give the patients' images with --cohort")
+    return (f"no pictures of cases: {'; '.join(found)}",) if found else ()

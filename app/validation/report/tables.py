@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
+from app.validation.groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
 from app.validation.report.html import Markup, element, joined, table
 from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
-from app.validation.score_groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
 from app.validation.statistics import PairedComparison
 
 DASH = "–"

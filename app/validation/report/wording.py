@@ -9,7 +9,7 @@ from app.domain.decision import ModelRole
 from app.domain.measures import DICE, Better, Measure
 from app.domain.scores import ScanScore, Validation
 from app.domain.study import StudyKind
-from app.validation.score_groups import (
+from app.validation.groups import (
     M4_OR_M2,
     RIVALS,
     VALIDATIONS,

@@ -1,6 +1,10 @@
 """``scores.csv``: one line a scan, from which every table and figure can be made again.
 
 The columns of :data:`COUNTS` are what is read back; the measures after them are for people and spreadsheets.
+
+A mask against its truth: the record that every table and figure of a validation derives from.
+
+Where the lesions that a model found lie: one layout for experiments, the node's evaluation and reports.
 """
 
 from __future__ import annotations
@@ -11,20 +15,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from app.cohort.manifest import prefix
+from app.cohort.nifti import SUFFIX
 from app.domain.decision import ModelRole
 from app.domain.measures import MEASURES
-from app.domain.scores import LesionCounts, ScanKey, ScanScore, Validation, VoxelCounts
+from app.domain.scores import (
+    LesionCounts,
+    ScanKey,
+    ScanScore,
+    Validation,
+    VoxelCounts,
+    count_lesions,
+    count_voxels,
+)
 from app.domain.study import StudyKind
+from app.domain.volume import LabelMap, Unit, Volume
 from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.imaging.labels import label_lesions
 
 SCORES_FILE = "scores.csv"
 
 KEYS = ("model", "used", "why", "kind", "validation", "centre", "patient")
+
 VOXELS = ("true_positive", "false_positive", "false_negative")
+
 LESIONS = ("true", "detected", "found", "correct")
+
 AMOUNTS = ("voxel_ml", "false_positive_ml", "false_negative_ml", "true_tl", "found_tl")
+
 COUNTS = (*KEYS, *(f"voxels_{name}" for name in VOXELS), *(f"lesions_{name}" for name in LESIONS), *AMOUNTS)
+
 DERIVED = ("true_ml", "found_ml")
 
 
@@ -89,3 +113,81 @@ def _score(path: Path, number: int, line: Mapping[Any, Any]) -> ScanScore:
         )  # fmt: skip
     except ValueError as error:
         raise MisconfiguredError(f"{path}, line {number}: not a score: {error}") from error
+
+
+def score_scan(key: ScanKey, found: LabelMap | NDArray[np.bool_], truth: LabelMap, suv: Volume) -> ScanScore:
+    """Compare a result with its truth, both on the functional image's grid.
+
+    Lesions are the connected components of either mask (18 neighbours, as in autoPET), so that a truth given
+    as single lesions and one given as a single mask count alike, and touching lesions count as one on both
+    sides. Nothing is dropped for its size: a smallest lesion is the segmenter's business.
+
+    Args:
+        key: what was segmented by what.
+        found: label map, or mask ``(z, y, x)`` bool on the grid of ``suv``.
+        truth: the reader's lesions.
+        suv: the functional image in SUVbw.
+
+    Raises:
+        ValueError: the grids differ, the image is not in SUVbw, or SUV inside a lesion is not a number.
+    """
+    if suv.unit is not Unit.SUVBW:
+        raise ValueError(f"the functional image is in {suv.unit.value}, expected {Unit.SUVBW.value}")
+    found_mask, true_mask = _mask_on(suv, found, "result"), _mask_on(suv, truth, "truth")
+    found_lesions = label_lesions(found_mask, suv.grid, minimum_ml=0.0).labels.array
+    true_lesions = label_lesions(true_mask, suv.grid, minimum_ml=0.0).labels.array
+    return ScanScore(
+        key=key,
+        voxels=count_voxels(found_mask, true_mask),
+        lesions=count_lesions(found_lesions, true_lesions),
+        voxel_ml=suv.grid.voxel_ml,
+        false_positive_ml=_ml_apart(found_lesions, true_mask, suv.grid.voxel_ml),
+        false_negative_ml=_ml_apart(true_lesions, found_mask, suv.grid.voxel_ml),
+        true_tl=_total_lesion_uptake(suv, true_mask),
+        found_tl=_total_lesion_uptake(suv, found_mask),
+    )
+
+
+def _mask_on(suv: Volume, mask: LabelMap | NDArray[np.bool_], what: str) -> NDArray[np.bool_]:
+    if isinstance(mask, LabelMap):
+        if not mask.grid.matches(suv.grid):
+            raise ValueError(f"the {what} is not on the functional image's grid: bring it there first")
+        return mask.mask
+    if mask.shape != suv.grid.shape:
+        raise ValueError(f"the {what} {mask.shape} does not fit the functional image {suv.grid.shape}")
+    return mask.astype(np.bool_, copy=False)
+
+
+def _ml_apart(lesions: NDArray[np.uint16], other: NDArray[np.bool_], voxel_ml: float) -> float:
+    """Volume of the components without a voxel of the other mask (autoPET's FPV, and FNV the other way)."""
+    sizes = np.bincount(lesions.ravel())
+    apart = np.ones(len(sizes), dtype=np.bool_)
+    apart[0] = False
+    apart[np.unique(lesions[other])] = False
+    return float(sizes[apart].sum()) * voxel_ml
+
+
+def _total_lesion_uptake(suv: Volume, mask: NDArray[np.bool_]) -> float:
+    """Sum of SUV times volume, g/ml times ml."""
+    total = float(suv.array[mask].sum(dtype=np.float64)) * suv.grid.voxel_ml
+    if not np.isfinite(total):
+        raise ValueError("SUV inside a lesion is not a finite number: TL-PSMA can't be measured")
+    return total
+
+
+PREDICTIONS_FOLDER = "predictions"
+
+
+def prediction_file(
+    predictions: Path, validation: Validation, model: ModelRole, patient: str, kind: StudyKind
+) -> Path:
+    """``<validation>/<model>/<patient>_<pet|spect>.nii.gz``, a label map in the cohort's orientation.
+
+    Args:
+        predictions: the folder of all predictions.
+        validation: how the scan relates to the training.
+        model: the one that ran.
+        patient: its id in the cohort.
+        kind: which scan.
+    """
+    return predictions / validation.value / model.value / f"{patient}_{prefix(kind)}{SUFFIX}"

@@ -1,0 +1,194 @@
+"""What an evaluation of the node's chain says of each serving model: metrics for its card, or why none.
+
+Whether a model may have been trained on the very patients it is measured on.
+
+A card and a cohort know no patient of each other. What they share is the centre's name: our trainings write
+it into the card's command. A centre of the same name may be another one, and the cohort may have other
+patients of it, so all that can be said is "may".
+
+A model's scores as the metrics of its card.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from app.domain.decision import ModelRole
+from app.domain.measures import MEASURES, Measure
+from app.domain.scores import ScanScore, Validation
+from app.errors import MisconfiguredError
+from app.inference.models.card import Metric, ModelCard
+from app.inference.models.choice import settings_to_measure
+from app.validation.groups import Group, described, groups_of
+
+OUR_COMMAND = "psma-node "
+
+CENTRE_SETTING = "internal_centre="
+
+CENTRE_OPTION = "--centre"
+
+SIMULATED = "simulated patients"
+
+
+def training_centre(card: ModelCard) -> str:
+    """The centre whose patients it was trained on, from its command; empty when that does not say."""
+    if not card.training_command.startswith(OUR_COMMAND):
+        return ""
+    try:
+        words = shlex.split(card.training_command)
+    except ValueError:  # a quotation that does not end: edited by hand
+        return ""
+    settings = [word.removeprefix(CENTRE_SETTING) for word in words if word.startswith(CENTRE_SETTING)]
+    options = [after for word, after in pairwise(words) if word == CENTRE_OPTION]
+    return next(iter([*settings, *options]), "")
+
+
+def acquaintance(cards: Sequence[ModelCard], centres: Collection[str], simulated: bool) -> str:
+    """Why numbers on these patients may flatter, in a few words; empty where nothing speaks for it.
+
+    Args:
+        cards: of the models that the numbers depend on; of M4 also those that find its prior and replace it.
+        centres: of the patients they are measured on.
+        simulated: whether the patients are.
+    """
+    known = {centre for card in cards for centre in _shared(card, centres, simulated)}
+    words = [f"centre {', '.join(sorted(known))}"] if known else []
+    silent = sorted(card.id for card in cards if not training_centre(card))
+    words += [f"the card of {', '.join(silent)} does not say"] if silent else []
+    return f"may include training patients ({'; '.join(words)})" if words else ""
+
+
+def warning(card: ModelCard, centres: Collection[str], simulated: bool) -> str:
+    """The same of one model in a sentence, for terminal and report; empty where nothing speaks for it."""
+    if not training_centre(card):
+        return (
+            f"Whether {card.id} ({card.role}) was trained on some of these patients its card does not say: "
+            "numbers on training patients flatter."
+        )
+    shared = _shared(card, centres, simulated)
+    if not shared:
+        return ""
+    return (
+        f"{card.id} ({card.role}) was trained on patients of centre {shared[0]}, perhaps on these: its "
+        "numbers on them are no validation unless they are other patients."
+    )
+
+
+def _shared(card: ModelCard, centres: Collection[str], simulated: bool) -> tuple[str, ...]:
+    centre = training_centre(card)
+    same_world = (SIMULATED in card.training_data) == simulated
+    return (centre,) if centre in centres and same_world else ()
+
+
+IN_WORDS = {
+    Validation.INTERNAL: "internal validation",
+    Validation.EXTERNAL: "external validation",
+    Validation.NODE: "the node's own chain",
+}
+
+
+def metrics_of(scores: Sequence[ScanScore], simulated: bool, doubt: str = "") -> tuple[Metric, ...]:
+    """Mean and standard deviation over patients of every measure, modality and validation.
+
+    Args:
+        scores: of one model. Of M4, all patients (M2 where no prior fitted) and those with a prior apart.
+        simulated: whether the patients were; the card says so.
+        doubt: what speaks against these patients as a test of the model; the card says it with every number.
+    """
+    patients = "simulated patients" if simulated else "patients"
+    return tuple(
+        _metric(scores, group, measure, (patients, doubt))
+        for group in groups_of(scores)
+        for measure in MEASURES
+    )
+
+
+def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: tuple[str, str]) -> Metric:
+    patients, doubt = whom
+    found, own = described(scores, group, measure), group.of(scores)
+    centres = ", ".join(sorted({score.key.centre for score in own}))
+    cohort = f"{IN_WORDS[group.validation]}, {patients} of centre {centres}"
+    undefined = f"not defined for {found.undefined} of them ({measure.undefined})" if found.undefined else ""
+    return Metric(
+        name=measure.title,
+        modality=f"{group.kind.value}, prior fitted" if group.fitted_only else group.kind.value,
+        cohort=f"{cohort}; {doubt}" if doubt else cohort,
+        patients=found.patients,
+        n=found.n,
+        mean=None if found.mean is None else round(found.mean, 4),
+        sd=None if found.sd is None else round(found.sd, 4),
+        note="; ".join(filter(None, (_others(own, group), undefined))),
+    )
+
+
+def _others(own: Sequence[ScanScore], group: Group) -> str:
+    """Of M4: in how many patients it did not run itself."""
+    others = [score.key.used.value for score in own if score.key.used is not group.model]
+    return f"{', '.join(sorted(set(others)))} ran in {len(others)} of them" if others else ""
+
+
+@dataclass(frozen=True)
+class CardFindings:
+    """Of one model that serves. Without ``metrics``, ``why_none`` says why and how to get some."""
+
+    model_id: str
+    metrics: tuple[Metric, ...] = ()
+    why_none: str = ""
+
+
+def check_tellable(serving: Sequence[ModelCard]) -> None:
+    """Refuse two serving models of one role: scores know roles only, and would mix them in both cards.
+
+    Raises:
+        MisconfiguredError: there are two.
+    """
+    by_role: dict[ModelRole, str] = {}
+    for card in serving:
+        other = by_role.setdefault(card.role, card.id)
+        if other != card.id:
+            raise MisconfiguredError(
+                f"{other} and {card.id} both serve as {card.role}, so their numbers could not be told apart; "
+                "for --update-cards let one of them serve at a time (--set segment.…)"
+            )
+
+
+def findings_of(
+    scores: Sequence[ScanScore], ran: Mapping[str, str], serving: Sequence[ModelCard], simulated: bool
+) -> tuple[CardFindings, ...]:
+    """The metrics of every model that serves.
+
+    A model is measured where the policy means to run it, on all of these scans: M4 with those in which M2
+    took its place. Those are no measure of M2: patients without a prior are a selection.
+
+    Args:
+        scores: of every scan.
+        ran: id of each model that ran, by role.
+        serving: cards of the models that the policy names, of different roles (:func:`check_tellable`).
+        simulated: whether the patients were.
+    """
+    return tuple(_findings(scores, ran, card, (serving, simulated)) for card in serving)
+
+
+def _findings(
+    scores: Sequence[ScanScore],
+    ran: Mapping[str, str],
+    card: ModelCard,
+    among: tuple[Sequence[ModelCard], bool],
+) -> CardFindings:
+    serving, simulated = among
+    own = [score for score in scores if score.key.model is card.role]
+    if any(score.key.used is card.role for score in own) and ran.get(card.role.value) == card.id:
+        centres = {score.key.centre for score in own}
+        others = serving if card.role is ModelRole.M4 else (card,)
+        return CardFindings(card.id, metrics_of(own, simulated, acquaintance(others, centres, simulated)))
+    return CardFindings(card.id, why_none=_why_none(scores, card))
+
+
+def _why_none(scores: Sequence[ScanScore], card: ModelCard) -> str:
+    instead = sum(score.key.used is card.role for score in scores)
+    where = f"it ran only in place of another, in {instead} scan(s)" if instead else "it did not run"
+    options = " ".join(f"--set {setting}" for setting in settings_to_measure(card))
+    return f"{where}; to measure it wherever it can serve: {options}"
