@@ -12,13 +12,12 @@ from typing import Protocol
 
 from pydicom import Dataset
 
-from app.demo.comparison import Comparison, compare
+from app.demo.comparison import Comparison, compare, write_page, write_truth_beside_result
 from app.demo.node import Node, new_node
 from app.demo.pacs import Pacs, choose_pacs, running
-from app.demo.pictures import write_page, write_truth_beside_result
 from app.demo.processes import free_port
-from app.demo.query import VIEWER_AE_TITLE
 from app.demo.results import (
+    VIEWER_AE_TITLE,
     ReportedLesion,
     Statement,
     StudyResults,

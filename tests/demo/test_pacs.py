@@ -11,11 +11,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
-from app.demo.archive import SmallArchive
-from app.demo.orthanc import Orthanc, orthanc_program
-from app.demo.pacs import PACS_AE_TITLE, Pacs, choose_pacs, running
+from app.demo.pacs import PACS_AE_TITLE, Orthanc, Pacs, SmallArchive, choose_pacs, orthanc_program, running
 from app.demo.processes import LOOPBACK, free_port, is_listening
-from app.demo.query import VIEWER_AE_TITLE, find_series, get_series
+from app.demo.results import VIEWER_AE_TITLE, find_series, get_series
 from app.errors import RetryLaterError
 
 SENDER = "SENDER"

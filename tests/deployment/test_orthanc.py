@@ -16,7 +16,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage
 
-from app.demo.orthanc import START_S, orthanc_program
+from app.demo.pacs import START_S, orthanc_program
 from app.demo.processes import LOOPBACK, Program, free_port, start_program
 from tests.deployment.manifests import MAP
 from tests.node_workflow.fake_node import derived_uid, secondary_capture

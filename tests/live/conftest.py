@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.demo.node import NODE_AE_TITLE, Node, StudyStatus, new_node
-from app.demo.orthanc import Orthanc, orthanc_program
-from app.demo.pacs import PACS_AE_TITLE
+from app.demo.pacs import PACS_AE_TITLE, Orthanc, orthanc_program
 from app.demo.processes import free_port
-from app.demo.query import VIEWER_AE_TITLE
-from app.demo.results import StudyResults, fetch_results
+from app.demo.results import VIEWER_AE_TITLE, StudyResults, fetch_results
 from app.demo.scanner import send_images, study_instance_uid
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.archive import SmallArchive
-from app.demo.pacs import choose_pacs
+from app.demo.pacs import SmallArchive, choose_pacs
 from app.demo.story import DemoRequest, run_demo
 from app.domain.codes import PRIOR
 from app.phantom.centres import Centre

@@ -12,11 +12,12 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from app.demo.comparison import compare
-from app.demo.query import find_series, get_series
 from app.demo.results import (
     StudyResults,
     algorithm_name,
     fetch_results,
+    find_series,
+    get_series,
     read_labels,
     reported_lesions,
     result_series,

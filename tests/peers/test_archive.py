@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from pydicom.uid import UID
 
-from app.demo.orthanc import Orthanc, orthanc_program
-from app.demo.pacs import PACS_AE_TITLE
+from app.demo.pacs import PACS_AE_TITLE, Orthanc, orthanc_program
 from app.demo.processes import LOOPBACK, free_port
-from app.demo.query import VIEWER_AE_TITLE, find_series
+from app.demo.results import VIEWER_AE_TITLE, find_series
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result
 from app.dicom.results.writer import write_results
