@@ -13,40 +13,40 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"app.domain", "app.errors", "app.durable_file", "app.record_file", "app.folder_lock"}
-DATA = GROUND | {"app.imaging", "app.inference", "app.dicom", "app.outcome_file"}
+GROUND = {"app.domain", "app.errors", "app.files.durable", "app.files.records"}
+DATA = GROUND | {"app.imaging", "app.inference", "app.dicom", "app.files.outcome"}
 CHAIN = DATA | {"app.node", "app.settings", "app.dicom.results.folder", "operators"}
 
 MAY_IMPORT = {
     # part: the parts of this program it may import, beside itself
     "app.domain": set(),
     "app.errors": {"app.domain"},
-    "app.durable_file": {"app.domain", "app.errors"},
-    "app.record_file": {"app.errors", "app.durable_file"},
-    "app.folder_lock": {"app.errors"},
-    "app.outcome_file": GROUND,
+    "app.files.durable": {"app.domain", "app.errors"},
+    "app.files.records": {"app.errors", "app.files.durable"},
+    "app.files.durable": {"app.errors"},
+    "app.files.outcome": GROUND,
     "app.imaging": GROUND,
     "app.inference": GROUND | {"app.imaging"},
     "app.dicom": GROUND | {"app.imaging"},
-    "app.node": GROUND | {"app.imaging", "app.dicom", "app.outcome_file"},
+    "app.node": GROUND | {"app.imaging", "app.dicom", "app.files.outcome"},
     "app.phantom": GROUND | {"app.imaging", "app.dicom"},
     "app.cohort": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
     "app.validation": GROUND | {"app.imaging", "app.inference", "app.dicom", "app.cohort"},
     "app.training": GROUND | {"app.imaging", "app.inference", "app.cohort", "app.validation"},
     "app.demo": GROUND | {"app.imaging", "app.dicom", "app.node", "app.phantom"},
-    "app.conformance_text": set(),
-    "app.conformance": GROUND | {"app.dicom", "app.node", "app.conformance_text"},
+    "app.reference.conformance": set(),
+    "app.reference.conformance": GROUND | {"app.dicom", "app.node", "app.reference.conformance"},
     "app.settings": DATA | {"app.node"},
-    "app.settings_reference": GROUND | {"app.settings"},
+    "app.reference.settings": GROUND | {"app.settings"},
     "app.dicom.results.folder": DATA,
-    "app.shadow_file": GROUND,
+    "app.files.outcome": GROUND,
     "operators": DATA | {"app.node", "app.settings", "app.dicom.results.folder"},
-    "app.application": CHAIN | {"app.dicom.results.folder"},
-    "app.folder_mode": CHAIN | {"app.application", "app.shadow_file"},
-    "app.node_evaluation": CHAIN | {"app.folder_mode", "app.cohort", "app.validation"},
+    "app.chain.application": CHAIN | {"app.dicom.results.folder"},
+    "app.chain.folder": CHAIN | {"app.chain.application", "app.files.outcome"},
+    "app.chain.evaluation": CHAIN | {"app.chain.folder", "app.cohort", "app.validation"},
     "app.cli": CHAIN
-    | {"app.application", "app.folder_mode", "app.node_evaluation", "app.settings_reference"}
-    | {"app.conformance"}
+    | {"app.chain.application", "app.chain.folder", "app.chain.evaluation", "app.reference.settings"}
+    | {"app.reference.conformance"}
     | {"app.phantom", "app.cohort", "app.validation", "app.training", "app.demo"},
     "app.__main__": {"app.cli"},
 }
@@ -169,7 +169,7 @@ def test_a_cycle_would_be_found() -> None:
         ("app/domain/bad.py", "import pydicom\n", "app.domain → pydicom"),
         ("app/domain/bad.py", "from app.errors import x\n", "app.domain → app.errors"),
         ("app/node/bad.py", "from operators.load import x\n", "app.node → operators.load"),
-        ("operators/bad.py", "import app.application\n", "operators → app.application"),
+        ("operators/bad.py", "import app.chain.application\n", "operators → app.chain.application"),
         ("app/cli/bad.py", "from tests.conftest import x\n", "app.cli → tests.conftest"),
         ("app/newcomer/bad.py", "from app.domain.volume import x\n", "app.newcomer → app.domain.volume"),
     ],

@@ -7,6 +7,6 @@ import typer
 
 def conformance() -> None:
     """Print the DICOM conformance statement as Markdown."""
-    from app.conformance import conformance_statement
+    from app.reference.conformance import conformance_statement
 
     typer.echo(conformance_statement(), nl=False)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from app.chain.evaluation import NodeScores
     from app.cohort.manifest import CohortPatient
     from app.inference.models.card import ModelCard
-    from app.node_evaluation import NodeScores
     from app.settings import Settings
 
 REPORT_FILE = Path("report.html")
@@ -87,10 +87,10 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
         MisconfiguredError: the folder can't be written to or is in use, DICOM is not in place, or a model is
             damaged.
     """
-    from app.folder_lock import hold_folder
+    from app.chain.evaluation import evaluate_node
+    from app.files.durable import hold_folder
     from app.node.watch.log import configure_logging
     from app.node.watch.stop_signals import end_process, run_unless_stopped
-    from app.node_evaluation import evaluate_node
     from app.validation.cards import check_tellable
 
     if cards:
@@ -99,7 +99,7 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
         typer.echo(f"warning: {doubt}", err=True)
     with hold_folder(out, COMMAND):
         configure_logging(None, "WARNING")
-        logging.getLogger("app.node_evaluation").setLevel(logging.INFO)
+        logging.getLogger("app.chain.evaluation").setLevel(logging.INFO)
         found = run_unless_stopped(lambda: evaluate_node(run.cohort, run.patients, run.settings, out))
         if found is None:
             typer.echo("psma-node: stopped; the same command goes on with the next patient", err=True)

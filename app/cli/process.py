@@ -39,11 +39,11 @@ def process(
     block_stop_signals()
     if input_folder is None or output_folder is None:
         raise typer.BadParameter("give IN and OUT, or set HOLOSCAN_INPUT_PATH and HOLOSCAN_OUTPUT_PATH")
-    from app.outcome_file import remove_earlier_outcomes
+    from app.files.outcome import remove_earlier_outcomes
 
     remove_earlier_outcomes(output_folder)
+    from app.chain.folder import process_folder
     from app.cli.compute import device_cautions
-    from app.folder_mode import process_folder
     from app.node.watch.log import configure_logging
     from app.settings import load_settings
 

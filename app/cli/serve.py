@@ -68,7 +68,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 
 
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
-    from app.application import ChainProcessor
+    from app.chain.application import ChainProcessor
     from app.dicom.reading.studies import read_study
     from app.domain.selection.selection import select
     from app.node.process.earlier_studies import NodePreviousResults, NodePriors

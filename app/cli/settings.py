@@ -7,6 +7,6 @@ import typer
 
 def settings() -> None:
     """Print the reference of app.yaml as Markdown."""
-    from app.settings_reference import settings_reference
+    from app.reference.settings import settings_reference
 
     typer.echo(settings_reference(), nl=False)

@@ -45,7 +45,7 @@ from app.cohort.source import (
 )
 from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
+from app.files.durable import hold_folder
 
 _log = logging.getLogger(__name__)
 

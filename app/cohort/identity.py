@@ -15,8 +15,8 @@ from pathlib import Path
 
 from app.cohort.manifest import CohortManifest
 from app.cohort.source import FoundPatient
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 
 ASSIGNMENT_FILE = "assignment.json"
 """Study Instance UID to pseudonym, of every study ever seen: ids stay when a build was interrupted."""

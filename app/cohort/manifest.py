@@ -24,10 +24,10 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
+from app.files.records import Record, read_record, write_record
 from app.imaging.registration.policy import AlignPolicy
-from app.record_file import Record, read_record, write_record
 
 MANIFEST_FILE = "cohort.yaml"
 

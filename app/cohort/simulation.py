@@ -17,9 +17,8 @@ from pathlib import Path
 
 from app.cohort.truth import COLUMNS, CSV_FILE
 from app.domain.study import StudyKind
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
+from app.files.durable import hold_folder, write_durably
 from app.phantom.centres import Centre, Modality
 from app.phantom.dicom.truth import TruthFileForm
 from app.phantom.patient import VERSION

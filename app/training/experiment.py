@@ -10,7 +10,7 @@ from pathlib import Path
 from app.cohort.manifest import read_manifest
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
+from app.files.durable import hold_folder
 from app.inference.policy import DeviceChoice
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
 from app.training.steps import Step, StepRunner

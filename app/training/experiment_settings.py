@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 from app.cohort.manifest import MANIFEST_FILE, RECORD_FILE, CohortManifest, Name, image_file, patient_folder
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
+from app.files.records import Record, read_record, write_record
 from app.inference.policy import DeviceChoice
-from app.record_file import Record, read_record, write_record
 from app.training.planning import NOT_RUN, TrainingPlans, is_own, keep_own, read_own
 
 EXPERIMENT_FILE = "experiment.yaml"

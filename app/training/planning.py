@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from app.domain.decision import ModelRole
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 from app.inference.models.card import DATASET_FILE
 from app.inference.models.plans_check import check_plans
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.durable_file import write_durably
 from app.errors import PsmaNodeError
+from app.files.durable import write_durably
 
 log = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ from app.domain.scores import (
 )
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 from app.imaging.labels import label_lesions
 
 SCORES_FILE = "scores.csv"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app import application
-from app.application import ChainProcessor
-from app.folder_mode import RunPriors
+from app.chain import application
+from app.chain.application import ChainProcessor
+from app.chain.folder import RunPriors
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import simulate_patient

@@ -13,13 +13,13 @@ from typing import Any
 import pydicom
 import pytest
 
-from app import folder_mode
+from app.chain import folder
+from app.chain.folder import FolderOutcome, process_folder
 from app.domain.analysis import Aligned, Segmented
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.errors import MisconfiguredError, RetryLaterError
-from app.folder_mode import FolderOutcome, process_folder
-from app.outcome_file import read_outcome
+from app.files.outcome import read_outcome
 from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from operators.load import LoadOperator
@@ -216,14 +216,14 @@ def test_a_disk_without_room_for_the_outcome_asks_to_try_later(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
-    written = folder_mode.write_durably
+    written = folder.write_durably
 
     def full_in_the_end(path: Path, content: bytes) -> None:
         if path.exists():
             raise OSError(28, "No space left on device")
         written(path, content)
 
-    monkeypatch.setattr(folder_mode, "write_durably", full_in_the_end)
+    monkeypatch.setattr(folder, "write_durably", full_in_the_end)
     with pytest.raises(RetryLaterError, match="No space left on device"):
         process_folder(tmp_path / "in", tmp_path / "out", settings)
     assert '"failed"' in (tmp_path / "out" / "outcome.json").read_text()

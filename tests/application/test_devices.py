@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app import application
+from app.chain import application
+from app.chain.folder import process_folder
 from app.cli import compute, serve
 from app.cli.compute import ComputePlan, compute_plan, device_cautions
 from app.cli.main import app
 from app.errors import MisconfiguredError
-from app.folder_mode import process_folder
 from app.inference import devices
 from app.inference.devices import VisibleGpus
 from app.node.policy import NodePolicy

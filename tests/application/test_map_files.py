@@ -17,8 +17,8 @@ import pytest
 from holoscan_cli.packager.manifest_files import ApplicationManifest, PackageManifest
 
 from app import __version__
+from app.files.outcome import NAME, STUDY_FOLDER
 from app.node.watch.probes import LIVENESS_PATH, ProbeServer
-from app.outcome_file import NAME, STUDY_FOLDER
 from app.settings import ApplicationInfo, Resources, Settings, load_settings
 
 MAP = Path(__file__).resolve().parents[2] / "MAP"

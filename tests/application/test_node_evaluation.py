@@ -12,6 +12,8 @@ import pydicom
 import pytest
 import typer
 
+from app.chain.evaluation import NodeScores, evaluate_node
+from app.chain.folder import FolderOutcome, process_folder
 from app.cli.evaluate_node import NodeRun, complete_cards, evaluate_and_report, run_node
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
@@ -21,14 +23,12 @@ from app.domain.decision import ModelRole, ModelUsed
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
-from app.folder_mode import FolderOutcome, process_folder
+from app.files.durable import hold_folder
 from app.imaging.labels import label_lesions
 from app.inference.models.card import read_card, write_card
 from app.inference.models.choice import site_models
 from app.inference.models.store import ModelStore
 from app.inference.policy import SHIPPED_MODELS
-from app.node_evaluation import NodeScores, evaluate_node
 from app.settings import Settings, load_settings
 from tests.application.conftest import use_segmentation
 from tests.cohort.tiny_cohort import GRID, Person, lesion_mask, write_person, write_seg
@@ -173,7 +173,7 @@ def processed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(out.name)
         return process_folder(source, out, settings)
 
-    monkeypatch.setattr("app.node_evaluation.process_folder", spy)
+    monkeypatch.setattr("app.chain.evaluation.process_folder", spy)
     return done
 
 

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.study import StudyKind
-from app.outcome_file import read_outcome
+from app.files.outcome import read_outcome
 from tests.dicom_reading import tiny
 
 

@@ -22,7 +22,7 @@ from app.domain.outcome import (
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import SeriesVerdict
 from app.errors import UnusableStudyError
-from app.outcome_file import read_outcome
+from app.files.outcome import read_outcome
 from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from tests.application.conftest import processor
@@ -75,7 +75,7 @@ def test_a_study_that_can_no_longer_be_read_withdraws_its_result_too(
 
     worker = processor(settings)
     [pair] = worker.process(patient.spect.images, tmp_path / "r1", 1).pairs
-    monkeypatch.setattr("app.application.read_study", conflicting)
+    monkeypatch.setattr("app.chain.application.read_study", conflicting)
     with pytest.raises(UnusableStudyError):
         worker.process(patient.spect.images, tmp_path / "alone", 1, NOTHING_EARLIER)
     outcome = worker.process(patient.spect.images, tmp_path / "r2", 2, earlier_of(tmp_path / "r1", pair))

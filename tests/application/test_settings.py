@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import MisconfiguredError
+from app.reference.settings import settings_reference
 from app.settings import SHIPPED_CONFIG, load_settings
-from app.settings_reference import settings_reference
 
 
 def written(folder: Path, text: str) -> Path:

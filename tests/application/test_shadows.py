@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app import application
+from app.chain import application
+from app.chain.folder import RunPriors, process_folder
 from app.domain.analysis import Segmented
 from app.domain.outcome import MaskSummary, ShadowComparison, Status
-from app.folder_mode import RunPriors, process_folder
-from app.outcome_file import read_outcome
+from app.files.outcome import read_outcome, read_shadows
 from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
-from app.shadow_file import read_shadows
 from tests.application.conftest import links_to
 
 MARK = "shadow-of-the-test"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.chain.folder import RunResults
 from app.dicom.reading.loading import LoadPolicy
 from app.dicom.results.folder import ResultFolder
 from app.dicom.results.policy import WritePolicy
@@ -18,13 +19,12 @@ from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
-from app.folder_mode import RunResults
+from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodePreviousResults
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.outcome_file import write_outcome
 from tests.results import sources
 
 DAY = datetime(2026, 3, 1, 8)

@@ -32,7 +32,7 @@ from app.domain.findings.findings import (
     Site,
 )
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
-from app.outcome_file import read_outcome, write_outcome
+from app.files.outcome import read_outcome, write_outcome
 from tests.results import sources
 from tests.results.sources import PROVENANCE
 

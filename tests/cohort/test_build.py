@@ -26,7 +26,7 @@ from app.cohort.source import CohortPolicy
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
+from app.files.durable import hold_folder
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
 from app.phantom.dicom.header import ISSUER

@@ -13,8 +13,8 @@ from pydicom.uid import BasicTextSRStorage
 from sqlalchemy import Engine, delete, event, text
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
-from app.durable_file import sync_folder
 from app.errors import RetryLaterError
+from app.files.durable import sync_folder
 from app.node.records.database import instances, utc_now
 from app.node.records.inbox import Inbox, InboxFullError, Recovery, Stored
 

@@ -42,6 +42,7 @@ from app.domain.outcome import (
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
+from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.process.work import OnStage
 from app.node.receive.completeness import Selected
@@ -49,7 +50,6 @@ from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.log import configure_logging
 from app.node.watch.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
-from app.outcome_file import write_outcome
 
 KINDS = ("SEG", "SR", "PAGE")
 

@@ -17,6 +17,7 @@ from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.errors import MisconfiguredError
+from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.late_priors import late_prior, tell_late_priors
 from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
@@ -26,7 +27,6 @@ from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.retry import analyse_again
-from app.outcome_file import write_outcome
 from tests.node_workflow.fake_node import Subject, _pair
 from tests.node_workflow.peers import FakePacs, wait_until
 from tests.node_workflow.test_prior_wait import NewNode

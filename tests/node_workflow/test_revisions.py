@@ -22,6 +22,7 @@ from app.domain.outcome import (
     Withdrawal,
 )
 from app.errors import RetryLaterError
+from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import Delivery as Answer
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
@@ -30,7 +31,6 @@ from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
 from app.node.records.deliveries import DeliveryKey, DeliveryState
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from app.outcome_file import write_outcome
 from tests.node_workflow.fake_node import _pair
 
 STUDY = "1.2.3"

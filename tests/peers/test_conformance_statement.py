@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from app.conformance import conformance_statement
 from app.dicom.results.policy import RESULT_CLASSES
+from app.reference.conformance import conformance_statement
 from tests.peers.results import Case
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from app.cli.main import app
 from app.cohort.manifest import CohortManifest, CohortPatient, read_manifest, write_manifest
 from app.errors import MisconfiguredError
-from app.folder_lock import hold_folder
+from app.files.durable import hold_folder
 from app.training import conclusion, experiment
 from app.training.experiment import begin, run_step
 from app.training.experiment_settings import read_experiment, with_changes

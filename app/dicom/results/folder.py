@@ -25,9 +25,9 @@ from app.domain.outcome import (
 )
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import SeriesVerdict
-from app.durable_file import write_durably
 from app.errors import RetryLaterError
-from app.outcome_file import remove_results, write_outcome
+from app.files.durable import write_durably
+from app.files.outcome import remove_results, write_outcome
 
 
 class ResultFolder:

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.durable_file import make_folder, sync_folder
 from app.errors import MisconfiguredError
+from app.files.durable import make_folder, sync_folder
 from app.inference.models.card import FileName
 
 CHUNK_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
-from app.record_file import Record, read_record, write_record
+from app.files.records import Record, read_record, write_record
 
 CARD_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"

@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError
 from app.domain.decision import ModelRole
 from app.domain.selection.tracers import tracer_named
 from app.errors import MisconfiguredError
+from app.files.records import Record
 from app.inference.models.card import Text
 from app.inference.models.channels import ENCODING, PRIOR_NAME, channels_of
-from app.record_file import Record
 
 
 class StatedChannel(Record):

@@ -31,8 +31,8 @@ from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from app.domain.selection.screening import IMAGE_CLASSES
-from app.durable_file import make_folder, sync_folder
 from app.errors import RetryLaterError
+from app.files.durable import make_folder, sync_folder
 from app.node.records.database import instances, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import (

@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.domain.outcome import StudyOutcome
-from app.durable_file import make_folder, sync_folder
 from app.errors import MisconfiguredError, RetryLaterError
+from app.files.durable import make_folder, sync_folder
+from app.files.outcome import read_outcome
 from app.node.records.instances import study_folder_name
 from app.node.records.runs import RunKey
-from app.outcome_file import read_outcome
 
 REPLACED = "replaced"
 

@@ -23,8 +23,8 @@ from sqlalchemy import Column, Engine, Integer, Row, String, Table, delete, inse
 from app.dicom.reading.studies import read_study
 from app.domain.outcome import PairOutcome, StudyOutcome
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 from app.node.records.database import MAX_IDENTIFIER_LENGTH, PlainText, UtcDateTime, metadata, utc_now
 from app.node.records.outbox import Outbox
 from app.node.records.runs import RunKey

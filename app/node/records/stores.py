@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from app.durable_file import make_folder
 from app.errors import MisconfiguredError
+from app.files.durable import make_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.records.comparisons import ShadowLedger

@@ -15,8 +15,8 @@ from pathlib import Path
 from app.cohort.manifest import MANIFEST_FILE
 from app.domain.measures import DICE
 from app.domain.scores import ScanScore, Validation
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, check_unique, described, groups_of
 from app.validation.report import tables

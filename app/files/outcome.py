@@ -1,21 +1,28 @@
-"""outcome.json: how a study ended, for people, scripts and the node itself."""
+"""outcome.json: how a study ended, for people, scripts and the node itself.
+
+shadow.json: what the shadow models found in folder mode, beside the results and never among them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from app import __version__
-from app.domain.outcome import StudyOutcome
-from app.durable_file import sync_folder, write_durably
+from app.domain.outcome import ShadowComparison, StudyOutcome
 from app.errors import MisconfiguredError
+from app.files.durable import sync_folder, write_durably
 
 NAME = "outcome.json"
+
 RESULT_FILES = "[A-Z]*.2.25.*.dcm"
 """How result files are named: kind, derived UID (:mod:`app.dicom.results.read_back`)."""
+
 STUDY_FOLDER = "study-"
 """Folder mode has one folder for each study below that of its results, numbered from 1."""
+
 _ADAPTER = TypeAdapter(StudyOutcome)
 
 
@@ -72,3 +79,22 @@ def remove_results(folder: Path) -> None:
     sync_folder(folder)
     for path in folder.glob(RESULT_FILES):
         path.unlink()
+
+
+SHADOW_NAME = "shadow.json"
+
+_SHADOWS = TypeAdapter(tuple[ShadowComparison, ...])
+
+
+def write_shadows(comparisons: Sequence[ShadowComparison], folder: Path) -> None:
+    """Write ``shadow.json`` into ``folder``; one of an earlier run goes. Raises OSError."""
+    if comparisons:
+        write_durably(folder / SHADOW_NAME, _SHADOWS.dump_json(tuple(comparisons), indent=2) + b"\n")
+    else:
+        (folder / SHADOW_NAME).unlink(missing_ok=True)
+
+
+def read_shadows(folder: Path) -> tuple[ShadowComparison, ...]:
+    """What :func:`write_shadows` wrote; nothing when there is no such file."""
+    path = folder / SHADOW_NAME
+    return _SHADOWS.validate_json(path.read_bytes()) if path.is_file() else ()

@@ -8,8 +8,8 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError
+from app.files.durable import write_durably
 
 
 class Record(BaseModel):

@@ -3,6 +3,8 @@
 Each patient's DICOM goes through folder mode with the site's settings and models, as a node would process it
 (PET first, so that its lesions can guide the SPECT); the SEG that it wrote is read back and compared with the
 truth.
+
+One patient's scores, kept so that an evaluation that was stopped need not begin again.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app import __version__
+from app.chain.folder import FolderOutcome, process_folder
 from app.cohort.manifest import CohortPatient, CohortScan, image_file
 from app.cohort.nifti import read_labels, read_volume, write_array
 from app.dicom.outlines.seg import read_segmentation
@@ -28,16 +32,49 @@ from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
-from app.folder_mode import FolderOutcome, process_folder
+from app.files.durable import make_folder, write_durably
 from app.inference.models.choice import choose_setting, serving_model, site_models
 from app.inference.models.store import ModelStore
 from app.settings import Settings
-from app.validation.kept_patient import KeptPatient, read_kept, write_kept
 from app.validation.scores import PREDICTIONS_FOLDER, prediction_file, score_scan
+
+
+class KeptPatient(BaseModel):
+    """What an evaluation found in one patient.
+
+    Attributes:
+        inputs: digest of everything that the result depends on; another one makes it worthless.
+        missing: scans without a result, and why.
+        models: id of each model that ran, by role.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: str
+    scores: tuple[ScanScore, ...]
+    missing: tuple[str, ...]
+    models: dict[str, str]
+
+
+def read_kept(path: Path, inputs: str) -> KeptPatient | None:
+    """What was kept; ``None`` when there is nothing, or it was made from other inputs or is damaged."""
+    try:
+        kept = KeptPatient.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None  # the patient is processed again, which mends both
+    return kept if kept.inputs == inputs else None
+
+
+def write_kept(kept: KeptPatient, path: Path) -> None:
+    """Keep it, whole or not at all."""
+    make_folder(path.parent)
+    write_durably(path, kept.model_dump_json(indent=1).encode() + b"\n")
+
 
 log = logging.getLogger(__name__)
 
 RESULTS_FOLDER = "results"
+
 PATIENTS_FOLDER = "patients"
 
 Files = Mapping[str, tuple[Path, ...]]

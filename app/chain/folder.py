@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from app.application import ChainProcessor
+from app.chain.application import ChainProcessor
 from app.dicom.reading.loading import read_ct
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
@@ -22,13 +22,12 @@ from app.domain.refusal import Reason
 from app.domain.selection.rejection import rejection_lines
 from app.domain.study import Patient, Study, StudyKind
 from app.domain.volume import LabelMap
-from app.durable_file import write_durably
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
+from app.files.durable import write_durably
+from app.files.outcome import NAME, STUDY_FOLDER, remove_results, write_outcome, write_shadows
 from app.imaging.earlier_results import PreviousResult, PriorCandidate
 from app.inference.devices import choose_device
-from app.outcome_file import NAME, STUDY_FOLDER, remove_results, write_outcome
 from app.settings import Settings
-from app.shadow_file import write_shadows
 
 logger = logging.getLogger(__name__)
 
