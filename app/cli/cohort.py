@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.long_command import end_on_sigterm, log_to_terminal
-from app.cli.options import ConfigOption, SetOption
+from app.cli.options import ConfigOption, SetOption, end_on_sigterm, log_to_terminal
 from app.phantom.centres import Centre
 from app.phantom.dicom.truth import TruthFileForm
 

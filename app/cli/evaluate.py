@@ -1,19 +1,174 @@
-"""``psma-node evaluate``: a validation's report again, or the node's own chain on a labelled cohort."""
+"""``psma-node evaluate``: a validation's report again, or the node's own chain on a labelled cohort.
+
+``psma-node evaluate --node``: the node's chain on a labelled cohort, its report, the models' cards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.options import ConfigOption, SetOption
 from app.errors import MisconfiguredError
 
-NODE_FOLDER = Path("node-evaluation")
+if TYPE_CHECKING:
+    from app.chain.evaluation import NodeScores
+    from app.cohort.manifest import CohortPatient
+    from app.inference.models.card import ModelCard
+    from app.settings import Settings
+
 REPORT_FILE = Path("report.html")
+
+COMMAND = "`psma-node evaluate --node`"
+
+EXIT_INCOMPLETE = 1
+
+EXIT_STOPPED = 130
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """What is evaluated, with what, and how it was asked for.
+
+    Attributes:
+        cohort: its folder.
+        patients: those that are processed.
+        simulated: whether they were.
+        serving: cards of the models that the site's policy names.
+        command: to run again.
+    """
+
+    cohort: Path
+    patients: Sequence[CohortPatient]
+    simulated: bool
+    settings: Settings
+    serving: tuple[ModelCard, ...]
+    command: str
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Which models may have been trained on these patients, a sentence each."""
+        from app.validation.cards import warning
+
+        centres = {patient.centre for patient in self.patients}
+        return tuple(filter(None, (warning(card, centres, self.simulated) for card in self.serving)))
+
+
+def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> NodeRun:
+    """What was asked for, checked as far as can be before any computing.
+
+    Args:
+        cohort: its folder.
+        centre: whose patients; empty: everyone's.
+        site: the site's file, and settings that override it.
+
+    Raises:
+        MisconfiguredError: cohort, settings or models can't be used.
+        typer.BadParameter: no patient of that centre.
+    """
+    from app.cohort.manifest import read_manifest
+    from app.inference.models.choice import site_models
+    from app.inference.models.store import ModelStore
+    from app.settings import load_settings
+
+    settings, manifest = load_settings(*site), read_manifest(cohort)
+    patients = [p for p in manifest.patients if not centre or p.centre == centre]
+    if not patients:
+        raise typer.BadParameter(f"no patient of centre {centre!r}; centres: {', '.join(manifest.centres)}")
+    models = site_models(ModelStore(settings.segment.models_folder), settings.segment)
+    serving = tuple({card.id: card for card in models.serving.values()}.values())
+    command = _command(centre, site)
+    return NodeRun(cohort.resolve(), patients, manifest.simulated, settings, serving, command)
+
+
+def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
+    """Process, score, report; exit code 1 when a scan gave no result, 130 when stopped.
+
+    Raises:
+        MisconfiguredError: the folder can't be written to or is in use, DICOM is not in place, or a model is
+            damaged.
+    """
+    from app.chain.evaluation import evaluate_node
+    from app.files.durable import hold_folder
+    from app.node.watch.log import configure_logging
+    from app.node.watch.stop_signals import end_process, run_unless_stopped
+    from app.validation.cards import check_tellable
+
+    if cards:
+        check_tellable(run.serving)
+    for doubt in run.doubts:
+        typer.echo(f"warning: {doubt}", err=True)
+    with hold_folder(out, COMMAND):
+        configure_logging(None, "WARNING")
+        logging.getLogger("app.chain.evaluation").setLevel(logging.INFO)
+        found = run_unless_stopped(lambda: evaluate_node(run.cohort, run.patients, run.settings, out))
+        if found is None:
+            typer.echo("psma-node: stopped; the same command goes on with the next patient", err=True)
+            end_process(EXIT_STOPPED)
+        if found.scores:
+            _write_report(out, found, run)
+        if cards:
+            complete_cards(found, run)
+    for line in found.missing:
+        typer.echo(f"no result: {line}", err=True)
+    raise typer.Exit(EXIT_INCOMPLETE if found.missing else 0)
+
+
+def _command(centre: str, site: tuple[Path | None, list[str]]) -> str:
+    """What to run again, as it was asked for; folders stay unsaid."""
+    words = ["psma-node evaluate --node COHORT"]
+    words += [f"--centre {centre}"] if centre else []
+    words += ["--config SITE.yaml"] if site[0] is not None else []
+    return " ".join([*words, *(f"--set {shlex.quote(word)}" for word in site[1])])
+
+
+def complete_cards(found: NodeScores, run: NodeRun) -> None:
+    """Metrics of the node's own chain into the serving models' cards; where there are none, it says why."""
+    from app import __version__
+    from app.inference.models.card import MetricSource, read_card, write_card
+    from app.validation.cards import findings_of
+
+    today = datetime.now(UTC).date().isoformat()
+    source = MetricSource(command=run.command, software_version=__version__, date=today)
+    for each in findings_of(found.scores, found.models, run.serving, run.simulated):
+        if not each.metrics:
+            typer.echo(f"card unchanged: {each.model_id}: {each.why_none}")
+            continue
+        folder = run.settings.segment.models_folder / each.model_id
+        update = {"metrics": each.metrics, "metric_source": source}
+        write_card(read_card(folder).model_copy(update=update), folder)
+        typer.echo(f"card: {each.model_id}")
+
+
+def _write_report(out: Path, found: NodeScores, run: NodeRun) -> None:
+    from app import __version__
+    from app.validation.report import ABOUT_FILE, ReportAbout, report_from, write_about
+    from app.validation.scores import SCORES_FILE, write_scores
+
+    about = ReportAbout(
+        title="The node's own chain on a labelled cohort",
+        simulated=run.simulated,
+        software_version=__version__,
+        models=found.models,
+        commands=(run.command,),
+        settings=f"digest of the site's settings: {run.settings.digest}",
+        notes=(*run.doubts, *(f"No result: {line}" for line in found.missing)),
+    )
+    write_scores(found.scores, out / SCORES_FILE)
+    write_about(about, out / ABOUT_FILE)
+    report_from(out, out / REPORT_FILE, run.cohort)
+    typer.echo(f"written: {out / REPORT_FILE}")
+
+
+NODE_FOLDER = Path("node-evaluation")
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -64,7 +219,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.node.watch.stop_signals import block_stop_signals
 
     block_stop_signals()
-    from app.cli.evaluate_node import evaluate_and_report, run_node
+
 
     with _told(out or NODE_FOLDER):
         run = run_node(source, centre, (config, overrides or []))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.long_command import end_on_sigterm, log_to_terminal
+from app.cli.options import end_on_sigterm, log_to_terminal
 from app.training.sizes import Size
 
 if TYPE_CHECKING:

@@ -1,4 +1,9 @@
-"""The command line: registers the commands, translates errors once."""
+"""The command line: registers the commands, translates errors once.
+
+``psma-node settings``: every key of app.yaml, its default, what it means.
+
+``psma-node conformance``: the DICOM conformance statement.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +12,29 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import audit, cohort, models
-from app.cli.check import check
-from app.cli.conformance import conformance
-from app.cli.demo import demo
+from app.cli import cohort, models, operate
+from app.cli.demo import demo, phantom
 from app.cli.evaluate import evaluate
 from app.cli.experiment import experiment
-from app.cli.inspect import inspect
-from app.cli.phantom import phantom
-from app.cli.process import process
-from app.cli.retry import retry
+from app.cli.folder import inspect, process
+from app.cli.operate import check, retry, status
 from app.cli.serve import serve
-from app.cli.settings import settings
-from app.cli.status import status
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+
+
+def settings() -> None:
+    """Print the reference of app.yaml as Markdown."""
+    from app.reference.settings import settings_reference
+
+    typer.echo(settings_reference(), nl=False)
+
+
+def conformance() -> None:
+    """Print the DICOM conformance statement as Markdown."""
+    from app.reference.conformance import conformance_statement
+
+    typer.echo(conformance_statement(), nl=False)
+
 
 EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
 
@@ -49,10 +63,14 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
 
 
 NODE_COMMANDS = (serve, status, check, retry, process, inspect, settings, conformance)
+
 for command in (*NODE_COMMANDS, demo, phantom, experiment, evaluate):
     app.command()(command)
+
 app.add_typer(models.app, name="models")
-app.add_typer(audit.app, name="audit")
+
+app.add_typer(operate.app, name="audit")
+
 app.add_typer(cohort.app, name="cohort")
 
 

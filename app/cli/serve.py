@@ -100,7 +100,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
 
 def _refuse_unfit(settings: Settings) -> SiteModels:
     """Better no node than one that finds out with the first patient."""
-    from app.cli.check import verified_models
+    from app.cli.operate import verified_models
     from app.node.watch.health import check_disk
 
     models = verified_models(settings)

@@ -119,7 +119,8 @@ def test_the_node_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def other_checks_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.check._check_models", lambda settings: CheckResult("models", True, "right"))
+    right = CheckResult("models", True, "right")
+    monkeypatch.setattr("app.cli.operate._check_models", lambda settings: right)
     monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
 
 

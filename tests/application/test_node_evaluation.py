@@ -14,7 +14,7 @@ import typer
 
 from app.chain.evaluation import NodeScores, evaluate_node
 from app.chain.folder import FolderOutcome, process_folder
-from app.cli.evaluate_node import NodeRun, complete_cards, evaluate_and_report, run_node
+from app.cli.evaluate import NodeRun, complete_cards, evaluate_and_report, run_node
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
 from app.cohort.source import CohortPolicy

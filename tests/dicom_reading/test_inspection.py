@@ -12,7 +12,7 @@ import typer
 from pydicom import Dataset
 from typer.testing import CliRunner
 
-from app.cli.inspect import inspect
+from app.cli.folder import inspect
 from app.dicom.reading.inspection import inspect_folder
 from app.dicom.reading.loading import LoadPolicy
 from app.domain.quantities.body_size import OtherSuvKind

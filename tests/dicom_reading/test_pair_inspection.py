@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.cli.inspect import inspect
+from app.cli.folder import inspect
 from app.dicom.reading.inspection import PairVerdict, StudyInspection, inspect_folder
 from app.dicom.reading.loading import LoadPolicy
 from app.domain.refusal import RefusalCode

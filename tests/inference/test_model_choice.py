@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.check import verified_models
 from app.cli.main import app
+from app.cli.operate import verified_models
 from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError

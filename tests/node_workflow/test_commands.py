@@ -246,7 +246,8 @@ def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores,
 
 
 def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.check._check_models", lambda settings: CheckResult("models", True, "right"))
+    right = CheckResult("models", True, "right")
+    monkeypatch.setattr("app.cli.operate._check_models", lambda settings: right)
     monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
     told = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
     assert told.exit_code == 0

@@ -9,7 +9,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from app.cli.phantom import phantom
+from app.cli.demo import phantom
 from app.phantom import patient
 from app.phantom.centres import Centre
 from app.phantom.dicom import writer

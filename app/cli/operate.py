@@ -1,0 +1,204 @@
+"""``psma-node check``: is everything the node needs in place?
+
+``psma-node status``: every study with its state, the reason, and what comes next.
+
+``psma-node retry STUDY``: try again what failed or was rejected.
+
+``psma-node audit verify``: is the audit log whole?
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from app.inference.models.choice import SiteModels
+    from app.node.watch.health import CheckResult
+    from app.settings import Settings
+
+DEVICE = "device"
+"""The line that tells where the networks run."""
+
+
+def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Validate app.yaml; try device, models, database, disk, listener, destinations.
+
+    Exit code: 0 all is well, 1 something failed, 2 wrong settings, or a GPU demanded that is not there; each
+    line that failed says what to do.
+    """
+    from app.errors import MisconfiguredError
+    from app.node.watch.health import CheckResult
+    from app.settings import load_settings
+
+    try:
+        settings = load_settings(config, overrides or [])
+    except MisconfiguredError as error:
+        _print_checks((CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),))
+        raise typer.Exit(2) from error
+    results = _results(settings)
+    _print_checks(results)
+    failed = {result.name for result in results if not result.ok}
+    raise typer.Exit(2 if DEVICE in failed else int(bool(failed)))
+
+
+def _results(settings: Settings) -> tuple[CheckResult, ...]:
+    from app.cli.compute import compute_plan, device_cautions
+    from app.node.watch.health import CheckResult, guarded, node_checks
+
+    valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
+    models = guarded("models", lambda: _check_models(settings))
+    told = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
+    told += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
+    device = guarded(DEVICE, lambda: CheckResult(DEVICE, True, str(compute_plan(settings))))
+    return (valid, *told, device, models, *node_checks(settings.node, settings.receive, settings.deliver))
+
+
+def verified_models(settings: Settings) -> SiteModels:
+    """The models that the site's policy calls for, shadows too, each file compared with its card.
+
+    Raises:
+        MisconfiguredError: one is missing or damaged, or the policy is not clear.
+    """
+    from app.inference.models.choice import site_models
+    from app.inference.models.store import ModelStore
+
+    store = ModelStore(settings.segment.models_folder)
+    models = site_models(store, settings.segment)
+    for card in models.all:
+        store.verify(card)
+    return models
+
+
+def _check_models(settings: Settings) -> CheckResult:
+    from app.node.watch.health import CheckResult
+
+    models = verified_models(settings)
+    shadows = {card.id for card in models.shadows} - {card.id for card in models.serving.values()}
+    names = ", ".join(
+        f"{card.id} ({card.role}{', shadow' if card.id in shadows else ''})" for card in models.all
+    )
+    return CheckResult("models", True, f"{names}: every checksum right")
+
+
+def _print_checks(results: tuple[CheckResult, ...]) -> None:
+    """One line a check, and one for what to do; nothing is cut to the terminal's width."""
+    width = max(len(result.name) for result in results)
+    for result in results:
+        typer.echo(f"{'ok' if result.ok else 'FAILED':<7} {result.name:<{width}}  {result.found}")
+        if result.advice:
+            typer.echo(f"{'':<7} {'':<{width}}  what to do: {result.advice}")
+
+
+if TYPE_CHECKING:
+    from app.node.watch.status import StudyStatus
+
+
+def status(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the studies with state, reason and next step; works whether the node runs or not.
+
+    Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
+    """
+    from app.node.records.stores import open_known_stores
+    from app.node.watch.status import study_statuses
+    from app.settings import load_settings
+
+    stores = open_known_stores(load_settings(config, overrides or []).node)
+    studies = study_statuses(stores)
+    stores.close()
+    if as_json:
+        content = {"studies": [asdict(study) for study in studies]}
+        typer.echo(json.dumps(content, indent=2, default=_iso))
+    else:
+        _print_studies(studies)
+
+
+def _print_studies(studies: tuple[StudyStatus, ...]) -> None:
+    """One line a study, whole identifiers, then why and what next; nothing is cut to the terminal's width."""
+    if not studies:
+        typer.echo("no study has arrived yet")
+    for study in studies:
+        state = f"{study.state} ({study.stage})" if study.stage else study.state
+        revision = f"revision {study.revision}, " if study.revision else ""
+        acquired = f", acquired {study.acquired_at:%Y-%m-%d}" if study.acquired_at else ""
+        images = f"{study.image_count} images{acquired}"
+        typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
+        if study.beside:
+            typer.echo(f"{'':<20} kept beside the images: {study.beside}")
+        if study.conflicts:
+            typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
+        for title, words in (("why", study.reason), ("next", study.next_step)):
+            if words not in ("", "none"):
+                typer.echo(f"{'':<20} {title}: {words}")
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def retry(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send the results of a study that is done again, everywhere.")
+    ] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Analyse a study that is done anew; the new results replace the former."
+        ),
+    ] = False,
+) -> None:
+    """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
+    from app.node.records.stores import open_known_stores
+    from app.node.watch.retry import analyse_again, resend_study, retry_study
+    from app.settings import load_settings
+
+    if resend and again:
+        raise typer.BadParameter("give --resend or --again, not both")
+    stores = open_known_stores(load_settings(config, overrides or []).node)
+    act = resend_study if resend else analyse_again if again else retry_study
+    typer.echo(act(stores, study))
+    stores.close()
+
+
+app = typer.Typer(no_args_is_help=True, help="The audit log.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps ``verify`` a word of its own while it is the only command."""
+
+
+@app.command()
+def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Follow the log's chain of hashes.
+
+    Exit code: 0 whole, 1 a line was changed, removed or inserted, 2 wrong settings (or no data folder there).
+    """
+    from app.node.records.stores import open_stores, refuse_absent_data_folder
+    from app.settings import load_settings
+
+    node = load_settings(config, overrides or []).node
+    refuse_absent_data_folder(node)
+    stores = open_stores(node)
+    result = stores.audit.verify()
+    stores.close()
+    if not result.intact:
+        before = f"{result.entries} entries before it are"
+        typer.echo(f"the audit log is NOT whole: {result.problem} ({before})", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"the audit log is whole: {result.entries} entries")
