@@ -14,7 +14,7 @@ from pydicom.pixels.utils import pack_bits
 from pydicom.uid import ExplicitVRLittleEndian
 
 from app.domain.volume import Grid
-from tests.dicom_reading.tiny import Scan, lutetium_injection, psma_injection, write_ct, write_nm, write_pet
+from tests.dicom.reading.tiny import Scan, lutetium_injection, psma_injection, write_ct, write_nm, write_pet
 
 SHAPE = (8, 10, 12)
 SPACING_MM = (4.0, 4.0, 5.0)

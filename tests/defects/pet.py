@@ -11,7 +11,7 @@ from pydicom.valuerep import DSfloat
 from app.domain.refusal import RefusalCode as Code
 from tests.defects.damage import Damage, Defect, both, copied, every, injected, one
 from tests.defects.studies import Images
-from tests.dicom_reading import tiny
+from tests.dicom.reading import tiny
 
 DECAY = "DecayCorrection, DecayFactor, CorrectedImage"
 UNDECAYED = ["ATTN", "SCAT"]

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from app.domain.refusal import RefusalCode as Code
 from tests.defects.damage import Damage, Defect, both, copied, every, injected, lost
 from tests.defects.studies import Images
-from tests.dicom_reading import tiny
+from tests.dicom.reading import tiny
 
 SCALE = "Units, RescaleSlope, RadionuclideTotalDose"
 MAPPING = "RealWorldValueMappingSequence"

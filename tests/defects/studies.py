@@ -22,7 +22,7 @@ from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
 from app.domain.volume import LabelMap
 from app.imaging.registration.ct_agreement import check_ct
-from tests.dicom_reading import tiny
+from tests.dicom.reading import tiny
 from tests.imaging.bodies import Person, trunk_grid
 
 CT_UID = "1.2.3.2"

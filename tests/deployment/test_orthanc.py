@@ -19,8 +19,8 @@ from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage
 from app.demo.pacs import START_S, orthanc_program
 from app.demo.processes import LOOPBACK, Program, free_port, start_program
 from tests.deployment.manifests import MAP
-from tests.node_workflow.fake_node import derived_uid, secondary_capture
-from tests.node_workflow.peers import wait_until
+from tests.node.workflow.fake_node import derived_uid, secondary_capture
+from tests.node.workflow.peers import wait_until
 
 STUDY = "1.2.826.0.1.77"
 

@@ -15,10 +15,10 @@ import pytest
 from app.demo.processes import free_port
 from app.node.records.audit import AUDIT_FILE
 from tests.deployment.manifests import PAGE, merged_compose, program, seconds
-from tests.node_postgres.cluster import OWNER, Cluster
-from tests.node_postgres.conftest import cluster, database
-from tests.node_workflow.conftest import new_node, pacs
-from tests.node_workflow.peers import FakePacs, NodeProcess
+from tests.node.postgres.cluster import OWNER, Cluster
+from tests.node.postgres.conftest import cluster, database
+from tests.node.workflow.conftest import new_node, pacs
+from tests.node.workflow.peers import FakePacs, NodeProcess
 
 __all__ = ["cluster", "database", "new_node", "pacs"]
 

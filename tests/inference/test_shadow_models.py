@@ -16,8 +16,8 @@ from app.inference.policy import DeviceChoice, SegmentPolicy
 from app.inference.running import segmentation
 from app.inference.running.segmentation import NO_PRIOR, ShadowModels, segment_lesions
 from app.inference.running.segmenter import Segmenter
+from tests.dicom.results.sources import pet, spect
 from tests.inference.tiny_model import write_tiny_model
-from tests.results.sources import pet, spect
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from app.domain.outcome import StandingResult
 from app.domain.quantities.quantification import OtherSuv
 from app.domain.study import StudyKind
 from app.domain.volume import Unit
-from tests.results import sources
-from tests.results.sources import PROVENANCE
+from tests.dicom.results import sources
+from tests.dicom.results.sources import PROVENANCE
 
 PLAIN = WritePolicy(rtstruct=True)
 OTHER = WritePolicy(

@@ -21,9 +21,9 @@ from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
 from app.node.deliver.scu import Delivery, send
 from app.node.policy import Destination
+from tests.dicom.results import sources
+from tests.dicom.results.sources import PROVENANCE, PatientHeader
 from tests.peers.results import Case
-from tests.results import sources
-from tests.results.sources import PROVENANCE, PatientHeader
 
 LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
 NAMES: dict[str, tuple[str, str | list[str]]] = {

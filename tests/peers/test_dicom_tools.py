@@ -16,8 +16,8 @@ from pydicom.uid import SegmentationStorage
 
 from app.dicom.results.read_back import Result, numbers_by_group, texts
 from app.dicom.uids import NoticeKind, ResultKind
+from tests.dicom.results.conformance import TOOLS, errors_of
 from tests.peers.results import Case
-from tests.results.conformance import TOOLS, errors_of
 
 LABELMAP_UNKNOWN = ("Invalid or unknown image SOP class", "Reading invalid/incomplete content item")
 """DCMTK 3.6.7 does not know Label Map Segmentation Storage, which the Standard has since 2024."""

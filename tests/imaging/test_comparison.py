@@ -1,0 +1,221 @@
+"""This study against the previous one: which one, what is compared, and what is not said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.domain.analysis import Quantified, RegistrationFit
+from app.domain.findings.findings import Change, Findings, LinkKind, RecipCategory
+from app.domain.findings.measurements import QuantifyPolicy, measure
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Patient, StudyKind
+from app.domain.volume import LabelMap, Volume
+from app.errors import UnusableStudyError
+from app.imaging import quantification as comparing
+from app.imaging.earlier_results import NoPreviousResults, PreviousResult
+from app.imaging.quantification import StudyComparison
+from app.imaging.registration.policy import AlignPolicy
+from app.imaging.registration.registration import RigidRegistration
+from tests.dicom.results import sources
+
+NOW = datetime(2026, 3, 4, 9, 30)
+FITTING = RegistrationFit(
+    bone_dice=0.9,
+    translation_mm=3.0,
+    rotation_deg=1.0,
+    overlap_fraction=1.0,
+    soft_tissue_correlation=0.95,
+    bone_distance_mm=2.0,
+    side_correlation=0.8,
+    stretch=0.001,
+    thickness_difference_mm=1.0,
+    rival_overlap=0.2,
+)
+
+
+@dataclass
+class Source:
+    """A store of results."""
+
+    results: Sequence[PreviousResult]
+
+    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
+        return [r for r in self.results if r.kind is kind and r.acquired_at < before]
+
+
+@pytest.fixture(scope="module")
+def pet(tmp_path_factory: pytest.TempPathFactory) -> Quantified:
+    return dated(sources.pet(tmp_path_factory.mktemp("pet")))
+
+
+@pytest.fixture(autouse=True)
+def _fitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_on_each_other(monkeypatch, RigidRegistration(np.eye(4), FITTING))
+
+
+def lay_on_each_other(monkeypatch: pytest.MonkeyPatch, registration: RigidRegistration | None) -> None:
+    monkeypatch.setattr(comparing, "register_rigid", lambda fixed, moving: registration)
+
+
+def dated(quantified: Quantified) -> Quantified:
+    """The same, acquired now."""
+    segmented = quantified.segmented
+    loaded = segmented.aligned.loaded
+    functional = replace(loaded.selection.functional, series_datetime=NOW)
+    loaded = replace(loaded, selection=replace(loaded.selection, functional=functional))
+    aligned = replace(segmented.aligned, loaded=loaded)
+    return replace(quantified, segmented=replace(segmented, aligned=aligned))
+
+
+def previous_of(quantified: Quantified, days: float = 60.0, labels: LabelMap | None = None) -> PreviousResult:
+    """A result like this one, ``days`` earlier, with these lesions."""
+    loaded = quantified.segmented.aligned.loaded
+    found = labels or quantified.segmented.labels
+    return PreviousResult(
+        study_instance_uid="1.2.3",
+        series_instance_uid=f"1.2.3.{days:g}",
+        acquired_at=NOW - timedelta(days=days),
+        kind=loaded.selection.kind,
+        tracer=loaded.selection.tracer.key,
+        model=quantified.segmented.model,
+        findings=measure(found, loaded.suv, loaded.activity),
+        result_sop_instance_uid="1.2.3.9",
+        labels=lambda: found,
+        ct=lambda: loaded.ct,
+    )
+
+
+def compared(
+    quantified: Quantified, *previous: PreviousResult, policy: QuantifyPolicy | None = None
+) -> Findings:
+    comparison = StudyComparison(policy or QuantifyPolicy(), AlignPolicy(), Source(previous))
+    return comparison.compare(quantified.segmented, quantified.findings)
+
+
+def change_of(quantified: Quantified, *previous: PreviousResult) -> Change:
+    change = compared(quantified, *previous).change
+    assert change is not None
+    return change
+
+
+def only(labels: LabelMap, *numbers: int) -> LabelMap:
+    """Some of the lesions, numbered anew in their order."""
+    array = np.zeros_like(labels.array)
+    for new, old in enumerate(numbers, start=1):
+        array[labels.array == old] = new
+    return LabelMap(array, labels.grid)
+
+
+def test_nothing_changed_is_stable_with_every_lesion_matched(pet: Quantified) -> None:
+    change = change_of(pet, previous_of(pet))
+    assert [link.kind for link in change.links] == [LinkKind.MATCHED] * 3
+    assert (change.psma_tv_percent, change.tl_psma_percent, change.suv_max_percent) == (0.0, 0.0, 0.0)
+    assert change.recip is not None
+    assert change.recip.category is RecipCategory.STABLE_DISEASE
+    assert change.registration.startswith("CTs laid on each other: Dice of bone 0.90")
+
+
+def test_a_new_lesion_with_more_volume_is_progression(pet: Quantified) -> None:
+    change = change_of(pet, previous_of(pet, labels=only(pet.segmented.labels, 2, 3)))
+    assert change.lesions_that_are(LinkKind.NEW) == 1
+    assert change.recip is not None
+    assert change.recip.category is RecipCategory.PROGRESSIVE_DISEASE
+
+
+def test_the_latest_of_its_kind_and_old_enough_is_taken(pet: Quantified) -> None:
+    spect = replace(previous_of(pet, 20), kind=StudyKind.SPECT_CT)
+    change = change_of(pet, previous_of(pet, 90), previous_of(pet, 30), previous_of(pet, 3), spect)
+    assert change.series_instance_uid == "1.2.3.30"
+
+
+def test_a_scan_of_the_same_cycle_is_no_previous_study(pet: Quantified) -> None:
+    findings = compared(pet, previous_of(pet, 13.9))
+    assert findings.change is None
+    assert findings.no_change_because == "no result of an earlier PET/CT of this patient"
+    nearer = QuantifyPolicy(min_days_to_previous=1.0)
+    assert compared(pet, previous_of(pet, 13.9), policy=nearer).change is not None
+
+
+def test_a_study_is_never_compared_with_itself(pet: Quantified) -> None:
+    own = pet.segmented.aligned.loaded.selection.study.study_instance_uid
+    assert compared(pet, replace(previous_of(pet), study_instance_uid=own)).change is None
+
+
+def test_cts_that_do_not_fit_leave_the_totals_and_say_so(
+    pet: Quantified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_on_each_other(monkeypatch, RigidRegistration(np.eye(4), replace(FITTING, bone_dice=0.1)))
+    change = change_of(pet, previous_of(pet, labels=only(pet.segmented.labels, 2, 3)))
+    assert change.links == ()
+    assert change.no_links_because == ("Dice of bone 0.1, expected at least 0.5",)
+    assert change.psma_tv_percent is not None
+    assert change.recip is not None
+    assert change.recip.category is None
+    assert change.recip.new_lesion_count is None
+
+
+def test_without_common_bone_there_are_no_links(pet: Quantified, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_on_each_other(monkeypatch, None)
+    assert change_of(pet, previous_of(pet)).no_links_because == ("too little bone in common on the two CTs",)
+
+
+def test_a_previous_result_that_is_gone_leaves_the_totals(pet: Quantified) -> None:
+    def gone() -> Volume:
+        raise UnusableStudyError(Reason(RefusalCode.PRIOR_UNREADABLE, "", "a series that is gone", "it"))
+
+    change = change_of(pet, replace(previous_of(pet), ct=gone))
+    assert change.no_links_because == ("the previous result can't be read: a series that is gone",)
+    assert change.psma_tv_percent == 0.0
+
+
+def test_another_tracer_or_model_is_a_caution_and_no_recip(pet: Quantified) -> None:
+    model = replace(pet.segmented.model, weights_sha256="ef" * 32)
+    change = change_of(pet, replace(previous_of(pet), tracer="18F-PSMA-1007", model=model))
+    assert change.cautions == (
+        "another radiopharmaceutical: 18F-PSMA-1007 then, 68Ga-PSMA-11 now",
+        "another model: m1-demo 1.0.0 (efefefef) then, m1-demo 1.0.0 (cdcdcdcd) now",
+    )
+    assert change.recip is not None
+    assert change.recip.category is None
+
+
+def test_spect_is_compared_without_recip(tmp_path: Path) -> None:
+    spect = dated(sources.spect(tmp_path))
+    change = change_of(spect, previous_of(spect))
+    assert change.psma_tv_percent == 0.0
+    assert change.recip is None
+
+
+def test_lesions_in_neither_study_need_no_registration(
+    pet: Quantified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_on_each_other(monkeypatch, None)
+    empty = sources.without_lesions(pet)
+    change = change_of(empty, previous_of(empty, labels=empty.segmented.labels))
+    assert (change.links, change.no_links_because, change.psma_tv_percent) == ((), (), None)
+
+
+def test_an_undated_study_is_not_compared(tmp_path: Path) -> None:
+    pet = sources.pet(tmp_path)
+    loaded = pet.segmented.aligned.loaded
+    study = replace(loaded.selection.study, study_datetime=None)
+    loaded = replace(loaded, selection=replace(loaded.selection, study=study))
+    segmented = replace(pet.segmented, aligned=replace(pet.segmented.aligned, loaded=loaded))
+    findings = compared(replace(pet, segmented=segmented), previous_of(pet))
+    assert findings.no_change_because.startswith("no date of this study")
+
+
+def test_the_site_can_leave_the_comparison_out(pet: Quantified) -> None:
+    findings = compared(pet, previous_of(pet), policy=QuantifyPolicy(compare_with_previous=False))
+    assert (findings.change, findings.no_change_because) == (None, "the site's settings leave it out")
+
+
+def test_no_source_gives_no_change(pet: Quantified) -> None:
+    comparison = StudyComparison(QuantifyPolicy(), AlignPolicy(), NoPreviousResults())
+    assert comparison.compare(pet.segmented, pet.findings).change is None

@@ -1,0 +1,255 @@
+"""``psma-node status``, ``retry``, ``check`` and ``audit verify``, without a node that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom.uid import SegmentationStorage
+from sqlalchemy import insert
+from typer.testing import CliRunner, Result
+
+from app.cli.main import app
+from app.domain.selection.screening import CT_IMAGE
+from app.domain.study import Patient
+from app.errors import MisconfiguredError
+from app.node.policy import NodePolicy
+from app.node.records.database import instances, utc_now
+from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import Observation, StudySubject
+from app.node.watch.health import CheckResult
+from tests.node.workflow.test_ledgers import FILES
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a command on a data folder of its own."""
+
+    def run(*words: str) -> Result:
+        folder = [f"node.data_dir={tmp_path / 'data'}", "node.min_free_mb=1"]
+        return CliRunner().invoke(app, [*words, *(word for item in folder for word in ("--set", item))])
+
+    return run
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> NodeStores:
+    return open_stores(NodePolicy(data_dir=tmp_path / "data"))
+
+
+def arrived(stores: NodeStores, study: str, sop_class_uid: str = CT_IMAGE) -> RunKey:
+    """A study with one instance in the inbox."""
+    row = {
+        "sop_instance_uid": f"{study}.1",
+        "sha256": "0" * 64,
+        "study_instance_uid": study,
+        "series_instance_uid": f"{study}.2",
+        "sop_class_uid": sop_class_uid,
+        "path": "x",
+        "bytes": 1,
+        "received_at": utc_now(),
+        "calling_ae": "X",
+        "conflict": False,
+    }
+    with stores.engine.begin() as connection:
+        connection.execute(insert(instances).values(row))
+    return RunKey(study, 1)
+
+
+def queued(stores: NodeStores, study: str) -> RunKey:
+    """A complete study."""
+    key = arrived(stores, study)
+    stores.runs.open(study, "d" * 64)
+    stores.observations.write(Observation(study, StudyState.QUEUED))
+    return key
+
+
+def ended(stores: NodeStores, study: str, ending: RunEnding) -> RunKey:
+    """A study whose first try has ended."""
+    key = queued(stores, study)
+    stores.runs.claim(key, 1, "x")
+    stores.runs.end(key, 1, ending)
+    return key
+
+
+def test_status_of_a_new_node_says_that_nothing_came(command: Command, stores: NodeStores) -> None:
+    assert command("status").stdout == "no study has arrived yet\n"
+    assert json.loads(command("status", "--json").stdout) == {"studies": []}
+
+
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("audit", "verify"), ("retry", "1.2")])
+def test_absent_data_folder_is_a_wrong_setting(
+    command: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    error = command(*words).exception
+    assert isinstance(error, MisconfiguredError)
+    assert f"no data folder at {tmp_path / 'data'}; is this the right app.yaml" in str(error)
+    assert not (tmp_path / "data").exists(), "a look leaves nothing behind"
+
+
+def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeStores) -> None:
+    arrived(stores, "1.1")
+    stores.observations.write(Observation("1.1", StudyState.WAITING, "a CT that covers the PET"))
+    soon = utc_now() + timedelta(seconds=90)
+    ended(stores, "1.2", RunEnding(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
+    ended(stores, "1.3", RunEnding(StudyState.REJECTED, "the unit is CNTS"))
+    told = command("status").stdout
+    assert "waiting              1.1  1 images\n" in told
+    assert "why: a CT that covers the PET\n" in told
+    assert "failed               1.2  revision 1, 1 images\n" in told
+    assert "next: processing again in " in told
+    assert "rejected             1.3" in told
+    assert "next: psma-node retry\n" in told
+
+
+def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
+    command: Command, stores: NodeStores
+) -> None:
+    arrived(stores, "1.1")
+    stores.subjects.write(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
+    told = command("status").stdout
+    assert "1.1  1 images, acquired 2026-03-04\n" in told
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert study["acquired_at"] == "2026-03-04T09:30:00"
+    assert "4711" not in told + json.dumps(study)
+
+
+def test_status_tells_images_from_what_is_kept_beside_them(command: Command, stores: NodeStores) -> None:
+    arrived(stores, "1.1", SegmentationStorage)
+    stores.observations.write(Observation("1.1", StudyState.WAITING, "no image"))
+    told = command("status").stdout
+    assert "1.1  0 images\n" in told
+    assert "kept beside the images: 1 Segmentation Storage\n" in told
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert (study["image_count"], study["instance_count"]) == (0, 1)
+
+
+def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores) -> None:
+    key = ended(stores, "1.2", RunEnding(StudyState.DELIVERING))
+    stores.deliveries.plan(key, FILES, ["pacs"])
+    delivery = DeliveryKey(key, "pacs")
+    stores.deliveries.acknowledge(delivery, "1.2.SEG", 0)
+    soon = utc_now() + timedelta(seconds=90)
+    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.PENDING, "it is down", soon))
+    (study,) = json.loads(command("status", "--json").stdout)["studies"]
+    assert study["state"] == "delivering"
+    assert study["reason"] == "pacs: 1 of 2 acknowledged, it is down"
+    assert study["next_step"].startswith("delivery again in ")
+    assert study["deliveries"][0]["acknowledged"] == 1
+
+
+def test_late_images_are_told_beside_the_earlier_result(command: Command, stores: NodeStores) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    stores.observations.write(Observation("1.2", StudyState.WAITING, "3 of 40 images of the CT series"))
+    assert "why: 3 of 40 images of the CT series (revision 1 is done)" in command("status").stdout
+
+
+def test_retry_begins_a_rejected_study_again(command: Command, stores: NodeStores) -> None:
+    key = ended(stores, "1.2", RunEnding(StudyState.REJECTED, "tracer not allowed"))
+    assert command("retry", "1.2").stdout == "revision 1 is processed again\n"
+    assert stores.runs.get(key).state is StudyState.QUEUED
+    assert stores.runs.get(key).attempt == 2
+
+
+@pytest.mark.parametrize(("study", "words"), [("1.2", "the study is done"), ("9.9", "found no revision")])
+def test_retry_of_what_needs_none_is_refused(
+    command: Command, stores: NodeStores, study: str, words: str
+) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    assert words in str(command("retry", study).exception)
+
+
+def delivered(stores: NodeStores, study: str) -> DeliveryKey:
+    """A study whose results a PACS has taken."""
+    key = ended(stores, study, RunEnding(StudyState.DELIVERING))
+    stores.deliveries.plan(key, FILES, ["pacs"])
+    delivery = DeliveryKey(key, "pacs")
+    for file in FILES:
+        stores.deliveries.acknowledge(delivery, file.sop_instance_uid, 0)
+    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.DONE))
+    stores.runs.finish_delivery(key, StudyState.DONE)
+    return delivery
+
+
+def test_results_of_a_done_study_are_sent_again(command: Command, stores: NodeStores) -> None:
+    key = delivered(stores, "1.2")
+    told = command("retry", "1.2", "--resend").stdout
+    assert told == "every result of revision 1 is sent again to pacs\n"
+    assert stores.runs.get(key.run).state is StudyState.DELIVERING
+    assert (stores.deliveries.get(key).state, stores.deliveries.get(key).attempt) == (
+        DeliveryState.PENDING,
+        2,
+    )
+    planned = stores.deliveries.instances(key)
+    assert all(item.is_open and item.acknowledged_at for item in planned), "what the PACS has stays known"
+    assert "pacs: 0 of 2 acknowledged" in command("status").stdout
+    stores.deliveries.refuse(key, planned[0].sop_instance_uid, 0xC000)
+    stores.deliveries.acknowledge(key, planned[1].sop_instance_uid, 0)
+    assert [item.is_open for item in stores.deliveries.instances(key)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [(StudyState.REJECTED, "the study is rejected"), (StudyState.DONE, "sent nowhere")]
+)
+def test_what_was_never_sent_is_not_sent_again(
+    command: Command, stores: NodeStores, state: StudyState, words: str
+) -> None:
+    ended(stores, "1.2", RunEnding(state))
+    assert words in str(command("retry", "1.2", "--resend").exception)
+
+
+def test_check_names_a_wrong_key_and_exits_2(command: Command) -> None:
+    result = command("check", "--set", "receive.prot=1")
+    assert result.exit_code == 2
+    assert "receive.prot" in result.stdout
+    assert result.stdout.startswith("FAILED  settings  ")
+
+
+@pytest.mark.parametrize(
+    "text", ["receive: [", "receive: {port: many}", None], ids=["YAML", "type", "missing"]
+)
+def test_check_of_a_wrong_file_exits_2(command: Command, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "site.yaml"
+    if text is not None:
+        file.write_text(text)
+    result = command("check", "--config", str(file))
+    assert result.exit_code == 2
+    assert result.stdout.startswith("FAILED  settings  ")
+
+
+def test_settings_that_are_wrong_are_told_without_the_password(command: Command) -> None:
+    told = command(
+        "check", "--set", "node.workers=-1", "--set", "node.database_url=postgresql://node:hush@db/node",
+        "--set", "deliver.destinations=[{name: pacs, ae_title: P, host: h}]",
+    ).stdout  # fmt: skip
+    assert "node: workers must be 0 or more, found -1" in told
+    assert "deliver.destinations.0.port: missing" in told
+    assert "hush" not in told
+
+
+def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores, tmp_path: Path) -> None:
+    ended(stores, "1.2", RunEnding(StudyState.FAILED, "why", at_fault=True))
+    command("retry", "1.2")
+    assert command("audit", "verify").exit_code == 0
+    log = tmp_path / "data" / "audit" / "audit.jsonl"
+    log.write_text(log.read_text().replace("processed again", "never touched"))
+    result = command("audit", "verify")
+    assert result.exit_code == 1
+    assert "NOT whole" in result.stderr
+
+
+def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = CheckResult("models", True, "right")
+    monkeypatch.setattr("app.cli.operate._check_models", lambda settings: right)
+    monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
+    told = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
+    assert told.exit_code == 0
+    assert "warning: SEG as LABELMAP" in told.output
+    assert "warning" not in CliRunner().invoke(app, ["check"]).output

@@ -1,0 +1,175 @@
+"""A SPECT/CT waits for the earlier PET/CT of its patient that is on its way, and not longer than it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.domain.study import Patient, Series, Study, StudyKind
+from app.node.policy import NodePolicy
+from app.node.process.prior_wait import PriorWait, Wait
+from app.node.records.database import utc_now
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import Observation, StudySubject, subject_of
+from tests.node.workflow.fake_node import Subject
+from tests.node.workflow.peers import FakePacs, NodeProcess, wait_until
+
+NewNode = Callable[..., NodeProcess]
+PET, SPECT = "1.2.1", "1.2.2"
+DAY = datetime(2026, 3, 1)
+ANNA = Patient("ID-ANNA", "clinic")
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[NodeStores]:
+    opened = open_stores(NodePolicy(data_dir=tmp_path / "data"))
+    yield opened
+    opened.close()
+
+
+def known(stores: NodeStores, pet: StudySubject | None = None) -> Callable[..., Wait]:
+    """A complete SPECT/CT of Anna, ten days after a PET; returns what it is told."""
+    spect = StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10))
+    stores.subjects.write(spect)
+    stores.subjects.write(pet or StudySubject(PET, ANNA, pet_acquired_at=DAY))
+    run, _ = stores.runs.open(SPECT, "s" * 64)
+
+    def told(after_s: float = 0.0) -> Wait:
+        wait = PriorWait(stores.subjects, stores.runs, stores.observations, limit_s=60)
+        return wait.check(run, run.created_at + timedelta(seconds=after_s))
+
+    return told
+
+
+def queued_pet(stores: NodeStores) -> RunKey:
+    """The PET has arrived whole."""
+    stores.observations.write(Observation(PET, StudyState.QUEUED))
+    return stores.runs.open(PET, "p" * 64)[0].key
+
+
+def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStores) -> None:
+    told = known(stores)
+    which = f"waits for the PET/CT of the same patient, study {PET}, which"
+    stores.observations.write(Observation(PET, StudyState.RECEIVING))
+    assert told() == Wait(hold=True, reason=f"{which} is being received")
+    stores.observations.write(Observation(PET, StudyState.WAITING, "a CT"))
+    assert told() == Wait(hold=True, reason=f"{which} is not complete yet")
+    key = queued_pet(stores)
+    assert told() == Wait(hold=True, reason=f"{which} is queued")
+    stores.runs.claim(key, 1, "x")
+    assert told() == Wait(hold=True, reason=f"{which} is running")
+    stores.runs.end(key, 1, RunEnding(StudyState.FAILED, "why", utc_now(), at_fault=True))
+    assert told() == Wait(hold=True, reason=f"{which} failed and is tried again")
+    stores.runs.claim(key, 2, "x")
+    stores.runs.end(key, 2, RunEnding(StudyState.DELIVERING))
+    assert told() == Wait()
+
+
+@pytest.mark.parametrize("ending", [StudyState.REJECTED, StudyState.FAILED, StudyState.DONE])
+def test_pet_that_will_give_no_more_is_not_waited_for(stores: NodeStores, ending: StudyState) -> None:
+    told = known(stores)
+    key = queued_pet(stores)
+    stores.runs.claim(key, 1, "x")
+    stores.runs.end(key, 1, RunEnding(ending, "why", at_fault=True))
+    assert told() == Wait()
+
+
+def test_wait_has_its_limit_and_says_so(stores: NodeStores) -> None:
+    told = known(stores)
+    queued_pet(stores)
+    assert told(59).hold
+    limit = "did not wait longer than 60 s for the PET/CT of the same patient"
+    assert told(60) == Wait(reason=f"{limit}, study {PET}, which is queued")
+
+
+@pytest.mark.parametrize(
+    "pet",
+    [
+        StudySubject(PET, Patient("ID-BERTA", "clinic"), DAY),
+        StudySubject(PET, Patient("ID-ANNA", "elsewhere"), DAY),
+        StudySubject(PET, ANNA, DAY + timedelta(days=11)),
+        StudySubject(PET, ANNA, None),
+        StudySubject(PET, ANNA, None, DAY),
+    ],
+    ids=["another patient", "another issuer", "a later PET", "no date", "an earlier SPECT"],
+)
+def test_what_can_be_no_prior_is_not_waited_for(stores: NodeStores, pet: StudySubject) -> None:
+    told = known(stores, pet)
+    queued_pet(stores)
+    assert told() == Wait()
+
+
+def test_patient_without_identifier_waits_for_nobody(stores: NodeStores) -> None:
+    nobody = Patient("")
+    stores.subjects.write(StudySubject(PET, nobody, DAY))
+    stores.subjects.write(StudySubject(SPECT, nobody, None, DAY + timedelta(days=1)))
+    assert stores.subjects.earlier_pets(SPECT) == ()
+
+
+def test_identifiers_that_a_database_would_refuse_are_kept(stores: NodeStores) -> None:
+    odd = Patient("A\0\ud800" + "x" * 5000)
+    stores.subjects.write(StudySubject(PET, odd, DAY))
+    stores.subjects.write(StudySubject(SPECT, odd, None, DAY + timedelta(days=1)))
+    assert stores.subjects.earlier_pets(SPECT) == (PET,)
+
+
+def study(*modalities: str) -> Study:
+    return Study("1", ANNA, tuple(Series(f"1.{name}", name, ()) for name in modalities), DAY)
+
+
+def pairs(whole: Study, *kinds: StudyKind) -> Any:
+    found = tuple(SimpleNamespace(kind=kind, functional=whole.series[0]) for kind in kinds)
+    return SimpleNamespace(selections=found, rejection=None)
+
+
+def test_what_a_study_may_be_is_known_from_its_first_header() -> None:
+    for modality in ("CT", "PT"):
+        assert subject_of(study(modality), None).pet_acquired_at == DAY
+    assert subject_of(study("NM"), None) == StudySubject("1", ANNA)
+    whole = study("PT", "CT")
+    assert subject_of(whole, pairs(whole, StudyKind.SPECT_CT)) == StudySubject("1", ANNA, None, DAY)
+    both = pairs(whole, StudyKind.PET_CT, StudyKind.SPECT_CT)
+    assert subject_of(whole, both) == StudySubject("1", ANNA, DAY, None)
+
+
+def test_spect_sent_first_or_beside_the_pet_is_processed_after_it(pacs: FakePacs, new_node: NewNode) -> None:
+    pet = Subject("ANNA", StudyKind.PET_CT, "20260301")
+    spect = Subject("ANNA", StudyKind.SPECT_CT, "20260310")
+    node = new_node(pacs, behaviour={"seconds": 1.5}, node={"workers": 2}).start()
+    first = node.send_study(1, subject=pet)
+    second = node.send_study(2, subject=spect)
+    other = node.send_study(3, subject=Subject("BERTA", StudyKind.SPECT_CT))
+    wait_until(lambda: "waits for the PET/CT" in node.status(second).reason, "the SPECT waits")
+    held = node.status(second)
+    assert held.state == "queued"
+    assert f"study {first}" in held.reason
+    for each in (first, second, other):
+        node.wait_for(each, "done")
+    order = [line.split()[0] for line in node.calls()]
+    assert order[-1] == second
+    assert len(order) == 3
+    assert node.stop() == 0
+    assert "ANNA" not in node.log.read_text()
+
+
+def test_spect_goes_on_without_a_pet_that_takes_too_long(pacs: FakePacs, new_node: NewNode) -> None:
+    settings = {"workers": 2, "prior_wait_s": 0.4}
+    node = new_node(pacs, behaviour={"seconds": 4.0}, node=settings).start()
+    node.send_study(1, subject=Subject("ANNA", StudyKind.PET_CT, "20260301"))
+    second = node.send_study(2, subject=Subject("ANNA", StudyKind.SPECT_CT, "20260310"))
+    wait_until(lambda: len(node.calls()) == 2, "both run")
+    said = node.wait_for(second, "done").reason
+    assert "did not wait longer than 0 s for the PET/CT of the same patient" in said
+    audit = (node.folder / "data" / "audit" / "audit.jsonl").read_text()
+    assert "did not wait longer than 0 s for the PET/CT of the same patient" in audit
+    assert "goes on without its prior" in node.events()
+    told = [line for line in node.facts() if line.startswith(second)]
+    assert len(told) == 1
+    assert "warning: did not wait longer than 0 s for the PET/CT of the same patient" in told[0]
+    assert "begun 20" in told[0]

@@ -1,0 +1,277 @@
+"""What a node knows of earlier revisions, and how a withdrawal is planned, sent and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from app.domain.outcome import (
+    NO_FACTS,
+    NOTHING_EARLIER,
+    EarlierResults,
+    ResultFile,
+    RunFacts,
+    Status,
+    StudyOutcome,
+    Withdrawal,
+)
+from app.errors import RetryLaterError
+from app.files.outcome import write_outcome
+from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.scu import Delivery as Answer
+from app.node.policy import DeliverPolicy, Destination, NodePolicy
+from app.node.process.earlier_revisions import earlier_results
+from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.records.deliveries import DeliveryKey, DeliveryState
+from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from tests.node.workflow.fake_node import _pair
+
+STUDY = "1.2.3"
+PACS = "pacs"
+SERIES = f"{STUDY}.2"
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[NodeStores]:
+    opened = open_stores(NodePolicy(data_dir=tmp_path))
+    yield opened
+    opened.close()
+
+
+def file(kind: str, revision: int) -> ResultFile:
+    uid = f"{STUDY}.9.{revision}.{len(kind)}"
+    return ResultFile(kind, f"{kind}.{revision}.dcm", "1.2.840.10008.5.1.4.1.1.88.34", uid, f"{uid}.1")
+
+
+def result(revision: int) -> StudyOutcome:
+    files = tuple(file(kind, revision) for kind in ("SEG", "SR", "PAGE"))
+    return StudyOutcome(STUDY, Status.DONE, pairs=(_pair(STUDY, files),))
+
+
+def withdrawal(revision: int) -> StudyOutcome:
+    files = (file("WITHDRAWAL", revision), file("WITHDRAWAL-PAGE", revision))
+    notice = Withdrawal(SERIES, revision - 1, "a gap", files)
+    return StudyOutcome(STUDY, Status.REJECTED, withdrawals=(notice,))
+
+
+def give(stores: NodeStores, revision: int, outcome: StudyOutcome | None, state: StudyState) -> RunKey:
+    """A revision that ended so."""
+    run, _ = stores.runs.open(STUDY, f"{revision:064d}")
+    assert run.key.revision == revision
+    stores.runs.claim(run.key, run.attempt, "x")
+    if outcome is not None:
+        with stores.outbox.fill(run.key) as folder:
+            for item in outcome.files:
+                (folder / item.path).write_bytes(b"DICM")
+            write_outcome(outcome, folder)
+    if state is not StudyState.RUNNING:
+        stores.runs.end(run.key, run.attempt, RunEnding(state))
+    return run.key
+
+
+def work(stores: NodeStores, tmp_path: Path) -> StudyWork:
+    """Its second step alone: no study is processed here, so there is no chain."""
+    pool: Any = ProcessorPool(Mock(), 0)
+    return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+
+
+def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: Ending) -> str:
+    ending = json.dumps(asdict(TryEnding(kind, "a gap")))
+    attempt = stores.runs.get(key).attempt
+    return work(stores, tmp_path).record(key.study_instance_uid, key.revision, attempt, ending)
+
+
+def send_all(
+    paths: Sequence[Path], destination: Destination, title: str, limit_s: float
+) -> tuple[Answer, ...]:
+    return tuple(Answer("1.2", 0, True) for _ in paths)
+
+
+def deliver(stores: NodeStores, key: RunKey) -> None:
+    policy = DeliverPolicy(destinations=(Destination(PACS, "PACS", "localhost", 104),))
+    delivery = ResultDelivery(stores, policy, send_all)
+    attempt = stores.deliveries.get(DeliveryKey(key, PACS)).attempt
+    where = (key.study_instance_uid, key.revision, PACS, attempt)
+    delivery.record(*where, delivery.send(*where))
+
+
+def test_the_first_revision_has_nothing_earlier(stores: NodeStores) -> None:
+    key = give(stores, 1, result(1), StudyState.DONE)
+    assert earlier_results(stores, key).standing == ()
+
+
+def test_the_latest_result_stands_over_revisions_that_said_nothing(stores: NodeStores) -> None:
+    give(stores, 1, result(1), StudyState.DONE)
+    give(stores, 2, result(2), StudyState.DONE)
+    give(stores, 3, None, StudyState.REJECTED)
+    give(stores, 4, None, StudyState.SUPERSEDED)
+    earlier = earlier_results(stores, RunKey(STUDY, 5))
+    [standing] = earlier.standing
+    assert standing.report.revision == 2
+    assert standing.report.sop_instance_uid == file("SR", 2).sop_instance_uid
+    assert standing.report_file.read_bytes() == b"DICM"
+    assert earlier.last_words == (standing.report,)
+
+
+def test_a_withdrawn_result_stands_no_more_and_the_notice_is_the_last_word(stores: NodeStores) -> None:
+    give(stores, 1, result(1), StudyState.DONE)
+    give(stores, 2, withdrawal(2), StudyState.REJECTED)
+    earlier = earlier_results(stores, RunKey(STUDY, 3))
+    assert earlier.standing == ()
+    assert [word.is_withdrawal for word in earlier.last_words] == [True]
+    assert earlier.last_words[0].sop_instance_uid == file("WITHDRAWAL", 2).sop_instance_uid
+
+
+def test_a_revision_waits_for_an_earlier_one_under_way(stores: NodeStores) -> None:
+    give(stores, 1, None, StudyState.RUNNING)
+    with pytest.raises(RetryLaterError, match="revision 1"):
+        earlier_results(stores, RunKey(STUDY, 2))
+
+
+def test_a_rejected_revision_delivers_its_withdrawal_and_stays_rejected(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    give(stores, 1, result(1), StudyState.DONE)
+    key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
+    assert record(stores, tmp_path, key, Ending.REJECTED) == "delivering"
+    planned = stores.deliveries.instances(DeliveryKey(key, PACS))
+    assert {item.kind for item in planned} == {"WITHDRAWAL", "WITHDRAWAL-PAGE"}
+    deliver(stores, key)
+    run = stores.runs.get(key)
+    assert (run.state, run.reason) == (StudyState.REJECTED, "a gap")
+
+
+def test_a_result_not_sent_yet_is_not_sent_after_its_withdrawal(stores: NodeStores, tmp_path: Path) -> None:
+    first = give(stores, 1, result(1), StudyState.RUNNING)
+    record(stores, tmp_path, first, Ending.DONE)
+    second = give(stores, 2, withdrawal(2), StudyState.RUNNING)
+    record(stores, tmp_path, second, Ending.REJECTED)
+    deliver(stores, second)
+    deliver(stores, first)
+    assert stores.deliveries.get(DeliveryKey(first, PACS)).state is DeliveryState.SUPERSEDED
+
+
+def test_a_rejection_with_nothing_to_withdraw_sends_nothing(stores: NodeStores, tmp_path: Path) -> None:
+    key = give(stores, 1, None, StudyState.RUNNING)
+    assert record(stores, tmp_path, key, Ending.REJECTED) == "rejected"
+    assert stores.deliveries.of_run(key) == ()
+
+
+def test_tried_again_a_revision_replaces_the_notice_it_sent_itself(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    give(stores, 1, result(1), StudyState.DONE)
+    key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
+    record(stores, tmp_path, key, Ending.REJECTED)
+    deliver(stores, key)
+    earlier = earlier_results(stores, key)
+    assert [word.is_withdrawal for word in earlier.last_words] == [True]
+    assert [standing.report.revision for standing in earlier.standing] == [1]
+
+    stores.runs.requeue(stores.runs.get(key))
+    stores.runs.claim(key, stores.runs.get(key).attempt, "x")
+    with stores.outbox.fill(key) as folder:
+        for item in result(2).files:
+            (folder / item.path).write_bytes(b"DICM")
+        write_outcome(result(2), folder)
+    record(stores, tmp_path, key, Ending.DONE)
+    deliver(stores, key)
+    kinds = {item.kind for item in stores.deliveries.instances(DeliveryKey(key, PACS))}
+    assert kinds == {"WITHDRAWAL", "WITHDRAWAL-PAGE", "SEG", "SR", "PAGE"}
+    assert stores.runs.get(key).state is StudyState.DONE
+
+
+def test_planning_the_same_files_twice_changes_nothing(stores: NodeStores) -> None:
+    key = RunKey(STUDY, 1)
+    stores.deliveries.plan(key, result(1).files, [PACS])
+    before = stores.deliveries.get(DeliveryKey(key, PACS))
+    stores.deliveries.plan(key, result(1).files, [PACS])
+    assert stores.deliveries.get(DeliveryKey(key, PACS)) == before
+    stores.deliveries.plan(key, [replace(item, sop_instance_uid=f"{item.sop_instance_uid}.7")
+                                 for item in result(1).files], [PACS])  # fmt: skip
+    planned = stores.deliveries.instances(DeliveryKey(key, PACS))
+    assert all(item.sop_instance_uid.endswith(".7") for item in planned)
+
+
+def damage(stores: NodeStores, key: RunKey) -> None:
+    """As a file of another version is."""
+    (stores.outbox.folder_of(key) / "outcome.json").write_text('{"study": 1}')
+
+
+class Chain:
+    """Finds what is given, whatever it is given."""
+
+    def __init__(self, outcome: StudyOutcome) -> None:
+        self.outcome = outcome
+        self.earlier: EarlierResults | None = None
+
+    def process(
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        revision: int,
+        earlier: EarlierResults = NOTHING_EARLIER,
+        facts: RunFacts = NO_FACTS,
+    ) -> StudyOutcome:
+        self.earlier = earlier
+        write_outcome(self.outcome, out)
+        return self.outcome
+
+
+def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revision(
+    stores: NodeStores, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(stores, give(stores, 1, result(1), StudyState.DONE))
+    run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
+    chain = Chain(replace(result(2), pairs=()))
+    pool = ProcessorPool(lambda _: chain, 1)
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+    ending = steps.run_chain(STUDY, 2, run.attempt)
+    steps.record(STUDY, 2, run.attempt, ending)
+    ended = stores.runs.get(run.key)
+    assert ended.state is StudyState.DONE
+    assert "earlier result unreadable (revision 1)" in ended.reason
+    assert "earlier result unreadable" in caplog.messages
+    assert chain.earlier == EarlierResults((), ())
+
+
+def test_results_that_can_not_be_read_after_the_chain_are_not_taken_for_none(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    damage(stores, key)
+    assert record(stores, tmp_path, key, Ending.DONE) == "failed"
+    run = stores.runs.get(key)
+    assert "outcome.json" in run.reason
+    assert run.next_try_at is not None
+
+
+def test_a_delivery_ends_although_its_outcome_has_become_unreadable(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    record(stores, tmp_path, key, Ending.DONE)
+    damage(stores, key)
+    deliver(stores, key)
+    run = stores.runs.get(key)
+    assert run.state is StudyState.DONE
+    assert "outcome.json" in run.reason
+
+
+def test_a_fault_is_told_although_its_details_find_no_room(stores: NodeStores, tmp_path: Path) -> None:
+    run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
+    (tmp_path / "failures").write_text("where the folder should be")
+    faulty = Mock()
+    faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
+    pool = ProcessorPool(lambda _: faulty, 1)
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+    ending = json.loads(steps.run_chain(STUDY, 1, run.attempt))
+    assert ending["kind"] == Ending.FAILED
+    assert "no details" in ending["reason"] and "ZYXWVUT" not in ending["reason"]

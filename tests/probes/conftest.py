@@ -1,5 +1,0 @@
-"""A node and a PACS, as for the workflow."""
-
-from tests.node_workflow.conftest import new_node, pacs
-
-__all__ = ["new_node", "pacs"]
