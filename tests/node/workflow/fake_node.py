@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -198,9 +199,13 @@ def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
 
 
 def examine(paths: Sequence[Path]) -> tuple[Study, Selected]:
-    """Every study is a pair, complete as soon as nothing more comes."""
-    header = pydicom.dcmread(paths[0], stop_before_pixels=True)
-    series = Series(str(header.SeriesInstanceUID), "PT", ())
+    """Every study is a pair, complete as soon as nothing more comes, or once it has as many images as one of
+    its headers announces."""
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    header = headers[0]
+    announced = max(int(one.get("NumberOfSlices", 0)) for one in headers) or None
+    images: Any = tuple(SimpleNamespace() for _ in paths)
+    series = Series(str(header.SeriesInstanceUID), "PT", images, expected_instance_count=announced)
     day = datetime.strptime(header.StudyDate, "%Y%m%d")
     study = Study(str(header.StudyInstanceUID), Patient(str(header.PatientID)), (series,), day)
     pair = SimpleNamespace(kind=StudyKind(header.StudyDescription), functional=series, ct=series)
