@@ -25,12 +25,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pydicom
-
-from app import __version__
 from app.node.retry import analyse_again, resend_study
 from app.node.run_ledger import StudyState
 from app.node.status import StudyStatus, study_statuses
 from app.node.stores import open_stores
+
+from app import __version__
 from tests.legacy.afterwards import afterwards
 from tests.legacy.old_node import ROOT, SOON_S, OldNode, Scene, ScriptedPacs, name_this_host
 from tests.legacy.pretended_chain import PARTS

@@ -14,19 +14,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pydicom
+from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
+from app.domain.shadow import MaskSummary, ShadowComparison
+from app.node.completeness import Selected
+from app.node.processor import OnStage
+from app.node.shadows import WaitingShadows
+from app.outcome_file import write_outcome
 
 from app.domain.analysis import ModelRole, ModelUsed
 from app.domain.findings import Burden, Findings, Lesion
 from app.domain.outcome import PairOutcome, Status, StudyOutcome, Withdrawal
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.revision import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts
-from app.domain.shadow import MaskSummary, ShadowComparison
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import RetryLaterError, UnusableStudyError
-from app.node.completeness import Selected
-from app.node.processor import OnStage
-from app.node.shadows import WaitingShadows
-from app.outcome_file import write_outcome
 from tests.node_workflow.fake_node import KINDS, Subject, _pair, _result
 
 PET, SPECT = StudyKind.PET_CT, StudyKind.SPECT_CT

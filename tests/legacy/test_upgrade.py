@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.domain.study import StudyKind
-from tests.node_postgres.cluster import OWNER, Cluster
-from tests.node_postgres.conftest import cluster
-from tests.node_workflow.fake_node import Subject, derived_uid
-from tests.node_workflow.peers import FakePacs, NodeProcess, free_port
+from tests.node.postgres.cluster import OWNER, Cluster
+from tests.node.postgres.conftest import cluster
+from tests.node.workflow.fake_node import Subject, derived_uid
+from tests.node.workflow.peers import FakePacs, NodeProcess, free_port
 
 __all__ = ["cluster"]
 
