@@ -13,41 +13,62 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"app.domain", "app.errors", "app.files.durable", "app.files.records"}
-DATA = GROUND | {"app.imaging", "app.inference", "app.dicom", "app.files.outcome"}
-CHAIN = DATA | {"app.node", "app.settings", "app.dicom.results.folder", "operators"}
+GROUND = {"app.domain", "app.errors", "app.files"}
+DATA = GROUND | {"app.imaging", "app.inference", "app.dicom"}
+CHAIN = DATA | {"app.node", "app.settings", "operators"}
 
 MAY_IMPORT = {
     # part: the parts of this program it may import, beside itself
     "app.domain": set(),
     "app.errors": {"app.domain"},
-    "app.files.durable": {"app.domain", "app.errors"},
-    "app.files.records": {"app.errors", "app.files.durable"},
-    "app.files.outcome": GROUND,
+    "app.files": {"app.domain", "app.errors"},
     "app.imaging": GROUND,
     "app.inference": GROUND | {"app.imaging"},
     "app.dicom": GROUND | {"app.imaging"},
-    "app.node": GROUND | {"app.imaging", "app.dicom", "app.files.outcome"},
+    "app.node": GROUND | {"app.imaging", "app.dicom"},
     "app.phantom": GROUND | {"app.imaging", "app.dicom"},
     "app.cohort": GROUND | {"app.imaging", "app.dicom", "app.inference", "app.phantom"},
     "app.validation": GROUND | {"app.imaging", "app.inference", "app.dicom", "app.cohort"},
     "app.training": GROUND | {"app.imaging", "app.inference", "app.cohort", "app.validation"},
     "app.demo": GROUND | {"app.imaging", "app.dicom", "app.node", "app.phantom"},
-    "app.reference.conformance": GROUND | {"app.dicom", "app.node", "app.reference.conformance"},
     "app.settings": DATA | {"app.node"},
-    "app.reference.settings": GROUND | {"app.settings"},
-    "app.dicom.results.folder": DATA,
-    "operators": DATA | {"app.node", "app.settings", "app.dicom.results.folder"},
-    "app.chain.application": CHAIN | {"app.dicom.results.folder"},
-    "app.chain.folder": CHAIN | {"app.chain.application", "app.files.outcome"},
-    "app.chain.evaluation": CHAIN | {"app.chain.folder", "app.cohort", "app.validation"},
+    "app.reference": GROUND | {"app.dicom", "app.node", "app.settings"},
+    "operators": DATA,
+    "app.chain": CHAIN | {"app.cohort", "app.validation"},
     "app.cli": CHAIN
-    | {"app.chain.application", "app.chain.folder", "app.chain.evaluation", "app.reference.settings"}
-    | {"app.reference.conformance"}
-    | {"app.phantom", "app.cohort", "app.validation", "app.training", "app.demo"},
+    | {"app.chain", "app.reference", "app.phantom", "app.cohort", "app.validation", "app.training"}
+    | {"app.demo"},
     "app.__main__": {"app.cli"},
 }
 """One line a part, lowest first. A new part, or a new arrow, is a decision: it is written here."""
+
+FLOORS = {
+    "app.domain": (
+        "clocks decision refusal volume",
+        "study",
+        "radionuclides scores",
+        "measures",
+        "stack quantities findings",
+        "codes selection",
+        "analysis",
+        "dose outcome",
+    ),
+    "app.dicom": ("contours header_values uids", "results", "outlines reading"),
+    "app.dicom.results": (
+        "policy",
+        "context",
+        "report seg",
+        "page rtstruct read_back",
+        "writer withdrawal",
+        "folder",
+    ),
+    "app.imaging": ("earlier_results labels mip resampling", "registration", "anatomy", "quantification"),
+    "app.inference": ("policy devices", "models", "running", "importing"),
+    "app.node": ("policy transfer_syntaxes", "records", "receive process deliver", "watch queue", "service"),
+    "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient pictures", "protocol", "dicom"),
+    "app.validation": ("statistics scores study_table", "groups", "cards report"),
+}
+"""Within a part: its rooms and files, lowest first. Each imports itself, and what is on floors below."""
 
 DOMAIN_MAY_USE = {"numpy"}
 """What app.domain may import beside the standard library."""
@@ -82,9 +103,10 @@ def imports(path: Path, module: str) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            # `from app import dicom` names a part only in its alias
+            # `from app import dicom` names a part, or a room, only in its alias
             names = {alias.name for alias in node.names if not alias.name.startswith("__")}
-            found = {f"app.{name}" for name in names} if source == "app" else {source}
+            in_folder = source == "app" or source in FLOORS
+            found = {f"{source}.{name}" for name in names} if in_folder else {source}
             yield from ((name, node.lineno) for name in sorted(found))
 
 
@@ -94,11 +116,30 @@ def wrong_imports(root: Path) -> list[str]:
     for module, path in sorted(modules(root).items()):
         if module == "app":
             continue  # holds nothing
-        here = part_of(module)
         for imported, line in imports(path, module):
-            if refused(here, imported):
-                wrong.append(f"{path.relative_to(root)}:{line}: {here} → {imported}")
+            if refused(part_of(module), imported):
+                wrong.append(f"{path.relative_to(root)}:{line}: {part_of(module)} → {imported}")
+            wrong += [
+                f"{path.relative_to(root)}:{line}: {here} → {there}"
+                for here, there in climbs(module, imported)
+            ]
     return wrong
+
+
+def climbs(module: str, imported: str) -> Iterator[tuple[str, str]]:
+    """Each pair of places within one part of which the first imports one that is not on a floor below."""
+    for part, floors in FLOORS.items():
+        here, there = (place_in(part, name) for name in (module, imported))
+        if not here or not there or here == there:
+            continue
+        floor_of = {name: number for number, floor in enumerate(floors) for name in floor.split()}
+        if floor_of.get(there, len(floors)) >= floor_of.get(here, -1):
+            yield f"{part}.{here}", f"{part}.{there}"
+
+
+def place_in(part: str, module: str) -> str:
+    """The room or file of a part that a module stands in; empty where it is elsewhere, or the part itself."""
+    return module.removeprefix(part + ".").partition(".")[0] if module.startswith(part + ".") else ""
 
 
 def refused(here: str, imported: str) -> bool:
@@ -147,6 +188,22 @@ def test_every_part_of_the_program_has_its_place_in_the_order() -> None:
     assert parts - MAY_IMPORT.keys() == set()
 
 
+def test_every_room_of_a_large_part_has_its_floor() -> None:
+    without = [
+        f"{part}.{place}"
+        for part, floors in FLOORS.items()
+        for place in sorted({place_in(part, module) for module in modules(ROOT)} - {""})
+        if place not in " ".join(floors).split()
+    ]
+    assert without == []
+
+
+def test_no_floor_names_what_is_gone() -> None:
+    there = {f"{part}.{place_in(part, module)}" for part in FLOORS for module in modules(ROOT)}
+    assert [f"{part}.{name}" for part, floors in FLOORS.items() for name in " ".join(floors).split()
+            if f"{part}.{name}" not in there] == []  # fmt: skip
+
+
 def test_the_order_itself_has_no_cycle() -> None:
     assert cycle(MAY_IMPORT) == []
 
@@ -160,14 +217,19 @@ def test_a_cycle_would_be_found() -> None:
     [
         ("app/dicom/bad.py", "from app.node.receive.scp import x\n", "app.dicom → app.node.receive.scp"),
         ("app/dicom/bad.py", "def late():\n    import app.cli\n", "app.dicom → app.cli"),
-        ("app/dicom/bad.py", "from ..node import scp\n", "app.dicom → app.node"),
-        ("app/dicom/__init__.py", "from ..node import scp\n", "app.dicom → app.node"),
+        ("app/dicom/bad.py", "from ..node import scp\n", "app.dicom → app.node.scp"),
+        ("app/dicom/__init__.py", "from ..node import scp\n", "app.dicom → app.node.scp"),
         ("app/imaging/bad.py", "from app import node\n", "app.imaging → app.node"),
         ("app/domain/bad.py", "import pydicom\n", "app.domain → pydicom"),
         ("app/domain/bad.py", "from app.errors import x\n", "app.domain → app.errors"),
         ("app/node/bad.py", "from operators.load import x\n", "app.node → operators.load"),
         ("operators/bad.py", "import app.chain.application\n", "operators → app.chain.application"),
         ("app/cli/bad.py", "from tests.conftest import x\n", "app.cli → tests.conftest"),
+        ("app/node/records/bad.py", "import app.node.receive.scp\n", "app.node.records → app.node.receive"),
+        ("app/node/deliver/bad.py", "from app.node import queue\n", "app.node.deliver → app.node.queue"),
+        ("app/node/receive/bad.py", "import app.node.process.x\n", "app.node.receive → app.node.process"),
+        ("app/domain/volume.py", "from app.domain.study import x\n", "app.domain.volume → app.domain.study"),
+        ("app/domain/newcomer/x.py", "import app.domain.study\n", "app.domain.newcomer → app.domain.study"),
         ("app/newcomer/bad.py", "from app.domain.volume import x\n", "app.newcomer → app.domain.volume"),
     ],
 )
@@ -179,8 +241,10 @@ def test_an_import_in_the_wrong_direction_would_be_found(
 
 
 def test_imports_in_the_right_direction_are_left_alone(tmp_path: Path) -> None:
-    good = "from app import __version__\nimport json\nimport numpy as np\nfrom .grids import x\n"
-    write(tmp_path, [("app/domain/good.py", good), ("app/imaging/good.py", good + "import SimpleITK\n")])
+    good = "from app import __version__\nimport json\nimport numpy as np\nfrom .good import x\n"
+    sideways = "from .study import Study\nfrom app.domain import refusal\n"
+    write(tmp_path, [("app/domain/stack/good.py", good), ("app/imaging/mip.py", "import SimpleITK\n")])
+    write(tmp_path, [("app/domain/analysis.py", sideways)])
     assert wrong_imports(tmp_path) == []
 
 

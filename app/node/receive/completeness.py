@@ -17,8 +17,9 @@ from app.domain.refusal import RefusalCode, Rejection
 from app.domain.selection.pair import Selection
 from app.domain.selection.screening import MODALITY_OF_CLASS
 from app.domain.stack.geometry import stack_gaps
-from app.domain.study import Series, Study
+from app.domain.study import Series, Study, StudyKind
 from app.node.policy import ReceivePolicy
+from app.node.records.studies import StudySubject
 
 UNSUITABLE = frozenset(
     {
@@ -158,3 +159,26 @@ def _all_announced_are_here(study: Study) -> bool:
         series.expected_instance_count is not None and len(series.instances) >= series.expected_instance_count
         for series in images
     )
+
+
+def subject_of(study: Study, selected: Selected | None) -> StudySubject:
+    """What is known from the headers that are here; ``selected`` is ``None`` when that is only one.
+
+    While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study
+    that holds both is no SPECT here: its own PET is at hand, and two such studies could wait for each other.
+    """
+    uid, patient = study.study_instance_uid, study.patient
+    pairs = selected.selections if selected else ()
+    if not pairs:
+        is_nm = any(series.modality == "NM" for series in study.series)
+        times = [] if is_nm else [_acquired_at(study, series) for series in study.series]
+        return StudySubject(uid, patient, min(filter(None, times), default=None))
+    pets = [_acquired_at(study, pair.functional) for pair in pairs if pair.kind is StudyKind.PET_CT]
+    if pets:
+        return StudySubject(uid, patient, min(filter(None, pets), default=None))
+    spects = filter(None, (_acquired_at(study, pair.functional) for pair in pairs))
+    return StudySubject(uid, patient, spect_acquired_at=max(spects, default=None))
+
+
+def _acquired_at(study: Study, series: Series) -> datetime | None:
+    return series.when or study.study_datetime

@@ -11,13 +11,13 @@ from pathlib import Path
 from app.domain.study import Study
 from app.errors import describe_exception
 from app.node.policy import ReceivePolicy
-from app.node.receive.completeness import Completeness, Selected, assess
+from app.node.receive.completeness import Completeness, Selected, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox import InboxStudy
 from app.node.records.runs import StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import Observation, StudySubject, subject_of
+from app.node.records.studies import Observation, StudySubject
 
 Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
 """Headers of a study's files, and what the selection makes of them."""

@@ -14,8 +14,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Engine, Row, String, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.domain.study import Patient, Series, Study, StudyKind
-from app.node.receive.completeness import Selected
+from app.domain.study import Patient
 from app.node.records.database import MAX_IDENTIFIER_LENGTH, PlainText, UtcDateTime, metadata, utc_now
 from app.node.records.runs import StudyState
 
@@ -45,25 +44,6 @@ class StudySubject:
     patient: Patient
     pet_acquired_at: datetime | None = None
     spect_acquired_at: datetime | None = None
-
-
-def subject_of(study: Study, selected: Selected | None) -> StudySubject:
-    """What is known from the headers that are here; ``selected`` is ``None`` when that is only one.
-
-    While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study
-    that holds both is no SPECT here: its own PET is at hand, and two such studies could wait for each other.
-    """
-    uid, patient = study.study_instance_uid, study.patient
-    pairs = selected.selections if selected else ()
-    if not pairs:
-        is_nm = any(series.modality == "NM" for series in study.series)
-        times = [] if is_nm else [_acquired_at(study, series) for series in study.series]
-        return StudySubject(uid, patient, min(filter(None, times), default=None))
-    pets = [_acquired_at(study, pair.functional) for pair in pairs if pair.kind is StudyKind.PET_CT]
-    if pets:
-        return StudySubject(uid, patient, min(filter(None, pets), default=None))
-    spects = filter(None, (_acquired_at(study, pair.functional) for pair in pairs))
-    return StudySubject(uid, patient, spect_acquired_at=max(spects, default=None))
 
 
 class StudySubjects:
@@ -141,9 +121,6 @@ class StudySubjects:
         with self._engine.connect() as connection:
             return tuple(connection.scalars(query.order_by(order)))
 
-
-def _acquired_at(study: Study, series: Series) -> datetime | None:
-    return series.when or study.study_datetime
 
 
 def _subject(row: Row[Any], patient: Patient) -> StudySubject:

@@ -13,10 +13,11 @@ import pytest
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.node.policy import NodePolicy
 from app.node.process.prior_wait import PriorWait, Wait
+from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from app.node.records.studies import Observation, StudySubject, subject_of
+from app.node.records.studies import Observation, StudySubject
 from tests.node.workflow.fake_node import Subject
 from tests.node.workflow.peers import FakePacs, NodeProcess, wait_until
 
