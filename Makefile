@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 KIND ?= cuda
+BASE ?= bookworm
 
 # A stamp is named after all that an installation depends on: change a pin, or move the folder, and it is made again.
 RUN_INPUTS := requirements.txt constraints.txt pyproject.toml
@@ -14,7 +15,7 @@ RUN_STAMP := $(VENV)/.run-$(call digest,$(RUN_INPUTS))
 DEV_STAMP := $(VENV)/.dev-$(call digest,$(DEV_INPUTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install map map-test clean
+.PHONY: help demo test check format install map map-test fresh clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ map-test: $(DEV_STAMP)  ## build the CPU image with Podman, and test it as a con
 	@scripts/install-peers --for-tests
 	@scripts/install-podman
 	$(BIN)/python -m pytest --timeout 1800 tests/map $(ARGS)
+
+fresh:  ## demo and test on a bare Debian made for it (BASE=trixie COMMANDS=test ARGS="-k suv")
+	@ARGS='$(ARGS)' scripts/fresh $(BASE) $(COMMANDS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .

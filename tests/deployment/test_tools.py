@@ -57,7 +57,9 @@ def test_docker_compose_refuses_what_is_wrong(tmp_path: Path, text: str, words: 
 def test_podman_compose_refuses_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text("services: {node: {image: x, networks: [nowhere]}}")
-    assert podman_compose(file).returncode != 0
+    done = podman_compose(file)
+    assert done.returncode != 0
+    assert "missing networks: nowhere" in done.stderr
 
 
 @pytest.mark.parametrize("overlay", KUBERNETES)
