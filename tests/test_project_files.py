@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from app.domain.outcome import Status
+from app.errors import ExitCode
+from tests.test_architecture import HEAVY
+
 ROOT = Path(__file__).resolve().parents[1]
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==(?P<version>\S+)", re.MULTILINE)
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -43,12 +53,33 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_the_readme_names_every_exit_code() -> None:
+    line = next(line for line in readme().splitlines() if line.startswith("Exit codes: "))
+    assert {int(code) for code in re.findall(r"\d+", line)} == set(ExitCode)
+
+
+def test_every_end_of_a_study_has_its_exit_code() -> None:
+    assert {status.name: ExitCode[status.name].value for status in Status} == {
+        "DONE": 0,
+        "REJECTED": 3,
+        "RETRY": 4,
+        "FAILED": 1,
+    }
+
+
+def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
+    program = f"import sys, app.cli.main; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_the_readme_names_every_command() -> None:
     from app.cli.main import app
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = [(command.name, command.callback) for command in app.registered_commands]
     commands = [name or callback.__name__ for name, callback in found if callback is not None]
     groups = [str(group.name) for group in app.registered_groups]
     assert commands
-    assert [name for name in [*commands, *groups] if not re.search(rf"`(psma-node )?{name}\b", readme)] == []
+    unnamed = [name for name in [*commands, *groups] if not re.search(rf"`(psma-node )?{name}\b", readme())]
+    assert unnamed == []

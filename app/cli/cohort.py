@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import ConfigOption, SetOption, end_on_sigterm, log_to_terminal
-from app.phantom.centres import Centre
-from app.phantom.dicom.truth import TruthFileForm
+from app.phantom.centres import Centre, TruthFileForm
 
 if TYPE_CHECKING:
     from rich.console import Console

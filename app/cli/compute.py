@@ -1,4 +1,4 @@
-"""Which devices the chains of this program run on, and how many chains there are."""
+"""Which devices the chains run on, and how many chains there are."""
 
 from __future__ import annotations
 
@@ -15,24 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """The site's settings, and what they mean on this machine.
-
-    Attributes:
-        devices: in PyTorch's words, at least one; GPUs alone, or the CPU alone.
-        found: what PyTorch sees; empty where it was not asked.
-    """
+    """The site's settings, and what they mean on this machine."""
 
     settings: Settings
     devices: tuple[str, ...]
+    """PyTorch's names, at least one: GPUs alone, or the CPU alone."""
     found: VisibleGpus
+    """The GPUs that PyTorch sees; empty where it was not asked."""
 
     @property
     def workers(self) -> int:
-        """Studies processed at one time: as many as the site says, or one for each GPU, or one."""
+        """How many studies are processed at one time: as the site says, else one for each GPU, else one."""
         return self.settings.node.workers or len(self.devices)
 
     def settings_of_chains(self) -> Iterator[Settings]:
-        """The settings of one chain after another, without end: each names its one device, in turn."""
+        """Settings for one chain after another, without end; they name the devices in turn."""
         for device in cycle(self.devices):
             yield replace(self.settings, segment=replace(self.settings.segment, device=device))
 
@@ -51,7 +48,7 @@ def compute_plan(settings: Settings) -> ComputePlan:
     """What ``segment.device`` and ``node.workers`` mean on this machine.
 
     Raises:
-        MisconfiguredError: a GPU is demanded that is not there, or one that is there does not compute.
+        MisconfiguredError: a demanded GPU is absent, or a GPU does not compute.
     """
     wanted = settings.segment.device
     devices = choose_devices(wanted)
@@ -59,7 +56,7 @@ def compute_plan(settings: Settings) -> ComputePlan:
 
 
 def device_cautions(settings: Settings) -> tuple[str, ...]:
-    """Where a package asks its host for GPUs (``resources.gpu``) and ``segment.device`` goes on without."""
+    """A warning where ``resources.gpu`` asks the host for GPUs, but ``segment.device`` goes on without."""
     wanted, asked = settings.segment.device, settings.resources.gpu
     if wanted == "auto" and asked and not (found := visible_gpus()).names:
         return (

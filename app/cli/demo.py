@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.domain.codes import PRIOR, SUMMARY
+from app.errors import ExitCode
 from app.phantom.centres import Centre
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.demo.story import StudyShown
-
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 ROWS_SHOWN = 12
 
@@ -56,10 +55,10 @@ def demo(
             shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), tell)
         except (DemoFailedError, ProgramFailedError, LookupError) as error:
             tell.fail(str(error))
-            raise typer.Exit(EXIT_FAILED) from error
+            raise typer.Exit(ExitCode.FAILED) from error
         except KeyboardInterrupt as stop:
             tell.fail("stopped; node, PACS and temporary files are gone")
-            raise typer.Exit(EXIT_INTERRUPTED) from stop
+            raise typer.Exit(ExitCode.STOPPED) from stop
     for study in shown:
         _print_study(console, study)
     _print_ending(console, out, time.monotonic() - begun)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import ConfigOption, SetOption
-from app.errors import MisconfiguredError
+from app.errors import ExitCode, MisconfiguredError
 
 if TYPE_CHECKING:
     from app.chain.evaluation import NodeScores
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 REPORT_FILE = Path("report.html")
 
 COMMAND = "`psma-node evaluate --node`"
-
-EXIT_INCOMPLETE = 1
-
-EXIT_STOPPED = 130
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> 
 
 
 def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
-    """Process, score, report; exit code 1 when a scan gave no result, 130 when stopped.
+    """Process, score, report; the command fails when a scan gave no result.
 
     Raises:
         MisconfiguredError: the folder can't be written to or is in use, DICOM is not in place, or a model is
@@ -112,14 +108,14 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
         found = run_unless_stopped(lambda: evaluate_node(run.cohort, run.patients, run.settings, out))
         if found is None:
             typer.echo("psma-node: stopped; the same command goes on with the next patient", err=True)
-            end_process(EXIT_STOPPED)
+            end_process(ExitCode.STOPPED)
         if found.scores:
             _write_report(out, found, run)
         if cards:
             complete_cards(found, run)
     for line in found.missing:
         typer.echo(f"no result: {line}", err=True)
-    raise typer.Exit(EXIT_INCOMPLETE if found.missing else 0)
+    raise typer.Exit(ExitCode.FAILED if found.missing else ExitCode.DONE)
 
 
 def _command(centre: str, site: tuple[Path | None, list[str]]) -> str:
@@ -207,8 +203,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     With --node every patient's DICOM goes through folder mode with the site's settings and models, and the
     SEG that comes out is compared with the truth: what is validated is what runs. It says which models may
-    have been trained on these patients. Stopped, it goes on where it was. Exit code 1: a scan of the cohort
-    gave no result; the report names it. 2: it can't be done, and why.
+    have been trained on these patients. Stopped, it goes on where it was. It fails when a scan of the cohort
+    gave no result; the report names it.
     """
     _refuse_what_would_be_ignored(
         {"--centre": centre, "--update-cards": cards, "--config": config, "--set": overrides}, cohort, node

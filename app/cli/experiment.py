@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from app.training.experiment_settings import ExperimentSettings
 
 SIMULATED = "simulated"
-EXIT_FAILED = 1
 
 
 class Part(StrEnum):
@@ -59,7 +58,6 @@ def experiment(
     """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
     from app.training.experiment import only_one
     from app.training.export import COHORT_UNSAID
-    from app.training.steps import StepFailedError
 
     log_to_terminal()
     end_on_sigterm()
@@ -70,18 +68,14 @@ def experiment(
     folder = (work or Path(".cache/experiments") / name).resolve()
     settings = _settings(cohort, size, folder, changes or ())
     _check_only(only, settings)
-    try:
-        with only_one(folder):
-            if is_simulated and only in (None, Part.COHORT):
-                _simulate(folder, size, settings.parallel)
-            if only not in (Part.COHORT, Part.REPORT):
-                _train(folder, settings, only, is_simulated)
-            if only in (None, Part.REPORT):
-                _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else COHORT_UNSAID)
-                _tell_models(folder, install)
-    except StepFailedError as error:
-        typer.echo(f"psma-node: {error}", err=True)
-        raise typer.Exit(EXIT_FAILED) from error
+    with only_one(folder):
+        if is_simulated and only in (None, Part.COHORT):
+            _simulate(folder, size, settings.parallel)
+        if only not in (Part.COHORT, Part.REPORT):
+            _train(folder, settings, only, is_simulated)
+        if only in (None, Part.REPORT):
+            _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else COHORT_UNSAID)
+            _tell_models(folder, install)
 
 
 def _refuse_what_would_be_ignored(

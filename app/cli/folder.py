@@ -1,6 +1,7 @@
-"""``psma-node inspect DIR``: what the node would make of a folder, and why, without segmenting anything.
+"""Commands that work on a folder.
 
-``psma-node process IN OUT``: the chain on a folder, as a MONAI Application Package runs it.
+``psma-node inspect DIR`` shows what the node would make of it, and why, without segmenting anything.
+``psma-node process IN OUT`` runs the chain on it, as a MONAI Application Package does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import ConfigOption, SetOption
+from app.errors import ExitCode
 
 if TYPE_CHECKING:
     from app.dicom.reading.inspection import FolderInspection, SeriesInspection, Statistics, StudyInspection
@@ -42,7 +44,7 @@ def inspect(
 ) -> None:
     """Show for every series its role or the reason it has none, its geometry, unit, tracer and values.
 
-    A dry run: nothing is segmented or sent, and a study that would be rejected is no failure of this command.
+    This is a dry run: nothing is segmented or sent, and the command succeeds when a study would be rejected.
     """
     from app.dicom.reading.inspection import inspect_folder
     from app.settings import load_settings
@@ -86,14 +88,14 @@ def _print(found: FolderInspection) -> None:
 
 
 def _pair_lines(study: StudyInspection) -> list[str]:
-    """Each pair with its verdict, then what no series tells: why it is refused, how it lies on its CT."""
-    told = {decision.text for series in study.series for decision in series.decisions}
+    """Each pair with its verdict, then what no series shows: why it is refused, how it lies on its CT."""
+    shown = {decision.text for series in study.series for decision in series.decisions}
     lines: list[str] = []
     for pair in study.checked:
         uids = f"{pair.functional_series_instance_uid} on CT {pair.ct_series_instance_uid}"
         lines.append(f"{pair.kind.value} pair, series {uids}: {pair.verdict.value}")
         lines += [f"  {reason}" for reason in (pair.rejection.reasons if pair.rejection else ())]
-        lines += [f"  {decision.text}" for decision in pair.decisions if decision.text not in told]
+        lines += [f"  {decision.text}" for decision in pair.decisions if decision.text not in shown]
     return lines
 
 
@@ -115,7 +117,7 @@ def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
 def _values(item: Statistics) -> str:
     from app.domain.volume import Unit
 
-    unit = "HU" if item.unit == Unit.HU else item.unit  # UCUM's name of it is for machines
+    unit = "HU" if item.unit == Unit.HU else item.unit  # UCUM's name for it is for machines
     return f"{item.minimum:.4g} … {item.maximum:.4g}, mean {item.mean:.4g} {unit}"
 
 
@@ -137,7 +139,7 @@ def _point(position_mm: tuple[float, ...]) -> str:
 
 
 def _factor(series: SeriesInspection) -> list[str]:
-    """How stored values became numbers with a unit."""
+    """How stored values become numbers with a unit."""
     used: Any = series.quantification
     if used is None:
         return []
@@ -154,20 +156,18 @@ def _factor(series: SeriesInspection) -> list[str]:
     return lines
 
 
-EXIT_STOPPED = 130
-"""As a shell reports a program that Ctrl-C ended (128 + SIGINT)."""
-
-
 def process(
     input_folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="IN", envvar="HOLOSCAN_INPUT_PATH", help="Folder with DICOM files, any names."
+            metavar="IN", envvar="HOLOSCAN_INPUT_PATH", help="Folder with DICOM files of any names."
         ),
     ] = None,
     output_folder: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT", envvar="HOLOSCAN_OUTPUT_PATH", help="Folder for the results; made."),
+        typer.Argument(
+            metavar="OUT", envvar="HOLOSCAN_OUTPUT_PATH", help="Folder for the results; it is created."
+        ),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -175,8 +175,7 @@ def process(
     """Segment every PSMA PET/CT and 177Lu SPECT/CT study in IN; write SEG, SR, page, outcome.json to OUT.
 
     Studies are taken in order of time, so that a PET/CT in IN serves as the prior of a later SPECT/CT.
-    Exit code: 0 done, 3 rejected, 4 try later, 1 failed, 2 wrong settings or arguments,
-    130 stopped by Ctrl-C or SIGTERM.
+    The exit code is that of the most urgent study: failed, try again later, done, rejected.
     """
     from app.node.watch.stop_signals import block_stop_signals, end_process, run_unless_stopped
 
@@ -198,7 +197,7 @@ def process(
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:
         typer.echo("psma-node: stopped; only studies with an outcome.json of their own are whole", err=True)
-        end_process(EXIT_STOPPED)
+        end_process(ExitCode.STOPPED)
     for line in outcome.lines():
         typer.echo(line)
-    raise typer.Exit(outcome.status.exit_code)
+    raise typer.Exit(ExitCode[outcome.status.name])

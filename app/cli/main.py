@@ -1,8 +1,6 @@
-"""The command line: registers the commands, translates errors once.
+"""The command line: registers the commands, and makes each error a sentence and an exit code.
 
-``psma-node settings``: every key of app.yaml, its default, what it means.
-
-``psma-node conformance``: the DICOM conformance statement.
+``settings`` and ``conformance`` stand here: each prints one page.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from app.cli.experiment import experiment
 from app.cli.folder import inspect, process
 from app.cli.operate import check, retry, status
 from app.cli.serve import serve
-from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError
+from app.errors import PsmaNodeError
 
 
 def settings() -> None:
@@ -36,18 +34,16 @@ def conformance() -> None:
     typer.echo(conformance_statement(), nl=False)
 
 
-EXIT_FAILED, EXIT_MISCONFIGURED, EXIT_REJECTED, EXIT_RETRY = 1, 2, 3, 4
-
 PROGRAM = "psma-node"
-"""What a person types; ``python -m app``, which the image runs, is nobody's command."""
+"""What a person types, also where the program runs as ``python -m app``."""
 
 app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="PSMA node: PSMA PET/CT and 177Lu SPECT/CT in over DICOM, lesions out as SEG, SR and a page. "
-    "Research use only.",
+    help="PSMA node: receives PSMA PET/CT and 177Lu SPECT/CT over DICOM, and sends lesions as SEG, SR and a "
+    "page. Research use only.",
 )
 
 
@@ -78,14 +74,6 @@ def main() -> None:
     """Entry point: an error that was raised on purpose is a sentence and an exit code, not a traceback."""
     try:
         app(prog_name=PROGRAM)
-    except MisconfiguredError as error:
-        _fail(error, EXIT_MISCONFIGURED)
-    except UnusableStudyError as error:
-        _fail(error, EXIT_REJECTED)
-    except RetryLaterError as error:
-        _fail(error, EXIT_RETRY)
-
-
-def _fail(error: Exception, code: int) -> None:
-    typer.echo(f"{PROGRAM}: {error}", err=True)
-    sys.exit(code)
+    except PsmaNodeError as error:
+        typer.echo(f"{PROGRAM}: {error}", err=True)
+        sys.exit(error.exit_code)

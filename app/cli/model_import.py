@@ -56,7 +56,7 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Install a model: the weights converted to a format that runs no code, everything checked, with a card.
 
-    Exit code: 0 installed, 2 refused; nothing is left behind then.
+    A source that is refused leaves nothing behind.
     """
     if not source.exists():
         raise MisconfiguredError(f"{source}: not found")

@@ -17,6 +17,7 @@ import typer
 
 from app.cli.model_import import import_model
 from app.cli.options import ConfigOption, SetOption
+from app.errors import ExitCode
 from app.inference.policy import MAP_MODEL_PATH
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ def shadow(
         Path | None, typer.Option("--csv", help="Every comparison, for a spreadsheet.")
     ] = None,
 ) -> None:
-    """List every comparison of a shadow model with the model that served, and sum up each pair of models.
-
-    Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
-    """
+    """List every comparison of a shadow model with the model that served, and sum up each pair of models."""
     from app.node.records.stores import open_known_stores
     from app.settings import load_settings
 
@@ -133,10 +131,7 @@ def _dice(card: ModelCard) -> list[str]:
 
 @app.command()
 def verify(models_dir: FolderOption = Path("models")) -> None:
-    """Compare every file of every model with the SHA-256 in its card, and name each one that differs.
-
-    Exit code: 0 all is as the cards say, 1 something differs, 2 no such folder.
-    """
+    """Compare every file of every model with the SHA-256 in its card; fail and name each one that differs."""
     from app.inference.models.store import ModelStore
 
     checks = ModelStore(models_dir).checks()
@@ -145,7 +140,7 @@ def verify(models_dir: FolderOption = Path("models")) -> None:
             typer.echo(f"{check.model_id}: {check.files} files as in its card")
         for problem in check.problems:
             typer.echo(f"{check.model_id}: {problem}", err=True)
-    raise typer.Exit(0 if all(check.sound for check in checks) else 1)
+    raise typer.Exit(ExitCode.DONE if all(check.sound for check in checks) else ExitCode.FAILED)
 
 
 @app.command()

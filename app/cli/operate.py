@@ -1,11 +1,4 @@
-"""``psma-node check``: is everything the node needs in place?
-
-``psma-node status``: every study with its state, the reason, and what comes next.
-
-``psma-node retry STUDY``: try again what failed or was rejected.
-
-``psma-node audit verify``: is the audit log whole?
-"""
+"""Commands for whoever looks after a node: ``check``, ``status``, ``retry`` and ``audit verify``."""
 
 from __future__ import annotations
 
@@ -17,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import ConfigOption, SetOption
+from app.errors import ExitCode, MisconfiguredError
 
 if TYPE_CHECKING:
     from app.inference.models.choice import SiteModels
     from app.node.watch.health import CheckResult
+    from app.node.watch.status import StudyStatus
     from app.settings import Settings
 
 DEVICE = "device"
-"""The line that tells where the networks run."""
+"""The check of where the networks run."""
 
 
 def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Validate app.yaml; try device, models, database, disk, listener, destinations.
+    """Validate app.yaml, and try device, models, database, disk, listener and destinations.
 
-    Exit code: 0 all is well, 1 something failed, 2 wrong settings, or a GPU demanded that is not there; each
-    line that failed says what to do.
+    Each check that fails says what to do. A GPU that is demanded and absent counts as a wrong setting.
     """
-    from app.errors import MisconfiguredError
     from app.node.watch.health import CheckResult
     from app.settings import load_settings
 
@@ -41,11 +34,13 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
         settings = load_settings(config, overrides or [])
     except MisconfiguredError as error:
         _print_checks((CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),))
-        raise typer.Exit(2) from error
+        raise typer.Exit(ExitCode.MISCONFIGURED) from error
     results = _results(settings)
     _print_checks(results)
     failed = {result.name for result in results if not result.ok}
-    raise typer.Exit(2 if DEVICE in failed else int(bool(failed)))
+    if DEVICE in failed:
+        raise typer.Exit(ExitCode.MISCONFIGURED)
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 def _results(settings: Settings) -> tuple[CheckResult, ...]:
@@ -54,17 +49,17 @@ def _results(settings: Settings) -> tuple[CheckResult, ...]:
 
     valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
-    told = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
-    told += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
+    cautions = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
+    cautions += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
     device = guarded(DEVICE, lambda: CheckResult(DEVICE, True, str(compute_plan(settings))))
-    return (valid, *told, device, models, *node_checks(settings.node, settings.receive, settings.deliver))
+    return (valid, *cautions, device, models, *node_checks(settings.node, settings.receive, settings.deliver))
 
 
 def verified_models(settings: Settings) -> SiteModels:
-    """The models that the site's policy calls for, shadows too, each file compared with its card.
+    """The models that the site's policy names, shadow models included, once every file matches its card.
 
     Raises:
-        MisconfiguredError: one is missing or damaged, or the policy is not clear.
+        MisconfiguredError: a model is missing or damaged, or the policy is ambiguous.
     """
     from app.inference.models.choice import site_models
     from app.inference.models.store import ModelStore
@@ -88,7 +83,7 @@ def _check_models(settings: Settings) -> CheckResult:
 
 
 def _print_checks(results: tuple[CheckResult, ...]) -> None:
-    """One line a check, and one for what to do; nothing is cut to the terminal's width."""
+    """One line for each check and one for what to do, never cut to the terminal's width."""
     width = max(len(result.name) for result in results)
     for result in results:
         typer.echo(f"{'ok' if result.ok else 'FAILED':<7} {result.name:<{width}}  {result.found}")
@@ -96,19 +91,12 @@ def _print_checks(results: tuple[CheckResult, ...]) -> None:
             typer.echo(f"{'':<7} {'':<{width}}  what to do: {result.advice}")
 
 
-if TYPE_CHECKING:
-    from app.node.watch.status import StudyStatus
-
-
 def status(
     config: ConfigOption = None,
     overrides: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """List the studies with state, reason and next step; works whether the node runs or not.
-
-    Exit code: 0, 2 wrong settings (or no data folder there), 4 the database does not answer.
-    """
+    """List the studies with state, reason and next step. The node may be running or stopped."""
     from app.node.records.stores import open_known_stores
     from app.node.watch.status import study_statuses
     from app.settings import load_settings
@@ -124,7 +112,7 @@ def status(
 
 
 def _print_studies(studies: tuple[StudyStatus, ...]) -> None:
-    """One line a study, whole identifiers, then why and what next; nothing is cut to the terminal's width."""
+    """One line for each study, then why and what is next; nothing is cut to the terminal's width."""
     if not studies:
         typer.echo("no study has arrived yet")
     for study in studies:
@@ -153,16 +141,19 @@ def retry(
     config: ConfigOption = None,
     overrides: SetOption = None,
     resend: Annotated[
-        bool, typer.Option("--resend", help="Send the results of a study that is done again, everywhere.")
+        bool, typer.Option("--resend", help="Send the results of a done study to every destination again.")
     ] = False,
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Analyse a study that is done anew; the new results replace the former."
+            "--again", help="Analyse a done study again; its new results replace the earlier ones."
         ),
     ] = False,
 ) -> None:
-    """Try a study again: its delivery when it has results, else its processing. The node may run or not."""
+    """Try a study again: its delivery when it has results, else its processing.
+
+    The node may be running or stopped.
+    """
     from app.node.records.stores import open_known_stores
     from app.node.watch.retry import analyse_again, resend_study, retry_study
     from app.settings import load_settings
@@ -180,15 +171,12 @@ app = typer.Typer(no_args_is_help=True, help="The audit log.")
 
 @app.callback()
 def _group() -> None:
-    """Keeps ``verify`` a word of its own while it is the only command."""
+    """Without a callback, Typer would drop the word ``verify``: the group has one command alone."""
 
 
 @app.command()
 def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Follow the log's chain of hashes.
-
-    Exit code: 0 whole, 1 a line was changed, removed or inserted, 2 wrong settings (or no data folder there).
-    """
+    """Follow the log's chain of hashes; fail when a line was changed, removed or inserted."""
     from app.node.records.stores import open_stores, refuse_absent_data_folder
     from app.settings import load_settings
 
@@ -200,5 +188,5 @@ def verify(config: ConfigOption = None, overrides: SetOption = None) -> None:
     if not result.intact:
         before = f"{result.entries} entries before it are"
         typer.echo(f"the audit log is NOT whole: {result.problem} ({before})", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     typer.echo(f"the audit log is whole: {result.entries} entries")

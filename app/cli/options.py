@@ -1,7 +1,4 @@
-"""Options that several commands share.
-
-What the commands share that work for hours: progress on the terminal, and an orderly end.
-"""
+"""What several commands share: options, and for long work its progress on the terminal and an orderly end."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from app.errors import ExitCode
 
 ConfigOption = Annotated[
     Path | None,
@@ -28,16 +27,12 @@ SetOption = Annotated[
 ]
 
 
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""What a shell reports for a program that SIGTERM ended."""
-
-
 def log_to_terminal() -> None:
     """Progress with the time of day, on standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # tells every module that it copies
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module that it copies
 
 
 def end_on_sigterm() -> None:
-    """As on Ctrl-C: what is at work finishes or ends with the command, and nothing is left half written."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    """End on SIGTERM as on Ctrl-C: work under way ends with the command, no file is half written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))

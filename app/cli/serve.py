@@ -1,4 +1,4 @@
-"""``psma-node serve``: the node, until SIGTERM."""
+"""``psma-node serve``: run the node until SIGTERM."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def serve(
     overrides: SetOption = None,
     receive: Annotated[
         bool,
-        typer.Option("--receive/--no-receive", help="Without: only work on what other nodes receive."),
+        typer.Option("--receive/--no-receive", help="With --no-receive only work on what others receive."),
     ] = True,
 ) -> None:
     """Run the node: receive studies, segment them, deliver the results, until SIGTERM or Ctrl-C.
 
-    Exit code: 0 after a drain, 2 wrong settings (or the port is taken), 4 the database does not answer, or
-    the GPU failed and only a new start helps.
+    A port that is taken counts as a wrong setting. A database that does not answer, or a GPU that only a new
+    start can mend, ends the node with the exit code for trying again later.
     """
     block_stop_signals()
     drain_at_stop_signal(_started(config, overrides or [], receive))
 
 
 def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeService:
-    """Settings, checks, stores, models, listener: a node that is ready, and said so in its log."""
+    """A node that has passed its checks, listens, and has logged that it is ready."""
     from app.node.records.stores import open_stores
     from app.node.service import NodeService
     from app.node.watch.log import configure_logging
@@ -99,7 +99,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
 
 
 def _refuse_unfit(settings: Settings) -> SiteModels:
-    """Better no node than one that finds out with the first patient."""
+    """Check models and disk now: a node that can't work must not find out with the first patient."""
     from app.cli.operate import verified_models
     from app.node.watch.health import check_disk
 

@@ -19,8 +19,7 @@ from app.cohort.truth import COLUMNS, CSV_FILE
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
 from app.files.durable import hold_folder, write_durably
-from app.phantom.centres import Centre, Modality
-from app.phantom.dicom.truth import TruthFileForm
+from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.patient import VERSION
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""How processing a study ended: what outcome.json, ``psma-node status`` and exit codes say.
+"""How processing a study ended: what outcome.json and ``psma-node status`` say.
 
 What earlier revisions of a study have said, which a later one replaces or withdraws.
 
@@ -30,11 +30,6 @@ class Status(StrEnum):
     REJECTED = "rejected"
     RETRY = "retry"
     FAILED = "failed"
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of ``psma-node process`` (0 done, 3 rejected, 4 try later, 1 failed)."""
-        return {Status.DONE: 0, Status.REJECTED: 3, Status.RETRY: 4, Status.FAILED: 1}[self]
 
 
 @dataclass(frozen=True)

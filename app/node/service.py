@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from app.domain.outcome import Status
-from app.errors import MisconfiguredError, PsmaNodeError
+from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
 from app.node.process.prior_wait import prior_wait
@@ -92,11 +91,11 @@ class NodeService:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._loops: list[threading.Thread] = []
-        self._exit_code = 0
+        self._exit_code = ExitCode.DONE
 
     @property
-    def exit_code(self) -> int:
-        """0, or 4 (try again) when this process could not compute any more and has to be started over."""
+    def exit_code(self) -> ExitCode:
+        """``RETRY`` when this process could not compute any more and has to be started over."""
         return self._exit_code
 
     @property
@@ -178,7 +177,7 @@ class NodeService:
 
     def _start_over(self) -> None:
         """Drain and end: what keeps this node running (systemd, a container host) starts a new one."""
-        self._exit_code = Status.RETRY.exit_code
+        self._exit_code = ExitCode.RETRY
         stop_this_process()
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""The two simulated centres and their scanners."""
+"""The two simulated centres, their scanners, and the files that their readers save."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ class Modality(StrEnum):
 
     PET = "pet"
     SPECT = "spect"
+
+
+class TruthFileForm(StrEnum):
+    """What the simulated reader saves."""
+
+    SEG = "seg"
+    RTSTRUCT = "rtstruct"
+    NIFTI = "nifti"
 
 
 @dataclass(frozen=True)

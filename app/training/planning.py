@@ -18,7 +18,6 @@ from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.files.durable import write_durably
 from app.inference.models.card import DATASET_FILE
-from app.inference.models.plans_check import check_plans
 
 CONFIGURATION = "3d_fullres"
 """The only one that is trained: lesions are followed through slices (no 2d), at full resolution."""
@@ -166,6 +165,8 @@ def plan_and_preprocess(
         MisconfiguredError: the node could not run what would be trained.
     """
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
+
+    from app.inference.models.plans_check import check_plans
 
     is_small = plans == TrainingPlans.SMALL
     nnunet.extract_fingerprints([dataset_number], num_processes=1, verbose=False, show_progress_bar=False)

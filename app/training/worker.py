@@ -15,7 +15,7 @@ from pathlib import Path
 
 from app.cohort.manifest import read_manifest
 from app.domain.decision import ModelRole
-from app.errors import PsmaNodeError
+from app.errors import ExitCode, PsmaNodeError
 from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model
@@ -24,7 +24,6 @@ from app.training.planning import KEPT_FILE, is_own, plan_and_preprocess, plans_
 from app.training.prediction import predict_held_out
 from app.training.workplace import DATASET_NUMBERS, Workplace
 
-EXIT_FAILED = 1
 POLL_S = 0.5
 
 
@@ -64,7 +63,7 @@ def main() -> None:
             model(Path(folder), ModelRole(role), *split)
     except PsmaNodeError as error:
         logging.getLogger(__name__).error("%s", error)
-        sys.exit(EXIT_FAILED)
+        sys.exit(ExitCode.FAILED)
 
 
 def _log_apart() -> None:
@@ -86,7 +85,7 @@ def _end_with_parent(parent: int) -> None:
     """A command that was killed can't end its children: they notice, and what is on disk is whole."""
     while os.getppid() == parent:
         time.sleep(POLL_S)
-    os._exit(EXIT_FAILED)
+    os._exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

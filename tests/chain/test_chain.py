@@ -18,7 +18,7 @@ from app.chain.folder import FolderOutcome, process_folder
 from app.domain.analysis import Aligned, Segmented
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import ExitCode, MisconfiguredError, RetryLaterError
 from app.files.outcome import read_outcome
 from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
@@ -164,7 +164,7 @@ def test_a_run_cautions_of_a_labelmap_in_its_log(tmp_path: Path, seg_type: str, 
     run = subprocess.run(
         [*command, "--set", f"write.seg_type={seg_type}"], capture_output=True, text=True, check=False
     )
-    assert run.returncode == Status.REJECTED.exit_code
+    assert run.returncode == ExitCode.REJECTED
     assert ("SEG as LABELMAP" in run.stdout + run.stderr) is is_told
 
 

@@ -21,10 +21,10 @@ from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels
-from app.phantom.centres import Centre, Modality
+from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.dicom.header import Examination, save
 from app.phantom.dicom.nm import spect_instance
-from app.phantom.dicom.truth import TruthFileForm, write_truth
+from app.phantom.dicom.truth import write_truth
 from app.phantom.dicom.writer import pet_slices
 from app.phantom.patient import SimulatedPatient, simulate_patient
 from app.phantom.protocol import draw_protocols

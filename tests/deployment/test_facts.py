@@ -94,10 +94,10 @@ def test_systemd_leaves_time_for_the_drain() -> None:
 
 
 def test_a_wrong_setting_does_not_start_the_unit_over_and_over() -> None:
-    from app.cli.main import EXIT_MISCONFIGURED
+    from app.errors import ExitCode
 
     keys = unit((MAP / "psma-node.service").read_text())
-    assert keys["RestartPreventExitStatus"] == str(EXIT_MISCONFIGURED)
+    assert keys["RestartPreventExitStatus"] == str(ExitCode.MISCONFIGURED)
 
 
 def test_the_image_is_of_this_version_everywhere() -> None:

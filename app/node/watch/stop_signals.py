@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeVar
 
+from app.errors import ExitCode
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 LOOK_EVERY_S = 0.1
@@ -25,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class Stoppable(Protocol):
-    """Something that drains when told to."""
+    """Something that drains on request."""
 
     @property
-    def exit_code(self) -> int:
-        """How this process is to end once it is drained."""
+    def exit_code(self) -> ExitCode:
+        """How this process ends once it is drained."""
         ...
 
     def stop(self) -> None:
@@ -89,7 +91,7 @@ def run_unless_stopped(work: Callable[[], Result]) -> Result | None:
     return ended[0]
 
 
-def end_process(exit_code: int) -> NoReturn:
+def end_process(exit_code: ExitCode) -> NoReturn:
     """End at once: a chain that outlived the drain is on a thread that Python would wait for.
 
     Its study is begun again at the next start.

@@ -7,7 +7,6 @@ True lesions as files of every form that a reader may bring: SEG, RTSTRUCT, NIfT
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 
 import highdicom as hd
@@ -22,7 +21,7 @@ from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_S
 from app.domain.study import Code
 from app.imaging.resampling import to_image
 from app.phantom.anatomy.lesions import LesionKind
-from app.phantom.centres import Modality
+from app.phantom.centres import Modality, TruthFileForm
 from app.phantom.dicom.header import (
     SOFTWARE_VERSION,
     Examination,
@@ -221,14 +220,6 @@ def _observation(number: int) -> Dataset:
     item.ObservationNumber = item.ReferencedROINumber = number
     item.RTROIInterpretedType, item.ROIInterpreter = "", ""
     return item
-
-
-class TruthFileForm(StrEnum):
-    """What the simulated reader saves."""
-
-    SEG = "seg"
-    RTSTRUCT = "rtstruct"
-    NIFTI = "nifti"
 
 
 def write_truth(

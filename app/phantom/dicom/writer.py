@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
 from app.domain.quantities.decay import mean_activity_offset_s
-from app.phantom.centres import Modality
+from app.phantom.centres import Modality, TruthFileForm
 from app.phantom.dicom.header import (
     Examination,
     decimal,
@@ -32,7 +32,7 @@ from app.phantom.dicom.header import (
     set_supine,
 )
 from app.phantom.dicom.nm import spect_instance
-from app.phantom.dicom.truth import TruthFileForm, write_truth
+from app.phantom.dicom.truth import write_truth
 from app.phantom.patient import SimulatedPatient
 from app.phantom.protocol import BEDS, draw_protocols
 
