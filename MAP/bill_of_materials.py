@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from debian.deb822 import Deb822
 from debian_licences import licences
 
 VERSION = SchemaVersion.V1_6
@@ -49,9 +50,8 @@ def distribution(os_release: str) -> tuple[str, str]:
 def system_packages(base: Path) -> Iterator[dict[str, Any]]:
     """A component for each installed package of dpkg's status file."""
     system, release = distribution((base / "os-release").read_text("utf-8"))
-    for paragraph in (base / "status").read_text("utf-8").strip().split("\n\n"):
-        lines = [line for line in paragraph.splitlines() if ": " in line and not line.startswith(" ")]
-        fields = dict(line.split(": ", 1) for line in lines)
+    status = (base / "status").read_text("utf-8")
+    for fields in Deb822.iter_paragraphs(status, use_apt_pkg=False):
         if fields["Status"] != "install ok installed":
             continue
         name, version = fields["Package"], fields["Version"]

@@ -1,15 +1,16 @@
 """What Debian says a package is licensed under, from ``/usr/share/doc/PACKAGE/copyright``.
 
-Read are those that are written for a machine, each ``License`` of a ``Files`` paragraph (DEP-5,
-https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/). They are those of the package's source,
-of which the package may hold a part.
+python-debian reads the files that are written for a machine (DEP-5,
+https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/); each ``License`` of a ``Files`` paragraph
+counts. The licences are those of the package's source, of which the package may hold a part.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from debian.copyright import Copyright, NotMachineReadableError
 
 FORMAT = "copyright-format/1.0"
 
@@ -46,22 +47,19 @@ def licences(documents: Path, package: str) -> list[dict[str, object]]:
     file = documents / package / "copyright"
     names = declared(file.read_text("utf-8", "replace")) if file.is_file() else set()
     found = dict.fromkeys(_known(name) for name in sorted(names))
-    return [{"license": {kind: told, "acknowledgement": "declared"}} for kind, told in found]
+    return [{"license": {kind: name, "acknowledgement": "declared"}} for kind, name in found]
 
 
 def declared(text: str) -> set[str]:
-    """Short names, or expressions of them, as the file has them."""
-    if FORMAT not in text.partition("\n\n")[0]:
+    """Short names, or expressions of them, as the file has them; not strict, as packages omit fields."""
+    try:
+        copyright_file = Copyright(text.splitlines(), strict=False)
+    except NotMachineReadableError:
         return set()
-    found = (paragraph.get("license", "") for paragraph in _paragraphs(text) if "files" in paragraph)
-    return {" ".join(name.split()) for name in found} - {""}
-
-
-def _paragraphs(text: str) -> Iterator[dict[str, str]]:
-    """The first line of each field, by its name in small letters."""
-    for paragraph in re.split(r"\n[ \t]*\n", text):
-        fields = (line.partition(":") for line in paragraph.splitlines() if line[:1] not in " \t#")
-        yield {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
+    if FORMAT not in (copyright_file.header.format or ""):
+        return set()  # a draft of the format
+    found = (paragraph.license for paragraph in copyright_file.all_files_paragraphs())
+    return {" ".join(licence.synopsis.split()) for licence in found if licence} - {""}
 
 
 def _known(name: str) -> tuple[str, str]:

@@ -214,7 +214,7 @@ def _folders(scan: WrittenScan) -> str:
 
 
 def _write_pictures(patient: SimulatedPatient, folder: Path) -> list[Path]:
-    from app.phantom.pictures import PET_BLACK_SUV, SPECT_BLACK_SUV, picture, write_row
+    from app.phantom.patient import PET_BLACK_SUV, SPECT_BLACK_SUV, picture, write_row
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

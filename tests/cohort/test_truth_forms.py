@@ -23,11 +23,9 @@ from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels
 from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.dicom.header import Examination, save
-from app.phantom.dicom.nm import spect_instance
 from app.phantom.dicom.truth import write_truth
-from app.phantom.dicom.writer import pet_slices
-from app.phantom.patient import SimulatedPatient, simulate_patient
-from app.phantom.protocol import draw_protocols
+from app.phantom.dicom.writer import pet_slices, spect_instance
+from app.phantom.patient import SimulatedPatient, draw_protocols, simulate_patient
 
 NUMBERS = {Centre.A: 3, Centre.B: 5}
 

@@ -19,11 +19,9 @@ from pydicom.uid import UID
 from app.domain.volume import FloatArray
 from app.phantom.centres import Centre, Modality
 from app.phantom.dicom.header import Examination, save
-from app.phantom.dicom.nm import spect_instance
 from app.phantom.dicom.truth import truth_segmentation
-from app.phantom.dicom.writer import WrittenPatient, WrittenScan
-from app.phantom.patient import SimulatedPatient
-from app.phantom.protocol import COUNTING, draw_protocols
+from app.phantom.dicom.writer import WrittenPatient, WrittenScan, spect_instance
+from app.phantom.patient import COUNTING, SimulatedPatient, draw_protocols
 
 
 def validator() -> str:

@@ -21,8 +21,7 @@ from app.domain.study import Code
 from app.domain.volume import Grid
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Modality
-from app.phantom.patient import VERSION, SimulatedPatient
-from app.phantom.protocol import Protocol
+from app.phantom.patient import VERSION, Protocol, SimulatedPatient
 
 IMPLEMENTATION_VERSION = "PSMA_PHANTOM_1"
 SOFTWARE_VERSION = f"phantom {VERSION}"
