@@ -24,7 +24,7 @@ from app.domain.study import Patient, Study, StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.files.durable import write_durably
-from app.files.outcome import NAME, STUDY_FOLDER, remove_results, write_outcome, write_shadows
+from app.files.outcome import NAME, STUDY_FOLDER, printed, remove_results, write_outcome, write_shadows
 from app.imaging.earlier_results import PreviousResult, PriorCandidate
 from app.inference.devices import choose_device
 from app.settings import Settings
@@ -181,7 +181,8 @@ def _finished(outcome: FolderOutcome, output_folder: Path) -> FolderOutcome:
 
 
 def _as_json(outcome: FolderOutcome) -> bytes:
-    return TypeAdapter(FolderOutcome).dump_json(outcome, indent=2) + b"\n"
+    as_printed = replace(outcome, studies=tuple(map(printed, outcome.studies)))
+    return TypeAdapter(FolderOutcome).dump_json(as_printed, indent=2) + b"\n"
 
 
 def _process_all(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:

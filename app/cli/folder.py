@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import ConfigOption, SetOption
+from app.domain.decision import Decision
 from app.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -52,9 +53,18 @@ def inspect(
     settings = load_settings(config, overrides or [])
     found = inspect_folder(directory, settings.select, settings.load, volumes)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, default=str))
+        typer.echo(json.dumps(found, indent=2, default=_plain))
     else:
         _print(found)
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form of: records as their fields, decisions as they are printed, the rest as text."""
+    if isinstance(value, Decision):
+        value = value.printed()
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def _print(found: FolderInspection) -> None:
@@ -89,13 +99,13 @@ def _print(found: FolderInspection) -> None:
 
 def _pair_lines(study: StudyInspection) -> list[str]:
     """Each pair with its verdict, then what no series shows: why it is refused, how it lies on its CT."""
-    shown = {decision.text for series in study.series for decision in series.decisions}
+    shown = {decision.line for series in study.series for decision in series.decisions}
     lines: list[str] = []
     for pair in study.checked:
         uids = f"{pair.functional_series_instance_uid} on CT {pair.ct_series_instance_uid}"
         lines.append(f"{pair.kind.value} pair, series {uids}: {pair.verdict.value}")
         lines += [f"  {reason}" for reason in (pair.rejection.reasons if pair.rejection else ())]
-        lines += [f"  {decision.text}" for decision in pair.decisions if decision.text not in shown]
+        lines += [f"  {decision.line}" for decision in pair.decisions if decision.line not in shown]
     return lines
 
 
@@ -110,7 +120,7 @@ def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
         ("values", "\n".join(_values(item) for item in series.statistics)),
         ("files", "\n".join(item.file for item in series.statistics if item.file)),
         ("problems", "\n".join(str(reason) for reason in series.problems)),
-        ("decisions", "\n".join(decision.text for decision in series.decisions)),
+        ("decisions", "\n".join(decision.line for decision in series.decisions)),
     )
 
 

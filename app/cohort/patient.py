@@ -34,7 +34,7 @@ from app.dicom.outlines.seg import read_segmentation
 from app.dicom.outlines.truth import Outlines, UnusableTruthError
 from app.dicom.reading.loading import load
 from app.domain.analysis import Loaded
-from app.domain.decision import ModelRole
+from app.domain.decision import ModelRole, Severity
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
@@ -222,7 +222,7 @@ def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
 
 def _warnings_of_reading(loaded: Loaded) -> list[str]:
     decisions = (*loaded.selection.decisions, *loaded.decisions)
-    return [item.text.removeprefix("warning: ") for item in decisions if item.text.startswith("warning: ")]
+    return [item.text for item in decisions if item.severity is Severity.WARNING]
 
 
 def _warnings_of_truth(truth: Truth, outlines: Outlines, lesions: LabelMap, parted: bool) -> list[str]:

@@ -62,7 +62,7 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
         [provenance.software_version, provenance.settings_digest, provenance.revision],
         [] if replaced is None else [replaced.sop_instance_uid],
         _change_ingredients(quantified.findings.change),
-        *([decision.text] for decision in provenance.decisions),
+        *([decision.line] for decision in provenance.decisions),
         *([segmented.computed_by] if segmented.computed_by else []),
     ]
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()

@@ -1,9 +1,12 @@
-"""TODO."""
+"""What the node decides about a study, in words for reports and pages, and the model that speaks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+WARNING_PREFIX = "warning: "
+"""How a printed warning begins: in SR, outcome.json and ``psma-node inspect``."""
 
 
 class ModelRole(StrEnum):
@@ -19,12 +22,42 @@ class ModelRole(StrEnum):
     """SPECT/CT with the patient's PET lesions as prior"""
 
 
+class Severity(StrEnum):
+    """How much a decision matters to a reader of the numbers."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    """The page shows it above the numbers, and the SR in its summary."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """Something the node decided, in words, for the SR and the audit trail."""
 
     stage: str
     text: str
+    severity: Severity = Severity.NOTE
+
+    @classmethod
+    def warning(cls, stage: str, text: str) -> Decision:
+        """A decision that a reader of the numbers must not overlook."""
+        return cls(stage, text, Severity.WARNING)
+
+    @property
+    def line(self) -> str:
+        """The words as they are printed; those of a warning say that it is one."""
+        return f"{WARNING_PREFIX}{self.text}" if self.severity is Severity.WARNING else self.text
+
+    def printed(self) -> Decision:
+        """For JSON, whose readers find in ``text`` what is printed."""
+        return replace(self, text=self.line)
+
+    @classmethod
+    def read(cls, printed: Decision) -> Decision:
+        """The decision that was printed; an earlier version states the severity in ``text`` alone."""
+        if not printed.text.startswith(WARNING_PREFIX):
+            return printed
+        return cls.warning(printed.stage, printed.text.removeprefix(WARNING_PREFIX))
 
 
 @dataclass(frozen=True)

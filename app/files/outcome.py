@@ -5,12 +5,14 @@ shadow.json: what the shadow models found in folder mode, beside the results and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from app import __version__
+from app.domain.decision import Decision
 from app.domain.outcome import ShadowComparison, StudyOutcome
 from app.errors import MisconfiguredError
 from app.files.durable import sync_folder, write_durably
@@ -29,7 +31,7 @@ _ADAPTER = TypeAdapter(StudyOutcome)
 def write_outcome(outcome: StudyOutcome, folder: Path) -> Path:
     """Write ``outcome.json`` into ``folder``, whole or not at all; returns its path."""
     path = folder / NAME
-    write_durably(path, _ADAPTER.dump_json(outcome, indent=2) + b"\n")
+    write_durably(path, _ADAPTER.dump_json(printed(outcome), indent=2) + b"\n")
     return path
 
 
@@ -42,12 +44,22 @@ def read_outcome(folder: Path) -> StudyOutcome:
     """
     path = folder / NAME
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return _with_decisions(_ADAPTER.validate_json(path.read_bytes()), Decision.read)
     except ValidationError as error:
         raise MisconfiguredError(
             f"{path} is no outcome that version {__version__} reads ({error.error_count()} faults); "
             "move it away, and the study can be processed again"
         ) from error
+
+
+def printed(outcome: StudyOutcome) -> StudyOutcome:
+    """The outcome as its JSON has it: each decision in the words that are printed."""
+    return _with_decisions(outcome, Decision.printed)
+
+
+def _with_decisions(outcome: StudyOutcome, change: Callable[[Decision], Decision]) -> StudyOutcome:
+    pairs = (replace(pair, decisions=tuple(map(change, pair.decisions))) for pair in outcome.pairs)
+    return replace(outcome, pairs=tuple(pairs))
 
 
 def remove_earlier_outcomes(folder: Path) -> None:
@@ -92,9 +104,3 @@ def write_shadows(comparisons: Sequence[ShadowComparison], folder: Path) -> None
         write_durably(folder / SHADOW_NAME, _SHADOWS.dump_json(tuple(comparisons), indent=2) + b"\n")
     else:
         (folder / SHADOW_NAME).unlink(missing_ok=True)
-
-
-def read_shadows(folder: Path) -> tuple[ShadowComparison, ...]:
-    """What :func:`write_shadows` wrote; nothing when there is no such file."""
-    path = folder / SHADOW_NAME
-    return _SHADOWS.validate_json(path.read_bytes()) if path.is_file() else ()

@@ -70,9 +70,7 @@ class SegmentPolicy:
 
     def __post_init__(self) -> None:
         if not DEVICE.fullmatch(self.device):
-            raise ValueError(
-                f"segment.device is auto, cpu, cuda, or one GPU as cuda:0; found {self.device}"
-            )
+            raise ValueError(f"segment.device is auto, cpu, cuda, or one GPU as cuda:0; found {self.device}")
         for name, roles in ALLOWED_ROLES.items():
             found = getattr(self, name)
             if found in ROLE_NAMES and found not in roles:

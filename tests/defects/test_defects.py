@@ -49,7 +49,7 @@ def test_a_defect_is_refused_by_its_reason_or_changes_no_number(
         return
     assert found.loaded is not None, found.reasons
     if defect.warned:
-        told_of = [decision.text for decision in found.loaded.decisions]
+        told_of = [decision.line for decision in found.loaded.decisions]
         assert [text for text in told_of if text.startswith("warning:") and defect.warned in text], told_of
     if defect.like is not None:
         assert same_numbers(found.loaded, damaged_otherwise(kind, defect.like, tmp_path / "like"))
@@ -70,7 +70,7 @@ def damaged_otherwise(kind: str, damage: Damage, folder: Path) -> Loaded:
 
 @pytest.mark.parametrize("kind", sorted(STUDIES))
 def test_an_undamaged_study_is_warned_of_nothing(kind: str) -> None:
-    assert [item.text for item in undamaged(kind).decisions if item.text.startswith("warning:")] == []
+    assert [item.line for item in undamaged(kind).decisions if item.line.startswith("warning:")] == []
 
 
 def test_names_of_defects_are_unique() -> None:

@@ -105,7 +105,7 @@ def test_an_offset_on_one_side_alone_is_warned_of(nuclide: Radionuclide, offset_
     found = administered_at(injection(nuclide, start_datetime=start, lone_offset=lone), SCANNED)
     assert not isinstance(found, Reason)
     assert found[0] == start
-    assert found[1][0].text.startswith("warning: the injection's time states an offset from UTC")
+    assert found[1][0].line.startswith("warning: the injection's time states an offset from UTC")
 
 
 WITNESSED = Clocks(SCANNED, SCANNED - minutes(3), SCANNED, 0.0, 120.0)
@@ -130,9 +130,9 @@ def test_clocks_in_their_order_are_no_doubt() -> None:
 def test_a_witness_that_contradicts_is_told_where_it_counts(changes: dict[str, object], words: str) -> None:
     one = replace(WITNESSED, **changes)  # type: ignore[arg-type]
     (told,) = clock_doubts(one, GA68.half_life_s)
-    assert told.text.startswith("warning: ")
-    assert words in told.text
-    small = [item for item in clock_doubts(one, LU177.half_life_s) if "min" in item.text.split(";")[0]]
+    assert told.line.startswith("warning: ")
+    assert words in told.line
+    small = [item for item in clock_doubts(one, LU177.half_life_s) if "min" in item.line.split(";")[0]]
     assert small == []
 
 
@@ -140,7 +140,7 @@ def test_a_witness_that_contradicts_is_told_where_it_counts(changes: dict[str, o
 def test_a_ct_of_another_hour_is_told_for_a_short_life(apart_min: int) -> None:
     at = SCANNED + minutes(apart_min)
     (told,) = ct_clock_doubts(SCANNED, at, GA68.half_life_s)
-    assert f"90 min {'before' if apart_min > 0 else 'after'} its CT" in told.text
+    assert f"90 min {'before' if apart_min > 0 else 'after'} its CT" in told.line
     assert ct_clock_doubts(SCANNED, SCANNED + minutes(apart_min / 2), GA68.half_life_s) == ()
     assert ct_clock_doubts(SCANNED, at, LU177.half_life_s) == ()
     assert ct_clock_doubts(SCANNED, None, GA68.half_life_s) == ()

@@ -50,7 +50,7 @@ def refused(found: Reason | tuple[object, ...]) -> bool:
 def warned(one: DecayClaim) -> str:
     found = doubts(one)
     assert not isinstance(found, Reason), found
-    return " ".join(decision.text for decision in found)
+    return " ".join(decision.line for decision in found)
 
 
 @pytest.mark.parametrize("nuclide", [GA68, F18])
@@ -148,8 +148,8 @@ def test_the_last_bed_tells_what_a_filled_in_factor_should_have_been() -> None:
 def test_of_an_image_that_is_suv_already_nothing_is_a_warning(found: DecayClaim) -> None:
     assert isinstance(doubts(found), Reason) or "warning:" in warned(found)
     (told,) = without_effect(doubts(found))
-    assert "warning" not in told.text
-    assert told.text.endswith("no effect, as the image is SUV already")
+    assert "warning" not in told.line
+    assert told.line.endswith("no effect, as the image is SUV already")
 
 
 @pytest.mark.parametrize("factor", [None, 1.0])

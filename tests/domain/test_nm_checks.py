@@ -34,7 +34,7 @@ def test_other_contradictions_of_spacing_and_thickness_are_told(
 ) -> None:
     told = check_spacing(spacing, thickness, pixel)
     assert not isinstance(told, Reason)
-    assert [item.text for item in told if item.text.startswith("warning:")]
+    assert [item.line for item in told if item.line.startswith("warning:")]
 
 
 @pytest.mark.parametrize("thickness", [4.8, 4.79523, None, 0.0])
@@ -97,6 +97,6 @@ def test_the_share_of_a_therapy_that_is_shown_is_judged_by_time_and_length(
 ) -> None:
     told = retention_warnings(share, length_mm, LU177, uptake_h * H)
     assert bool(told) is is_told
-    assert all(item.text.startswith("warning:") for item in told)
+    assert all(item.line.startswith("warning:") for item in told)
     assert retention_warnings(share, length_mm, GA68, uptake_h * H) == ()
     assert retention_warnings(share, length_mm, LU177, None) == ()

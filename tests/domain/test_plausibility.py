@@ -28,7 +28,7 @@ MIN, H = 60.0, 3600.0
 
 def text(found: Reason | tuple[object, ...]) -> str:
     assert not isinstance(found, Reason), found
-    told = " ".join(decision.text for decision in found)  # type: ignore[attr-defined]
+    told = " ".join(decision.line for decision in found)  # type: ignore[attr-defined]
     assert not found or told.startswith("warning: ")
     return told
 
@@ -114,8 +114,8 @@ def test_a_weight_without_a_height_is_told_and_warned_of_where_it_may_be_pounds(
     height_m: float | None, why: str
 ) -> None:
     [told] = body_doubts(79.3, height_m, by_site=False)  # type: ignore[misc]
-    assert told.text.startswith("PatientSize")
-    assert f"{why}: the weight of 79.3 kg could not be checked" in told.text
+    assert told.line.startswith("PatientSize")
+    assert f"{why}: the weight of 79.3 kg could not be checked" in told.line
     assert f"{why}: the weight of 174.8 kg" in text(body_doubts(174.8, height_m, by_site=False))
     assert "(in pounds it would be 79 kg)" in text(body_doubts(174.8, height_m, by_site=False))
 
@@ -123,7 +123,7 @@ def test_a_weight_without_a_height_is_told_and_warned_of_where_it_may_be_pounds(
 @pytest.mark.parametrize(("kg", "is_warned"), [(129.9, False), (130.1, True)])
 def test_both_sides_of_the_heaviest_usual_weight(kg: float, is_warned: bool) -> None:
     [told] = body_doubts(kg, None, by_site=True)  # type: ignore[misc]
-    assert told.text.startswith("warning: ") is is_warned
+    assert told.line.startswith("warning: ") is is_warned
 
 
 @pytest.mark.parametrize(

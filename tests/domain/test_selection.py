@@ -88,15 +88,15 @@ def test_a_spect_and_its_ct_are_a_pair() -> None:
     selection = only(selected(spect(), ct()))
     assert selection.kind is StudyKind.SPECT_CT
     assert selection.tracer.key == "177Lu-PSMA-617"
-    assert "site's rule for 177Lu" in selection.decisions[0].text
+    assert "site's rule for 177Lu" in selection.decisions[0].line
 
 
 def test_a_tracer_that_the_isotope_alone_tells_is_warned_of() -> None:
     """A therapy with 177Lu-DOTATATE, whose header names no drug, looks the same."""
-    assumed = only(selected(spect(radiopharmaceutical=drug(LU177, None)), ct())).decisions[0].text
+    assumed = only(selected(spect(radiopharmaceutical=drug(LU177, None)), ct())).decisions[0].line
     assert assumed.startswith("warning: tracer 177Lu-PSMA-617 by the site's rule")
     assert "another 177Lu drug (such as DOTATATE) would be taken for it" in assumed
-    assert not only(selected(pet(), ct())).decisions[0].text.startswith("warning:")
+    assert not only(selected(pet(), ct())).decisions[0].line.startswith("warning:")
 
 
 def test_spect_stored_as_pet_is_known_by_its_isotope() -> None:
@@ -241,7 +241,7 @@ def test_the_thinnest_ct_that_is_not_too_thin_is_taken() -> None:
 
 def test_a_derived_image_serves_only_where_no_original_does() -> None:
     derived = pet(image_type=("DERIVED", "SECONDARY"))
-    assert "DERIVED" in only(selected(derived, ct())).decisions[1].text
+    assert "DERIVED" in only(selected(derived, ct())).decisions[1].line
     refused = selected(derived, ct(), policy=SelectionPolicy(derived_images=False))
     assert reason(refused, "1.1").code is RefusalCode.NOT_PRIMARY
 
@@ -279,7 +279,7 @@ def test_a_ct_that_does_not_belong_is_refused(other: Series, code: RefusalCode) 
 
 def test_a_ct_that_misses_a_few_slices_is_taken_and_told() -> None:
     selection = only(selected(pet(), ct(instances=slices("1.2", 38))))
-    assert any("covers 98%" in item.text for item in selection.decisions)
+    assert any("covers 98%" in item.line for item in selection.decisions)
 
 
 def test_a_gap_in_the_pet_is_the_reason_for_the_rejection() -> None:
@@ -328,7 +328,7 @@ def test_a_spect_without_frame_of_reference_is_paired_only_by_the_sites_rule() -
     blind = spect(frame_of_reference_uid="")
     assert selected(blind, ct()).rejection is not None
     allowed = only(selected(blind, ct(), policy=SelectionPolicy(pair_without_frame_of_reference=True)))
-    assert any("no FrameOfReferenceUID" in item.text for item in allowed.decisions)
+    assert any("no FrameOfReferenceUID" in item.line for item in allowed.decisions)
 
 
 @settings(max_examples=20, deadline=None)

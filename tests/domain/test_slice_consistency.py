@@ -70,7 +70,7 @@ def test_a_smaller_jump_is_a_warning_that_names_the_slices(first: int, last: int
     told = found(scaled(first, last, factor))
     assert not isinstance(told, Reason)
     names = f"slice {first + 1} of" if first == last else f"slices {first + 1} to {last + 1} of"
-    assert [decision.text for decision in told if "RescaleSlope" in decision.text and names in decision.text]
+    assert [decision.line for decision in told if "RescaleSlope" in decision.line and names in decision.line]
 
 
 def test_the_reason_names_slices_ratio_and_limit() -> None:

@@ -115,7 +115,7 @@ def a_little_rolled(stored: Stored) -> None:
 def test_a_smaller_shift_is_a_warning() -> None:
     told = of_body(a_little_rolled)
     assert not isinstance(told, Reason)
-    assert [decision.text for decision in told if "slices 13 to 17 of 26" in decision.text]
+    assert [decision.line for decision in told if "slices 13 to 17 of 26" in decision.line]
 
 
 def empty_ends(stored: Stored) -> None:

@@ -70,8 +70,8 @@ def test_numbers_that_the_image_speaks_against_are_a_warning() -> None:
     found = check_order(BODY, {"SliceLocation": exchanged(4, 11)})
     assert not isinstance(found, Reason)
     (told,) = found
-    assert "slices 5, 12 of 26" in told.text
-    assert "SliceLocation" in told.text
+    assert "slices 5, 12 of 26" in told.line
+    assert "SliceLocation" in told.line
 
 
 def test_a_few_numbers_out_of_place_are_told_of_and_many_are_no_numbering_by_place() -> None:
@@ -157,5 +157,5 @@ def test_an_announced_series_needs_no_word() -> None:
 )
 def test_a_series_that_nothing_counts_says_so(numbers: Sequence[float | None], words: str) -> None:
     (told,) = check_completeness(numbers, is_announced=False)
-    assert told.text.startswith("warning: NumberOfSlices is absent")
-    assert words in told.text
+    assert told.line.startswith("warning: NumberOfSlices is absent")
+    assert words in told.line

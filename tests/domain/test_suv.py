@@ -68,7 +68,7 @@ def no_suv(header: PetHeader) -> RefusalCode:
 
 
 def told(header: PetHeader) -> str:
-    return " ".join(decision.text for decision in converted(header).decisions)
+    return " ".join(decision.line for decision in converted(header).decisions)
 
 
 def test_corrected_to_start_divides_by_what_is_left_of_the_dose() -> None:
@@ -165,7 +165,7 @@ def test_the_fall_back_to_the_earliest_acquisition_says_what_is_missing(frame: F
     late = replace(HEADER, series_datetime=SCANNED + timedelta(hours=1), frames=(frame,) * 3)
     found = convert_pet(late)
     assert isinstance(found, Conversion)
-    (told,) = [item.text for item in found.decisions if item.text.startswith("reference time is")]
+    (told,) = [item.line for item in found.decisions if item.line.startswith("reference time is")]
     assert told.endswith(why) if why else "AcquisitionDateTime + mean-activity time" in told
 
 
@@ -265,7 +265,7 @@ def test_suv_by_ideal_weight_of_another_sex_is_by_the_mean_of_both_formulas_and_
     assert isinstance(found, Conversion)
     ideal_kg = ((48.0 + 1.06 * 28.0) + (45.5 + 0.91 * 28.0)) / 2.0
     assert suv_factor(header) == pytest.approx(70.0 / ideal_kg)
-    warned = [told.text for told in found.decisions if told.text.startswith("warning:")]
+    warned = [told.line for told in found.decisions if told.line.startswith("warning:")]
     assert ["PatientSex is O" in text for text in warned] == [True]
 
 

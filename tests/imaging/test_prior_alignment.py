@@ -127,7 +127,7 @@ def test_the_patients_own_lesions_come_to_lie_on_the_spects_grid() -> None:
         assert np.linalg.norm(there - here) * 5.0 < 8.0
     assert (prior.study_instance_uid, prior.segmentation_sop_instance_uid) == ("1.3", "1.3.9")
     assert prior.fit.lesions_on_pet == pytest.approx(1.0, abs=0.05)
-    assert "8 of 8 lesions of the PET of 2026-04-20" in aligned.decisions[0].text
+    assert "8 of 8 lesions of the PET of 2026-04-20" in aligned.decisions[0].line
 
 
 def test_a_short_field_of_view_takes_the_lesions_that_it_sees() -> None:
@@ -209,7 +209,7 @@ def test_a_refusal_says_what_was_found_and_what_was_expected() -> None:
     (reason,) = aligned.no_prior
     assert reason.attribute == "align.min_bone_dice"
     assert reason.expected == "at least 0.999"
-    assert str(reason) in aligned.decisions[0].text
+    assert str(reason) in aligned.decisions[0].line
 
 
 # --- which result ---

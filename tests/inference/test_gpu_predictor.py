@@ -172,9 +172,7 @@ def test_a_tile_is_halved_where_the_trained_one_does_not_fit_and_the_next_image_
     assert set(seen) == {trained.tile}
 
 
-def note_tiles(
-    predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]
-) -> None:
+def note_tiles(predictor: GpuPredictor, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]) -> None:
     """Every tile that the network looks at is noted."""
     look = predictor.network.forward
 
@@ -387,12 +385,12 @@ def test_the_segmenter_tells_gpu_and_halved_tile(models: Path, monkeypatch: pyte
     monkeypatch.setattr(segmenter, "_predictor", built)
     model = segmenter.Segmenter(ModelStore(models).load(ModelRole.M2), "cpu")
     run = model.run(network_input())
-    assert [decision.text for decision in run.decisions] == [
+    assert [decision.line for decision in run.decisions] == [
         "the network ran on a GPU (Test GPU), in half precision"
     ]
     memory_of(made_predictor).free = every_way(made_predictor)[2].bytes_needed
     halved = model.run(network_input())
-    assert halved.decisions[1].text.startswith(
+    assert halved.decisions[1].line.startswith(
         "warning: the network saw tiles of 8 x 16 x 16 voxels instead of 16 x 16 x 16 voxels: the GPU had"
     )
     assert len({run.computed_by, halved.computed_by, ""}) == 3

@@ -75,7 +75,7 @@ def test_the_choice_is_explained_by_role_or_by_id(models: Path) -> None:
     ):
         setting = choose_setting(StudyKind.SPECT_CT, has_prior=True)
         card = serving_model(store, policy, setting)
-        assert explain_choice(card, setting, policy).text.startswith(words)
+        assert explain_choice(card, setting, policy).line.startswith(words)
 
 
 def test_only_a_site_that_uses_m4_waits_for_a_prior(models: Path) -> None:

@@ -33,7 +33,7 @@ OTHER = WritePolicy(
 )
 PROCESSED = datetime(2026, 3, 5, 12, 0, tzinfo=UTC)
 """Written without a zone where this machine's is UTC: DCMTK does not know +0000."""
-DECIDED = (Decision("receive", "warning: did not wait longer than 3600 s for the PET/CT, which is queued"),)
+DECIDED = (Decision.warning("receive", "did not wait longer than 3600 s for the PET/CT, which is queued"),)
 BINARY_AND_COMPREHENSIVE = replace(OTHER, seg_type=SegType.BINARY)
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from app.dicom.reading.loading import LoadPolicy, ct_image, load, read_functional
 from app.dicom.reading.studies import StudyReading, read_studies
-from app.dicom.results.context import WARNING
-from app.domain.decision import Decision
+from app.domain.decision import Decision, Severity
 from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.identification import describe, identify_tracer
@@ -65,7 +64,7 @@ def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
     if isinstance(found, Rejection):
         return PairInspection(selection.kind, *uids, PairVerdict.REFUSED, found)
     decisions = (*selection.decisions, *found.decisions)
-    warned = any(decision.text.startswith(WARNING) for decision in decisions)
+    warned = any(decision.severity is Severity.WARNING for decision in decisions)
     verdict = PairVerdict.WARNED if warned else PairVerdict.TAKEN
     return PairInspection(selection.kind, *uids, verdict, None, decisions)
 
@@ -238,8 +237,7 @@ def _tracer(series: Series, policy: SelectionPolicy) -> tuple[str, tuple[Decisio
         return "", ()
     found = identify_tracer(series, policy)
     if not isinstance(found, Reason):
-        told = (found.in_words, f"warning: {found.doubt}") if found.doubt else (found.in_words,)
-        return found.tracer.key, tuple(Decision("select", text) for text in told)
+        return found.tracer.key, found.decisions
     stated = series.radiopharmaceutical
     return f"none usable ({describe(stated)})" if stated else "not stated", ()
 

@@ -80,12 +80,8 @@ def ct_image(series: Series) -> CtImage:
     if isinstance(order, Reason):
         raise UnusableStudyError(replace(order, series_instance_uid=uid))
     volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
-    return CtImage(volume, tuple(_of_the_ct(told) for told in order))
-
-
-def _of_the_ct(told: Decision) -> Decision:
-    """Beside the same sentence of the PET it must say which image it is about."""
-    return replace(told, text=f"warning: of the CT, {told.text.removeprefix('warning: ')}")
+    # the PET may give the same sentence, so this one says which image it is about
+    return CtImage(volume, tuple(replace(told, text=f"of the CT, {told.text}") for told in order))
 
 
 __all__ = ["CameraCalibration", "LoadPolicy", "SiteAdministration", "load", "read_functional"]
@@ -167,7 +163,7 @@ def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> 
         if weight_kg is not None:
             found = other_suv(kind, weight_kg, image.body.height_m, image.body.sex)
         if isinstance(found, Reason):
-            told.append(Decision("load", f"warning: no {kind}, because {found}"))
+            told.append(Decision.warning("load", f"no {kind}, because {found}"))
         else:
             factors.append(found)
             told.append(Decision("load", f"{kind} = SUVbw x {found.per_suvbw:.5f}"))

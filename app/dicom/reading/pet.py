@@ -167,10 +167,8 @@ def _philips_factor(
     value, has_creator = values.pop()
     if value is None or has_creator:
         return value, ()
-    text = (
-        f"warning: (7053,10{element:02X}) has no private creator; it is read as Philips' by the manufacturer"
-    )
-    return value, (Decision("load", text),)
+    text = f"(7053,10{element:02X}) has no private creator; it is read as Philips' by the manufacturer"
+    return value, (Decision.warning("load", text),)
 
 
 def _philips_value(dataset: Dataset, element: int) -> tuple[float | None, bool]:

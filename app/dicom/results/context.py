@@ -21,7 +21,7 @@ from app.dicom.header_values import tolerant
 from app.dicom.results.policy import WritePolicy
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.domain.analysis import Loaded, Provenance, Quantified, SupersededReport
-from app.domain.decision import Decision, ModelUsed
+from app.domain.decision import Decision, ModelUsed, Severity
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Code, Instance, Series
 from app.errors import UnusableStudyError
@@ -32,9 +32,6 @@ DEVICE_SERIAL_NUMBER = "0"
 """Software has none; the attribute is mandatory for enhanced equipment (PS3.3 C.7.5.2)."""
 
 RESEARCH_USE = "Research use only - not for diagnosis"
-
-WARNING = "warning:"
-"""How the text of a decision begins that a reader must not overlook."""
 
 DATE_KEYWORDS = (
     ("SeriesDate", "SeriesTime"),
@@ -101,8 +98,7 @@ class ResultContext:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Decisions that a reader of the numbers must see at once, each once."""
-        told = (decision.text for decision in self.decisions)
-        found = (text.removeprefix(WARNING).strip() for text in told if text.startswith(WARNING))
+        found = (item.text.strip() for item in self.decisions if item.severity is Severity.WARNING)
         return tuple(dict.fromkeys(found))
 
     @property

@@ -129,9 +129,7 @@ class WithdrawalDesk:
     provenance: Provenance
 
 
-def withdraw_unreplaced(
-    outcome: StudyOutcome, earlier: EarlierResults, desk: WithdrawalDesk
-) -> StudyOutcome:
+def withdraw_unreplaced(outcome: StudyOutcome, earlier: EarlierResults, desk: WithdrawalDesk) -> StudyOutcome:
     """The outcome with a notice for every standing result on a series that it gives no result on.
 
     Notices and outcome are in the desk's folder then.
@@ -141,9 +139,7 @@ def withdraw_unreplaced(
     """
     replaced = {pair.functional_series_instance_uid for pair in outcome.pairs}
     open_results = [
-        result
-        for result in earlier.standing
-        if result.report.functional_series_instance_uid not in replaced
+        result for result in earlier.standing if result.report.functional_series_instance_uid not in replaced
     ]
     if not open_results:
         return outcome

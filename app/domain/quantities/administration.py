@@ -116,8 +116,8 @@ def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, .
         if unit == "MBq" and unit != due and is_rather_mci(injection.nuclide, stated):
             break
         if low * 1e6 <= as_bq[unit] <= high * 1e6:
-            note = f"warning: RadionuclideTotalDose {stated:g} is taken as {unit}, though {due} is due"
-            return as_bq[unit], () if unit == due else (Decision("load", note),)
+            note = f"RadionuclideTotalDose {stated:g} is taken as {unit}, though {due} is due"
+            return as_bq[unit], () if unit == due else (Decision.warning("load", note),)
     return Reason(RefusalCode.DOSE_IMPLAUSIBLE, "RadionuclideTotalDose", f"{stated:g}", expected)
 
 
@@ -193,7 +193,7 @@ def _by_lone_offset(
     side, other = ("scan's", "injection's") if lone.is_scans else ("injection's", "scan's")
     text = f"the {side} time states an offset from UTC ({lone.spelled}), the {other} none"
     if lone.offset or 1.0 - decay_factor(ZONE_ERROR_S, isotope[0]) <= LARGEST_CLOCK_EFFECT:
-        return start, (Decision("load", f"warning: {text}; both are taken as times of one zone"),)
+        return start, (Decision.warning("load", f"{text}; both are taken as times of one zone"),)
     expected = "one zone stated for both, as an hour changes SUV by more than 5 %"
     advice = "Have scanner or archive keep TimezoneOffsetFromUTC, or add the study to load.administrations"
     code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
@@ -212,11 +212,11 @@ def _in_zone_of(
         zone = zone_offset(moved - start)
         if zone is not None and _fits_scan(moved, reference, life_s):
             text = (
-                "warning: RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone; "
+                "RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone; "
                 f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}, which is taken "
                 "as the scan's"
             )
-            return moved, (Decision("load", text),)
+            return moved, (Decision.warning("load", text),)
     return None
 
 
@@ -235,7 +235,7 @@ def _compared(
     names = "RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime"
     if 1.0 - decay_factor(apart_s, isotope[0]) > LARGEST_CLOCK_EFFECT:
         return _implausible(f"{names} {apart_s / 60:.0f} min apart", "one time of injection")
-    return start, (Decision("load", f"warning: {names} are {apart_s:.0f} s apart; the former is used"),)
+    return start, (Decision.warning("load", f"{names} are {apart_s:.0f} s apart; the former is used"),)
 
 
 def _on_scan_date(
@@ -252,10 +252,10 @@ def _on_scan_date(
     if start.date() == moved.date() or not _fits_scan(moved, reference, life_s):
         return start, ()
     text = (
-        "warning: the date in RadiopharmaceuticalStartDateTime is not this scan's; its time of day, which "
+        "the date in RadiopharmaceuticalStartDateTime is not this scan's; its time of day, which "
         "RadiopharmaceuticalStartTime repeats, is taken on the scan's date"
     )
-    return moved, (Decision("load", text),)
+    return moved, (Decision.warning("load", text),)
 
 
 def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tuple[Decision, ...]]:

@@ -243,7 +243,7 @@ def _decay_told(header: NmHeader) -> tuple[Decision, ...]:
         text = "DecayCorrection NONE contradicts DECY in CorrectedImage, which is believed"
     else:
         return ()
-    return (Decision("load", f"warning: {text}"),)
+    return (Decision.warning("load", text),)
 
 
 def _without_time(header: NmHeader) -> Reason | None:

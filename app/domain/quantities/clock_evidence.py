@@ -75,4 +75,4 @@ def _duration(seconds: float) -> str:
 
 def _warned(text: str, seconds: float, half_life_s: float) -> Decision:
     share = _effect(seconds, half_life_s)
-    return Decision("load", f"warning: {text}; one of these clocks is wrong, which is {share:.0%} of SUV")
+    return Decision.warning("load", f"{text}; one of these clocks is wrong, which is {share:.0%} of SUV")

@@ -215,4 +215,4 @@ def _compared(
         return Reason(code, "SeriesTime, FrameReferenceTime", found, expected, advice)
     if apart_s <= NOTABLE_DISAGREEMENT_S:
         return ()
-    return (Decision("load", f"warning: {text}, which is used"),)
+    return (Decision.warning("load", f"{text}, which is used"),)

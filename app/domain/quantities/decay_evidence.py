@@ -9,7 +9,7 @@ factor of exactly 1 in every slice is what a writer without one fills in: alone 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from app.domain.decision import Decision
@@ -185,11 +185,11 @@ def without_effect(found: Reason | tuple[Decision, ...]) -> tuple[Decision, ...]
     end = "no effect, as the image is SUV already"
     if isinstance(found, Reason):
         return (Decision("load", f"DecayCorrection is {found.found}; {end}"),)
-    return tuple(replace(told, text=f"{told.text.removeprefix('warning: ')}; {end}") for told in found)
+    return tuple(Decision(told.stage, f"{told.text}; {end}") for told in found)
 
 
 def _warned(text: str) -> tuple[Decision, ...]:
-    return (Decision("load", f"warning: {text}"),)
+    return (Decision.warning("load", text),)
 
 
 def _contradicted(found: str, expected: str) -> Reason:

@@ -55,8 +55,8 @@ def retention_warnings(
         f"the image shows {share:.2f} of the injected 177Lu, decay apart, {uptake_s / 3600.0:.0f} h after it"
     )
     usual = f"{LEAST_RETAINED:g} to {most:g} are usual"
-    told = f"warning: {text} ({usual}); check mapping or calibration, dose and times"
-    return (Decision("load", told),)
+    told = f"{text} ({usual}); check mapping or calibration, dose and times"
+    return (Decision.warning("load", told),)
 
 
 def check_spacing(
@@ -81,8 +81,8 @@ def check_spacing(
         expected = "slices one against the other"
         advice = "Compare with the workstation: lengths and volumes hang on it"
         return Reason(RefusalCode.GEOMETRY_INCONSISTENT, attribute, found, expected, advice)
-    text = f"warning: {attribute}: {found}; slices are placed by the spacing, volumes hang on it"
-    return (Decision("load", text),)
+    text = f"{attribute}: {found}; slices are placed by the spacing, volumes hang on it"
+    return (Decision.warning("load", text),)
 
 
 def _is_cubic(length_mm: float, pixel_mm: float) -> bool:

@@ -126,4 +126,4 @@ def share_warnings(share: float, length_mm: float, nuclide: Radionuclide | None)
 
 
 def _warned(text: str) -> tuple[Decision, ...]:
-    return (Decision("load", f"warning: {text}"),)
+    return (Decision.warning("load", text),)

@@ -120,8 +120,8 @@ def _told_of_weight(
         return weight
     if weight.code is RefusalCode.WEIGHT_MISSING:
         return None, ()
-    text = f"warning: {weight.attribute} {weight.found} is implausible, and the scanner made SUV with it"
-    return None, (Decision("load", text),)
+    text = f"{weight.attribute} {weight.found} is implausible, and the scanner made SUV with it"
+    return None, (Decision.warning("load", text),)
 
 
 def _undecayed_suv(header: PetHeader) -> Reason:
@@ -146,8 +146,10 @@ def _renormalised(source: str, suv_type: str, header: PetHeader) -> Conversion |
         return factor
     text = f"SUV {suv_type} is turned into SUVbw by weight, height and sex, factor {factor:.4f}"
     if sex not in ("M", "F") and suv_type != "BSA":
-        text = f"warning: {text}; PatientSex is O, so the mean of both formulas is taken"
-    decisions = (*weight[1], Decision("load", text))
+        told = Decision.warning("load", f"{text}; PatientSex is O, so the mean of both formulas is taken")
+    else:
+        told = Decision("load", text)
+    decisions = (*weight[1], told)
     quantification = Quantification(source, weight_kg=weight[0])
     return Conversion(quantification, None, (factor,) * len(header.frames), decisions=decisions)
 
@@ -185,5 +187,5 @@ def _philips_cross_check(header: PetHeader, conversion: Conversion) -> Conversio
         attribute = "(7053,xx00), RadionuclideTotalDose, PatientWeight"
         code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, f"a ratio of 1 within {FACTOR_CONTRADICTION:.0%}"
         return Reason(code, attribute, text, expected, advice)
-    told = Decision("load", f"warning: {text}; the former is used")
+    told = Decision.warning("load", f"{text}; the former is used")
     return replace(conversion, decisions=(*conversion.decisions, told))

@@ -167,8 +167,8 @@ def _at_administration(header: PetHeader) -> _Timing:
         return _Timing(found[0], found[0], 1.0, unity, (), started, uptake_s)
     told: tuple[Decision, ...] = ()
     if found.code is RefusalCode.INJECTION_TIME_IMPLAUSIBLE:
-        text = f"warning: injected {found.found}; no effect on SUV with DecayCorrection ADMIN"
-        told = (Decision("load", f"{text}, and activities stay as at the injection"),)
+        text = f"injected {found.found}; no effect on SUV with DecayCorrection ADMIN"
+        told = (Decision.warning("load", f"{text}, and activities stay as at the injection"),)
     return _Timing(None, None, 1.0, unity, told, started)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from app.domain.decision import Decision
 from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.policy import SelectionPolicy
@@ -28,13 +29,14 @@ class Identified:
     doubt: str = ""
 
     @property
-    def in_words(self) -> str:
-        """The decision, for a report; an assumption is a warning."""
-        told = f"tracer {self.tracer.key} by {self.how}"
-        if not self.is_assumed:
-            return told
-        other = f"another {self.tracer.radionuclide} drug (such as DOTATATE)"
-        return f"warning: {told}; {other} would be taken for it"
+    def decisions(self) -> tuple[Decision, ...]:
+        """For the report: how the tracer was identified, and what speaks against it."""
+        text = f"tracer {self.tracer.key} by {self.how}"
+        told = Decision("select", text)
+        if self.is_assumed:
+            other = f"another {self.tracer.radionuclide} drug (such as DOTATATE)"
+            told = Decision.warning("select", f"{text}; {other} would be taken for it")
+        return (told, Decision.warning("select", self.doubt)) if self.doubt else (told,)
 
 
 def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Reason:

@@ -237,24 +237,22 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
     if identified is None:  # every functional candidate was identified in _judge
         raise RuntimeError("a functional series was paired before its tracer was identified")
     kind = StudyKind.PET_CT if functional.role is ImageRole.PET else StudyKind.SPECT_CT
-    decisions = [identified.in_words]
-    if identified.doubt:
-        decisions.append(f"warning: {identified.doubt}")
+    doubts = []
     for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
         if is_derived(series):
-            decisions.append(f"warning: the {word} is of type DERIVED; no original one serves")
+            doubts.append(f"the {word} is of type DERIVED; no original one serves")
     for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
         if _short_of(series):
-            decisions.append(f"warning: the {word} has {_short_of(series)}")
+            doubts.append(f"the {word} has {_short_of(series)}")
     if pair.ct.series.is_lossy:
-        decisions.append("warning: the CT was compressed with loss")
+        doubts.append("the CT was compressed with loss")
     if functional.series.sop_class_uid == NM_IMAGE and not functional.series.corrected_image:
-        decisions.append("warning: CorrectedImage is absent; attenuation correction is not stated")
+        doubts.append("CorrectedImage is absent; attenuation correction is not stated")
     if not functional.series.frame_of_reference_uid:
-        decisions.append("warning: no FrameOfReferenceUID; the CT was taken by coverage, by the site's rule")
+        doubts.append("no FrameOfReferenceUID; the CT was taken by coverage, by the site's rule")
     if pair.cover.axial < 1.0:
-        decisions.append(f"warning: the CT covers {pair.cover.axial:.0%} of the functional slices")
-    told = tuple(Decision("select", text) for text in decisions)
+        doubts.append(f"the CT covers {pair.cover.axial:.0%} of the functional slices")
+    told = (*identified.decisions, *(Decision.warning("select", text) for text in doubts))
     return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, told)
 
 

@@ -118,7 +118,7 @@ def check_scales(volume: Volume, slopes: FloatArray) -> tuple[Decision, ...] | R
             f"neighbouring slices alike within a factor of {limit:g}",
             "Compare RescaleSlope with the scanner's own copy, and send the series again from there",
         )
-    return (Decision("load", f"warning: RescaleSlope: {told}; check these slices"),)
+    return (Decision.warning("load", f"RescaleSlope: {told}; check these slices"),)
 
 
 def is_one_slope(slopes: FloatArray) -> bool:

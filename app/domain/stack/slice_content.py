@@ -241,7 +241,7 @@ def _displaced(slices: _Slices) -> tuple[Decision, ...] | Reason:
 def _told(found: str, times: float) -> tuple[Decision, ...] | Reason:
     if times >= TOO_SUDDEN:
         return _reason(RefusalCode.GEOMETRY_INCONSISTENT, found, "slices of one body, each in its place")
-    return (Decision("load", f"warning: PixelData: {found}; check whether the patient moved there"),)
+    return (Decision.warning("load", f"PixelData: {found}; check whether the patient moved there"),)
 
 
 def _is_one_body(indices: tuple[int, ...], slices: _Slices) -> bool:

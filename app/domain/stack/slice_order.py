@@ -73,10 +73,8 @@ def check_order(
                 "Send the series again from the scanner: positions of slices were mixed up",
             )
         if displaced.size <= max(2.0, FEW * slices):
-            text = (
-                f"warning: {found}; the image's content does not say that positions are wrong, they are used"
-            )
-            doubts.append(Decision("load", text))
+            text = f"{found}; the image's content does not say that positions are wrong, they are used"
+            doubts.append(Decision.warning("load", text))
     return tuple(doubts)
 
 
@@ -121,14 +119,11 @@ def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision
     """
     if is_announced:
         return ()
-    text = (
-        "warning: NumberOfSlices is absent, or images don't agree on it: "
-        "slices missing at an end can't be noticed"
-    )
+    text = "NumberOfSlices is absent, or images don't agree on it: slices missing at an end can't be noticed"
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) == len(set(known)):
         text = f"{text}; InstanceNumber {_told_by_numbers(known)}"
-    return (Decision("load", text),)
+    return (Decision.warning("load", text),)
 
 
 def _told_by_numbers(numbers: Sequence[float]) -> str:

@@ -111,21 +111,21 @@ def check_ct(loaded: Loaded, policy: CtAgreementPolicy) -> Loaded | Rejection:
     """The pair with what was measured, warned of when it is doubtful; refused when it is wrong."""
     found = measure_ct_agreement(loaded.suv, loaded.ct)
     if found is None:
-        return _told(loaded, None, NOT_CHECKED)
+        return _told(loaded, None, Decision(STAGE, NOT_CHECKED))
     selection = loaded.selection
     is_spect = selection.kind is StudyKind.SPECT_CT
     judgement = judge_ct_agreement(found, policy, is_spect, selection.functional.series_instance_uid)
     if judgement.verdict is CtVerdict.WRONG:
         return Rejection(judgement.reasons)
     if judgement.verdict is CtVerdict.FITS:
-        return _told(loaded, found, f"the image lies on its CT: {found.in_words()}")
+        return _told(loaded, found, Decision(STAGE, f"the image lies on its CT: {found.in_words()}"))
     doubt = "; ".join(f"{reason.found}, expected {reason.expected}" for reason in judgement.reasons)
-    told = _told(loaded, found, f"warning: {doubt}; sites and reference organs are not told. {ADVICE}")
-    return replace(told, ct_doubt=doubt)
+    text = f"{doubt}; sites and reference organs are not told. {ADVICE}"
+    return replace(_told(loaded, found, Decision.warning(STAGE, text)), ct_doubt=doubt)
 
 
-def _told(loaded: Loaded, found: CtAgreement | None, text: str) -> Loaded:
-    return replace(loaded, ct_agreement=found, decisions=(*loaded.decisions, Decision(STAGE, text)))
+def _told(loaded: Loaded, found: CtAgreement | None, decision: Decision) -> Loaded:
+    return replace(loaded, ct_agreement=found, decisions=(*loaded.decisions, decision))
 
 
 def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:

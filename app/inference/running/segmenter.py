@@ -56,12 +56,12 @@ class NetworkRun:
             return (where,)
         tiles = f"{in_voxels(self.tile)} instead of {in_voxels(self.trained_tile)}"
         why = "the GPU had no room for more, and outlines may differ from those of tiles as in its training"
-        return where, Decision("segment", f"warning: the network saw tiles of {tiles}: {why}")
+        return where, Decision.warning("segment", f"the network saw tiles of {tiles}: {why}")
 
     @property
     def computed_by(self) -> str:
         """What tells its numbers from those of the CPU; empty there."""
-        return "; ".join(decision.text for decision in self.decisions) if self.gpu else ""
+        return "; ".join(decision.line for decision in self.decisions) if self.gpu else ""
 
 
 if TYPE_CHECKING:

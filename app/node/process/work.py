@@ -185,7 +185,7 @@ class StudyWork:
             return _packed(TryEnding(Ending.HELD, wait.reason))
         if wait.reason:
             _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
-        waited = (Decision("receive", f"warning: {wait.reason}"),) if wait.reason else ()
+        waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
         facts = RunFacts(run.changed_at, waited)
         ending = self._guarded(run, paths, facts)
         words = (wait.reason, unreadable_results(self._stores, key), ending.reason)

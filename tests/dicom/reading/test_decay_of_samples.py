@@ -28,7 +28,7 @@ def functional(folder: Path) -> FunctionalImage:
 def warnings_of(image: FunctionalImage) -> list[str]:
     """Those of decay, dose, weight, uptake and share."""
     subjects = ("Decay", "uptake", "injected", "weight")
-    told = [item.text for item in image.decisions if item.text.startswith("warning:")]
+    told = [item.line for item in image.decisions if item.line.startswith("warning:")]
     return [text for text in told if any(subject in text for subject in subjects)]
 
 
@@ -97,6 +97,6 @@ def test_a_sample_has_its_uptake_time_and_no_warning(samples: Path, folder: str,
 
 def test_the_cropped_suv_and_the_real_spect_tell_what_their_decay_factor_leaves_open(samples: Path) -> None:
     cropped = functional(samples / "pet-ge-sts001" / "pet-suv-cropped").decisions
-    assert any("no effect, as the image is SUV already" in item.text for item in cropped)
+    assert any("no effect, as the image is SUV already" in item.line for item in cropped)
     spect = functional(samples / "spect-lu177").decisions
-    assert any("START would change SUV by 1.6%" in item.text for item in spect)
+    assert any("START would change SUV by 1.6%" in item.line for item in spect)

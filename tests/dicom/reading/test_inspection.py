@@ -111,7 +111,7 @@ def test_how_the_tracer_was_identified_is_a_decision(tmp_path: Path, command: ty
     (series,) = inspect_folder(tmp_path, SelectionPolicy(), LoadPolicy()).studies[0].series
     assert series.verdict.role == ""  # there is no CT
     (first, *_) = series.decisions
-    assert (first.stage, first.text.split(" by ")[0]) == ("select", f"warning: tracer {series.tracer}")
+    assert (first.stage, first.line.split(" by ")[0]) == ("select", f"warning: tracer {series.tracer}")
     told = CliRunner().invoke(command, [str(tmp_path)]).stdout
     assert f"{series.tracer} by" in told
 
@@ -142,7 +142,7 @@ def test_suv_by_lean_mass_that_cannot_be_had_is_told_and_spoils_nothing(
     policy = LoadPolicy(other_suv=(OtherSuvKind.SUL,))
     (series,) = inspect_folder(tmp_path, SelectionPolicy(), policy).studies[0].series
     assert [item.unit for item in series.statistics] == ["g/ml{SUVbw}", "Bq/ml"]
-    assert any("warning: no SUL" in item.text for item in series.decisions)
+    assert any("warning: no SUL" in item.line for item in series.decisions)
 
 
 def test_a_pet_shorter_than_announced_is_refused_yet_its_values_are_shown(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_ge_private_scan_time_replaces_a_series_time_that_is_too_late(tmp_path: 
 
     pair(tmp_path, change)
     assert accepted(tmp_path).quantification.reference_datetime is not None
-    assert any("private scan" in item.text for item in accepted(tmp_path).decisions)
+    assert any("private scan" in item.line for item in accepted(tmp_path).decisions)
 
 
 def test_a_selection_of_series_is_enough_to_load(tmp_path: Path) -> None:

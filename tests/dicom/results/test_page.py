@@ -161,7 +161,7 @@ def test_a_table_that_does_not_fit_is_refused(rows: int) -> None:
 
 def with_warning(quantified: Quantified, *texts: str, stage: str = "load") -> Quantified:
     segmented = quantified.segmented
-    told = tuple(Decision(stage, text) for text in texts)
+    told = tuple(Decision.read(Decision(stage, text)) for text in texts)
     return replace(quantified, segmented=replace(segmented, decisions=(*segmented.decisions, *told)))
 
 
@@ -181,7 +181,7 @@ def test_a_warning_stands_in_a_band_of_its_own_and_hides_nothing(pet: Quantified
 
 def test_warnings_of_the_node_and_of_the_chain_are_told_once_and_in_order(pet: Quantified) -> None:
     quantified = with_warning(pet, "warning: b", "no warning: c", "warning: b")
-    provenance = replace(PROVENANCE, decisions=(Decision("receive", "warning: a"),))
+    provenance = replace(PROVENANCE, decisions=(Decision.warning("receive", "a"),))
     context = open_context(quantified, WritePolicy(), provenance)
     assert warning_lines(context) == ["WARNING: a", "WARNING: b"]
 

@@ -392,9 +392,10 @@ def test_the_uptake_time_of_a_pet_is_in_the_image_library_in_minutes(pet: Quanti
 
 
 def test_what_the_node_decided_before_the_chain_comes_first_and_makes_another_result(pet: Quantified) -> None:
-    waited = (Decision("receive", "warning: did not wait longer than 3600 s for the PET/CT"),)
+    waited = (Decision.warning("receive", "did not wait longer than 3600 s for the PET/CT"),)
     report = written(pet, provenance=replace(PROVENANCE, decisions=waited))
-    assert said(report, "DECISION")[0] == f"receive: {waited[0].text}"
+    told = "receive: warning: did not wait longer than 3600 s for the PET/CT"
+    assert said(report, "DECISION")[0] == told
     assert report.SOPInstanceUID != written(pet).SOPInstanceUID
 
 
@@ -409,7 +410,7 @@ def test_what_the_node_decided_before_the_chain_comes_first_and_makes_another_re
 def test_warnings_stand_beside_the_summary_at_the_top_too(
     pet: Quantified, texts: tuple[str, ...], expected: list[str]
 ) -> None:
-    decided = tuple(Decision("load", text) for text in texts)
+    decided = tuple(Decision.read(Decision("load", text)) for text in texts)
     report = written(pet, provenance=replace(PROVENANCE, decisions=decided))
     [_, *warned] = said(report, "121111")
     assert warned == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from app.dicom.results.read_back import Result, numbers_by_group, texts
 from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
+from app.domain.decision import Decision
 from app.domain.findings.findings import (
     Burden,
     Change,
@@ -84,9 +86,7 @@ def results(quantified: Quantified) -> dict[ResultKind, Result]:
 
 
 @pytest.mark.parametrize("kind", [ResultKind.SEG, ResultKind.SR, ResultKind.PAGE])
-def test_dciodvfy_finds_no_error(
-    results: dict[ResultKind, Result], kind: ResultKind, tmp_path: Path
-) -> None:
+def test_dciodvfy_finds_no_error(results: dict[ResultKind, Result], kind: ResultKind, tmp_path: Path) -> None:
     file = tmp_path / "result.dcm"
     file.write_bytes(results[kind].content)
     done = subprocess.run([TOOLS / "dciodvfy", file], check=False, capture_output=True, text=True)
@@ -180,9 +180,9 @@ def test_a_page_with_the_change_differs_and_one_without_lesions_has_it_too(quant
     assert page(replace(empty.findings, change=CHANGE), empty) != page(empty.findings, empty)
 
 
-def test_the_outcome_file_keeps_every_biomarker(quantified: Quantified, tmp_path: Path) -> None:
+def pair_of(quantified: Quantified, *decisions: Decision) -> PairOutcome:
     segmented = quantified.segmented
-    pair = PairOutcome(
+    return PairOutcome(
         kind=segmented.aligned.loaded.selection.kind,
         functional_series_instance_uid="1.2",
         ct_series_instance_uid="1.3",
@@ -191,9 +191,32 @@ def test_the_outcome_file_keeps_every_biomarker(quantified: Quantified, tmp_path
         prior_used=True,
         no_prior=(),
         findings=quantified.findings,
-        decisions=(),
+        decisions=decisions,
         files=(),
     )
+
+
+def test_the_outcome_file_keeps_every_biomarker(quantified: Quantified, tmp_path: Path) -> None:
+    pair = pair_of(quantified)
     write_outcome(StudyOutcome("1", Status.DONE, pairs=(pair,)), tmp_path)
     assert read_outcome(tmp_path).pairs[0].findings == quantified.findings
     assert np.isfinite(quantified.findings.burden.psma_tv_ml)
+
+
+def test_the_outcome_file_has_decisions_as_they_are_printed(quantified: Quantified, tmp_path: Path) -> None:
+    decisions = (
+        Decision.warning("load", "slice 4 is 3 times its neighbours"),
+        Decision("load", "no warning: b"),
+    )
+    outcome = StudyOutcome("1", Status.DONE, pairs=(pair_of(quantified, *decisions),))
+    path = write_outcome(outcome, tmp_path)
+    content = json.loads(path.read_text())
+    assert content["pairs"][0]["decisions"] == [
+        {"stage": "load", "text": "warning: slice 4 is 3 times its neighbours", "severity": "warning"},
+        {"stage": "load", "text": "no warning: b", "severity": "note"},
+    ]
+    assert read_outcome(tmp_path) == outcome
+    for decision in content["pairs"][0]["decisions"]:
+        del decision["severity"]  # as version 0.1.0 wrote it
+    path.write_text(json.dumps(content))
+    assert read_outcome(tmp_path) == outcome

@@ -152,7 +152,7 @@ class FakeProcessor:
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:
             file.write(f"{study} {revision} {len(paths)}\n")
-        told = "; ".join(decision.text for decision in facts.decisions)
+        told = "; ".join(decision.line for decision in facts.decisions)
         with self._behaviour.calls.with_name("facts.txt").open("a") as file:
             file.write(f"{study} begun {facts.begun_at} {told}\n")
         self._on_stage("segment")

@@ -165,7 +165,7 @@ def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
         yield PRIOR, prior
     yield from biomarker_statements(context.quantified.findings)
     for decision in context.decisions:
-        yield DECISION, f"{decision.stage}: {decision.text}"
+        yield DECISION, f"{decision.stage}: {decision.line}"
 
 
 def quantification_in_words(used: Quantification) -> str:
