@@ -1,22 +1,13 @@
-"""A small HTTP server for those who watch the node: GET and HEAD, a status and a few words, nothing else.
-
-It is made so that no client can hold it up: few connections at a time, a short head that has to be complete
-within a deadline, one answer, end.
-
-Whether the node can take a study now, looked at now and then and remembered.
-
-What asks only reads what was remembered: a database or a file system that hangs holds up no answer.
-
-Whether the node's loops still turn: each leaves a sign of life, and one that has gone quiet is named.
-
-``/healthz`` and ``/readyz``: does the process live, and can it take a study now?
+"""``/healthz`` and ``/readyz``: does the process live, and can it take a study now?
 
 Liveness asks for little, since who asks will kill the process: the loops move. A database, a disk or a PACS
-that is away is no reason to start anew; it is one not to be sent studies, and readiness says so.
+that is away is no reason to start over; it is a reason not to be sent studies, and readiness says so. What is
+asked only reads what was remembered, so a database or a file system that hangs holds up no answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -24,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy
@@ -42,158 +34,110 @@ Answers = Mapping[str, Callable[[], tuple[str, ...]]]
 MAX_CONNECTIONS = 16
 """At one time; more are closed at once, and ask again."""
 
-MAX_HEAD_BYTES = 4096
+MAX_REQUEST_BYTES = 4096
 """Request line and headers; a kubelet's have about 150 bytes."""
 
 DEADLINE_S = 2.0
-"""For the whole request, and again for taking the answer."""
-
-STOP_POLL_S = 0.1
+"""From the connection to the last byte of the answer."""
 
 
 class ProbeServer:
-    """Answers on a port of its own, from ``start`` to ``stop``."""
+    """Answers on a port and a thread of its own, from ``start`` to ``stop``."""
 
     def __init__(self, host: str, port: int, answers: Answers) -> None:
         self._host, self._port = host, port
-        self._answers = answers
-        self._server: _Server | None = None
+        config = Config(
+            _application(answers),
+            loop="asyncio",
+            http=_GuardedConnection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",
+            access_log=False,  # a probe every few seconds would drown the log
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=MAX_CONNECTIONS,
+        )
+        self._server = Server(config)
+        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
         """The TCP port."""
-        return self._port if self._server is None else int(self._server.server_address[1])
+        return self._port
 
     def start(self) -> None:
-        """Listen, and answer on threads of its own.
+        """Listen and answer. Outside the main thread uvicorn leaves the signal handlers alone.
 
         Raises:
             MisconfiguredError: the address can't be listened on.
         """
+        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
         try:
-            server = _Server(self._host, self._port, self._answers)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self._host, self._port))
+            listener.listen(MAX_CONNECTIONS)
         except OSError as error:
+            listener.close()
             raise MisconfiguredError(
                 f"node.probe_host {self._host} port {self._port} can't be listened on: {error.strerror}; "
                 "stop what listens there, or set node.probe_host and node.probe_port"
             ) from error
-        self._server = server
-        threading.Thread(
-            target=server.serve_forever, args=(STOP_POLL_S,), name="probe-server", daemon=True
-        ).start()
+        self._port = int(listener.getsockname()[1])
+        run = self._server.run
+        self._thread = threading.Thread(target=run, args=([listener],), name="probe-server", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Answer nobody any more."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        """Close the port; answers under way have until their deadline."""
+        if self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = MAX_CONNECTIONS
+class _GuardedConnection(H11Protocol):
+    """uvicorn's connection with the limits that uvicorn lacks, so that no client can hold the server up."""
 
-    def __init__(self, host: str, port: int, answers: Answers) -> None:
-        self.answers = answers
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__((host, port), _Handler)
+    _received_bytes = 0
 
-    def server_bind(self) -> None:
-        """As the base's base: the base would ask the name service who this host is."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+        self.loop.call_later(DEADLINE_S, transport.abort)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """On a thread of its own while there are few."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread, so none gives the place back; the caller closes the request
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The thread's work."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away or was too slow is not worth a line in the log."""
+    def data_received(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        if self._received_bytes > MAX_REQUEST_BYTES:
+            self.transport.close()
+        else:
+            super().data_received(data)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """One request, read whole before it is looked at."""
+def _application(answers: Answers) -> ASGIApp:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await _response(answers, scope)(scope, receive, send)
 
-    server: _Server
-    timeout = DEADLINE_S
-
-    def setup(self) -> None:
-        """Read the head within the deadline, however slowly it trickles in."""
-        super().setup()
-        self.rfile.close()
-        self.rfile = BytesIO(_head(self.connection))
-        self.connection.settimeout(DEADLINE_S)
-
-    def do_GET(self) -> None:
-        """The answer with its words."""
-        look = self.server.answers.get(self.path)
-        if look is None:
-            self._answer(HTTPStatus.NOT_FOUND, ("unknown path",))
-            return
-        wrong = look()
-        self._answer(HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK, wrong or ("ok",))
-
-    do_HEAD = do_GET  # noqa: N815  the base's name
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """No page that quotes the request, and no other method."""
-        known = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
-        self._answer(known, (known.phrase.lower(),))
-
-    def send_header(self, keyword: str, value: str) -> None:
-        """Nothing about the program and its version."""
-        if keyword != "Server":
-            super().send_header(keyword, value)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base's name
-        """A probe every few seconds would drown the log."""
-
-    def _answer(self, status: HTTPStatus, lines: tuple[str, ...]) -> None:
-        body = "".join(f"{line}\n" for line in lines).encode()
-        self.close_connection = True
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Connection", "close")
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            self.send_header("Allow", "GET, HEAD")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+    return application
 
 
-def _head(connection: socket.socket) -> bytes:
-    """All up to the empty line. Raises OSError when it is too long or not complete in time."""
-    head, deadline = b"", time.monotonic() + DEADLINE_S
-    while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or len(head) > MAX_HEAD_BYTES:
-            raise TimeoutError("the request is too long or too slow")
-        connection.settimeout(left_s)
-        part = connection.recv(MAX_HEAD_BYTES)
-        if not part:
-            raise ConnectionError("the client went away")
-        head += part
-    return head
+def _response(answers: Answers, scope: Scope) -> PlainTextResponse:
+    """One answer, and the connection ends; it quotes nothing of the request."""
+    look = None if scope["query_string"] else answers.get(scope["raw_path"].decode())
+    if scope["method"] not in ("GET", "HEAD"):
+        return _words(HTTPStatus.METHOD_NOT_ALLOWED, ("method not allowed",), Allow="GET, HEAD")
+    if look is None:
+        return _words(HTTPStatus.NOT_FOUND, ("unknown path",))
+    wrong = look()
+    return _words(HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK, wrong or ("ok",))
+
+
+def _words(status: HTTPStatus, lines: tuple[str, ...], **headers: str) -> PlainTextResponse:
+    always = {"Cache-Control": "no-store", "Connection": "close"}
+    return PlainTextResponse("".join(f"{line}\n" for line in lines), status, always | headers)
 
 
 LOOK_EVERY_S = 5.0
