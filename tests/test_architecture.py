@@ -65,7 +65,7 @@ FLOORS = {
     "app.imaging": ("earlier_results labels mip resampling", "registration", "anatomy", "quantification"),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": ("policy transfer_syntaxes", "records", "receive process deliver", "watch queue", "service"),
-    "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient pictures", "protocol", "dicom"),
+    "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient", "dicom"),
     "app.validation": ("statistics scores study_table", "groups", "cards report"),
 }
 """Within a part: its rooms and files, lowest first. Each imports itself, and what is on floors below."""
