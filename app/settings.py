@@ -1,29 +1,31 @@
 """The site's settings: app.yaml, then the environment, then ``--set``, read once into a frozen record.
 
-Every section's shape and defaults stand in the layer that uses it (``SelectionPolicy`` and so on); this
-module only composes them. An unknown key is an error that names the file, the key and the nearest key.
+The record of each section, with its defaults, stands in the layer that uses it (``SelectionPolicy`` and so
+on); this module composes them. An unknown key is an error that names its source, itself and the nearest key.
 
 Precedence, later wins: defaults, app.yaml, ``PSMA_NODE__SECTION__KEY=value``, ``--set section.key=value``.
-Values in the environment and in ``--set`` are YAML; for a setting that is text, what is no YAML is that text.
-``PSMA_NODE__SECTION__KEY__FILE=path`` takes the value from a file: how container hosts hand over secrets.
+Values in the environment and in ``--set`` are YAML; where a setting is text, what is not YAML is that text.
+``PSMA_NODE__SECTION__KEY__FILE=path`` takes the value from a file, as container hosts hand over secrets.
+docs/decisions/0011-settings.md says why these sources are read here and not by pydantic-settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.dicom.reading.loading import LoadPolicy
@@ -40,23 +42,26 @@ FILE_SUFFIX = "__FILE"
 SHIPPED_CONFIG = Path(__file__).resolve().parents[1] / "app.yaml"
 
 RESULT_SECTIONS = ("select", "load", "align", "segment", "quantify", "write")
-"""Sections that can change a result; the others (ports, folders) leave its UIDs as they are."""
+"""Sections that can change a result; the other sections (ports, folders) leave its UIDs as they are."""
 
 SECRET_OR_LOCAL_KEYS = {"segment": ("models_dir", "device", "shadow_models")}
 """Keys of result sections that say where, not what, or that leave results as they are."""
 
+UNKNOWN_KEY, KEY_NOT_TEXT = "unexpected_keyword_argument", "invalid_key"
+"""pydantic's names for a key that a record does not have, and for one that is not text (``1``, ``yes``)."""
+
 
 @dataclass(frozen=True)
 class ApplicationInfo:
-    """Section ``application`` (MONAI Application Package)."""
+    """What the MONAI Application Package says about itself."""
 
     name: str = "psma-node"
     """Name of the package."""
     title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
-    """What it does, for people."""
+    """What the package does, in words."""
     timeout_s: int = 14400
-    """Seconds after which the container ends a ``process``, with exit code 124; 0 for no limit. Packed with
-    the image; HOLOSCAN_TIMEOUT changes it for a run."""
+    """Seconds after which the container ends a ``process``, with exit code 124; 0 for no limit. The value is
+    packed with the image; HOLOSCAN_TIMEOUT changes it for a run."""
 
     def __post_init__(self) -> None:
         if self.timeout_s < 0:
@@ -65,21 +70,23 @@ class ApplicationInfo:
 
 @dataclass(frozen=True)
 class Resources:
-    """Section ``resources`` (MONAI Application Package): what a host should set aside."""
+    """What a host sets aside for the MONAI Application Package."""
 
     cpu: int = 2
-    """Cores."""
+    """Number of cores."""
     memory: str = "6Gi"
     """Main memory."""
     gpu: int = 0
-    """GPUs. What is used is segment.device's to say (docs/gpu.md)."""
+    """Number of GPUs. ``segment.device`` decides which of them are used (docs/gpu.md)."""
     gpu_memory: str = "8Gi"
     """Memory of each GPU."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """app.yaml, validated: one section per stage of the chain, and the node's own."""
+    """app.yaml, validated: one section for each stage of the chain, and the node's own."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     application: ApplicationInfo = field(default_factory=ApplicationInfo)
     resources: Resources = field(default_factory=Resources)
@@ -96,34 +103,40 @@ class Settings:
     @property
     def digest(self) -> str:
         """SHA-256 over every setting that can change a result; part of the SR and of derived UIDs."""
-        sections = TypeAdapter(Settings).dump_python(self, mode="json", include=set(RESULT_SECTIONS))
+        sections = settings_adapter().dump_python(self, mode="json", include=set(RESULT_SECTIONS))
         for section, keys in SECRET_OR_LOCAL_KEYS.items():
             for key in keys:
                 sections[section].pop(key, None)
         return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
+@functools.cache
+def settings_adapter() -> TypeAdapter[Settings]:
+    """pydantic's view of the settings: it validates, dumps and describes them."""
+    return TypeAdapter(Settings)
+
+
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read the settings.
 
     Args:
-        path: app.yaml; without it ``PSMA_NODE_CONFIG``, ``./app.yaml``, or the one shipped.
+        path: app.yaml; without it ``PSMA_NODE_CONFIG``, ``./app.yaml``, or the shipped file.
         overrides: ``section.key=value`` items, values in YAML.
 
     Raises:
-        MisconfiguredError: file missing or no YAML, unknown key, wrong type or value.
+        MisconfiguredError: the file is missing or not YAML, a key is unknown, or a type or value is wrong.
     """
     file = path or _default_path()
     tree = _read_yaml(file)
-    _refuse_unknown_keys(tree, Settings, file.name, "")
-    given = [*_from_environment(os.environ), *map(_parse_override, overrides)]
-    for dotted, value, origin in given:
+    _refuse_unknown_keys(tree, file.name)
+    for dotted, value, origin in [*_from_environment(os.environ), *map(_parse_override, overrides)]:
         _place(tree, dotted, value, origin)
-        _refuse_unknown_keys(tree, Settings, origin, "")
+        _refuse_unknown_keys(tree, origin)
     try:
-        return TypeAdapter(Settings).validate_python(tree)
+        return settings_adapter().validate_python(tree)
     except ValidationError as error:
-        raise MisconfiguredError(_describe(error, file)) from error
+        words = "; ".join(_describe(item) for item in error.errors())
+        raise MisconfiguredError(f"{file.name}: {words}") from error
 
 
 def _default_path() -> Path:
@@ -164,11 +177,11 @@ def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Any, st
 
 
 def _from_file(path: str, origin: str, dotted: str) -> Any:
-    """What a file holds: text as it stands, without the line end that an editor leaves; else YAML."""
+    """The content of a file: text as it stands, without the line end that an editor leaves; else YAML."""
     try:
         text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        words = getattr(error, "strerror", None) or "no UTF-8 text"
+        words = getattr(error, "strerror", None) or "not UTF-8 text"
         raise MisconfiguredError(f"{origin}: cannot read {path}: {words}") from error
     return text if _is_text(dotted) else _parsed(text, origin, dotted)
 
@@ -185,21 +198,12 @@ def _parsed(text: str, origin: str, dotted: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         if _is_text(dotted):
-            return text  # as {SUVbw}g/ml, which would need quotes within the shell's
+            return text  # such as {SUVbw}g/ml, which would need quotes within the shell's
         raise MisconfiguredError(f"{origin}: the value is not valid YAML: {error}") from error
 
 
-def _is_text(dotted: str) -> bool:
-    """Whether that setting is text, one of several words, or a path."""
-    shape: Any = Settings
-    for key in dotted.split("."):
-        record = dataclass_within(shape)
-        shape = typing.get_type_hints(record).get(key) if record else None
-    kinds = typing.get_args(shape) if isinstance(shape, types.UnionType) else (shape,)
-    return any(isinstance(kind, type) and issubclass(kind, (str, Path)) for kind in kinds)
-
-
 def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+    """Set one value; a whole record in its place is replaced, not merged."""
     *parents, last = dotted.split(".")
     node = tree
     for key in parents:
@@ -212,42 +216,49 @@ def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     node[last] = value
 
 
-def _refuse_unknown_keys(tree: Any, shape: Any, file_name: str, place: str) -> None:
-    """Walk the YAML beside the dataclasses; pydantic would ignore a key that it doesn't know."""
-    shape = dataclass_within(shape)
-    if isinstance(tree, (list, tuple)):
-        for item in tree:
-            _refuse_unknown_keys(item, shape, file_name, place)
-    if shape is None or not isinstance(tree, dict):
-        return
-    hints = typing.get_type_hints(shape)
-    known = [item.name for item in dataclasses.fields(shape)]
-    for key, value in tree.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
-            raise MisconfiguredError(f"{file_name}: unknown key {place}{key} ({hint})")
-        _refuse_unknown_keys(value, hints[key], file_name, f"{place}{key}.")
+def _refuse_unknown_keys(tree: dict[str, Any], origin: str) -> None:
+    try:
+        settings_adapter().validate_python(tree)
+    except ValidationError as error:
+        for item in error.errors():
+            if item["type"] in (UNKNOWN_KEY, KEY_NOT_TEXT):
+                parents = [part for part in item["loc"][:-1] if isinstance(part, str)]
+                key = str(item["loc"][-1] if item["type"] == UNKNOWN_KEY else item["input"])
+                known = [each.name for each in dataclasses.fields(_record_within(_kind_of(parents)))]
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+                hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+                place = ".".join([*parents, key])
+                raise MisconfiguredError(f"{origin}: unknown key {place} ({hint})") from error
 
 
-def dataclass_within(annotation: Any) -> Any:
+def _is_text(dotted: str) -> bool:
+    """Whether that setting is text, one of several words, or a path."""
+    shape = _kind_of(dotted.split("."))
+    kinds = typing.get_args(shape) if isinstance(shape, types.UnionType) else (shape,)
+    return any(isinstance(kind, type) and issubclass(kind, (str, Path)) for kind in kinds)
+
+
+def _kind_of(keys: Iterable[str]) -> Any:
+    """The annotation of a setting; ``None`` when there is no such setting."""
+    shape: Any = Settings
+    for key in keys:
+        record = _record_within(shape)
+        shape = typing.get_type_hints(record).get(key) if record else None
+    return shape
+
+
+def _record_within(annotation: Any) -> Any:
     """The settings record in ``T``, ``T | None`` or ``tuple[T, ...]``; ``None`` when there is none."""
     if dataclasses.is_dataclass(annotation):
         return annotation
-    if typing.get_origin(annotation) in (tuple, list, typing.Union, types.UnionType):
-        inner = (dataclass_within(arg) for arg in typing.get_args(annotation))
-        return next((found for found in inner if found is not None), None)
-    return None
+    inner = (_record_within(arg) for arg in typing.get_args(annotation))
+    return next((found for found in inner if found is not None), None)
 
 
-def _describe(error: ValidationError, file: Path) -> str:
-    return f"{file.name}: " + "; ".join(_describe_one(item) for item in error.errors())
-
-
-def _describe_one(item: ErrorDetails) -> str:
+def _describe(item: ErrorDetails) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
         return f"{place}: missing"
     message, found = item["msg"].removeprefix("Value error, "), item["input"]
-    # of a whole section only the message is told: it may hold a password
+    # a whole section is not quoted: it may hold a password
     return f"{place}: {message}" if isinstance(found, dict) else f"{place}: found {found!r}, {message}"

@@ -17,13 +17,12 @@ SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "models"
 
 ROLE_NAMES = frozenset(role.value for role in ModelRole)
 
-
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9]\d?))?")
-"""What ``segment.device`` takes: a GPU may be named by its number."""
+"""Values of ``segment.device``: a GPU may be named by its number."""
 
 
 class DeviceChoice(StrEnum):
-    """Where networks are trained; :attr:`SegmentPolicy.device` knows numbered GPUs beside."""
+    """Where networks are trained; :attr:`SegmentPolicy.device` knows numbered GPUs as well."""
 
     AUTO = "auto"
     CUDA = "cuda"
@@ -35,37 +34,34 @@ ALLOWED_ROLES = {
     "spect_model_with_prior": (ModelRole.M4, ModelRole.M2, ModelRole.M3),
     "spect_model_without_prior": (ModelRole.M2, ModelRole.M3),
 }
-"""Which roles each setting takes."""
+"""The roles that each setting takes."""
 
 
 @dataclass(frozen=True)
 class SegmentPolicy:
-    """Section ``segment``.
-
-    Attributes:
-        models_dir: folder with one folder a model; relative to where the program starts.
-            Empty: those shipped.
-        device: ``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU; an error when there
-            is none), ``cuda:1`` (that one; an error when it is not there) or ``cpu`` (docs/gpu.md).
-        pet_model: M1 or M3, where one model of the folder has that role; or a model's id.
-        spect_model_with_prior: M4; M2 or M3 for a site that doesn't want priors; or a model's id.
-        spect_model_without_prior: M2 or M3: when there is no prior that fits; or a model's id.
-        shadow_models: ids of models that run after the serving one on the same input and are compared with
-            it; nothing of them is sent (docs/models.md).
-        minimum_lesion_ml: smaller components are dropped, and the SR says how many.
-    """
+    """Which model serves which modality, and where the networks run."""
 
     models_dir: str = ""
+    """Folder with one folder for each model, relative to where the program starts. Empty for the models that
+    are shipped."""
     device: str = "auto"
+    """``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU; an error when there is
+    none), ``cuda:1`` (that GPU; an error when it is absent) or ``cpu`` (docs/gpu.md)."""
     pet_model: str = ModelRole.M1.value
+    """M1 or M3, where one model in the folder has that role; or the id of a model."""
     spect_model_with_prior: str = ModelRole.M4.value
+    """M4, or M2 or M3 for a site that doesn't want priors; or the id of a model."""
     spect_model_without_prior: str = ModelRole.M2.value
+    """M2 or M3, when no prior fits; or the id of a model."""
     shadow_models: tuple[str, ...] = ()
+    """Ids of models that run after the serving model on the same input and are compared with it; nothing of
+    them is sent (docs/models.md)."""
     minimum_lesion_ml: float = 0.1
+    """Components smaller than this are dropped, and the SR states their number."""
 
     @property
     def models_folder(self) -> Path:
-        """Where the models are."""
+        """The folder of the models."""
         return Path(self.models_dir) if self.models_dir else SHIPPED_MODELS
 
     def __post_init__(self) -> None:

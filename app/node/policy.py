@@ -1,9 +1,4 @@
-"""The ``node`` section of app.yaml.
-
-The ``receive`` section of app.yaml.
-
-The ``deliver`` section of app.yaml.
-"""
+"""Sections ``receive``, ``deliver`` and ``node`` of app.yaml."""
 
 from __future__ import annotations
 
@@ -16,58 +11,64 @@ from pathlib import Path
 _EXECUTOR_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
+def _check_ae_title(title: str) -> None:
+    if not 1 <= len(title.strip()) <= 16:
+        raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {title!r}")
+
+
+def _doubled(first_s: float, tries: int, longest_s: float) -> float:
+    """The wait that doubles with each try after the first, up to the longest."""
+    return min(first_s * 2.0 ** min(max(tries, 1) - 1, 30), longest_s)
+
+
 @dataclass(frozen=True)
 class NodePolicy:
-    """Where the node keeps things, and how patiently it works.
-
-    Attributes:
-        data_dir: folder of inbox, results, database, audit log; belongs to one receiving node.
-        database_url: ``postgresql://user:password@host:port/database`` for several hosts; empty for SQLite in
-            ``data_dir``. Its password is better kept out of app.yaml: PSMA_NODE__NODE__DATABASE_URL__FILE
-            names a file that holds the URL.
-        executor_id: name of this node among those that share the database; stays the same over restarts.
-            Empty for the host's name.
-        workers: studies processed at one time, each with models of its own in memory; 0 for one a GPU, or one
-            without. More than there are GPUs share them in turn.
-        poll_s: how often new images are looked for, and the queue.
-        heartbeat_s: how often the node says that it lives.
-        dead_after_s: work of a node that has been silent for so long is taken over by another.
-        drain_s: at SIGTERM, how long the study under way may take to finish; afterwards it is begun again at
-            the next start.
-        max_attempts: tries of a study that fail or crash before a person has to ask for another.
-        first_retry_s: wait before a study is tried again; doubles each time.
-        max_retry_s: longest wait between tries.
-        prior_wait_s: how long a complete SPECT/CT waits for an earlier PET/CT of the same patient that is
-            being received or processed, before it goes on without; 0 to never wait.
-        keep_days: finished entries of the durable engine and tracebacks of failed studies are removed after
-            so long; 0 to keep them. Images, results and the audit log always stay.
-        min_free_mb: ``check`` and the start refuse a data folder with less free room (10^6 bytes).
-        log_file: JSON lines go there too, beside stderr; empty for stderr alone.
-        log_level: DEBUG, INFO, WARNING or ERROR.
-        probe_host: where ``/healthz`` and ``/readyz`` are answered over HTTP; 0.0.0.0 in a container.
-        probe_port: TCP port for them, 8080 in a container; 0 for none.
-        hung_after_s: ``/healthz`` fails when a loop of the node has not moved for so long.
-    """
+    """Where the node keeps its data, and how long it waits for what."""
 
     data_dir: Path = Path("data")
+    """Folder of the inbox, the results, the database and the audit log. It belongs to one receiving node."""
     database_url: str = ""
+    """``postgresql://user:password@host:port/database`` for several hosts; empty for SQLite in ``data_dir``.
+    Keep the password out of app.yaml: PSMA_NODE__NODE__DATABASE_URL__FILE names a file that holds the URL."""
     executor_id: str = ""
+    """Name of this node among those that share the database; it stays the same over restarts. Empty for the
+    name of the host."""
     workers: int = 0
+    """Number of studies processed at one time, each with its own models in memory. 0 for one worker on each
+    GPU, or one where there is none. Workers beyond the number of GPUs share the GPUs in turn."""
     poll_s: float = 2.0
+    """Seconds between two looks for new images, and at the queue."""
     heartbeat_s: float = 10.0
+    """Seconds between two signs of life of the node."""
     dead_after_s: float = 60.0
+    """When a node has been silent for so many seconds, another node takes its work over."""
     drain_s: float = 120.0
+    """Seconds that the study under way may take to finish after SIGTERM; afterwards it begins again at the
+    next start."""
     max_attempts: int = 3
+    """A study that fails or crashes is tried so many times before a person has to ask for another try."""
     first_retry_s: float = 30.0
+    """Seconds before a study is tried again; the wait doubles each time."""
     max_retry_s: float = 3600.0
+    """Longest wait between two tries, seconds."""
     prior_wait_s: float = 3600.0
+    """Seconds that a complete SPECT/CT waits for an earlier PET/CT of the same patient that is being received
+    or processed, before it goes on without; 0 to never wait."""
     keep_days: float = 90.0
+    """After so many days, finished entries of the durable engine and tracebacks of failed studies are
+    removed; 0 to keep them. Images, results and the audit log always stay."""
     min_free_mb: float = 2000.0
+    """``check`` and ``serve`` refuse a data folder with less free space than this (10^6 bytes)."""
     log_file: str = ""
+    """File that gets the JSON lines of the log as well as stderr; empty for stderr alone."""
     log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
     probe_host: str = "127.0.0.1"
+    """Address that answers ``/healthz`` and ``/readyz`` over HTTP; 0.0.0.0 in a container."""
     probe_port: int = 0
+    """TCP port of these probes, 8080 in a container; 0 for none."""
     hung_after_s: float = 300.0
+    """``/healthz`` fails when a loop of the node has not moved for so many seconds."""
 
     def __post_init__(self) -> None:
         if self.executor_id and not _EXECUTOR_ID.fullmatch(self.executor_id):
@@ -131,20 +132,17 @@ class NodePolicy:
 
     def retry_after_s(self, tries: int) -> float:
         """Wait after ``tries`` (1 or more) in a row."""
-        return min(self.first_retry_s * 2.0 ** min(max(tries, 1) - 1, 30), self.max_retry_s)
+        return _doubled(self.first_retry_s, tries, self.max_retry_s)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who may send.
-
-    Attributes:
-        ae_title: calling AE title, exactly; ``*`` for any from these addresses.
-        addresses: IP addresses or networks (``10.1.2.0/24``) it calls from.
-    """
+    """A sender that may open associations."""
 
     ae_title: str
+    """Calling AE title, exactly; ``*`` for any title from these addresses."""
     addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    """IP addresses or networks (``10.1.2.0/24``) that it calls from."""
 
     def __post_init__(self) -> None:
         if not self.ae_title.strip():
@@ -165,66 +163,58 @@ class Caller:
 
 @dataclass(frozen=True)
 class ReceivePolicy:
-    """How studies come in.
-
-    Attributes:
-        ae_title: ours; associations that call another title are rejected.
-        host: address to listen on.
-        port: TCP port; 0 takes a free one.
-        allowed_callers: who may send; nobody else is let in.
-        settle_s: a study is taken to be complete after this many seconds without a new image, or sooner when
-            its headers say that all are there.
-        give_up_s: a study that never becomes complete is processed (and told why it can't be used) after
-            this many seconds without a new image; nothing is deleted.
-        min_free_mb: below this much free disk (10^6 bytes) images are refused with status A700.
-        max_associations: associations at one time.
-        max_pdu_bytes: largest PDU we announce and accept.
-        max_instance_mb: largest data set accepted (10^6 bytes); a larger one ends its association.
-        association_timeout_s: a connection that has not asked for an association by then is closed (ARTIM).
-        idle_timeout_s: an association on which nothing happens is aborted.
-        pdu_timeout_s: a PDU, once begun, has to be complete by then.
-    """
+    """Who may send studies to the node, and when a study is complete."""
 
     ae_title: str = "PSMA_NODE"
+    """AE title of the node; associations that call another title are rejected."""
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 to be reached from other hosts."""
     port: int = 11112
+    """TCP port; 0 takes a free one."""
     allowed_callers: tuple[Caller, ...] = (Caller("*"),)
+    """Senders that are accepted; all others are rejected."""
     settle_s: float = 60.0
+    """A study counts as complete after so many seconds without a new image, or sooner when its headers say
+    that all images are there."""
     give_up_s: float = 3600.0
+    """A study that never becomes complete is processed after so many seconds without a new image; its status
+    then says why it can't be used, and nothing is deleted."""
     min_free_mb: float = 2000.0
+    """With less free disk space than this (10^6 bytes), images are refused with status A700."""
     max_associations: int = 32
+    """Number of associations at one time."""
     max_pdu_bytes: int = 262_144
+    """Largest PDU that the node announces and accepts."""
     max_instance_mb: float = 2000.0
+    """Largest data set accepted (10^6 bytes); a larger one ends its association."""
     association_timeout_s: float = 10.0
+    """A connection that has not asked for an association after so many seconds is closed (ARTIM)."""
     idle_timeout_s: float = 60.0
+    """An association without activity is aborted after so many seconds."""
     pdu_timeout_s: float = 30.0
+    """A PDU has to be complete so many seconds after it began."""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.ae_title.strip()) <= 16:
-            raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {self.ae_title!r}")
+        _check_ae_title(self.ae_title)
         if self.give_up_s < self.settle_s:
             raise ValueError("give_up_s must not be shorter than settle_s")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A PACS that gets the results.
-
-    Attributes:
-        name: what status and audit call it.
-        ae_title: its AE title.
-        host: name or address.
-        port: TCP port.
-    """
+    """A PACS that gets the results."""
 
     name: str
+    """Name of the destination in status and audit log."""
     ae_title: str
+    """Its AE title."""
     host: str
+    """Its host name or address."""
     port: int
+    """Its TCP port."""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.ae_title.strip()) <= 16:
-            raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {self.ae_title!r}")
+        _check_ae_title(self.ae_title)
         if not 1 <= len(self.name) <= 64:
             raise ValueError(f"a destination's name has 1 to 64 characters, found {len(self.name)}")
         if not 1 <= self.port <= 65535:
@@ -233,23 +223,20 @@ class Destination:
 
 @dataclass(frozen=True)
 class DeliverPolicy:
-    """Where results go, and how stubbornly.
-
-    Attributes:
-        destinations: each gets every result; none: results stay in the outbox.
-        calling_ae_title: ours, towards the PACS.
-        timeout_s: for the connection, for each answer, and for a stalled transfer.
-        first_retry_s: wait before the second attempt; doubles each time.
-        max_retry_s: longest wait between attempts.
-        max_age_days: results that could not be delivered for so long are reported as failed; 0 for never.
-    """
+    """Where results go, and how long the node tries to deliver them."""
 
     destinations: tuple[Destination, ...] = ()
+    """Each destination gets every result; without any, results stay in the outbox."""
     calling_ae_title: str = "PSMA_NODE"
+    """AE title of the node towards the PACS."""
     timeout_s: float = 30.0
+    """Time limit of the connection, of each answer, and of a stalled transfer, seconds."""
     first_retry_s: float = 10.0
+    """Seconds before the second attempt; the wait doubles each time."""
     max_retry_s: float = 900.0
+    """Longest wait between two attempts, seconds."""
     max_age_days: float = 0.0
+    """Results that could not be delivered for so many days are reported as failed; 0 for never."""
 
     def __post_init__(self) -> None:
         names = [destination.name for destination in self.destinations]
@@ -258,5 +245,4 @@ class DeliverPolicy:
 
     def retry_after_s(self, failed_attempts: int) -> float:
         """Wait before the next attempt, after ``failed_attempts`` (1 or more) in a row."""
-        doublings = min(max(failed_attempts, 1) - 1, 30)
-        return min(self.first_retry_s * 2.0**doublings, self.max_retry_s)
+        return _doubled(self.first_retry_s, failed_attempts, self.max_retry_s)

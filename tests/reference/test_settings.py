@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
+from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.errors import MisconfiguredError
 from app.reference.settings import settings_reference
-from app.settings import SHIPPED_CONFIG, load_settings
+from app.settings import SHIPPED_CONFIG, Settings, load_settings
 
 
 def written(folder: Path, text: str) -> Path:
@@ -33,6 +34,34 @@ def test_an_unknown_key_inside_a_list_is_found(tmp_path: Path) -> None:
     file = written(tmp_path, "deliver: {destinations: [{name: a, ae_title: A, host: h, prt: 104}]}\n")
     with pytest.raises(MisconfiguredError, match=r"deliver\.destinations\.prt \(nearest: port\)"):
         load_settings(file)
+
+
+@pytest.mark.parametrize(
+    "place", [*(each.name for each in fields(Settings)), "load.ct_agreement", "quantify.sites"]
+)
+def test_every_record_refuses_a_key_that_it_does_not_have(place: str) -> None:
+    with pytest.raises(MisconfiguredError, match=rf"unknown key {place}\.nonsense "):
+        load_settings(SHIPPED_CONFIG, [f"{place}.nonsense=1"])
+
+
+def test_a_key_that_is_no_text_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"app\.yaml: unknown key receive\.True \(known: ae_title, "):
+        load_settings(written(tmp_path, "receive: {yes: 1}\n"))
+
+
+def test_a_misspelt_section_in_the_environment_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSMA_NODE__RECIEVE__PORT", "7")
+    message = r"PSMA_NODE__RECIEVE__PORT: unknown key recieve \(nearest: receive\)"
+    with pytest.raises(MisconfiguredError, match=message):
+        load_settings(written(tmp_path, ""))
+
+
+def test_a_record_given_as_a_whole_replaces_the_record_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "load: {ct_agreement: {min_gain: 0.5}}\n")
+    limits = load_settings(file, ["load.ct_agreement={max_shift_mm: 20}"]).load.ct_agreement
+    assert limits == CtAgreementPolicy(max_shift_mm=20.0)
 
 
 def test_an_unknown_section_names_the_nearest(tmp_path: Path) -> None:

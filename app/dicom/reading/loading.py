@@ -89,23 +89,20 @@ __all__ = ["CameraCalibration", "LoadPolicy", "SiteAdministration", "load", "rea
 
 @dataclass(frozen=True)
 class LoadPolicy:
-    """Section ``load`` of app.yaml.
-
-    Attributes:
-        calibrations: Bq/cps of each camera and collimator with its dates, for SPECT without a mapping.
-        administrations: injection date, activity or weight of studies whose headers lack them.
-        other_suv: further SUVs, ``SUL`` (lean mass by Janmahasatian) and ``SUVbsa``, in the SR beside each
-            lesion's SUVbw; the networks and the page stay SUVbw. None.
-        series_time_rules: where Series Time of a PET lies before the start that its frames' times imply, take
-            Series Time. Off: a difference that changes SUV by more than 5 % is refused.
-        ct_agreement: how far a PET or SPECT may lie beside its CT, and when it is mirrored.
-    """
+    """How stored values become numbers with a unit."""
 
     calibrations: tuple[CameraCalibration, ...] = ()
+    """Bq/cps of each camera and collimator with its dates, for SPECT without a mapping."""
     administrations: tuple[SiteAdministration, ...] = ()
+    """Injection date, activity or weight of studies whose headers lack them."""
     other_suv: tuple[OtherSuvKind, ...] = ()
+    """Further SUVs in the SR besides each lesion's SUVbw: ``SUL`` (lean mass by Janmahasatian) and
+    ``SUVbsa``. The networks and the page always use SUVbw."""
     series_time_rules: bool = False
+    """Where Series Time of a PET lies before the start that its frames' times imply, take Series Time. Off: a
+    difference that changes SUV by more than 5 % is refused."""
     ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
+    """How far a PET or SPECT may be shifted against its CT, and when it counts as mirrored."""
 
 
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:

@@ -1,6 +1,6 @@
-"""Section ``write`` of app.yaml. Imports nothing heavy, so that reading settings stays quick.
+"""Section ``write`` of app.yaml, and the SOP classes of each kind of result, for a destination to accept.
 
-SOP classes that the node makes, by kind of result: what a destination has to accept.
+This module imports nothing heavy, so that reading the settings stays quick.
 """
 
 from __future__ import annotations
@@ -45,25 +45,26 @@ class SrClass(StrEnum):
 
 @dataclass(frozen=True)
 class WritePolicy:
-    """Section ``write``: how results are written."""
+    """How results are written."""
 
     seg_type: SegType = SegType.BINARY
     """BINARY or LABELMAP. Older PACS and viewers may refuse LABELMAP (docs/conformance.md, 6.2)."""
     sr_class: SrClass = SrClass.COMPREHENSIVE_3D
     """COMPREHENSIVE_3D or COMPREHENSIVE."""
     rtstruct: bool = False
-    """Also contours as RTSTRUCT, for workstations that read no SEG."""
+    """Also write the contours as RTSTRUCT, for workstations that read no SEG."""
     suv_unit: SuvUnitSpelling = SuvUnitSpelling.CID_85
     """UCUM spelling of the SUVbw unit: g/ml{SUVbw} (CID 85) or {SUVbw}g/ml."""
     first_series_number: int = 9001
     """Series Number of the SEG; SR, page and RTSTRUCT take the next three, a notice of withdrawal the two
     after these."""
     page_lesion_rows: int = 20
-    """At most so many lesions in the table of the page; the rest is counted."""
+    """Largest number of lesions in the table of the page; it states how many more there are."""
     page_window_pet_suv: float = 15.0
     """Upper end of the grey scale on the page of a PET, SUVbw (g/ml)."""
     page_window_spect_suv: float = 7.0
-    """The same for a SPECT, at most: it is fitted to the lesions, which are faint days after injection."""
+    """Largest upper end on the page of a SPECT: it is fitted to the lesions, which are faint days after
+    injection."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.page_lesion_rows <= 24:
@@ -75,7 +76,7 @@ class WritePolicy:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What the person who made these choices should know; no warning of the numbers in a result."""
+        """Consequences of these choices that the site should know; none concerns the numbers in a result."""
         return (LABELMAP_CAUTION,) if self.seg_type is SegType.LABELMAP else ()
 
 

@@ -135,20 +135,20 @@ BQ_PER_MBQ = 1e6
 
 @dataclass(frozen=True)
 class QuantifyPolicy:
-    """Section ``quantify``: how lesions are measured."""
+    """How lesions are measured, placed in sites and compared with earlier ones."""
 
     suv_peak_sphere_ml: float = 1.0
     """Volume of the SUVpeak sphere, ml (PERCIST: 1 cm³)."""
     sites: SiteRules = field(default_factory=SiteRules)
     """When a lesion is said to sit in bone, a lymph node, the prostate or the liver."""
     compare_with_previous: bool = True
-    """Whether the change since the patient's previous study of the same kind is reported."""
+    """Report the change since the patient's previous study of the same kind."""
     min_days_to_previous: float = 14.0
-    """Scans nearer to each other than this, days, belong to one examination or one cycle of therapy."""
+    """Scans closer together than this, days, belong to one examination or one cycle of therapy."""
     link_min_overlap: float = 0.1
     """Lesions of two studies belong together when they share this much of the smaller one's volume, 0..1."""
     link_max_distance_mm: float = 10.0
-    """Of lesions that overlap none, the nearest two belong together up to this distance of voxels, mm."""
+    """Where lesions don't overlap, the nearest two belong together up to this distance of voxels, mm."""
     single_time_point_dose: bool = False
     """Research: absorbed dose of each lesion from one 177Lu SPECT (Hänscheid 2018)."""
     dose_earliest_h: float = 48.0

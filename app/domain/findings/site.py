@@ -13,44 +13,45 @@ from app.domain.findings.findings import Site
 
 @dataclass(frozen=True)
 class SiteRules:
-    """Section ``quantify.sites``: the thresholds of the rules."""
+    """Thresholds of the rules that place a lesion in a site."""
 
     bone_min_share: float = 0.5
-    """Bone when at least this share of the lesion's uptake lies in bone by CT, 0..1."""
+    """Bone: least share of the lesion's uptake that lies in bone by CT, 0..1."""
     soft_max_bone_share: float = 0.2
-    """Soft tissue when at most this share of its uptake lies in bone, 0..1; between the two, unspecified."""
+    """Soft tissue: largest share of the lesion's uptake in bone, 0..1; between the two, unspecified."""
     soft_hu_low: float = -60.0
     """Lowest mean of a soft-tissue lesion, HU: small nodes lie in fat and are averaged with it."""
     soft_hu_high: float = 130.0
     """Highest mean of a soft-tissue lesion, HU: with contrast medium."""
     liver_min_share: float = 0.7
-    """Liver when at least this share of the lesion and its surroundings lies in the liver found, 0..1."""
+    """Liver: least share of the lesion and its surroundings that lies in the liver found, 0..1."""
     prostate_max_lateral_mm: float = 25.0
-    """Prostate: at most so far from the midline, mm."""
+    """Prostate: largest distance from the midline, mm."""
     prostate_below_mm: float = 10.0
-    """Prostate: at most so far below the lower end of the pubic symphysis, mm."""
+    """Prostate: largest distance below the lower end of the pubic symphysis, mm."""
     prostate_above_mm: float = 40.0
-    """Prostate: at most so far above the lower end of the pubic symphysis, mm."""
+    """Prostate: largest distance above the lower end of the pubic symphysis, mm."""
     prostate_behind_mm: tuple[float, float] = (20.0, 85.0)
-    """Prostate: so far behind the front of the symphysis, mm."""
+    """Prostate: range of distances behind the front of the symphysis, mm."""
     node_max_ml: float = 40.0
-    """Lymph node: not larger than this, ml."""
+    """Lymph node: largest volume, ml."""
     pelvic_node_lateral_mm: tuple[float, float] = (25.0, 95.0)
-    """Pelvic lymph node: so far from the midline, between the pelvic walls, mm."""
+    """Pelvic lymph node: range of distances from the midline, between the pelvic walls, mm."""
     pelvic_node_above_mm: tuple[float, float] = (20.0, 180.0)
-    """Pelvic lymph node: so far above the lower end of the symphysis, mm."""
+    """Pelvic lymph node: range of distances above the lower end of the symphysis, mm."""
     pelvic_node_behind_mm: tuple[float, float] = (0.0, 110.0)
-    """Pelvic lymph node: so far behind the front of the symphysis, mm."""
+    """Pelvic lymph node: range of distances behind the front of the symphysis, mm."""
     retroperitoneal_lateral_mm: float = 45.0
-    """Retroperitoneal lymph node: at most so far from the middle of the spine, mm."""
+    """Retroperitoneal lymph node: largest distance from the middle of the spine, mm."""
     retroperitoneal_before_mm: tuple[float, float] = (-20.0, 45.0)
-    """Retroperitoneal lymph node: so far before the front of the vertebra, mm; negative is beside it."""
+    """Retroperitoneal lymph node: range of distances before the front of the vertebra, mm; negative behind
+    it."""
     retroperitoneal_above_mm: float = 130.0
-    """Retroperitoneal lymph node: at least so far above the lower end of the symphysis, mm."""
+    """Retroperitoneal lymph node: least distance above the lower end of the symphysis, mm."""
     mediastinal_lateral_mm: float = 45.0
-    """Mediastinal lymph node: between the lungs, at most so far from the midline, mm."""
+    """Mediastinal lymph node: between the lungs, largest distance from the midline, mm."""
     mediastinal_before_mm: float = 5.0
-    """Mediastinal lymph node: at least so far before the front of the vertebral body, mm."""
+    """Mediastinal lymph node: least distance before the front of the vertebral body, mm."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.soft_max_bone_share < self.bone_min_share <= 1.0:

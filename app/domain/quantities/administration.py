@@ -52,19 +52,16 @@ class BodySize:
 
 @dataclass(frozen=True)
 class SiteAdministration:
-    """What the site knows of one injection that the headers leave out; it overrules them.
-
-    Attributes:
-        study_instance_uid: the study it is about.
-        administered_at: date and time of the injection, local.
-        injected_activity_mbq: MBq at that time.
-        weight_kg: kg.
-    """
+    """What the site knows of one injection; it overrules the headers."""
 
     study_instance_uid: str
+    """Study Instance UID of the study."""
     administered_at: datetime | None = None
+    """Date and time of the injection, local."""
     injected_activity_mbq: float | None = None
+    """Injected activity at that time, MBq."""
     weight_kg: float | None = None
+    """Weight of the patient, kg."""
 
 
 @dataclass(frozen=True)

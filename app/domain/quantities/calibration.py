@@ -36,27 +36,27 @@ SUV_UNITS = ("g/ml{SUVbw}", "{SUVbw}g/ml", "g/mL{SUVbw}", "{SUVbw}g/mL")
 
 @dataclass(frozen=True)
 class CameraCalibration:
-    """The site's calibration factor of one camera with one collimator.
-
-    Attributes:
-        bq_per_cps: activity that gives one count per second in the reconstructed image, Bq/cps, where the
-            count rate is counts / (frame duration x projections x detectors).
-        valid_from, valid_to: first and last day on which it holds (day of acquisition).
-        manufacturer, model_name, station_name: (0008,0070), (0008,1090), (0008,1010); empty fits any.
-        collimator: Collimator/Grid Name (0018,1180) or Type (0018,1181); empty fits any.
-        radionuclide: as ``177Lu``.
-        energy_kev: the photopeak that the image's energy window must cover; ``None`` fits any.
-    """
+    """The site's calibration factor of one camera with one collimator."""
 
     bq_per_cps: float
+    """Activity that gives one count per second in the reconstructed image, Bq/cps, where the count rate is
+    counts / (frame duration x projections x detectors)."""
     valid_from: date
+    """First day of acquisition on which it holds."""
     valid_to: date
+    """Last day of acquisition on which it holds."""
     manufacturer: str = ""
+    """Manufacturer (0008,0070); empty fits any."""
     model_name: str = ""
+    """Manufacturer's Model Name (0008,1090); empty fits any."""
     station_name: str = ""
+    """Station Name (0008,1010); empty fits any."""
     collimator: str = ""
+    """Collimator/Grid Name (0018,1180) or Type (0018,1181); empty fits any."""
     radionuclide: str = "177Lu"
+    """Radionuclide, written as ``177Lu``."""
     energy_kev: float | None = None
+    """Photopeak that the image's energy window must cover, keV; ``null`` fits any."""
 
     def __post_init__(self) -> None:
         if not self.bq_per_cps > 0.0:

@@ -1,4 +1,4 @@
-"""Section ``select`` of app.yaml: what the site lets this node take, and for what."""
+"""Section ``select`` of app.yaml: which series the node takes, and for which tracers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from app.domain.selection.tracers import KNOWN_TRACERS, PSMA_617_LU177, tracer_n
 
 @dataclass(frozen=True)
 class IsotopeRule:
-    """The site's word that an image with this radionuclide, and no drug code, shows this tracer.
-
-    Attributes:
-        isotope: radionuclide, as ``68Ga``.
-        tracer: tracer key, as ``68Ga-PSMA-11``.
-    """
+    """The tracer that an image with this radionuclide shows at this site when no drug code says otherwise."""
 
     isotope: str
+    """Radionuclide, written as ``68Ga``."""
     tracer: str
+    """Tracer key, written as ``68Ga-PSMA-11``."""
 
     def __post_init__(self) -> None:
         if radionuclide_named(self.isotope) is None:
@@ -30,16 +27,13 @@ class IsotopeRule:
 
 @dataclass(frozen=True)
 class TextPattern:
-    """The site's word that free text names a tracer.
-
-    Attributes:
-        pattern: regular expression, without regard to case, searched in Radiopharmaceutical (0018,0031), the
-            meanings of its codes, and Series Description (0008,103E).
-        tracer: tracer key.
-    """
+    """Free text that names a tracer at this site."""
 
     pattern: str
+    """Regular expression, without regard to case, searched in Radiopharmaceutical (0018,0031), the meanings
+    of its codes, and Series Description (0008,103E)."""
     tracer: str
+    """Tracer key."""
 
     def __post_init__(self) -> None:
         try:
@@ -53,38 +47,35 @@ class TextPattern:
 
 @dataclass(frozen=True)
 class SelectionPolicy:
-    """Section ``select``.
-
-    Attributes:
-        tracers: keys of the tracers that are segmented; all PSMA ligands that this program knows.
-        additional_tracers: keys of more, for example ``[18F-FDG]``; shorter than repeating ``tracers``.
-        isotope_tracers: what an isotope alone means here. 177Lu is on: at a PSMA node 177Lu SPECT is the
-            treatment that the node is for, its drug code is hardly ever in the header, and the decision is
-            written into the report; a drug that the header does name (DOTATATE) is never overruled. 68Ga and
-            18F are off: PET centres give DOTATATE and FDG to other patients every day.
-        text_patterns: free text that names a tracer here; none.
-        derived_images: take an image of type DERIVED where no ORIGINAL one serves; the report says so.
-        minimum_ct_coverage: share of the functional slices that the CT must cover, 0 to 1.
-        minimum_field_overlap: share of the smaller field of view that both must have in common, 0 to 1.
-        thinnest_ct_mm: of several CTs the thinnest slices win, but none thinner than this, mm: such stacks
-            cost memory, and hold nothing more at the functional image's resolution.
-        fewer_slices_than_announced: take a PET with fewer slices than its Number of Slices (0054,0081); the
-            report says so. Off: a stack that ends too early looks like a shorter patient. For sites whose
-            anonymiser crops images and leaves the count.
-        pair_without_frame_of_reference: take the CT for a SPECT that has no Frame of Reference UID, by
-            coverage alone. Off: nothing in the headers then says that they were acquired together.
-    """
+    """Which series are taken, and for which tracers."""
 
     tracers: tuple[str, ...] = tuple(tracer.key for tracer in KNOWN_TRACERS)
+    """Keys of the tracers that are segmented; by default all PSMA ligands that the program knows."""
     additional_tracers: tuple[str, ...] = ()
+    """Keys of further tracers, for example ``[18F-FDG]``; shorter than repeating ``tracers``."""
     isotope_tracers: tuple[IsotopeRule, ...] = (IsotopeRule("177Lu", PSMA_617_LU177.key),)
+    """The tracer that an isotope alone stands for at this site. 177Lu is on: at a PSMA node 177Lu SPECT is
+    the treatment that the node is for, its drug code is hardly ever in the header, and the report states the
+    decision; a drug that the header does name (DOTATATE) is never overruled. 68Ga and 18F are off: PET
+    centres give DOTATATE and FDG to other patients every day."""
     text_patterns: tuple[TextPattern, ...] = ()
+    """Free text that names a tracer at this site."""
     derived_images: bool = True
+    """Take an image of type DERIVED where no ORIGINAL image serves; the report says so."""
     minimum_ct_coverage: float = 0.9
+    """Share of the functional slices that the CT must cover, 0 to 1."""
     minimum_field_overlap: float = 0.5
+    """Share of the smaller field of view that both images must have in common, 0 to 1."""
     thinnest_ct_mm: float = 1.0
+    """Of several CTs the one with the thinnest slices wins, but none thinner than this, mm: such stacks cost
+    memory and hold nothing more at the functional image's resolution."""
     fewer_slices_than_announced: bool = False
+    """Take a PET with fewer slices than its Number of Slices (0054,0081); the report says so. Off: a stack
+    that ends too early looks like a shorter patient. For sites whose anonymiser crops images and leaves the
+    count."""
     pair_without_frame_of_reference: bool = False
+    """Take the CT for a SPECT that has no Frame of Reference UID, by coverage alone. Off: nothing in the
+    headers then says that they were acquired together."""
 
     def __post_init__(self) -> None:
         for key in self.allowed:

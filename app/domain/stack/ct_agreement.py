@@ -40,26 +40,26 @@ class CtVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class CtAgreementPolicy:
-    """Section ``load.ct_agreement``: limits on how a PET or SPECT lies on its CT."""
+    """Limits on how a PET or SPECT lies on its CT."""
 
     max_shift_mm: float = 15.0
     """Beyond this along any axis, mm, the image is reported with a warning, without sites and organs."""
     refused_shift_mm: float = 60.0
-    """Beyond this along any axis, mm, it is refused."""
+    """Beyond this along any axis, mm, the image is refused."""
     min_gain: float = 0.012
     """A shift counts when it raises the correlation of the outlines by this; short views fit anywhere."""
     min_gain_spect: float = 0.02
     """The same for SPECT, whose outline is blurred."""
     min_correlation: float = 0.4
-    """Least correlation of the outlines at the best place; below, a warning."""
+    """Least correlation of the outlines at the best place; below it, a warning."""
     flip_gain: float = 0.025
     """A warning when a mirrored or turned CT fits better by this, in correlation."""
     refused_flip_gain: float = 0.045
-    """Refused when a mirrored or turned CT fits better by this."""
+    """The image is refused when a mirrored or turned CT fits better by this."""
     min_side_correlation: float = -0.1
-    """Least correlation of left minus right in both images; below, a warning: one seems mirrored."""
+    """Least correlation of left minus right in both images; below it, a warning: one seems mirrored."""
     refused_side_correlation: float = -0.35
-    """Below this correlation of left minus right it is refused."""
+    """Below this correlation of left minus right, the image is refused."""
 
     def __post_init__(self) -> None:
         ordered = (

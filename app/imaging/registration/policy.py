@@ -16,26 +16,26 @@ from app.domain.refusal import Reason, RefusalCode
 
 @dataclass(frozen=True)
 class AlignPolicy:
-    """Section ``align``: limits for the patient's earlier PET lesions as a prior."""
+    """When the patient's earlier PET lesions may serve as a prior."""
 
     max_prior_age_days: float = 180.0
     """Oldest PET to use, days before the SPECT: disease moves on."""
     min_overlap_fraction: float = 0.9
     """Least share of the SPECT CT's body that the PET's CT covers: elsewhere nobody looked for lesions."""
     max_rotation_deg: float = 15.0
-    """Largest rotation, degrees: a body lying more obliquely than this does not bend like a rigid one."""
+    """Largest rotation, degrees: a body that lies more obliquely does not bend like a rigid one."""
     max_translation_mm: float = 2000.0
     """Largest shift of the bone's centre, mm. Scanners have arbitrary origins: this catches nonsense only."""
     min_bone_dice: float = 0.5
     """Least Dice of bone in the trunk (4 mm voxels): the skeletons lie on each other."""
     max_bone_distance_mm: float = 8.0
-    """75 % of the trunk's bone has its counterpart within this, mm."""
+    """75 % of the trunk's bone has its counterpart within this distance, mm."""
     min_soft_tissue_correlation: float = 0.8
     """Least correlation of soft tissue: another patient's organs and fat lie elsewhere."""
     min_side_correlation: float = 0.08
     """Least correlation of left minus right: a mirrored CT is negative."""
     max_stretch: float = 0.011
-    """Largest difference in body length, as a share: a person keeps his length."""
+    """Largest difference in body length, as a share: body length does not change."""
     max_thickness_difference_mm: float = 9.0
     """Largest mean difference of the trunk's thickness, mm: fat and girth change slowly."""
     max_rival_overlap: float = 0.8
@@ -45,7 +45,7 @@ class AlignPolicy:
     min_lesions_on_pet: float = 0.75
     """Least contrast of PET uptake under the lesions, as a share of that at the best place within 64 mm."""
     min_lesions_on_spect: float = 0.5
-    """The same on the SPECT: a prior that the SPECT belies helps nobody."""
+    """The same on the SPECT: a prior that contradicts the SPECT is no help."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
