@@ -2,9 +2,7 @@
 
 Each patient's DICOM goes through folder mode with the site's settings and models, as a node would process it
 (PET first, so that its lesions can guide the SPECT); the SEG that it wrote is read back and compared with the
-truth.
-
-One patient's scores, kept so that an evaluation that was stopped need not begin again.
+truth. Each patient's scores are kept, so that an evaluation that was stopped goes on with the next patient.
 """
 
 from __future__ import annotations
@@ -17,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app import __version__
 from app.chain.folder import FolderOutcome, process_folder
 from app.cohort.manifest import CohortPatient, CohortScan, image_file
-from app.cohort.nifti import read_labels, read_volume, write_array
 from app.dicom.outlines.seg import read_segmentation
 from app.dicom.reading.studies import read_studies
 from app.dicom.uids import ResultKind
@@ -32,43 +28,27 @@ from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
-from app.files.durable import make_folder, write_durably
+from app.files.records import Record, read_json, write_json
+from app.imaging.nifti import read_labels, read_volume, write_array
 from app.inference.models.choice import choose_setting, serving_model, site_models
 from app.inference.models.store import ModelStore
 from app.settings import Settings
 from app.validation.scores import PREDICTIONS_FOLDER, prediction_file, score_scan
 
 
-class KeptPatient(BaseModel):
+class KeptPatient(Record):
     """What an evaluation found in one patient.
 
     Attributes:
-        inputs: digest of everything that the result depends on; another one makes it worthless.
+        inputs: digest of everything that the result depends on; with another one the record is worthless.
         missing: scans without a result, and why.
         models: id of each model that ran, by role.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: str
     scores: tuple[ScanScore, ...]
     missing: tuple[str, ...]
     models: dict[str, str]
-
-
-def read_kept(path: Path, inputs: str) -> KeptPatient | None:
-    """What was kept; ``None`` when there is nothing, or it was made from other inputs or is damaged."""
-    try:
-        kept = KeptPatient.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None  # the patient is processed again, which mends both
-    return kept if kept.inputs == inputs else None
-
-
-def write_kept(kept: KeptPatient, path: Path) -> None:
-    """Keep it, whole or not at all."""
-    make_folder(path.parent)
-    write_durably(path, kept.model_dump_json(indent=1).encode() + b"\n")
 
 
 log = logging.getLogger(__name__)
@@ -109,9 +89,12 @@ def evaluate_node(
     for done, patient in enumerate(patients, start=1):
         kept = out / PATIENTS_FOLDER / f"{patient.id}.json"
         inputs = _digest(cohort, patient, dicom, settings)
-        earlier = read_kept(kept, inputs)
-        found.append(earlier or _evaluate(cohort, patient, dicom, settings, Place(out, kept, inputs)))
-        log.info("%d of %d patients%s", done, len(patients), " (done before)" if earlier else "")
+        earlier = read_json(KeptPatient, kept)
+        if earlier is not None and earlier.inputs == inputs:
+            found.append(earlier)
+        else:
+            found.append(_evaluate(cohort, patient, dicom, settings, Place(out, kept, inputs)))
+        log.info("%d of %d patients%s", done, len(patients), " (done before)" if found[-1] is earlier else "")
     return NodeScores(
         tuple(score for each in found for score in each.scores),
         tuple(line for each in found for line in each.missing),
@@ -147,7 +130,7 @@ def _evaluate(
         scores.append(_score(cohort, _key(patient, scan, pair, settings), pair, results))
     found = KeptPatient(inputs=place.inputs, scores=tuple(scores), missing=tuple(missing), models=models)
     if outcome.status in (Status.DONE, Status.REJECTED):
-        write_kept(found, place.kept)
+        write_json(found, place.kept)
     return found
 
 

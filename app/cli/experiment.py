@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import end_on_sigterm, log_to_terminal
-from app.training.sizes import Size
+from app.training.experiment_settings import Size
 
 if TYPE_CHECKING:
     from app.training.experiment_settings import ExperimentSettings
@@ -56,7 +56,7 @@ def experiment(
     ] = None,
 ) -> None:
     """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
-    from app.training.experiment import only_one
+    from app.training.experiment import lock_experiment
     from app.training.export import COHORT_UNSAID
 
     log_to_terminal()
@@ -68,7 +68,7 @@ def experiment(
     folder = (work or Path(".cache/experiments") / name).resolve()
     settings = _settings(cohort, size, folder, changes or ())
     _check_only(only, settings)
-    with only_one(folder):
+    with lock_experiment(folder):
         if is_simulated and only in (None, Part.COHORT):
             _simulate(folder, size, settings.parallel)
         if only not in (Part.COHORT, Part.REPORT):
@@ -103,8 +103,7 @@ def _check_only(only: str | None, settings: ExperimentSettings) -> None:
 
 def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[()]) -> ExperimentSettings:
     from app.cohort.manifest import MANIFEST_FILE
-    from app.training.experiment_settings import with_changes
-    from app.training.sizes import EXTENTS
+    from app.training.experiment_settings import EXTENTS, with_changes
     from app.validation.report.page import COHORT_FOLDER
 
     if cohort == SIMULATED:
@@ -129,7 +128,7 @@ def _simulate(folder: Path, size: Size, jobs: int) -> None:
     from app.cohort.source import CohortPolicy
     from app.phantom.centres import Centre
     from app.training.conclusion import COHORT_STEP
-    from app.training.sizes import EXTENTS
+    from app.training.experiment_settings import EXTENTS
     from app.training.steps import write_mark
     from app.training.workplace import Workplace
     from app.validation.report.page import COHORT_FOLDER
@@ -164,11 +163,11 @@ def _train(folder: Path, settings: ExperimentSettings, only: str | None, is_simu
 
 
 def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
-    from app.training.conclusion import conclude
+    from app.training.conclusion import write_report
     from app.training.experiment_settings import check_same_settings
 
     check_same_settings(folder, settings)
-    typer.echo(f"report      {conclude(folder, cohort)}")
+    typer.echo(f"report      {write_report(folder, cohort)}")
 
 
 def _tell_models(folder: Path, install: Path | None) -> None:

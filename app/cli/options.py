@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -27,9 +27,17 @@ SetOption = Annotated[
 ]
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Looks standard error up for every line: a progress bar stands in for it, and keeps below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def log_to_terminal() -> None:
     """Progress with the time of day, on standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[_StandardError()])
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module that it copies
 
 

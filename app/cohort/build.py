@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.cohort.checks import without_repeated
-from app.cohort.choice import Candidate, choose
-from app.cohort.exclusions import Exclusions, Persons
 from app.cohort.identity import (
     assign,
     check_key,
@@ -20,12 +18,14 @@ from app.cohort.identity import (
     person_hash,
     read_assignment,
     read_salt,
+    stray_file,
     write_assignment,
     write_key,
 )
 from app.cohort.manifest import (
     MANIFEST_FILE,
     CohortManifest,
+    CohortPatient,
     Exclusion,
     PatientRecord,
     read_patient_record,
@@ -35,19 +35,81 @@ from app.cohort.manifest import (
 from app.cohort.patient import PatientTask, ScanTask
 from app.cohort.pool import build_all
 from app.cohort.source import (
+    Candidate,
     CohortPolicy,
     FoundPatient,
     Refusal,
     Source,
+    choose_pair,
     files_of,
+    files_of_study,
     find_patients,
     scan_in_words,
 )
-from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of
+from app.cohort.truth import Truth, TruthFolder, read_truth_folder, truth_of, unused
 from app.errors import MisconfiguredError
 from app.files.durable import hold_folder
 
 _log = logging.getLogger(__name__)
+
+
+Persons = Sequence[tuple[str, FoundPatient]]
+"""Everyone in the source, with their pseudonyms."""
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """Writes down what a build found and did not take, without a name or a Patient ID.
+
+    Attributes:
+        centre: the centre that is built.
+        root: the source.
+    """
+
+    centre: str
+    root: Path
+
+    def of_patient(self, name: str, found: FoundPatient, refusal: Refusal) -> Exclusion:
+        """A study or scan of a patient, with the deepest folder whose name does not identify the patient."""
+        folder = folder_without_person(refusal.files, self.root, found)
+        return self._made(refusal.what, refusal.reason, name, folder)
+
+    def of_records(
+        self, tasks: Sequence[PatientTask], records: Sequence[PatientRecord]
+    ) -> Iterator[Exclusion]:
+        """What building the patients refused; ``records`` are in the order of ``tasks``."""
+        for task, record in zip(tasks, records, strict=True):
+            folders = {scan.what: scan.source for scan in task.scans}
+            for each in record.refused:
+                folder = folders.get(each.what, task.scans[0].source)
+                yield self._made(each.what, each.reason, task.name, folder)
+
+    def of_repeated(self, patient: CohortPatient, reason: str) -> Exclusion:
+        """A patient who is in the cohort already."""
+        return self._made(f"patient {patient.id}", reason, patient.id, patient.scans[0].source)
+
+    def unattributed(self, source: Source, truths: TruthFolder, persons: Persons) -> Iterator[Exclusion]:
+        """Files, rows and studies that belong to no patient of the source."""
+        known = {name for names in names_in_table(persons) for name in names}
+        scans = [scan for _, found in persons for scan in found.scans]
+        for what, reason, path in unused(truths, scans, known):
+            shown, whose = ("", "") if path is None else stray_file(path, truths.root, persons)
+            yield self._made(f"{what}, {shown}" if shown else what, reason, whose)
+        expected = "nothing says whose scans these are: give every patient an ID when anonymising"
+        for found in source.without_id:
+            study = found.studies[0]
+            refusal = Refusal(
+                f"study {study.study_instance_uid}", f"no Patient ID; {expected}", files_of_study(study)
+            )
+            yield self.of_patient("", found, refusal)
+        for reason, count in source.unreadable:
+            yield self._made(f"{count} file(s) of the source", reason)
+
+    def _made(self, what: str, reason: str, patient: str = "", folder: str = "") -> Exclusion:
+        source = str(self.root.resolve())
+        return Exclusion(
+            centre=self.centre, what=what, reason=reason, source=source, patient=patient, folder=folder
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +167,7 @@ def _build(request: CohortRequest) -> CohortManifest:
         write_key(request.key, request.cohort, persons)
     _log.info("%d patients in %s", len(persons), request.source)
     tasks, refusals = _tasks(request, persons, truths)
-    refusals += request.exclusions.of_nobody(source, truths, persons)
+    refusals += request.exclusions.unattributed(source, truths, persons)
     records = build_all(tasks, request.jobs)
     refusals += request.exclusions.of_records(tasks, records)
     gone = frozenset(names)
@@ -155,7 +217,7 @@ def _tasks(
                 candidates.append((scan, truth))
             else:
                 refused.append(Refusal(scan_in_words(scan), truth, files_of(scan)))
-        choice = choose(candidates)
+        choice = choose_pair(candidates)
         refused += [Refusal(scan_in_words(scan), why, files_of(scan)) for scan, why in choice.left]
         refusals += [request.exclusions.of_patient(name, found, each) for each in refused]
         if choice.taken:

@@ -7,9 +7,8 @@ A cohort is a folder::
                   spect_suv.nii.gz  spect_ct.nii.gz  spect_truth.nii.gz  (SPECT grid)
 
 Images are in SUVbw and HU, truths are label maps (0 background, each lesion a number); all in the networks'
-orientation with their true place in LPS (:mod:`app.cohort.nifti`). No patient name or ID is in it.
-
-A patient's record in its folder, written last: without it the folder was interrupted and is made again.
+orientation with their true place in LPS (:mod:`app.imaging.nifti`). No patient name or ID is in it. The
+record in a patient's folder is written last: a folder without it was interrupted and is made again.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.files.durable import write_durably
-from app.files.records import Record, read_record, write_record
+from app.files.records import Record, read_json, read_record, write_json, write_record
 from app.imaging.registration.policy import AlignPolicy
 
 MANIFEST_FILE = "cohort.yaml"
@@ -253,15 +251,9 @@ class PatientRecord(Record):
 
 def read_patient_record(cohort: Path, name: str) -> PatientRecord | None:
     """The record of a patient; ``None`` when there is none, or none that this version understands."""
-    path = patient_folder(cohort, name) / RECORD_FILE
-    try:
-        return PatientRecord.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+    return read_json(PatientRecord, patient_folder(cohort, name) / RECORD_FILE)
 
 
 def write_patient_record(record: PatientRecord, cohort: Path, name: str) -> None:
-    """Last of a patient's files."""
-    folder = patient_folder(cohort, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / RECORD_FILE, record.model_dump_json(indent=1).encode())
+    """Write the record, as the last of a patient's files."""
+    write_json(record, patient_folder(cohort, name) / RECORD_FILE)

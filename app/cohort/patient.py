@@ -26,7 +26,6 @@ from app.cohort.manifest import (
     patient_folder,
     write_patient_record,
 )
-from app.cohort.nifti import read_labels, write_array
 from app.cohort.source import CohortPolicy, acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth
 from app.dicom.outlines.rtstruct import read_structure_set
@@ -41,6 +40,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
 from app.imaging.labels import CONNECTIVITY, label_lesions, nearest_labels, share_outside
+from app.imaging.nifti import read_labels, write_array
 from app.imaging.registration.ct_agreement import check_ct
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import register_rigid

@@ -1,9 +1,8 @@
-"""Patients built several at a time, with the time left."""
+"""Patients built several at a time."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from app.cohort.manifest import (
     write_patient_record,
 )
 from app.cohort.patient import PatientTask, build_patient
+from app.cohort.progress import progress
 from app.errors import MisconfiguredError, describe_exception
 
 _log = logging.getLogger(__name__)
@@ -35,12 +35,11 @@ def build_all(tasks: Sequence[PatientTask], jobs: int) -> list[PatientRecord]:
     waiting = [task for task in tasks if task.name not in records]
     if records:
         _log.info("%d patients are complete and unchanged, %d to build", len(records), len(waiting))
-    began = time.monotonic()
-    for done, (name, record) in enumerate(_built(waiting, jobs), start=1):
-        records[name] = record
-        left_s = (time.monotonic() - began) / done * (len(waiting) - done)
-        left = f"{done} of {len(waiting)}, {timedelta(seconds=round(left_s))} left"
-        _log.info("%s: %s (%s)", name, _in_words(record), left)
+    with progress("patients", len(waiting)) as advance:
+        for done, (name, record) in enumerate(_built(waiting, jobs), start=1):
+            records[name] = record
+            left = f"{done} of {len(waiting)}, {timedelta(seconds=advance(1))} left"
+            _log.info("%s: %s (%s)", name, _in_words(record), left)
     return [records[task.name] for task in tasks]
 
 
@@ -55,7 +54,7 @@ def _built(tasks: Sequence[PatientTask], jobs: int) -> Iterator[tuple[str, Patie
             try:
                 for future in as_completed(running):
                     yield running[future], future.result()
-            finally:  # whoever interrupts waits for the patients at work, not for all
+            finally:  # whoever interrupts waits for the patients under way, not for all
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         found = "a process that built a patient was ended from outside, perhaps for want of memory"
@@ -63,7 +62,7 @@ def _built(tasks: Sequence[PatientTask], jobs: int) -> Iterator[tuple[str, Patie
 
 
 def build_safely(task: PatientTask) -> PatientRecord:
-    """One patient; a fault of ours is told as its reason, spares the others and is tried again next time."""
+    """Build one patient; a fault of ours spares the others, is its reason, and is tried again next time."""
     try:
         return build_patient(task)
     except Exception as error:  # noqa: BLE001 - the one loop over patients

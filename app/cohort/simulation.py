@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
+from app.cohort.progress import progress
 from app.cohort.truth import COLUMNS, CSV_FILE
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
@@ -64,12 +64,11 @@ def _simulate(simulation: Simulation) -> None:
     (simulation.folder / DICOM_FOLDER).mkdir(exist_ok=True)
     (simulation.folder / TRUTH_FOLDER).mkdir(exist_ok=True)
     _check_folder(simulation)
-    began, rows = time.monotonic(), _rows_before(simulation)
-    total = len(simulation.numbers)
-    for done, found in enumerate(_written(simulation), start=1):
-        rows |= {(patient, kind): file for patient, kind, file in found}
-        left_s = (time.monotonic() - began) / done * (total - done)
-        _log.info("%d of %d patients written, %s left", done, total, timedelta(seconds=round(left_s)))
+    rows, total = _rows_before(simulation), len(simulation.numbers)
+    with progress("patients", total) as advance:
+        for done, found in enumerate(_written(simulation), start=1):
+            rows |= {(patient, kind): file for patient, kind, file in found}
+            _log.info("%d of %d patients written, %s left", done, total, timedelta(seconds=advance(1)))
     _write_table(simulation, rows)
 
 

@@ -1,6 +1,7 @@
-"""The patients of a folder of DICOM: whose studies they are, and the pairs that the node would analyse.
+"""The patients of a folder of DICOM: their studies, and the pairs of images that a cohort takes.
 
-What decides on the content of a cohort: the node's own settings, and which outlines are lesions.
+:class:`CohortPolicy` holds what decides on the content of a cohort: the node's own settings, and which
+outlines are lesions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from app.cohort.truth import Truth
 from app.dicom import header_values as header
 from app.dicom.reading.loading import LoadPolicy
 from app.dicom.reading.studies import StudyReading, read_studies
@@ -26,7 +28,7 @@ from app.domain.selection.pair import Selection
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.rejection import rejection_lines
 from app.domain.selection.selection import select
-from app.domain.study import Patient, Series, Study
+from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.dicom.header import ISSUER as SIMULATED_ISSUER
@@ -123,6 +125,11 @@ def acquired_at(scan: Selection) -> datetime | None:
     return scan.functional.when or scan.study.study_datetime
 
 
+def _order(scan: Selection) -> tuple[datetime, str]:
+    """Earliest first; a scan without a date comes last."""
+    return acquired_at(scan) or datetime.max, scan.functional.series_instance_uid
+
+
 def scan_in_words(scan: Selection) -> str:
     """Kind and Series Instance UID."""
     return f"{scan.kind} series {scan.functional.series_instance_uid}"
@@ -187,7 +194,7 @@ def _patient(patient: Patient, studies: Sequence[Study], policy: SelectionPolicy
                 for verdict in result.verdicts
                 if verdict.modality in ("PT", "NM") and verdict.reason is not None
             ]
-    scans.sort(key=lambda scan: (acquired_at(scan) or datetime.max, scan.functional.series_instance_uid))
+    scans.sort(key=_order)
     name, birth_date = _person(studies[0])
     return FoundPatient(patient, tuple(studies), tuple(scans), tuple(refusals), name, birth_date)
 
@@ -205,6 +212,71 @@ def _counted(reasons: Iterable[Reason]) -> tuple[tuple[str, int], ...]:
         kind = re.sub(r"^.*: ", "", reason.found)
         counts[f"{kind}; expected {reason.expected}"] += 1
     return tuple(sorted(counts.items()))
+
+
+Candidate = tuple[Selection, Truth]
+"""A scan with its truth."""
+
+
+@dataclass(frozen=True)
+class PairChoice:
+    """The scans that are taken, why, and the others with the reason why not."""
+
+    taken: tuple[Candidate, ...]
+    reasons: tuple[str, ...]
+    left: tuple[tuple[Selection, str], ...]
+
+
+def choose_pair(candidates: Sequence[Candidate]) -> PairChoice:
+    """The earliest SPECT that follows a PET, and the latest PET before it; else the earliest of each.
+
+    So the SPECT is the first one after its PET, as in practice: a PET before therapy, the scan of the first
+    cycle after it.
+
+    Args:
+        candidates: scans with a truth, in any order.
+    """
+    pets, spects = (_earliest_first(candidates, kind) for kind in StudyKind)
+    pet, spect = _pair(pets, spects)
+    taken = tuple(each for each in (pet, spect) if each is not None)
+    reasons = [_missing(kind) for kind, each in zip(StudyKind, (pet, spect), strict=True) if each is None]
+    if len(pets) > 1:
+        reasons.append(f"one of {len(pets)} PET/CTs: the last before the SPECT/CT, or the first of all")
+    if len(spects) > 1:
+        reasons.append(f"one of {len(spects)} SPECT/CTs: the first after the PET/CT, or the first of all")
+    if pet is not None and spect is not None and not _before(pet, spect):
+        reasons.append("the SPECT/CT is not known to be after the PET/CT: no guide as in practice")
+    chosen = {scan.functional.series_instance_uid for scan, _ in taken}
+    left = tuple(
+        (scan, f"another {scan.kind} of the patient was taken")
+        for scan, _ in candidates
+        if scan.functional.series_instance_uid not in chosen
+    )
+    return PairChoice(taken, tuple(reasons), left)
+
+
+def _pair(
+    pets: Sequence[Candidate], spects: Sequence[Candidate]
+) -> tuple[Candidate | None, Candidate | None]:
+    for spect in spects:
+        earlier = [pet for pet in pets if _before(pet, spect)]
+        if earlier:
+            return earlier[-1], spect
+    return next(iter(pets), None), next(iter(spects), None)
+
+
+def _earliest_first(candidates: Sequence[Candidate], kind: StudyKind) -> list[Candidate]:
+    return sorted((each for each in candidates if each[0].kind is kind), key=lambda each: _order(each[0]))
+
+
+def _before(pet: Candidate, spect: Candidate) -> bool:
+    first, second = acquired_at(pet[0]), acquired_at(spect[0])
+    return first is not None and second is not None and first < second
+
+
+def _missing(kind: StudyKind) -> str:
+    usable = "M2 and M3 alone" if kind is StudyKind.PET_CT else "M1 and M3 alone"
+    return f"no {kind} with a truth: for {usable}"
 
 
 VERSION = 2

@@ -1,9 +1,11 @@
-"""The node, started as a hospital would: ``psma-node serve`` with settings of its own."""
+"""The node, started as a hospital starts it (``psma-node serve``), and the scanner that sends to it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydicom
+
 from app.demo.pacs import Pacs
 from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port, start_program
+from app.errors import RetryLaterError
+from app.node.deliver.scu import send
+from app.node.policy import Destination
 
 NODE_AE_TITLE = "PSMA_NODE"
 SCANNER_AE_TITLE = "DEMO_SCANNER"
@@ -24,8 +31,8 @@ COMMAND = (sys.executable, "-m", "app")
 
 
 @dataclass(frozen=True)
-class StudyStatus:
-    """A study as ``psma-node status`` shows it."""
+class ListedStudy:
+    """A study as ``psma-node status`` lists it."""
 
     study_instance_uid: str
     state: str
@@ -69,7 +76,7 @@ class Node:
         """The end of its log."""
         return self._program.last_lines(count) if self._program is not None else ""
 
-    def status(self) -> tuple[StudyStatus, ...]:
+    def status(self) -> tuple[ListedStudy, ...]:
         """What ``psma-node status --json`` says. Raises ProgramFailedError when it can't say it."""
         done = subprocess.run(  # noqa: S603  # our own command
             self._command("status", "--json"),
@@ -80,9 +87,9 @@ class Node:
         )
         if done.returncode != 0:
             raise ProgramFailedError(f"psma-node status ended with {done.returncode}: {done.stderr.strip()}")
-        return tuple(_study_status(item) for item in json.loads(done.stdout)["studies"])
+        return tuple(_listed(item) for item in json.loads(done.stdout)["studies"])
 
-    def status_of(self, study_instance_uid: str) -> StudyStatus | None:
+    def status_of(self, study_instance_uid: str) -> ListedStudy | None:
         """The status of one study, ``None`` before the node knows of it."""
         found = [item for item in self.status() if item.study_instance_uid == study_instance_uid]
         return found[-1] if found else None
@@ -102,10 +109,9 @@ class Node:
         return [word for item in self._overrides for word in ("--set", item)]
 
 
-def _study_status(item: dict[str, Any]) -> StudyStatus:
-    return StudyStatus(
-        item["study_instance_uid"], item["state"], item.get("stage") or "", item.get("reason") or ""
-    )
+def _listed(item: dict[str, Any]) -> ListedStudy:
+    stage, reason = item.get("stage") or "", item.get("reason") or ""
+    return ListedStudy(item["study_instance_uid"], item["state"], stage, reason)
 
 
 def _overrides(folder: Path, destination: Pacs, port: int) -> list[str]:
@@ -134,3 +140,57 @@ def _overrides(folder: Path, destination: Pacs, port: int) -> list[str]:
 def new_node(folder: Path, destination: Pacs, overrides: Sequence[str] = ()) -> Node:
     """A node on a free port, not started yet, that keeps everything in ``folder`` and sends to one PACS."""
     return Node(folder, destination, free_port(), overrides)
+
+
+ACKNOWLEDGED = re.compile(r"with status SUCCESS\s*: (\d+)")
+"""dcmsend's own summary; its exit code is 0 even when every image was refused."""
+
+
+def study_instance_uid(images: Sequence[Path]) -> str:
+    """The study that images belong to. Raises ValueError unless it is exactly one."""
+    headers = (pydicom.dcmread(path, specific_tags=["StudyInstanceUID"]) for path in images)
+    uids = {str(header.StudyInstanceUID) for header in headers}
+    if len(uids) != 1:
+        raise ValueError(f"found images of {len(uids)} studies, expected one")
+    return uids.pop()
+
+
+def send_images(images: Sequence[Path], port: int) -> None:
+    """Send images to the node on the loopback; every one is acknowledged when this returns.
+
+    With DCMTK's ``dcmsend`` where it is installed, which much of what hospitals own builds on; else with the
+    sender that delivers results.
+
+    Raises:
+        RetryLaterError: the node does not take all of them.
+    """
+    program = shutil.which("dcmsend")
+    if program is None:
+        _send_with_the_nodes_own_sender(images, port)
+    else:
+        _send_with_dcmtk(program, images, port)
+
+
+def _send_with_dcmtk(program: str, images: Sequence[Path], port: int) -> None:
+    addressed = ["--aetitle", SCANNER_AE_TITLE, "--call", NODE_AE_TITLE, LOOPBACK, str(port)]
+    done = subprocess.run(  # noqa: S603  # a known program
+        [program, "--verbose", *addressed, *map(str, images)],
+        env={**os.environ, "TCP_NODELAY": "1"},  # DCMTK leaves Nagle on: 40 ms an image
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    acknowledged = ACKNOWLEDGED.search(done.stdout)
+    count = int(acknowledged.group(1)) if acknowledged else 0
+    if done.returncode != 0 or count != len(images):
+        last = "\n".join(done.stdout.splitlines()[-10:])
+        raise RetryLaterError(f"the node took {count} of {len(images)} images; dcmsend says:\n{last}")
+
+
+def _send_with_the_nodes_own_sender(images: Sequence[Path], port: int) -> None:
+    node = Destination("the node", NODE_AE_TITLE, LOOPBACK, port)
+    refused = [item for item in send(images, node, SCANNER_AE_TITLE) if not item.ok]
+    if refused:
+        first = f"status {refused[0].status:04X} {refused[0].comment}"
+        raise RetryLaterError(f"the node refused {len(refused)} of {len(images)} images: {first}")

@@ -13,7 +13,7 @@ from typing import Protocol
 from pydicom import Dataset
 
 from app.demo.comparison import Comparison, compare, write_page, write_truth_beside_result
-from app.demo.node import Node, new_node
+from app.demo.node import Node, new_node, send_images, study_instance_uid
 from app.demo.pacs import Pacs, choose_pacs, running
 from app.demo.processes import free_port
 from app.demo.results import (
@@ -27,7 +27,6 @@ from app.demo.results import (
     reported_lesions,
     statements,
 )
-from app.demo.scanner import send_images, study_instance_uid
 from app.domain.volume import LabelMap
 from app.errors import PsmaNodeError
 from app.phantom.acquisition import Acquisition

@@ -43,6 +43,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with all that is in it."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 LOCK_FILE = ".lock"
 """Empty, and left there: the kernel's lock on it ends with the process, however that ends."""
 

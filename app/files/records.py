@@ -1,4 +1,4 @@
-"""Records that people may read and edit: YAML on disk, strict and frozen in memory."""
+"""Records on disk: YAML where people read and edit them, else JSON; strict and frozen in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import MisconfiguredError
-from app.files.durable import write_durably
+from app.files.durable import make_folder, write_durably
 
 
 class Record(BaseModel):
@@ -40,11 +40,29 @@ def read_record(kind: type[AnyRecord], path: Path, what: str, advice: str) -> An
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MisconfiguredError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise MisconfiguredError(f"{path}: not {what}: {problems}") from error
+        raise MisconfiguredError(f"{path}: not {what}: {faults(error)}") from error
+
+
+def faults(error: ValidationError) -> str:
+    """Every key that does not fit, and why."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
 
 
 def write_record(record: Record, path: Path) -> None:
     """Write it, whole or not at all."""
     text = yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     write_durably(path, text.encode())
+
+
+def read_json(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
+    """The record in a JSON file; ``None`` when there is none, or none that this version understands."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_json(record: Record, path: Path) -> None:
+    """Write it as JSON, whole or not at all; its folder is made when it is not there."""
+    make_folder(path.parent)
+    write_durably(path, record.model_dump_json(indent=1).encode())

@@ -86,23 +86,6 @@ def _give_each_a_voxel(moved: NDArray[np.uint16], best_voxel: dict[int, tuple[in
             moved[voxel] = label
 
 
-def to_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
-    """The array ``(z, y, x)`` as a SimpleITK image at its place in LPS.
-
-    Raises:
-        ValueError: the grid's axes are not at right angles, which SimpleITK's filters don't expect.
-    """
-    spacing = np.array(grid.spacing_mm)
-    direction = grid.affine[:3, :3] / spacing
-    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:  # 0.006 degrees: rounding of the header
-        raise ValueError("the grid is sheared (tilted gantry); resample it on to a grid with right angles")
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(grid.origin_mm.tolist())
-    image.SetDirection(direction.ravel().tolist())
-    return image
-
-
 def _sample(
     array: NDArray[np.generic], source: Grid, target: Grid, fixed_to_moving: FloatArray | None, fill: float
 ) -> NDArray[np.float32]:

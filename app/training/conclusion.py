@@ -1,7 +1,4 @@
-"""The end of an experiment: scores, cards with metrics, and the report.
-
-The scores of an experiment: every held-out scan, every model, as the node's policy would use it.
-"""
+"""The end of an experiment: every held-out scan scored, the models' cards completed, the report written."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ from pathlib import Path
 
 from app import __version__
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file, read_manifest
-from app.cohort.nifti import read_labels, read_volume
 from app.domain.analysis import KINDS
 from app.domain.decision import ModelRole
 from app.domain.scores import ScanKey, ScanScore, Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError
+from app.imaging.nifti import read_labels, read_volume
 from app.inference.models.card import MetricSource, read_card, write_card
 from app.training.experiment import experiment_steps, unfinished
 from app.training.experiment_settings import (
@@ -39,6 +36,9 @@ from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
 from app.validation.report.page import report_from
 from app.validation.scores import score_scan, write_scores
 
+REPORT_FILE = "report.html"
+COHORT_STEP = "cohort"
+
 
 def score_experiment(
     settings: ExperimentSettings, manifest: CohortManifest, place: Workplace
@@ -47,9 +47,7 @@ def score_experiment(
     return tuple(_scores(settings, manifest, place))
 
 
-def _scores(
-    settings: ExperimentSettings, manifest: CohortManifest, place: Workplace
-) -> Iterator[ScanScore]:
+def _scores(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> Iterator[ScanScore]:
     for split, patient in every_held_out(settings, manifest):
         validation = validation_of(split)
         for kind in StudyKind:
@@ -77,12 +75,7 @@ def _scan(cohort: Path, patient: str, kind: StudyKind) -> tuple[LabelMap, Volume
     return truth, read_volume(image_file(cohort, patient, kind, "suv"), Unit.SUVBW)
 
 
-REPORT_FILE = "report.html"
-
-COHORT_STEP = "cohort"
-
-
-def conclude(work: Path, cohort: str = COHORT_UNSAID) -> Path:
+def write_report(work: Path, cohort: str = COHORT_UNSAID) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Args:

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file, prefix
-from app.cohort.nifti import SUFFIX, read_labels, write_array
 from app.domain.analysis import KINDS
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
+from app.imaging.nifti import SUFFIX, read_labels, write_array
 from app.training.experiment_settings import ExperimentSettings, PriorMask
 from app.training.priors import carry_prior, disturbed, write_prior
 from app.training.workplace import Workplace
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """One nnU-Net case: where its images and its label lie."""
 
     identifier: str
@@ -36,7 +36,7 @@ class Case:
     label: Path
 
 
-def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path) -> Case | None:
+def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path) -> TrainingCase | None:
     """A scan as a case of two channels; ``None`` when the patient doesn't have it.
 
     Args:
@@ -57,7 +57,7 @@ def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path
         masks.mkdir(parents=True, exist_ok=True)
         truth = read_labels(image_file(cohort, patient.id, kind, "truth"))
         write_array(label, truth.mask.astype(np.uint8), truth.grid)
-    return Case(identifier, images, label)
+    return TrainingCase(identifier, images, label)
 
 
 def patient_of(identifier: str) -> str:
@@ -101,7 +101,7 @@ def channel_normalisation(role: ModelRole) -> dict[str, str]:
 
 def write_dataset(
     settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
-) -> tuple[Case, ...]:
+) -> tuple[TrainingCase, ...]:
     """Write ``dataset.json`` for nnU-Net; of M4 the priors too.
 
     Raises:
@@ -146,7 +146,7 @@ def held_back_patients(settings: ExperimentSettings, manifest: CohortManifest) -
     return patient_folds(patients, settings.folds, settings.seed)
 
 
-def dataset_description(role: ModelRole, cases: Sequence[Case]) -> dict[str, Any]:
+def dataset_description(role: ModelRole, cases: Sequence[TrainingCase]) -> dict[str, Any]:
     """The content of ``dataset.json``."""
     return {
         "channel_names": channel_normalisation(role),
@@ -174,7 +174,7 @@ def pet_lesions(
 
 def _cases(
     settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
-) -> Iterator[Case]:
+) -> Iterator[TrainingCase]:
     for patient in manifest.of_centre(settings.internal_centre):
         for kind in KINDS[role]:
             case = scan_case(settings.cohort_folder, patient, kind, place.masks)
@@ -187,8 +187,8 @@ def _cases(
 
 
 def _with_priors(
-    settings: ExperimentSettings, place: Workplace, patient: CohortPatient, case: Case
-) -> Iterator[Case]:
+    settings: ExperimentSettings, place: Workplace, patient: CohortPatient, case: TrainingCase
+) -> Iterator[TrainingCase]:
     """The SPECT with its prior, and with a disturbed one; nothing where the node would not use a prior."""
     if patient.scan(StudyKind.PET_CT) is None:
         log.info("M4: %s is not used: no PET", patient.id)
@@ -208,4 +208,4 @@ def _with_priors(
         path = place.priors / f"{patient.id}_{number}.nii.gz"
         if not path.exists():
             write_prior(cohort, patient, mask, path)
-        yield Case(f"{patient.id}_prior{number}", (*case.images, path), case.label)
+        yield TrainingCase(f"{patient.id}_prior{number}", (*case.images, path), case.label)

@@ -69,7 +69,7 @@ def step_names(settings: ExperimentSettings) -> tuple[str, ...]:
     return tuple(name for name, *_ in _outline(settings))
 
 
-def only_one(work: Path) -> AbstractContextManager[None]:
+def lock_experiment(work: Path) -> AbstractContextManager[None]:
     """Hold the folder alone: two runs of one experiment would write the same patients and checkpoints.
 
     Raises:

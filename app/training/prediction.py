@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file
-from app.cohort.nifti import read_volume, write_array
 from app.domain.analysis import KINDS
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit
 from app.imaging.labels import label_lesions
+from app.imaging.nifti import read_volume, write_array
 from app.inference.models.channels import NetworkInput, build_input
 from app.inference.models.store import ModelStore
 from app.inference.policy import SegmentPolicy
@@ -24,9 +24,7 @@ from app.training.priors import CarriedPrior, carry_prior
 from app.training.workplace import Workplace, validation_of
 
 
-def held_out(
-    settings: ExperimentSettings, manifest: CohortManifest, split: str
-) -> tuple[CohortPatient, ...]:
+def held_out(settings: ExperimentSettings, manifest: CohortManifest, split: str) -> tuple[CohortPatient, ...]:
     """The patients that a split's training did not see: a fold's, or those of the external centre."""
     if split == ALL_PATIENTS:
         return manifest.of_centre(settings.external_centre)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
 from app.cohort.manifest import CohortPatient, image_file
-from app.cohort.nifti import read_volume, write_array
 from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
+from app.imaging.nifti import read_volume, write_array
 from app.imaging.registration.policy import broken_uptake_limits
 from app.imaging.registration.prior_alignment import place_lesions
 from app.imaging.registration.registration import RigidRegistration
@@ -76,9 +76,7 @@ def carry_prior(cohort: Path, patient: CohortPatient, lesions: LabelMap) -> Carr
     return CarriedPrior(mask, tuple(str(reason) for reason in broken_uptake_limits(fit, registration.limits)))
 
 
-def write_prior(
-    cohort: Path, patient: CohortPatient, mask: NDArray[np.bool_], path: Path
-) -> None:
+def write_prior(cohort: Path, patient: CohortPatient, mask: NDArray[np.bool_], path: Path) -> None:
     """M4's third channel as the product makes it, from a mask on the SPECT grid."""
     spect = _suv(cohort, patient, StudyKind.SPECT_CT)
     ct = read_volume(image_file(cohort, patient.id, StudyKind.SPECT_CT, "ct"), Unit.HU)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.cohort.progress import progress
 from app.errors import PsmaNodeError
 from app.files.durable import write_durably
 
@@ -70,14 +71,15 @@ class StepRunner:
         if len(left) < len(steps):
             log.info("%d of %d steps were finished before", len(steps) - len(left), len(steps))
         self._failed.clear()
-        clock = _Clock(sum(step.effort for step in left), len(steps), len(steps) - len(left))
         try:
-            while left or self._running:
-                left = self._start_ready(left)
-                if not self._running:
-                    break  # what is left needs a step that failed
-                time.sleep(POLL_S)
-                self._collect(steps, clock)
+            # no bar: the steps write their own lines to the terminal
+            with progress("steps", sum(step.effort for step in left), with_bar=False) as advance:
+                while left or self._running:
+                    left = self._start_ready(left)
+                    if not self._running:
+                        break  # what is left needs a step that failed
+                    time.sleep(POLL_S)
+                    self._collect(steps, advance)
         finally:
             self._end_all()
         if self._failed:
@@ -101,7 +103,7 @@ class StepRunner:
                 step.command, stdout=output, env=dict(step.environment)
             )
 
-    def _collect(self, steps: Sequence[Step], clock: _Clock) -> None:
+    def _collect(self, steps: Sequence[Step], advance: Callable[[float], float]) -> None:
         for name, child in list(self._running.items()):
             code = child.poll()
             if code is None:
@@ -112,7 +114,10 @@ class StepRunner:
                 log.error("%s failed with exit code %d; see %s", name, code, self.logs / f"{name}.log")
                 continue
             write_mark(self.mark(name), time.monotonic() - self._begun_s[name])
-            log.info("%s is finished; %s", name, clock.tick(_named(steps, name).effort))
+            effort = next(step.effort for step in steps if step.name == name)
+            finished = sum(self.mark(step.name).exists() for step in steps)
+            words = "%s is finished; %d of %d steps, about %.0f min left"
+            log.info(words, name, finished, len(steps), advance(effort) / 60.0)
 
     def _end_all(self) -> None:
         """No child outlives the command."""
@@ -141,26 +146,3 @@ def write_mark(mark: Path, seconds: float) -> None:
 def read_mark(mark: Path) -> float:
     """Seconds that a finished step took."""
     return float(mark.read_text())
-
-
-@dataclass
-class _Clock:
-    """The time left, from the effort done so far."""
-
-    effort_left: float
-    steps: int
-    finished: int
-    effort_done: float = 0.0
-    begun_s: float = field(default_factory=time.monotonic)
-
-    def tick(self, effort: float) -> str:
-        self.finished += 1
-        self.effort_done += effort
-        self.effort_left -= effort
-        passed_s = time.monotonic() - self.begun_s
-        minutes = self.effort_left / self.effort_done * passed_s / 60.0
-        return f"{self.finished} of {self.steps} steps, about {minutes:.0f} min left"
-
-
-def _named(steps: Sequence[Step], name: str) -> Step:
-    return next(step for step in steps if step.name == name)

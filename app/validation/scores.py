@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.cohort.manifest import prefix
-from app.cohort.nifti import SUFFIX
 from app.domain.decision import ModelRole
 from app.domain.measures import MEASURES
 from app.domain.scores import (
@@ -36,6 +35,7 @@ from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError
 from app.files.durable import write_durably
 from app.imaging.labels import label_lesions
+from app.imaging.nifti import SUFFIX
 
 SCORES_FILE = "scores.csv"
 

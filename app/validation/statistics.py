@@ -3,15 +3,16 @@
 * Interval of a mean or median: percentile bootstrap over patients, ``RESAMPLES`` resamples, fixed seed. With
   few patients it is somewhat too narrow, as every bootstrap is.
 * Wilcoxon signed-rank: two-sided and exact for any number of pairs. The distribution is that of the observed
-  ranks under all changes of sign, so ties (mean ranks) need no approximation. Pairs without a difference are
-  dropped (Wilcoxon's own way) and counted.
+  ranks under all changes of sign, so ties (mean ranks) need no approximation; scipy's ``exact`` is wrong with
+  ties, without a warning. Pairs without a difference are dropped (Wilcoxon's own way) and counted.
 * Paired t: two-sided, with the t interval of the mean difference.
-* What is not defined in one of a pair leaves both out, and is counted.
+* A pair in which the number is not defined for one is left out, and is counted.
+
+Ranks, t and the bootstrap are scipy's.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -149,13 +150,20 @@ def bootstrap_interval(values: Floats, statistic: Callable[..., Floats]) -> Inte
     """Percentile interval of ``statistic`` over patients drawn with replacement.
 
     Args:
-        values: ``(n,)``, at least one.
+        values: ``(n,)``, at least two.
         statistic: takes ``(resamples, n)`` and ``axis``, like ``numpy.mean``.
     """
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = values[rng.integers(0, values.size, size=(RESAMPLES, values.size))]
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(statistic(drawn, axis=1), [tail, 100 - tail])
+    from scipy.stats import bootstrap
+
+    low, high = bootstrap(
+        (values,),
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    ).confidence_interval
     return Interval(float(low), float(high))
 
 
@@ -172,6 +180,7 @@ def compare_pairs(first: Sequence[float | None], second: Sequence[float | None])
     differences = np.round(values[:, 0] - values[:, 1], EQUAL_DECIMALS)
     n = len(differences)
     why = _why_no_test(differences)
+    interval, paired_t = _student(differences) if n > 1 else (None, None)
     return PairedComparison(
         pairs=len(first),
         n=n,
@@ -180,9 +189,9 @@ def compare_pairs(first: Sequence[float | None], second: Sequence[float | None])
         mean_difference=float(differences.mean()),
         sd_difference=float(differences.std(ddof=1)) if n > 1 else None,
         median_difference=float(np.median(differences)),
-        interval=_t_interval(differences) if n > 1 else None,
+        interval=interval,
         wilcoxon=None if why else wilcoxon(differences),
-        paired_t=None if why else _paired_t(differences),
+        paired_t=paired_t,
         why_no_p=why,
     )
 
@@ -193,11 +202,12 @@ def wilcoxon(differences: Floats) -> WilcoxonTest:
     Raises:
         ValueError: no difference other than 0.
     """
+    from scipy.stats import rankdata
+
     nonzero = differences[differences != 0]
     if nonzero.size == 0:
         raise ValueError("every difference is 0: there is nothing to rank")
-    ranks = _mean_ranks(np.abs(nonzero))
-    doubled = np.rint(2 * ranks).astype(int)  # mean ranks are halves: whole when doubled
+    doubled = np.rint(2 * rankdata(np.abs(nonzero))).astype(int)  # mean ranks are halves: whole when doubled
     probabilities = _signed_rank_distribution(doubled)
     positive = int(doubled[nonzero > 0].sum())
     lower, upper = probabilities[: positive + 1].sum(), probabilities[positive:].sum()
@@ -208,13 +218,6 @@ def wilcoxon(differences: Floats) -> WilcoxonTest:
         p=float(min(1.0, 2 * min(lower, upper))),
         smallest_possible_p=float(min(1.0, 2 * probabilities[0])),
     )
-
-
-def _mean_ranks(values: Floats) -> Floats:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Floats = (last - (counts - 1) / 2)[place]
-    return ranks
 
 
 def _signed_rank_distribution(doubled_ranks: NDArray[np.int_]) -> Floats:
@@ -238,25 +241,16 @@ def _why_no_test(differences: Floats) -> str:
     return ""
 
 
-def _t_interval(differences: Floats) -> Interval:
-    from scipy.stats import t
+def _student(differences: Floats) -> tuple[Interval, PairedT | None]:
+    """The t interval of the mean, and the t test; ``None`` when all differences are equal and t infinite."""
+    from scipy.stats import ttest_1samp
 
-    half = t.ppf(0.5 + CONFIDENCE / 2, len(differences) - 1) * _standard_error(differences)
-    mean = float(differences.mean())
-    return Interval(mean - float(half), mean + float(half))
-
-
-def _paired_t(differences: Floats) -> PairedT | None:
-    """``None`` when every difference is the same: t would be infinite."""
-    from scipy.stats import t
-
-    error = _standard_error(differences)
     if np.ptp(differences) == 0:
-        return None
-    freedom = len(differences) - 1
-    statistic = float(differences.mean()) / error
-    return PairedT(statistic, freedom, float(2 * t.sf(abs(statistic), freedom)))
-
-
-def _standard_error(differences: Floats) -> float:
-    return float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        mean = float(differences.mean())
+        return Interval(mean, mean), None
+    found = ttest_1samp(differences, 0.0)
+    low, high = found.confidence_interval(CONFIDENCE)
+    return (
+        Interval(float(low), float(high)),
+        PairedT(float(found.statistic), int(found.df), float(found.pvalue)),
+    )

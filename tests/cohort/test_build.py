@@ -20,13 +20,13 @@ from app.cli.main import app
 from app.cohort import pool as cohort_pool
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, Exclusion, TruthForm, image_file, read_manifest
-from app.cohort.nifti import read_labels, read_volume, write_array
 from app.cohort.simulation import Simulation, simulate_cohort
 from app.cohort.source import CohortPolicy
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
 from app.files.durable import hold_folder
+from app.imaging.nifti import read_labels, read_volume, write_array
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
 from app.phantom.dicom.header import ISSUER

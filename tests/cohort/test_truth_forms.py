@@ -12,7 +12,6 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
 from app.cohort import simulation as cohort_simulation
-from app.cohort.nifti import read_labels
 from app.cohort.patient import numbered_lesions
 from app.cohort.simulation import Simulation, simulate_cohort
 from app.dicom.outlines.rtstruct import read_structure_set
@@ -21,6 +20,7 @@ from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels
+from app.imaging.nifti import read_labels
 from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.dicom.header import Examination, save
 from app.phantom.dicom.truth import write_truth

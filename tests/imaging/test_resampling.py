@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.volume import AIR_HU, FloatArray, Grid, LabelMap, Unit, Volume
-from app.imaging.resampling import resample, resample_mask, to_image
+from app.imaging.nifti import to_image
+from app.imaging.resampling import resample, resample_mask
 
 TARGET = Grid.axis_aligned((9, 10, 11), (3.0, 3.0, 3.0), (-15.0, -14.0, -12.0))
 

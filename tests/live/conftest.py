@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.node import NODE_AE_TITLE, Node, StudyStatus, new_node
+from app.demo.node import NODE_AE_TITLE, ListedStudy, Node, new_node, send_images, study_instance_uid
 from app.demo.pacs import PACS_AE_TITLE, Orthanc, orthanc_program
 from app.demo.processes import free_port
 from app.demo.results import VIEWER_AE_TITLE, StudyResults, fetch_results
-from app.demo.scanner import send_images, study_instance_uid
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import SimulatedPatient, simulate_patient
@@ -33,8 +32,8 @@ class Hospital:
     _results: dict[str, StudyResults] = field(default_factory=dict)
 
     def wait_for(
-        self, study_uid: str, reached: Callable[[StudyStatus], bool], pause_s: float = 0.2
-    ) -> StudyStatus:
+        self, study_uid: str, reached: Callable[[ListedStudy], bool], pause_s: float = 0.2
+    ) -> ListedStudy:
         """The status of a study once it is as wanted; fails with the node's last lines."""
         deadline = time.monotonic() + PATIENCE_S
         status = None
@@ -48,7 +47,7 @@ class Hospital:
             time.sleep(pause_s)
         pytest.fail(f"the study is {status}; the node's last lines:\n{self.node.last_lines(40)}")
 
-    def wait_until_done(self, study_uid: str) -> StudyStatus:
+    def wait_until_done(self, study_uid: str) -> ListedStudy:
         """The status of a study once its results are delivered."""
         # asking costs a second of a core that the node could use
         return self.wait_for(study_uid, lambda status: status.state == "done", pause_s=2.0)

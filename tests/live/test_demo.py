@@ -37,7 +37,7 @@ class Silent:
 
 def test_the_demo_needs_neither_orthanc_nor_dcmtk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.demo.pacs.orthanc_program", lambda: None)
-    monkeypatch.setattr("app.demo.scanner.shutil.which", lambda _: None)
+    monkeypatch.setattr("app.demo.node.shutil.which", lambda _: None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     assert isinstance(choose_pacs(tmp_path / "any", {}), SmallArchive)

@@ -12,6 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from app.demo.comparison import compare
+from app.demo.node import send_images, study_instance_uid
 from app.demo.results import (
     StudyResults,
     algorithm_name,
@@ -23,7 +24,6 @@ from app.demo.results import (
     result_series,
     statements,
 )
-from app.demo.scanner import send_images, study_instance_uid
 from app.domain.codes import PRIOR
 from app.phantom.acquisition import Acquisition
 from tests.live.conftest import Case, Hospital

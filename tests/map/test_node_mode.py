@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.node import NODE_AE_TITLE, Node
+from app.demo.node import NODE_AE_TITLE, Node, send_images, study_instance_uid
 from app.demo.pacs import PACS_AE_TITLE, Orthanc
 from app.demo.processes import free_port
 from app.demo.results import VIEWER_AE_TITLE, find_series
-from app.demo.scanner import send_images, study_instance_uid
 from app.phantom.dicom.writer import WrittenPatient
 from tests.map.package import PODMAN, Package, mount, open_folder
 

@@ -16,10 +16,10 @@ from app.cohort.manifest import (
     patient_folder,
     write_manifest,
 )
-from app.cohort.nifti import write_array
 from app.domain.analysis import RegistrationFit
 from app.domain.study import StudyKind
 from app.domain.volume import Grid
+from app.imaging.nifti import write_array
 
 SHAPE = (52, 44, 48)
 GRID = Grid.axis_aligned(SHAPE, (4.8, 4.8, 4.8), (-100.0, -100.0, -400.0))

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from app.cohort.manifest import image_file, read_manifest
-from app.cohort.nifti import read_labels
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
+from app.imaging.nifti import read_labels
 from app.inference.models.store import ModelStore
-from app.training.conclusion import conclude
-from app.training.experiment import only_one
+from app.training.conclusion import write_report
+from app.training.experiment import lock_experiment
 from app.training.experiment_settings import read_experiment
 from app.training.prediction import held_out
 from app.training.workplace import Workplace
@@ -117,7 +117,7 @@ def test_a_report_before_the_end_names_what_is_missing(work: Path) -> None:
     mark.rename(mark.with_suffix(".away"))
     try:
         with pytest.raises(MisconfiguredError, match=r"1 step\(s\) are not finished \(model-M3-1\)"):
-            conclude(work)
+            write_report(work)
     finally:
         mark.with_suffix(".away").rename(mark)
 
@@ -138,7 +138,11 @@ def test_one_step_by_its_name_is_all_that_runs(work: Path) -> None:
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(work: Path) -> None:
-    with only_one(work), pytest.raises(MisconfiguredError, match="at work in this folder"), only_one(work):
+    with (
+        lock_experiment(work),
+        pytest.raises(MisconfiguredError, match="at work in this folder"),
+        lock_experiment(work),
+    ):
         pass
 
 

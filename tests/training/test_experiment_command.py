@@ -139,11 +139,11 @@ def test_the_command_of_a_report_on_simulated_patients_makes_the_same_experiment
 ) -> None:
     told: list[str] = []
 
-    def conclude(work: Path, patients: str) -> Path:
+    def write_report(work: Path, patients: str) -> Path:
         told.append(command(read_experiment(work), patients))
         return work / "report.html"
 
-    monkeypatch.setattr(conclusion, "conclude", conclude)
+    monkeypatch.setattr(conclusion, "write_report", write_report)
     work = tmp_path / "work"
     place = Workplace(work)
     place.models("all").mkdir(parents=True)

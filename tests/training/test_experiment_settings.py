@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file, read_manifest, write_manifest
-from app.cohort.nifti import read_labels, write_array
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
+from app.imaging.nifti import read_labels, write_array
 from app.training import worker
 from app.training.dataset import nnunet_splits, patient_folds, patient_of, pet_lesions, write_splits
 from app.training.experiment import begin, experiment_steps
-from app.training.experiment_settings import ExperimentSettings, PriorMask, with_changes
-from app.training.sizes import EXTENTS, Size
+from app.training.experiment_settings import EXTENTS, ExperimentSettings, PriorMask, Size, with_changes
 from app.training.workplace import Workplace
 from tests.training.made_cohort import make_cohort
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from app.cohort.manifest import CohortPatient, image_file, read_manifest
-from app.cohort.nifti import read_labels
 from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap
+from app.imaging.nifti import read_labels
 from app.imaging.registration.policy import AlignPolicy
 from app.training.priors import DEFECT_PROBABILITY, carry_prior, disturbed
 from tests.training.made_cohort import make_cohort

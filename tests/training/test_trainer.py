@@ -142,9 +142,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @NOISY
-def test_a_checkpoint_is_whole_or_not_there(
-    training: ModelTraining, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_whole_or_not_there(training: ModelTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(content: object, path: str) -> None:
         Path(path).write_bytes(b"half of a checkpo")
         raise KilledError
@@ -193,9 +191,7 @@ def test_every_process_keeps_its_memory_and_starts_no_helpers(tmp_path: Path) ->
     assert child_environment(Workplace(tmp_path), 2, planning=True)["nnUNet_n_proc_DA"] == "1"
 
 
-def test_on_a_gpu_helper_processes_prepare_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_helper_processes_prepare_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
     place = Workplace(tmp_path)
     assert "nnUNet_n_proc_DA" not in child_environment(place, 2, planning=False, on_gpu=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from app.cohort.manifest import image_file, prefix
-from app.cohort.nifti import write_array
 from app.domain.decision import ModelRole
 from app.domain.scores import LesionCounts, ScanKey, ScanScore, Validation, VoxelCounts
 from app.domain.study import StudyKind
 from app.domain.volume import Grid
+from app.imaging.nifti import write_array
 
 PET, SPECT = StudyKind.PET_CT, StudyKind.SPECT_CT
 INTERNAL, EXTERNAL = Validation.INTERNAL, Validation.EXTERNAL

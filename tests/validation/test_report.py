@@ -16,14 +16,15 @@ import typer
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from typer.testing import CliRunner
 
 from app.cli.evaluate import evaluate
-from app.cohort.nifti import write_array
 from app.domain.measures import DICE, FALSE_POSITIVE_ML
 from app.domain.scores import ScanScore, Validation, VoxelCounts
 from app.domain.volume import Grid
 from app.errors import MisconfiguredError
+from app.imaging.nifti import write_array
 from app.validation.groups import M4_OR_M2, Group, compared
 from app.validation.report import (
     ReportAbout,
@@ -36,7 +37,7 @@ from app.validation.report import (
 from app.validation.report.about import without_folders
 from app.validation.report.cases import chosen_cases
 from app.validation.report.figures import agreement
-from app.validation.report.html import element
+from app.validation.report.page import environment
 from app.validation.report.wording import (
     cohort_sentences,
     comparison_sentence,
@@ -229,16 +230,16 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40))
 @settings(deadline=None)
 def test_any_text_survives_as_content_and_as_attribute(text: str) -> None:
-    node = parsed(element("p", text, title=text))
+    template = environment().from_string('<p title="{{ text }}">{{ text }}</p>')
+    node = parsed(template.render(text=text))
     clean = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "\ufffd", text)
     assert (node.text or "") == clean
     assert re.sub(r"\s", " ", node.get("title", "")) == re.sub(r"\s", " ", clean)
 
 
-def test_an_element_without_content_takes_none() -> None:
-    assert element("img", src="x") == '<img src="x"/>'
-    with pytest.raises(ValueError, match="has no content"):
-        element("br", "text")
+def test_a_template_that_asks_for_what_is_not_there_fails() -> None:
+    with pytest.raises(UndefinedError, match="not_there"):
+        environment().from_string("<p>{{ not_there }}</p>").render()
 
 
 def test_a_scan_without_a_kept_result_is_said_in_its_picture(experiment: Path, tmp_path: Path) -> None:

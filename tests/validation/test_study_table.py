@@ -172,10 +172,10 @@ def test_the_studys_figures_are_those_it_published() -> None:
 
 
 def test_the_studys_figures_stand_beside_ours() -> None:
-    rows = str(study_beside_ours(whole_evaluation())).split("<tr>")
-    m4 = next(row for row in rows if "M4<" in row and "internal" in row)
-    assert [m4.index(cell) for cell in ("0.63 ± 0.24", "0.65 ± 0.13", "0.65 ± 0.26", "48 / 4")]
-    fitted = next(row for row in rows if "prior fitted" in row)
+    rows = study_beside_ours(whole_evaluation()).rows
+    m4 = next(row for row in rows if row[0] == "M4" and "internal" in row)
+    assert {"0.63 ± 0.24", "0.65 ± 0.13", "0.65 ± 0.26", "48 / 4"} <= set(m4)
+    fitted = next(row for row in rows if "prior fitted" in str(row[0]))
     assert "0.63 ± 0.24" not in fitted  # the study has no such group
     assert "0.70 ± 0.10" in fitted
 

@@ -257,10 +257,8 @@ def _statistics(series: Series, found: Sequence[Volume], volumes: Path | None) -
 
 def _write_nifti(series: Series, volume: Volume, folder: Path) -> str:
     """The UID is of digits and dots only, as the reader made sure, so it is safe in a name."""
-    import SimpleITK as sitk  # noqa: N813  its own name; loaded here, as only --volumes needs it
+    from app.imaging.nifti import SUFFIX, write_array
 
-    from app.imaging.resampling import to_image
-
-    name = f"{series.modality}_{series.series_instance_uid}_{FILE_SUFFIX[volume.unit]}.nii.gz"
-    sitk.WriteImage(to_image(volume.array, volume.grid), str(folder / name))
+    name = f"{series.modality}_{series.series_instance_uid}_{FILE_SUFFIX[volume.unit]}{SUFFIX}"
+    write_array(folder / name, volume.array, volume.grid)
     return name

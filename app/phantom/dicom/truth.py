@@ -1,8 +1,7 @@
-"""True lesions as DICOM SEG on the functional image's grid (PS3.3 A.51).
+"""True lesions as files of every form that a reader may bring.
 
-True lesions as RT Structure Set (PS3.3 A.19): one ROI a lesion, contours along the voxels' edges.
-
-True lesions as files of every form that a reader may bring: SEG, RTSTRUCT, NIfTI.
+SEG on the functional image's grid (PS3.3 A.51), RT Structure Set with one ROI a lesion and contours along the
+voxels' edges (PS3.3 A.19), or NIfTI.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pydicom.valuerep import DA, TM
 from app.dicom.contours import outlines
 from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM
 from app.domain.study import Code
-from app.imaging.resampling import to_image
+from app.imaging.nifti import SUFFIX, write_array
 from app.phantom.anatomy.lesions import LesionKind
 from app.phantom.centres import Modality, TruthFileForm
 from app.phantom.dicom.header import (
@@ -237,10 +236,8 @@ def write_truth(
         return None
     folder.mkdir(parents=True, exist_ok=True)
     if form is TruthFileForm.NIFTI:
-        import SimpleITK as sitk  # noqa: N813 - its own documentation's name
-
-        path = folder / f"{functional[0].SeriesInstanceUID}.nii.gz"
-        sitk.WriteImage(to_image(np.asarray(truth.array), truth.grid), str(path), useCompression=True)
+        path = folder / f"{functional[0].SeriesInstanceUID}{SUFFIX}"
+        write_array(path, truth.array, truth.grid)
         return path
     writer = truth_segmentation if form is TruthFileForm.SEG else truth_structure_set
     dataset = writer(exam, functional)

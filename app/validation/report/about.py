@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from app.errors import MisconfiguredError
 from app.files.durable import write_durably
+from app.files.records import Record, faults
 from app.validation.scores import SCORES_FILE
 
 ABOUT_FILE = "about.json"
@@ -19,16 +20,14 @@ FOLDERS = re.compile(r"(?<![\w.:/~<])(?:~?/[\w.+@-]+)*~?/(?=[\w.+@-])")
 """The folders of an absolute path: what is before its last name."""
 
 
-class ScoresDigest(BaseModel):
+class ScoresDigest(Record):
     """Of ``scores.csv``, to notice one that was cut short or is of another run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lines: int
     sha256: str
 
 
-class ReportAbout(BaseModel):
+class ReportAbout(Record):
     """Of a report.
 
     Attributes:
@@ -43,8 +42,6 @@ class ReportAbout(BaseModel):
         notes: what a reader must know beside, a sentence each.
         scores: of the file beside it; :func:`write_about` fills it in. ``None`` in older files.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(min_length=1)
     simulated: bool
@@ -77,8 +74,7 @@ def read_about(path: Path) -> ReportAbout:
         )
         raise MisconfiguredError(f"{path}: {message}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise MisconfiguredError(f"{path}: {problems}") from error
+        raise MisconfiguredError(f"{path}: {faults(error)}") from error
 
 
 def write_about(about: ReportAbout, path: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from app.cohort.manifest import image_file
-from app.cohort.nifti import read_labels, read_volume
 from app.dicom.results.policy import WritePolicy
 from app.domain.scores import ScanKey, ScanScore
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 from app.errors import MisconfiguredError
 from app.imaging.mip import Image, Projection, anterior
+from app.imaging.nifti import read_labels, read_volume
 from app.validation.report.figures import FAINT, FONT, INK, new_figure, png
 from app.validation.scores import prediction_file
 
@@ -36,14 +36,14 @@ PANEL_HEIGHT_INCH, PANEL_WIDTH_INCH = 4.6, 1.75
 
 
 @dataclass(frozen=True)
-class Case:
+class ShownCase:
     """One of the three."""
 
     name: str
     score: ScanScore
 
 
-def chosen_cases(scores: Sequence[ScanScore]) -> tuple[Case, ...]:
+def chosen_cases(scores: Sequence[ScanScore]) -> tuple[ShownCase, ...]:
     """Best, median and worst by DSC, each scan once; scans without a DSC are left out.
 
     Of an even number the median case is the lower of the two in the middle; equal scores are in order of
@@ -59,7 +59,7 @@ def chosen_cases(scores: Sequence[ScanScore]) -> tuple[Case, ...]:
     names: dict[int, str] = {}
     for name, place in places.items():
         names[place] = f"{names[place]} and {name}" if place in names else name
-    return tuple(Case(name, ordered[place]) for place, name in names.items())
+    return tuple(ShownCase(name, ordered[place]) for place, name in names.items())
 
 
 def predictions_in(folder: Path) -> Predictions:
@@ -72,7 +72,7 @@ def predictions_in(folder: Path) -> Predictions:
     return read
 
 
-def draw_cases(cases: Sequence[Case], cohort: Path, predictions: Predictions) -> bytes:
+def draw_cases(cases: Sequence[ShownCase], cohort: Path, predictions: Predictions) -> bytes:
     """Each case twice in a row, anterior MIP: the truth outlined, and the result.
 
     Raises:
@@ -88,7 +88,7 @@ def draw_cases(cases: Sequence[Case], cohort: Path, predictions: Predictions) ->
         return png(figure, trimmed=True)
 
 
-def case_in_words(case: Case) -> str:
+def case_in_words(case: ShownCase) -> str:
     """``best: patient B-7, DSC 0.91, …`` for the caption and for those who don't see the picture."""
     score = case.score
     key = score.key
@@ -100,7 +100,7 @@ def case_in_words(case: Case) -> str:
     )
 
 
-def _draw_case(panels: Sequence[Any], case: Case, cohort: Path, predictions: Predictions) -> None:
+def _draw_case(panels: Sequence[Any], case: ShownCase, cohort: Path, predictions: Predictions) -> None:
     key = case.score.key
     suv = read_volume(image_file(cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
     truth = read_labels(image_file(cohort, key.patient, key.kind, "truth"))

@@ -1,16 +1,24 @@
 """The report: one HTML file that a physician can read, offline, on screen or paper.
 
-The report of an experiment's folder, made from what the experiment left there::
+:func:`report_from` makes it from what an experiment left in its folder::
 
-scores.csv
-about.json
-predictions/<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz   (optional)
+    scores.csv
+    about.json
+    predictions/<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz   (optional)
+
+``templates/`` holds its words, its look and its structure; HTML 5 that is well-formed XML too.
 """
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from app.cohort.manifest import MANIFEST_FILE
 from app.domain.measures import DICE
@@ -23,7 +31,6 @@ from app.validation.report import tables
 from app.validation.report.about import ABOUT_FILE, ReportAbout, check_scores, read_about, without_folders
 from app.validation.report.cases import Predictions, case_in_words, chosen_cases, draw_cases, predictions_in
 from app.validation.report.figures import BOXED, agreement, bland_altman, box_plots, volume_groups
-from app.validation.report.html import STYLE, Markup, element, figure, folded, items, joined, section, table
 from app.validation.report.wording import (
     MODEL_MEANING,
     VALIDATION_NAMES,
@@ -37,7 +44,24 @@ from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."
 
-LANGUAGE = "en"
+COHORT_FOLDER = "cohort"
+
+FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that neither HTML nor XML has; a replacement sign stands for each."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture within the page, with what it shows in words for readers who don't see it."""
+
+    png: bytes
+    alt: str
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """The picture as an address that holds it."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 def write_report(
@@ -53,7 +77,7 @@ def write_report(
         scores: of every scan.
         cohort: folder of the patients' images; without it there are no pictures of cases.
         predictions: the results, as a function or a folder (:func:`predictions_in`).
-        about: what the scores don't tell.
+        about: what the scores don't say.
         out: the file; its folder exists.
 
     Raises:
@@ -64,105 +88,66 @@ def write_report(
         raise ValueError("found no score: there is nothing to report")
     check_unique(scores)
     results = predictions_in(predictions) if isinstance(predictions, Path) else predictions
-    sections = (
-        first_screen(scores, about),
-        _results(scores),
-        _comparisons(scores),
-        _figures(scores),
-        _cases(scores, cohort, results),
-        _patients(scores),
-        _definitions(),
-        _repeat(about),
+    content = _of_scores(scores) | _of_about(scores, about)
+    cases = None if cohort is None or results is None else _cases(scores, cohort, results)
+    text = environment().get_template("report.html.j2").render(content, cases=cases)
+    write_durably(out, text.encode())
+
+
+def environment() -> Environment:
+    """Reads the templates, escapes all text, and fails on a name that it does not know."""
+    return Environment(
+        loader=PackageLoader("app.validation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_allowed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    write_durably(out, page(about.title, sections).encode())
 
 
-def page(title: str, content: Sequence[Markup]) -> str:
-    """A whole document, HTML 5 that is well-formed XML too."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(STYLE)),
-    )
-    footer = element("footer", element("p", RESEARCH_USE))
-    body = element("body", element("main", *content), footer)
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang=LANGUAGE)}\n"
+def _allowed(value: object) -> object:
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return FORBIDDEN.sub("\ufffd", str(value)) if is_text else value
 
 
-def first_screen(scores: Sequence[ScanScore], about: ReportAbout) -> Markup:
-    """Who was tested, the study's table beside ours, what the comparison says, and its limits."""
+def _of_scores(scores: Sequence[ScanScore]) -> dict[str, object]:
+    """What the template shows of the scores alone."""
+    present = [v for v in VALIDATIONS if any(score.key.validation is v for score in scores)]
+    sizes = ", ".join(f"{validation.value} {number}" for validation, number in study_table.PATIENTS.items())
+    return {
+        "research_use": RESEARCH_USE,
+        "conclusions": main_conclusions(scores),
+        "study_beside_ours": tables.study_beside_ours(scores),
+        "study": study_table,
+        "study_patients": sizes,
+        "results": [tables.results(scores, validation) for validation in present],
+        "other_conclusions": other_conclusions(scores),
+        "comparisons": tables.comparisons(scores),
+        "figures": [_box_figure(scores), *(_volume_figure(scores, validation) for validation in present)],
+        "patients": [(VALIDATION_NAMES[v], tables.patients(scores, v)) for v in present],
+        "definitions": tables.definitions(),
+        "resamples": RESAMPLES,
+        "bootstrap_seed": BOOTSTRAP_SEED,
+    }
+
+
+def _of_about(scores: Sequence[ScanScore], about: ReportAbout) -> dict[str, object]:
+    """What the template shows of the evaluation beside its scores; no folder of the machine is named."""
     models = sorted({score.key.model for score in scores})
     meanings = "; ".join(f"{model.value} {MODEL_MEANING[model]}" for model in models)
-    return joined(
-        _simulated_banner() if about.simulated else None,
-        element("h1", about.title),
-        element(
-            "p",
-            element("strong", RESEARCH_USE),
-            " The lesions that the models found were compared with the true ones, patient by patient.",
-        ),
-        items([*cohort_sentences(scores, about.simulated), f"Models: {meanings}."]),
-        element(
-            "div", element("h3", "What the comparison says"), items(main_conclusions(scores)), class_="says"
-        ),
-        tables.study_beside_ours(scores),
-        _study_reference(),
-        element(
-            "div",
-            element("h3", "How far it can be trusted"),
-            items([*warnings(scores, about.simulated), *map(without_folders, about.notes)]),
-            class_="limits",
-        ),
-    )
+    return {
+        "about": about,
+        "patients_and_models": [*cohort_sentences(scores, about.simulated), f"Models: {meanings}."],
+        "limits": [*warnings(scores, about.simulated), *map(without_folders, about.notes)],
+        "commands": without_folders("\n".join(about.commands)),
+        "facts": tables.facts(about),
+        "settings": without_folders(about.settings),
+    }
 
 
-def _simulated_banner() -> Markup:
-    words = "No patient is in this report: images, lesions and truth come from a simulation."
-    return element("div", element("strong", "SIMULATED"), words, class_="simulated", role="note")
-
-
-def _study_reference() -> Markup:
-    address = f"https://doi.org/{study_table.DOI}"
-    link = element("a", f"doi {study_table.DOI}", href=address)
-    sizes = ", ".join(f"{validation.value} {number}" for validation, number in study_table.PATIENTS.items())
-    rest = f" Patients: {sizes}. It does not say whether its PPV is by voxel or by lesion."
-    return element("p", f"The study: {study_table.TITLE}. {study_table.JOURNAL}, ", link, ".", rest)
-
-
-def _present(scores: Sequence[ScanScore]) -> list[Validation]:
-    return [v for v in VALIDATIONS if any(score.key.validation is v for score in scores)]
-
-
-def _results(scores: Sequence[ScanScore]) -> Markup:
-    return section(
-        "results", "Every measure", *(tables.results(scores, validation) for validation in _present(scores))
-    )
-
-
-def _comparisons(scores: Sequence[ScanScore]) -> Markup:
-    how = (
-        "The same patients, the first model minus the second. The verdict is by Wilcoxon's signed-rank "
-        "test; the paired t test stands beside it. Patients in whom a measure is not defined for one of "
-        "the two are left out of that line."
-    )
-    others = other_conclusions(scores)
-    return section(
-        "comparisons",
-        "Models compared",
-        element("p", how),
-        joined(element("h3", "Beside the main comparison, by DSC"), items(others)) if others else None,
-        tables.comparisons(scores),
-    )
-
-
-def _figures(scores: Sequence[ScanScore]) -> Markup:
-    volumes = (_volume_figure(scores, validation) for validation in _present(scores))
-    return section("figures", "Figures", _box_figure(scores), *volumes)
-
-
-def _box_figure(scores: Sequence[ScanScore]) -> Markup:
+def _box_figure(scores: Sequence[ScanScore]) -> Picture:
     medians = "; ".join(
         f"{group.label} {group.kind.value} {group.validation.value} "
         f"{DICE.shown(described(scores, group, DICE).median)}"
@@ -175,10 +160,10 @@ def _box_figure(scores: Sequence[ScanScore]) -> Markup:
         "ours)."
     )
     alt = f"Box plots of {names} by model and validation. Median DSC: {medians}."
-    return figure(box_plots(scores), alt, caption)
+    return Picture(box_plots(scores), alt, caption)
 
 
-def _volume_figure(scores: Sequence[ScanScore], validation: Validation) -> Markup:
+def _volume_figure(scores: Sequence[ScanScore], validation: Validation) -> Picture:
     found = []
     for group in volume_groups(scores, validation):
         bias, half = agreement(scores, group)
@@ -191,77 +176,19 @@ def _volume_figure(scores: Sequence[ScanScore], validation: Validation) -> Marku
         f"{'; '.join(found)}."
     )
     alt = f"{name}: scatter of tumour volume, found minus true, against the mean of both. {'; '.join(found)}."
-    return figure(bland_altman(scores, validation), alt, caption)
+    return Picture(bland_altman(scores, validation), alt, caption)
 
 
-def _cases(scores: Sequence[ScanScore], cohort: Path | None, predictions: Predictions | None) -> Markup:
-    title = "Best, median and worst case"
-    if cohort is None or predictions is None:
-        return section("cases", title, element("p", "No pictures: images or results were not kept."))
-    how = (
-        "By DSC. Seen from the front, the patient's right at the viewer's left; the darker, the more uptake. "
-        "Blue: the true lesions; vermilion: the model's."
-    )
-    figures = []
+def _cases(scores: Sequence[ScanScore], cohort: Path, predictions: Predictions) -> list[Picture]:
+    pictures = []
     for group in groups_of(scores):
         cases = chosen_cases(group.of(scores))
         if cases and not group.fitted_only:
             name = f"{group.label}, {group.kind.value}, {VALIDATION_NAMES[group.validation].lower()}"
             words = f"{name}. {'; '.join(case_in_words(case) for case in cases)}."
             picture = draw_cases(cases, cohort, predictions)
-            figures.append(figure(picture, f"Maximum intensity projections with outlines. {words}", words))
-    return section("cases", title, element("p", how), *figures)
-
-
-def _patients(scores: Sequence[ScanScore]) -> Markup:
-    lists = (
-        folded(f"{VALIDATION_NAMES[validation]}: open the table", tables.patients(scores, validation))
-        for validation in _present(scores)
-    )
-    return section("patients", "Every patient", *lists)
-
-
-def _definitions() -> Markup:
-    return section(
-        "definitions",
-        "Definitions",
-        tables.definitions(),
-        items(
-            [
-                "Lesions are connected components of a mask (faces and edges join, corners don't), of "
-                "truth and result alike; one shared voxel counts as found.",
-                "PSMA-TV is the volume of all lesions, TL-PSMA the sum of SUV times volume over them. "
-                "Their errors are sizes without sign; which way a model errs is in the Bland–Altman "
-                "figures.",
-                f"95 % interval of a mean or median: percentile bootstrap over patients, {RESAMPLES} "
-                f"resamples, seed {BOOTSTRAP_SEED}; with few patients it is somewhat too narrow. Of a mean "
-                "difference: by Student's t.",
-                "Wilcoxon's signed-rank test: two-sided, exact, ties by mean rank; pairs without a "
-                "difference are dropped and counted. Paired t test: two-sided.",
-                "A number that is not defined is left out, in comparisons with its pair, and counted. With "
-                "fewer than two pairs, or none that differ, there is no p-value.",
-            ]
-        ),
-    )
-
-
-def _repeat(about: ReportAbout) -> Markup:
-    facts = [("software", f"psma-node {about.software_version}")]
-    facts += [(f"model {name}", identity) for name, identity in about.models.items()]
-    facts += [(f"seed of {name}", str(seed)) for name, seed in about.seeds.items()]
-    facts += [(f"hours, {step}", f"{hours:.2f}") for step, hours in about.hours.items()]
-    rows = [[without_folders(cell) for cell in fact] for fact in facts]
-    commands = without_folders("\n".join(about.commands))
-    return section(
-        "repeat",
-        "How to repeat this",
-        element("pre", element("code", commands)) if commands else None,
-        table("What was used", ("What", "Value"), rows),
-        folded("Settings", element("pre", without_folders(about.settings))) if about.settings else None,
-    )
-
-
-COHORT_FOLDER = "cohort"
+            pictures.append(Picture(picture, f"Maximum intensity projections with outlines. {words}", words))
+    return pictures
 
 
 def report_from(source: Path, out: Path, cohort: Path | None = None) -> tuple[str, ...]:

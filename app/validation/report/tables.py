@@ -1,28 +1,47 @@
-"""The report's tables."""
+"""The report's tables, as text; ``templates/parts.html.j2`` draws them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
-from app.validation.report.html import Markup, element, joined, table
+from app.validation.report.about import ReportAbout, without_folders
 from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
 from app.validation.statistics import PairedComparison
 
 DASH = "–"
 
 
-def study_beside_ours(scores: Sequence[ScanScore]) -> Markup:
+@dataclass(frozen=True)
+class DetailedCell:
+    """A number with what belongs to it, each detail on a line of its own."""
+
+    main: str
+    details: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names its rows. ``kind`` is its class in the style sheet."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: Sequence[Sequence[str | DetailedCell]]
+    kind: str = ""
+
+
+def study_beside_ours(scores: Sequence[ScanScore]) -> Table:
     """DSC and PPV as the study published them, and as measured here."""
     header = (
         "Model", "Modality", "Validation", "DSC, study", "DSC, here", "PPV, study", "voxel PPV, here",
         "lesion PPV, here", "Patients, study / here",
     )  # fmt: skip
     rows = [_study_row(scores, group) for group in groups_of(scores)]
-    return table("The study and this evaluation: mean ± standard deviation over patients", header, rows)
+    return Table("The study and this evaluation: mean ± standard deviation over patients", header, rows)
 
 
 def _study_row(scores: Sequence[ScanScore], group: Group) -> list[str]:
@@ -51,17 +70,19 @@ def mean_and_sd(scores: Sequence[ScanScore], group: Group, measure: Measure) -> 
     return measure.shown(found.mean) + spread
 
 
-def results(scores: Sequence[ScanScore], validation: Validation) -> Markup:
+def results(scores: Sequence[ScanScore], validation: Validation) -> Table:
     """Every measure of every model in one validation."""
     groups = [group for group in groups_of(scores) if group.validation is validation]
     header = ("Measure", *(f"{group.label}, {group.kind.value}" for group in groups))
-    rows = [(measure.title, *(_result(scores, group, measure) for group in groups)) for measure in MEASURES]
+    rows: list[list[str | DetailedCell]] = [
+        [measure.title, *(_result(scores, group, measure) for group in groups)] for measure in MEASURES
+    ]
     what = "mean ± SD and median, each with its 95 % bootstrap interval; n"
     caption = f"{VALIDATION_NAMES[validation]}: {what}"
-    return table(caption, header, rows)
+    return Table(caption, header, rows)
 
 
-def _result(scores: Sequence[ScanScore], group: Group, measure: Measure) -> Markup:
+def _result(scores: Sequence[ScanScore], group: Group, measure: Measure) -> DetailedCell:
     found = described(scores, group, measure)
     details = [] if found.interval is None else [f"95 % {interval_in_words(measure, found.interval)}"]
     if found.median is not None:
@@ -69,24 +90,20 @@ def _result(scores: Sequence[ScanScore], group: Group, measure: Measure) -> Mark
     if found.median_interval is not None:
         details.append(f"95 % {interval_in_words(measure, found.median_interval)}")
     details.append(f"n {found.n} of {found.patients}" if found.undefined else f"n {found.n}")
-    return joined(
-        element("span", mean_and_sd(scores, group, measure), class_="main"),
-        *(element("span", detail, class_="detail") for detail in details),
-    )
+    return DetailedCell(mean_and_sd(scores, group, measure), tuple(details))
 
 
-def comparisons(scores: Sequence[ScanScore]) -> Markup:
+def comparisons(scores: Sequence[ScanScore]) -> list[Table]:
     """A table for each pair of models and validation."""
-    tables = [
+    return [
         _comparison(scores, rivals, validation)
         for validation in VALIDATIONS
         for rivals in rivals_of(scores, validation)
         if compared(scores, rivals, validation, DICE) is not None
     ]
-    return joined(*tables) if tables else element("p", "No two models were measured on the same patients.")
 
 
-def _comparison(scores: Sequence[ScanScore], rivals: Rivals, validation: Validation) -> Markup:
+def _comparison(scores: Sequence[ScanScore], rivals: Rivals, validation: Validation) -> Table:
     first, second = (group.label for group in rivals.groups(validation))
     header = (
         "Measure", "Pairs", f"Mean {rivals.first.value}", f"Mean {rivals.second.value}", "Difference ± SD",
@@ -97,7 +114,7 @@ def _comparison(scores: Sequence[ScanScore], rivals: Rivals, validation: Validat
     study = study_table.published_p(rivals.first, rivals.second, rivals.kind, validation)
     published = f" (study: DSC {p_in_words(study)})" if study is not None and not rivals.fitted_only else ""
     where = f"{VALIDATION_NAMES[validation]}, {rivals.kind.value}"
-    return table(f"{where}: {first} minus {second}{published}", header, rows, kind="comparison")
+    return Table(f"{where}: {first} minus {second}{published}", header, rows, kind="comparison")
 
 
 def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -> list[str]:
@@ -121,7 +138,7 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
     ]
 
 
-def patients(scores: Sequence[ScanScore], validation: Validation) -> Markup:
+def patients(scores: Sequence[ScanScore], validation: Validation) -> Table:
     """Every scan of one validation."""
     header = (
         "Patient", "Centre", "Model", "Modality", "Ran", "True ml", "Found ml", "True lesions",
@@ -131,7 +148,7 @@ def patients(scores: Sequence[ScanScore], validation: Validation) -> Markup:
         group for group in groups_of(scores) if group.validation is validation and not group.fitted_only
     ]
     rows = [_patient_row(score) for group in groups for score in group.of(scores)]
-    return table(f"{VALIDATION_NAMES[validation]}: every scan", header, rows, kind="patients")
+    return Table(f"{VALIDATION_NAMES[validation]}: every scan", header, rows, kind="patients")
 
 
 def _patient_row(score: ScanScore) -> list[str]:
@@ -144,8 +161,17 @@ def _patient_row(score: ScanScore) -> list[str]:
     ]  # fmt: skip
 
 
-def definitions() -> Markup:
-    """What every measure is, from the one table of them."""
+def definitions() -> Table:
+    """The definition of every measure, from the one table of them."""
     header = ("Measure", "Definition", "Not defined for", "Better", "Source")
     rows = [(m.title, m.formula, m.undefined, m.better.value, m.source) for m in MEASURES]
-    return table("Per patient; TP, FP, FN: voxels found and true, found and false, missed", header, rows)
+    return Table("Per patient; TP, FP, FN: voxels found and true, found and false, missed", header, rows)
+
+
+def facts(about: ReportAbout) -> Table:
+    """What was used to compute the scores."""
+    rows = [("software", f"psma-node {about.software_version}")]
+    rows += [(f"model {name}", identity) for name, identity in about.models.items()]
+    rows += [(f"seed of {name}", str(seed)) for name, seed in about.seeds.items()]
+    rows += [(f"hours, {step}", f"{hours:.2f}") for step, hours in about.hours.items()]
+    return Table("What was used", ("What", "Value"), [[*map(without_folders, row)] for row in rows])

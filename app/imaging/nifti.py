@@ -1,4 +1,4 @@
-"""Images of a cohort as NIfTI: SimpleITK keeps LPS in memory and turns to NIfTI's RAS in the file."""
+"""Volumes and label maps as NIfTI: SimpleITK keeps LPS in memory and turns to NIfTI's RAS in the file."""
 
 from __future__ import annotations
 
@@ -22,23 +22,39 @@ def write_array(path: Path, array: NDArray[np.generic], grid: Grid) -> None:
     """Write ``(z, y, x)`` on its grid, whole or not at all.
 
     Raises:
-        ValueError: the array does not fit the grid.
+        ValueError: the array does not fit the grid, or the grid is sheared.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    sitk.WriteImage(to_image(array, grid), str(temporary), useCompression=True, compressionLevel=1)
+    temporary.replace(path)
+
+
+def to_image(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
+    """The array ``(z, y, x)`` as a SimpleITK image at its place in LPS.
+
+    Raises:
+        ValueError: the array does not fit the grid, or the grid's axes are not at right angles, which
+            SimpleITK does not expect.
     """
     import SimpleITK as sitk  # noqa: N813
 
     if array.shape != grid.shape:
         raise ValueError(f"array {array.shape} does not fit its grid {grid.shape}")
+    spacing = np.array(grid.spacing_mm)
+    direction = grid.affine[:3, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:  # 0.006 degrees: rounding of the header
+        raise ValueError("the grid is sheared (tilted gantry); resample it on to a grid with right angles")
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin([float(value) for value in grid.origin_mm])
-    image.SetDirection([float(v) for v in (grid.affine[:3, :3] / np.array(grid.spacing_mm)).ravel()])
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=1)
-    temporary.replace(path)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(grid.origin_mm.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
 
 
 def read_volume(path: Path, unit: Unit) -> Volume:
-    """An image in ``unit``, which the file does not tell.
+    """An image in ``unit``, which is not in the file.
 
     Raises:
         MisconfiguredError: not a readable image of three dimensions.

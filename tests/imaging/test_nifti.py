@@ -1,4 +1,4 @@
-"""Images of a cohort keep their numbers and their place."""
+"""Images in NIfTI files keep their numbers and their place."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cohort.nifti import read_labels, read_volume, write_array
 from app.domain.volume import Grid, Unit
 from app.errors import MisconfiguredError
+from app.imaging.nifti import read_labels, read_volume, write_array
 from app.inference.models.channels import Orientation
 
 

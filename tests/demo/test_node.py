@@ -10,11 +10,10 @@ from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import evt
 
-from app.demo.node import NODE_AE_TITLE
+from app.demo.node import NODE_AE_TITLE, send_images, study_instance_uid
 from app.demo.pacs import SmallArchive, running
 from app.demo.processes import free_port
 from app.demo.results import find_series
-from app.demo.scanner import send_images, study_instance_uid
 from app.errors import RetryLaterError
 
 STUDY = generate_uid(entropy_srcs=["study"])
