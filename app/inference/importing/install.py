@@ -5,7 +5,6 @@ A model's folder takes its place whole: under another name until every file is w
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import uuid
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter, ValidationError
 
 from app.errors import MisconfiguredError
-from app.files.durable import make_folder, sync_folder
+from app.files.durable import make_folder, sync_folder, sync_tree
 from app.inference.models.card import FileName
 
 CHUNK_BYTES = 1 << 20
@@ -177,7 +176,7 @@ def new_model(models: Path, model_id: str, replace: bool) -> Iterator[Path]:
         yield staged  # what fails in there has its own words: it reads files from elsewhere
         refuse_taken_id(models, model_id, replace)  # another import may have been quicker
         with _writing_to(models):
-            _flush(staged)
+            sync_tree(staged)
             _take_place(staged, models / model_id, work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -204,13 +203,3 @@ def _take_place(staged: Path, final: Path, aside: Path) -> None:
             aside.rename(final)
         raise
     sync_folder(final.parent)
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    sync_folder(folder)

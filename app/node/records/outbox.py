@@ -15,7 +15,6 @@ How runs ended, from their results in the outbox.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from app.domain.outcome import StudyOutcome
 from app.errors import MisconfiguredError, RetryLaterError
-from app.files.durable import make_folder, sync_folder
+from app.files.durable import make_folder, sync_folder, sync_tree
 from app.files.outcome import read_outcome
 from app.node.records.instances import study_folder_name
 from app.node.records.runs import RunKey
@@ -81,7 +80,7 @@ class Outbox:
 
     def _publish(self, results: Path, final: Path, replaced: Path) -> None:
         """To the final place; a folder can't be renamed over a full one, so that one steps aside first."""
-        _sync_tree(results)
+        sync_tree(results)
         make_folder(final.parent)
         if final.exists():
             aside = replaced / final.relative_to(self._folder)
@@ -110,19 +109,6 @@ def _disk_to_wait_for() -> Iterator[None]:
             f"node.data_dir does not take the results: {error.strerror or type(error).__name__}; "
             "look at its free space"
         ) from error
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    sync_folder(folder)
 
 
 _log = logging.getLogger(__name__)
