@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
+IN_PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 KIND ?= cuda
 BASE ?= bookworm
 
@@ -28,7 +29,7 @@ test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (AR
 	@scripts/install-peers --for-tests
 	@scripts/install-viewer-peer
 	@scripts/install-old-podman-compose
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --timeout 900 --ignore tests/map $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) --timeout 900 --ignore tests/map $(ARGS)
 
 map:  ## the container image (MONAI Application Package) of the last commit (KIND=cuda or KIND=cpu)
 	@MAP/build $(KIND)

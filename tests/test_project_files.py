@@ -83,3 +83,11 @@ def test_the_readme_names_every_command() -> None:
     assert commands
     unnamed = [name for name in [*commands, *groups] if not re.search(rf"`(psma-node )?{name}\b", readme())]
     assert unnamed == []
+
+
+def test_an_instance_is_followed_through_files_that_are_there_and_few() -> None:
+    text = (ROOT / "docs" / "following-an-instance.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^(\d+)\. `([^`]+)` ", text, re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
+    assert [path for _, path in steps if not (ROOT / path).is_file()] == []
+    assert len({path for _, path in steps}) == len(steps) <= 45

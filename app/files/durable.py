@@ -1,17 +1,18 @@
-"""Files that are either whole on disk or not there.
-
-One command at a time in a folder.
-"""
+"""Files that are either whole on disk or not there, and folders that one process at a time works in."""
 
 from __future__ import annotations
 
-import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -36,30 +37,55 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a renamed file survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _flush(folder, os.O_DIRECTORY)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with everything below it."""
+    for path in folder.rglob("*"):
+        _flush(path)
+    sync_folder(folder)
+
+
+def _flush(path: Path, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
-    """Flush a folder with all that is in it."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def free_mb(folder: Path) -> float:
+    """Room left on the folder's file system, in 10^6 bytes."""
+    return shutil.disk_usage(folder).free / 1e6
 
 
 LOCK_FILE = ".lock"
 """Empty, and left there: the kernel's lock on it ends with the process, however that ends."""
 
 
+def try_lock(path: Path) -> FileLock | None:
+    """Hold the lock on ``path``, which is made when it is not there; ``None`` when another holds it.
+
+    The process holds it until it is released or forgotten; a child process does not inherit it.
+
+    Raises:
+        OSError: the file can't be opened, or its file system knows no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    # thread_local: the hold would end with the thread. fallback_to_soft: that lock would outlive a crash.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
 @contextmanager
 def hold_folder(folder: Path, command: str) -> Iterator[None]:
-    """Hold ``folder`` alone; made when it is not there.
+    """Hold ``folder`` alone; it is made when it is not there.
 
     Args:
         folder: what two runs must not write at once.
@@ -70,14 +96,14 @@ def hold_folder(folder: Path, command: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("w")
+        lock = try_lock(folder / LOCK_FILE)
     except OSError as error:
         raise MisconfiguredError(f"{folder}: can't be written to: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MisconfiguredError(
-                f"{folder}: another {command} is at work in this folder; wait for it, or stop it"
-            ) from error
+    if lock is None:
+        raise MisconfiguredError(
+            f"{folder}: another {command} is at work in this folder; wait for it, or stop it"
+        )
+    try:
         yield
+    finally:
+        lock.release()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import TYPE_CHECKING
 
 from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
+from app.files.durable import try_lock
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
 from app.node.process.prior_wait import prior_wait
@@ -34,6 +33,9 @@ from app.node.records.executors import Heartbeats
 from app.node.records.stores import NodeStores
 from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
 from app.node.watch.stop_signals import stop_this_process
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
@@ -73,7 +75,7 @@ class NodeService:
     def __init__(self, plan: NodePlan, stores: NodeStores) -> None:
         self._plan = plan
         self._stores = stores
-        self._lock_file: IO[bytes] | None = None
+        self._lock: FileLock | None = None
         policy = plan.node
         self._engine = DurableEngine(
             EngineSetup(policy.engine_database_url, policy.executor, max(policy.workers, 1), policy.poll_s)
@@ -111,7 +113,7 @@ class NodeService:
                 can't be listened on.
             RetryLaterError: the database does not answer.
         """
-        self._lock_file = _lock(self._plan.node)
+        self._lock = _lock(self._plan.node)
         self._probes.start()
         self._stores.outbox.recover()
         processors = ProcessorPool(self._plan.processor_factory, max(self._plan.node.workers, 1))
@@ -195,22 +197,21 @@ def _names(policy: DeliverPolicy) -> Sequence[str]:
     return [destination.name for destination in policy.destinations]
 
 
-def _lock(policy: NodePolicy) -> IO[bytes]:
+def _lock(policy: NodePolicy) -> FileLock:
     """Hold the executor's name: two processes under one name would take each other's work for their own.
 
     The kernel lets go of the lock when the process ends, however it ends.
     """
-    file = policy.lock_file.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = try_lock(policy.lock_file)
     except OSError as error:
-        file.close()
+        raise MisconfiguredError(f"{policy.lock_file} can't be locked: {error.strerror}") from error
+    if lock is None:
         raise MisconfiguredError(
             f"a node already runs as executor {policy.executor} on {policy.data_dir}; stop it, "
             "or give this one another node.executor_id"
-        ) from error
-    os.set_inheritable(file.fileno(), False)
-    return file
+        )
+    return lock
 
 
 @dataclass(frozen=True)

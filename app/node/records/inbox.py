@@ -15,7 +15,6 @@ import errno
 import hashlib
 import logging
 import os
-import shutil
 import threading
 import uuid
 from collections import Counter
@@ -32,7 +31,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from app.domain.selection.screening import IMAGE_CLASSES
 from app.errors import RetryLaterError
-from app.files.durable import make_folder, sync_folder
+from app.files.durable import free_mb, make_folder, sync_folder
 from app.node.records.database import instances, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import (
@@ -135,7 +134,7 @@ class Inbox:
 
     def free_mb(self) -> float:
         """Room left on the inbox's file system, in 10^6 bytes."""
-        return shutil.disk_usage(self.folder).free / 1e6
+        return free_mb(self.folder)
 
     def studies(self) -> tuple[InboxStudy, ...]:
         """Every study, the one that grew last first."""

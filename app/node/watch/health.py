@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
+from app.files.durable import free_mb
 from app.node.deliver import scu
 from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
@@ -78,9 +78,9 @@ def check_disk(policy: NodePolicy) -> CheckResult:
         else:
             found = f"{place} can't be made: {folder} takes no new files or folders"
         return CheckResult(name, False, found, advice)
-    free_mb = shutil.disk_usage(folder).free / 1e6
-    found = f"{free_mb:.0f} MB free in {folder}"
-    if free_mb < policy.min_free_mb:
+    room_mb = free_mb(folder)
+    found = f"{room_mb:.0f} MB free in {folder}"
+    if room_mb < policy.min_free_mb:
         advice = f"free room: node.min_free_mb asks for at least {policy.min_free_mb:.0f} MB"
         return CheckResult(name, False, found, advice)
     return CheckResult(name, True, found)
@@ -155,6 +155,7 @@ def _is_our_node(receive: ReceivePolicy) -> bool:
 
 def _node_runs(node: NodePolicy) -> bool:
     try:
+        # not files.durable.try_lock: a look makes no file, and two looks don't take each other for a node
         with node.lock_file.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

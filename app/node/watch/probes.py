@@ -25,6 +25,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.errors import MisconfiguredError
+from app.files.durable import free_mb
 from app.node.policy import NodePolicy
 from app.node.records.executors import executors
 
@@ -220,12 +221,12 @@ def _database(engine: Engine) -> str:
 
 def _disk(conditions: Conditions) -> str:
     try:
-        room = os.statvfs(conditions.data_dir)
+        if os.statvfs(conditions.data_dir).f_flag & os.ST_RDONLY:
+            return "disk: can only be read"
+        room_mb = free_mb(conditions.data_dir)
     except OSError as error:
         return f"disk: {error.strerror}"
-    if room.f_flag & os.ST_RDONLY:
-        return "disk: can only be read"
-    if room.f_bavail * room.f_frsize < conditions.min_free_mb * 1e6:
+    if room_mb < conditions.min_free_mb:
         return f"disk: less than {conditions.min_free_mb:g} MB are free"
     return ""
 
