@@ -80,7 +80,8 @@ def _write_csv(rows: Sequence[ShadowRow], path: Path) -> None:
     from app.node.records.comparisons import ShadowRow
 
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [item.name for item in fields(ShadowRow)])
+        names = [item.name for item in fields(ShadowRow) if item.name != "id"]
+        writer = csv.DictWriter(stream, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**asdict(row), "compared_at": row.compared_at.isoformat()} for row in rows)
 

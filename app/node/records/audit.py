@@ -20,9 +20,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Protocol
 
-from sqlalchemy import Column, Engine, Integer, String, Table, insert, select, update
+from sqlalchemy import Engine, String, select
+from sqlalchemy.orm import Mapped, mapped_column
 
-from app.node.records.database import metadata, utc_now
+from app.node.records.database import Base, fetch, upsert, utc_now
 
 FIRST_HASH = "0" * 64
 """The hash before the first line."""
@@ -85,14 +86,14 @@ class Anchor(Protocol):
         ...
 
 
-audit_head = Table(
-    "audit_head",
-    metadata,
-    Column("log", String(128), primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("sha256", String(64), nullable=False),
-)
-"""The newest entry of each audit log, one a host."""
+class AuditHeadRow(Base):
+    """The newest entry of each audit log, one a host."""
+
+    __tablename__ = "audit_head"
+
+    log: Mapped[str] = mapped_column(String(128), primary_key=True)
+    count: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
 
 
 class DatabaseAnchor:
@@ -104,19 +105,12 @@ class DatabaseAnchor:
 
     def read(self) -> Head:
         """The newest entry, or an empty head when there is none yet."""
-        with self._engine.connect() as connection:
-            row = connection.execute(select(audit_head).where(audit_head.c.log == self._log)).one_or_none()
-        return Head() if row is None else Head(row._mapping["count"], row.sha256)
+        found = fetch(self._engine, select(AuditHeadRow).where(AuditHeadRow.log == self._log))
+        return Head(found[0].count, found[0].sha256) if found else Head()
 
     def write(self, head: Head) -> None:
         """Remember ``head`` in its own transaction."""
-        values = {"count": head.count, "sha256": head.sha256}
-        with self._engine.begin() as connection:
-            changed = connection.execute(
-                update(audit_head).where(audit_head.c.log == self._log).values(**values)
-            )
-            if changed.rowcount == 0:
-                connection.execute(insert(audit_head).values(log=self._log, **values))
+        upsert(self._engine, AuditHeadRow, log=self._log, count=head.count, sha256=head.sha256)
 
 
 class AuditLog:

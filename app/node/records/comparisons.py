@@ -9,14 +9,13 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Boolean, Column, Engine, Float, Integer, Row, String, Table, insert, select
+from sqlalchemy import Engine, String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.domain.outcome import ShadowComparison
-from app.node.records.database import PlainText, UtcDateTime, metadata, utc_now
+from app.node.records.database import Base, Uid, fetch, utc_now
 from app.node.records.runs import RunKey
 
 _log = logging.getLogger(__name__)
@@ -25,53 +24,31 @@ ShadowWork = Callable[[], Sequence[ShadowComparison]]
 MOST_WAITING = 4
 """Each holds a study's volumes in memory; more wait only where a study was never recorded."""
 
-shadow_comparisons = Table(
-    "shadow_comparisons",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("compared_at", UtcDateTime, nullable=False),
-    Column("study_instance_uid", String(64), nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("functional_series_instance_uid", String(64), nullable=False),
-    Column("kind", String(16), nullable=False),
-    Column("serving_id", String(128), nullable=False),
-    Column("serving_weights_sha256", String(64), nullable=False),
-    Column("serving_lesions", Integer, nullable=False),
-    Column("serving_ml", Float, nullable=False),
-    Column("shadow_id", String(128), nullable=False),
-    Column("shadow_version", String(64), nullable=False),
-    Column("shadow_weights_sha256", String(64), nullable=False),
-    Column("shadow_prior_used", Boolean, nullable=False),
-    Column("shadow_lesions", Integer),
-    Column("shadow_ml", Float),
-    Column("dice", Float),
-    Column("seconds", Float, nullable=False),
-    Column("problem", PlainText(), nullable=False),
-)
 
-
-@dataclass(frozen=True)
-class ShadowRow:
+class ShadowRow(Base):
     """One comparison as kept; numbers are ``None`` where ``problem`` says why, or (Dice) both are empty."""
 
-    compared_at: datetime
-    study_instance_uid: str
-    revision: int
-    functional_series_instance_uid: str
-    kind: str
-    serving_id: str
-    serving_weights_sha256: str
-    serving_lesions: int
-    serving_ml: float
-    shadow_id: str
-    shadow_version: str
-    shadow_weights_sha256: str
-    shadow_prior_used: bool
-    shadow_lesions: int | None
-    shadow_ml: float | None
-    dice: float | None
-    seconds: float
-    problem: str
+    __tablename__ = "shadow_comparisons"
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    compared_at: Mapped[datetime]
+    study_instance_uid: Mapped[Uid]
+    revision: Mapped[int]
+    functional_series_instance_uid: Mapped[Uid]
+    kind: Mapped[str] = mapped_column(String(16))
+    serving_id: Mapped[str] = mapped_column(String(128))
+    serving_weights_sha256: Mapped[str] = mapped_column(String(64))
+    serving_lesions: Mapped[int]
+    serving_ml: Mapped[float]
+    shadow_id: Mapped[str] = mapped_column(String(128))
+    shadow_version: Mapped[str] = mapped_column(String(64))
+    shadow_weights_sha256: Mapped[str] = mapped_column(String(64))
+    shadow_prior_used: Mapped[bool]
+    shadow_lesions: Mapped[int | None]
+    shadow_ml: Mapped[float | None]
+    dice: Mapped[float | None]
+    seconds: Mapped[float]
+    problem: Mapped[str]
 
 
 class ShadowLedger:
@@ -82,16 +59,12 @@ class ShadowLedger:
 
     def add(self, key: RunKey, comparisons: Sequence[ShadowComparison]) -> None:
         """Keep them; nothing kept before is changed."""
-        rows = [_values(key, comparison) for comparison in comparisons]
-        if rows:
-            with self._engine.begin() as connection:
-                connection.execute(insert(shadow_comparisons), rows)
+        with Session(self._engine) as session, session.begin():
+            session.add_all(_row(key, comparison) for comparison in comparisons)
 
     def all(self) -> tuple[ShadowRow, ...]:
         """Every comparison, first to last."""
-        query = select(shadow_comparisons).order_by(shadow_comparisons.c.id)
-        with self._engine.connect() as connection:
-            return tuple(_row(row) for row in connection.execute(query))
+        return fetch(self._engine, select(ShadowRow).order_by(ShadowRow.id))
 
 
 class WaitingShadows:
@@ -129,31 +102,25 @@ def in_words(comparison: ShadowComparison) -> dict[str, object]:
     }
 
 
-def _values(key: RunKey, comparison: ShadowComparison) -> dict[str, object]:
+def _row(key: RunKey, comparison: ShadowComparison) -> ShadowRow:
     shadow, found = comparison.shadow, comparison.found
-    return {
-        "compared_at": utc_now(),
-        "study_instance_uid": key.study_instance_uid,
-        "revision": key.revision,
-        "functional_series_instance_uid": comparison.functional_series_instance_uid,
-        "kind": str(comparison.kind),
-        "serving_id": comparison.serving.model_id,
-        "serving_weights_sha256": comparison.serving.weights_sha256,
-        "serving_lesions": comparison.serving_found.lesion_count,
-        "serving_ml": comparison.serving_found.volume_ml,
-        "shadow_id": comparison.shadow_id,
-        "shadow_version": "" if shadow is None else shadow.version,
-        "shadow_weights_sha256": "" if shadow is None else shadow.weights_sha256,
-        "shadow_prior_used": comparison.prior_used,
-        "shadow_lesions": None if found is None else found.lesion_count,
-        "shadow_ml": None if found is None else found.volume_ml,
-        "dice": comparison.dice,
-        "seconds": comparison.seconds,
-        "problem": comparison.problem,
-    }
-
-
-def _row(row: Row[Any]) -> ShadowRow:
-    values = dict(row._mapping)
-    del values["id"]
-    return ShadowRow(**values)
+    return ShadowRow(
+        compared_at=utc_now(),
+        study_instance_uid=key.study_instance_uid,
+        revision=key.revision,
+        functional_series_instance_uid=comparison.functional_series_instance_uid,
+        kind=str(comparison.kind),
+        serving_id=comparison.serving.model_id,
+        serving_weights_sha256=comparison.serving.weights_sha256,
+        serving_lesions=comparison.serving_found.lesion_count,
+        serving_ml=comparison.serving_found.volume_ml,
+        shadow_id=comparison.shadow_id,
+        shadow_version="" if shadow is None else shadow.version,
+        shadow_weights_sha256="" if shadow is None else shadow.weights_sha256,
+        shadow_prior_used=comparison.prior_used,
+        shadow_lesions=None if found is None else found.lesion_count,
+        shadow_ml=None if found is None else found.volume_ml,
+        dice=comparison.dice,
+        seconds=comparison.seconds,
+        problem=comparison.problem,
+    )

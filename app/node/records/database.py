@@ -1,30 +1,32 @@
 """The node's one database: SQLite in a file by default, Postgres by URL for many hosts.
 
-Tables of other modules join :data:`metadata`; every instant is stored in UTC.
+A row is declared once, as a mapped dataclass (:class:`Base`) beside the ledger that reads and writes it. Rows
+that leave a ledger belong to no session any more: changing one changes nothing in the database.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
     DateTime,
     Engine,
-    Index,
-    MetaData,
+    Enum,
+    Float,
+    Select,
     String,
-    Table,
     Text,
     create_engine,
     event,
+    inspect,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
@@ -53,9 +55,6 @@ POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 
 _TABLES_LOCK = 0x70736D61
 """Key of the advisory lock under which tables are made: two nodes may start at the same time."""
-
-metadata = MetaData()
-
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware instant, kept in UTC without an offset, which every database orders correctly."""
@@ -107,27 +106,65 @@ class PlainText(TypeDecorator[str]):
         return value
 
 
-instances = Table(
-    "instances",
-    metadata,
-    Column("sop_instance_uid", String(64), primary_key=True),
-    Column("sha256", String(64), primary_key=True),
-    Column("study_instance_uid", String(64), nullable=False),
-    Column("series_instance_uid", String(64), nullable=False),
-    Column("sop_class_uid", String(64), nullable=False),
-    Column("path", String(512), nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("received_at", UtcDateTime, nullable=False),
-    Column("calling_ae", String(16), nullable=False),
-    Column("conflict", Boolean, nullable=False, default=False),
-    Index("instances_by_study", "study_instance_uid", "received_at"),
-    Index("instances_by_arrival", "received_at", "study_instance_uid"),
-)
-"""One row for each content received under a SOP Instance UID.
+class LocalDateTime(TypeDecorator[datetime]):
+    """The clinic's local time, as DICOM has it: ISO 8601 text without a zone.
 
-``sha256`` is of the data set without its file meta header; ``path`` is relative to the inbox folder;
-``conflict`` marks every row of a UID that arrived with more than one content.
-"""
+    It always has microseconds, so that the order of the text is the order in time.
+    """
+
+    impl = String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        """As text; a zone is dropped."""
+        return None if value is None else value.replace(tzinfo=None).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
+        """Back as a naive datetime."""
+        return None if value is None else datetime.fromisoformat(value)
+
+
+def _values(kind: type[StrEnum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+def text_enum(kind: type[StrEnum]) -> Enum:
+    """A column of 16 characters that holds a member's value; the database does not check it."""
+    return Enum(kind, native_enum=False, length=16, values_callable=_values)
+
+
+Uid = Annotated[str, mapped_column(String(64))]
+"""A DICOM UID (PS3.5 9.1)."""
+
+
+class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """What the rows of every table have in common."""
+
+    type_annotation_map = {datetime: UtcDateTime, str: PlainText(), float: Float()}  # noqa: RUF012  only read
+
+
+metadata = Base.metadata
+
+T = TypeVar("T")
+
+
+def fetch(engine: Engine, query: Select[T]) -> tuple[T, ...]:
+    """Everything that a query of one row class, or of one column, finds."""
+    with Session(engine) as session:
+        return tuple(session.scalars(query))
+
+
+def upsert(engine: Engine, row: type[Base], **values: object) -> None:
+    """Write a row; where there is one with this primary key, only the other values given are changed."""
+    insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+    key = [column.name for column in inspect(row).primary_key]
+    new = insert(row).values(**values)
+    others = {name: new.excluded[name] for name in values if name not in key}
+    with engine.begin() as connection:
+        if others:
+            connection.execute(new.on_conflict_do_update(index_elements=key, set_=others))
+        else:
+            connection.execute(new.on_conflict_do_nothing())
 
 
 def open_database(url: str) -> Engine:
@@ -146,8 +183,6 @@ def open_database(url: str) -> Engine:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLES_LOCK})
             metadata.create_all(connection)
-            for index in instances.indexes:  # a table from before the index was thought of
-                index.create(connection, checkfirst=True)
     except SQLAlchemyError as error:
         raise RetryLaterError(
             f"the database {database_place(engine)} does not answer: {database_cause(error)}; "

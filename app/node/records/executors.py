@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Column, Engine, String, Table, delete, insert, select, update
+from sqlalchemy import Engine, String, delete, select, update
+from sqlalchemy.orm import Mapped, mapped_column
 
-from app.node.records.database import UtcDateTime, metadata, utc_now
+from app.node.records.database import Base, fetch, upsert, utc_now
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 """Heartbeat of a node that stopped on purpose: whatever it left may be taken over at once."""
 
-executors = Table(
-    "executors",
-    metadata,
-    Column("executor_id", String(64), primary_key=True),
-    Column("beat_at", UtcDateTime, nullable=False),
-)
+
+class ExecutorRow(Base):
+    """The last sign of life of each executor."""
+
+    __tablename__ = "executors"
+
+    executor_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    beat_at: Mapped[datetime]
 
 
 class Heartbeats:
@@ -41,17 +44,19 @@ class Heartbeats:
         A claim counts as a beat, so it lapses when the claimant dies before :meth:`forget`.
         """
         now = utc_now()
-        query = select(executors).where(
-            executors.c.beat_at < now - self._dead_after, executors.c.executor_id != self._executor_id
+        silent = fetch(
+            self._engine,
+            select(ExecutorRow).where(
+                ExecutorRow.beat_at < now - self._dead_after, ExecutorRow.executor_id != self._executor_id
+            ),
         )
         with self._engine.begin() as connection:
-            silent = connection.execute(query).all()
             return tuple(
                 row.executor_id
                 for row in silent
                 if connection.execute(
-                    update(executors)
-                    .where(executors.c.executor_id == row.executor_id, executors.c.beat_at == row.beat_at)
+                    update(ExecutorRow)
+                    .where(ExecutorRow.executor_id == row.executor_id, ExecutorRow.beat_at == row.beat_at)
                     .values(beat_at=now)
                 ).rowcount
             )
@@ -59,10 +64,7 @@ class Heartbeats:
     def forget(self, executor_id: str) -> None:
         """A dead executor's work has been taken over."""
         with self._engine.begin() as connection:
-            connection.execute(delete(executors).where(executors.c.executor_id == executor_id))
+            connection.execute(delete(ExecutorRow).where(ExecutorRow.executor_id == executor_id))
 
     def _write(self, beat_at: datetime) -> None:
-        mine = executors.c.executor_id == self._executor_id
-        with self._engine.begin() as connection:
-            if connection.execute(update(executors).where(mine).values(beat_at=beat_at)).rowcount == 0:
-                connection.execute(insert(executors).values(executor_id=self._executor_id, beat_at=beat_at))
+        upsert(self._engine, ExecutorRow, executor_id=self._executor_id, beat_at=beat_at)

@@ -28,13 +28,15 @@ from pathlib import Path
 from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.domain.selection.screening import IMAGE_CLASSES
 from app.errors import RetryLaterError
 from app.files.durable import free_mb, make_folder, sync_folder
-from app.node.records.database import instances, utc_now
+from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import (
+    InstanceRow,
     MismatchedInstanceError,
     ReceivedInstance,
     UnsafeUidError,
@@ -45,7 +47,7 @@ from app.node.records.instances import (
 
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
-_IS_IMAGE = instances.c.sop_class_uid.in_(IMAGE_CLASSES)
+_IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that tells which of what was received can change a result."""
 
 _log = logging.getLogger(__name__)
@@ -142,34 +144,32 @@ class Inbox:
 
     def study(self, study_instance_uid: str) -> InboxStudy | None:
         """One study, or ``None`` when nothing of it has arrived."""
-        found = self._summaries(instances.c.study_instance_uid == study_instance_uid)
+        found = self._summaries(InstanceRow.study_instance_uid == study_instance_uid)
         return found[0] if found else None
 
     def received_after(self, instant: datetime) -> tuple[InboxStudy, ...]:
         """Studies that grew after ``instant`` (aware), the latest first."""
-        late = select(instances.c.study_instance_uid).where(instances.c.received_at > instant)
-        return self._summaries(instances.c.study_instance_uid.in_(late))
+        late = select(InstanceRow.study_instance_uid).where(InstanceRow.received_at > instant)
+        return self._summaries(InstanceRow.study_instance_uid.in_(late))
 
     def paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Files of a study, sorted by name; conflicting contents are all there."""
-        query = select(instances.c.path).where(instances.c.study_instance_uid == study_instance_uid)
-        with self._engine.connect() as connection:
-            return tuple(sorted(self.folder / path for path in connection.scalars(query)))
+        query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == study_instance_uid)
+        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
 
     def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Those of :meth:`paths` that can be analysed: what the chain is given."""
-        query = select(instances.c.path).where(
-            instances.c.study_instance_uid == study_instance_uid, _IS_IMAGE
+        query = select(InstanceRow.path).where(
+            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE
         )
-        with self._engine.connect() as connection:
-            return tuple(sorted(self.folder / path for path in connection.scalars(query)))
+        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
 
     def beside(self, study_instance_uid: str) -> str:
         """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
-        sop_class = instances.c.sop_class_uid
+        sop_class = InstanceRow.sop_class_uid
         query = (
             select(sop_class, func.count())
-            .where(instances.c.study_instance_uid == study_instance_uid, ~_IS_IMAGE)
+            .where(InstanceRow.study_instance_uid == study_instance_uid, ~_IS_IMAGE)
             .group_by(sop_class)
         )
         with self._engine.connect() as connection:
@@ -182,8 +182,8 @@ class Inbox:
         Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
         did they count, each revision would send results that make the next one.
         """
-        query = select(instances.c.sop_instance_uid, instances.c.sha256).where(
-            instances.c.study_instance_uid == study_instance_uid, _IS_IMAGE
+        query = select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
+            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE
         )
         with self._engine.connect() as connection:
             lines = sorted(f"{uid} {sha256}\n" for uid, sha256 in connection.execute(query))
@@ -194,8 +194,7 @@ class Inbox:
         with _translated_errors():
             removed = self._remove_unfinished()
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
-            with self._engine.connect() as connection:
-                indexed = set(connection.scalars(select(instances.c.path)))
+            indexed = set(fetch(self._engine, select(InstanceRow.path)))
             outcomes = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
             self._flag_conflicts()
         recovery = Recovery(removed, outcomes[True], outcomes[False], len(indexed - found))
@@ -208,11 +207,10 @@ class Inbox:
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
     def _is_indexed(self, instance: ReceivedInstance) -> bool:
-        query = select(instances.c.path).where(
-            instances.c.sop_instance_uid == instance.sop_instance_uid, instances.c.sha256 == instance.sha256
+        query = select(InstanceRow.path).where(
+            InstanceRow.sop_instance_uid == instance.sop_instance_uid, InstanceRow.sha256 == instance.sha256
         )
-        with self._engine.connect() as connection:
-            return connection.scalar(query) is not None
+        return bool(fetch(self._engine, query))
 
     def _write(self, instance: ReceivedInstance, path: Path) -> None:
         """Write, sync, rename, sync: at no instant is a partial file under its final name."""
@@ -240,54 +238,52 @@ class Inbox:
             self._durable_folders.add(folder)
 
     def _index(self, instance: ReceivedInstance, path: Path, received_at: datetime) -> Stored:
-        row = {
-            "sop_instance_uid": instance.sop_instance_uid,
-            "sha256": instance.sha256,
-            "study_instance_uid": instance.study_instance_uid,
-            "series_instance_uid": instance.series_instance_uid,
-            "sop_class_uid": instance.sop_class_uid,
-            "path": path.relative_to(self.folder).as_posix(),
-            "bytes": path.stat().st_size,
-            "received_at": received_at,
-            "calling_ae": instance.calling_ae,
-            "conflict": False,
-        }
+        row = InstanceRow(
+            sop_instance_uid=instance.sop_instance_uid,
+            sha256=instance.sha256,
+            study_instance_uid=instance.study_instance_uid,
+            series_instance_uid=instance.series_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            path=path.relative_to(self.folder).as_posix(),
+            bytes=path.stat().st_size,
+            received_at=received_at,
+            calling_ae=instance.calling_ae,
+        )
         try:
-            with self._engine.begin() as connection:
-                connection.execute(instances.insert().values(row))
+            with Session(self._engine) as session, session.begin():
+                session.add(row)
         except IntegrityError:  # the same content came in over another association at the same time
             return Stored.DUPLICATE
         return Stored.CONFLICT if self._flag_conflicts(instance.sop_instance_uid) else Stored.NEW
 
     def _flag_conflicts(self, sop_instance_uid: str | None = None) -> bool:
         """Flag UIDs with more than one content; after the commit, so that the last writer sees all."""
-        query = select(instances.c.sop_instance_uid).group_by(instances.c.sop_instance_uid)
+        query = select(InstanceRow.sop_instance_uid).group_by(InstanceRow.sop_instance_uid)
         if sop_instance_uid is not None:
-            query = query.where(instances.c.sop_instance_uid == sop_instance_uid)
-        with self._engine.connect() as connection:
-            twofold = tuple(connection.scalars(query.having(func.count() > 1)))
+            query = query.where(InstanceRow.sop_instance_uid == sop_instance_uid)
+        twofold = fetch(self._engine, query.having(func.count() > 1))
         for uid in twofold:
             with self._engine.begin() as connection:
-                flag = update(instances).where(instances.c.sop_instance_uid == uid).values(conflict=True)
+                flag = update(InstanceRow).where(InstanceRow.sop_instance_uid == uid).values(conflict=True)
                 connection.execute(flag)
         return bool(twofold)
 
     def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
-        conflicting = func.count(case((instances.c.conflict, instances.c.sop_instance_uid)).distinct())
-        last = func.max(instances.c.received_at)
+        conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
+        last = func.max(InstanceRow.received_at)
         query = (
             select(
-                instances.c.study_instance_uid,
+                InstanceRow.study_instance_uid,
                 func.count(),
-                func.min(instances.c.received_at),
+                func.min(InstanceRow.received_at),
                 last,
                 conflicting,
                 func.count(case((_IS_IMAGE, 1))),
-                func.max(case((_IS_IMAGE, instances.c.received_at))),
+                func.max(case((_IS_IMAGE, InstanceRow.received_at))),
             )
             .where(wanted)
-            .group_by(instances.c.study_instance_uid)
-            .order_by(last.desc(), instances.c.study_instance_uid)
+            .group_by(InstanceRow.study_instance_uid)
+            .order_by(last.desc(), InstanceRow.study_instance_uid)
         )
         with self._engine.connect() as connection:
             return tuple(InboxStudy(*row) for row in connection.execute(query))

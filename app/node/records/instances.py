@@ -1,6 +1,6 @@
-"""One instance as it came over the network: its bytes untouched, its identity checked.
+"""One instance as it comes over the network: its bytes stay as they are, its UIDs are checked.
 
-UIDs from the network, checked before they become names of files.
+The UIDs become names of files, so nothing but a valid UID may pass (PS3.5 9.1).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,10 @@ from pathlib import Path
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
+from sqlalchemy import BigInteger, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
 
+from app.node.records.database import Base, Uid
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta, find_uids
 
 MAX_UID_LENGTH = 64
@@ -69,6 +73,33 @@ def instance_file_name(sop_instance_uid: str, sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise ValueError("expected a SHA-256 in lower case hexadecimal")
     return f"{checked_uid(sop_instance_uid, 'SOPInstanceUID')}_{sha256[:32]}.dcm"
+
+
+class InstanceRow(Base):
+    """One content received under a SOP Instance UID.
+
+    Attributes:
+        sha256: of the data set without its file meta header.
+        path: relative to the inbox folder.
+        conflict: the UID arrived with more than one content; true of each of its rows.
+    """
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index("instances_by_study", "study_instance_uid", "received_at"),
+        Index("instances_by_arrival", "received_at", "study_instance_uid"),
+    )
+
+    sop_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_instance_uid: Mapped[Uid]
+    series_instance_uid: Mapped[Uid]
+    sop_class_uid: Mapped[Uid]
+    path: Mapped[str] = mapped_column(String(512))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    conflict: Mapped[bool] = mapped_column(default=False)
 
 
 IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"

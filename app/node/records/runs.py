@@ -13,29 +13,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Engine,
-    Integer,
-    Row,
-    String,
-    Table,
-    UniqueConstraint,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Engine, String, UniqueConstraint, func, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.node.records.database import PlainText, UtcDateTime, metadata, utc_now
+from app.node.records.database import Base, Uid, fetch, text_enum, upsert, utc_now
 
 
 class StudyState(StrEnum):
@@ -65,31 +51,39 @@ class RunKey:
     revision: int
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Base):
     """The processing of one revision.
 
     Attributes:
         content_digest: of the instances it is about (:meth:`app.node.records.inbox.Inbox.content_digest`).
+        stage: of the chain, while running.
         attempt: number of the try that is queued, under way, or was the last.
         faults: tries that started and neither ended well nor asked to be repeated; a crash counts.
         postponements: tries in a row that asked to be repeated.
         next_try_at: when an automatic try follows; ``None`` when none is planned.
-        stage: of the chain, while running.
     """
 
-    key: RunKey
-    content_digest: str
-    state: StudyState
-    stage: str
-    reason: str
-    attempt: int
-    faults: int
-    postponements: int
-    next_try_at: datetime | None
-    executor_id: str
-    created_at: datetime
-    changed_at: datetime
+    __tablename__ = "runs"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "content_digest"),)
+
+    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    content_digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    state: Mapped[StudyState] = mapped_column(text_enum(StudyState))
+    stage: Mapped[str] = mapped_column(String(32), default="")
+    reason: Mapped[str] = mapped_column(default="")
+    attempt: Mapped[int] = mapped_column(default=1)
+    faults: Mapped[int] = mapped_column(default=0)
+    postponements: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None] = mapped_column(default=None)
+    executor_id: Mapped[str] = mapped_column(String(64), default="")
+
+    @property
+    def key(self) -> RunKey:
+        """Which revision of which study."""
+        return RunKey(self.study_instance_uid, self.revision)
 
 
 @dataclass(frozen=True)
@@ -101,26 +95,6 @@ class RunEnding:
     next_try_at: datetime | None = None
     at_fault: bool = False
     """Whether this try counts against the limit."""
-
-
-runs = Table(
-    "runs",
-    metadata,
-    Column("study_instance_uid", String(64), primary_key=True),
-    Column("revision", Integer, primary_key=True),
-    Column("content_digest", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("stage", String(32), nullable=False, default=""),
-    Column("reason", PlainText(), nullable=False, default=""),
-    Column("attempt", Integer, nullable=False, default=1),
-    Column("faults", Integer, nullable=False, default=0),
-    Column("postponements", Integer, nullable=False, default=0),
-    Column("next_try_at", UtcDateTime),
-    Column("executor_id", String(64), nullable=False, default=""),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("changed_at", UtcDateTime, nullable=False),
-    UniqueConstraint("study_instance_uid", "content_digest"),
-)
 
 
 class RunLedger:
@@ -139,8 +113,8 @@ class RunLedger:
         while found is None:
             # an IntegrityError: another process opened this revision, for this content or for another
             with contextlib.suppress(IntegrityError):
-                with self._engine.begin() as connection:
-                    _insert(connection, study_instance_uid, content_digest)
+                with Session(self._engine) as session, session.begin():
+                    _add_next_revision(session, study_instance_uid, content_digest)
                 created = True
             found = self.of_content(study_instance_uid, content_digest)
         return found, created
@@ -148,7 +122,7 @@ class RunLedger:
     def of_content(self, study_instance_uid: str, content_digest: str) -> Run | None:
         """The run for exactly this content."""
         found = self._select(
-            runs.c.study_instance_uid == study_instance_uid, runs.c.content_digest == content_digest
+            Run.study_instance_uid == study_instance_uid, Run.content_digest == content_digest
         )
         return found[0] if found else None
 
@@ -161,55 +135,48 @@ class RunLedger:
 
     def of_study(self, study_instance_uid: str) -> tuple[Run, ...]:
         """Every revision, first to last."""
-        return self._select(runs.c.study_instance_uid == study_instance_uid)
+        return self._select(Run.study_instance_uid == study_instance_uid)
 
     def latest(self) -> tuple[Run, ...]:
         """The last revision of every study."""
         last = (
-            select(runs.c.study_instance_uid, func.max(runs.c.revision).label("revision"))
-            .group_by(runs.c.study_instance_uid)
+            select(Run.study_instance_uid, func.max(Run.revision).label("revision"))
+            .group_by(Run.study_instance_uid)
             .subquery()
         )
-        query = select(runs).join(
-            last,
-            (runs.c.study_instance_uid == last.c.study_instance_uid) & (runs.c.revision == last.c.revision),
-        )
-        with self._engine.connect() as connection:
-            return tuple(_run(row) for row in connection.execute(query))
+        is_last = (Run.study_instance_uid == last.c.study_instance_uid) & (Run.revision == last.c.revision)
+        return fetch(self._engine, select(Run).join(last, is_last))
 
     def unfinished(self) -> tuple[Run, ...]:
         """Runs that a try is due for: queued, under way, or failed with a next try planned."""
         return self._select(
-            runs.c.state.in_((StudyState.QUEUED, StudyState.RUNNING))
-            | ((runs.c.state == StudyState.FAILED) & runs.c.next_try_at.is_not(None))
+            Run.state.in_((StudyState.QUEUED, StudyState.RUNNING))
+            | ((Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None))
         )
 
     def claim(self, key: RunKey, attempt: int, executor_id: str) -> Run | None:
         """Start a try: ``running``, one fault on account. ``None`` when the try is out of date."""
-        changed = self._change(
+        changed = self._update_attempt(
             key,
             attempt,
             UNPROCESSED,
-            {
-                "state": StudyState.RUNNING,
-                "stage": "starting",
-                "reason": "",
-                "next_try_at": None,
-                "executor_id": executor_id,
-                "faults": runs.c.faults + 1,
-            },
+            state=StudyState.RUNNING,
+            stage="starting",
+            reason="",
+            next_try_at=None,
+            executor_id=executor_id,
+            faults=Run.faults + 1,
         )
         return self.get(key) if changed else None
 
     def note_stage(self, key: RunKey, stage: str) -> None:
         """Say where in the chain the run is."""
-        with self._engine.begin() as connection:
-            connection.execute(update(runs).where(*_is(key)).values(stage=stage[:32], changed_at=utc_now()))
+        self._update(key, stage=stage[:32])
 
     def note_reason(self, run: Run, reason: str) -> None:
         """Say what a queued run waits for."""
         if run.state is StudyState.QUEUED and run.reason != reason:
-            self._change(run.key, run.attempt, (StudyState.QUEUED,), {"reason": reason})
+            self._update_attempt(run.key, run.attempt, (StudyState.QUEUED,), reason=reason)
 
     def end(self, key: RunKey, attempt: int, ending: RunEnding) -> bool:
         """Write how a try ended; ``False`` when that was written before.
@@ -218,17 +185,18 @@ class RunLedger:
         """
         planned = ending.next_try_at is not None
         postponed = planned and not ending.at_fault
-        values: dict[str, object] = {
-            "state": ending.state,
-            "stage": "",
-            "reason": ending.reason,
-            "next_try_at": ending.next_try_at,
-            "attempt": attempt + 1 if planned else attempt,
-            "postponements": runs.c.postponements + 1 if postponed else 0,
-        }
-        if not ending.at_fault:
-            values["faults"] = runs.c.faults - 1
-        return self._change(key, attempt, (StudyState.RUNNING,), values)
+        return self._update_attempt(
+            key,
+            attempt,
+            (StudyState.RUNNING,),
+            state=ending.state,
+            stage="",
+            reason=ending.reason,
+            next_try_at=ending.next_try_at,
+            attempt=attempt + 1 if planned else attempt,
+            postponements=Run.postponements + 1 if postponed else 0,
+            faults=Run.faults if ending.at_fault else Run.faults - 1,
+        )
 
     def finish_delivery(self, key: RunKey, state: StudyState, reason: str = "") -> bool:
         """Leave ``delivering`` for ``done`` or ``failed``; ``False`` when it was left before.
@@ -236,28 +204,20 @@ class RunLedger:
         Without a reason, what was said of the processing stays.
         """
         said = {"reason": reason} if reason else {}
-        with self._engine.begin() as connection:
-            changed = connection.execute(
-                update(runs)
-                .where(*_is(key), runs.c.state == StudyState.DELIVERING)
-                .values(state=state, changed_at=utc_now(), **said)
-            )
-        return changed.rowcount > 0
+        return self._update(key, Run.state == StudyState.DELIVERING, state=state, **said)
 
     def requeue(self, run: Run) -> bool:
         """Begin again at a person's wish, with a clean account; ``False`` when the run moved meanwhile."""
-        return self._change(
+        return self._update_attempt(
             run.key,
             run.attempt,
             (run.state,),
-            {
-                "state": StudyState.QUEUED,
-                "reason": "asked for again",
-                "next_try_at": None,
-                "attempt": run.attempt + 1,
-                "faults": 0,
-                "postponements": 0,
-            },
+            state=StudyState.QUEUED,
+            reason="asked for again",
+            next_try_at=None,
+            attempt=run.attempt + 1,
+            faults=0,
+            postponements=0,
         )
 
     def reopen(self, run: Run) -> Run | None:
@@ -266,58 +226,54 @@ class RunLedger:
         The content is the new revision's from here on. Its tries are counted on from the former's, whose
         numbers the durable engine knows already.
         """
-        former = (*_is(run.key), runs.c.content_digest == run.content_digest, runs.c.state == StudyState.DONE)
+        former = (*_is(run.key), Run.content_digest == run.content_digest, Run.state == StudyState.DONE)
         past = f"{run.content_digest[:48]}-r{run.key.revision}"
-        with contextlib.suppress(IntegrityError), self._engine.begin() as connection:
-            moved = connection.execute(update(runs).where(*former).values(content_digest=past))
+        with contextlib.suppress(IntegrityError), Session(self._engine) as session, session.begin():
+            moved = session.connection().execute(update(Run).where(*former).values(content_digest=past))
             if moved.rowcount:
-                key = run.key.study_instance_uid
-                _insert(connection, key, run.content_digest, attempt=run.attempt + 1)
+                _add_next_revision(session, run.study_instance_uid, run.content_digest, run.attempt + 1)
         found = self.of_content(run.key.study_instance_uid, run.content_digest)
         return found if found is not None and found.key.revision == run.key.revision + 1 else None
 
     def resume_delivery(self, key: RunKey) -> None:
         """Back to ``delivering`` from ``failed`` or ``done``, when results are sent at a person's wish."""
-        with self._engine.begin() as connection:
-            connection.execute(
-                update(runs)
-                .where(*_is(key), runs.c.state.in_((StudyState.FAILED, StudyState.DONE)))
-                .values(state=StudyState.DELIVERING, reason="", changed_at=utc_now())
-            )
+        ended = Run.state.in_((StudyState.FAILED, StudyState.DONE))
+        self._update(key, ended, state=StudyState.DELIVERING, reason="")
 
     def replace_lost_attempt(self, run: Run) -> bool:
         """The engine lost a try: plan another under a new number. ``False`` when the run moved meanwhile."""
-        values = {"state": StudyState.QUEUED, "stage": "", "attempt": run.attempt + 1}
-        return self._change(run.key, run.attempt, (run.state,), values)
+        following = run.attempt + 1
+        return self._update_attempt(
+            run.key, run.attempt, (run.state,), state=StudyState.QUEUED, stage="", attempt=following
+        )
 
-    def _change(
-        self, key: RunKey, attempt: int, states: Collection[StudyState], values: dict[str, object]
+    def _update_attempt(
+        self, key: RunKey, number: int, states: Collection[StudyState], **values: object
     ) -> bool:
+        """Change a run; ``False`` when it is at another attempt or in another state."""
+        return self._update(key, Run.attempt == number, Run.state.in_(states), **values)
+
+    def _update(self, key: RunKey, *conditions: ColumnElement[bool], **values: object) -> bool:
+        statement = update(Run).where(*_is(key), *conditions).values(**values, changed_at=utc_now())
         with self._engine.begin() as connection:
-            changed = connection.execute(
-                update(runs)
-                .where(*_is(key), runs.c.attempt == attempt, runs.c.state.in_(states))
-                .values(**values, changed_at=utc_now())
-            )
-        return changed.rowcount > 0
+            return connection.execute(statement).rowcount > 0
 
     def _select(self, *conditions: ColumnElement[bool]) -> tuple[Run, ...]:
-        query = select(runs).where(*conditions).order_by(runs.c.created_at, runs.c.revision)
-        with self._engine.connect() as connection:
-            return tuple(_run(row) for row in connection.execute(query))
+        return fetch(self._engine, select(Run).where(*conditions).order_by(Run.created_at, Run.revision))
 
 
-def _insert(connection: Connection, study_instance_uid: str, content_digest: str, attempt: int = 1) -> None:
+def _add_next_revision(
+    session: Session, study_instance_uid: str, content_digest: str, attempt: int = 1
+) -> None:
     """The next revision, queued. Raises IntegrityError when another process was quicker."""
-    last = select(func.coalesce(func.max(runs.c.revision), 0)).where(
-        runs.c.study_instance_uid == study_instance_uid
+    last = session.scalar(
+        select(func.coalesce(func.max(Run.revision), 0)).where(Run.study_instance_uid == study_instance_uid)
     )
     now = utc_now()
-    revision = connection.scalar(last) or 0
-    connection.execute(
-        runs.insert().values(
+    session.add(
+        Run(
             study_instance_uid=study_instance_uid,
-            revision=revision + 1,
+            revision=(last or 0) + 1,
             content_digest=content_digest,
             state=StudyState.QUEUED,
             attempt=attempt,
@@ -325,37 +281,21 @@ def _insert(connection: Connection, study_instance_uid: str, content_digest: str
             changed_at=now,
         )
     )
+    session.flush()
 
 
 def _is(key: RunKey) -> tuple[ColumnElement[bool], ...]:
-    return (runs.c.study_instance_uid == key.study_instance_uid, runs.c.revision == key.revision)
+    return (Run.study_instance_uid == key.study_instance_uid, Run.revision == key.revision)
 
 
-def _run(row: Row[Any]) -> Run:
-    return Run(
-        key=RunKey(row.study_instance_uid, row.revision),
-        content_digest=row.content_digest,
-        state=StudyState(row.state),
-        stage=row.stage,
-        reason=row.reason,
-        attempt=row.attempt,
-        faults=row.faults,
-        postponements=row.postponements,
-        next_try_at=row.next_try_at,
-        executor_id=row.executor_id,
-        created_at=row.created_at,
-        changed_at=row.changed_at,
-    )
+class LatePriorRow(Base):
+    """A revision of a SPECT/CT, and a late PET/CT that the audit log names for it."""
 
+    __tablename__ = "late_priors_told"
 
-late_priors_told = Table(
-    "late_priors_told",
-    metadata,
-    Column("study_instance_uid", String(64), primary_key=True),
-    Column("revision", Integer, primary_key=True),
-    Column("pet_study_instance_uid", String(64), primary_key=True),
-)
-"""One row a revision of a SPECT/CT and late PET/CT."""
+    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    pet_study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
 
 
 class LatePriorLedger:
@@ -366,23 +306,13 @@ class LatePriorLedger:
 
     def is_told(self, spect: RunKey, pet_study_instance_uid: str) -> bool:
         """Whether it is written down that this revision was analysed without that PET/CT."""
-        query = select(late_priors_told).filter_by(**_row(spect, pet_study_instance_uid))
-        with self._engine.connect() as connection:
-            return connection.execute(query).first() is not None
+        query = select(LatePriorRow).filter_by(**_late_prior(spect, pet_study_instance_uid))
+        return bool(fetch(self._engine, query))
 
     def note_told(self, spect: RunKey, pet_study_instance_uid: str) -> None:
-        """It is written down."""
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(late_priors_told).values(_row(spect, pet_study_instance_uid)))
-        except IntegrityError:  # the PET/CT's worker and the SPECT/CT's noted it at the same time
-            if not self.is_told(spect, pet_study_instance_uid):
-                raise
+        """It is written down; the PET/CT's worker and the SPECT/CT's may note it at the same time."""
+        upsert(self._engine, LatePriorRow, **_late_prior(spect, pet_study_instance_uid))
 
 
-def _row(spect: RunKey, pet_study_instance_uid: str) -> dict[str, object]:
-    return {
-        "study_instance_uid": spect.study_instance_uid,
-        "revision": spect.revision,
-        "pet_study_instance_uid": pet_study_instance_uid,
-    }
+def _late_prior(spect: RunKey, pet_study_instance_uid: str) -> dict[str, object]:
+    return {**asdict(spect), "pet_study_instance_uid": pet_study_instance_uid}

@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb
 from app.node.policy import NodePolicy
-from app.node.records.executors import executors
+from app.node.records.executors import ExecutorRow
 
 Answers = Mapping[str, Callable[[], tuple[str, ...]]]
 """For each path: what is wrong, one sentence each; nothing means well. Must answer without waiting."""
@@ -213,7 +213,7 @@ class Readiness:
 def _database(engine: Engine) -> str:
     try:
         with engine.connect() as connection:
-            connection.execute(select(executors.c.executor_id).limit(1)).all()  # reads the file, with SQLite
+            connection.execute(select(ExecutorRow.executor_id).limit(1)).all()  # reads the file, with SQLite
     except SQLAlchemyError:
         return "database: does not answer"
     return ""

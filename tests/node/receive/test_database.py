@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import StatementError
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.records.database import instances, open_database
+from app.node.records.database import open_database
+from app.node.records.instances import InstanceRow
 
 
 def row(received_at: datetime) -> dict[str, object]:
@@ -34,16 +35,16 @@ def test_sqlite_survives_a_power_cut_after_each_commit(engine: Engine) -> None:
 def test_instants_come_back_as_the_same_instant_in_utc(engine: Engine) -> None:
     instant = datetime(2026, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     with engine.begin() as connection:
-        connection.execute(instances.insert().values(row(instant)))
+        connection.execute(insert(InstanceRow).values(row(instant)))
     with engine.connect() as connection:
-        found = connection.scalar(instances.select().with_only_columns(instances.c.received_at))
+        found = connection.scalar(select(InstanceRow.received_at))
     assert found == instant
     assert found.tzinfo is UTC
 
 
 def test_an_instant_without_a_zone_is_refused(engine: Engine) -> None:
     with engine.begin() as connection, pytest.raises(StatementError, match="time zone"):
-        connection.execute(instances.insert().values(row(datetime(2026, 3, 1))))
+        connection.execute(insert(InstanceRow).values(row(datetime(2026, 3, 1))))
 
 
 @pytest.mark.parametrize("url", ["not a url", "nosuchdatabase://host/name"])

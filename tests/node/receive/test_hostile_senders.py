@@ -19,10 +19,9 @@ from pydicom.uid import (
 from sqlalchemy import Engine, delete
 
 from app.node.receive.scp import StoreScp
-from app.node.records.database import instances
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta
 from app.node.records.inbox import Inbox, Recovery
-from app.node.records.instances import UnsafeUidError, checked_uid
+from app.node.records.instances import InstanceRow, UnsafeUidError, checked_uid
 
 from .images import STUDY, write_study
 from .peers import RawSender, Request, raw_sender, run_dcmtk
@@ -102,5 +101,5 @@ def _check_index_matches_disk(inbox: Inbox, engine: Engine) -> None:
     assert indexed == {path for path in inbox.folder.rglob("*") if path.is_file()}
     assert all(path.resolve().is_relative_to(inbox.folder.resolve()) for path in indexed)
     with engine.begin() as connection:
-        connection.execute(delete(instances))
+        connection.execute(delete(InstanceRow))
     assert inbox.recover() == Recovery(indexed=len(indexed))

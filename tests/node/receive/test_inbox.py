@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.uid import BasicTextSRStorage
-from sqlalchemy import Engine, delete, event, text
+from sqlalchemy import Engine, delete, event, text, update
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from app.errors import RetryLaterError
 from app.files.durable import sync_folder
-from app.node.records.database import instances, utc_now
+from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, InboxFullError, Recovery, Stored
+from app.node.records.instances import InstanceRow
 
 from .images import STUDY, ct_slice, encoded, received
 
@@ -89,7 +90,7 @@ def test_the_order_of_arrival_does_not_change_the_digest(tmp_path: Path, engine:
         inbox.store(received(ct_slice(number)))
     forwards = inbox.content_digest(STUDY)
     with engine.begin() as connection:
-        connection.execute(delete(instances))
+        connection.execute(delete(InstanceRow))
     for number in (3, 1, 2):
         inbox.store(received(ct_slice(number)))
     assert inbox.content_digest(STUDY) == forwards
@@ -197,7 +198,7 @@ def test_a_kill_before_a_conflict_is_flagged_is_made_good(inbox: Inbox, engine: 
     inbox.store(received(ct_slice(1)))
     inbox.store(received(ct_slice(1, value=500)))
     with engine.begin() as connection:
-        connection.execute(instances.update().values(conflict=False))
+        connection.execute(update(InstanceRow).values(conflict=False))
     inbox.recover()
     assert inbox.studies()[0].conflicts == 1
 
@@ -206,7 +207,7 @@ def test_a_file_that_is_not_what_its_name_says_is_set_aside(inbox: Inbox, engine
     inbox.store(received(ct_slice(1)))
     (path,) = inbox.paths(STUDY)
     with engine.begin() as connection:
-        connection.execute(delete(instances))
+        connection.execute(delete(InstanceRow))
     path.write_bytes(path.read_bytes()[:-10])
     assert inbox.recover() == Recovery(quarantined=1)
     assert inbox.studies() == ()

@@ -17,8 +17,9 @@ from app.domain.selection.screening import CT_IMAGE
 from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy
-from app.node.records.database import instances, utc_now
+from app.node.records.database import utc_now
 from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.records.instances import InstanceRow
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import Observation, StudySubject
@@ -59,7 +60,7 @@ def arrived(stores: NodeStores, study: str, sop_class_uid: str = CT_IMAGE) -> Ru
         "conflict": False,
     }
     with stores.engine.begin() as connection:
-        connection.execute(insert(instances).values(row))
+        connection.execute(insert(InstanceRow).values(row))
     return RunKey(study, 1)
 
 

@@ -28,8 +28,8 @@ from app.domain.study import Patient, Series, Study
 from app.node.policy import NodePolicy, ReceivePolicy
 from app.node.receive.completeness import Selected
 from app.node.receive.watcher import Watcher
-from app.node.records.database import instances, utc_now
-from app.node.records.instances import StoreCommand, identify
+from app.node.records.database import utc_now
+from app.node.records.instances import InstanceRow, StoreCommand, identify
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import Observation
@@ -193,7 +193,7 @@ def keep(stores: NodeStores, path: Path) -> None:
 def make_old(stores: NodeStores) -> None:
     """What has come so far came an hour ago."""
     with stores.engine.begin() as connection:
-        connection.execute(update(instances).values(received_at=utc_now() - timedelta(hours=1)))
+        connection.execute(update(InstanceRow).values(received_at=utc_now() - timedelta(hours=1)))
 
 
 def test_a_processed_study_does_not_begin_to_arrive_again_with_a_result(
