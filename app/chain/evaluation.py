@@ -52,11 +52,8 @@ class KeptPatient(Record):
 
 
 log = logging.getLogger(__name__)
-
 RESULTS_FOLDER = "results"
-
 PATIENTS_FOLDER = "patients"
-
 Files = Mapping[str, tuple[Path, ...]]
 """Of each study, by its UID."""
 

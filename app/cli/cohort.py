@@ -129,8 +129,8 @@ def _counts(manifest: CohortManifest) -> list[tuple[str, str]]:
         patients = manifest.of_centre(centre)
         both = sum(len(patient.scans) == 2 for patient in patients)
         without = sum(scan.lesions == 0 for patient in patients for scan in patient.scans)
-        told = f"{len(patients)} patients, {both} with both scans, {without} scans without lesions"
-        counts.append((centre, told))
+        summary = f"{len(patients)} patients, {both} with both scans, {without} scans without lesions"
+        counts.append((centre, summary))
     return counts
 
 
@@ -142,7 +142,7 @@ def _excluded(manifest: CohortManifest) -> list[str]:
 
 
 def _place(exclusion: Exclusion) -> str:
-    """The folder below the source, where there is one to tell."""
+    """The folder below the source, if there is one to show."""
     if exclusion.folder in ("", exclusion.source):
         return ""
     folder = Path(exclusion.folder)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from app.demo.story import StudyShown
 
 ROWS_SHOWN = 12
-
 STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
 
 

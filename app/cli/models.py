@@ -1,6 +1,6 @@
 """``psma-node models``: what is installed, is it what its cards say, and how it comes and goes.
 
-``psma-node models shadow``: what the shadow models found, beside what was sent.
+``psma-node models shadow``: what the shadow models found, compared with what was sent.
 """
 
 from __future__ import annotations

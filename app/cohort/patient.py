@@ -1,7 +1,4 @@
-"""One patient: its scans read as the node reads them, its truths, and the images that training takes.
-
-From a reader's regions to numbered lesions.
-"""
+"""One patient: scans read as the node reads them, the reader's regions as numbered lesions, images."""
 
 from __future__ import annotations
 
