@@ -1,7 +1,4 @@
-"""``psma-node demo``: a simulated patient through scanner, node and PACS, on this machine.
-
-``psma-node phantom``: write a simulated patient as DICOM.
-"""
+"""``psma-node demo``, ``phantom``: a simulated patient through scanner, node and PACS, or as DICOM files."""
 
 from __future__ import annotations
 
@@ -22,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.demo.story import StudyShown
+    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
+    from app.phantom.patient import SimulatedPatient
 
 ROWS_SHOWN = 12
 STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
@@ -49,21 +48,21 @@ def demo(
     begun = time.monotonic()
     # a polite end asked for from outside cleans up as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Narrator(console) as tell:
+    with TerminalNarrator(console) as narrator:
         try:
-            shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), tell)
+            shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), narrator)
         except (DemoFailedError, ProgramFailedError, LookupError) as error:
-            tell.fail(str(error))
+            narrator.fail(str(error))
             raise typer.Exit(ExitCode.FAILED) from error
         except KeyboardInterrupt as stop:
-            tell.fail("stopped; node, PACS and temporary files are gone")
+            narrator.fail("stopped; node, PACS and temporary files are gone")
             raise typer.Exit(ExitCode.STOPPED) from stop
     for study in shown:
         _print_study(console, study)
     _print_ending(console, out, time.monotonic() - begun)
 
 
-class Narrator:
+class TerminalNarrator:
     """Steps with a spinner, a tick and a time; plain lines where there is no terminal."""
 
     def __init__(self, console: Console) -> None:
@@ -73,7 +72,7 @@ class Narrator:
         self._begun = 0.0
         self._notes: list[str] = []
 
-    def __enter__(self) -> Narrator:
+    def __enter__(self) -> TerminalNarrator:
         self._spinner.start()
         return self
 
@@ -160,11 +159,6 @@ def _print_ending(console: Console, out: Path, took_s: float) -> None:
     console.print(f"Pictures and DICOM results: [bold]{out.resolve()}[/]", highlight=False, soft_wrap=True)
     used = f"Took {took_s / 60:.1f} minutes; the node used {peak_gb:.1f} GB of memory at most."
     console.print(f"{used} Research use only.", highlight=False)
-
-
-if TYPE_CHECKING:
-    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
-    from app.phantom.patient import SimulatedPatient
 
 
 def phantom(

@@ -1,4 +1,4 @@
-"""Which of a reader's files belongs to which scan."""
+"""The truths in a folder, and which of them belongs to which scan."""
 
 from __future__ import annotations
 

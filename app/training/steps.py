@@ -1,4 +1,4 @@
-"""Steps that depend on each other, several at once, each a process, skipped when it was finished before."""
+"""Steps that depend on each other: each is a process, several run at once, and finished ones are skipped."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Deviations of the small one from stock ``nnUNetTrainer`` are in :data:`DEVIATIONS`, which the model card
 repeats; everything not named there (loss, deep supervision, sampling, patch extraction, form of the schedule)
-is nnU-Net's own.
-The classes have names of their own, so that what they store does not claim to be a stock training.
+is nnU-Net's own. The classes have their own names, so that their checkpoints do not claim to be stock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attributes that all objects of a simulated patient share, and how they are saved.
 
-Nothing depends on the clock or on chance: a patient written twice is the same bytes.
+Nothing depends on the clock or on chance: a patient that is written twice gives the same bytes.
 """
 
 from __future__ import annotations
