@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.node.records.comparisons import ShadowRow
 
 WIDTH_IN_FILES = 200
-"""Of a table that goes to a file or another program."""
+"""Width of a table that goes to a file or another program."""
 
 app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 

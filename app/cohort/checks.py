@@ -22,13 +22,13 @@ MOST_OUTSIDE = 0.5
 """A truth that lies mostly outside its image is another image's."""
 
 CLEAR_OF_BODY = 2.0
-"""Lesions of PSMA stand out by far; below this ratio to the body's median a person should look."""
+"""Lesions of PSMA stand out by far; below this ratio to the body's median you should look."""
 
 TELLTALE_GAIN = 3.0
 """Mirrored, a truth in a wrong orientation lies on lesions: this many times the uptake it has as it is."""
 
 AXES = {0: "head to feet", 1: "front to back", 2: "left to right"}
-"""Of canonical arrays ``(z, y, x)``."""
+"""The axes of canonical arrays ``(z, y, x)``."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def _better_mirrored(suv: NDArray[np.float32], mask: NDArray[np.bool_], inside: 
 
 
 PARTS = 4
-"""Along each axis."""
+"""Of the image, along each axis."""
 
 SAME_WITHIN = 1e-5
-"""Of all uptake. Rounding of slopes moves shares by 1e-6; two scans of one patient differ by 1e-3."""
+"""A share of all uptake. Rounding of slopes moves it by 1e-6; two scans of one patient differ by 1e-3."""
 
 
 def fingerprint(suv: Volume) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ SALT_FILE = "identity.salt"
 
 LAST_NUMBER = 9999
 Assignment = dict[str, dict[str, str]]
-"""Of each centre: Study Instance UID to pseudonym."""
+"""For each centre: Study Instance UID to pseudonym."""
 
 WITHHELD = "(withheld)"
 KEY_COLUMNS = ("id", "patient_id", "issuer")
@@ -96,8 +96,8 @@ def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str])
 def names_in_table(persons: Sequence[tuple[str, FoundPatient]]) -> list[tuple[str, ...]]:
     """What ``truth.csv`` may call each person, so that no row is two persons'.
 
-    The Patient ID, where nobody else has it under another issuer; the pseudonym, where it is not spelled as
-    somebody's Patient ID, as a clinic's own numbering may be.
+    The Patient ID, unless another person has it under another issuer; the pseudonym, unless it is also
+    a Patient ID, as in a clinic's own numbering.
 
     Args:
         persons: everyone in the source, with pseudonyms.

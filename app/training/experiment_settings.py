@@ -274,7 +274,7 @@ def _value(key: str, text: str) -> Any:
 
 
 def cohort_sha256(cohort: Path, manifest: CohortManifest) -> str:
-    """Of the manifest, of what each patient was made from, and of every truth."""
+    """The digest of the manifest, of every patient's record and of every truth."""
     files = [cohort / MANIFEST_FILE]
     for patient in manifest.patients:
         record = patient_folder(cohort, patient.id) / RECORD_FILE

@@ -118,7 +118,7 @@ def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: t
 
 
 def _others(own: Sequence[ScanScore], group: Group) -> str:
-    """Of M4: in how many patients it did not run itself."""
+    """In how many patients another model ran in place of M4."""
     others = [score.key.used.value for score in own if score.key.used is not group.model]
     return f"{', '.join(sorted(set(others)))} ran in {len(others)} of them" if others else ""
 

@@ -111,7 +111,7 @@ def score_scan(key: ScanKey, found: LabelMap | NDArray[np.bool_], truth: LabelMa
 
     Lesions are the connected components of either mask (18 neighbours, as in autoPET), so that a truth given
     as single lesions and one given as a single mask count alike, and touching lesions count as one on both
-    sides. Nothing is dropped for its size: a smallest lesion is the segmenter's business.
+    sides. No lesion is dropped for its size: the segmenter applies the smallest size.
 
     Args:
         key: what was segmented by what.
