@@ -27,7 +27,9 @@ STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for pictures and results; made.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Folder for pictures and results; made if missing.")] = Path(
+        "demo-output"
+    ),
     patient: Annotated[int, typer.Option(min=0, help="Simulated patient; training saw 0 to 79 of A.")] = 2001,
     centre: Annotated[str, typer.Option(help="Simulated centre: A or B.")] = "A",
     patience_s: Annotated[float, typer.Option(help="Longest wait for a study, seconds.")] = 600.0,
@@ -163,7 +165,7 @@ def _print_ending(console: Console, out: Path, took_s: float) -> None:
 
 def phantom(
     patient: Annotated[int, typer.Option("--patient", min=0, help="Number of the patient: the seed.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to; made.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")],
     centre: Annotated[
         Centre, typer.Option("--centre", help="Simulated centre, with its own scanners.")
     ] = Centre.A,
