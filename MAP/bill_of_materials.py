@@ -6,7 +6,7 @@
 ``--base`` has ``status`` of dpkg, ``os-release`` and ``doc`` (``/usr/share/doc``) of the base image,
 ``--manifests`` app.json. A Debian package whose licences are not written for a machine to read has none here.
 
-The Python packages are ``cyclonedx-py``'s work; it runs beside the environment that it describes. The same
+``cyclonedx-py`` lists the Python packages; it runs outside the environment that it describes. The same
 image gives the same file: no serial number, no time.
 """
 

@@ -52,13 +52,10 @@ class KeptPatient(Record):
 
 
 log = logging.getLogger(__name__)
-
 RESULTS_FOLDER = "results"
-
 PATIENTS_FOLDER = "patients"
-
 Files = Mapping[str, tuple[Path, ...]]
-"""Of each study, by its UID."""
+"""The files of each study, by its UID."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def _evaluate(
 
 
 def _digest(cohort: Path, patient: CohortPatient, dicom: Files, settings: Settings) -> str:
-    """Of all that the patient's scores depend on; of DICOM files names, sizes and times, as they are many."""
+    """The digest of all that the scores depend on; of the many DICOM files, names, sizes and times."""
     digest = hashlib.sha256(f"{__version__} {settings.digest} {patient.model_dump_json()}".encode())
     for card in site_models(ModelStore(settings.segment.models_folder), settings.segment).serving.values():
         digest.update(f"{card.id} {sorted(card.files.items())} {card.inference}".encode())

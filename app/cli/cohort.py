@@ -31,10 +31,13 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     truth: Annotated[
         Path, typer.Option("--truth", help="Folder of SEG, RTSTRUCT or NIfTI, with truth.csv if needed.")
     ],
-    centre: Annotated[str, typer.Option("--centre", help="Begins every pseudonym: A, B, ...")],
-    out: Annotated[Path, typer.Option("--out", metavar="COHORT", help="The cohort; made, or added to.")],
+    centre: Annotated[str, typer.Option("--centre", help="Its name begins every pseudonym: A, B, …")],
+    out: Annotated[Path, typer.Option("--out", metavar="COHORT", help="The cohort to make or to add to.")],
     roi: Annotated[
-        str, typer.Option("--roi", metavar="REGEX", help="Names of segments or ROIs that are lesions; all.")
+        str,
+        typer.Option(
+            "--roi", metavar="REGEX", help="Names of segments or ROIs that are lesions; default: all."
+        ),
     ] = "",
     key: Annotated[
         Path | None, typer.Option("--key", help="Write pseudonym and Patient ID here; not in the cohort.")
@@ -66,7 +69,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
 def show(
     cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder of a cohort.")],
 ) -> None:
-    """Patients, exclusions with their reasons, warnings, and how many there are of each centre."""
+    """Show patients, exclusions with their reasons, warnings, and how many patients each centre has."""
     from app.cohort.manifest import read_manifest
 
     _print(read_manifest(cohort))
@@ -74,7 +77,7 @@ def show(
 
 @app.command()
 def simulate(
-    out: Annotated[Path, typer.Option("--out", help="Gets dicom/ and truth/.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for dicom/ and truth/; made if missing.")],
     patients: Annotated[int, typer.Option("--patients", min=1, help="How many.")] = 48,
     centre: Annotated[Centre, typer.Option("--centre", help="Simulated centre.")] = Centre.A,
     first: Annotated[int, typer.Option("--first", min=0, help="Number of the first: its seed.")] = 0,
@@ -129,8 +132,8 @@ def _counts(manifest: CohortManifest) -> list[tuple[str, str]]:
         patients = manifest.of_centre(centre)
         both = sum(len(patient.scans) == 2 for patient in patients)
         without = sum(scan.lesions == 0 for patient in patients for scan in patient.scans)
-        told = f"{len(patients)} patients, {both} with both scans, {without} scans without lesions"
-        counts.append((centre, told))
+        summary = f"{len(patients)} patients, {both} with both scans, {without} scans without lesions"
+        counts.append((centre, summary))
     return counts
 
 
@@ -142,7 +145,7 @@ def _excluded(manifest: CohortManifest) -> list[str]:
 
 
 def _place(exclusion: Exclusion) -> str:
-    """The folder below the source, where there is one to tell."""
+    """The folder below the source, if there is one to show."""
     if exclusion.folder in ("", exclusion.source):
         return ""
     folder = Path(exclusion.folder)

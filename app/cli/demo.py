@@ -1,7 +1,4 @@
-"""``psma-node demo``: a simulated patient through scanner, node and PACS, on this machine.
-
-``psma-node phantom``: write a simulated patient as DICOM.
-"""
+"""``psma-node demo``, ``phantom``: a simulated patient through scanner, node and PACS, or as DICOM files."""
 
 from __future__ import annotations
 
@@ -22,14 +19,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.demo.story import StudyShown
+    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
+    from app.phantom.patient import SimulatedPatient
 
 ROWS_SHOWN = 12
-
 STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for pictures and results; made.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Folder for pictures and results; made if missing.")] = Path(
+        "demo-output"
+    ),
     patient: Annotated[int, typer.Option(min=0, help="Simulated patient; training saw 0 to 79 of A.")] = 2001,
     centre: Annotated[str, typer.Option(help="Simulated centre: A or B.")] = "A",
     patience_s: Annotated[float, typer.Option(help="Longest wait for a study, seconds.")] = 600.0,
@@ -50,21 +50,21 @@ def demo(
     begun = time.monotonic()
     # a polite end asked for from outside cleans up as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Narrator(console) as tell:
+    with TerminalNarrator(console) as narrator:
         try:
-            shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), tell)
+            shown = run_demo(DemoRequest(out, patient, Centre(centre.upper()), patience_s), narrator)
         except (DemoFailedError, ProgramFailedError, LookupError) as error:
-            tell.fail(str(error))
+            narrator.fail(str(error))
             raise typer.Exit(ExitCode.FAILED) from error
         except KeyboardInterrupt as stop:
-            tell.fail("stopped; node, PACS and temporary files are gone")
+            narrator.fail("stopped; node, PACS and temporary files are gone")
             raise typer.Exit(ExitCode.STOPPED) from stop
     for study in shown:
         _print_study(console, study)
     _print_ending(console, out, time.monotonic() - begun)
 
 
-class Narrator:
+class TerminalNarrator:
     """Steps with a spinner, a tick and a time; plain lines where there is no terminal."""
 
     def __init__(self, console: Console) -> None:
@@ -74,7 +74,7 @@ class Narrator:
         self._begun = 0.0
         self._notes: list[str] = []
 
-    def __enter__(self) -> Narrator:
+    def __enter__(self) -> TerminalNarrator:
         self._spinner.start()
         return self
 
@@ -163,14 +163,9 @@ def _print_ending(console: Console, out: Path, took_s: float) -> None:
     console.print(f"{used} Research use only.", highlight=False)
 
 
-if TYPE_CHECKING:
-    from app.phantom.dicom.writer import WrittenPatient, WrittenScan
-    from app.phantom.patient import SimulatedPatient
-
-
 def phantom(
     patient: Annotated[int, typer.Option("--patient", min=0, help="Number of the patient: the seed.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to; made.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")],
     centre: Annotated[
         Centre, typer.Option("--centre", help="Simulated centre, with its own scanners.")
     ] = Centre.A,

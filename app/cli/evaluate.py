@@ -1,7 +1,4 @@
-"""``psma-node evaluate``: a validation's report again, or the node's own chain on a labelled cohort.
-
-``psma-node evaluate --node``: the node's chain on a labelled cohort, its report, the models' cards.
-"""
+"""``psma-node evaluate``: a validation's report again; with ``--node``, of the node's chain on a cohort."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 REPORT_FILE = Path("report.html")
-
 COMMAND = "`psma-node evaluate --node`"
 
 
@@ -50,7 +46,7 @@ class NodeRun:
     command: str
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def caveats(self) -> tuple[str, ...]:
         """Which models may have been trained on these patients, a sentence each."""
         from app.validation.cards import warning
 
@@ -100,8 +96,8 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
 
     if cards:
         check_tellable(run.serving)
-    for doubt in run.doubts:
-        typer.echo(f"warning: {doubt}", err=True)
+    for caveat in run.caveats:
+        typer.echo(f"warning: {caveat}", err=True)
     with hold_folder(out, COMMAND):
         configure_logging(None, "WARNING")
         logging.getLogger("app.chain.evaluation").setLevel(logging.INFO)
@@ -119,7 +115,7 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
 
 
 def _command(centre: str, site: tuple[Path | None, list[str]]) -> str:
-    """What to run again, as it was asked for; folders stay unsaid."""
+    """The command to run again; it reveals no folder."""
     words = ["psma-node evaluate --node COHORT"]
     words += [f"--centre {centre}"] if centre else []
     words += ["--config SITE.yaml"] if site[0] is not None else []
@@ -146,7 +142,8 @@ def complete_cards(found: NodeScores, run: NodeRun) -> None:
 
 def _write_report(out: Path, found: NodeScores, run: NodeRun) -> None:
     from app import __version__
-    from app.validation.report import ABOUT_FILE, ReportAbout, report_from, write_about
+    from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
+    from app.validation.report.page import report_from
     from app.validation.scores import SCORES_FILE, write_scores
 
     about = ReportAbout(
@@ -156,7 +153,7 @@ def _write_report(out: Path, found: NodeScores, run: NodeRun) -> None:
         models=found.models,
         commands=(run.command,),
         settings=f"digest of the site's settings: {run.settings.digest}",
-        notes=(*run.doubts, *(f"No result: {line}" for line in found.missing)),
+        notes=(*run.caveats, *(f"No result: {line}" for line in found.missing)),
     )
     write_scores(found.scores, out / SCORES_FILE)
     write_about(about, out / ABOUT_FILE)
@@ -216,8 +213,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     block_stop_signals()
 
-
-    with _told(out or NODE_FOLDER):
+    with _explained(out or NODE_FOLDER):
         run = run_node(source, centre, (config, overrides or []))
         evaluate_and_report(run, (out or NODE_FOLDER).resolve(), cards)
 
@@ -231,11 +227,11 @@ def _refuse_what_would_be_ignored(of_node: dict[str, object], cohort: Path | Non
 
 
 def _write_again(source: Path, report: Path, cohort: Path | None) -> None:
-    from app.validation.report import report_from
+    from app.validation.report.page import report_from
 
     if report.is_dir():
         raise typer.BadParameter(f"{report} is a folder; give the file to write", param_hint="--out")
-    with _told(report):
+    with _explained(report):
         report.parent.mkdir(parents=True, exist_ok=True)
         lacking = report_from(source, report, cohort)
     typer.echo(f"written: {report}")
@@ -244,8 +240,8 @@ def _write_again(source: Path, report: Path, cohort: Path | None) -> None:
 
 
 @contextmanager
-def _told(place: Path) -> Iterator[None]:
-    """What the disk refuses is a sentence, not a traceback.
+def _explained(place: Path) -> Iterator[None]:
+    """Explain what the disk refuses in a sentence instead of a traceback.
 
     Raises:
         MisconfiguredError: in place of an ``OSError``.

@@ -57,7 +57,7 @@ def experiment(
 ) -> None:
     """Train and validate M1 to M4 as the study did; goes on where an earlier run of the same stopped."""
     from app.training.experiment import lock_experiment
-    from app.training.export import COHORT_UNSAID
+    from app.training.export import COHORT_PLACEHOLDER
 
     log_to_terminal()
     end_on_sigterm()
@@ -74,8 +74,8 @@ def experiment(
         if only not in (Part.COHORT, Part.REPORT):
             _train(folder, settings, only, is_simulated)
         if only in (None, Part.REPORT):
-            _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else COHORT_UNSAID)
-            _tell_models(folder, install)
+            _report(folder, settings, f"{SIMULATED} --size {size}" if is_simulated else COHORT_PLACEHOLDER)
+            _list_models(folder, install)
 
 
 def _refuse_what_would_be_ignored(
@@ -170,7 +170,7 @@ def _report(folder: Path, settings: ExperimentSettings, cohort: str) -> None:
     typer.echo(f"report      {write_report(folder, cohort)}")
 
 
-def _tell_models(folder: Path, install: Path | None) -> None:
+def _list_models(folder: Path, install: Path | None) -> None:
     from app.inference.importing.install import new_model
     from app.training.experiment_settings import ALL_PATIENTS
     from app.training.workplace import Workplace

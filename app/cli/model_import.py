@@ -106,7 +106,7 @@ def _import_package(source: Path, models: Path, replace: bool) -> None:
 
     with new_model(models, package_id(source), replace) as folder:
         card = import_package(source, folder)
-    _tell(card, models)
+    _print_card(card, models)
 
 
 def _import_training(source: Path, choice: Choice, request: ImportRequest, target: Target) -> None:
@@ -126,7 +126,7 @@ def _import_training(source: Path, choice: Choice, request: ImportRequest, targe
         typer.echo(f"  {words}")
     for words in imported.not_enforced:
         typer.echo(f"  NOT on this machine: {words}")
-    _tell(imported.card, target.models)
+    _print_card(imported.card, target.models)
 
 
 def _untrusted(source: Path) -> MisconfiguredError:
@@ -144,7 +144,7 @@ def _untrusted(source: Path) -> MisconfiguredError:
     )
 
 
-def _tell(card: ModelCard, models: Path) -> None:
+def _print_card(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
     if not card.metrics:
         from app.inference.models.choice import settings_to_measure

@@ -133,7 +133,7 @@ class CohortRequest:
 
     @property
     def exclusions(self) -> Exclusions:
-        """Of this build."""
+        """Writes down what this build does not take."""
         return Exclusions(self.centre, self.source)
 
 

@@ -1,8 +1,7 @@
-"""Does a truth lie where the image shows uptake?
+"""Checks of a cohort: whether a truth lies on uptake, and whether every patient is another person.
 
-A functional image in 64 numbers that survive anonymisers, copying and compression.
-
-One person, one patient: across centres, and under new UIDs.
+Two patients are one person when their UIDs, their hashed identity or the fingerprints of their images agree.
+A fingerprint survives anonymisation, new UIDs, copying and compression.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ MOST_OUTSIDE = 0.5
 """A truth that lies mostly outside its image is another image's."""
 
 CLEAR_OF_BODY = 2.0
-"""Lesions of PSMA stand out by far; below this ratio to the body's median a person should look."""
+"""Lesions of PSMA stand out by far; below this ratio to the body's median you should look."""
 
 TELLTALE_GAIN = 3.0
 """Mirrored, a truth in a wrong orientation lies on lesions: this many times the uptake it has as it is."""
 
 AXES = {0: "head to feet", 1: "front to back", 2: "left to right"}
-"""Of canonical arrays ``(z, y, x)``."""
+"""The axes of canonical arrays ``(z, y, x)``."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a truth can't be used, or what a person should look at; both empty when all is well."""
+    """Why a truth can't be used, or what you should look at; both are empty when all is well."""
 
     refusal: str = ""
     warning: str = ""
@@ -61,12 +60,12 @@ def check_uptake(suv: NDArray[np.float32], ct: NDArray[np.float32], truth: Label
     if not mask.any() or not body.size:
         return Finding()
     inside, around = float(np.median(suv[mask])), float(np.median(body))
-    told = f"median SUV {inside:.2f} in the truth, {around:.2f} in the body"
+    medians = f"median SUV {inside:.2f} in the truth, {around:.2f} in the body"
     mirrored = _better_mirrored(suv, mask, inside)
     if inside < around:
-        return Finding(refusal=f"the truth does not lie on uptake: {told}{mirrored}")
+        return Finding(refusal=f"the truth does not lie on uptake: {medians}{mirrored}")
     if inside < CLEAR_OF_BODY * around or mirrored:
-        return Finding(warning=f"the truth hardly lies on uptake: {told}{mirrored}")
+        return Finding(warning=f"the truth hardly lies on uptake: {medians}{mirrored}")
     return Finding()
 
 
@@ -81,10 +80,10 @@ def _better_mirrored(suv: NDArray[np.float32], mask: NDArray[np.bool_], inside: 
 
 
 PARTS = 4
-"""Along each axis."""
+"""Of the image, along each axis."""
 
 SAME_WITHIN = 1e-5
-"""Of all uptake. Rounding of slopes moves shares by 1e-6; two scans of one patient differ by 1e-3."""
+"""A share of all uptake. Rounding of slopes moves it by 1e-6; two scans of one patient differ by 1e-3."""
 
 
 def fingerprint(suv: Volume) -> tuple[float, ...]:
@@ -104,7 +103,7 @@ def same_image(first: Sequence[float], second: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class Sorted:
-    """Patients that are each another person, those that are not, and doubts."""
+    """Patients that are different persons, those that are not, and warnings."""
 
     kept: tuple[CohortPatient, ...]
     repeated: tuple[tuple[CohortPatient, str], ...]
@@ -129,8 +128,8 @@ def without_repeated(records: Sequence[PatientRecord]) -> Sorted:
                 repeated.append((record.patient, reason))
                 break
             if _perhaps_same(record, of_other):
-                doubt = "have one Patient ID and no birth date: they may be one person"
-                warnings.append(f"{other.id} and {record.patient.id} {doubt}")
+                words = "have one Patient ID and no birth date: they may be one person"
+                warnings.append(f"{other.id} and {record.patient.id} {words}")
         if not reason:
             kept.append((record.patient, record))
     return Sorted(tuple(patient for patient, _ in kept), tuple(repeated), tuple(warnings))

@@ -1,4 +1,4 @@
-"""Who is who: pseudonyms, what tells that two are one person, and names kept out of every path."""
+"""Pseudonyms, the hashes by which two records of one person are recognised, and paths without names."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ ASSIGNMENT_FILE = "assignment.json"
 """Study Instance UID to pseudonym, of every study ever seen: ids stay when a build was interrupted."""
 
 SALT_FILE = "identity.salt"
-"""Without it the hashes of persons tell nothing: leave it out when a cohort is passed on."""
+"""Without it nobody can guess a person from a hash: leave it out when you pass a cohort on."""
 
 LAST_NUMBER = 9999
 Assignment = dict[str, dict[str, str]]
-"""Of each centre: Study Instance UID to pseudonym."""
+"""For each centre: Study Instance UID to pseudonym."""
 
 WITHHELD = "(withheld)"
-
 KEY_COLUMNS = ("id", "patient_id", "issuer")
-
 UID = re.compile(r"\d+(?:\.\d+){4,}")
 PLAIN_WORDS = frozenset({
     "case", "copy", "ct", "dcm", "final", "ga", "gz", "label", "labels", "lesion", "lesions", "lu", "mask",
     "masks", "nifti", "nii", "nm", "pet", "psma", "pt", "reader", "roi", "rtstruct", "seg", "segmentation",
     "spect", "suv", "truth", "tumor", "tumour",
 })  # fmt: skip
-"""With UIDs and one number of two digits all that may be told of a name of a file that is nobody's."""
+"""Words that are shown of a stray file's name, with UIDs and one number of at most two digits."""
 
 
 def read_assignment(cohort: Path, manifest: CohortManifest) -> Assignment:
@@ -68,7 +66,7 @@ def write_assignment(cohort: Path, known: Assignment) -> None:
 def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str]) -> list[str]:
     """A pseudonym for each patient, in their order: the old one, or the centre's next number.
 
-    None is given twice: when two persons had stood under one Patient ID and no longer do, the first keeps the
+    No pseudonym is given twice: when two persons shared a Patient ID and no longer do, the first keeps the
     pseudonym and the other gets a new one.
 
     Args:
@@ -98,8 +96,8 @@ def assign(patients: Sequence[FoundPatient], centre: str, known: dict[str, str])
 def names_in_table(persons: Sequence[tuple[str, FoundPatient]]) -> list[tuple[str, ...]]:
     """What ``truth.csv`` may call each person, so that no row is two persons'.
 
-    The Patient ID, where nobody else has it under another issuer; the pseudonym, where it is not spelled as
-    somebody's Patient ID, as a clinic's own numbering may be.
+    The Patient ID, unless another person has it under another issuer; the pseudonym, unless it is also
+    a Patient ID, as in a clinic's own numbering.
 
     Args:
         persons: everyone in the source, with pseudonyms.
@@ -180,13 +178,13 @@ def _write_private(path: Path, content: bytes) -> None:
 def path_without_person(path: Path, root: Path, patient: FoundPatient) -> str:
     """``path`` below ``root``, with every part withheld that spells the patient's ID or name."""
     relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    return "/".join(WITHHELD if _tells(part, patient) else part for part in relative.parts)
+    return "/".join(WITHHELD if _identifies(part, patient) else part for part in relative.parts)
 
 
 def stray_file(path: Path, root: Path, persons: Iterable[tuple[str, FoundPatient]]) -> tuple[str, str]:
-    """What may be told of a file that belongs to no scan, and the pseudonym of who it is named after.
+    """What may be shown of a file that belongs to no scan, and the pseudonym of the person it is named after.
 
-    It may well be named after somebody who is not in the source, so only what can't be a name or an ID stays.
+    That person may not be in the source, so only what can't be a name or an ID is shown.
 
     Args:
         path: below ``root``.
@@ -195,10 +193,10 @@ def stray_file(path: Path, root: Path, persons: Iterable[tuple[str, FoundPatient
     known, parts = list(persons), path.relative_to(root).parts
     if all(found.is_simulated for _, found in known):
         return "/".join(parts), ""
-    whose = {name for name, found in known if any(_tells(part, found) for part in parts)}
-    plain = [_is_plain(part) and not any(_tells(part, found) for _, found in known) for part in parts]
-    told = "/".join(part if is_plain else WITHHELD for part, is_plain in zip(parts, plain, strict=True))
-    return told, whose.pop() if len(whose) == 1 else ""
+    whose = {name for name, found in known if any(_identifies(part, found) for part in parts)}
+    plain = [_is_plain(part) and not any(_identifies(part, found) for _, found in known) for part in parts]
+    shown = "/".join(part if is_plain else WITHHELD for part, is_plain in zip(parts, plain, strict=True))
+    return shown, whose.pop() if len(whose) == 1 else ""
 
 
 def _is_plain(part: str) -> bool:
@@ -208,18 +206,18 @@ def _is_plain(part: str) -> bool:
 
 
 def folder_without_person(paths: Iterable[Path], root: Path, patient: FoundPatient) -> str:
-    """The deepest folder that holds all files and names nobody below ``root``; absolute."""
+    """The deepest folder that holds all files and identifies nobody below ``root``; absolute."""
     common = Path(os.path.commonpath([path.parent for path in paths]))
     relative = common.relative_to(root) if common.is_relative_to(root) else Path()
     folder = root
     for part in relative.parts:
-        if _tells(part, patient):
+        if _identifies(part, patient):
             break
         folder /= part
     return str(folder.resolve())
 
 
-def _tells(part: str, patient: FoundPatient) -> bool:
+def _identifies(part: str, patient: FoundPatient) -> bool:
     if patient.is_simulated:
         return False
     words = set(re.findall(r"[^\W_]+", part.casefold()))

@@ -28,14 +28,11 @@ from app.files.records import Record, read_json, read_record, write_json, write_
 from app.imaging.registration.policy import AlignPolicy
 
 MANIFEST_FILE = "cohort.yaml"
-
 PATIENTS_FOLDER = "patients"
-
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
-"""Of a patient or a centre: it becomes part of file names, and ``_`` parts a patient from its case."""
+"""A patient's or a centre's name: it becomes part of file names, where ``_`` ends the patient's part."""
 
 Image = Literal["suv", "ct", "truth"]
-
 IMAGES: tuple[Image, ...] = get_args(Image)
 """Every image of a scan."""
 

@@ -1,7 +1,4 @@
-"""One patient: its scans read as the node reads them, its truths, and the images that training takes.
-
-From a reader's regions to numbered lesions.
-"""
+"""One patient: scans read as the node reads them, the reader's regions as numbered lesions, images."""
 
 from __future__ import annotations
 
@@ -111,7 +108,7 @@ class PatientTask:
 
     @property
     def digest(self) -> str:
-        """Of every input: files by size and time, settings, and what the manifest will say."""
+        """The digest of every input: files by size and time, settings, and what the manifest will say."""
         lines = [self.policy.digest, self.name, self.centre, repr(self.choices), str(self.simulated)]
         for scan in self.scans:
             series = (scan.selection.functional, scan.selection.ct)

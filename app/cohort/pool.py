@@ -54,7 +54,7 @@ def _built(tasks: Sequence[PatientTask], jobs: int) -> Iterator[tuple[str, Patie
             try:
                 for future in as_completed(running):
                     yield running[future], future.result()
-            finally:  # whoever interrupts waits for the patients under way, not for all
+            finally:  # an interruption waits for the patients under way, not for all
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         found = "a process that built a patient was ended from outside, perhaps for want of memory"

@@ -1,4 +1,4 @@
-"""How far work on many patients is: a bar on a terminal, and the time left for those who read the log."""
+"""The progress of long work: a bar on a terminal, and the time left for the log."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.patient import VERSION
 
 _log = logging.getLogger(__name__)
-
 MARK_FILE = "simulation.json"
 DICOM_FOLDER, TRUTH_FOLDER = "dicom", "truth"
 KINDS = {Modality.PET: StudyKind.PET_CT, Modality.SPECT: StudyKind.SPECT_CT}

@@ -1,4 +1,4 @@
-"""Which of a reader's files belongs to which scan."""
+"""The truths in a folder, and which of them belongs to which scan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Truth:
-    """A reader's word on one scan.
+    """What a reader outlined in one scan.
 
     Attributes:
         path: the file; ``None`` when ``truth.csv`` says that there was nothing to outline.
@@ -50,7 +50,7 @@ class TruthFolder:
     Attributes:
         headers: SEG and RTSTRUCT, each SOP instance once.
         nifti: by name without suffix.
-        unreadable: how many other files are no DICOM (beside NIfTI and ``truth.csv``).
+        unreadable: how many files are neither DICOM nor NIfTI nor ``truth.csv``.
     """
 
     root: Path
@@ -92,7 +92,7 @@ def truth_of(
 ) -> Truth | str:
     """The truth of a scan, or why there is none.
 
-    ``truth.csv`` has the last word; then the series that a DICOM truth refers to; then its study and frame of
+    ``truth.csv`` decides; without a row the series that a DICOM truth refers to; then its study and frame of
     reference; then a NIfTI's name.
 
     Args:

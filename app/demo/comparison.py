@@ -1,7 +1,4 @@
-"""Lesions found against lesions that are there.
-
-Pictures of the demo: the page as the PACS has it, and truth beside result.
-"""
+"""Lesions found against lesions that are there, as numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom import Dataset
 
+from app.domain.scores import count_voxels
 from app.domain.volume import LabelMap, Volume
 from app.imaging.mip import anterior
 
@@ -83,9 +81,8 @@ def compare(truth: LabelMap, found: LabelMap) -> Comparison:
         rows.append(Match(number, float(true_ml[number]), partner, size))
     false = [number for number in _largest_first(found_ml) if not overlaps[1:, number].any()]
     rows += [Match(None, None, number, float(found_ml[number])) for number in false]
-    both, in_truth, in_found = (int(m.sum()) for m in (truth.mask & found.mask, truth.mask, found.mask))
-    dice = 2 * both / (in_truth + in_found) if in_truth + in_found else None
-    return Comparison(tuple(rows), dice, both / in_found if in_found else None)
+    voxels = count_voxels(found.mask, truth.mask)
+    return Comparison(tuple(rows), voxels.dice, voxels.ppv)
 
 
 def _overlaps(truth: LabelMap, found: LabelMap) -> Overlaps:
@@ -103,15 +100,10 @@ def _largest_first(volumes_ml: NDArray[np.floating[Any]]) -> list[int]:
 
 
 PIXEL_MM = 2.0
-
 GAP_PIXELS = 12
-
 CAPTION_PIXELS = 20
-
 TRUE_RGB = (0, 140, 60)
-
 FOUND_RGB = (215, 40, 40)
-
 Rgb = NDArray[np.uint8]
 
 

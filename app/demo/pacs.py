@@ -1,10 +1,7 @@
 """A PACS for demo and tests: Orthanc where it is installed, else a small archive of our own.
 
-A small archive, for machines without Orthanc: C-STORE, C-FIND and C-GET.
-
-Study root only (PS3.4 C.6.2), exact matching on the UIDs. It proves that the node talks DICOM; it is no PACS.
-
-Orthanc, the open-source PACS, as a private process on free ports of the loopback.
+The archive serves C-STORE, and C-FIND and C-GET of the study root (PS3.4 C.6.2) with exact matching on UIDs.
+It proves that the node speaks DICOM, and is no PACS. Orthanc runs as a private process on the loopback.
 """
 
 from __future__ import annotations
@@ -29,11 +26,8 @@ from pynetdicom.sop_class import (
 from app.demo.processes import LOOPBACK, Program, free_port, start_program
 
 SUCCESS = 0x0000
-
 PENDING = 0xFF00
-
 CANNOT_UNDERSTAND = 0xC000
-
 UNIQUE_KEYS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 
 
@@ -120,7 +114,6 @@ def _answer(query: Dataset, instance: Dataset) -> Dataset:
 
 
 START_S = 60.0
-
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -132,7 +125,7 @@ def orthanc_program() -> str | None:
 class Orthanc:
     """One Orthanc; it can be stopped and started again on the same port with all that it holds.
 
-    It talks only to the application entities it was told of, all of them on this machine.
+    It talks only to the application entities in ``peers``, all of them on this machine.
     """
 
     name = "Orthanc"

@@ -1,7 +1,4 @@
-"""What came back from the PACS, read as any other program would: SEG, SR and page.
-
-Asking a PACS what it holds, and getting it: C-FIND and C-GET, study root (PS3.4 C.6.2).
-"""
+"""SEG, SR and page as they come back from the PACS (C-FIND, C-GET), read as any other program would."""
 
 from __future__ import annotations
 
@@ -32,7 +29,6 @@ from app.domain.volume import FloatArray, Grid, LabelMap
 from app.errors import RetryLaterError
 
 VIEWER_AE_TITLE = "DEMO_VIEWER"
-
 SUCCESS = 0x0000
 
 RESULT_CLASSES = (

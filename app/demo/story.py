@@ -1,4 +1,4 @@
-"""The demo's story: one patient, a PET/CT before therapy and a SPECT/CT weeks later, there and back."""
+"""The demo: a patient's PET/CT and SPECT/CT, weeks apart, go to the node, and the results to a PACS."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class DemoFailedError(PsmaNodeError):
     """The demo did not come to its end; the message says where, and shows the node's last lines."""
 
 
-class Teller(Protocol):
-    """Shows a person how the demo gets on."""
+class Narrator(Protocol):
+    """Shows how the demo gets on."""
 
     def step(self, text: str) -> None:
         """A new step begins; the one before has ended well."""
@@ -81,15 +81,15 @@ class StudyShown:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What the story plays on."""
+    """The node and the PACS that the demo runs on."""
 
     request: DemoRequest
     node: Node
     pacs: Pacs
-    tell: Teller
+    narrator: Narrator
 
 
-def run_demo(request: DemoRequest, tell: Teller) -> tuple[StudyShown, ...]:
+def run_demo(request: DemoRequest, narrator: Narrator) -> tuple[StudyShown, ...]:
     """Play the story; the PET/CT first, then the SPECT/CT.
 
     Everything it starts is stopped and its temporary folder removed when it returns or raises.
@@ -100,40 +100,40 @@ def run_demo(request: DemoRequest, tell: Teller) -> tuple[StudyShown, ...]:
     request.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="psma-node-demo-") as name:
         folder = Path(name)
-        tell.step(f"Simulating patient {request.patient} of centre {request.centre}")
+        narrator.step(f"Simulating patient {request.patient} of centre {request.centre}")
         patient = simulate_patient(request.patient, request.centre)
         written = write_patient(patient, folder / "patient")
-        with _stage(request, folder, tell) as stage:
+        with _stage(request, folder, narrator) as stage:
             pet = _show(stage, "PET/CT", written.pet.images, patient.pet)
             spect = _show(stage, "SPECT/CT", written.spect.images, patient.spect)
-            tell.step("Stopping node and PACS")
+            narrator.step("Stopping node and PACS")
     return pet, spect
 
 
 @contextmanager
-def _stage(request: DemoRequest, folder: Path, tell: Teller) -> Iterator[_Stage]:
+def _stage(request: DemoRequest, folder: Path, narrator: Narrator) -> Iterator[_Stage]:
     pacs = choose_pacs(folder / "pacs", {"PSMA_NODE": free_port(), VIEWER_AE_TITLE: free_port()})
-    tell.step(f"Starting a PACS: {pacs.name}")
+    narrator.step(f"Starting a PACS: {pacs.name}")
     with running(pacs):
         node = new_node(folder / "node", pacs)
-        tell.step("Starting the node: psma-node serve")
+        narrator.step("Starting the node: psma-node serve")
         try:
             node.start()
-            tell.note(f"listens on port {node.port}, delivers to {pacs.ae_title} on port {pacs.port}")
-            yield _Stage(request, node, pacs, tell)
+            narrator.note(f"listens on port {node.port}, delivers to {pacs.ae_title} on port {pacs.port}")
+            yield _Stage(request, node, pacs, narrator)
         finally:
             node.stop()
 
 
 def _show(stage: _Stage, title: str, images: Sequence[Path], truth: Acquisition) -> StudyShown:
-    stage.tell.step(f"Sending the {title} over C-STORE")
+    stage.narrator.step(f"Sending the {title} over C-STORE")
     send_images(images, stage.node.port)
-    stage.tell.note(f"{len(images)} instances sent, every one acknowledged as stored")
+    stage.narrator.note(f"{len(images)} instances sent, every one acknowledged as stored")
     study_uid = study_instance_uid(images)
-    stage.tell.step(f"Waiting for the results of the {title} in the PACS")
+    stage.narrator.step(f"Waiting for the results of the {title} in the PACS")
     _wait_until_done(stage, study_uid)
     results = fetch_results(stage.pacs, study_uid)
-    stage.tell.note(f"found there by query and retrieved: {', '.join(_kinds(results))}")
+    stage.narrator.note(f"found there by query and retrieved: {', '.join(_kinds(results))}")
     found = read_labels(results.segmentation, truth.functional.grid)
     _write_pictures(stage.request.out, title, results.page, truth, found)
     _write_datasets(stage.request.out, title, results)
@@ -161,7 +161,7 @@ def _wait_until_done(stage: _Stage, study_uid: str) -> None:
                 _story_of(stage.node, f"after {stage.request.patience_s:.0f} s the study is {state}")
             )
         if status is not None:
-            stage.tell.progress(f"{status.state} {status.stage or status.reason}".strip())
+            stage.narrator.progress(f"{status.state} {status.stage or status.reason}".strip())
         time.sleep(POLL_S)
 
 

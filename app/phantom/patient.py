@@ -1,6 +1,6 @@
 """A simulated patient: a number and a centre give a body, its disease, and two scans weeks apart.
 
-With how and when the patient was injected and scanned, and pictures of the scans.
+The protocols say how and when the patient was injected and scanned.
 """
 
 from __future__ import annotations

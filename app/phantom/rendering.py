@@ -13,7 +13,6 @@ from app.phantom.anatomy.shapes import Shape
 
 Image = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
-
 SLAB_VOXELS = 120_000
 """Large shapes are evaluated in slabs of this size, which stay in the processor's cache."""
 

@@ -27,7 +27,7 @@ from app.training.experiment_settings import (
     check_same_cohort,
     read_experiment,
 )
-from app.training.export import COHORT_UNSAID, command, model_id
+from app.training.export import COHORT_PLACEHOLDER, command, model_id
 from app.training.prediction import every_held_out, no_prior_reasons
 from app.training.steps import read_mark
 from app.training.workplace import Workplace, validation_of
@@ -40,14 +40,8 @@ REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"
 
 
-def score_experiment(
-    settings: ExperimentSettings, manifest: CohortManifest, place: Workplace
-) -> tuple[ScanScore, ...]:
-    """Compare every prediction with its truth; all predictions must be there."""
-    return tuple(_scores(settings, manifest, place))
-
-
 def _scores(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> Iterator[ScanScore]:
+    """Compare every prediction with its truth; all predictions must be there."""
     for split, patient in every_held_out(settings, manifest):
         validation = validation_of(split)
         for kind in StudyKind:
@@ -62,7 +56,7 @@ def _scores(settings: ExperimentSettings, manifest: CohortManifest, place: Workp
 def _key(
     place: Workplace, role: ModelRole, kind: StudyKind, validation: Validation, patient: CohortPatient
 ) -> ScanKey:
-    """What ran: of M4, M2 where the node would have no prior."""
+    """The scan, and the model that ran: in place of M4, M2 where the node would have no prior."""
     why = no_prior_reasons(place, validation, patient.id) if role is ModelRole.M4 else ()
     used = ModelRole.M2 if why else role
     return ScanKey(role, used, kind, validation, patient.centre, patient.id, "; ".join(why))
@@ -75,7 +69,7 @@ def _scan(cohort: Path, patient: str, kind: StudyKind) -> tuple[LabelMap, Volume
     return truth, read_volume(image_file(cohort, patient, kind, "suv"), Unit.SUVBW)
 
 
-def write_report(work: Path, cohort: str = COHORT_UNSAID) -> Path:
+def write_report(work: Path, cohort: str = COHORT_PLACEHOLDER) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Args:
@@ -95,7 +89,7 @@ def write_report(work: Path, cohort: str = COHORT_UNSAID) -> Path:
         )
     manifest = read_manifest(settings.cohort_folder)
     check_same_cohort(settings, manifest)
-    scores = score_experiment(settings, manifest, place)
+    scores = tuple(_scores(settings, manifest, place))
     write_scores(scores, place.scores)
     write_about(_about(settings, manifest, place, command(settings, cohort)), work / ABOUT_FILE)
     for role in settings.models:
@@ -133,7 +127,7 @@ def _about(
 
 
 def _hours(settings: ExperimentSettings, place: Workplace) -> dict[str, float]:
-    """Of the finished steps, each by its own clock; several ran at once."""
+    """The hours of the finished steps, each by its own clock; several ran at once."""
     seconds: dict[str, float] = {}
     if place.done(COHORT_STEP).exists():
         seconds["cohort"] = read_mark(place.done(COHORT_STEP))

@@ -1,7 +1,4 @@
-"""nnU-Net's view of a cohort: dataset.json with explicit paths, and splits grouped by patient.
-
-nnU-Net's cases of a cohort, and its splits: patients are never parted.
-"""
+"""nnU-Net's view of a cohort: ``dataset.json`` with explicit paths, and splits that part no patient."""
 
 from __future__ import annotations
 
@@ -85,7 +82,6 @@ def nnunet_splits(
 
 
 log = logging.getLogger(__name__)
-
 LABELS = {"background": 0, "lesion": 1}
 
 

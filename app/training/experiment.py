@@ -17,7 +17,7 @@ from app.training.steps import Step, StepRunner
 from app.training.workplace import Workplace, child_environment
 
 PREPARATION_EFFORT = 50.0
-"""Of planning and preprocessing, in iterations of a training: it takes about as long."""
+"""Planning and preprocessing take about as long as this many iterations of a training."""
 
 ORDER = (ModelRole.M1, ModelRole.M4, ModelRole.M2, ModelRole.M3)
 """M4's data wait for M1's folds, so M1 goes first."""
@@ -65,7 +65,7 @@ def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
 
 
 def step_names(settings: ExperimentSettings) -> tuple[str, ...]:
-    """Of every step, in the order in which they should begin where they can."""
+    """The name of every step, in the order in which they should begin."""
     return tuple(name for name, *_ in _outline(settings))
 
 
@@ -85,7 +85,7 @@ def unfinished(work: Path, settings: ExperimentSettings) -> tuple[str, ...]:
 
 
 def experiment_steps(work: Path, settings: ExperimentSettings) -> Iterator[Step]:
-    """Every step, in the order in which they should begin where they can."""
+    """Every step, in the order in which they should begin."""
     for _, words, needs in _outline(settings):
         yield _step(work, settings, words, needs)
 

@@ -23,9 +23,8 @@ from app.inference.policy import DeviceChoice
 from app.training.planning import NOT_RUN, TrainingPlans, is_own, keep_own, read_own
 
 EXPERIMENT_FILE = "experiment.yaml"
-
 ALL_PATIENTS = "all"
-"""The training on every patient of the internal centre, beside the folds 0, 1, …; nnU-Net's own word."""
+"""The training on every patient of the internal centre, in addition to the folds 0, 1, …; nnU-Net's word."""
 
 
 class PriorMask(StrEnum):
@@ -137,10 +136,10 @@ SETTABLE = tuple(
     for key in ExperimentSettings.model_fields
     if key not in ("cohort", "cohort_sha256", "simulated", "plans_source")
 )
-"""What a person may set; the others follow from the cohort."""
+"""What you may set; the others follow from the cohort."""
 
 FREE = ("parallel", "threads", "device")
-"""These may change between runs: they don't decide what is trained."""
+"""These may change between runs: they don't affect what is trained."""
 
 
 class Size(StrEnum):
@@ -275,7 +274,7 @@ def _value(key: str, text: str) -> Any:
 
 
 def cohort_sha256(cohort: Path, manifest: CohortManifest) -> str:
-    """Of the manifest, of what each patient was made from, and of every truth."""
+    """The digest of the manifest, of every patient's record and of every truth."""
     files = [cohort / MANIFEST_FILE]
     for patient in manifest.patients:
         record = patient_folder(cohort, patient.id) / RECORD_FILE

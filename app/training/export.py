@@ -31,7 +31,6 @@ from app.training.planning import CONFIGURATION, TrainingPlans, is_own
 from app.training.priors import DEFECT_PROBABILITY
 
 DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
-
 TILE_STEP_SIZE: dict[str, float] = {TrainingPlans.SMALL: 0.75}
 """Windows overlap by a quarter: half the time of nnU-Net's default 0.5, which two cores need."""
 
@@ -46,10 +45,10 @@ RESEARCH = (
 
 
 NOT_IN_COMMAND = ("cohort", "cohort_sha256", "simulated", "device", "parallel", "threads")
-"""Said otherwise, or without influence on the weights."""
+"""Settings that a card states elsewhere, or that do not influence the weights."""
 
-COHORT_UNSAID = "COHORT"
-"""Where a command needs a cohort's folder: which one it was is nobody else's business."""
+COHORT_PLACEHOLDER = "COHORT"
+"""Stands for a cohort's folder in a command, so that a card does not reveal the folder."""
 
 
 def model_id(settings: ExperimentSettings, role: ModelRole) -> str:
@@ -104,28 +103,28 @@ def _deviations(plans: str) -> tuple[str, ...]:
     return ("random numbers are seeded anew in every epoch", *own)
 
 
-def command(settings: ExperimentSettings, cohort: str = COHORT_UNSAID) -> str:
+def command(settings: ExperimentSettings, cohort: str = COHORT_PLACEHOLDER) -> str:
     """The command that trains these models again.
 
     Args:
         settings: of the experiment.
-        cohort: its patients, as the command takes them; a folder stays unsaid.
+        cohort: the patients as the command takes them; the placeholder for a folder.
     """
-    told = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
-    told["models"] = ",".join(told["models"])
-    words = " ".join(f"--set {key}={value}" for key, value in told.items())
+    shown = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
+    shown["models"] = ",".join(shown["models"])
+    words = " ".join(f"--set {key}={value}" for key, value in shown.items())
     return f"psma-node experiment --cohort {cohort} {words}"
 
 
 def _tracers(training: ModelTraining, manifest: CohortManifest) -> tuple[str, ...]:
-    """What the training's patients were given."""
+    """The tracers that the training's patients were given."""
     centre = training.settings.internal_centre
     scans = (scan for patient in manifest.of_centre(centre) for scan in patient.scans)
     return tuple(sorted({scan.tracer for scan in scans if scan.kind in KINDS[training.role]}))
 
 
 def _channels(training: ModelTraining) -> tuple[InputChannel, ...]:
-    """What the plans do to each channel: a card that told it otherwise would hide a mistake."""
+    """The channels as the plans normalise them, so that the card can't hide a mistake."""
     schemes = training.plans["configurations"][CONFIGURATION]["normalization_schemes"]
     channels = zip(channels_of(training.role), schemes, strict=True)
     return tuple(

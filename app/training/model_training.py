@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.domain.decision import ModelRole
 from app.inference.models.card import DATASET_FILE, PLANS_FILE, WEIGHTS_FILE
 from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
-from app.training.planning import CONFIGURATION, TrainingPlans, plans_name
+from app.training.planning import CONFIGURATION, TrainingPlans, plans_name, read_object
 from app.training.workplace import Workplace, dataset_name
 
 if TYPE_CHECKING:
@@ -44,12 +43,12 @@ class ModelTraining:
     @property
     def plans(self) -> dict[str, Any]:
         """nnU-Net's plans."""
-        return _json(self.output / PLANS_FILE)
+        return read_object(self.output / PLANS_FILE)
 
     @property
     def dataset(self) -> dict[str, Any]:
         """nnU-Net's description of the data set, without the paths of the machine that trained."""
-        description = _json(self.output / DATASET_FILE)
+        description = read_object(self.output / DATASET_FILE)
         description.pop("dataset", None)
         return description
 
@@ -84,8 +83,8 @@ def build_trainer(training: ModelTraining) -> PsmaTrainer:
 
     settings = training.settings
     home = training.place.preprocessed(training.role)
-    plans = {**_json(home / f"{plans_name(settings.plans)}.json"), "continue_training": False}
-    dataset = _json(home / DATASET_FILE)
+    plans = {**read_object(home / f"{plans_name(settings.plans)}.json"), "continue_training": False}
+    dataset = read_object(home / DATASET_FILE)
     fold: Any = training.split if training.split == ALL_PATIENTS else int(training.split)
     kind = PsmaSmallTrainer if settings.plans == TrainingPlans.SMALL else PsmaTrainer
     trainer: PsmaTrainer = kind(plans, CONFIGURATION, fold, dataset, choose_device(settings.device))
@@ -104,8 +103,3 @@ def save_weights(trainer: PsmaTrainer, path: Path) -> None:
     temporary = path.with_suffix(".part")
     save_file(distinct_weights(trainer.network.state_dict()), str(temporary))
     temporary.replace(path)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content

@@ -1,9 +1,8 @@
-"""nnU-Net's fingerprint, plan and preprocessing, with its own planners or a network for two cores.
+"""nnU-Net's fingerprint, plan and preprocessing: its own planners, a network for two cores, or your plans.
 
-Plans of one's own: a plans.json of nnU-Net, changed by hand or made elsewhere.
-
-Of the file come spacing, patch, batch, network and resampling; normalisation and the statistics of intensity
-come from each model's own data set, as channels differ from model to model.
+Your plans are a plans.json of nnU-Net, changed by hand or made elsewhere. Spacing, patch, batch, network and
+resampling come from that file. Normalisation and the statistics of intensity come from each model's data set,
+as channels differ from model to model.
 """
 
 from __future__ import annotations
@@ -26,11 +25,8 @@ KEPT_FILE = "plans.json"
 """In the experiment's folder: a copy, so that the file may change or go."""
 
 SUFFIX = ".json"
-
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.json")
-
 OF_THE_DATA = ("normalization_schemes", "use_mask_for_norm")
-
 OF_THE_FILE = ("transpose_forward", "transpose_backward")
 """Spacing and patch are given in this order of axes."""
 
@@ -110,7 +106,6 @@ PATCH_SIZE = (64, 48, 64)
 """Voxels (z, y, x): 307 x 230 x 307 mm, half of a trunk."""
 
 BATCH_SIZE = 2
-
 FEATURES = (12, 24, 48, 96)
 
 
@@ -173,11 +168,11 @@ def plan_and_preprocess(
     spacing = (SPACING_MM,) * 3 if is_small else None
     planner = PLANNERS[TrainingPlans.DEFAULT if own is not None else TrainingPlans(plans)]
     made = nnunet.plan_experiments([dataset_number], planner, overwrite_target_spacing=spacing)
-    planned = _json(home / f"{made}.json")
+    planned = read_object(home / f"{made}.json")
     if is_small or own is not None:
         planned = small_plans(planned) if own is None else with_own_configuration(planned, own, plans)
         (home / f"{plans}.json").write_text(json.dumps(planned, indent=1))
-    check_plans(planned, _json(home / DATASET_FILE), CONFIGURATION, role)
+    check_plans(planned, read_object(home / DATASET_FILE), CONFIGURATION, role)
     nnunet.preprocess([dataset_number], str(plans), [CONFIGURATION], [1], show_progress_bar=False)
 
 
@@ -205,6 +200,7 @@ def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
     return {**plans, "plans_name": SMALL.value, "configurations": {CONFIGURATION: configuration}}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of nnU-Net's."""
     content: dict[str, Any] = json.loads(path.read_text())
     return content

@@ -25,10 +25,10 @@ from app.imaging.registration.registration import RigidRegistration
 from app.inference.models.channels import build_input
 
 DEFECT_PROBABILITY = 0.35
-"""Of a disturbed prior to be empty or misplaced: 17.5 % of all training cases."""
+"""The chance that a disturbed prior is empty or misplaced: 17.5 % of all training cases."""
 
 EMPTY_SHARE = 0.5
-"""Of the defects; the others lie elsewhere."""
+"""Share of the defective priors that are empty; the others are misplaced."""
 
 MISPLACED_MM = (25.0, 60.0)
 MAX_SHIFT_MM = 8.0

@@ -1,4 +1,4 @@
-"""Steps that depend on each other, several at once, each a process, skipped when it was finished before."""
+"""Steps that depend on each other: each is a process, several run at once, and finished ones are skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from app.errors import PsmaNodeError
 from app.files.durable import write_durably
 
 log = logging.getLogger(__name__)
-
 POLL_S = 0.2
 END_WITHIN_S = 20.0
 """A child that was asked to end gets this long; then it is killed. Its checkpoint is whole either way."""

@@ -1,9 +1,8 @@
-"""nnU-Net's trainer: stock for its own plans, and changed as little as two CPU cores ask for.
+"""nnU-Net's trainer: stock for its own plans, and changed only as far as two CPU cores require.
 
 Deviations of the small one from stock ``nnUNetTrainer`` are in :data:`DEVIATIONS`, which the model card
 repeats; everything not named there (loss, deep supervision, sampling, patch extraction, form of the schedule)
-is nnU-Net's own.
-The classes have names of their own, so that what they store does not claim to be a stock training.
+is nnU-Net's own. The classes have their own names, so that their checkpoints do not claim to be stock.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PATCH_MARGIN = 1.15
 """Read patches this much larger than trained on: rotation and scaling need something at their corners."""
 
 LEFT_RIGHT_AXIS = 2
-"""Of ``(z, y, x)``: the only mirror image of a patient that is anatomy (but for the liver and others)."""
+"""The axis of ``(z, y, x)`` along which a mirror image is still anatomy (except for the liver and others)."""
 
 COSTLY_TRANSFORMS = (GaussianBlurTransform, SimulateLowResolutionTransform)
 GRADIENT_LIMIT = 12.0
@@ -47,7 +46,7 @@ GRADIENT_LIMIT = 12.0
 
 
 SAVE_EVERY = 5
-"""Epochs, where stock saves every 50: what a power cut takes is minutes of a GPU, not hours."""
+"""Epochs; the stock trainer saves every 50. A power cut costs minutes of a GPU, not hours."""
 
 SAVE_EVERY_SMALL = 1
 """The small network's checkpoint is 8 MB, written in no time."""
@@ -83,7 +82,7 @@ class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type i
         self.num_iterations_per_epoch = iterations_per_epoch
 
     def plot_network_architecture(self) -> None:
-        """Nothing: stock tries a package that is not installed."""
+        """Draw nothing: the stock trainer tries a package that is not installed."""
 
     def on_train_start(self) -> None:
         """Stock, with a clock."""

@@ -1,7 +1,7 @@
 """A step of an experiment as a process: ``python -m app.training.worker FOLDER prepare|model MODEL [SPLIT]``.
 
-A process of its own because nnU-Net and glibc read their settings when a process starts, see
-:mod:`app.training.workplace`. nnU-Net prints much: that goes to a log file, progress to standard error.
+A step is a process because nnU-Net and glibc read their settings when a process starts (see
+:mod:`app.training.workplace`). What nnU-Net prints goes to a log file, our progress to standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLL_S = 0.5
 def prepare(folder: Path, role: ModelRole) -> None:
     """nnU-Net's data set, splits, fingerprint, plan and preprocessed cases of a model.
 
-    Splits first: a fold without a case is told at once, not after hours of preprocessing.
+    The splits come first: a fold without a case is an error at once, not after hours of preprocessing.
     """
     place, settings = Workplace(folder), read_experiment(folder)
     manifest = read_manifest(settings.cohort_folder)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _log_apart() -> None:
-    """Our progress and every warning to the terminal; what libraries tell, paths in it, to the log file."""
+    """Our progress and every warning go to the terminal; what libraries log, with paths, to the log file."""
     form = logging.Formatter("%(asctime)s %(message)s")
     terminal, file = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stdout)
     terminal.addFilter(_is_progress)

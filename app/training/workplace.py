@@ -1,9 +1,7 @@
-"""Where an experiment keeps what it makes: one folder, known paths.
+"""The folder of an experiment, and the environment of its training processes.
 
-The environment a training process is born with: nnU-Net's folders and the C library's memory settings.
-
-Both are read before any of our code runs (nnU-Net's at import, glibc's at start), so training always happens
-in a child process that is given them.
+nnU-Net reads its folders at import and glibc its memory settings at the start of a process, before any of our
+code runs, so training always happens in a child process that is given both.
 """
 
 from __future__ import annotations

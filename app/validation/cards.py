@@ -1,12 +1,8 @@
-"""What an evaluation of the node's chain says of each serving model: metrics for its card, or why none.
+"""Scores as the metrics of a model's card, and whether the model may have been trained on the same patients.
 
-Whether a model may have been trained on the very patients it is measured on.
-
-A card and a cohort know no patient of each other. What they share is the centre's name: our trainings write
-it into the card's command. A centre of the same name may be another one, and the cohort may have other
-patients of it, so all that can be said is "may".
-
-A model's scores as the metrics of its card.
+A card and a cohort name no patient. They share the name of the centre, which our trainings write into the
+card's command. Another centre may have that name, and the cohort may hold other patients of the centre, so
+the answer is never more than "may".
 """
 
 from __future__ import annotations
@@ -25,11 +21,8 @@ from app.inference.models.choice import settings_to_measure
 from app.validation.groups import Group, described, groups_of
 
 OUR_COMMAND = "psma-node "
-
 CENTRE_SETTING = "internal_centre="
-
 CENTRE_OPTION = "--centre"
-
 SIMULATED = "simulated patients"
 
 
@@ -47,10 +40,10 @@ def training_centre(card: ModelCard) -> str:
 
 
 def acquaintance(cards: Sequence[ModelCard], centres: Collection[str], simulated: bool) -> str:
-    """Why numbers on these patients may flatter, in a few words; empty where nothing speaks for it.
+    """Why numbers on these patients may be too good, in a few words; empty when nothing suggests it.
 
     Args:
-        cards: of the models that the numbers depend on; of M4 also those that find its prior and replace it.
+        cards: of the models that the numbers depend on; for M4 also those that find its prior and replace it.
         centres: of the patients they are measured on.
         simulated: whether the patients are.
     """
@@ -62,7 +55,7 @@ def acquaintance(cards: Sequence[ModelCard], centres: Collection[str], simulated
 
 
 def warning(card: ModelCard, centres: Collection[str], simulated: bool) -> str:
-    """The same of one model in a sentence, for terminal and report; empty where nothing speaks for it."""
+    """The same for one model as a sentence, for terminal and report; empty when nothing suggests it."""
     if not training_centre(card):
         return (
             f"Whether {card.id} ({card.role}) was trained on some of these patients its card does not say: "
@@ -90,24 +83,24 @@ IN_WORDS = {
 }
 
 
-def metrics_of(scores: Sequence[ScanScore], simulated: bool, doubt: str = "") -> tuple[Metric, ...]:
+def metrics_of(scores: Sequence[ScanScore], simulated: bool, caveat: str = "") -> tuple[Metric, ...]:
     """Mean and standard deviation over patients of every measure, modality and validation.
 
     Args:
         scores: of one model. Of M4, all patients (M2 where no prior fitted) and those with a prior apart.
         simulated: whether the patients were; the card says so.
-        doubt: what speaks against these patients as a test of the model; the card says it with every number.
+        caveat: why these patients are a weak test of the model; the card repeats it with every number.
     """
     patients = "simulated patients" if simulated else "patients"
     return tuple(
-        _metric(scores, group, measure, (patients, doubt))
+        _metric(scores, group, measure, (patients, caveat))
         for group in groups_of(scores)
         for measure in MEASURES
     )
 
 
 def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: tuple[str, str]) -> Metric:
-    patients, doubt = whom
+    patients, caveat = whom
     found, own = described(scores, group, measure), group.of(scores)
     centres = ", ".join(sorted({score.key.centre for score in own}))
     cohort = f"{IN_WORDS[group.validation]}, {patients} of centre {centres}"
@@ -115,7 +108,7 @@ def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: t
     return Metric(
         name=measure.title,
         modality=f"{group.kind.value}, prior fitted" if group.fitted_only else group.kind.value,
-        cohort=f"{cohort}; {doubt}" if doubt else cohort,
+        cohort=f"{cohort}; {caveat}" if caveat else cohort,
         patients=found.patients,
         n=found.n,
         mean=None if found.mean is None else round(found.mean, 4),
@@ -125,14 +118,14 @@ def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: t
 
 
 def _others(own: Sequence[ScanScore], group: Group) -> str:
-    """Of M4: in how many patients it did not run itself."""
+    """In how many patients another model ran in place of M4."""
     others = [score.key.used.value for score in own if score.key.used is not group.model]
     return f"{', '.join(sorted(set(others)))} ran in {len(others)} of them" if others else ""
 
 
 @dataclass(frozen=True)
 class CardFindings:
-    """Of one model that serves. Without ``metrics``, ``why_none`` says why and how to get some."""
+    """The metrics of a serving model; without any, ``why_none`` says why and how to get some."""
 
     model_id: str
     metrics: tuple[Metric, ...] = ()
@@ -158,10 +151,10 @@ def check_tellable(serving: Sequence[ModelCard]) -> None:
 def findings_of(
     scores: Sequence[ScanScore], ran: Mapping[str, str], serving: Sequence[ModelCard], simulated: bool
 ) -> tuple[CardFindings, ...]:
-    """The metrics of every model that serves.
+    """The metrics of every serving model.
 
-    A model is measured where the policy means to run it, on all of these scans: M4 with those in which M2
-    took its place. Those are no measure of M2: patients without a prior are a selection.
+    A model is measured on all scans that the policy gives it, M4 also on those in which M2 took its place.
+    These do not measure M2: patients without a prior are a selection.
 
     Args:
         scores: of every scan.

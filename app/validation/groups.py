@@ -1,4 +1,4 @@
-"""Scores as tables need them: by model, modality and validation; and two models on the same patients."""
+"""Scores in groups by model, modality and validation, and two models on the same patients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Group:
     """Which scores belong together.
 
     Attributes:
-        fitted_only: of M4, only the patients in whom its prior fitted, so that M4 itself ran.
+        fitted_only: only the patients in whom M4's prior fitted, so that M4 itself ran.
     """
 
     model: ModelRole
@@ -88,7 +88,7 @@ def check_unique(scores: Sequence[ScanScore]) -> None:
 
 
 def groups_of(scores: Sequence[ScanScore]) -> tuple[Group, ...]:
-    """Every group that has scores; M4's fitted patients apart where its prior did not fit in all."""
+    """Every group that has scores; M4's fitted patients are a group when its prior did not fit in all."""
     found = []
     for validation in VALIDATIONS:
         for kind in StudyKind:
@@ -121,6 +121,6 @@ def compared(
 
 
 def rivals_of(scores: Sequence[ScanScore], validation: Validation) -> tuple[Rivals, ...]:
-    """Those with patients in common; M4's fitted patients only where they are not all."""
+    """The comparisons with patients in common; M4's fitted patients only when they are not all."""
     present = set(groups_of(scores))
     return tuple(rivals for rivals in RIVALS if all(group in present for group in rivals.groups(validation)))

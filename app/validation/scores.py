@@ -1,10 +1,7 @@
-"""``scores.csv``: one line a scan, from which every table and figure can be made again.
+"""The scores of a validation: a mask is compared with its truth, and ``scores.csv`` has a line for each scan.
 
-The columns of :data:`COUNTS` are what is read back; the measures after them are for people and spreadsheets.
-
-A mask against its truth: the record that every table and figure of a validation derives from.
-
-Where the lesions that a model found lie: one layout for experiments, the node's evaluation and reports.
+Every table and figure can be made from that file. The columns of :data:`COUNTS` are read back; the measures
+after them are for people and spreadsheets.
 """
 
 from __future__ import annotations
@@ -38,22 +35,16 @@ from app.imaging.labels import label_lesions
 from app.imaging.nifti import SUFFIX
 
 SCORES_FILE = "scores.csv"
-
 KEYS = ("model", "used", "why", "kind", "validation", "centre", "patient")
-
 VOXELS = ("true_positive", "false_positive", "false_negative")
-
 LESIONS = ("true", "detected", "found", "correct")
-
 AMOUNTS = ("voxel_ml", "false_positive_ml", "false_negative_ml", "true_tl", "found_tl")
-
 COUNTS = (*KEYS, *(f"voxels_{name}" for name in VOXELS), *(f"lesions_{name}" for name in LESIONS), *AMOUNTS)
-
 DERIVED = ("true_ml", "found_ml")
 
 
 def write_scores(scores: Sequence[ScanScore], path: Path) -> None:
-    """Write every score, whole or not at all; numbers as Python repeats them, so that nothing is lost."""
+    """Write every score, whole or not at all; numbers as Python's ``repr``, which loses nothing."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)  # ends lines as RFC 4180, so line breaks in a reason get quoted
     writer.writerow([*COUNTS, *DERIVED, *(measure.key for measure in MEASURES)])
@@ -63,7 +54,7 @@ def write_scores(scores: Sequence[ScanScore], path: Path) -> None:
 
 
 def read_scores(path: Path) -> tuple[ScanScore, ...]:
-    """What :func:`write_scores` wrote.
+    """Read what :func:`write_scores` wrote.
 
     Raises:
         MisconfiguredError: missing, cut short, a column is not there, or a line is not a score.
@@ -120,7 +111,7 @@ def score_scan(key: ScanKey, found: LabelMap | NDArray[np.bool_], truth: LabelMa
 
     Lesions are the connected components of either mask (18 neighbours, as in autoPET), so that a truth given
     as single lesions and one given as a single mask count alike, and touching lesions count as one on both
-    sides. Nothing is dropped for its size: a smallest lesion is the segmenter's business.
+    sides. No lesion is dropped for its size: the segmenter applies the smallest size.
 
     Args:
         key: what was segmented by what.
@@ -181,13 +172,8 @@ PREDICTIONS_FOLDER = "predictions"
 def prediction_file(
     predictions: Path, validation: Validation, model: ModelRole, patient: str, kind: StudyKind
 ) -> Path:
-    """``<validation>/<model>/<patient>_<pet|spect>.nii.gz``, a label map in the cohort's orientation.
+    """``<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz``: a map in the cohort's orientation.
 
-    Args:
-        predictions: the folder of all predictions.
-        validation: how the scan relates to the training.
-        model: the one that ran.
-        patient: its id in the cohort.
-        kind: which scan.
+    Experiments, the node's evaluation and reports share this layout.
     """
     return predictions / validation.value / model.value / f"{patient}_{prefix(kind)}{SUFFIX}"

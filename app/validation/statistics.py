@@ -24,7 +24,6 @@ RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20260101
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
-
 EQUAL_DECIMALS = 12
 """Differences are compared to so many decimals: 0.8 − 0.7 and 0.9 − 0.8 are one rank, not one float."""
 

@@ -1,7 +1,7 @@
-"""What the study behind the product published, so that our numbers stand beside it.
+"""What the study behind the product published, for comparison with our numbers.
 
-It does not say which statistical test gave its p-values, nor whether its PPV is by voxel or by lesion: ours
-are given both ways.
+The study does not say which statistical test gave its p-values, nor whether its PPV is by voxel or by lesion;
+ours are given both ways.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ TITLE = (
 )
 JOURNAL = "EJNMMI Research 2026"
 DOI = STUDY_DOI
-
 PATIENTS = {Validation.INTERNAL: 48, Validation.EXTERNAL: 25}
 """Centre A, and centre B, which no training saw."""
 

@@ -26,18 +26,10 @@ from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.imaging.nifti import write_array
 from app.validation.groups import M4_OR_M2, Group, compared
-from app.validation.report import (
-    ReportAbout,
-    predictions_in,
-    read_about,
-    report_from,
-    write_about,
-    write_report,
-)
-from app.validation.report.about import without_folders
-from app.validation.report.cases import chosen_cases
+from app.validation.report.about import ReportAbout, read_about, without_folders, write_about
+from app.validation.report.cases import chosen_cases, predictions_in
 from app.validation.report.figures import agreement
-from app.validation.report.page import environment
+from app.validation.report.page import environment, report_from, write_report
 from app.validation.report.wording import (
     cohort_sentences,
     comparison_sentence,
@@ -351,7 +343,7 @@ def ran(*words: str) -> Result:
 def test_a_place_where_no_report_can_be_is_refused_before_anything_is_read(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.validation.report.report_from", lambda *_: pytest.fail("computed already"))
+    monkeypatch.setattr("app.validation.report.page.report_from", lambda *_: pytest.fail("computed already"))
     assert ran(str(experiment), "--out", str(tmp_path)).exit_code == 2
     (tmp_path / "file").touch()
     result = ran(str(experiment), "--out", str(tmp_path / "file" / "r.html"))
@@ -365,7 +357,7 @@ def test_a_disk_that_takes_no_report_is_a_sentence(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "r.html"))
 
-    monkeypatch.setattr("app.validation.report.report_from", full)
+    monkeypatch.setattr("app.validation.report.page.report_from", full)
     result = ran(str(experiment), "--out", str(tmp_path / "r.html"))
     assert isinstance(result.exception, MisconfiguredError)
     assert str(result.exception) == f"{tmp_path / 'r.html'}: No space left on device"

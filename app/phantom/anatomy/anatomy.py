@@ -1,7 +1,4 @@
-"""A whole body, mid-thigh to vertex, put together from its parts.
-
-Benign foci that look like small lesions: what makes the task hard in the right way.
-"""
+"""A whole body from mid-thigh to vertex, with benign foci that look like small lesions."""
 
 from __future__ import annotations
 

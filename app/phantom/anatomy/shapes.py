@@ -14,7 +14,6 @@ from app.domain.volume import FloatArray
 
 Vector = tuple[float, float, float]
 Exponents = tuple[int, int]
-
 ELLIPSOID: Exponents = (2, 2)
 ROUNDED: Exponents = (2, 4)
 CYLINDER: Exponents = (2, 8)

@@ -1,6 +1,6 @@
 """Attributes that all objects of a simulated patient share, and how they are saved.
 
-Nothing depends on the clock or on chance: a patient written twice is the same bytes.
+Nothing depends on the clock or on chance: a patient that is written twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from app.phantom.patient import VERSION, Protocol, SimulatedPatient
 IMPLEMENTATION_VERSION = "PSMA_PHANTOM_1"
 SOFTWARE_VERSION = f"phantom {VERSION}"
 ISSUER = "PSMA-NODE-SIMULATION"
-
 SUPINE = Code("40199007", "SCT", "Supine")
 RECUMBENT = Code("102538003", "SCT", "Recumbent")
 HEADFIRST = Code("102540008", "SCT", "Headfirst")

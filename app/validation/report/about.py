@@ -1,4 +1,4 @@
-"""What an evaluation knows of itself beside its scores: ``about.json``."""
+"""``about.json``: what an evaluation records about itself, apart from its scores."""
 
 from __future__ import annotations
 
@@ -15,32 +15,29 @@ from app.files.records import Record, faults
 from app.validation.scores import SCORES_FILE
 
 ABOUT_FILE = "about.json"
-
 FOLDERS = re.compile(r"(?<![\w.:/~<])(?:~?/[\w.+@-]+)*~?/(?=[\w.+@-])")
-"""The folders of an absolute path: what is before its last name."""
+"""The folders of an absolute path: everything before its last name."""
 
 
 class ScoresDigest(Record):
-    """Of ``scores.csv``, to notice one that was cut short or is of another run."""
+    """The digest of ``scores.csv``, to notice a file that was cut short or belongs to another run."""
 
     lines: int
     sha256: str
 
 
 class ReportAbout(Record):
-    """Of a report.
+    """What a report states besides the scores.
 
     Attributes:
-        title: of the report.
-        simulated: whether the patients were; the report then says so in large letters.
-        software_version: of this program.
-        models: id of the model that was measured, by role or whatever tells them apart.
-        commands: that make everything again, in order.
-        seeds: by what they are the seed of.
+        simulated: whether the patients are; the report says so in large letters.
+        models: id of each measured model, by role or another name.
+        commands: the commands that reproduce everything, in order.
+        seeds: each by what it seeds.
         hours: of computing, by step.
-        settings: as text, shown as it is.
-        notes: what a reader must know beside, a sentence each.
-        scores: of the file beside it; :func:`write_about` fills it in. ``None`` in older files.
+        settings: text that is shown as it is.
+        notes: what else a reader must know, a sentence each.
+        scores: of the file in the same folder; :func:`write_about` fills it in. ``None`` in older files.
     """
 
     title: str = Field(min_length=1)
@@ -56,12 +53,12 @@ class ReportAbout(Record):
 
 
 def without_folders(text: str) -> str:
-    """Text whose absolute paths keep only their last name: a report tells nothing of its machine."""
+    """The text with absolute paths cut to their last name: a report reveals nothing about its machine."""
     return FOLDERS.sub("…/", text)
 
 
 def read_about(path: Path) -> ReportAbout:
-    """What :func:`write_about` wrote.
+    """Read what :func:`write_about` wrote.
 
     Raises:
         MisconfiguredError: missing or of another form.
@@ -78,7 +75,7 @@ def read_about(path: Path) -> ReportAbout:
 
 
 def write_about(about: ReportAbout, path: Path) -> None:
-    """Write it, whole or not at all; with the digest of the ``scores.csv`` that lies there already."""
+    """Write it, whole or not at all, with the digest of the ``scores.csv`` in the same folder."""
     scores = path.with_name(SCORES_FILE)
     digest = _digest(scores) if scores.is_file() else None
     whole = about.model_copy(update={"scores": digest})
@@ -86,10 +83,10 @@ def write_about(about: ReportAbout, path: Path) -> None:
 
 
 def check_scores(about: ReportAbout, scores: Path) -> None:
-    """Whether these are the scores that were written with it; another file than ``scores.csv`` is not asked.
+    """Check that these are the scores of ``about.json``; a file of another name than ``scores.csv`` passes.
 
     Raises:
-        MisconfiguredError: they are not.
+        MisconfiguredError: they are other scores.
     """
     if about.scores is None or scores.name != SCORES_FILE:
         return

@@ -27,17 +27,17 @@ TRUE_COLOUR, FOUND_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito."""
 
 BODY_SHARE_OF_WINDOW, MARGIN_PIXELS = 0.05, 6
-"""What is darker everywhere is air, and cut off to a margin."""
+"""Columns with less uptake everywhere are air; they are cut off to a margin."""
 
 OUTLINE_OVERSAMPLING = 4
-"""Outlines follow voxel edges."""
+"""Each voxel becomes this many pixels along each axis, so that outlines follow its edges."""
 
 PANEL_HEIGHT_INCH, PANEL_WIDTH_INCH = 4.6, 1.75
 
 
 @dataclass(frozen=True)
 class ShownCase:
-    """One of the three."""
+    """One of the three cases."""
 
     name: str
     score: ScanScore
@@ -154,7 +154,7 @@ def _draw_panel(
 
 
 def _outline(axes: Any, mask: Image, extent: tuple[float, float, float, float], colour: str) -> None:
-    """Along voxel edges, with a white rim that stands out from dark uptake; also at the image's edge."""
+    """Draw the outline along voxel edges, with a white rim that stands out from dark uptake."""
     from matplotlib.patheffects import withStroke
 
     if not mask.any():

@@ -31,10 +31,9 @@ COLOURS = {
     Validation.EXTERNAL: "#E69F00",
     Validation.NODE: "#009E73",
 }
-"""Of Okabe and Ito: told apart by colour-blind readers too; hatches say the same without colour."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish; hatches serve without colour."""
 
 HATCHES = {Validation.INTERNAL: "", Validation.EXTERNAL: "//", Validation.NODE: ".."}
-
 BOXED = (DICE, VOXEL_PPV, LESION_SENSITIVITY, LESION_PPV, FALSE_POSITIVE_ML, FALSE_NEGATIVE_ML)
 PUBLISHED_AS = {DICE.key: study_table.DSC, VOXEL_PPV.key: study_table.PPV, LESION_PPV.key: study_table.PPV}
 LIMIT_SDS = 1.96

@@ -43,9 +43,7 @@ from app.validation.scores import PREDICTIONS_FOLDER, SCORES_FILE, read_scores
 from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."
-
 COHORT_FOLDER = "cohort"
-
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that neither HTML nor XML has; a replacement sign stands for each."""
 
@@ -134,7 +132,7 @@ def _of_scores(scores: Sequence[ScanScore]) -> dict[str, object]:
 
 
 def _of_about(scores: Sequence[ScanScore], about: ReportAbout) -> dict[str, object]:
-    """What the template shows of the evaluation beside its scores; no folder of the machine is named."""
+    """What the template shows of the evaluation apart from its scores; it names no folder of the machine."""
     models = sorted({score.key.model for score in scores})
     meanings = "; ".join(f"{model.value} {MODEL_MEANING[model]}" for model in models)
     return {
@@ -195,7 +193,7 @@ def report_from(source: Path, out: Path, cohort: Path | None = None) -> tuple[st
     """Write the report again from an experiment's folder.
 
     Args:
-        source: the folder, or its ``scores.csv`` (or another file of scores beside ``about.json``).
+        source: the folder, or its ``scores.csv`` (or another file of scores next to ``about.json``).
         out: the HTML file.
         cohort: folder of the patients' images; by default ``cohort`` in the folder, when it is there.
 

@@ -64,7 +64,7 @@ def _study_row(scores: Sequence[ScanScore], group: Group) -> list[str]:
 
 
 def mean_and_sd(scores: Sequence[ScanScore], group: Group, measure: Measure) -> str:
-    """``0.78 ± 0.14``; a dash where the number is defined for nobody."""
+    """``0.78 ± 0.14``; a dash when the number is defined for no patient."""
     found = described(scores, group, measure)
     spread = "" if found.sd is None else f" ± {measure.shown(found.sd)}"
     return measure.shown(found.mean) + spread

@@ -58,7 +58,7 @@ def interval_in_words(measure: Measure, interval: Interval, signed: bool = False
 
 
 def cohort_sentences(scores: Sequence[ScanScore], simulated: bool) -> list[str]:
-    """Who was tested, one sentence a validation."""
+    """Who was tested, a sentence for each validation."""
     sentences = []
     for validation in VALIDATIONS:
         own = [score for score in scores if score.key.validation is validation]
@@ -113,7 +113,7 @@ def verdict(rivals: Rivals, measure: Measure, found: PairedComparison) -> str:
 
 
 def short_verdict(rivals: Rivals, measure: Measure, found: PairedComparison) -> str:
-    """The same in a few words, for a table that has the numbers."""
+    """The verdict in a few words, for a table that has the numbers."""
     if found.wilcoxon is None:
         return f"no p-value: {found.why_no_p}"
     better = ahead(rivals, measure, found)
