@@ -62,7 +62,12 @@ FLOORS = {
         "writer withdrawal",
         "folder",
     ),
-    "app.imaging": ("earlier_results labels mip nifti resampling", "registration", "anatomy", "quantification"),
+    "app.imaging": (
+        "earlier_results labels mip nifti resampling",
+        "registration",
+        "anatomy",
+        "quantification",
+    ),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": ("policy transfer_syntaxes", "records", "receive process deliver", "watch queue", "service"),
     "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient", "dicom"),
