@@ -1,6 +1,6 @@
-"""outcome.json: how a study ended, for people, scripts and the node itself.
+"""``outcome.json`` says how a study ended, for people, scripts and the node itself.
 
-shadow.json: what the shadow models found in folder mode, beside the results and never among them.
+``shadow.json`` says what the shadow models found in folder mode; it is no result and is never sent.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _with_decisions(outcome: StudyOutcome, change: Callable[[Decision], Decision
 def remove_earlier_outcomes(folder: Path) -> None:
     """Remove what says how an earlier run of folder mode ended, of all and of each study.
 
-    It is the first thing that a run does: one that is stopped before it has begun, or ends over its settings,
-    would else leave them behind, and they would be taken for its own.
+    A run does this first: one that is stopped before it has begun, or that refuses its settings, would
+    otherwise leave them behind as if they were its own.
 
     Raises:
         MisconfiguredError: they can't be removed.

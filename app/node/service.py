@@ -1,4 +1,4 @@
-"""The node as a whole: started in a fixed order, drained in the reverse one."""
+"""The node as a whole: starts its parts in a fixed order, and drains them in the reverse order."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class NodeService:
         policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
         watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
-        # these two leave no sign of life: one comes once an hour, the silence of the other is told as such
+        # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
         housekeeping = _Round("housekeeping", self._housekeeping.tidy, TIDY_S)
         probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
         others = [_loop(one, stopping, stopping) for one in (heartbeat, housekeeping, probes)]
@@ -216,7 +216,7 @@ def _lock(policy: NodePolicy) -> FileLock:
 
 @dataclass(frozen=True)
 class _Round:
-    """What a loop does each time, ``pause_s`` apart; ``moved`` is told when it begins and when it ends."""
+    """What a loop does each time, ``pause_s`` apart; ``moved`` is called when it begins and when it ends."""
 
     name: str
     work: Callable[[], None]

@@ -19,7 +19,7 @@ from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result
 from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
-from app.node.deliver.scu import Delivery, send
+from app.node.deliver.scu import StoreResponse, send
 from app.node.policy import Destination
 from tests.dicom.results import sources
 from tests.dicom.results.sources import PROVENANCE, PatientHeader
@@ -45,7 +45,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     archive.stop()
 
 
-def store(pacs: Orthanc, results: list[Result], folder: Path) -> tuple[Delivery, ...]:
+def store(pacs: Orthanc, results: list[Result], folder: Path) -> tuple[StoreResponse, ...]:
     """Send as the node does."""
     paths = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Results to a destination: what it has not acknowledged yet, until it has everything."""
+"""Delivery: sends a destination what it has not acknowledged yet, until it has everything."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
 """States of a later revision that takes the place of this one, be it with results or without."""
 
 REPORTS = ("SR", "WITHDRAWAL")
-"""Sent first: where a destination has anything of a revision, it has the report that a later one names."""
+"""Sent first, so that a destination that has anything of a revision has the report that a later one names."""
 
-Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.Delivery, ...]]
+Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.StoreResponse, ...]]
 """As :func:`app.node.deliver.scu.send`."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SendEnding:
-    """How a try to send ended, as it is kept by the durable engine.
+class SendResult:
+    """How an attempt to send ended, as the durable engine keeps it.
 
-    ``out_of_date``: another try has taken this one's place. ``unreached``: why not everything could be
-    offered to the destination. ``refused``: what it refused for good.
+    Attributes:
+        out_of_date: another attempt has taken this one's place.
+        unreached: why not everything could be offered to the destination.
+        refused: what the destination refused for good.
     """
 
     out_of_date: bool = False
@@ -65,29 +67,29 @@ class ResultDelivery:
     ) -> str:
         """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
         key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
-        tried = SendEnding(**json.loads(ending))
+        tried = SendResult(**json.loads(ending))
         if not tried.out_of_date:
             self._write_ending(key, attempt, tried)
         self._settle_run(key.run)
         return "recorded"
 
-    def _try(self, key: DeliveryKey, attempt: int) -> SendEnding:
+    def _try(self, key: DeliveryKey, attempt: int) -> SendResult:
         if not self._stores.deliveries.begin(key, attempt):
-            return SendEnding(out_of_date=True)
+            return SendResult(out_of_date=True)
         obstacle = self._obstacle(key.run)
         if obstacle is not None:
             return obstacle
         found = [item for item in self._policy.destinations if item.name == key.destination]
         if not found:
-            return SendEnding(unknown_destination=True)
+            return SendResult(unknown_destination=True)
         try:
             refused = [self._offer(key, item, found[0]) for item in self._open_instances(key)]
         except RetryLaterError as error:
-            return SendEnding(unreached=str(error))
+            return SendResult(unreached=str(error))
         except Exception as error:  # noqa: BLE001  a delivery's fault must not end its tries
             _log.error("sending failed", exc_info=error, extra=_facts(key))
-            return SendEnding(unreached=describe_exception(error))
-        return SendEnding(refused="; ".join(filter(None, refused)))
+            return SendResult(unreached=describe_exception(error))
+        return SendResult(refused="; ".join(filter(None, refused)))
 
     def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
         unsent = [item for item in self._stores.deliveries.instances(key) if item.is_open]
@@ -112,22 +114,22 @@ class ResultDelivery:
         self._stores.deliveries.refuse(key, item.sop_instance_uid, answer.status)
         return f"{item.kind} refused with status {answer.status:04X} ({answer.comment})"
 
-    def _obstacle(self, run: RunKey) -> SendEnding | None:
+    def _obstacle(self, run: RunKey) -> SendResult | None:
         """A later revision that takes this one's place, or may.
 
-        It looks whether this one is being sent after it has begun to run, and this one looks for it after it
-        has begun to be sent: so one of them sees the other.
+        The later revision looks for this delivery after it has begun to run, and this delivery looks for the
+        later revision after it has begun: so one of them sees the other.
         """
         revisions = self._stores.runs.of_study(run.study_instance_uid)
         later = [other for other in revisions if other.key.revision > run.revision]
         running = [other.key.revision for other in later if other.state is StudyState.RUNNING]
         if running:
-            return SendEnding(unreached=f"revision {running[0]}, being processed, may take its place")
+            return SendResult(unreached=f"revision {running[0]}, being processed, may take its place")
         if any(other.state in SUPERSEDING or self._stores.deliveries.of_run(other.key) for other in later):
-            return SendEnding(superseded=True)
+            return SendResult(superseded=True)
         return None
 
-    def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendEnding) -> None:
+    def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendResult) -> None:
         delivery = self._stores.deliveries.get(key)
         ending = self._ending(delivery, tried)
         if not self._stores.deliveries.end(key, attempt, ending) or ending.state is DeliveryState.DONE:
@@ -137,7 +139,7 @@ class ResultDelivery:
         if ending.state is DeliveryState.FAILED:
             self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
 
-    def _ending(self, delivery: Delivery, tried: SendEnding) -> DeliveryEnding:
+    def _ending(self, delivery: Delivery, tried: SendResult) -> DeliveryEnding:
         name = delivery.key.destination
         if tried.superseded:
             return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision has taken its place")
@@ -168,7 +170,7 @@ class ResultDelivery:
             _log.info("deliveries ended", extra=facts)
 
     def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
-        """A study that only withdrew an earlier result is rejected still, for its reason."""
+        """A study that only withdrew an earlier result stays rejected, with its reason."""
         try:
             outcome = outcome_of(self._stores.outbox, run)
         except MisconfiguredError as error:  # everything has arrived; only the words are lost

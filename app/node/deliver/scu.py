@@ -1,9 +1,8 @@
-"""The Store SCU: results to a PACS, and an echo to see whether it is there (PS3.4 Annexes A, B).
+"""The Store SCU: sends results to a PACS, and asks by echo whether it is there (PS3.4 Annexes A, B).
 
-Sending again is harmless: result UIDs follow from the input, so a PACS that has them already keeps one.
+Sending again is harmless: result UIDs follow from the input, so a PACS that has an instance keeps one copy.
 
-Our side of an association that we ask for, with what pynetdicom's lacks.
-
+:class:`ClientEntity` adds what pynetdicom lacks on the side that asks for an association.
 (``type: ignore[misc]``: the project reads pynetdicom without its types, so its classes are ``Any`` to mypy.)
 """
 
@@ -28,70 +27,8 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from app.errors import RetryLaterError
-from app.node.policy import DeliverPolicy, Destination
+from app.node.policy import Destination
 from app.node.transfer_syntaxes import CONVERTIBLE_TRANSFER_SYNTAXES
-
-
-class ClientEntity(AE):  # type: ignore[misc]
-    """An AE that says why a connection failed, and whose transfers can't stall for ever.
-
-    Args:
-        ae_title: ours.
-        timeout_s: for the connection, for each answer, and for a stalled transfer.
-    """
-
-    def __init__(self, ae_title: str, timeout_s: float) -> None:
-        super().__init__(ae_title=ae_title)
-        self.connection_timeout = self.acse_timeout = self.dimse_timeout = timeout_s
-        self.network_timeout = None  # each answer has its own limit; preparing a large file may take longer
-        self.connection_failure: OSError | None = None
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: Any
-    ) -> AssociationSocket:
-        connection = ClientSocket(assoc, address=address)
-        connection.tls_args = tls_args
-        return connection
-
-
-class ClientSocket(AssociationSocket):  # type: ignore[misc]
-    """No Nagle delay, a limit for a peer that stops reading, and closed whatever happens."""
-
-    def _create_socket(self, address: AddressInformation) -> socket.socket:
-        opened = super()._create_socket(address)
-        return _Connection(self.assoc.ae, opened.family, opened.type, fileno=opened.detach())
-
-    def _shutdown_socket(self) -> None:
-        connection = self.socket
-        if connection is None:
-            return
-        with suppress(OSError):  # not connected, or the peer was quicker
-            connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
-
-
-class _Connection(socket.socket):
-    """Keeps the reason why it could not connect, which pynetdicom only logs."""
-
-    def __init__(self, entity: ClientEntity, family: int, kind: int, fileno: int) -> None:
-        super().__init__(family, kind, fileno=fileno)
-        self._entity = entity
-
-    def connect(self, address: Any) -> None:
-        """Connect within the entity's time limit, or remember why not."""
-        try:
-            super().connect(address)
-        except OSError as error:
-            self._entity.connection_failure = error
-            raise
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def settimeout(self, value: float | None) -> None:
-        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
-        super().settimeout(self._entity.connection_timeout if value is None else value)
-
-
-__all__ = ["DeliverPolicy", "Delivery", "Destination", "EchoResult", "echo", "send"]
 
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """Also reported by us for an instance whose class or encoding the PACS did not accept."""
@@ -106,10 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """What the PACS said to one instance. ``ok``: it has it; else it never will, for ``comment``.
+class StoreResponse:
+    """How the PACS answered C-STORE for one instance.
 
-    ``comment`` is in our words or the Standard's, never in the peer's.
+    Attributes:
+        ok: the PACS has the instance; otherwise it never will, for the reason in ``comment``.
+        comment: in our words or the Standard's, never in the peer's.
     """
 
     sop_instance_uid: str
@@ -141,7 +80,7 @@ class _NothingAcceptedError(Exception):
 
 def send(
     paths: Sequence[Path], destination: Destination, calling_ae_title: str, timeout_s: float = 30.0
-) -> tuple[Delivery, ...]:
+) -> tuple[StoreResponse, ...]:
     """Send files by C-STORE over one association.
 
     Args:
@@ -151,7 +90,7 @@ def send(
         timeout_s: for the connection, for each answer, and for a stalled transfer.
 
     Returns:
-        One :class:`Delivery` for each path, in order.
+        One :class:`StoreResponse` for each path, in order.
 
     Raises:
         RetryLaterError: the PACS can't be reached, rejects or ends the association, does not answer, or is
@@ -256,7 +195,7 @@ def _keep_answers_from_reactor(association: Any) -> None:
     association.dimse.get_msg = lambda block=False: get_message(block=True) if block else (None, None)
 
 
-def _send_one(association: Any, item: _Outgoing, destination: Destination) -> Delivery:
+def _send_one(association: Any, item: _Outgoing, destination: Destination) -> StoreResponse:
     if not association.is_established:
         raise RetryLaterError(f"{destination.name} ended the association")
     try:
@@ -265,12 +204,12 @@ def _send_one(association: Any, item: _Outgoing, destination: Destination) -> De
         return _not_accepted(item)
     if "Status" not in answer:
         raise RetryLaterError(f"{destination.name} did not answer C-STORE, or ended the association")
-    return _delivery(item.sop_instance_uid, answer, destination)
+    return _response(item.sop_instance_uid, answer, destination)
 
 
-def _not_accepted(item: _Outgoing) -> Delivery:
+def _not_accepted(item: _Outgoing) -> StoreResponse:
     comment = "the destination does not accept this SOP class or transfer syntax"
-    return Delivery(item.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, ok=False, comment=comment)
+    return StoreResponse(item.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, ok=False, comment=comment)
 
 
 def _meaning(status: int) -> str:
@@ -281,7 +220,7 @@ def _meaning(status: int) -> str:
     return ": ".join(filter(None, (category, words)))
 
 
-def _delivery(sop_instance_uid: str, answer: Any, destination: Destination) -> Delivery:
+def _response(sop_instance_uid: str, answer: Any, destination: Destination) -> StoreResponse:
     """Error Comment (0000,0902) is left out: a peer's free text may quote the patient, and this is logged."""
     status = int(answer.Status)
     comment = _meaning(status)
@@ -290,4 +229,63 @@ def _delivery(sop_instance_uid: str, answer: Any, destination: Destination) -> D
     ok = status == 0 or status in _WARNINGS
     if status:
         _log.warning("%s answered %04X to C-STORE", destination.name, status)
-    return Delivery(sop_instance_uid, status, ok, comment)
+    return StoreResponse(sop_instance_uid, status, ok, comment)
+
+
+class ClientEntity(AE):  # type: ignore[misc]
+    """An AE that says why a connection failed, and whose transfers can't stall for ever.
+
+    Args:
+        ae_title: ours.
+        timeout_s: for the connection, for each answer, and for a stalled transfer.
+    """
+
+    def __init__(self, ae_title: str, timeout_s: float) -> None:
+        super().__init__(ae_title=ae_title)
+        self.connection_timeout = self.acse_timeout = self.dimse_timeout = timeout_s
+        self.network_timeout = None  # each answer has its own limit; preparing a large file may take longer
+        self.connection_failure: OSError | None = None
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: Any
+    ) -> AssociationSocket:
+        connection = ClientSocket(assoc, address=address)
+        connection.tls_args = tls_args
+        return connection
+
+
+class ClientSocket(AssociationSocket):  # type: ignore[misc]
+    """No Nagle delay, a limit for a peer that stops reading, and closed whatever happens."""
+
+    def _create_socket(self, address: AddressInformation) -> socket.socket:
+        opened = super()._create_socket(address)
+        return _Connection(self.assoc.ae, opened.family, opened.type, fileno=opened.detach())
+
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        if connection is None:
+            return
+        with suppress(OSError):  # not connected, or the peer was quicker
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+class _Connection(socket.socket):
+    """Keeps the reason why it could not connect, which pynetdicom only logs."""
+
+    def __init__(self, entity: ClientEntity, family: int, kind: int, fileno: int) -> None:
+        super().__init__(family, kind, fileno=fileno)
+        self._entity = entity
+
+    def connect(self, address: Any) -> None:
+        """Connect within the entity's time limit, or remember why not."""
+        try:
+            super().connect(address)
+        except OSError as error:
+            self._entity.connection_failure = error
+            raise
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def settimeout(self, value: float | None) -> None:
+        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
+        super().settimeout(self._entity.connection_timeout if value is None else value)

@@ -1,10 +1,10 @@
-"""When a study is complete, and what it waits for until then, in words.
+"""When a study is complete, and what it waits for until then.
 
 A study is complete when a pair (PET and CT, SPECT and CT) has been selected from it and either every image
 series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
 images could still make usable waits for them until ``give_up_s``; then it is processed as it is, so that it
-is rejected with its reasons. Images that come later make a new revision; what is no image that could be
-analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`) does not. Nothing here discards anything.
+is rejected with its reasons. Images that come later make a new revision; other objects, which could not be
+analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`), make none. Nothing here discards anything.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CURABLE_BY_ARRIVAL = UNSUITABLE | {
     RefusalCode.TOO_FEW_SLICES,
     RefusalCode.GEOMETRY_INCONSISTENT,  # what is left of a stack may look uneven rather than torn
 }
-"""Refusals that the images still on their way may undo; the others are settled by what is already here."""
+"""Refusals that images still on their way may undo; the images that are here settle the others."""
 
 SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED})
 """True of the whole examination: a CT for it would change nothing."""
@@ -48,7 +48,7 @@ SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED}
 _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 
 
-class Selected(Protocol):
+class SelectionOutcome(Protocol):
     """What :func:`app.domain.selection.selection.select` returns, as far as this module looks at it."""
 
     @property
@@ -78,7 +78,7 @@ class Completeness:
 
 
 def assess(
-    study: Study, selected: Selected, last_received_at: datetime, now: datetime, policy: ReceivePolicy
+    study: Study, selected: SelectionOutcome, last_received_at: datetime, now: datetime, policy: ReceivePolicy
 ) -> Completeness:
     """Judge a study as far as it has arrived.
 
@@ -101,7 +101,7 @@ def assess(
     return Completeness(complete=False, waits_for=f"quiet for {quiet_s:.0f} of {policy.settle_s:.0f} s")
 
 
-def _what_is_missing(study: Study, selected: Selected) -> str:
+def _what_is_missing(study: Study, selected: SelectionOutcome) -> str:
     """Words for what the study waits for, beyond quiet; empty when there is nothing."""
     if selected.selections:
         # a functional series that was selected although it is short is one that the site takes as it is
@@ -110,7 +110,7 @@ def _what_is_missing(study: Study, selected: Selected) -> str:
     if codes & SETTLED or not codes & CURABLE_BY_ARRIVAL:
         return ""
     images = [series for series in study.series if series.modality in _IMAGE_MODALITIES]
-    words = [told for series in images if (told := _unannounced_words(series) or _gap_words(series))]
+    words = [found for series in images if (found := _unannounced_words(series) or _gap_words(series))]
     partner = _partner_words(images, codes)
     return "; ".join(filter(None, (*words, partner))) or "more images of the PET or SPECT, or of its CT"
 
@@ -161,7 +161,7 @@ def _all_announced_are_here(study: Study) -> bool:
     )
 
 
-def subject_of(study: Study, selected: Selected | None) -> StudySubject:
+def subject_of(study: Study, selected: SelectionOutcome | None) -> StudySubject:
     """What is known from the headers that are here; ``selected`` is ``None`` when that is only one.
 
     While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study

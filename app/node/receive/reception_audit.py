@@ -1,8 +1,8 @@
-"""What happens at the door, in the audit log: whose study begins to arrive, who and what was turned away.
+"""What the audit log says of reception: whose study begins to arrive, and who or what was refused.
 
-A study's images are counted when it is complete; here its first one from each sender is written down, for
-who sent it. Refusals of one kind from one address within a minute are one entry and a count, so that nobody
-fills the log by knocking; the count is written when the minute is over, by :meth:`ReceptionAudit.flush`.
+A study's images are counted when it is complete; here only its first image from each sender becomes an entry,
+which names the sender. Refusals of one kind from one address within a minute become one entry and a count, so
+that nobody can fill the log by calling; :meth:`ReceptionAudit.flush` writes the count after that minute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.node.receive.scp import Reception, ReceptionEvent
 from app.node.records.audit import AuditEvent, AuditLog
 
 REPEAT_S = 60.0
-"""So long refusals of one kind from one address are only counted after the first."""
+"""After a refusal is written down, others of its kind from its address are only counted for this long."""
 
 MAX_REMEMBERED = 10_000
 """Studies and refusals; the oldest is forgotten, and then written down once more."""
@@ -64,7 +64,7 @@ class ReceptionAudit:
         Raises:
             RetryLaterError: the audit log's disk or database does not take it.
         """
-        _tell_log(reception)
+        _log_reception(reception)
         if reception.event in _EVENTS:
             self._refused(reception)
         elif reception.event is ReceptionEvent.CONFLICT:
@@ -146,7 +146,7 @@ def _remember(memory: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> _V
     return memory.popitem(last=False)[1] if len(memory) > MAX_REMEMBERED else None
 
 
-def _tell_log(reception: Reception) -> None:
+def _log_reception(reception: Reception) -> None:
     """What went well in debug, the rest as warnings."""
     quiet = reception.event in (ReceptionEvent.STORED, ReceptionEvent.DUPLICATE)
     facts = {

@@ -2,9 +2,8 @@
 
 Statuses: 0000 only once the instance is safe (:meth:`app.node.records.inbox.Inbox.store`); A700 when there is
 no room or the index does not answer; A900 when the data set is not what the command says; C000 when it can't
-be understood, which includes UIDs that PS3.5 9.1 does not allow.
-
-What happens at the door, as observers are told of it.
+be understood, which includes UIDs that PS3.5 9.1 does not allow. An observer learns of each
+:class:`Reception` before the sender gets its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.policy import Caller, ReceivePolicy
+from app.node.policy import ReceivePolicy
 from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.inbox import Inbox, InboxFullError, Stored
@@ -36,9 +35,22 @@ from app.node.records.instances import (
 )
 from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES
 
+SUCCESS, OUT_OF_RESOURCES, DATA_SET_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+
+MAX_COMMENT_LENGTH = 64
+"""Error Comment (0000,0902) is LO."""
+
+CONNECTIONS_PER_ASSOCIATION = 4
+"""Connections that may be open, most of them not associated yet, for each allowed association."""
+
+STOP_POLL_S = 0.1
+"""How often the listener looks whether it should stop; new connections don't wait for it."""
+
+_log = logging.getLogger(__name__)
+
 
 class ReceptionEvent(StrEnum):
-    """What an observer is told of."""
+    """The kinds of :class:`Reception`."""
 
     ASSOCIATION_REJECTED = "association-rejected"
     STORED = "stored"
@@ -49,7 +61,7 @@ class ReceptionEvent(StrEnum):
 
 @dataclass(frozen=True)
 class Reception:
-    """Something that happened at the door; holds no patient data.
+    """A request that was accepted or refused; holds no patient data.
 
     Attributes:
         event: what.
@@ -68,28 +80,6 @@ class Reception:
     sop_instance_uid: str = ""
 
 
-__all__ = ["Caller", "ReceivePolicy", "Reception", "ReceptionEvent", "StoreScp"]
-
-SUCCESS = 0x0000
-
-OUT_OF_RESOURCES = 0xA700
-
-DATA_SET_MISMATCH = 0xA900
-
-CANNOT_UNDERSTAND = 0xC000
-
-MAX_COMMENT_LENGTH = 64
-"""Error Comment (0000,0902) is LO."""
-
-CONNECTIONS_PER_ASSOCIATION = 4
-"""Connections that may be open, most of them not associated yet, for each allowed association."""
-
-STOP_POLL_S = 0.1
-"""How often the listener looks whether it should stop; new connections don't wait for it."""
-
-_log = logging.getLogger(__name__)
-
-
 class _Refusal(Enum):
     """A-ASSOCIATE-RJ result, source, reason (PS3.8 table 9-21)."""
 
@@ -102,9 +92,8 @@ class _Refusal(Enum):
 class StoreScp:
     """Listens for studies and keeps them in the inbox.
 
-    ``observe`` is told of everything that happens, on the association's thread, before the sender gets
-    its answer; when it raises RetryLaterError, a success becomes A700, and the sender sends again, which is
-    harmless.
+    ``observe`` is called with each reception on the association's thread, before the sender gets its answer.
+    When it raises RetryLaterError, a success becomes A700; the sender sends again, which is harmless.
     """
 
     def __init__(
@@ -300,7 +289,7 @@ _EVENTS = {
 
 
 def _words(error: Exception) -> str:
-    """An OSError's own text holds a path, which is nobody's business outside."""
+    """An OSError's own text holds a path, which must not leave the node."""
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
 
 

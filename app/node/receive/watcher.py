@@ -1,4 +1,4 @@
-"""Which studies are complete: looks at what has arrived, and opens a revision for each complete content."""
+"""Looks at what has arrived, and opens a revision for each new content of a complete study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from app.domain.study import Study
 from app.errors import describe_exception
 from app.node.policy import ReceivePolicy
-from app.node.receive.completeness import Completeness, Selected, assess, subject_of
+from app.node.receive.completeness import Completeness, SelectionOutcome, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox import InboxStudy
@@ -19,14 +19,14 @@ from app.node.records.runs import StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import Observation, StudySubject
 
-Examine = Callable[[Sequence[Path]], tuple[Study, Selected]]
+Examine = Callable[[Sequence[Path]], tuple[Study, SelectionOutcome]]
 """Headers of a study's files, and what the selection makes of them."""
 
 LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
 """An instance's row may be committed so long after the instant written in it."""
 
 NO_IMAGE = "no image has come yet"
-"""Of a study that consists of other people's results, say: nothing is there that could be analysed."""
+"""A study may consist of other systems' results alone, say: nothing in it could be analysed."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,15 +37,15 @@ class _Examined:
 
     content: tuple[int, datetime]
     study: Study | None = None
-    selected: Selected | None = None
+    selected: SelectionOutcome | None = None
     unreadable: str = ""
 
 
 class Watcher:
     """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
 
-    Any number of watchers may look at the same inbox. ``on_study`` is called for each study: after days
-    without the node one look may take long, and who watches it should see that it gets on.
+    Any number of watchers may look at the same inbox. ``on_study`` is called for each study, a sign of
+    life: after days without the node a look may take long.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What ``psma-node check`` looks at: each check ends in a value, never in an exception."""
+"""The checks of ``psma-node check``: each returns a value, and none raises."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
 
 NOBODY_AE_TITLE = "NOBODY"
-"""A title no node has; to see whether a listener minds what it is called."""
+"""A title that no node has: does the listener check the title it is called by?"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _node_runs(node: NodePolicy) -> bool:
         return False
     except BlockingIOError:
         return True
-    except OSError:  # another user's: what listens at the port tells
+    except OSError:  # another user's file: whether the port is taken decides
         return False
     return False
 

@@ -80,10 +80,10 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
     for name in ("dbos", "pydicom", "pynetdicom"):
         adopt_logger(name)
     logging.captureWarnings(capture=True)
-    threading.excepthook = _tell_end_of_thread
+    threading.excepthook = _log_end_of_thread
 
 
-def _tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_value is not None:
         _log.error("a thread ended", exc_info=ended.exc_value)
 

@@ -1,4 +1,4 @@
-"""Trying again at a person's wish: what failed, what was rejected, what waits for its next try."""
+"""``psma-node retry``: tries again what failed, was rejected, or waits for its next try."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What ``psma-node status`` shows: read from the database, and whether a prior came late from the outbox, so
-the node may run or stand still."""
+"""What ``psma-node status`` shows, read from the database and the outbox: the node may run or not."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class DeliveryStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """One study as a person sees it.
+    """One study, as shown to people.
 
     Attributes:
         state: one of :class:`~app.node.records.runs.StudyState`.

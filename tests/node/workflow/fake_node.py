@@ -46,7 +46,7 @@ from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableS
 from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.process.work import OnStage
-from app.node.receive.completeness import Selected
+from app.node.receive.completeness import SelectionOutcome
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.log import configure_logging
@@ -198,7 +198,7 @@ def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
     )
 
 
-def examine(paths: Sequence[Path]) -> tuple[Study, Selected]:
+def examine(paths: Sequence[Path]) -> tuple[Study, SelectionOutcome]:
     """Every study is a pair, complete as soon as nothing more comes, or once it has as many images as one of
     its headers announces."""
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery
-from app.node.deliver.scu import Delivery as Answer
+from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_results
 from app.node.process.work import Ending
@@ -37,11 +37,11 @@ class Pacs:
 
     def send(
         self, paths: Sequence[Path], destination: Destination, title: str, limit_s: float
-    ) -> tuple[Answer, ...]:
+    ) -> tuple[StoreResponse, ...]:
         if len(self.taken) == self.takes:
             raise RetryLaterError("it is down")
         self.taken.append(paths[0].name)
-        return (Answer("1.2", 0, True),)
+        return (StoreResponse("1.2", 0, True),)
 
 
 def tried(stores: NodeStores, run: RunKey, pacs: Pacs) -> Delivery:

@@ -24,7 +24,7 @@ from app.domain.outcome import (
 from app.errors import RetryLaterError
 from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
-from app.node.deliver.scu import Delivery as Answer
+from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_results
 from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
@@ -90,8 +90,8 @@ def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: Ending) -> str
 
 def send_all(
     paths: Sequence[Path], destination: Destination, title: str, limit_s: float
-) -> tuple[Answer, ...]:
-    return tuple(Answer("1.2", 0, True) for _ in paths)
+) -> tuple[StoreResponse, ...]:
+    return tuple(StoreResponse("1.2", 0, True) for _ in paths)
 
 
 def deliver(stores: NodeStores, key: RunKey) -> None:

@@ -26,7 +26,7 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.study import Patient, Series, Study
 from app.node.policy import NodePolicy, ReceivePolicy
-from app.node.receive.completeness import Selected
+from app.node.receive.completeness import SelectionOutcome
 from app.node.receive.watcher import Watcher
 from app.node.records.database import utc_now
 from app.node.records.instances import InstanceRow, StoreCommand, identify
@@ -229,7 +229,7 @@ def test_the_watcher_reads_the_headers_of_images_alone(
     assert stores.inbox.image_paths(STUDY) == stores.inbox.paths(STUDY)[1:]
     read: list[Path] = []
 
-    def noted(paths: Sequence[Path]) -> tuple[Study, Selected]:
+    def noted(paths: Sequence[Path]) -> tuple[Study, SelectionOutcome]:
         read.extend(paths)
         return examine(paths)
 
