@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def test_each_runtime_dependency_has_its_reason_and_licence() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     explained = {row[0].lower() for row in rows if len(row) == 4 and all(row)}
     assert pins("requirements.txt").keys() - explained == set()
+
+
+def test_each_file_of_the_program_that_is_no_python_is_packaged() -> None:
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    found = {
+        path
+        for package, patterns in packaged.items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {path for path in (ROOT / "app").rglob("*") if path.is_file()}
+    others = {path for path in files if path.suffix not in (".py", ".pyc")}
+    assert others
+    assert others == found
 
 
 def test_links_between_documents_lead_somewhere() -> None:

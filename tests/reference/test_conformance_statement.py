@@ -28,6 +28,7 @@ def test_the_page_is_up_to_date(statement: str) -> None:
 
 def test_nothing_is_left_to_fill_in(statement: str) -> None:
     assert "$" not in statement
+    assert "{{" not in statement
 
 
 def test_every_object_written_is_of_a_class_that_is_stated(cases: dict[str, Case]) -> None:
