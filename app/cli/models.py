@@ -45,7 +45,7 @@ def shadow(
     for row in rows:
         typer.echo(_line(row))
     if not rows:
-        typer.echo("no comparison yet; name shadow models in segment.shadow_models (docs/models.md)")
+        typer.echo("no comparison yet; name shadow models in segment.shadow_models (docs/how-to/models.md)")
     pairs = sorted({(row.kind, row.serving_id, row.shadow_id) for row in rows})
     for kind, serving, name in pairs:
         of_pair = [r for r in rows if (r.kind, r.serving_id, r.shadow_id) == (kind, serving, name)]

@@ -1,4 +1,4 @@
-"""docs/conformance.md: the DICOM conformance statement (PS3.2), made from the program's own lists.
+"""docs/reference/conformance.md: the DICOM conformance statement (PS3.2), made from the program's own lists.
 
 The words of the conformance statement; ``$names`` stand for what the program's own lists say.
 """
@@ -26,7 +26,8 @@ from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES, CONVERTIBLE_T
 
 TEXT = """# DICOM conformance statement
 
-Made by `psma-node conformance > docs/conformance.md`; do not edit. After PS3.2. For PSMA node $version.
+Made by `psma-node conformance > docs/reference/conformance.md`; do not edit.
+After PS3.2. For PSMA node $version.
 
 ## 1 Overview
 
