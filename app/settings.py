@@ -77,7 +77,7 @@ class Resources:
     memory: str = "6Gi"
     """Main memory."""
     gpu: int = 0
-    """Number of GPUs. ``segment.device`` decides which of them are used (docs/gpu.md)."""
+    """Number of GPUs. ``segment.device`` decides which of them are used (docs/reference/gpu.md)."""
     gpu_memory: str = "8Gi"
     """Memory of each GPU."""
 

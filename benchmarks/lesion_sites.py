@@ -92,7 +92,7 @@ def reference_verdict(scan: Acquisition, size: float, reference: ReferenceUptake
 
 def site_table(found: list[Told]) -> Iterator[str]:
     """Rows of the confusion table, then precision and recall."""
-    yield "| true \\ told | " + " | ".join(site.value for site in Site) + " | recall |"
+    yield "| true \\ found | " + " | ".join(site.value for site in Site) + " | recall |"
     yield "|---|" + "---|" * (len(Site) + 1)
     counts = Counter((item.kind, item.site) for item in found)
     for kind, right in SITE_OF.items():
@@ -108,7 +108,7 @@ def site_table(found: list[Told]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print the tables of docs/measurements.md."""
+    """Print the tables of docs/reference/measurements.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--first", type=int, default=900)
     parser.add_argument("--patients", type=int, default=6)

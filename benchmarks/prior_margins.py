@@ -11,7 +11,7 @@ Simulated patients of both centres (:mod:`app.phantom.patient`); for each, the S
 * ``PET off``: his own, PET and lesions 40 mm beside their CT;
 
 with whole-body SPECTs, and with short ones. Prints the range of every number of the fit and how many pairs
-the default limits accept, as the tables of docs/registration.md.
+the default limits accept, as the tables of docs/explanation/registration.md.
 """
 
 from __future__ import annotations

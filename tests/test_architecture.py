@@ -1,4 +1,4 @@
-"""The house's one direction, proved from the imports themselves (docs/architecture.md)."""
+"""The house's one direction, proved from the imports themselves (docs/explanation/architecture.md)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_what_is_asked_for_is_what_was_tested(requirements: str) -> None:
 
 
 def test_each_runtime_dependency_has_its_reason_and_licence() -> None:
-    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "dependencies.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     explained = {row[0].lower() for row in rows if len(row) == 4 and all(row)}
@@ -57,13 +58,46 @@ def test_each_file_of_the_program_that_is_no_python_is_packaged() -> None:
     assert others == found
 
 
+def project_files(*suffixes: str) -> Iterator[Path]:
+    """The project's own files; what tools install among the tests is left out."""
+    yield from (path for path in ROOT.glob("*") if path.suffix in suffixes)
+    for folder in ("app", "benchmarks", "docs", "MAP", "operators", "scripts", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in suffixes and "node_modules" not in path.parts and path.is_file():
+                yield path
+
+
+def documents() -> list[Path]:
+    """Every page that a person reads."""
+    return list(project_files(".md"))
+
+
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    """Where the relative links of a page lead: file, and the heading in it (empty for none)."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if "://" not in target:
+            path, _, heading = target.partition("#")
+            yield (document.parent / path).resolve() if path else document, heading
+
+
+def prose(document: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    found = [(document, *link) for document in documents() for link in links(document)]
+    assert found
     broken = [
-        f"{document.name}: {target}"
-        for document in documents
-        for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
-        if "://" not in target and not (document.parent / target).exists()
+        f"{document.relative_to(ROOT)}: {target.name}#{heading}"
+        for document, target, heading in found
+        if not target.exists() or (heading and heading not in anchors(target))
     ]
     assert broken == []
 
@@ -89,6 +123,28 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_every_page_is_reached_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached, ahead = {index}, [index]
+    while ahead:
+        for target, _ in links(ahead.pop()):
+            if target.suffix == ".md" and target.is_relative_to(ROOT / "docs") and target not in reached:
+                reached.add(target)
+                ahead.append(target)
+    pages = {page for page in documents() if page.is_relative_to(ROOT / "docs")}
+    assert sorted(str(page.relative_to(ROOT)) for page in pages - reached) == []
+
+
+def test_pages_that_the_program_and_its_files_name_are_there() -> None:
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in project_files(".py", ".yaml", ".txt", ".toml", ".service", ".lua")
+        for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert sorted(pair for pair in named if not (ROOT / pair[1]).exists()) == []
+
+
 def test_the_readme_names_every_command() -> None:
     from app.cli.main import app
 
@@ -101,7 +157,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_an_instance_is_followed_through_files_that_are_there_and_few() -> None:
-    text = (ROOT / "docs" / "following-an-instance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "following-an-instance.md").read_text(encoding="utf-8")
     steps = re.findall(r"^(\d+)\. `([^`]+)` ", text, re.MULTILINE)
     assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
     assert [path for _, path in steps if not (ROOT / path).is_file()] == []

@@ -49,7 +49,7 @@ def experiment(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, see docs/training.md; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, see docs/how-to/train.md; repeatable."),
     ] = None,
     install: Annotated[
         Path | None, typer.Option(help="Put the finished models into this folder too, for a node to use.")

@@ -153,4 +153,5 @@ def _print_card(card: ModelCard, models: Path) -> None:
         options = " ".join(f"--set {shlex.quote(word)}" for word in words)
         typer.echo(f"not evaluated yet: psma-node evaluate --node COHORT --update-cards {options}")
     key = "pet_model" if card.role in (ModelRole.M1, ModelRole.M3) else _SPECT_KEYS[card.role]
-    typer.echo(f"to use it, name it in app.yaml, for example segment.{key}: {card.id} (docs/models.md)")
+    setting = f"segment.{key}: {card.id}"
+    typer.echo(f"to use it, name it in app.yaml, for example {setting} (docs/how-to/models.md)")

@@ -115,7 +115,7 @@ def shadow(
     for row in rows:
         typer.echo(_line(row))
     if not rows:
-        typer.echo("no comparison yet; name shadow models in segment.shadow_models (docs/models.md)")
+        typer.echo("no comparison yet; name shadow models in segment.shadow_models (docs/how-to/models.md)")
     pairs = sorted({(row.kind, row.serving_id, row.shadow_id) for row in rows})
     for kind, serving, name in pairs:
         of_pair = [r for r in rows if (r.kind, r.serving_id, r.shadow_id) == (kind, serving, name)]
@@ -150,6 +150,7 @@ def _write_csv(rows: Sequence[ShadowRow], path: Path) -> None:
     from app.node.records.comparisons import ShadowRow
 
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [item.name for item in fields(ShadowRow)])
+        names = [item.name for item in fields(ShadowRow) if item.name != "id"]
+        writer = csv.DictWriter(stream, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**asdict(row), "compared_at": row.compared_at.isoformat()} for row in rows)

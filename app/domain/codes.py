@@ -1,7 +1,7 @@
 """Every coded concept that the results use, once.
 
 Standard codes are those of PS3.16; where no standard code exists the private scheme
-:data:`PRIVATE_SCHEME` has one, explained in docs/measurements.md.
+:data:`PRIVATE_SCHEME` has one, explained in docs/reference/measurements.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 D [Gy] = 0.25 Gy·g/(MBq·h) x C(t) [MBq/g] x t [h] (Hänscheid et al., J Nucl Med 2018;59:75): 177Lu, local
 deposition of its beta energy, soft tissue of 1 g/ml, C(t) as it was at the time t after administration.
-How far off it is depends on the effective half-life; docs/measurements.md has the table.
+How far off it is depends on the effective half-life; docs/reference/measurements.md has the table.
 
 One instant for every activity that is reported: the start of the scan, whatever the header's convention.
 
@@ -94,7 +94,7 @@ GY_G_PER_MBQ_H = 0.1479 * 1.602176634e-13 * 1e6 * 3600.0 * 1e3
 """Dose by the exact integral: 0.1479 MeV an electron and decay, all of it deposited in place."""
 
 EFFECTIVE_HALF_LIVES_H = (30.0, 100.0)
-"""For which the range of the estimate is told, as tabulated in docs/measurements.md."""
+"""For which the range of the estimate is told, as tabulated in docs/reference/measurements.md."""
 
 HALF_LIFE_STEPS = 200
 

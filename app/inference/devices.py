@@ -1,6 +1,6 @@
 """Where the networks run: what the site's setting asks for, compared with what PyTorch sees.
 
-Coded for NVIDIA GPUs (CUDA) and tested without one; no run on a GPU has been made yet (docs/gpu.md).
+Coded for NVIDIA GPUs (CUDA) and tested without one; nobody has run it on a GPU yet (docs/reference/gpu.md).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class VisibleGpus:
         if not self.cuda:
             return (
                 "in a container take the image whose tag ends in -cuda, without one "
-                "install PyTorch's CUDA build (docs/gpu.md)"
+                "install PyTorch's CUDA build (docs/reference/gpu.md)"
             )
         return (
             "give the container the GPU (Docker: --gpus all; Podman: --device nvidia.com/gpu=all; "
@@ -151,6 +151,6 @@ def _refuse_broken(device: str, found: VisibleGpus) -> None:
         first_line = str(error).partition("\n")[0][:WARNING_LETTERS]
         raise MisconfiguredError(
             f"{device} does not compute ({first_line}); found {found}, PyTorch {found.pytorch} for CUDA "
-            f"{found.cuda}. Look at nvidia-smi, install the PyTorch that fits the GPU (docs/gpu.md), "
-            "or set segment.device to cpu"
+            f"{found.cuda}. Look at nvidia-smi, install the PyTorch that fits the GPU "
+            "(docs/reference/gpu.md), or set segment.device to cpu"
         ) from error

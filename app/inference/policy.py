@@ -46,7 +46,7 @@ class SegmentPolicy:
     are shipped."""
     device: str = "auto"
     """``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU; an error when there is
-    none), ``cuda:1`` (that GPU; an error when it is absent) or ``cpu`` (docs/gpu.md)."""
+    none), ``cuda:1`` (that GPU; an error when it is absent) or ``cpu`` (docs/reference/gpu.md)."""
     pet_model: str = ModelRole.M1.value
     """M1 or M3, where one model in the folder has that role; or the id of a model."""
     spect_model_with_prior: str = ModelRole.M4.value
@@ -55,7 +55,7 @@ class SegmentPolicy:
     """M2 or M3, when no prior fits; or the id of a model."""
     shadow_models: tuple[str, ...] = ()
     """Ids of models that run after the serving model on the same input and are compared with it; nothing of
-    them is sent (docs/models.md)."""
+    them is sent (docs/how-to/models.md)."""
     minimum_lesion_ml: float = 0.1
     """Components smaller than this are dropped, and the SR states their number."""
 

@@ -1,4 +1,4 @@
-"""docs/conformance.md: the DICOM conformance statement (PS3.2).
+"""docs/reference/conformance.md: the DICOM conformance statement (PS3.2).
 
 Its words stand in ``templates/conformance.md.j2``; what the program knows of itself is filled in from here.
 """

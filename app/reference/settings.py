@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the settings' own records: every key, its default and its meaning."""
+"""docs/reference/settings.md, made from the settings' own records: every key, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 
 INTRODUCTION = """# Settings
 
-Every key of `app.yaml`. Made by `psma-node settings > docs/settings.md`; do not edit.
+Every key of `app.yaml`. Made by `psma-node settings > docs/reference/settings.md`; do not edit.
 A key that is left out has its default. An unknown key is an error that names the nearest known key.
 
 `--set section.key=value` and `PSMA_NODE__SECTION__KEY=value` override the file; their values are YAML.

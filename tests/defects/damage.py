@@ -24,7 +24,7 @@ class Defect:
     """One line of the table.
 
     Attributes:
-        name: in words, as ``docs/refusals.md`` shows it.
+        name: in words, as ``docs/reference/refusals.md`` shows it.
         damage: what is done.
         code: the reason that must be given; ``None``: the numbers must be the undamaged study's.
         attribute: what the reason names.

@@ -1,6 +1,6 @@
-"""docs/refusals.md, made from the reasons of the code and from what provokes them in tests.
+"""docs/reference/refusals.md, made from the reasons of the code and from what provokes them in tests.
 
-``python -m tests.defects.refusals_page > docs/refusals.md``
+``python -m tests.defects.refusals_page > docs/reference/refusals.md``
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEAD = """# Why something is refused
 Every reason that `psma-node` gives, in outcome.json, in the audit log, in the report, and in
 `psma-node inspect`; what it means, what a person can do unless the refusal itself knows something nearer, the
 attributes it names, and the tests that provoke it.
-Made by `python -m tests.defects.refusals_page > docs/refusals.md`; do not edit.
+Made by `python -m tests.defects.refusals_page > docs/reference/refusals.md`; do not edit.
 
 A defect is done to a small PET/CT or SPECT/CT by `tests/defects`: {total} of them. {refused} are refused with
 the reason given here; {harmless} give the numbers of the undamaged study, voxel by voxel; {warned} may give

@@ -8,8 +8,8 @@ from tests.defects.table import TABLE
 
 
 def test_the_page_is_current() -> None:
-    page = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
-    assert page == refusals_page(), "run: python -m tests.defects.refusals_page > docs/refusals.md"
+    page = (ROOT / "docs" / "reference" / "refusals.md").read_text(encoding="utf-8")
+    assert page == refusals_page(), "run: python -m tests.defects.refusals_page > docs/reference/refusals.md"
 
 
 def test_every_reason_is_given_somewhere_in_the_program() -> None:

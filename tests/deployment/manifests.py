@@ -16,7 +16,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MAP = ROOT / "MAP"
-PAGE = ROOT / "docs" / "deployment.md"
+PAGES = [ROOT / "docs" / "how-to" / f"{name}.md" for name in ("deploy", "upgrade", "platforms")]
+PAGES_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+"""The pages whose shell blocks a site runs."""
 PREFIX = "PSMA_NODE__"
 
 Tree = dict[str, Any]

@@ -1,7 +1,7 @@
 """The compose files as Debian 12's podman-compose (1.0.3) reads them: the words that it gives to Podman.
 
 It has no ``config``; a stand-in for Podman writes down how it was called. It passes over what it does not
-know: profiles, ``stop_grace_period``, ``pids_limit``, conditions of ``depends_on`` (docs/deployment.md).
+know: profiles, ``stop_grace_period``, ``pids_limit``, conditions of ``depends_on`` (docs/how-to/deploy.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from app.node.watch.probes import LIVENESS_PATH, ProbeServer
-from tests.deployment.manifests import COMPOSE, MAP, PAGE, PREFIX, ROOT, merged_compose
+from tests.deployment.manifests import COMPOSE, MAP, PAGES_TEXT, PREFIX, ROOT, merged_compose
 
 PROGRAM = ROOT / ".cache" / "podman-compose-1.0.3" / "podman_compose.py"
 STAND_IN = """#!{python}
@@ -29,9 +29,9 @@ with open({log!r}, "a") as stream:
 sys.exit({code} if sys.argv[1] == "run" else 0)
 """
 
-BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGES_TEXT, re.DOTALL)
 SHELL = "\n".join(BLOCKS)
-"""The commands of the page."""
+"""The commands of the pages."""
 
 COMMANDS = sorted(set(re.findall(r"(?:^|&& )docker-compose (.+)$", SHELL, re.MULTILINE)))
 

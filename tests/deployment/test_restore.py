@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md bring a node back: copied while it runs, destroyed, restored, whole."""
+"""The commands of docs/how-to/upgrade.md bring a node back: copied while it runs, destroyed, restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from app.demo.processes import free_port
 from app.node.records.audit import AUDIT_FILE
-from tests.deployment.manifests import PAGE, merged_compose, program, seconds
+from tests.deployment.manifests import PAGES_TEXT, merged_compose, program, seconds
 from tests.node.postgres.cluster import OWNER, Cluster
 from tests.node.postgres.conftest import cluster, database
 from tests.node.workflow.conftest import new_node, pacs
@@ -27,8 +27,8 @@ DATABASES = ("SQLite", "Postgres")
 
 
 def script(name: str) -> str:
-    """The shell block of the page that begins with ``# name``."""
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    """The shell block of the pages that begins with ``# name``."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES_TEXT, re.DOTALL)
     [found] = [block for block in blocks if block.startswith(f"# {name}\n")]
     return str(found)
 
@@ -248,5 +248,5 @@ def test_the_scripts_name_containers_and_volumes_as_the_compose_files_do() -> No
     names = [service["container_name"] for service in merged["services"].values()]
     assert sorted(names) == ["psma-node", "psma-node-database"]
     assert merged["volumes"]["data"]["name"] == "psma-node-data"
-    text = PAGE.read_text(encoding="utf-8")
+    text = PAGES_TEXT
     assert set(re.findall(r"docker (?:exec|start)(?: -\S+)* (\S+)", text)) == set(names)

@@ -167,7 +167,7 @@ def test_the_share_of_the_injected_activity_is_told_where_no_patient_explains_it
 
 
 def test_the_documentation_has_the_limits_of_the_code() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "quantities.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "quantities.md").read_text()
     rows = [row for row in page.splitlines() if row.startswith("| ")]
     for nuclide, per_mbq, unit, per_s, time in (
         (GA68, 1.0, "MBq", MIN, "min"), (F18, 1.0, "MBq", MIN, "min"), (LU177, 1e3, "GBq", 0.0, "2 h to 8 d"),

@@ -154,7 +154,7 @@ def test_the_needs_that_the_documentation_tells_are_the_estimates(name: str, nee
     shape, _ = shape_and_network(NETWORKS[name], DATASET)
     found = ways(shape, (500, 200, 250))[:2]
     assert [round(way.bytes_needed / 2**30, 2) for way in found] == needs_gib
-    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "gpu.md").read_text(encoding="utf-8")
     told = f"tiles of {shape.tile[0]}³: {needs_gib[0]:.2f} GiB (way 2: {needs_gib[1]:.2f})"
     assert told in " ".join(page.split())
 

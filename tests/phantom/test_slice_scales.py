@@ -11,7 +11,7 @@ from app.domain.volume import FloatArray, Volume
 from app.phantom.patient import SimulatedPatient
 
 USUAL, USUAL_AT_END = 1.10, 1.30
-"""What an undamaged patient stays under: docs/quantities.md."""
+"""What an undamaged patient stays under: docs/reference/quantities.md."""
 
 
 def slopes(volume: Volume) -> FloatArray:

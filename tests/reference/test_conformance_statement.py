@@ -12,7 +12,7 @@ from app.dicom.results.policy import RESULT_CLASSES
 from app.reference.conformance import conformance_statement
 from tests.peers.results import Case
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "conformance.md"
 TEMPLATE_SCHEMES = {"DCM", "SCT", "RFC5646"}
 """Of the concept names that the Standard's templates give, which the statement names by their TID."""
 
@@ -23,7 +23,8 @@ def statement() -> str:
 
 
 def test_the_page_is_up_to_date(statement: str) -> None:
-    assert PAGE.read_text(encoding="utf-8") == statement, "run: psma-node conformance > docs/conformance.md"
+    command = "run: psma-node conformance > docs/reference/conformance.md"
+    assert PAGE.read_text(encoding="utf-8") == statement, command
 
 
 def test_nothing_is_left_to_fill_in(statement: str) -> None:

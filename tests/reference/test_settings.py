@@ -195,9 +195,9 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 
 
 def test_the_reference_in_docs_is_what_the_code_says() -> None:
-    page = SHIPPED_CONFIG.parent / "docs" / "settings.md"
+    page = SHIPPED_CONFIG.parent / "docs" / "reference" / "settings.md"
     assert page.read_text(encoding="utf-8") == settings_reference(), (
-        "run: psma-node settings > docs/settings.md"
+        "run: psma-node settings > docs/reference/settings.md"
     )
 
 

@@ -104,7 +104,7 @@ def test_every_measure_has_its_own_key_and_a_definition() -> None:
 
 
 def test_the_documentation_defines_every_measure() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "validation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "scores.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", page, flags=re.MULTILINE))
     assert {measure.name: rows.get(measure.name) for measure in MEASURES} == {
         measure.name: measure.unit or "–" for measure in MEASURES

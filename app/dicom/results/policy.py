@@ -48,7 +48,7 @@ class WritePolicy:
     """How results are written."""
 
     seg_type: SegType = SegType.BINARY
-    """BINARY or LABELMAP. Older PACS and viewers may refuse LABELMAP (docs/conformance.md, 6.2)."""
+    """BINARY or LABELMAP. Older PACS and viewers may refuse LABELMAP (docs/reference/conformance.md, 6.2)."""
     sr_class: SrClass = SrClass.COMPREHENSIVE_3D
     """COMPREHENSIVE_3D or COMPREHENSIVE."""
     rtstruct: bool = False

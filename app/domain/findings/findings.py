@@ -1,6 +1,6 @@
 """Measured lesions, whole-body burden, reference organs, and the change since the previous study.
 
-Every definition with its formula and source: docs/measurements.md.
+Every definition with its formula and source: docs/reference/measurements.md.
 """
 
 from __future__ import annotations

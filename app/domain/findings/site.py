@@ -1,7 +1,7 @@
 """Where a lesion sits: rules that a person can follow, from what its CT shows and where it lies.
 
 A lesion for which no rule speaks is unspecified. ``app.imaging.anatomy.sites`` gathers the evidence;
-docs/measurements.md has the rules in words and how often they are right on simulated patients.
+docs/reference/measurements.md has the rules in words and how often they are right on simulated patients.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def retention_warnings(
 ) -> tuple[Decision, ...]:
     """Share of a 177Lu therapy that the image shows, decay apart, against what a body keeps of it.
 
-    Wide: retention differs between patients by more than most mistakes. See docs/quantities.md.
+    Wide: retention differs between patients by more than most mistakes. See docs/reference/quantities.md.
     """
     if nuclide is not LU177 or uptake_s is None:
         return ()

@@ -1,7 +1,7 @@
 """Whether a functional image lies on its own CT: what was measured, the site's limits, the verdict in words.
 
-:mod:`app.imaging.registration.ct_agreement` measures; docs/registration.md says what stands between right and
-wrong.
+:mod:`app.imaging.registration.ct_agreement` measures; docs/explanation/registration.md has the margins of
+right and wrong pairs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ is a small part of the body (the median, with capped weights), and an empty slic
 picture, not the same one fainter (:data:`LARGEST_UNLIKENESS`).
 
 Everything is exact under scaling: a slope that is wrong by a factor moves the statistic by just that factor.
-The measured margins are in docs/quantities.md.
+The measured margins are in docs/reference/quantities.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Noise never repeats and activity never stops within a slice of a body. What a computed phantom does (identical
 slices, empty ones between spheres, sharp ends) is told apart by what the rest of the series is like. Measured
-margins are in docs/quantities.md.
+margins are in docs/reference/quantities.md.
 """
 
 from __future__ import annotations

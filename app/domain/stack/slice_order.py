@@ -23,7 +23,7 @@ from app.domain.volume import FloatArray
 
 CLEARLY_BETTER = 0.91
 """Share. With two slices swapped the numbers' order has 0.08 to 0.89 of the unlikeness of the positions'
-order; a numbering that is merely another order has 0.93 and more (docs/quantities.md)."""
+order; a numbering that is merely another order has 0.93 and more (docs/reference/quantities.md)."""
 
 FEW = 0.1
 """Share of slices out of an otherwise strict order: more is no numbering by place."""

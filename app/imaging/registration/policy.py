@@ -2,7 +2,7 @@
 
 A misplaced prior makes M4 far worse than M2 without one, so every limit errs towards refusing. The defaults
 stand between the fits of right and wrong pairs that ``benchmarks/prior_margins.py`` measures; see
-docs/registration.md.
+docs/explanation/registration.md.
 """
 
 from __future__ import annotations

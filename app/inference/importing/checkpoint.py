@@ -83,7 +83,8 @@ def convert_checkpoint(checkpoint: Path, weights: Path) -> ConvertedCheckpoint:
         weights.unlink()
         raise MisconfiguredError(
             f"{checkpoint.name} (SHA-256 {sha256}) is refused: {answer.refused}. Nothing in it was run. "
-            "If it is yours, load it where it was trained and save it again with nnU-Net 2.8 (docs/models.md)"
+            "If it is yours, load it where it was trained and save it again with nnU-Net 2.8 "
+            "(docs/how-to/models.md)"
         )
     return ConvertedCheckpoint(answer.checkpoint, sha256, answer.enforced)
 

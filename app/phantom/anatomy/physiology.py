@@ -1,7 +1,7 @@
 """Physiological uptake of PSMA ligands, drawn for one patient.
 
 68Ga-PSMA-11 SUVmean one hour after injection and 177Lu-PSMA-617 SUV one to four days after it; the numbers
-and their sources stand in docs/phantom.md.
+and their sources stand in docs/explanation/phantom.md.
 """
 
 from __future__ import annotations
