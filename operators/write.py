@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from app.dicom.results.writer import ResultWriter, Written
+from collections.abc import Callable
+
+from app.dicom.results.writer import Written
 from app.domain.analysis import Quantified
 from app.domain.refusal import Rejection
 from operators.framework import Fragment
@@ -14,10 +16,12 @@ class WriteOperator(StageOperator):
 
     stage, inlet, outlet = "write", "quantified", "written"
 
-    def __init__(self, fragment: Fragment, *, writer: ResultWriter, on_stage: OnStage) -> None:
+    def __init__(
+        self, fragment: Fragment, *, writer: Callable[[Quantified], Written], on_stage: OnStage
+    ) -> None:
         self._writer = writer
         super().__init__(fragment, on_stage=on_stage)
 
     def step(self, item: Quantified) -> Written | Rejection:
         """Write and compare with what was meant."""
-        return self._writer.write(item)
+        return self._writer(item)

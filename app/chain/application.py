@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app import __version__
 from app.dicom.reading.studies import read_study
-from app.dicom.results.folder import ResultFolder, WithdrawalDesk, withdraw_unreplaced
-from app.dicom.results.writer import ResultWriter, Written
-from app.domain.analysis import Provenance
+from app.dicom.results.folder import ResultFolder, WithdrawalWriter
+from app.dicom.results.writer import Written, write_results
+from app.domain.analysis import Provenance, Quantified
 from app.domain.outcome import (
     NO_FACTS,
     NOTHING_EARLIER,
     EarlierResults,
     RunFacts,
-    ShadowComparison,
+    ShadowWork,
     Status,
     StudyOutcome,
 )
@@ -39,10 +40,7 @@ from operators.select import SelectOperator
 from operators.stage import OnStage
 from operators.write import WriteOperator
 
-ShadowWork = Callable[[], tuple[ShadowComparison, ...]]
-"""Runs the shadow models on a study that has been served; never fails."""
-
-ShadowDesk = Callable[[str, int, ShadowWork], None]
+ShadowQueue = Callable[[str, int, ShadowWork], None]
 """Takes the shadow work of a study (UID, revision), to do it when the results are on their way."""
 
 
@@ -54,7 +52,7 @@ class ChainTools:
     aligner: PriorAligner
     segmentation: LesionSegmentation
     quantification: LesionQuantification
-    writer: ResultWriter
+    writer: Callable[[Quantified], Written]
     on_stage: OnStage
 
 
@@ -99,7 +97,7 @@ class ChainProcessor:
         prior_source: PriorSource,
         on_stage: OnStage | None = None,
         previous_source: PreviousResultSource | None = None,
-        shadow_desk: ShadowDesk | None = None,
+        shadow_queue: ShadowQueue | None = None,
     ) -> None:
         self._settings = settings
         self._aligner = PriorAligner(settings.align, prior_source)
@@ -110,7 +108,7 @@ class ChainProcessor:
         self._on_stage = on_stage or (lambda stage: None)
         wanted = settings.segment.shadow_models
         self._shadows = ShadowModels.from_policy(settings.segment) if wanted else None
-        self._shadow_desk = shadow_desk
+        self._shadow_queue = shadow_queue
         self._one_at_a_time = threading.Lock()
 
     def process(
@@ -137,7 +135,7 @@ class ChainProcessor:
                 raise
             uid = earlier.standing[0].report.study_instance_uid
             outcome = StudyOutcome(uid, Status.REJECTED, error.rejection.reasons)
-        return withdraw_unreplaced(outcome, earlier, WithdrawalDesk(out, self._settings.write, provenance))
+        return WithdrawalWriter(out, self._settings.write, provenance).withdraw_unreplaced(outcome, earlier)
 
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
         """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.
@@ -164,8 +162,8 @@ class ChainProcessor:
 
     def _leave_shadow_work(self, folder: ResultFolder, revision: int) -> None:
         work = self.shadow_work(folder.written)
-        if work is not None and self._shadow_desk is not None:
-            self._shadow_desk(folder.outcome.study_instance_uid, revision, work)
+        if work is not None and self._shadow_queue is not None:
+            self._shadow_queue(folder.outcome.study_instance_uid, revision, work)
 
     def _run_chain(self, source: Callable[[], Study], out: Path, provenance: Provenance) -> ResultFolder:
         tools = ChainTools(
@@ -173,7 +171,7 @@ class ChainProcessor:
             self._aligner,
             self._segmentation,
             self._quantification,
-            ResultWriter(self._settings.write, provenance),
+            partial(write_results, policy=self._settings.write, provenance=provenance),
             self._on_stage,
         )
         folder = ResultFolder(out)

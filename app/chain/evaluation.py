@@ -30,8 +30,7 @@ from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
 from app.files.records import Record, read_json, write_json
 from app.imaging.nifti import read_labels, read_volume, write_array
-from app.inference.models.choice import choose_setting, serving_model, site_models
-from app.inference.models.store import ModelStore
+from app.inference.models.store import ModelStore, choose_setting, serving_model, site_models
 from app.settings import Settings
 from app.validation.scores import PREDICTIONS_FOLDER, prediction_file, score_scan
 

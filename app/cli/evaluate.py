@@ -67,8 +67,7 @@ def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> 
         typer.BadParameter: no patient of that centre.
     """
     from app.cohort.manifest import read_manifest
-    from app.inference.models.choice import site_models
-    from app.inference.models.store import ModelStore
+    from app.inference.models.store import ModelStore, site_models
     from app.settings import load_settings
 
     settings, manifest = load_settings(*site), read_manifest(cohort)

@@ -15,7 +15,7 @@ from app.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from app.inference.importing.model_import import ImportRequest
-    from app.inference.importing.nnunet_results import Choice
+    from app.inference.importing.nnunet_results import TrainingChoice
     from app.inference.models.card import ModelCard
 
 _SPECT_KEYS = {ModelRole.M2: "spect_model_without_prior", ModelRole.M4: "spect_model_with_prior"}
@@ -68,7 +68,7 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not trust:
         raise _untrusted(source)
     from app.inference.importing.model_import import ImportRequest
-    from app.inference.importing.nnunet_results import Choice
+    from app.inference.importing.nnunet_results import TrainingChoice
     from app.inference.models.statement import read_statement
 
     options = {
@@ -77,7 +77,7 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
         "demonstration_only": demonstration_only,
     }
     request = ImportRequest(model_id, role, read_statement(role, card, options), lesion_label)
-    choice = Choice(configuration, tuple(fold or ()), checkpoint)
+    choice = TrainingChoice(configuration, tuple(fold or ()), checkpoint)
     _import_training(source, choice, request, Target(models_dir, replace))
 
 
@@ -90,7 +90,7 @@ class Target:
 
 
 def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
-    from app.inference.importing.model_package import package_id
+    from app.inference.importing.model_import import package_id
 
     packaged = package_id(source) if source.is_file() else ""
     if packaged and (role is not None or model_id not in ("", packaged)):
@@ -102,14 +102,14 @@ def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
 
 def _import_package(source: Path, models: Path, replace: bool) -> None:
     from app.inference.importing.install import new_model
-    from app.inference.importing.model_package import import_package, package_id
+    from app.inference.importing.model_import import import_package, package_id
 
     with new_model(models, package_id(source), replace) as folder:
         card = import_package(source, folder)
     _print_card(card, models)
 
 
-def _import_training(source: Path, choice: Choice, request: ImportRequest, target: Target) -> None:
+def _import_training(source: Path, choice: TrainingChoice, request: ImportRequest, target: Target) -> None:
     from app.inference.importing.install import new_model
     from app.inference.importing.model_import import import_training
     from app.inference.importing.nnunet_results import in_folder, in_zip
@@ -147,7 +147,7 @@ def _untrusted(source: Path) -> MisconfiguredError:
 def _print_card(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
     if not card.metrics:
-        from app.inference.models.choice import settings_to_measure
+        from app.inference.models.store import settings_to_measure
 
         words = (f"segment.models_dir={models}", *settings_to_measure(card))
         options = " ".join(f"--set {shlex.quote(word)}" for word in words)

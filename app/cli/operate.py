@@ -13,7 +13,7 @@ from app.cli.options import ConfigOption, SetOption
 from app.errors import ExitCode, MisconfiguredError
 
 if TYPE_CHECKING:
-    from app.inference.models.choice import SiteModels
+    from app.inference.models.store import SiteModels
     from app.node.watch.health import CheckResult
     from app.node.watch.status import StudyStatus
     from app.settings import Settings
@@ -61,8 +61,7 @@ def verified_models(settings: Settings) -> SiteModels:
     Raises:
         MisconfiguredError: a model is missing or damaged, or the policy is ambiguous.
     """
-    from app.inference.models.choice import site_models
-    from app.inference.models.store import ModelStore
+    from app.inference.models.store import ModelStore, site_models
 
     store = ModelStore(settings.segment.models_folder)
     models = site_models(store, settings.segment)

@@ -19,7 +19,7 @@ from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
 if TYPE_CHECKING:
     from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
-    from app.inference.models.choice import SiteModels
+    from app.inference.models.store import SiteModels
     from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
     from app.settings import Settings

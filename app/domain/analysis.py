@@ -1,9 +1,8 @@
 """What travels along the chain: one frozen record a stage, each holding the one before.
 
 ``Selection → Loaded → Aligned → Segmented → Quantified``; a :class:`~app.domain.refusal.Rejection`
-may take the place of any of them.
-
-Which kinds of study each model looks at, in training as in use.
+may take the place of any of them. :class:`Provenance` says what made a result, and :data:`KINDS` which kinds
+of study each model looks at, in training as in use.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Absorbed dose from a single SPECT: a research estimate, off unless the site asks for it.
+"""Activity at the start of the scan, and the absorbed dose estimated from a single SPECT.
 
-D [Gy] = 0.25 Gy·g/(MBq·h) x C(t) [MBq/g] x t [h] (Hänscheid et al., J Nucl Med 2018;59:75): 177Lu, local
-deposition of its beta energy, soft tissue of 1 g/ml, C(t) as it was at the time t after administration.
-How far off it is depends on the effective half-life; docs/reference/measurements.md has the table.
+Every activity that is reported holds for one instant, the start of the scan. An image's own activity may be
+corrected to that start (START) or to the injection (ADMIN), or, from cameras that correct nothing, hold for
+the middle of the acquisition: between injection and scan lies a factor of 1.8 for 68Ga after an hour, and of
+1.5 for 177Lu after four days.
 
-One instant for every activity that is reported: the start of the scan, whatever the header's convention.
-
-An image's activity may be corrected to the scan's start (START), to the injection (ADMIN), or,
-from cameras that correct nothing, hold for the middle of the acquisition. Between injection and scan lies a
-factor of 1.8 for 68Ga after an hour, and of 1.5 for 177Lu after four days.
+The dose is a research estimate, off unless the site asks for it: D [Gy] = 0.25 Gy·g/(MBq·h) x C(t) [MBq/g] x
+t [h] (Hänscheid et al., J Nucl Med 2018;59:75), with 177Lu, local deposition of its beta energy, soft tissue
+of 1 g/ml, and C(t) as it is at the time t after administration. How far off it is depends on the effective
+half-life; docs/reference/measurements.md has the table.
 """
 
 from __future__ import annotations

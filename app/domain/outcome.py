@@ -1,15 +1,14 @@
-"""How processing a study ended: what outcome.json and ``psma-node status`` say.
+"""How processing a study ends, what its earlier revisions said, and what its shadow models found.
 
-What earlier revisions of a study have said, which a later one replaces or withdraws.
-
-A result can't be taken back from a PACS. So whatever a new revision says names what it takes the place of;
-and where it gives no result at all, a notice withdraws the earlier one.
-
-A shadow model beside the one that serves: what both found on the same input.
+:class:`StudyOutcome` is what outcome.json and ``psma-node status`` tell. A result can't be taken back from a
+PACS, so whatever a new revision says names what it replaces; where it gives no result at all, a notice
+withdraws the earlier one. A shadow model sees the same input as the model that serves, and nothing it finds
+is sent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -169,3 +168,7 @@ class ShadowComparison:
     dice: float | None = None
     seconds: float = 0.0
     problem: str = ""
+
+
+ShadowWork = Callable[[], Sequence[ShadowComparison]]
+"""Runs the shadow models on a study that has been served; never fails."""

@@ -1,9 +1,8 @@
-"""One model on one scan, compared with the truth: the record that every table and figure derives from.
+"""One model on one scan compared with the truth, per voxel and per lesion.
 
-How well a mask agrees with the truth: per voxel and per lesion.
-
-A number that is not defined (a share of nothing) is ``None``, never 0 or 1: a patient without lesions in whom
-none is found has no Dice coefficient.
+Every table and figure of a validation derives from :class:`ScanScore`. A number that is not defined (a share
+of nothing) is ``None``, never 0 or 1: a patient without lesions in whom none is found has no Dice
+coefficient.
 """
 
 from __future__ import annotations

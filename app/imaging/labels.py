@@ -1,8 +1,6 @@
-"""Lesions of two studies in one space: how much they overlap, how near they are, and what neither saw.
+"""Lesions as labels: numbered from a mask, moved to another grid, and compared between two studies.
 
-Labels on another grid by nearest neighbour: what a reader drew is moved, never smoothed.
-
-From a lesion mask to single lesions.
+What a reader drew is moved by nearest neighbour, never smoothed.
 """
 
 from __future__ import annotations

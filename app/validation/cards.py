@@ -17,7 +17,7 @@ from app.domain.measures import MEASURES, Measure
 from app.domain.scores import ScanScore, Validation
 from app.errors import MisconfiguredError
 from app.inference.models.card import Metric, ModelCard
-from app.inference.models.choice import settings_to_measure
+from app.inference.models.store import settings_to_measure
 from app.validation.groups import Group, described, groups_of
 
 OUR_COMMAND = "psma-node "

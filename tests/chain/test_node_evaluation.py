@@ -26,8 +26,7 @@ from app.errors import MisconfiguredError
 from app.files.durable import hold_folder
 from app.imaging.labels import label_lesions
 from app.inference.models.card import read_card, write_card
-from app.inference.models.choice import site_models
-from app.inference.models.store import ModelStore
+from app.inference.models.store import ModelStore, site_models
 from app.inference.policy import SHIPPED_MODELS
 from app.settings import Settings, load_settings
 from tests.chain.conftest import use_segmentation

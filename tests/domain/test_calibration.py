@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.quantities.administration import BodySize, Injection
+from app.domain.quantities.administration import Administration, BodySize
 from app.domain.quantities.calibration import (
     Camera,
     CameraCalibration,
@@ -28,7 +28,7 @@ DRUG = Radiopharmaceutical(
     start_datetime=datetime(2026, 2, 28, 11, 0),
 )
 HEADER = NmHeader(
-    injection=Injection(DRUG, BodySize(80.0), is_nm=True),
+    injection=Administration(DRUG, BodySize(80.0), is_nm=True),
     camera=Camera("ACME", "Spin", "NM1", ("MEGP", "PARA")),
     mappings=(),
     acquired_at=datetime(2026, 3, 1, 11, 0),

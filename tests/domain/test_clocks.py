@@ -13,8 +13,8 @@ from pydicom import Dataset
 from app.dicom import header_values as header
 from app.dicom.reading.series_header import radiopharmaceutical
 from app.domain.clocks import Clocks, LoneOffset, lag_s, spelled, zone_offset
-from app.domain.quantities.administration import BodySize, Injection, administered_at
-from app.domain.quantities.clock_evidence import clock_doubts, ct_clock_doubts
+from app.domain.quantities.administration import Administration, BodySize, administered_at
+from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
 from app.domain.radionuclides import F18, GA68, LU177, Radionuclide
 from app.domain.refusal import Reason
 from app.domain.study import Radiopharmaceutical
@@ -34,9 +34,9 @@ def minutes(count: float) -> timedelta:
     return timedelta(minutes=count)
 
 
-def injection(nuclide: Radionuclide, **changes: object) -> Injection:
+def injection(nuclide: Radionuclide, **changes: object) -> Administration:
     injected = Radiopharmaceutical(radionuclide_code=nuclide.codes[0], half_life_s=nuclide.half_life_s)
-    return Injection(replace(injected, **changes), BodySize(70.0))  # type: ignore[arg-type]
+    return Administration(replace(injected, **changes), BodySize(70.0))  # type: ignore[arg-type]
 
 
 @given(zone=QUARTERS, own=QUARTERS, is_own=st.booleans(), uptake_min=st.integers(2, 300))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.stack.coverage import coverage
+from app.domain.selection.pair import coverage
 from app.domain.stack.geometry import Stack, stack_frames, stack_slices
 from app.domain.study import Instance
 from app.domain.volume import Grid

@@ -9,8 +9,8 @@ from app.domain.quantities.nm_checks import (
     check_energy,
     check_frames,
     check_spacing,
-    retention_warnings,
 )
+from app.domain.quantities.plausibility import retention_warnings
 from app.domain.radionuclides import GA68, LU177, RADIONUCLIDES
 from app.domain.refusal import Reason, RefusalCode
 

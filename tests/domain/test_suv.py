@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.quantities.administration import BodySize, Injection, SiteAdministration
+from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
 from app.domain.quantities.decay import FrameTiming, decay_factor, mean_activity_offset_s
 from app.domain.quantities.suv import Conversion, convert_pet
 from app.domain.quantities.suv_scale import PetHeader
@@ -29,7 +29,7 @@ GALLIUM = Radiopharmaceutical(
 )
 HEADER = PetHeader(
     units="BQML",
-    injection=Injection(GALLIUM, BodySize(70.0, 1.8, "M")),
+    injection=Administration(GALLIUM, BodySize(70.0, 1.8, "M")),
     frames=(FrameTiming(SCANNED, 60.0, 120.0),) * 3,
     decay_correction="START",
     series_datetime=SCANNED,
@@ -401,7 +401,7 @@ def test_a_time_without_a_date_is_refused_for_lutetium() -> None:
 def test_the_sites_entry_gives_what_the_header_lacks() -> None:
     site = SiteAdministration("1.2", INJECTED, 150.0, 70.0)
     bare = replace(GALLIUM, start_datetime=None, injected_activity_header=None)
-    header = replace(HEADER, injection=Injection(bare, BodySize(), site))
+    header = replace(HEADER, injection=Administration(bare, BodySize(), site))
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
     assert told(header).count("by the site's entry") == 3
 

@@ -22,10 +22,9 @@ from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.errors import RetryLaterError, UnusableStudyError
 from app.imaging.earlier_results import PriorCandidate
 from app.imaging.registration import prior_alignment
-from app.imaging.registration.fit import measure_fit
 from app.imaging.registration.policy import AlignPolicy
 from app.imaging.registration.prior_alignment import PriorAligner, align_prior
-from app.imaging.registration.registration import RigidRegistration, register_rigid
+from app.imaging.registration.registration import RigidRegistration, measure_fit, register_rigid
 from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, mirrored, trunk_grid
 

@@ -9,9 +9,8 @@ import pytest
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.registration.fit import measure_fit
 from app.imaging.registration.policy import AlignPolicy, broken_limits
-from app.imaging.registration.registration import register_rigid
+from app.imaging.registration.registration import measure_fit, register_rigid
 from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, trunk_grid
 

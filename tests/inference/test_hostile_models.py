@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.errors import MisconfiguredError
-from app.inference.importing.checkpoint import convert_checkpoint
 from app.inference.importing.confinement import EVERYTHING
 from app.inference.importing.install import member_names, pack, unpack
+from app.inference.importing.nnunet_results import convert_checkpoint
 from tests.inference.nnunet_source import checkpoint, export_zip, write_card_file, write_results
 from tests.inference.tiny_model import write_tiny_model
 

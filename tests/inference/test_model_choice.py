@@ -12,8 +12,7 @@ from app.cli.operate import verified_models
 from app.domain.decision import ModelRole
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
-from app.inference.models.choice import choose_setting, explain_choice, serving_model, site_models
-from app.inference.models.store import ModelStore
+from app.inference.models.store import ModelStore, choose_setting, explain_choice, serving_model, site_models
 from app.inference.policy import SegmentPolicy
 from app.settings import load_settings
 from tests.inference.tiny_model import write_tiny_model

@@ -11,7 +11,7 @@ from app.cli import model_import
 from app.cli.models import app
 from app.domain.decision import ModelRole
 from app.inference.models.card import ModelCard, read_card, write_card
-from app.inference.models.choice import settings_to_measure
+from app.inference.models.store import settings_to_measure
 from app.inference.policy import SHIPPED_MODELS, SegmentPolicy
 from app.settings import load_settings
 

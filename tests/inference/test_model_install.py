@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import MisconfiguredError
-from app.inference.importing.checkpoint import convert_checkpoint
 from app.inference.importing.install import new_model, unpack
-from app.inference.importing.nnunet_results import read_json
+from app.inference.importing.nnunet_results import convert_checkpoint, read_json
 
 
 def test_a_file_that_is_missing_elsewhere_is_not_told_of_the_models_folder(tmp_path: Path) -> None:

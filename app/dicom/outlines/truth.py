@@ -1,7 +1,4 @@
-"""What a reader's DICOM file is about: its references, without its outlines.
-
-What a reader drew, as every form of truth is handed on.
-"""
+"""What every form of truth has in common: the references of a reader's file, and the regions drawn in it."""
 
 from __future__ import annotations
 

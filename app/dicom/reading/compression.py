@@ -1,22 +1,10 @@
-"""JPEG-LS in a process of its own: its decoder can end the whole process on a damaged stream.
+"""Compressed pixels: what their streams say of depth and loss, and decoders that pydicom lacks.
 
-The child takes the damage: it is started for the first JPEG-LS file of a series, limited in memory and time,
-and ended with the series.
-
-The depth of samples that a compressed image states in its own stream.
-
-A decoder fits the stream's samples into Bits Allocated without a word, and what is too wide loses its upper
-bits. RLE has no depth of its own: the length of its stream shows the difference.
-
-Whether a compressed image has lost something, as its own stream tells.
-
-Lossy Image Compression (0028,2110) is due then (PS3.3 C.7.6.1.1.5), yet gateways that compress leave it out.
-The transfer syntaxes that allow loss allow its absence too, so they tell nothing.
-
-JPEG lossless (process 14) for pydicom, through libjpeg-turbo in imagecodecs.
-
-pydicom finds decoders for RLE, JPEG-LS and JPEG 2000 in what is installed here; for JPEG lossless it knows
-only GDCM, which ends the whole process on damaged streams, and a plugin under the GPL.
+A header may be wrong about its stream, so depth and loss are read from JPEG and JPEG 2000 markers. JPEG
+lossless (process 14) is decoded through libjpeg-turbo in imagecodecs: pydicom itself knows only GDCM, which
+ends the whole process on damaged streams, and a plugin under the GPL. The decoder of JPEG-LS can end the
+process too, so it runs in a child: started for the first JPEG-LS file of a series, limited in memory and
+time, and ended with the series.
 """
 
 from __future__ import annotations
@@ -27,7 +15,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -56,6 +43,131 @@ FILE_LIMIT_S = 120.0
 MEMORY_BYTES = 6 * 2**30
 """Address space beyond what the child's start took: the largest image, its file, and copies."""
 
+JPEG = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes}
+JPEG_2000 = set(JPEG2000TransferSyntaxes)
+
+FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""SOF markers: ITU-T T.81 table B.1 without DHT, JPG and DAC, and T.87's SOF55."""
+
+SIZ = b"\xff\x4f\xff\x51"
+"""ITU-T T.800 A.4.1 and A.5.1: start of codestream, then image and tile size."""
+
+SIZ_PRECISION_AT = 42
+"""Ssiz of the first component, from the start of the codestream (T.800 table A.9)."""
+
+LOSSLESS_FRAMES = {0xC3, 0xC7, 0xCB, 0xCF}
+"""SOF markers of JPEG's lossless processes (ITU-T T.81 table B.1)."""
+
+JPEG_LS_FRAME = 0xF7
+"""SOF55 of ITU-T T.87, which may lose as much as its scan says."""
+
+CODING_STYLE = 0x52
+"""COD of ITU-T T.800 A.6.1."""
+
+TRANSFORMATION_AT = 11
+"""The wavelet in COD, from its length on: 0 is 9-7, which rounds; 1 is 5-3, which is undone (table A.20)."""
+
+START_OF_SCAN, START_OF_TILE = 0xDA, 0x90
+
+LABEL = "imagecodecs"
+SYNTAXES = (JPEGLossless, JPEGLosslessSV1)
+DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("numpy", "imagecodecs>=2024.1"))
+
+
+def widest_sample_bits(dataset: Dataset) -> int | None:
+    """The greatest depth that any frame's stream states; ``None`` where its syntax states none.
+
+    A decoder fits samples into Bits Allocated without a word, and what is too wide loses its upper bits. RLE
+    has no depth of its own: there the length of the stream shows the difference.
+
+    Raises:
+        ValueError: a stream that should state it doesn't.
+    """
+    streams = _streams(dataset)
+    precision = _jpeg_precision if _is_jpeg(dataset) else _jpeg_2000_precision
+    return None if streams is None else max(map(precision, streams))
+
+
+def loss_in_stream(dataset: Dataset) -> str:
+    """What any frame's stream loses, in words; empty where none does, or its syntax has no loss.
+
+    Lossy Image Compression (0028,2110) is due then (PS3.3 C.7.6.1.1.5), yet gateways that compress leave it
+    out, and the transfer syntaxes that allow loss allow its absence too. A JPEG 2000 stream that was cut to a
+    size after a reversible wavelet tells nothing.
+
+    Raises:
+        ValueError, LookupError: a stream that ends before it has told.
+    """
+    loss = _jpeg_loss if _is_jpeg(dataset) else _jpeg_2000_loss
+    return next(filter(None, map(loss, _streams(dataset) or ())), "")
+
+
+def _is_jpeg(dataset: Dataset) -> bool:
+    return dataset.file_meta.get("TransferSyntaxUID", "") in JPEG
+
+
+def _streams(dataset: Dataset) -> Iterator[bytes] | None:
+    """Each frame's JPEG or JPEG 2000 stream; ``None`` for another transfer syntax."""
+    if not _is_jpeg(dataset) and dataset.file_meta.get("TransferSyntaxUID", "") not in JPEG_2000:
+        return None
+    count = get_nr_frames(dataset, warn=False)
+    streams: Iterator[bytes] = generate_frames(dataset.PixelData, number_of_frames=count)
+    return streams
+
+
+def _jpeg_precision(stream: bytes) -> int:
+    """T.81 B.2.2: two bytes of length, then the precision."""
+    for marker, segment in _segments(stream, 2):
+        if marker in FRAME_HEADERS and len(segment) > 2:
+            return segment[2]
+    raise ValueError("a JPEG stream without a frame header")
+
+
+def _jpeg_2000_precision(stream: bytes) -> int:
+    start = stream.find(SIZ)
+    if start < 0 or start + SIZ_PRECISION_AT >= len(stream):
+        raise ValueError("a JPEG 2000 stream without its size")
+    return (stream[start + SIZ_PRECISION_AT] & 0x7F) + 1
+
+
+def _jpeg_loss(stream: bytes) -> str:
+    segments = dict(_segments(stream, 2))
+    frame = next((marker for marker in segments if marker in FRAME_HEADERS), None)
+    if frame is None:
+        raise ValueError("a JPEG stream without a frame header")
+    if frame not in {*LOSSLESS_FRAMES, JPEG_LS_FRAME}:
+        return "JPEG by cosines"
+    scan = segments[START_OF_SCAN]
+    # T.81 B.2.3, T.87 C.2.3: after two bytes for each component. NEAR of JPEG-LS is JPEG's predictor
+    near, _, approximation = scan[3 + 2 * scan[2] :][:3]
+    if frame == JPEG_LS_FRAME and near:
+        return f"JPEG-LS with values off by up to {near}"
+    dropped = approximation & 0x0F  # T.81 A.4 and H.1.2.1: the point transform
+    return f"{dropped} low bits dropped before coding" if dropped else ""
+
+
+def _jpeg_2000_loss(stream: bytes) -> str:
+    for marker, segment in _segments(stream, stream.find(SIZ) + 2):
+        if marker == CODING_STYLE:
+            return "" if segment[TRANSFORMATION_AT] == 1 else "JPEG 2000 by the irreversible wavelet"
+        if marker == START_OF_TILE:
+            break
+    return ""
+
+
+def _segments(stream: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Marker segments from ``at`` to the first coded data; each begins with its two bytes of length."""
+    while at + 4 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        length = int.from_bytes(stream[at + 2 : at + 4], "big")
+        yield marker, stream[at + 2 : at + 2 + length]
+        if marker == START_OF_SCAN:
+            return
+        at += 2 + length
+
 
 class DecoderDiedError(Exception):
     """The child ended, or was ended, before it gave the pixels."""
@@ -76,9 +188,7 @@ class IsolatedDecoder:
     def __enter__(self) -> IsolatedDecoder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._connection is not None:
             self._connection.close()
         if self._child is not None:
@@ -159,136 +269,6 @@ def _limit_itself() -> None:
 def _decoded(path: Path) -> NDArray[Any]:
     with header.tolerant():
         return np.ascontiguousarray(header.read_with_pixels(path).pixel_array)
-
-
-JPEG = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes}
-
-JPEG_2000 = set(JPEG2000TransferSyntaxes)
-
-FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""SOF markers: ITU-T T.81 table B.1 without DHT, JPG and DAC, and T.87's SOF55."""
-
-SIZ = b"\xff\x4f\xff\x51"
-"""ITU-T T.800 A.4.1 and A.5.1: start of codestream, then image and tile size."""
-
-SIZ_PRECISION_AT = 42
-"""Ssiz of the first component, from the start of the codestream (T.800 table A.9)."""
-
-
-def widest_sample_bits(dataset: Dataset) -> int | None:
-    """The greatest depth that any frame's stream states; None where its syntax states none.
-
-    Raises:
-        ValueError: a stream that should state it doesn't.
-    """
-    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
-    if syntax not in JPEG and syntax not in JPEG_2000:
-        return None
-    precision = _jpeg_precision if syntax in JPEG else _jpeg_2000_precision
-    frames = generate_frames(dataset.PixelData, number_of_frames=get_nr_frames(dataset, warn=False))
-    return max(precision(frame) for frame in frames)
-
-
-def _jpeg_precision(stream: bytes) -> int:
-    """T.81 B.2.2: after the marker two bytes of length, then the precision."""
-    at = 2
-    while at + 4 < len(stream):
-        if stream[at] != 0xFF:
-            break
-        marker = stream[at + 1]
-        if marker in FRAME_HEADERS:
-            return stream[at + 4]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-    raise ValueError("a JPEG stream without a frame header")
-
-
-def _jpeg_2000_precision(stream: bytes) -> int:
-    start = stream.find(SIZ)
-    if start < 0 or start + SIZ_PRECISION_AT >= len(stream):
-        raise ValueError("a JPEG 2000 stream without its size")
-    return (stream[start + SIZ_PRECISION_AT] & 0x7F) + 1
-
-
-LOSSLESS_FRAMES = {0xC3, 0xC7, 0xCB, 0xCF}
-"""SOF markers of JPEG's lossless processes (ITU-T T.81 table B.1)."""
-
-JPEG_LS_FRAME = 0xF7
-"""SOF55 of ITU-T T.87, which may lose as much as its scan says."""
-
-START_OF_SCAN = 0xDA
-
-CODING_STYLE = 0x52
-"""COD of ITU-T T.800 A.6.1."""
-
-TRANSFORMATION_AT = 11
-"""The wavelet in COD, from its length on: 0 is 9-7, which rounds; 1 is 5-3, which is undone (table A.20)."""
-
-START_OF_TILE = 0x90
-
-
-def loss_in_stream(dataset: Dataset) -> str:
-    """What any frame's stream loses, in words; empty where none does, or its syntax has no loss.
-
-    A JPEG 2000 stream that was cut to a size after a reversible wavelet tells nothing.
-
-    Raises:
-        ValueError, LookupError: a stream that ends before it has told.
-    """
-    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
-    if syntax not in JPEG and syntax not in JPEG_2000:
-        return ""
-    told = _jpeg_loss if syntax in JPEG else _jpeg_2000_loss
-    frames = generate_frames(dataset.PixelData, number_of_frames=get_nr_frames(dataset, warn=False))
-    return next(filter(None, map(told, frames)), "")
-
-
-def _jpeg_loss(stream: bytes) -> str:
-    segments = dict(_segments(stream, 2))
-    frame = next((marker for marker in segments if marker in FRAME_HEADERS), None)
-    if frame is None:
-        raise ValueError("a JPEG stream without a frame header")
-    if frame not in {*LOSSLESS_FRAMES, JPEG_LS_FRAME}:
-        return "JPEG by cosines"
-    scan = segments[START_OF_SCAN]
-    # T.81 B.2.3, T.87 C.2.3: after two bytes for each component. NEAR of JPEG-LS is JPEG's predictor
-    near, _, approximation = scan[3 + 2 * scan[2] :][:3]
-    if frame == JPEG_LS_FRAME and near:
-        return f"JPEG-LS with values off by up to {near}"
-    dropped = approximation & 0x0F  # T.81 A.4 and H.1.2.1: the point transform
-    return f"{dropped} low bits dropped before coding" if dropped else ""
-
-
-def _jpeg_2000_loss(stream: bytes) -> str:
-    for marker, segment in _segments(stream, stream.find(SIZ) + 2):
-        if marker == CODING_STYLE:
-            return "" if segment[TRANSFORMATION_AT] == 1 else "JPEG 2000 by the irreversible wavelet"
-        if marker == START_OF_TILE:
-            break
-    return ""
-
-
-def _segments(stream: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Marker segments from ``at`` to the first coded data; each begins with its two bytes of length."""
-    while at + 4 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        yield marker, stream[at + 2 : at + 2 + length]
-        if marker == START_OF_SCAN:
-            return
-        at += 2 + length
-
-
-LABEL = "imagecodecs"
-
-SYNTAXES = (JPEGLossless, JPEGLosslessSV1)
-
-DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("numpy", "imagecodecs>=2024.1"))
 
 
 def is_available(uid: UID) -> bool:

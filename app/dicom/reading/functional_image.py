@@ -14,9 +14,8 @@ from app.dicom import header_values as header
 from app.dicom.reading.pixels import SliceStack
 from app.dicom.reading.series_header import radiopharmaceutical
 from app.domain.decision import Decision
-from app.domain.quantities.administration import BodySize, Injection, SiteAdministration
-from app.domain.quantities.nm_checks import retention_warnings
-from app.domain.quantities.plausibility import share_warnings
+from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
+from app.domain.quantities.plausibility import retention_warnings, share_warnings
 from app.domain.quantities.quantification import Quantification
 from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import Radionuclide, radionuclide_of
@@ -93,7 +92,7 @@ def functional_image(
 
 def injection(
     series: Series, dataset: Dataset, administrations: Sequence[SiteAdministration], is_nm: bool
-) -> Injection:
+) -> Administration:
     """What was injected into whom, with the site's entry for this study."""
     study = header.uid(dataset, "StudyInstanceUID")
     site = next((entry for entry in administrations if entry.study_instance_uid == study), None)
@@ -103,7 +102,7 @@ def injection(
         header.text(dataset, "PatientSex").upper(),
     )
     injected = series.radiopharmaceutical or radiopharmaceutical(dataset) or Radiopharmaceutical()
-    return Injection(injected, body, site, is_nm)
+    return Administration(injected, body, site, is_nm)
 
 
 def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
-"""The dry run: what every series in a folder is, where it lies, and what its numbers mean.
+"""The dry run: what every series in a folder is, where it lies, what its numbers mean, what becomes of it.
 
-What the stage ``load`` would say of a pair: taken, taken with a warning, or refused.
+A pair is loaded as the stage ``load`` does it: it is taken, taken with warnings, or refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The stage ``load``: a pair's series become volumes in physical units, or a reason why not.
 
-``Volume.array`` runs along the slice normal row × column for z, whatever the order of files or frames was.
-
-CT images in Hounsfield units.
+``Volume.array`` runs along the slice normal row × column for z, whatever the order of files or frames was. A
+PET or SPECT is in SUVbw, and in Bq/ml where its source is not SUV already; a CT is in Hounsfield units.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.body_size import OtherSuvKind, other_suv
 from app.domain.quantities.calibration import CameraCalibration
-from app.domain.quantities.clock_evidence import clock_doubts, ct_clock_doubts
+from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
 from app.domain.quantities.quantification import OtherSuv
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.pair import Selection

@@ -1,12 +1,6 @@
-"""How many images a series says that it has, so that a stack that ends too early is seen.
+"""What the headers of a series say: its instances, injection, clocks, number of images, and numberings.
 
-What a header says of the injection: Radiopharmaceutical Information Sequence (0054,0016).
-
-What a header says of when its image was made, beside the times that its numbers hang on.
-
-Real World Value Mapping Sequence (0040,9096): what stored values mean, beside or instead of a rescale.
-
-What a series' headers say about the order of its slices, beside their positions.
+Only values are read here; what they mean, and whether they contradict each other, others decide.
 """
 
 from __future__ import annotations
@@ -14,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from pydicom import Dataset
 
@@ -23,10 +18,28 @@ from app.domain.quantities.calibration import RealWorldMapping
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.stack.slice_order import Numbering, by_bed
-from app.domain.study import Radiopharmaceutical
+from app.domain.study import Instance, Patient, Radiopharmaceutical, Series, Study
 
-KEYWORDS = ("NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber", "SeriesType")
-"""What :func:`announcement` looks at."""
+KEYWORDS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
+    "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
+    "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
+    "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
+    "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime",
+    "InstanceCreationDate", "InstanceCreationTime",
+    "Units", "TimezoneOffsetFromUTC", "LossyImageCompression",
+    "NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber",
+)  # fmt: skip
+"""All that the selection looks at."""
+
+LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""JPEG baseline and extended, which have no lossless mode; the others say it in Lossy Image Compression."""
+
+NUMBERS = ("InstanceNumber", "ImageIndex", "SliceLocation")
+
+BED_TIME = "FrameReferenceTime"
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,84 @@ class Announcement:
 
     images: int | None = None
     acquisition: str = ""
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """One file: its instance, and what it says of its series, study and patient."""
+
+    instance: Instance
+    series: Series
+    study: Study
+    announcement: Announcement
+
+
+def file_header(dataset: Dataset, path: Path) -> FileHeader:
+    """What a file's header, read with :data:`KEYWORDS`, says."""
+    instance = _instance(dataset, path)
+    series = Series(
+        series_instance_uid=header.uid(dataset, "SeriesInstanceUID"),
+        modality=header.text(dataset, "Modality").upper(),
+        instances=(),
+        sop_class_uid=instance.sop_class_uid,
+        frame_of_reference_uid=header.uid(dataset, "FrameOfReferenceUID"),
+        image_type=header.codes_upper(dataset, "ImageType"),
+        corrected_image=header.codes_upper(dataset, "CorrectedImage"),
+        units=header.text(dataset, "Units").upper(),
+        description=header.text(dataset, "SeriesDescription"),
+        radiopharmaceutical=radiopharmaceutical(dataset),
+        series_datetime=header.date_and_time(dataset, "SeriesDate", "SeriesTime"),
+        acquired_at=header.acquired_at(dataset),
+        manufacturer=header.text(dataset, "Manufacturer"),
+        model_name=header.text(dataset, "ManufacturerModelName"),
+        station_name=header.text(dataset, "StationName"),
+        series_type=header.codes_upper(dataset, "SeriesType"),
+        is_lossy=header.text(dataset, "LossyImageCompression") == "01"
+        or instance.transfer_syntax_uid in LOSSY_SYNTAXES,
+        faults=several_injections(dataset),
+        timezone_offset=header.text(dataset, "TimezoneOffsetFromUTC"),
+        clocks=clocks(dataset),
+    )
+    study = Study(
+        study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
+        patient=Patient(header.text(dataset, "PatientID"), header.text(dataset, "IssuerOfPatientID")),
+        series=(),
+        study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
+        accession_number=header.text(dataset, "AccessionNumber"),
+    )
+    return FileHeader(instance, series, study, announcement(dataset))
+
+
+def _instance(dataset: Dataset, path: Path) -> Instance:
+    """Position and orientation of NM stand in Detector Information Sequence (PS3.3 C.8.4.11)."""
+    plane = next(iter(header.items(dataset, "DetectorInformationSequence")), dataset)
+    if not header.numbers(plane, "ImagePositionPatient"):
+        plane = dataset
+    position = header.numbers(plane, "ImagePositionPatient")
+    orientation = header.numbers(plane, "ImageOrientationPatient")
+    spacing = header.numbers(dataset, "PixelSpacing")
+    frames = header.whole(dataset, "NumberOfFrames")
+    return Instance(
+        sop_instance_uid=header.uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=header.uid(dataset, "SOPClassUID"),
+        path=path,
+        rows=header.whole(dataset, "Rows"),
+        columns=header.whole(dataset, "Columns"),
+        number_of_frames=frames if frames is not None and frames > 0 else 1,
+        image_position_mm=(position[0], position[1], position[2]) if len(position) == 3 else None,
+        image_orientation=_six(orientation),
+        pixel_spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
+        spacing_between_slices_mm=header.number(dataset, "SpacingBetweenSlices"),
+        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        slice_numbers=tuple(int(item) for item in header.numbers(dataset, "SliceVector")),
+    )
+
+
+def _six(values: Sequence[float]) -> tuple[float, float, float, float, float, float] | None:
+    if len(values) != 6:
+        return None
+    a, b, c, d, e, f = values
+    return a, b, c, d, e, f
 
 
 def announcement(dataset: Dataset) -> Announcement:
@@ -153,11 +244,6 @@ def _mapped(item: Dataset, end: str) -> float | None:
     keyword = f"RealWorldValue{end}ValueMapped"
     integer = header.number(item, keyword)
     return header.number(item, f"DoubleFloat{keyword}") if integer is None else integer
-
-
-NUMBERS = ("InstanceNumber", "ImageIndex", "SliceLocation")
-
-BED_TIME = "FrameReferenceTime"
 
 
 def slice_numbers(headers: Sequence[Dataset]) -> Mapping[str, Numbering]:

@@ -1,6 +1,6 @@
-"""Studies from files: headers only, any names, any order, nested folders; what is unreadable is told.
+"""Studies from files: headers only, whatever the files are called and however they are nested.
 
-The files in a folder, as a person sees them there: nested, and behind links to other folders.
+A file that can't be read becomes a reason; instances that contradict each other, faults of their series.
 """
 
 from __future__ import annotations
@@ -12,72 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
-from app.dicom.reading.series_header import KEYWORDS as COUNT_KEYWORDS
-from app.dicom.reading.series_header import (
-    Announcement,
-    announced_images,
-    announcement,
-    clocks,
-    radiopharmaceutical,
-    several_injections,
-)
+from app.dicom.reading.series_header import KEYWORDS, FileHeader, announced_images, file_header
 from app.domain.clocks import earliest, earliest_clocks
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.study import Instance, Patient, Series, Study
+from app.domain.study import Series, Study
 from app.errors import UnusableStudyError
 
-
-def files_beneath(folder: Path) -> list[Path]:
-    """Every regular file, sorted, in linked folders too; each real folder once, so that rings come to an end.
-
-    A link to nothing is there as a file that can't be read: the folder behind it may not be mounted.
-    """
-    return sorted(_walked(folder))
-
-
-def _walked(folder: Path) -> Iterator[Path]:
-    seen: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (path for path in (Path(parent, name) for name in files) if _is_due(path))
-
-
-def _is_due(path: Path) -> bool:
-    return path.is_file() or (path.is_symlink() and not path.exists())
-
-
-KEYWORDS = (
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
-    "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
-    "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
-    "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
-    "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
-    "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
-    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime",
-    "InstanceCreationDate", "InstanceCreationTime",
-    "Units", "TimezoneOffsetFromUTC", "LossyImageCompression", *COUNT_KEYWORDS,
-)  # fmt: skip
-"""All that the selection looks at."""
-
-LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
-"""JPEG baseline and extended, which have no lossless mode; the others say it in Lossy Image Compression."""
-
-MUST_AGREE = (
-    "sop_class_uid", "modality", "frame_of_reference_uid", "image_type", "corrected_image", "units",
-    "timezone_offset", "radiopharmaceutical", "series_type",
-)  # fmt: skip
-"""Fields of a series that every one of its instances must give the same."""
-
-KEYWORD_OF_FIELD = {
+MUST_AGREE = {
     "sop_class_uid": "SOPClassUID",
     "modality": "Modality",
     "frame_of_reference_uid": "FrameOfReferenceUID",
@@ -88,6 +32,7 @@ KEYWORD_OF_FIELD = {
     "radiopharmaceutical": "RadiopharmaceuticalInformationSequence",
     "series_type": "SeriesType",
 }
+"""Fields of a series that every one of its instances must give the same, with their keywords."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +48,6 @@ class StudyReading:
     unreadable: tuple[Reason, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Header:
-    """One file: its instance, and what it says of its series, study and patient."""
-
-    instance: Instance
-    series: Series
-    study: Study
-    announcement: Announcement
-
-
 def read_studies(source: Path | Iterable[Path]) -> StudyReading:
     """Every study in a folder (nested folders too) or in the given files.
 
@@ -124,7 +59,7 @@ def read_studies(source: Path | Iterable[Path]) -> StudyReading:
         FileNotFoundError: ``source`` is a path where nothing is.
     """
     root, paths = _files(source)
-    headers: list[_Header] = []
+    headers: list[FileHeader] = []
     unreadable: list[Reason] = []
     with header.tolerant():
         for path in paths:
@@ -166,7 +101,31 @@ def _files(source: Path | Iterable[Path]) -> tuple[Path, list[Path]]:
     return source, files_beneath(source)
 
 
-def _read(path: Path, root: Path) -> _Header | Reason:
+def files_beneath(folder: Path) -> list[Path]:
+    """Every regular file, sorted, in linked folders too; each real folder once, so that rings come to an end.
+
+    A link to nothing is there as a file that can't be read: the folder behind it may not be mounted.
+    """
+    return sorted(_walked(folder))
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path for path in (Path(parent, name) for name in files) if _is_due(path))
+
+
+def _is_due(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _read(path: Path, root: Path) -> FileHeader | Reason:
     name = path.relative_to(root).as_posix()
     expected = "a DICOM file with SOP Class, SOP Instance, Series and Study Instance UID"
     try:
@@ -179,83 +138,16 @@ def _read(path: Path, root: Path) -> _Header | Reason:
         if missing:
             found = f"{name}: {', '.join(missing)} absent or malformed"
             return Reason(RefusalCode.UNREADABLE, missing[0], found, expected)
-        return _header(dataset, path)
+        return file_header(dataset, path)
     except header.READ_ERRORS as error:
         no_file = "not a DICOM file (PS3.10: DICM after 128 bytes)"
         what = no_file if isinstance(error, InvalidDicomError) else type(error).__name__
         return Reason(RefusalCode.UNREADABLE, "", f"{name}: {what}", expected)
 
 
-def _header(dataset: Dataset, path: Path) -> _Header:
-    instance = _instance(dataset, path)
-    series = Series(
-        series_instance_uid=header.uid(dataset, "SeriesInstanceUID"),
-        modality=header.text(dataset, "Modality").upper(),
-        instances=(),
-        sop_class_uid=instance.sop_class_uid,
-        frame_of_reference_uid=header.uid(dataset, "FrameOfReferenceUID"),
-        image_type=header.codes_upper(dataset, "ImageType"),
-        corrected_image=header.codes_upper(dataset, "CorrectedImage"),
-        units=header.text(dataset, "Units").upper(),
-        description=header.text(dataset, "SeriesDescription"),
-        radiopharmaceutical=radiopharmaceutical(dataset),
-        series_datetime=header.date_and_time(dataset, "SeriesDate", "SeriesTime"),
-        acquired_at=header.acquired_at(dataset),
-        manufacturer=header.text(dataset, "Manufacturer"),
-        model_name=header.text(dataset, "ManufacturerModelName"),
-        station_name=header.text(dataset, "StationName"),
-        series_type=header.codes_upper(dataset, "SeriesType"),
-        is_lossy=header.text(dataset, "LossyImageCompression") == "01"
-        or instance.transfer_syntax_uid in LOSSY_SYNTAXES,
-        faults=several_injections(dataset),
-        timezone_offset=header.text(dataset, "TimezoneOffsetFromUTC"),
-        clocks=clocks(dataset),
-    )
-    study = Study(
-        study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
-        patient=Patient(header.text(dataset, "PatientID"), header.text(dataset, "IssuerOfPatientID")),
-        series=(),
-        study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
-        accession_number=header.text(dataset, "AccessionNumber"),
-    )
-    return _Header(instance, series, study, announcement(dataset))
-
-
-def _instance(dataset: Dataset, path: Path) -> Instance:
-    """Position and orientation of NM stand in Detector Information Sequence (PS3.3 C.8.4.11)."""
-    plane = next(iter(header.items(dataset, "DetectorInformationSequence")), dataset)
-    if not header.numbers(plane, "ImagePositionPatient"):
-        plane = dataset
-    position = header.numbers(plane, "ImagePositionPatient")
-    orientation = header.numbers(plane, "ImageOrientationPatient")
-    spacing = header.numbers(dataset, "PixelSpacing")
-    frames = header.whole(dataset, "NumberOfFrames")
-    return Instance(
-        sop_instance_uid=header.uid(dataset, "SOPInstanceUID"),
-        sop_class_uid=header.uid(dataset, "SOPClassUID"),
-        path=path,
-        rows=header.whole(dataset, "Rows"),
-        columns=header.whole(dataset, "Columns"),
-        number_of_frames=frames if frames is not None and frames > 0 else 1,
-        image_position_mm=(position[0], position[1], position[2]) if len(position) == 3 else None,
-        image_orientation=_six(orientation),
-        pixel_spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
-        spacing_between_slices_mm=header.number(dataset, "SpacingBetweenSlices"),
-        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
-        slice_numbers=tuple(int(item) for item in header.numbers(dataset, "SliceVector")),
-    )
-
-
-def _six(values: Sequence[float]) -> tuple[float, float, float, float, float, float] | None:
-    if len(values) != 6:
-        return None
-    a, b, c, d, e, f = values
-    return a, b, c, d, e, f
-
-
-def _without_duplicates(headers: Sequence[_Header]) -> tuple[list[_Header], set[str]]:
+def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], set[str]]:
     """One header a SOP Instance UID, sorted by it; and the UIDs under which there are several contents."""
-    by_uid: dict[str, list[_Header]] = defaultdict(list)
+    by_uid: dict[str, list[FileHeader]] = defaultdict(list)
     for item in headers:
         by_uid[item.instance.sop_instance_uid].append(item)
     unique, conflicting = [], set()
@@ -282,26 +174,26 @@ def _content_sha256(path: Path) -> str:
     return hashlib.sha256(content[start:]).hexdigest()
 
 
-def _assemble(headers: Sequence[_Header], conflicting: set[str]) -> list[Study]:
-    by_study: dict[str, list[_Header]] = defaultdict(list)
+def _assemble(headers: Sequence[FileHeader], conflicting: set[str]) -> list[Study]:
+    by_study: dict[str, list[FileHeader]] = defaultdict(list)
     for item in headers:
         by_study[item.study.study_instance_uid].append(item)
     return [_study(members, conflicting) for _, members in sorted(by_study.items())]
 
 
-def _study(members: Sequence[_Header], conflicting: set[str]) -> Study:
+def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
     faults: tuple[Reason, ...] = ()
     if len({item.study.patient for item in members}) > 1:
         found, expected = "several patients in one study", "one PatientID and issuer in all images of a study"
         faults = (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
-    by_series: dict[str, list[_Header]] = defaultdict(list)
+    by_series: dict[str, list[FileHeader]] = defaultdict(list)
     for item in members:
         by_series[item.series.series_instance_uid].append(item)
     series = tuple(_series(mates, conflicting, faults) for _, mates in sorted(by_series.items()))
     return replace(members[0].study, series=series)
 
 
-def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
+def _series(mates: Sequence[FileHeader], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
     uid = mates[0].series.series_instance_uid
     own = dict.fromkeys(fault for item in mates for fault in item.series.faults)
     found = [*faults, *own, *_conflicts(mates, conflicting), *_contradictions(mates)]
@@ -318,7 +210,7 @@ def _series(mates: Sequence[_Header], conflicting: set[str], faults: tuple[Reaso
     )
 
 
-def _conflicts(mates: Sequence[_Header], conflicting: set[str]) -> list[Reason]:
+def _conflicts(mates: Sequence[FileHeader], conflicting: set[str]) -> list[Reason]:
     twice = [item for item in mates if item.instance.sop_instance_uid in conflicting]
     if not twice:
         return []
@@ -327,15 +219,14 @@ def _conflicts(mates: Sequence[_Header], conflicting: set[str]) -> list[Reason]:
     return [Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", found, expected)]
 
 
-def _contradictions(mates: Sequence[_Header]) -> list[Reason]:
+def _contradictions(mates: Sequence[FileHeader]) -> list[Reason]:
     reasons = []
-    for name in MUST_AGREE:
+    for name, keyword in MUST_AGREE.items():
         values = sorted({_spelled(getattr(item.series, name)) for item in mates})
         if len(values) > 1:
             found = f"{len(values)} values in one series"
             if name != "radiopharmaceutical":
                 found = f"{' and '.join(repr(item) for item in values[:2])} in one series"
-            keyword = KEYWORD_OF_FIELD[name]
             expected = "the same on every instance"
             reasons.append(Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected))
     return reasons

@@ -1,6 +1,6 @@
 """The folder in which a study's results are put, whole, before they leave.
 
-Earlier results that a new revision does not replace are withdrawn, with the reason.
+Notices of withdrawal go there too, for earlier results that a new revision does not replace.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ResultFolder:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_results(self._folder)
-            pairs = tuple(self._store(item) for item in written)
+            pairs = tuple(_pair_outcome(item, store_files(item.results, self._folder)) for item in written)
             status = Status.DONE if pairs else Status.REJECTED
             outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, tuple(verdicts))
             write_outcome(outcome, self._folder)
@@ -81,9 +81,6 @@ class ResultFolder:
             ) from error
         self.written = tuple(written)
         self._outcome = outcome
-
-    def _store(self, item: Written) -> PairOutcome:
-        return _pair_outcome(item, store_files(item.results, self._folder))
 
 
 def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ...]:
@@ -121,43 +118,43 @@ def _pair_outcome(written: Written, files: tuple[ResultFile, ...]) -> PairOutcom
 
 
 @dataclass(frozen=True)
-class WithdrawalDesk:
-    """Where notices are put, how they are written, and by which revision."""
+class WithdrawalWriter:
+    """Writes the notices of one revision into its folder."""
 
     folder: Path
     policy: WritePolicy
     provenance: Provenance
 
+    def withdraw_unreplaced(self, outcome: StudyOutcome, earlier: EarlierResults) -> StudyOutcome:
+        """The outcome with a notice for every standing result on a series that it gives no result on.
 
-def withdraw_unreplaced(outcome: StudyOutcome, earlier: EarlierResults, desk: WithdrawalDesk) -> StudyOutcome:
-    """The outcome with a notice for every standing result on a series that it gives no result on.
+        Notices and outcome are in the folder then.
 
-    Notices and outcome are in the desk's folder then.
+        Raises:
+            RetryLaterError: the disk does not take them, or no longer gives the report to be withdrawn.
+        """
+        replaced = {pair.functional_series_instance_uid for pair in outcome.pairs}
+        open_results = [
+            result
+            for result in earlier.standing
+            if result.report.functional_series_instance_uid not in replaced
+        ]
+        if not open_results:
+            return outcome
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            notices = tuple(self._withdraw(result, outcome) for result in open_results)
+            withdrawn = replace(outcome, withdrawals=notices)
+            write_outcome(withdrawn, self.folder)
+        except OSError as error:
+            raise RetryLaterError(f"an earlier result can't be withdrawn: {error.strerror}") from error
+        return withdrawn
 
-    Raises:
-        RetryLaterError: the disk does not take them, or no longer gives the report to be withdrawn.
-    """
-    replaced = {pair.functional_series_instance_uid for pair in outcome.pairs}
-    open_results = [
-        result for result in earlier.standing if result.report.functional_series_instance_uid not in replaced
-    ]
-    if not open_results:
-        return outcome
-    try:
-        desk.folder.mkdir(parents=True, exist_ok=True)
-        notices = tuple(_withdraw(result, outcome, desk) for result in open_results)
-        withdrawn = replace(outcome, withdrawals=notices)
-        write_outcome(withdrawn, desk.folder)
-    except OSError as error:
-        raise RetryLaterError(f"an earlier result can't be withdrawn: {error.strerror}") from error
-    return withdrawn
-
-
-def _withdraw(result: StandingResult, outcome: StudyOutcome, desk: WithdrawalDesk) -> Withdrawal:
-    series = result.report.functional_series_instance_uid
-    reason = reason_for(series, outcome)
-    notice = write_withdrawal(result, reason, desk.policy, desk.provenance)
-    return Withdrawal(series, result.report.revision, reason, store_files(notice, desk.folder))
+    def _withdraw(self, result: StandingResult, outcome: StudyOutcome) -> Withdrawal:
+        series = result.report.functional_series_instance_uid
+        reason = reason_for(series, outcome)
+        notice = write_withdrawal(result, reason, self.policy, self.provenance)
+        return Withdrawal(series, result.report.revision, reason, store_files(notice, self.folder))
 
 
 def reason_for(functional_series_instance_uid: str, outcome: StudyOutcome) -> str:

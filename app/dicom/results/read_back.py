@@ -1,8 +1,7 @@
-"""Results read from their bytes, with pydicom alone, and compared with what was meant.
+"""Results as the files that leave: read from their bytes and compared with what was meant.
 
-The writers use highdicom; the reader here does not, so that a library's mistake can't hide in its mirror.
-
-One DICOM object as the file that leaves.
+The writers use highdicom; the reader here uses pydicom alone, so that a library's mistake can't hide in its
+mirror.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 What has been sent can't be taken back from a PACS. When a later revision of the study gives no result on a
 series (late images brought a conflict to light, say), this notice stands beside the earlier result, so that
-nobody takes that for the last word. Patient and study are copied from the withdrawn SR.
-
-The page of a notice of withdrawal: few words, large.
+nobody takes that for the last word. Patient and study are copied from the withdrawn SR; the page has few
+words in large type.
 """
 
 from __future__ import annotations

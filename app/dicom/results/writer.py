@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.dicom.results.context import open_context
 from app.dicom.results.page.page import draw_page, write_page
-from app.dicom.results.policy import SegType, SrClass, WritePolicy
+from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import (
     Result,
     check_page,
@@ -22,17 +22,6 @@ from app.dicom.uids import ResultKind
 from app.domain.analysis import Provenance, Quantified
 from app.domain.decision import Decision
 
-__all__ = [
-    "Result",
-    "ResultKind",
-    "ResultWriter",
-    "SegType",
-    "SrClass",
-    "WritePolicy",
-    "Written",
-    "write_results",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Written:
@@ -45,18 +34,6 @@ class Written:
     quantified: Quantified
     results: tuple[Result, ...]
     decisions: tuple[Decision, ...] = ()
-
-
-class ResultWriter:
-    """Writes with one site's policy and one program's provenance."""
-
-    def __init__(self, policy: WritePolicy, provenance: Provenance) -> None:
-        self._policy = policy
-        self._provenance = provenance
-
-    def write(self, quantified: Quantified) -> Written:
-        """See :func:`write_results`."""
-        return write_results(quantified, self._policy, self._provenance)
 
 
 def write_results(quantified: Quantified, policy: WritePolicy, provenance: Provenance) -> Written:

@@ -1,9 +1,8 @@
-"""Which lesions of two studies belong together, from how much they overlap and how near they are.
+"""The change from one study to the next: which lesions belong together, percentages, and RECIP 1.0.
 
-The change from one study to the next: percentages and RECIP 1.0.
-
-RECIP 1.0 (Gafita et al., J Nucl Med 2022;63:1651): progression is PSMA-TV + 20 % or more with a new lesion;
-partial response - 30 % or more without one; complete response no uptake left; everything else is stable.
+Lesions belong together by how much they overlap and how near they are. RECIP 1.0 (Gafita et al., J Nucl Med
+2022;63:1651): progression is PSMA-TV + 20 % or more with a new lesion; partial response - 30 % or more
+without one; complete response no uptake left; everything else is stable.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Lesions in numbers: volume, SUVmax, SUVmean, SUVpeak, TL-PSMA, activity, and their sums.
+"""Lesions in numbers: volume, SUVmax, SUVmean, SUVpeak, TL-PSMA, activity, distances, and their sums.
 
 SUVpeak is the highest mean in a sphere of 1 cm³ (radius 6.20 mm) centred on a voxel of the lesion, voxels on
 the sphere's surface counted by the share of them that lies inside (Wahl et al., J Nucl Med 2009, PERCIST).
 TL-PSMA = volume x SUVmean; PSMA-TV = sum of volumes (Seifert et al., Semin Nucl Med 2020).
 
-Distances of a lesion and among lesions: exact, whatever the grid.
-
-The farthest pair of a set of points is found without comparing all pairs, and without approximation:
+Distances are exact on any grid. The farthest pair of a set of points is found without comparing all pairs:
 
 * on a straight line of voxels only the two ends can belong to a farthest pair, since distance to any point is
   convex; so only voxels that end their line in every direction looked at stay;

@@ -65,7 +65,7 @@ class SiteAdministration:
 
 
 @dataclass(frozen=True)
-class Injection:
+class Administration:
     """A header's radiopharmaceutical with the site's entry for the study, and whether it is an NM header."""
 
     injected: Radiopharmaceutical
@@ -95,7 +95,7 @@ def half_life_s(injected: Radiopharmaceutical) -> tuple[float, tuple[Decision, .
     return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", "nothing", expected)
 
 
-def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reason:
+def injected_activity_bq(injection: Administration) -> tuple[float, tuple[Decision, ...]] | Reason:
     """Radionuclide Total Dose in Bq: due in Bq in PET, in MBq in NM, and sometimes the other way round."""
     site = injection.site
     if site is not None and site.injected_activity_mbq is not None:
@@ -119,7 +119,7 @@ def injected_activity_bq(injection: Injection) -> tuple[float, tuple[Decision, .
 
 
 def administered_at(
-    injection: Injection, reference: datetime
+    injection: Administration, reference: datetime
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """When it was injected: the site's word, else start date and time, else start time with the scan's date.
 
@@ -151,7 +151,7 @@ def _implausible(seen: str, expected: str) -> Reason:
 
 
 def _stated_time(
-    injection: Injection, reference: datetime, life_s: float
+    injection: Administration, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     site, injected = injection.site, injection.injected
     if site is not None and site.administered_at is not None:
@@ -268,7 +268,7 @@ def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tu
     return instant, (Decision("load", text),)
 
 
-def weight_kg(injection: Injection) -> tuple[float, tuple[Decision, ...]] | Reason:
+def weight_kg(injection: Administration) -> tuple[float, tuple[Decision, ...]] | Reason:
     """Patient's Weight."""
     site, stated = injection.site, injection.body.weight_kg
     decisions: tuple[Decision, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from app.domain.decision import Decision
-from app.domain.quantities.administration import Injection
+from app.domain.quantities.administration import Administration
 from app.domain.quantities.decay import DecayCorrection, FrameTiming
 from app.domain.quantities.nm_checks import EnergyWindow, covers
 from app.domain.quantities.quantification import Quantification
@@ -100,7 +100,7 @@ class NmHeader:
         energy_windows: lower and upper limits, keV.
     """
 
-    injection: Injection
+    injection: Administration
     camera: Camera
     mappings: tuple[RealWorldMapping, ...]
     acquired_at: datetime | None

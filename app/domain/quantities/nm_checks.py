@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.domain.decision import Decision
-from app.domain.quantities.plausibility import WHOLE_BODY_MM
-from app.domain.radionuclides import LU177, Radionuclide
+from app.domain.radionuclides import Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 
 EnergyWindow = tuple[float, float]
@@ -26,37 +25,9 @@ SAME_LENGTH = 0.03
 CUBIC = 0.1
 """Relative. Reconstructed SPECT voxels are cubes: what is as long as a pixel is the slices' distance."""
 
-MOST_RETAINED = ((72.0, 0.7), (20.0, 0.85))
-"""Hours after the injection, and the largest share of a 177Lu-PSMA therapy still in the body: half is usual
-after a day, four fifths with a very large tumour burden."""
-
-LEAST_RETAINED, LEAST_RETAINED_UNTIL_H = 0.08, 72.0
-"""Share that a scan of the trunk shows in the first three days: usual patients keep a fifth and more."""
-
 DETECTORS_APART_MM = 0.1
 DETECTORS_TURNED = 1e-3
 """What items of Detector Information Sequence may differ by rounding."""
-
-
-def retention_warnings(
-    share: float, length_mm: float, nuclide: Radionuclide | None, uptake_s: float | None
-) -> tuple[Decision, ...]:
-    """Share of a 177Lu therapy that the image shows, decay apart, against what a body keeps of it.
-
-    Wide: retention differs between patients by more than most mistakes. See docs/reference/quantities.md.
-    """
-    if nuclide is not LU177 or uptake_s is None:
-        return ()
-    most = next((share_kept for after_h, share_kept in MOST_RETAINED if uptake_s >= after_h * 3600.0), 1.0)
-    is_long = length_mm >= WHOLE_BODY_MM and uptake_s <= LEAST_RETAINED_UNTIL_H * 3600.0
-    if share <= most and (share >= LEAST_RETAINED or not is_long):
-        return ()
-    text = (
-        f"the image shows {share:.2f} of the injected 177Lu, decay apart, {uptake_s / 3600.0:.0f} h after it"
-    )
-    usual = f"{LEAST_RETAINED:g} to {most:g} are usual"
-    told = f"{text} ({usual}); check mapping or calibration, dose and times"
-    return (Decision.warning("load", told),)
 
 
 def check_spacing(

@@ -1,14 +1,19 @@
-"""Numbers that can be true but rarely are: told as warnings, and refused where no patient explains them.
+"""Numbers that can be true but rarely are, and clocks that contradict each other.
 
-Activities and times are those of the EANM/SNMMI guidelines (:mod:`app.domain.radionuclides` has them),
-widened to what clinics do. A warning begins with ``warning:``; it changes no number.
+They become warnings, which change no number; weight and height that no patient explains are refused. Usual
+activities and times are those of the EANM/SNMMI guidelines (:mod:`app.domain.radionuclides`), widened to what
+clinics do; docs/reference/quantities.md has the measured margins.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from app.domain.clocks import Clocks, lag_s
 from app.domain.decision import Decision
 from app.domain.quantities.body_size import height_m
-from app.domain.radionuclides import Emission, Radionuclide
+from app.domain.quantities.decay import LARGEST_CLOCK_EFFECT, decay_factor
+from app.domain.radionuclides import LU177, Emission, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
 
 SMALL_BODY_KG = 50.0
@@ -33,6 +38,21 @@ or FDG; more than all of it is a calibration, dose, time or slope that is wrong.
 
 WHOLE_BODY_MM = 700.0
 """A scan this long shows the trunk; shorter ones may show little of the activity."""
+
+MOST_RETAINED = ((72.0, 0.7), (20.0, 0.85))
+"""Hours after the injection, and the largest share of a 177Lu-PSMA therapy still in the body: half is usual
+after a day, four fifths with a very large tumour burden."""
+
+LEAST_RETAINED, LEAST_RETAINED_UNTIL_H = 0.08, 72.0
+"""Share that a scan of the trunk shows in the first three days: usual patients keep a fifth and more."""
+
+CT_WITHIN_S = 3600.0
+"""The CT of a hybrid scan is taken minutes before or after; a diagnostic one after a whole body
+within the hour."""
+
+HALF_A_DAY_S = 43200.0
+"""Series Time beside Acquisition Time is judged for its date alone:
+:func:`app.domain.quantities.decay.scan_start`."""
 
 
 def activity_warnings(nuclide: Radionuclide | None, activity_bq: float, kg: float) -> tuple[Decision, ...]:
@@ -123,6 +143,88 @@ def share_warnings(share: float, length_mm: float, nuclide: Radionuclide | None)
     else:
         return ()
     return _warned(f"{text}; check dose, injection time, unit, slope and the scanner's calibration")
+
+
+def retention_warnings(
+    share: float, length_mm: float, nuclide: Radionuclide | None, uptake_s: float | None
+) -> tuple[Decision, ...]:
+    """Share of a 177Lu therapy that the image shows, decay apart, against what a body keeps of it.
+
+    Wide: retention differs between patients by more than most mistakes. See docs/reference/quantities.md.
+    """
+    if nuclide is not LU177 or uptake_s is None:
+        return ()
+    most = next((share_kept for after_h, share_kept in MOST_RETAINED if uptake_s >= after_h * 3600.0), 1.0)
+    is_long = length_mm >= WHOLE_BODY_MM and uptake_s <= LEAST_RETAINED_UNTIL_H * 3600.0
+    if share <= most and (share >= LEAST_RETAINED or not is_long):
+        return ()
+    text = (
+        f"the image shows {share:.2f} of the injected 177Lu, decay apart, {uptake_s / 3600.0:.0f} h after it"
+    )
+    usual = f"{LEAST_RETAINED:g} to {most:g} are usual"
+    return _warned(f"{text} ({usual}); check mapping or calibration, dose and times")
+
+
+def clock_doubts(clocks: Clocks, half_life_s: float) -> tuple[Decision, ...]:
+    """Witnesses of the scan's time that contradict it by more than :data:`LARGEST_CLOCK_EFFECT` of SUV.
+
+    A study begins before its images are acquired, and an image is made after it was measured. Which clock is
+    wrong can't be told, so this is a warning.
+    """
+    series_lag_s = lag_s(clocks.series, clocks.acquired_at)
+    told = [
+        _early("StudyDate and StudyTime", lag_s(clocks.study, clocks.acquired_at)),
+        _late("ContentDate and ContentTime", clocks.content_lag_s),
+        _late("InstanceCreationDate and InstanceCreationTime", clocks.creation_lag_s),
+    ]
+    if series_lag_s is not None and series_lag_s > HALF_A_DAY_S:
+        told.append(_late("SeriesDate and SeriesTime", -series_lag_s))
+    return tuple(
+        decision
+        for seconds, text in filter(None, told)
+        if _effect(seconds, half_life_s) > LARGEST_CLOCK_EFFECT
+        for decision in _wrong_clock(text, seconds, half_life_s)
+    )
+
+
+def ct_clock_doubts(
+    scan_at: datetime | None, ct_at: datetime | None, half_life_s: float
+) -> tuple[Decision, ...]:
+    """The CT that attenuation was corrected by is taken within the hour of the PET or SPECT."""
+    apart_s = lag_s(ct_at, scan_at)
+    if apart_s is None or abs(apart_s) <= CT_WITHIN_S:
+        return ()
+    if _effect(abs(apart_s), half_life_s) <= LARGEST_CLOCK_EFFECT:
+        return ()
+    side = "after" if apart_s > 0.0 else "before"
+    return _wrong_clock(f"acquired {_duration(abs(apart_s))} {side} its CT", abs(apart_s), half_life_s)
+
+
+def _early(name: str, seconds: float | None) -> tuple[float, str] | None:
+    if seconds is None or seconds >= 0.0:
+        return None
+    return -seconds, f"acquired {_duration(-seconds)} before {name}, the start of the study"
+
+
+def _late(name: str, seconds: float | None) -> tuple[float, str] | None:
+    if seconds is None or seconds >= 0.0:
+        return None
+    return -seconds, f"acquired {_duration(-seconds)} after {name}, when the image was made"
+
+
+def _effect(seconds: float, half_life_s: float) -> float:
+    return 1.0 - decay_factor(seconds, half_life_s)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 2.0 * 86400.0:
+        return f"{seconds / 60.0:.0f} min" if seconds < 3.0 * 3600.0 else f"{seconds / 3600.0:.1f} h"
+    return f"{seconds / 86400.0:.1f} days"
+
+
+def _wrong_clock(text: str, seconds: float, half_life_s: float) -> tuple[Decision, ...]:
+    share = _effect(seconds, half_life_s)
+    return _warned(f"{text}; one of these clocks is wrong, which is {share:.0%} of SUV")
 
 
 def _warned(text: str) -> tuple[Decision, ...]:

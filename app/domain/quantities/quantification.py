@@ -1,4 +1,4 @@
-"""TODO."""
+"""How the stored values of an image became numbers with a unit: what the report says of it."""
 
 from __future__ import annotations
 

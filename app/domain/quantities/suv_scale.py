@@ -7,7 +7,7 @@ from datetime import datetime
 
 from app.domain.decision import Decision
 from app.domain.quantities.administration import (
-    Injection,
+    Administration,
     administered_at,
     half_life_s,
     injected_activity_bq,
@@ -47,7 +47,7 @@ class PetHeader:
     """
 
     units: str
-    injection: Injection
+    injection: Administration
     frames: tuple[FrameTiming, ...]
     suv_type: str = ""
     decay_correction: str = ""

@@ -1,6 +1,7 @@
-"""What the CT tells of each lesion's site: bone in it, its density, and where it lies.
+"""The site of each lesion and the uptake of reference organs, from the CT, its landmarks and the uptake.
 
-Sites of lesions and uptake of reference organs: both from the CT, its landmarks and the uptake.
+A site's evidence is the bone in the lesion, its density, and where it lies;
+:mod:`app.domain.findings.site` decides.
 """
 
 from __future__ import annotations

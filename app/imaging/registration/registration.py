@@ -1,6 +1,8 @@
-"""Rigid CT-to-CT registration driven by bone: every translation searched, the best refined, the fit measured.
+"""Rigid CT-to-CT registration driven by bone, and how well it fits.
 
-All of it runs in one thread without random numbers: equal inputs give equal transforms.
+Every translation is searched, the best places are refined, and the fit of the best is measured: it tells a
+right place from a wrong one, and a patient from another. All of it runs in one thread without random numbers:
+equal inputs give equal transforms.
 """
 
 from __future__ import annotations
@@ -8,19 +10,200 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import RegistrationFit
-from app.domain.volume import FloatArray, Unit, Volume
-from app.imaging.registration.fit import measure_fit
+from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
 from app.imaging.registration.search import (
     STARTS_APART_MM,
     TURNS_DEG,
     UPRIGHT_DEG,
     Refined,
     likely_starts,
+    measure_stretch,
     refine,
 )
-from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, bone_ml, moved_points, working_ct
+from app.imaging.registration.working_ct import (
+    WorkingCt,
+    bone_centre_mm,
+    bone_ml,
+    moved_points,
+    smoothed,
+    working_ct,
+)
+from app.imaging.resampling import resample
+
+BONE_SHARE = 0.2
+"""Bone on the scale of :data:`app.imaging.registration.working_ct.BONE_HU` from here on: 220 HU."""
+
+BONE_PERCENTILE = 75
+"""The thighs of flexed hips hold up to a fifth of the bone in view; they must not decide."""
+
+TRUNK_CORE_HALF_WIDTH_MM = 100.0
+"""Thickness is measured here, well inside the flanks, where it changes slowly."""
+
+THINNEST_TRUNK_MM = 60.0
+"""Thinner columns are edges, neck or limbs."""
+
+SOFT_TISSUE_HU = (-150.0, 150.0)
+"""Fat to enhanced organ: what lies outside is clipped, so that gas and bone don't rule the correlation."""
+
+TEXTURE_VOXELS = (1.0, 6.0)
+"""Soft tissue is compared at scales between these (4 to 24 mm): below is noise, above what bodies share."""
+
+SIDE_SMOOTHING_VOXELS = 2.0
+"""Left minus right is mostly edges that no registration aligns to the voxel; 8 mm forgive that."""
+
+SKIN_VOXELS = 2
+"""The skin's edge would make any two bodies correlate."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Both CTs on the fixed grid; every array ``(z, y, x)``."""
+
+    fixed: WorkingCt
+    moved: WorkingCt
+    view: NDArray[np.bool_]
+    """What both scanners saw."""
+
+
+def measure_fit(
+    fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray, rival_overlap: float
+) -> RegistrationFit:
+    """Every number that the limits check.
+
+    Args:
+        fixed, moving: the CTs.
+        fixed_to_moving: 4x4, LPS mm.
+        rival_overlap: bone overlap at the best other place, as a share of the overlap at this one.
+    """
+    moved = _moved(moving, fixed.grid, fixed_to_moving)
+    pair = _Pair(fixed, moved, fixed.seen & moved.seen)
+    centre = bone_centre_mm(fixed)
+    turn = Rotation.from_matrix(fixed_to_moving[:3, :3]).magnitude()
+    bone_dice, bone_distance_mm = _bone_agreement(pair)
+    return RegistrationFit(
+        bone_dice=bone_dice,
+        translation_mm=float(np.linalg.norm(moved_points(fixed_to_moving, centre) - centre)),
+        rotation_deg=float(np.degrees(turn)),
+        overlap_fraction=float((fixed.body & pair.view).sum() / max(int(fixed.body.sum()), 1)),
+        soft_tissue_correlation=_soft_tissue_correlation(pair),
+        bone_distance_mm=bone_distance_mm,
+        side_correlation=_side_correlation(pair),
+        stretch=measure_stretch(fixed.coarser(), moving.coarser(), fixed_to_moving),
+        thickness_difference_mm=_thickness_difference_mm(pair),
+        rival_overlap=rival_overlap,
+    )
+
+
+def _moved(moving: WorkingCt, grid: Grid, fixed_to_moving: FloatArray) -> WorkingCt:
+    def on_grid(array: NDArray[np.generic], fill: float) -> NDArray[np.float32]:
+        source = Volume(array.astype(np.float32), moving.grid, Unit.NONE)
+        return resample(source, grid, fill, fixed_to_moving).array
+
+    return WorkingCt(
+        grid,
+        on_grid(moving.hu, AIR_HU),
+        on_grid(moving.seen, 0.0) > 0.99,
+        on_grid(moving.body, 0.0) > 0.5,
+        on_grid(moving.bone, 0.0),
+    )
+
+
+def _bone_agreement(pair: _Pair) -> tuple[float, float]:
+    """Dice of bone in the trunk, and the distance (mm) within which most of it has a counterpart."""
+    a, b = (pair.fixed.bone > BONE_SHARE) & pair.view, (pair.moved.bone > BONE_SHARE) & pair.view
+    if not a.any() or not b.any():
+        return 0.0, float("inf")
+    dice = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+    spacing = pair.fixed.grid.spacing_mm[::-1]
+    to_b = distance_transform_edt(~b, sampling=spacing)[a]
+    to_a = distance_transform_edt(~a, sampling=spacing)[b]
+    return dice, float(np.percentile(np.concatenate([to_b, to_a]), BONE_PERCENTILE))
+
+
+def _near_the_middle(ct: WorkingCt) -> NDArray[np.bool_]:
+    """Which sagittal planes lie within :data:`TRUNK_CORE_HALF_WIDTH_MM` of the bone's centre, ``(x,)``."""
+    x_mm = ct.grid.origin_mm[0] + np.arange(ct.grid.shape[2]) * ct.grid.spacing_mm[0]
+    near: NDArray[np.bool_] = np.abs(x_mm - bone_centre_mm(ct)[0]) <= TRUNK_CORE_HALF_WIDTH_MM
+    return near
+
+
+def _thickness_difference_mm(pair: _Pair) -> float | None:
+    """Mean difference, front to back, of the columns through the trunk; fat and girth are a person's own."""
+    step_mm = pair.fixed.grid.spacing_mm[1]
+    thick = [_extent(ct.body) * step_mm for ct in (pair.fixed, pair.moved)]
+    trunk = _near_the_middle(pair.fixed) & (np.minimum(*thick) > THINNEST_TRUNK_MM)
+    return float(np.abs(thick[0] - thick[1])[trunk].mean()) if trunk.any() else None
+
+
+def _extent(body: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Voxels from the first to the last of ``body`` along y, ``(z, x)``; lungs and gas between them count."""
+    first, last = body.argmax(axis=1), body.shape[1] - 1 - body[:, ::-1].argmax(axis=1)
+    return np.where(body.any(axis=1), last - first + 1, 0)
+
+
+def _soft_tissue_correlation(pair: _Pair) -> float:
+    """Correlation of soft tissue inside both bodies, at the scales of organs and fat planes."""
+    inside = binary_erosion(pair.fixed.body & pair.moved.body & pair.view, iterations=SKIN_VOXELS)
+    fine, wide = TEXTURE_VOXELS
+    textures = []
+    for ct in (pair.fixed, pair.moved):
+        tissue = np.clip(ct.hu, *SOFT_TISSUE_HU)
+        textures.append((smoothed(tissue, fine) - smoothed(tissue, wide))[inside])
+    return _correlation(*textures)
+
+
+def _side_correlation(pair: _Pair) -> float:
+    """Correlation of left minus right in both CTs: liver, heart, spleen, gas and scoliosis know their side.
+
+    The plane of symmetry is the fixed CT's own, found by laying it on its mirror image. A mirrored CT gives a
+    negative number, however well its bones fit.
+    """
+    mirror = _own_mirror(pair.fixed)
+    grid = pair.fixed.grid
+    inside = pair.fixed.body & pair.moved.body & pair.view
+    inside &= _through(inside, grid, mirror) > 0.99
+    inside = binary_erosion(inside, iterations=SKIN_VOXELS)
+    differences = []
+    for ct in (pair.fixed, pair.moved):
+        tissue = np.clip(ct.hu, *SOFT_TISSUE_HU)
+        difference = smoothed(tissue - _through(tissue, grid, mirror), SIDE_SMOOTHING_VOXELS)
+        differences.append(difference[inside])
+    return _correlation(*differences)
+
+
+def _own_mirror(ct: WorkingCt) -> FloatArray:
+    """4x4, LPS mm: each point to the same place on the body's other side."""
+    flipped = WorkingCt(
+        ct.grid, ct.hu, ct.seen[:, :, ::-1], ct.body, np.ascontiguousarray(ct.bone[:, :, ::-1])
+    )
+    middle_x = float(ct.grid.corners_mm()[:, 0].mean())
+    reflection = np.diag([-1.0, 1.0, 1.0, 1.0])
+    reflection[0, 3] = 2 * middle_x
+    start = np.eye(4)
+    start[0, 3] = 2 * (middle_x - bone_centre_mm(ct)[0])
+    to_flipped = refine(ct.coarser(), flipped.coarser(), start).fixed_to_moving
+    mirror: FloatArray = reflection @ to_flipped
+    return mirror
+
+
+def _through(image: NDArray[np.generic], grid: Grid, motion: FloatArray) -> NDArray[np.float32]:
+    source = Volume(image.astype(np.float32), grid, Unit.NONE)
+    return resample(source, grid, 0.0, motion).array
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Pearson's, 0 when there is nothing to compare."""
+    if a.size < 2:
+        return 0.0
+    a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
+    norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
+
 
 MIN_BONE_ML = 30.0
 """Dense bone, cancellous counted by half: about two lumbar vertebrae. With less there is nothing to go by."""

@@ -1,11 +1,8 @@
-"""Every translation at once: how well two skeletons overlap at each shift, as a correlation by FFT.
+"""Where a skeleton lies on another: every translation searched at once, the best places refined.
 
-Vertebrae repeat, so the best few places are all handed on, to be refined and compared.
-
-Gauss-Newton on bone with a robust weight.
-
-Bone that disagrees (arms, flexed hips, ribs in another breath) loses its say instead of pulling the spine
-along.
+The overlap at each shift is a correlation by FFT. Vertebrae repeat, so the best few places are all handed on.
+Refinement is Gauss-Newton on bone with a robust weight: bone that disagrees (arms, flexed hips, ribs in
+another breath) loses its say instead of pulling the spine along.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nothing that a pickle names is called, but PyTorch's own tensor rebuilders and the number types below: its
 restricted unpickler refuses the rest before it does anything. The process has given up its rights besides
 (:mod:`app.inference.importing.confinement`), for the case that the unpickler has a fault. Started by
-:mod:`app.inference.importing.checkpoint`, and by nothing else.
+:mod:`app.inference.importing.nnunet_results`, and by nothing else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Zip files of models: unpacked with suspicion, packed so that the same files give the same bytes.
+"""How models come into the models' folder, and the zip files that carry them.
 
-A model's folder takes its place whole: under another name until every file is written and flushed.
+A zip is unpacked with suspicion, and packed so that the same files give the same bytes. A model's folder
+takes its place whole: it has another name until every file is written and flushed.
 """
 
 from __future__ import annotations

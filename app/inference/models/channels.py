@@ -1,16 +1,13 @@
 """The network's input: channels made the same way for training and for patients.
 
-One orientation for the networks: axes in the order and direction closest to LPS.
-
 nnU-Net knows arrays and spacings, no directions. So every array is brought to ``(z, y, x)`` with x towards
-the patient's left, y posterior, z up, by transposing and flipping only: exact, and undone exactly.
-An oblique grid keeps its obliqueness: the networks see it tilted, as nnU-Net itself would.
+the patient's left, y posterior, z up, by transposing and flipping only: exact, and undone exactly. An oblique
+grid keeps its obliqueness: the networks see it tilted, as nnU-Net itself would.
 
-How M4 is shown the patient's earlier PET lesions: a distance map instead of a mask.
-
-nnU-Net resamples image channels with splines of order 3, which overshoot at the edge of a binary mask.
-A signed distance, clipped, has no such edge. It is shifted so that 0 means "far from any lesion": nnU-Net
-pads patches with 0, and padding must not look like a lesion's surface.
+M4 is shown the patient's earlier PET lesions as a distance map. nnU-Net resamples image channels with splines
+of order 3, which overshoot at the edge of a binary mask; a signed distance, clipped, has no such edge. It is
+shifted so that 0 means "far from any lesion": nnU-Net pads patches with 0, and padding must not look like a
+lesion's surface.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""nnU-Net's predictor on a GPU: in the way that the memory allows, and never in another unsaid.
+"""nnU-Net's predictor: it makes no mask of outputs that are no numbers, and runs on a GPU as memory allows.
 
-Coded for CUDA, tested without a GPU (devices and memory are stand-ins there); not yet run on one.
+It is coded for CUDA and tested with stand-ins for device and memory; it has not run on a GPU yet.
 
-Two things of ``nnUNetPredictor`` 2.8 are replaced. Its loop over the tiles copies them in a thread of its
-own: when the GPU has no room for a copy, that thread ends and the loop waits for it for ever; when the loop
-fails instead, the thread stays and keeps the image on the GPU. And where the sums don't fit it starts again
-with another placement without telling. Here the same sums are made in one thread, and each way that was
-tried is chosen and told by us. Preprocessing, windows, mirroring and export stay nnU-Net's.
-
-nnU-Net's predictor, which makes no mask of outputs that are no numbers, on any device.
+Two things of ``nnUNetPredictor`` 2.8 are replaced on a GPU. Its loop over the tiles copies them in a thread
+of its own: when the GPU has no room for a copy, that thread ends and the loop waits for it for ever; when the
+loop fails instead, the thread stays and keeps the image on the GPU. And where the sums don't fit, it starts
+again with another placement without saying so. Here the same sums are made in one thread, and the program
+chooses each way that is tried and says which one it was. Preprocessing, windows, mirroring and export stay
+nnU-Net's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stage ``segment``: the right model for the pair, its mask as numbered lesions.
+"""Stage ``segment``: the right model for the pair, its mask as numbered lesions; then the shadow models.
 
-Models that run after the serving one, on the same input; their masks go no further than a comparison.
+Shadow models run after the serving one, on the same input; their masks go no further than a comparison.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from app.errors import describe_exception
 from app.imaging.labels import LabelledLesions, label_lesions
 from app.inference.models.card import ModelCard
 from app.inference.models.channels import NetworkInput, build_input
-from app.inference.models.choice import choose_setting, explain_choice, serving_model, shadow_model
-from app.inference.models.store import ModelStore
+from app.inference.models.store import ModelStore, choose_setting, explain_choice, serving_model, shadow_model
 from app.inference.policy import SegmentPolicy
 from app.inference.running.segmenter import Segmenter
 

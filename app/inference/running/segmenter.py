@@ -2,9 +2,8 @@
 
 Preprocessing, sliding window and export are ``nnUNetPredictor``'s. Around it stand only the orientation
 (:mod:`app.inference.models.channels`) and the loading of weights that run no code; on a GPU also the choice
-of what fits its memory (:mod:`app.inference.running.predictor`).
-
-A network's mask, and how it was computed, for the report and the results' identity.
+of what fits its memory (:mod:`app.inference.running.predictor`). A mask comes with how it was computed, for
+the report and the results' identity.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,15 @@ from app.inference.models.network import build_network, load_weights
 from app.inference.models.store import VerifiedModel
 from app.inference.policy import DeviceChoice
 from app.inference.running.gpu_memory import NetworkShape, in_voxels, network_shape
+
+if TYPE_CHECKING:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from app.inference.running.predictor import FinitePredictor
+
+LESION = "lesion"
+"""What every card calls its lesions."""
 
 
 @dataclass(frozen=True)
@@ -62,27 +70,6 @@ class NetworkRun:
     def computed_by(self) -> str:
         """What tells its numbers from those of the CPU; empty there."""
         return "; ".join(decision.line for decision in self.decisions) if self.gpu else ""
-
-
-if TYPE_CHECKING:
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    from app.inference.running.predictor import FinitePredictor
-
-LESION = "lesion"
-"""What every card calls its lesions."""
-
-
-class LesionSegmenter(Protocol):
-    """What the chain needs of a model; tests put a fake here."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-
-    def segment(self, network_input: NetworkInput) -> NDArray[np.bool_]:
-        """Lesion voxels, ``(z, y, x)`` on the functional grid."""
 
 
 class Segmenter:

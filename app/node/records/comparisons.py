@@ -8,19 +8,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Engine, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.domain.outcome import ShadowComparison
+from app.domain.outcome import ShadowComparison, ShadowWork
 from app.node.records.database import Base, Uid, fetch, utc_now
 from app.node.records.runs import RunKey
 
 _log = logging.getLogger(__name__)
 
-ShadowWork = Callable[[], Sequence[ShadowComparison]]
 MOST_WAITING = 4
 """Each holds a study's volumes in memory; more wait only where a study was never recorded."""
 

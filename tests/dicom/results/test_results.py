@@ -17,7 +17,7 @@ from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result, ResultMismatchError, check_report, check_segmentation, parse
 from app.dicom.results.report.sr import write_report
 from app.dicom.results.seg import write_segmentation
-from app.dicom.results.writer import ResultWriter, write_results
+from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
 from app.domain.volume import LabelMap
@@ -38,7 +38,7 @@ SOURCES: dict[str, Make] = {
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, ...]:
     """SEG, SR and page of each kind of source."""
     quantified = SOURCES[request.param](tmp_path_factory.mktemp("source"))
-    return ResultWriter(WritePolicy(), PROVENANCE).write(quantified).results
+    return write_results(quantified, WritePolicy(), PROVENANCE).results
 
 
 @pytest.fixture(scope="module")

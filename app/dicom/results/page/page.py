@@ -1,6 +1,6 @@
-"""The summary page as a picture: two projections with the lesions outlined, the numbers, the provenance.
+"""The summary page: two projections with the lesions outlined, the numbers, the provenance.
 
-The summary page as Secondary Capture Image Storage (PS3.3 A.8.1): what any PACS shows.
+It is written as Secondary Capture Image Storage (PS3.3 A.8.1), which any PACS shows.
 """
 
 from __future__ import annotations

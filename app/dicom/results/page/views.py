@@ -1,8 +1,7 @@
 """The page's pictures: anterior and lateral projection with the lesions outlined, scale bar, grey scale.
 
-Where the lesions' numbers stand on a view, so that none hides another.
-
-The grey scale's upper end on the page: fixed for a PET, fitted to the image for a SPECT.
+Lesions are numbered so that no number hides another. The grey scale's upper end is fixed for a PET, and
+fitted to the image for a SPECT.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ STEPS = 14
 
 
 @dataclass(frozen=True)
-class Anchor:
+class LabelAnchor:
     """A lesion on a view, in pixels from its left upper corner: centre, half its width, characters of its
     number."""
 
@@ -51,7 +50,9 @@ class Label:
         return not apart and abs(self.y - other.y) < height
 
 
-def placed(anchors: Sequence[Anchor], size: tuple[float, float], view: tuple[float, float]) -> list[Label]:
+def placed(
+    anchors: Sequence[LabelAnchor], size: tuple[float, float], view: tuple[float, float]
+) -> list[Label]:
     """One label an anchor, in their order: the first come first.
 
     Args:
@@ -68,7 +69,7 @@ def placed(anchors: Sequence[Anchor], size: tuple[float, float], view: tuple[flo
     return labels
 
 
-def _places(anchor: Anchor, size: tuple[float, float], view: tuple[float, float]) -> Iterator[Label]:
+def _places(anchor: LabelAnchor, size: tuple[float, float], view: tuple[float, float]) -> Iterator[Label]:
     """Right of the lesion, left of it, then above and below in steps, always within the view's height."""
     character, height = size
     width = character * anchor.characters
@@ -252,7 +253,7 @@ def _number(axes: Any, view: View, lesions: tuple[Lesion, ...], pixels_per_mm: f
     x0, x1, z0, z1 = view.extent
     numbered = lesions[:NUMBERED_LESIONS]
     anchors = [
-        Anchor(
+        LabelAnchor(
             (lesion.centre_mm[view.across] - x0) * pixels_per_mm,
             (z1 - lesion.centre_mm[2]) * pixels_per_mm,
             _reach_mm(lesion) * pixels_per_mm + NUMBER_GAP,

@@ -1,8 +1,7 @@
-"""Every number of the report, with its code, unit, derivation and method, rounded as written.
+"""Every number of the report with its code, unit, derivation and method, rounded as written; its instants.
 
-A number is found again by name, derivation and unit, so no two of a group share all three.
-
-Instants of the report: when activities hold, when the analysis was made, how long after the injection.
+A number is found again by name, derivation and unit, so no two of a group share all three. Instants are when
+activities hold, when the analysis was made, and how long after the injection the scan began.
 """
 
 from __future__ import annotations
