@@ -105,7 +105,7 @@ class StandingResult:
 
 
 @dataclass(frozen=True)
-class EarlierResults:
+class EarlierRevisions:
     """What is known of a study's earlier revisions.
 
     Attributes:
@@ -117,11 +117,8 @@ class EarlierResults:
     standing: tuple[StandingResult, ...] = ()
 
 
-NOTHING_EARLIER = EarlierResults()
-
-
 @dataclass(frozen=True)
-class RunFacts:
+class RunContext:
     """What the node knows of a run beside its images.
 
     Attributes:
@@ -131,9 +128,6 @@ class RunFacts:
 
     begun_at: datetime | None = None
     decisions: tuple[Decision, ...] = ()
-
-
-NO_FACTS = RunFacts()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from app.dicom.results.withdrawal import write_withdrawal
 from app.dicom.results.writer import Written
 from app.domain.analysis import Provenance
 from app.domain.outcome import (
-    EarlierResults,
+    EarlierRevisions,
     PairOutcome,
     ResultFile,
     StandingResult,
@@ -129,7 +129,9 @@ class WithdrawalDesk:
     provenance: Provenance
 
 
-def withdraw_unreplaced(outcome: StudyOutcome, earlier: EarlierResults, desk: WithdrawalDesk) -> StudyOutcome:
+def withdraw_unreplaced(
+    outcome: StudyOutcome, earlier: EarlierRevisions, desk: WithdrawalDesk
+) -> StudyOutcome:
     """The outcome with a notice for every standing result on a series that it gives no result on.
 
     Notices and outcome are in the desk's folder then.

@@ -57,7 +57,7 @@ def _tell(stores: NodeStores, spect: RunKey) -> None:
 def _missed(stores: NodeStores, spect: RunKey) -> str:
     """The latest earlier PET that has a result, when this run's own results were made without any."""
     earlier = stores.subjects.earlier_pets(spect.study_instance_uid)
-    registered = stores.pet_results.of_studies(earlier) if earlier else frozenset()
+    registered = stores.results.of_studies(earlier) if earlier else frozenset()
     if not registered or not _found_no_prior(stores, spect):
         return ""
     return next(study for study in earlier if study in registered)
