@@ -28,8 +28,7 @@ from app.errors import (
 )
 from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
-from app.node.process.late_priors import tell_late_priors
-from app.node.process.prior_wait import prior_wait
+from app.node.process.priors import prior_wait, tell_late_priors
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.outbox import outcome_of

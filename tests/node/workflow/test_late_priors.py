@@ -20,7 +20,7 @@ from app.domain.study import Patient, StudyKind
 from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
-from app.node.process.late_priors import late_prior, tell_late_priors
+from app.node.process.priors import late_prior, tell_late_priors
 from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
 from app.node.queue import run_workflow_id
 from app.node.records.results import RegisteredResult
