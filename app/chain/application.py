@@ -14,17 +14,15 @@ from app.dicom.results.folder import ResultFolder, WithdrawalWriter
 from app.dicom.results.writer import Written, write_results
 from app.domain.analysis import Provenance, Quantified
 from app.domain.outcome import (
-    NO_FACTS,
-    NOTHING_EARLIER,
-    EarlierResults,
-    RunFacts,
+    EarlierRevisions,
+    RunContext,
     ShadowWork,
     Status,
     StudyOutcome,
 )
 from app.domain.study import Study
 from app.errors import UnusableStudyError
-from app.imaging.earlier_results import NoPreviousResults, PreviousResultSource, PriorSource
+from app.imaging.earlier_results import EarlierResults
 from app.imaging.quantification import LesionQuantification, StudyComparison
 from app.imaging.registration.prior_alignment import PriorAligner
 from app.inference.running.segmentation import LesionSegmentation, ShadowModels
@@ -46,7 +44,7 @@ ShadowQueue = Callable[[str, int, ShadowWork], None]
 
 @dataclass(frozen=True)
 class ChainTools:
-    """What the stages work with: warm models, the stores of earlier results, the site's settings."""
+    """What the stages work with: warm models, the store of earlier results, the site's settings."""
 
     settings: Settings
     aligner: PriorAligner
@@ -94,16 +92,14 @@ class ChainProcessor:
     def __init__(
         self,
         settings: Settings,
-        prior_source: PriorSource,
+        earlier_results: EarlierResults,
         on_stage: OnStage | None = None,
-        previous_source: PreviousResultSource | None = None,
         shadow_queue: ShadowQueue | None = None,
     ) -> None:
         self._settings = settings
-        self._aligner = PriorAligner(settings.align, prior_source)
+        self._aligner = PriorAligner(settings.align, earlier_results)
         self._segmentation = LesionSegmentation.from_policy(settings.segment)
-        previous = NoPreviousResults() if previous_source is None else previous_source
-        comparison = StudyComparison(settings.quantify, settings.align, previous)
+        comparison = StudyComparison(settings.quantify, settings.align, earlier_results)
         self._quantification = LesionQuantification(settings.quantify, comparison)
         self._on_stage = on_stage or (lambda stage: None)
         wanted = settings.segment.shadow_models
@@ -116,15 +112,20 @@ class ChainProcessor:
         paths: Sequence[Path],
         out: Path,
         revision: int,
-        earlier: EarlierResults = NOTHING_EARLIER,
-        facts: RunFacts = NO_FACTS,
+        earlier: EarlierRevisions = EarlierRevisions(),
+        context: RunContext = RunContext(),
     ) -> StudyOutcome:
         """Run the chain on the instances of one study; see :meth:`process_study`.
 
         A standing result of an earlier revision that this one does not replace is withdrawn.
         """
         provenance = Provenance(
-            __version__, self._settings.digest, revision, earlier.last_words, facts.begun_at, facts.decisions
+            __version__,
+            self._settings.digest,
+            revision,
+            earlier.last_words,
+            context.begun_at,
+            context.decisions,
         )
         try:
             folder = self._run_chain(lambda: read_study(paths), out, provenance)

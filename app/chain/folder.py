@@ -13,19 +13,19 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from app.chain.application import ChainProcessor
-from app.dicom.reading.loading import read_ct
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_suv
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
 from app.dicom.uids import ResultKind
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
 from app.domain.selection.rejection import rejection_lines
-from app.domain.study import Patient, Study, StudyKind
+from app.domain.study import Patient, Study
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception
 from app.files.durable import write_durably
 from app.files.outcome import NAME, STUDY_FOLDER, printed, remove_results, write_outcome, write_shadows
-from app.imaging.earlier_results import PreviousResult, PriorCandidate
+from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.inference.devices import choose_device
 from app.settings import Settings
 
@@ -68,70 +68,47 @@ class FolderOutcome:
         return lines
 
 
-class RunPriors:
-    """The PET results of this run, as priors for a later SPECT/CT in the same folder."""
-
-    def __init__(self) -> None:
-        self._results: list[tuple[Patient, PriorCandidate]] = []
-
-    def remember(self, written: Written) -> None:
-        """Keep a PET result."""
-        selection = written.quantified.segmented.aligned.loaded.selection
-        if selection.kind is not StudyKind.PET_CT:
-            return
-        segs = [result.dataset for result in written.results if result.kind is ResultKind.SEG]
-        seg_uid = str(segs[0].SOPInstanceUID) if segs else ""
-        candidate = PriorCandidate.from_result(written.quantified, seg_uid)
-        self._results.append((selection.study.patient, candidate))
-
-    def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
-        """PET results of this patient from before ``before``."""
-        return [
-            candidate
-            for owner, candidate in self._results
-            if owner == patient and candidate.acquired_at is not None and candidate.acquired_at < before
-        ]
-
-
 class RunResults:
-    """The results of this run, for the comparison with a later study in the same folder.
+    """What this run has found so far, for a later study in the same folder.
 
-    Only lesion voxels stay in memory; a CT is read again when it is needed.
+    Only lesion voxels stay in memory; images are read again when they are needed.
     """
 
-    def __init__(self) -> None:
-        self._results: list[tuple[Patient, PreviousResult]] = []
+    def __init__(self, load_policy: LoadPolicy) -> None:
+        self._load_policy = load_policy
+        self._results: list[tuple[Patient, EarlierResult]] = []
 
     def remember(self, written: Written) -> None:
         """Keep a result that has a date."""
         quantified = written.quantified
-        loaded = quantified.segmented.aligned.loaded
-        selection = loaded.selection
+        segmented = quantified.segmented
+        selection = segmented.aligned.loaded.selection
         acquired_at = selection.functional.when or selection.study.study_datetime
         if acquired_at is None:
             return
-        report = next(result for result in written.results if result.kind is ResultKind.SR)
-        result = PreviousResult(
+        uids = {result.kind: str(result.dataset.SOPInstanceUID) for result in written.results}
+        report = EarlierReport(
+            uids[ResultKind.SR], selection.tracer.key, segmented.model, quantified.findings
+        )
+        result = EarlierResult(
             study_instance_uid=selection.study.study_instance_uid,
             series_instance_uid=selection.functional.series_instance_uid,
             acquired_at=acquired_at,
             kind=selection.kind,
-            tracer=selection.tracer.key,
-            model=quantified.segmented.model,
-            findings=quantified.findings,
-            result_sop_instance_uid=str(report.dataset.SOPInstanceUID),
-            labels=_kept(quantified.segmented.labels),
+            lesion_count=segmented.labels.count,
+            segmentation_sop_instance_uid=uids.get(ResultKind.SEG, ""),
+            report=report,
+            may_be_prior=True,
+            may_be_compared=True,
+            labels=_kept(segmented.labels),
             ct=partial(read_ct, selection.ct),
+            suv=partial(read_suv, selection.functional, self._load_policy),
         )
         self._results.append((selection.study.patient, result))
 
-    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
-        """Results of this patient of that kind from before ``before``."""
-        return [
-            result
-            for owner, result in self._results
-            if owner == patient and result.kind is kind and result.acquired_at < before
-        ]
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        """Results of this patient from before ``before``."""
+        return [result for owner, result in self._results if owner == patient and result.acquired_at < before]
 
 
 def _kept(labels: LabelMap) -> Callable[[], LabelMap]:
@@ -189,20 +166,17 @@ def _process_all(input_folder: Path, output_folder: Path, settings: Settings) ->
     if settings.segment.device.startswith("cuda"):  # a GPU is demanded: better told before any work is done
         choose_device(settings.segment.device)
     reading = read_studies(input_folder)
-    priors = RunPriors()
-    results = RunResults()
-    processor = ChainProcessor(settings, priors, previous_source=results)
+    results = RunResults(settings.load)
+    processor = ChainProcessor(settings, results)
     outcomes = []
     for number, study in enumerate(sorted(reading.studies, key=_by_time), start=1):
         name = f"{STUDY_FOLDER}{number}"
-        outcome = _process_one(processor, study, output_folder / name, (priors, results))
+        outcome = _process_one(processor, study, output_folder / name, results)
         outcomes.append(_with_paths_below(outcome, name))
     return FolderOutcome.of(outcomes, reading.unreadable)
 
 
-def _process_one(
-    processor: ChainProcessor, study: Study, out: Path, memories: tuple[RunPriors, RunResults]
-) -> StudyOutcome:
+def _process_one(processor: ChainProcessor, study: Study, out: Path, results: RunResults) -> StudyOutcome:
     try:
         folder = processor.process_study(lambda: study, out, revision=1)
     except MisconfiguredError:
@@ -217,8 +191,7 @@ def _process_one(
         outcome = StudyOutcome(study.study_instance_uid, Status.FAILED, message=message)
     else:
         for written in folder.written:
-            for memory in memories:
-                memory.remember(written)
+            results.remember(written)
         _run_shadows(processor, folder.written, out)
         return folder.outcome
     _write_if_possible(outcome, out)

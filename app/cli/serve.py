@@ -71,7 +71,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
     from app.chain.application import ChainProcessor
     from app.dicom.reading.studies import read_study
     from app.domain.selection.selection import select
-    from app.node.process.earlier_studies import NodePreviousResults, NodePriors
+    from app.node.process.earlier_studies import NodeEarlierResults
     from app.node.records.comparisons import WaitingShadows
     from app.node.service import NodePlan
 
@@ -81,8 +81,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
 
     settings, chains = compute.settings, compute.settings_of_chains()
     node = replace(settings.node, workers=compute.workers)
-    priors = NodePriors(stores.pet_results, stores.inbox, settings.load)
-    previous = NodePreviousResults(stores, settings.load)
+    earlier = NodeEarlierResults(stores, settings.load)
     shadows = WaitingShadows() if models.shadows else None
     desk = None if shadows is None else shadows.put
     return NodePlan(
@@ -90,7 +89,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,
-        processor_factory=lambda on_stage: ChainProcessor(next(chains), priors, on_stage, previous, desk),
+        processor_factory=lambda on_stage: ChainProcessor(next(chains), earlier, on_stage, desk),
         receives=receive,
         version=__version__,
         settings_digest=settings.digest,

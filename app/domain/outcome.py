@@ -104,7 +104,7 @@ class StandingResult:
 
 
 @dataclass(frozen=True)
-class EarlierResults:
+class EarlierRevisions:
     """What is known of a study's earlier revisions.
 
     Attributes:
@@ -116,11 +116,8 @@ class EarlierResults:
     standing: tuple[StandingResult, ...] = ()
 
 
-NOTHING_EARLIER = EarlierResults()
-
-
 @dataclass(frozen=True)
-class RunFacts:
+class RunContext:
     """What the node knows of a run beside its images.
 
     Attributes:
@@ -130,9 +127,6 @@ class RunFacts:
 
     begun_at: datetime | None = None
     decisions: tuple[Decision, ...] = ()
-
-
-NO_FACTS = RunFacts()
 
 
 @dataclass(frozen=True)

@@ -1,111 +1,98 @@
-"""An earlier PET result of the patient, and where such results come from.
-
-An earlier result of the patient for comparison, and where such results come from.
-"""
+"""What was found in a patient before: the record of a result, the store that it comes from, and the order of
+candidates for M4's prior and for the comparison with the previous study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
-from app.domain.analysis import Quantified
 from app.domain.decision import ModelUsed
 from app.domain.findings.findings import Findings
+from app.domain.selection.pair import Selection
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
 
 
-@dataclass(frozen=True, eq=False)
-class PriorCandidate:
-    """One earlier PET result. Pixels are read only when they are needed.
+@dataclass(frozen=True)
+class EarlierReport:
+    """What an earlier result reported: tracer, model and findings as they were then.
 
-    Attributes:
-        study_instance_uid, series_instance_uid: of the PET.
-        acquired_at: when the PET was made; ``None`` when unknown, and then it can't be used.
-        lesion_count: how many lesions the result has.
-        lesions: gives the lesions on the PET's grid.
-        ct: gives the PET's CT in HU, in the same frame of reference.
-        suv: gives the PET itself in SUVbw, to compare its uptake with the SPECT's.
-        segmentation_sop_instance_uid: the SEG with the lesions; empty when there is none.
-
-    ``lesions``, ``ct`` and ``suv`` may raise :class:`app.errors.UnusableStudyError`.
+    ``sop_instance_uid`` is that of the SR.
     """
 
-    study_instance_uid: str
-    series_instance_uid: str
-    acquired_at: datetime | None
-    lesion_count: int
-    lesions: Callable[[], LabelMap]
-    ct: Callable[[], Volume]
-    suv: Callable[[], Volume]
-    segmentation_sop_instance_uid: str = ""
-
-    @classmethod
-    def from_result(cls, quantified: Quantified, segmentation_sop_instance_uid: str = "") -> PriorCandidate:
-        """The result of a PET/CT that was analysed just now; its volumes stay in memory."""
-        labels = quantified.segmented.labels
-        loaded = quantified.segmented.aligned.loaded
-        selection = loaded.selection
-        return cls(
-            study_instance_uid=selection.study.study_instance_uid,
-            series_instance_uid=selection.functional.series_instance_uid,
-            acquired_at=selection.functional.when or selection.study.study_datetime,
-            lesion_count=labels.count,
-            lesions=lambda: labels,
-            ct=lambda: loaded.ct,
-            suv=lambda: loaded.suv,
-            segmentation_sop_instance_uid=segmentation_sop_instance_uid,
-        )
-
-
-class PriorSource(Protocol):
-    """The node's store, or the results of the same run."""
-
-    def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
-        """PET results of this patient (same identifier and issuer) from before ``before``, in any order."""
-        ...
+    sop_instance_uid: str
+    tracer: str
+    model: ModelUsed
+    findings: Findings
 
 
 @dataclass(frozen=True, eq=False)
-class PreviousResult:
-    """One earlier result. Pixels are read only when they are needed.
+class EarlierResult:
+    """One earlier result on one functional series. Pixels are read only when they are needed.
 
     Attributes:
         study_instance_uid, series_instance_uid: of the functional image.
-        acquired_at: local time of the clinic.
-        kind, tracer, model, findings: as they were then.
-        result_sop_instance_uid: the SR with these numbers, or another object that names this very result.
-        labels: gives its lesions on their own grid; numbers are those of ``findings``.
-        ct: gives its CT in HU.
+        acquired_at: when that was made, in the clinic's local time.
+        lesion_count: 0 is a result too.
+        segmentation_sop_instance_uid: the SEG with the lesions; empty when there is none.
+        report: ``None`` when it can't be read any more.
+        may_be_prior: the store is certain whose the image is and when it was acquired.
+        may_be_compared: it is the last word of its study, and has a report.
+        labels: gives the lesions on the grid of the functional image, numbered as in the findings.
+        ct: gives the CT in HU, in the same frame of reference.
+        suv: gives the functional image in SUVbw.
 
-    ``labels`` and ``ct`` may raise :class:`app.errors.UnusableStudyError`.
+    ``labels``, ``ct`` and ``suv`` may raise :class:`app.errors.UnusableStudyError`.
     """
 
     study_instance_uid: str
     series_instance_uid: str
     acquired_at: datetime
     kind: StudyKind
-    tracer: str
-    model: ModelUsed
-    findings: Findings
-    result_sop_instance_uid: str
+    lesion_count: int
+    segmentation_sop_instance_uid: str
+    report: EarlierReport | None
+    may_be_prior: bool
+    may_be_compared: bool
     labels: Callable[[], LabelMap]
     ct: Callable[[], Volume]
+    suv: Callable[[], Volume]
 
 
-class PreviousResultSource(Protocol):
+class EarlierResults(Protocol):
     """The node's store, or the results of the same run."""
 
-    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
-        """Results of this patient (same identifier and issuer) of that kind from before ``before``."""
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        """Results of this patient (same identifier and issuer) from before ``before``, in any order."""
         ...
 
 
-class NoPreviousResults:
-    """A source that has none."""
+def prior_candidates(found: Iterable[EarlierResult], scanned_at: datetime) -> Sequence[EarlierResult]:
+    """PET results that may be the prior of a SPECT made at ``scanned_at``, the best first."""
+    pets = (result for result in found if result.kind is StudyKind.PET_CT and result.may_be_prior)
+    return _ranked(pets, scanned_at, timedelta.resolution)
 
-    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
-        """Nothing."""
-        return ()
+
+def comparison_candidates(
+    found: Iterable[EarlierResult], selection: Selection, scanned_at: datetime, min_days: float
+) -> Sequence[EarlierResult]:
+    """Results of other studies that one made at ``scanned_at`` may be compared with, the best first."""
+    own = selection.study.study_instance_uid
+    others = (
+        result
+        for result in found
+        if result.may_be_compared and result.kind is selection.kind and result.study_instance_uid != own
+    )
+    return _ranked(others, scanned_at, max(timedelta(days=min_days), timedelta.resolution))
+
+
+def _ranked(
+    results: Iterable[EarlierResult], scanned_at: datetime, min_age: timedelta
+) -> Sequence[EarlierResult]:
+    """The latest first; of several at one instant, the one with the last Series Instance UID."""
+    old_enough = [result for result in results if scanned_at - result.acquired_at >= min_age]
+    return sorted(
+        old_enough, key=lambda result: (result.acquired_at, result.series_instance_uid), reverse=True
+    )

@@ -1,13 +1,11 @@
 """The quantify stage: lesions measured, placed, dosed where asked for, compared with the previous study.
 
-This study against the patient's previous one of its kind: totals always, lesions where the CTs fit.
+A study is compared with the patient's previous one of its kind: totals always, lesions where the CTs fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 
 from app.domain.analysis import Quantified, Segmented
 from app.domain.decision import ModelUsed
@@ -18,7 +16,12 @@ from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.study import StudyKind
 from app.errors import UnusableStudyError
 from app.imaging.anatomy.sites import with_sites, without_sites
-from app.imaging.earlier_results import PreviousResult, PreviousResultSource
+from app.imaging.earlier_results import (
+    EarlierReport,
+    EarlierResult,
+    EarlierResults,
+    comparison_candidates,
+)
 from app.imaging.labels import lesion_proximity
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import RigidRegistration, register_rigid
@@ -33,38 +36,34 @@ class StudyComparison:
     Attributes:
         policy: when lesions belong together.
         limits: how well the two CTs must fit before lesions are compared one by one.
-        source: where previous results come from.
+        source: where earlier results come from.
     """
 
     policy: QuantifyPolicy
     limits: AlignPolicy
-    source: PreviousResultSource
+    source: EarlierResults
 
     def compare(self, segmented: Segmented, findings: Findings) -> Findings:
         """``findings`` with the change, or with why there is none."""
         if not self.policy.compare_with_previous:
             return replace(findings, no_change_because="the site's settings leave it out")
-        previous = self._previous(segmented)
-        if isinstance(previous, str):
-            return replace(findings, no_change_because=previous)
-        return replace(findings, change=self._change(segmented, findings, previous))
-
-    def _previous(self, segmented: Segmented) -> PreviousResult | str:
         selection = segmented.aligned.loaded.selection
         now = selection.functional.when or selection.study.study_datetime
         if now is None:
-            return NO_DATE
-        found = self.source.results_for(selection.study.patient, selection.kind, now)
-        others = [x for x in found if x.study_instance_uid != selection.study.study_instance_uid]
-        latest = _latest(others, now, self.policy.min_days_to_previous)
-        if latest is None:
-            return f"no result of an earlier {selection.kind.value} of this patient"
-        return latest
+            return replace(findings, no_change_because=NO_DATE)
+        found = self.source.for_patient(selection.study.patient, now)
+        candidates = comparison_candidates(found, selection, now, self.policy.min_days_to_previous)
+        for previous in candidates:
+            if previous.report is not None:
+                return replace(findings, change=self._change(segmented, findings, previous, previous.report))
+        nothing = f"no result of an earlier {selection.kind.value} of this patient"
+        return replace(findings, no_change_because=nothing)
 
-    def _change(self, segmented: Segmented, findings: Findings, previous: PreviousResult) -> Change:
-        links, broken, registration = self._links(segmented, findings, previous)
-        cautions = _cautions(segmented, previous)
-        before, now = previous.findings.burden, findings.burden
+    def _change(
+        self, segmented: Segmented, findings: Findings, previous: EarlierResult, report: EarlierReport
+    ) -> Change:
+        links, broken, registration = self._links(segmented, findings, previous, report)
+        before, now = report.findings.burden, findings.burden
         change = Change(
             study_instance_uid=previous.study_instance_uid,
             series_instance_uid=previous.series_instance_uid,
@@ -76,17 +75,17 @@ class StudyComparison:
             links=links,
             no_links_because=broken,
             registration=registration,
-            cautions=cautions,
+            cautions=_cautions(segmented, report),
         )
-        if segmented.aligned.loaded.selection.kind is StudyKind.PET_CT:
+        if previous.kind is StudyKind.PET_CT:
             return replace(change, recip=_recip(change, findings))
         return change
 
     def _links(
-        self, segmented: Segmented, findings: Findings, previous: PreviousResult
+        self, segmented: Segmented, findings: Findings, previous: EarlierResult, report: EarlierReport
     ) -> tuple[tuple[LesionLink, ...], tuple[str, ...], str]:
         """Links, why there are none, and the fit in words."""
-        if not findings.lesions and not previous.findings.lesions:
+        if not findings.lesions and not report.findings.lesions:
             return (), (), ""
         try:
             registration = register_rigid(segmented.aligned.loaded.ct, previous.ct())
@@ -104,22 +103,10 @@ class StudyComparison:
         proximity = lesion_proximity(
             before, segmented.labels, registration.fixed_to_moving, limits.max_distance_mm
         )
-        return link_lesions(previous.findings.lesions, findings.lesions, proximity, limits), (), words
+        return link_lesions(report.findings.lesions, findings.lesions, proximity, limits), (), words
 
 
-def _latest(found: Sequence[PreviousResult], now: datetime, min_days: float) -> PreviousResult | None:
-    now = now.replace(tzinfo=None)
-    old_enough = [
-        result
-        for result in found
-        if now - result.acquired_at.replace(tzinfo=None)
-        >= max(timedelta(days=min_days), timedelta.resolution)
-    ]
-    key = lambda result: (result.acquired_at.replace(tzinfo=None), result.series_instance_uid)  # noqa: E731
-    return max(old_enough, key=key, default=None)
-
-
-def _cautions(segmented: Segmented, previous: PreviousResult) -> tuple[str, ...]:
+def _cautions(segmented: Segmented, previous: EarlierReport) -> tuple[str, ...]:
     cautions = []
     tracer = segmented.aligned.loaded.selection.tracer.key
     if tracer != previous.tracer:

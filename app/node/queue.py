@@ -38,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import NodePolicy
-from app.node.process.prior_wait import PriorWait
+from app.node.process.priors import PriorWait
 from app.node.process.shadows import ShadowComparing
 from app.node.process.work import StudyWork
 from app.node.records.database import database_url, utc_now

@@ -13,7 +13,7 @@ from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.files.durable import try_lock
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
-from app.node.process.prior_wait import prior_wait
+from app.node.process.priors import prior_wait
 from app.node.process.shadows import ShadowComparing
 from app.node.process.work import ProcessorFactory, ProcessorPool, StudyWork
 from app.node.queue import (

@@ -9,7 +9,7 @@ import pytest
 
 from app.chain import application
 from app.chain.application import ChainProcessor
-from app.chain.folder import RunPriors
+from app.chain.folder import RunResults
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import simulate_patient
@@ -43,7 +43,7 @@ def use_segmentation(monkeypatch: pytest.MonkeyPatch, stand_in: Callable[[], obj
 
 def processor(settings: Settings) -> ChainProcessor:
     """A processor for single studies, without earlier results."""
-    return ChainProcessor(settings, RunPriors())
+    return ChainProcessor(settings, RunResults(settings.load))
 
 
 def links_to(images: tuple[Path, ...], folder: Path, name: Callable[[int], str]) -> Path:

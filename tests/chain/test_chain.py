@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
 from app.chain import folder
-from app.chain.folder import FolderOutcome, process_folder
+from app.chain.folder import FolderOutcome, RunResults, process_folder
+from app.dicom.reading.studies import read_study
 from app.domain.analysis import Aligned, Segmented
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.errors import ExitCode, MisconfiguredError, RetryLaterError
 from app.files.outcome import read_outcome
+from app.imaging.earlier_results import EarlierReport, prior_candidates
 from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from operators.load import LoadOperator
@@ -81,6 +85,30 @@ def test_a_second_run_into_the_same_folder_leaves_one_set_of_results(
     worker.process(patient.spect.images, tmp_path, revision=2)
     assert first
     assert not first.keys() & contents(tmp_path).keys()
+
+
+def test_a_result_of_the_same_run_is_read_again_as_it_was_analysed(
+    patient: WrittenPatient, settings: Settings, tmp_path: Path
+) -> None:
+    run = processor(settings).process_study(lambda: read_study(patient.pet.images), tmp_path, revision=1)
+    [written] = run.written
+    [pair] = run.outcome.pairs
+    memory = RunResults(settings.load)
+    memory.remember(written)
+    segmented = written.quantified.segmented
+    loaded = segmented.aligned.loaded
+    found = memory.for_patient(loaded.selection.study.patient, datetime.max)
+    [prior] = prior_candidates(found, datetime.max)
+    assert prior.acquired_at == loaded.selection.functional.when
+    assert prior.lesion_count == segmented.labels.count == pair.findings.burden.lesion_count
+    uids = {file.kind: file.sop_instance_uid for file in pair.files}
+    assert prior.segmentation_sop_instance_uid == uids["SEG"]
+    assert prior.report == EarlierReport(uids["SR"], pair.tracer, pair.model, pair.findings)
+    for again, then in ((prior.ct(), loaded.ct), (prior.suv(), loaded.suv)):
+        assert np.array_equal(again.array, then.array)
+        assert again.grid.matches(then.grid)
+        assert again.frame_of_reference_uid == then.frame_of_reference_uid
+    assert np.array_equal(prior.labels().array, segmented.labels.array)
 
 
 def test_a_pet_without_ct_is_rejected_and_writes_no_dicom(

@@ -66,7 +66,7 @@ def test_each_chain_of_the_node_has_one_gpu_in_turn(
 
     monkeypatch.setattr(application, "ChainProcessor", chain)
     settings = load_settings(overrides=words)
-    stores: Any = SimpleNamespace(pet_results=None, inbox=None)
+    stores: Any = SimpleNamespace()
     models: Any = SimpleNamespace(shadows=(), wants_prior=True)
     plan = serve._plan(compute_plan(settings), models, True, stores)
     chains: list[Any] = [plan.processor_factory(lambda stage: None) for _ in range(plan.node.workers)]

@@ -12,8 +12,7 @@ import pytest
 from app.dicom.results.folder import reason_for
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import (
-    NOTHING_EARLIER,
-    EarlierResults,
+    EarlierRevisions,
     PairOutcome,
     StandingResult,
     Status,
@@ -28,7 +27,7 @@ from app.settings import Settings
 from tests.chain.conftest import processor
 
 
-def earlier_of(folder: Path, pair: PairOutcome) -> EarlierResults:
+def earlier_of(folder: Path, pair: PairOutcome) -> EarlierRevisions:
     """What a node knows of a first revision in ``folder``."""
     report = next(file for file in pair.files if file.kind == "SR")
     study = str(pydicom.dcmread(folder / report.path, stop_before_pixels=True).StudyInstanceUID)
@@ -36,7 +35,7 @@ def earlier_of(folder: Path, pair: PairOutcome) -> EarlierResults:
     word = SupersededReport(
         study, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid, 1, series
     )
-    return EarlierResults((word,), (StandingResult(word, folder / report.path),))
+    return EarlierRevisions((word,), (StandingResult(word, folder / report.path),))
 
 
 def predecessor_of(report: Path) -> str:
@@ -77,7 +76,7 @@ def test_a_study_that_can_no_longer_be_read_withdraws_its_result_too(
     [pair] = worker.process(patient.spect.images, tmp_path / "r1", 1).pairs
     monkeypatch.setattr("app.chain.application.read_study", conflicting)
     with pytest.raises(UnusableStudyError):
-        worker.process(patient.spect.images, tmp_path / "alone", 1, NOTHING_EARLIER)
+        worker.process(patient.spect.images, tmp_path / "alone", 1, EarlierRevisions())
     outcome = worker.process(patient.spect.images, tmp_path / "r2", 2, earlier_of(tmp_path / "r1", pair))
     assert outcome.status is Status.REJECTED
     assert [notice.revision for notice in outcome.withdrawals] == [1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.chain import application
-from app.chain.folder import RunPriors, process_folder
+from app.chain.folder import RunResults, process_folder
 from app.domain.analysis import Segmented
 from app.domain.outcome import MaskSummary, ShadowComparison, Status
 from app.files.outcome import read_outcome
@@ -79,7 +79,7 @@ def test_in_the_node_the_work_is_left_for_after_the_results(
     def desk(study_instance_uid: str, revision: int, work: application.ShadowWork) -> None:
         left.append((study_instance_uid, revision, work))
 
-    chain = application.ChainProcessor(shadowed, RunPriors(), shadow_queue=desk)
+    chain = application.ChainProcessor(shadowed, RunResults(shadowed.load), shadow_queue=desk)
     outcome = chain.process(patient.spect.images, tmp_path, revision=3)
     assert read_outcome(tmp_path) == outcome
     assert not any(MARK.encode() in content for content in contents(tmp_path).values())
@@ -91,5 +91,7 @@ def test_in_the_node_the_work_is_left_for_after_the_results(
 def test_a_study_without_result_leaves_no_work(
     patient: WrittenPatient, shadowed: Settings, tmp_path: Path
 ) -> None:
-    chain = application.ChainProcessor(shadowed, RunPriors(), shadow_queue=lambda *_: pytest.fail("work"))
+    chain = application.ChainProcessor(
+        shadowed, RunResults(shadowed.load), shadow_queue=lambda *_: pytest.fail("work")
+    )
     assert chain.process(patient.spect.functional, tmp_path, revision=1).status is Status.REJECTED

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging import quantification as comparing
-from app.imaging.earlier_results import NoPreviousResults, PreviousResult
+from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.imaging.quantification import StudyComparison
 from app.imaging.registration.policy import AlignPolicy
 from app.imaging.registration.registration import RigidRegistration
@@ -43,10 +44,10 @@ FITTING = RegistrationFit(
 class Source:
     """A store of results."""
 
-    results: Sequence[PreviousResult]
+    results: Sequence[EarlierResult]
 
-    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
-        return [r for r in self.results if r.kind is kind and r.acquired_at < before]
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        return [r for r in self.results if r.acquired_at < before]
 
 
 @pytest.fixture(scope="module")
@@ -73,32 +74,39 @@ def dated(quantified: Quantified) -> Quantified:
     return replace(quantified, segmented=replace(segmented, aligned=aligned))
 
 
-def previous_of(quantified: Quantified, days: float = 60.0, labels: LabelMap | None = None) -> PreviousResult:
+def previous_of(quantified: Quantified, days: float = 60.0, labels: LabelMap | None = None) -> EarlierResult:
     """A result like this one, ``days`` earlier, with these lesions."""
     loaded = quantified.segmented.aligned.loaded
     found = labels or quantified.segmented.labels
-    return PreviousResult(
+    return EarlierResult(
         study_instance_uid="1.2.3",
         series_instance_uid=f"1.2.3.{days:g}",
         acquired_at=NOW - timedelta(days=days),
         kind=loaded.selection.kind,
-        tracer=loaded.selection.tracer.key,
-        model=quantified.segmented.model,
-        findings=measure(found, loaded.suv, loaded.activity),
-        result_sop_instance_uid="1.2.3.9",
+        lesion_count=found.count,
+        segmentation_sop_instance_uid="1.2.3.8",
+        report=EarlierReport(
+            "1.2.3.9",
+            loaded.selection.tracer.key,
+            quantified.segmented.model,
+            measure(found, loaded.suv, loaded.activity),
+        ),
+        may_be_prior=True,
+        may_be_compared=True,
         labels=lambda: found,
         ct=lambda: loaded.ct,
+        suv=lambda: loaded.suv,
     )
 
 
 def compared(
-    quantified: Quantified, *previous: PreviousResult, policy: QuantifyPolicy | None = None
+    quantified: Quantified, *previous: EarlierResult, policy: QuantifyPolicy | None = None
 ) -> Findings:
     comparison = StudyComparison(policy or QuantifyPolicy(), AlignPolicy(), Source(previous))
     return comparison.compare(quantified.segmented, quantified.findings)
 
 
-def change_of(quantified: Quantified, *previous: PreviousResult) -> Change:
+def change_of(quantified: Quantified, *previous: EarlierResult) -> Change:
     change = compared(quantified, *previous).change
     assert change is not None
     return change
@@ -176,7 +184,10 @@ def test_a_previous_result_that_is_gone_leaves_the_totals(pet: Quantified) -> No
 
 def test_another_tracer_or_model_is_a_caution_and_no_recip(pet: Quantified) -> None:
     model = replace(pet.segmented.model, weights_sha256="ef" * 32)
-    change = change_of(pet, replace(previous_of(pet), tracer="18F-PSMA-1007", model=model))
+    previous = previous_of(pet)
+    assert previous.report is not None
+    report = replace(previous.report, tracer="18F-PSMA-1007", model=model)
+    change = change_of(pet, replace(previous, report=report))
     assert change.cautions == (
         "another radiopharmaceutical: 18F-PSMA-1007 then, 68Ga-PSMA-11 now",
         "another model: m1-demo 1.0.0 (efefefef) then, m1-demo 1.0.0 (cdcdcdcd) now",
@@ -216,6 +227,21 @@ def test_the_site_can_leave_the_comparison_out(pet: Quantified) -> None:
     assert (findings.change, findings.no_change_because) == (None, "the site's settings leave it out")
 
 
-def test_no_source_gives_no_change(pet: Quantified) -> None:
-    comparison = StudyComparison(QuantifyPolicy(), AlignPolicy(), NoPreviousResults())
-    assert comparison.compare(pet.segmented, pet.findings).change is None
+def test_a_store_without_results_gives_no_change(pet: Quantified) -> None:
+    findings = compared(pet)
+    assert findings.change is None
+    assert findings.no_change_because == "no result of an earlier PET/CT of this patient"
+
+
+@pytest.mark.parametrize("changes", [{"may_be_compared": False}, {"report": None}])
+def test_a_result_that_its_study_does_not_stand_by_is_passed_over(
+    pet: Quantified, changes: dict[str, Any]
+) -> None:
+    late = replace(previous_of(pet, 20), **changes)
+    assert change_of(pet, late, previous_of(pet, 90)).series_instance_uid == "1.2.3.90"
+
+
+def test_of_two_results_of_one_instant_the_last_series_uid_is_taken_in_any_order(pet: Quantified) -> None:
+    twins = [replace(previous_of(pet), series_instance_uid=uid) for uid in ("1.2", "1.10")]
+    for found in (twins, twins[::-1]):
+        assert change_of(pet, *found).series_instance_uid == "1.2"

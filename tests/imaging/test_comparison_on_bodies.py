@@ -13,7 +13,7 @@ from app.domain.analysis import Quantified
 from app.domain.findings.findings import LinkKind, RecipCategory
 from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
-from app.imaging.earlier_results import PreviousResult
+from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.imaging.quantification import StudyComparison
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
@@ -46,17 +46,24 @@ def test_lesions_are_matched_across_poses_and_the_one_that_came_is_new(tmp_path:
     before = without_largest(scan.truth)
     moved_labels = LabelMap(before.array, elsewhere(before.grid))
     moved_ct = Volume(scan.ct.array, elsewhere(scan.ct.grid), scan.ct.unit)
-    previous = PreviousResult(
+    previous = EarlierResult(
         study_instance_uid="1.2.3",
         series_instance_uid="1.2.3.4",
         acquired_at=NOW - timedelta(days=40),
         kind=loaded.selection.kind,
-        tracer=loaded.selection.tracer.key,
-        model=now.segmented.model,
-        findings=measure(before, scan.functional, None),
-        result_sop_instance_uid="1.2.3.5",
+        lesion_count=before.count,
+        segmentation_sop_instance_uid="1.2.3.6",
+        report=EarlierReport(
+            "1.2.3.5",
+            loaded.selection.tracer.key,
+            now.segmented.model,
+            measure(before, scan.functional, None),
+        ),
+        may_be_prior=True,
+        may_be_compared=True,
         labels=lambda: moved_labels,
         ct=lambda: moved_ct,
+        suv=lambda: scan.functional,
     )
     comparison = StudyComparison(QuantifyPolicy(), AlignPolicy(), Source([previous]))
     change = comparison.compare(now.segmented, now.findings).change

@@ -10,9 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.domain.analysis import Aligned, Loaded, Quantified, Segmented
-from app.domain.decision import ModelRole, ModelUsed
-from app.domain.findings.findings import Burden, Findings
+from app.domain.analysis import Aligned, Loaded
 from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import Selection
@@ -20,7 +18,7 @@ from app.domain.selection.tracers import PSMA_617_LU177
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.errors import RetryLaterError, UnusableStudyError
-from app.imaging.earlier_results import PriorCandidate
+from app.imaging.earlier_results import EarlierResult
 from app.imaging.registration import prior_alignment
 from app.imaging.registration.policy import AlignPolicy
 from app.imaging.registration.prior_alignment import PriorAligner, align_prior
@@ -78,17 +76,21 @@ def spect_study(number: int = 1, ct: Volume | None = None, kind: StudyKind = Stu
     )
 
 
-def pet_result(number: int = 1, days_before: float = 30.0, **changes: object) -> PriorCandidate:
+def pet_result(number: int = 1, days_before: float = 30.0, **changes: object) -> EarlierResult:
     person, grid = Person(number), trunk_grid(spacing_mm=4.0)
-    candidate = PriorCandidate(
+    candidate = EarlierResult(
         study_instance_uid="1.3",
         series_instance_uid="1.3.1",
         acquired_at=SCANNED - timedelta(days=days_before),
+        kind=StudyKind.PET_CT,
         lesion_count=len(person.lesions),
-        lesions=lambda: person.lesion_labels(grid),
+        labels=lambda: person.lesion_labels(grid),
         ct=lambda: earlier_ct(number),
         suv=lambda: person.suv(grid),
         segmentation_sop_instance_uid="1.3.9",
+        report=None,
+        may_be_prior=True,
+        may_be_compared=False,
     )
     return replace(candidate, **changes)  # type: ignore[arg-type]
 
@@ -145,7 +147,7 @@ def test_a_short_field_of_view_takes_the_lesions_that_it_sees() -> None:
 @pytest.mark.parametrize("by_mm", [(0, 0, 40), (0, 0, -40), (40, 0, 0), (0, -40, 0)])
 def test_lesions_shifted_by_40_mm_on_their_pet_are_refused(by_mm: tuple[float, float, float]) -> None:
     labels = Person(1).lesion_labels(trunk_grid(spacing_mm=4.0))
-    wrong = pet_result(lesions=lambda: LabelMap(labels.array, shifted(labels.grid, by_mm)))
+    wrong = pet_result(labels=lambda: LabelMap(labels.array, shifted(labels.grid, by_mm)))
     aligned = align_prior(spect_study(), [wrong], AlignPolicy())
     assert aligned.prior is None
     assert "align.min_lesions_on_pet" in limits(aligned)
@@ -156,7 +158,7 @@ def test_a_pet_that_lies_40_mm_beside_its_ct_is_refused(by_mm: tuple[float, floa
     suv = Person(1).suv(trunk_grid(spacing_mm=4.0))
     labels = Person(1).lesion_labels(suv.grid)
     wrong = pet_result(
-        lesions=lambda: LabelMap(labels.array, shifted(labels.grid, by_mm)),
+        labels=lambda: LabelMap(labels.array, shifted(labels.grid, by_mm)),
         suv=lambda: Volume(suv.array, shifted(suv.grid, by_mm), Unit.SUVBW),
     )
     aligned = align_prior(spect_study(), [wrong], AlignPolicy())
@@ -224,9 +226,10 @@ def test_a_pet_made_after_the_spect_is_no_prior() -> None:
     assert codes(aligned) == {RefusalCode.NO_PRIOR}
 
 
-def test_a_pet_of_unknown_date_is_no_prior() -> None:
-    aligned = align_prior(spect_study(), [pet_result(acquired_at=None, ct=never)], AlignPolicy())
-    assert codes(aligned) == {RefusalCode.NO_PRIOR}
+def test_a_result_that_may_be_no_prior_or_is_no_pet_is_none() -> None:
+    for changes in ({"may_be_prior": False}, {"kind": StudyKind.SPECT_CT}):
+        aligned = align_prior(spect_study(), [pet_result(ct=never, **changes)], AlignPolicy())
+        assert codes(aligned) == {RefusalCode.NO_PRIOR}
 
 
 def test_a_pet_older_than_the_sites_limit_is_refused_without_reading_it() -> None:
@@ -253,7 +256,7 @@ def test_a_pet_without_lesions_gives_no_prior_and_older_ones_are_not_dug_out() -
 
 def test_lesions_outside_the_spects_field_of_view_give_no_prior() -> None:
     labels = Person(1).lesion_labels(trunk_grid(spacing_mm=4.0))
-    aside = pet_result(lesions=lambda: LabelMap(labels.array, shifted(labels.grid, (900.0, 0.0, 0.0))))
+    aside = pet_result(labels=lambda: LabelMap(labels.array, shifted(labels.grid, (900.0, 0.0, 0.0))))
     aligned = align_prior(spect_study(), [aside], AlignPolicy())
     assert codes(aligned) == {RefusalCode.PRIOR_EMPTY}
 
@@ -274,31 +277,17 @@ def test_a_store_that_is_away_for_now_is_not_mistaken_for_a_missing_prior() -> N
         align_prior(spect_study(), [pet_result(ct=away)], AlignPolicy())
 
 
-def test_a_result_of_the_same_run_becomes_a_candidate() -> None:
-    loaded = spect_study(kind=StudyKind.PET_CT)
-    labels = Person(1).lesion_labels(loaded.suv.grid, POSE)
-    model = ModelUsed("m1", ModelRole.M1, "1", "0" * 64, True)
-    segmented = Segmented(Aligned(loaded), labels, model)
-    findings = Findings((), Burden(0, 0.0, 0.0, None))
-    candidate = PriorCandidate.from_result(Quantified(segmented, findings))
-    assert candidate.acquired_at == SCANNED
-    assert candidate.lesion_count == labels.count == 8
-    assert candidate.lesions() is labels
-    assert candidate.ct() is loaded.ct
-    assert candidate.suv() is loaded.suv
-
-
 # --- the stage ---
 
 
 class Store:
     """A source that remembers what it was asked."""
 
-    def __init__(self, candidates: Sequence[PriorCandidate]) -> None:
+    def __init__(self, candidates: Sequence[EarlierResult]) -> None:
         self.candidates = candidates
         self.asked: list[tuple[Patient, datetime]] = []
 
-    def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
         self.asked.append((patient, before))
         return self.candidates
 

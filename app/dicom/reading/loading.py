@@ -83,7 +83,7 @@ def ct_image(series: Series) -> CtImage:
     return CtImage(volume, tuple(replace(told, text=f"of the CT, {told.text}") for told in order))
 
 
-__all__ = ["CameraCalibration", "LoadPolicy", "SiteAdministration", "load", "read_functional"]
+__all__ = ["CameraCalibration", "LoadPolicy", "SiteAdministration", "load", "read_functional", "read_suv"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,18 @@ def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
     if life_s is not None:
         image = replace(image, decisions=(*image.decisions, *clock_doubts(series.clocks, life_s)))
     return _with_other_suv(image, policy.other_suv)
+
+
+def read_suv(series: Series, policy: LoadPolicy) -> Volume:
+    """A PET or SPECT series in SUVbw.
+
+    Raises:
+        UnusableStudyError: it can't be had.
+    """
+    image = read_functional(series, policy)
+    if image.suv is None:
+        raise UnusableStudyError(image.no_suv or _no_suv(series))
+    return image.suv
 
 
 def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> FunctionalImage:

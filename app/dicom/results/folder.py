@@ -15,7 +15,7 @@ from app.dicom.results.withdrawal import write_withdrawal
 from app.dicom.results.writer import Written
 from app.domain.analysis import Provenance
 from app.domain.outcome import (
-    EarlierResults,
+    EarlierRevisions,
     PairOutcome,
     ResultFile,
     StandingResult,
@@ -125,7 +125,7 @@ class WithdrawalWriter:
     policy: WritePolicy
     provenance: Provenance
 
-    def withdraw_unreplaced(self, outcome: StudyOutcome, earlier: EarlierResults) -> StudyOutcome:
+    def withdraw_unreplaced(self, outcome: StudyOutcome, earlier: EarlierRevisions) -> StudyOutcome:
         """The outcome with a notice for every standing result on a series that it gives no result on.
 
         Notices and outcome are in the folder then.

@@ -16,13 +16,11 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
-from app.imaging.earlier_results import PriorCandidate, PriorSource
+from app.imaging.earlier_results import EarlierResult, EarlierResults, prior_candidates
 from app.imaging.registration.policy import AlignPolicy, broken_limits, broken_uptake_limits
 from app.imaging.registration.registration import RigidRegistration, register_rigid
 from app.imaging.registration.uptake_agreement import measure_uptake_agreement
 from app.imaging.resampling import resample_mask
-
-__all__ = ["AlignPolicy", "PriorAligner", "PriorCandidate", "PriorSource", "align_prior", "place_lesions"]
 
 STAGE = "align"
 
@@ -32,7 +30,7 @@ class PriorAligner:
     """The align stage: a policy, and the store that priors come from."""
 
     policy: AlignPolicy
-    source: PriorSource
+    source: EarlierResults
 
     def align(self, loaded: Loaded) -> Aligned:
         """Add the prior or the reasons why there is none; a PET/CT passes through."""
@@ -41,24 +39,24 @@ class PriorAligner:
         acquired_at = _acquired_at(loaded)
         if acquired_at is None:
             return _without(loaded, _undated())
-        candidates = self.source.candidates_for(loaded.selection.study.patient, acquired_at)
-        return align_prior(loaded, candidates, self.policy)
+        found = self.source.for_patient(loaded.selection.study.patient, acquired_at)
+        return align_prior(loaded, found, self.policy)
 
 
-def align_prior(loaded: Loaded, candidates: Sequence[PriorCandidate], policy: AlignPolicy) -> Aligned:
+def align_prior(loaded: Loaded, found: Sequence[EarlierResult], policy: AlignPolicy) -> Aligned:
     """Bring the latest earlier PET result on to the SPECT, if it fits.
 
     Only the latest is tried: an older one shows disease that has changed twice.
 
     Args:
         loaded: a SPECT/CT.
-        candidates: PET results of the same patient, in any order.
+        found: earlier results of the same patient, in any order.
         policy: the site's limits.
     """
     acquired_at = _acquired_at(loaded)
     if acquired_at is None:
         return _without(loaded, _undated())
-    chosen = _latest(candidates, acquired_at, policy)
+    chosen = _chosen(found, acquired_at, policy)
     if isinstance(chosen, Reason):
         return _without(loaded, chosen)
     try:
@@ -67,7 +65,7 @@ def align_prior(loaded: Loaded, candidates: Sequence[PriorCandidate], policy: Al
         return _without(loaded, *(_unreadable(reason, chosen) for reason in error.rejection.reasons))
 
 
-def _aligned(loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy) -> Aligned:
+def _aligned(loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy) -> Aligned:
     if candidate.lesion_count == 0:
         return _without(loaded, _no_lesion(candidate))
     registration = register_rigid(loaded.ct, candidate.ct())
@@ -80,10 +78,10 @@ def _aligned(loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy) -> 
 
 
 def _placed(
-    loaded: Loaded, candidate: PriorCandidate, policy: AlignPolicy, registration: RigidRegistration
+    loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy, registration: RigidRegistration
 ) -> Aligned:
     """The lesions on the SPECT, if the uptake agrees that they lie there."""
-    mask, fit = place_lesions(candidate.lesions(), registration, loaded.suv, candidate.suv())
+    mask, fit = place_lesions(candidate.labels(), registration, loaded.suv, candidate.suv())
     if fit is None:
         return _without(loaded, _out_of_view(candidate))
     broken = broken_uptake_limits(fit, policy)
@@ -116,7 +114,7 @@ def place_lesions(
     )
 
 
-def _with(loaded: Loaded, candidate: PriorCandidate, fit: RegistrationFit, mask: LabelMap) -> Aligned:
+def _with(loaded: Loaded, candidate: EarlierResult, fit: RegistrationFit, mask: LabelMap) -> Aligned:
     prior = Prior(
         mask=mask,
         fit=fit,
@@ -127,7 +125,7 @@ def _with(loaded: Loaded, candidate: PriorCandidate, fit: RegistrationFit, mask:
     )
     text = (
         f"the prior is {mask.count} of {candidate.lesion_count} lesions of the PET of "
-        f"{_day(candidate.acquired_at)}; its CT fits the SPECT's: Dice of bone {fit.bone_dice:.2f}, "
+        f"{candidate.acquired_at.date()}; its CT fits the SPECT's: Dice of bone {fit.bone_dice:.2f}, "
         f"soft tissue correlation {fit.soft_tissue_correlation:.2f}, rotation {fit.rotation_deg:.1f} degrees"
     )
     return Aligned(loaded, prior, decisions=(Decision(STAGE, text),))
@@ -142,15 +140,11 @@ def _acquired_at(loaded: Loaded) -> datetime | None:
     return loaded.selection.functional.when or loaded.selection.study.study_datetime
 
 
-def _latest(
-    candidates: Sequence[PriorCandidate], before: datetime, policy: AlignPolicy
-) -> PriorCandidate | Reason:
-    dated = [
-        (candidate.acquired_at, candidate.series_instance_uid, candidate)
-        for candidate in candidates
-        if candidate.acquired_at is not None and candidate.acquired_at < before
-    ]
-    if not dated:
+def _chosen(
+    found: Sequence[EarlierResult], scanned_at: datetime, policy: AlignPolicy
+) -> EarlierResult | Reason:
+    candidates = prior_candidates(found, scanned_at)
+    if not candidates:
         return Reason(
             RefusalCode.NO_PRIOR,
             "",
@@ -158,8 +152,8 @@ def _latest(
             "one before this SPECT",
             "Send the PET/CT to this node first",
         )
-    acquired_at, series_instance_uid, latest = max(dated, key=lambda each: each[:2])
-    age = before - acquired_at
+    latest = candidates[0]
+    age = scanned_at - latest.acquired_at
     if age <= timedelta(days=policy.max_prior_age_days):
         return latest
     return Reason(
@@ -167,12 +161,8 @@ def _latest(
         "align.max_prior_age_days",
         f"{age.days} days between the latest PET and this SPECT",
         f"at most {policy.max_prior_age_days:g}",
-        series_instance_uid=series_instance_uid,
+        series_instance_uid=latest.series_instance_uid,
     )
-
-
-def _day(acquired_at: datetime | None) -> str:
-    return "an unknown day" if acquired_at is None else acquired_at.date().isoformat()
 
 
 def _undated() -> Reason:
@@ -184,18 +174,18 @@ def _undated() -> Reason:
     )
 
 
-def _no_lesion(candidate: PriorCandidate) -> Reason:
+def _no_lesion(candidate: EarlierResult) -> Reason:
     return Reason(
         RefusalCode.PRIOR_EMPTY,
         "",
-        f"no lesion on the PET of {_day(candidate.acquired_at)}",
+        f"no lesion on the PET of {candidate.acquired_at.date()}",
         "at least one lesion",
         "An empty prior makes M4 overlook lesions",
         candidate.series_instance_uid,
     )
 
 
-def _out_of_view(candidate: PriorCandidate) -> Reason:
+def _out_of_view(candidate: EarlierResult) -> Reason:
     return Reason(
         RefusalCode.PRIOR_EMPTY,
         "",
@@ -206,7 +196,7 @@ def _out_of_view(candidate: PriorCandidate) -> Reason:
     )
 
 
-def _no_bone(candidate: PriorCandidate) -> Reason:
+def _no_bone(candidate: EarlierResult) -> Reason:
     return Reason(
         RefusalCode.PRIOR_MISFIT,
         "",
@@ -217,7 +207,7 @@ def _no_bone(candidate: PriorCandidate) -> Reason:
     )
 
 
-def _unreadable(reason: Reason, candidate: PriorCandidate) -> Reason:
+def _unreadable(reason: Reason, candidate: EarlierResult) -> Reason:
     return Reason(
         RefusalCode.PRIOR_UNREADABLE,
         reason.attribute,

@@ -1,13 +1,13 @@
 """What earlier revisions of a study have told a PACS.
 
-A result that no destination has taken anything of is not replaced and not withdrawn: nobody has it, so it
-is not sent any more (:mod:`app.node.deliver.delivery`), and no later report names it.
+A result of which no destination has taken anything is neither replaced nor withdrawn: nobody has it, it is
+not sent any more (:mod:`app.node.deliver.delivery`), and no later report names it.
 """
 
 from __future__ import annotations
 
 from app.domain.analysis import SupersededReport
-from app.domain.outcome import EarlierResults, ResultFile, StandingResult, StudyOutcome
+from app.domain.outcome import EarlierRevisions, ResultFile, StandingResult, StudyOutcome
 from app.errors import RetryLaterError
 from app.node.records.deliveries import DeliveryState
 from app.node.records.outbox import is_readable, readable_outcome_of
@@ -15,7 +15,7 @@ from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 
-def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
+def earlier_revisions(stores: NodeStores, run: RunKey) -> EarlierRevisions:
     """The last word of earlier revisions on each series, and the results that nothing has withdrawn.
 
     Raises:
@@ -43,11 +43,11 @@ def earlier_results(stores: NodeStores, run: RunKey) -> EarlierResults:
                 last_words[notice.functional_series_instance_uid] = notice
                 standing.pop(notice.functional_series_instance_uid, None)
     last_words |= _own_notices(stores, run)
-    return EarlierResults(tuple(last_words.values()), tuple(standing.values()))
+    return EarlierRevisions(tuple(last_words.values()), tuple(standing.values()))
 
 
 def unreadable_results(stores: NodeStores, run: RunKey) -> str:
-    """What :func:`earlier_results` had to leave out, in words for those who look at the study; or nothing."""
+    """What :func:`earlier_revisions` has left out, in words for those who look at the study; or nothing."""
     unreadable = [
         str(earlier.key.revision)
         for earlier in stores.runs.of_study(run.study_instance_uid)

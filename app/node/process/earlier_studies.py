@@ -1,191 +1,168 @@
-"""Priors from the node's own store: earlier PET results, read from disk only when they are needed.
-
-The patient's previous results from the node's own store, for comparison; read only when needed.
-"""
+"""The node's store of earlier results: what it has found in a patient's other studies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_suv
 from app.dicom.reading.studies import read_study
 from app.dicom.results.read_back import ResultMismatchError, labels_on_grid
-from app.domain.outcome import PairOutcome, Status, StudyOutcome
+from app.dicom.uids import ResultKind
+from app.domain.outcome import PairOutcome, Status
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.domain.volume import Grid, LabelMap, Volume
+from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
-from app.imaging.earlier_results import PreviousResult, PriorCandidate
+from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.node.records.inbox import Inbox
 from app.node.records.outbox import readable_outcome_of
-from app.node.records.results import PetResult, PetResults
+from app.node.records.results import RegisteredResult, SeriesSubject
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import StudySubject
+
+ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
+"""States of a revision that has said what it has to say."""
 
 
-class NodePriors:
-    """A :class:`~app.imaging.earlier_results.PriorSource` over what this node has processed."""
+class NodeEarlierResults:
+    """An :class:`~app.imaging.earlier_results.EarlierResults` over what this node has processed.
 
-    def __init__(self, results: PetResults, inbox: Inbox, load_policy: LoadPolicy) -> None:
-        self._results = results
-        self._inbox = inbox
+    A PET in the register may become a prior: its images say whose it is and when it was acquired. What the
+    last word of a study reports may be compared with. As a rule both speak of the same results; a PET that
+    could not be delivered, for example, stands in the register alone.
+    """
+
+    def __init__(self, stores: NodeStores, load_policy: LoadPolicy) -> None:
+        self._stores = stores
         self._load_policy = load_policy
 
-    def candidates_for(self, patient: Patient, before: datetime) -> Sequence[PriorCandidate]:
-        """PET results of this patient from before ``before`` (local time), the latest first."""
-        return [self._candidate(result) for result in self._results.of_patient(patient, before)]
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        """The patient's results from before ``before`` (local time)."""
+        registered = {_identity(row): row for row in self._stores.results.of_patient(patient, before)}
+        found = []
+        for row, pair in self._last_words(patient, before):
+            may_be_prior = registered.pop(_identity(row), None) is not None
+            found.append(self._result(row, pair, may_be_prior, may_be_compared=True))
+        for row in registered.values():
+            found.append(self._result(row, self._pair(row), may_be_prior=True, may_be_compared=False))
+        return found
 
-    def _candidate(self, result: PetResult) -> PriorCandidate:
-        stored = StoredPet(result, self._inbox, self._load_policy)
-        return PriorCandidate(
-            study_instance_uid=result.study_instance_uid,
-            series_instance_uid=result.functional_series_instance_uid,
-            acquired_at=result.acquired_at,
-            lesion_count=result.lesion_count,
-            lesions=stored.lesions,
-            ct=stored.ct,
-            suv=stored.suv,
-            segmentation_sop_instance_uid=result.segmentation_sop_instance_uid,
+    def _last_words(
+        self, patient: Patient, before: datetime
+    ) -> Iterator[tuple[RegisteredResult, PairOutcome]]:
+        """What the latest revision that ended has found, in each of the patient's earlier studies."""
+        for subject in self._stores.subjects.of_patient(patient):
+            times = {StudyKind.PET_CT: subject.pet_acquired_at, StudyKind.SPECT_CT: subject.spect_acquired_at}
+            earlier = {kind: when for kind, when in times.items() if when is not None and when < before}
+            key = self._latest_ended(subject.study_instance_uid) if earlier else None
+            outcome = readable_outcome_of(self._stores.outbox, key) if key else None
+            if key is None or outcome is None or outcome.status is not Status.DONE:
+                continue  # it has withdrawn what earlier ones had found
+            for pair in outcome.pairs:
+                if pair.kind in earlier:
+                    yield RegisteredResult.of(key, SeriesSubject(patient, earlier[pair.kind]), pair), pair
+
+    def _latest_ended(self, study_instance_uid: str) -> RunKey | None:
+        ended = [run.key for run in self._stores.runs.of_study(study_instance_uid) if run.state in ENDED]
+        return max(ended, key=lambda key: key.revision, default=None)
+
+    def _pair(self, row: RegisteredResult) -> PairOutcome | None:
+        """What the outcome says of a registered result; ``None`` when it can't be read."""
+        outcome = readable_outcome_of(self._stores.outbox, row.run)
+        pairs = outcome.pairs if outcome else ()
+        series = row.functional_series_instance_uid
+        return next((pair for pair in pairs if pair.functional_series_instance_uid == series), None)
+
+    def _result(
+        self, row: RegisteredResult, pair: PairOutcome | None, may_be_prior: bool, may_be_compared: bool
+    ) -> EarlierResult:
+        folder = self._stores.outbox.folder_of(row.run)
+        segmentation = folder / row.segmentation_path if row.segmentation_path else None
+        images = StoredImages(row, segmentation, self._stores.inbox, self._load_policy)
+        return EarlierResult(
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.functional_series_instance_uid,
+            acquired_at=row.acquired_at,
+            kind=pair.kind if pair else StudyKind.PET_CT,
+            lesion_count=row.lesion_count,
+            segmentation_sop_instance_uid=row.segmentation_sop_instance_uid,
+            report=_report(pair) if pair else None,
+            may_be_prior=may_be_prior,
+            may_be_compared=may_be_compared,
+            labels=images.labels,
+            ct=images.ct,
+            suv=images.suv,
         )
 
 
+def _identity(row: RegisteredResult) -> tuple[RunKey, str, datetime]:
+    return row.run, row.functional_series_instance_uid, row.acquired_at
+
+
+def _report(pair: PairOutcome) -> EarlierReport:
+    sop_instance_uid = next(file.sop_instance_uid for file in pair.files if file.kind == ResultKind.SR)
+    return EarlierReport(sop_instance_uid, pair.tracer, pair.model, pair.findings)
+
+
 @dataclass(frozen=True)
-class StoredPet:
-    """An earlier PET/CT in the inbox with its result; each method reads what it gives.
+class StoredImages:
+    """The images in the inbox that a result is about, and its SEG; each method reads what it gives.
 
     All raise :class:`~app.errors.UnusableStudyError` when it can't be read any more.
     """
 
-    result: PetResult
+    result: RegisteredResult
+    segmentation: Path | None
     inbox: Inbox
     load_policy: LoadPolicy
 
-    def lesions(self) -> LabelMap:
-        """The lesions on the PET's grid."""
-        grid = self._pet_grid()
-        if self.result.segmentation is None:
-            return LabelMap(np.zeros(grid.shape, dtype=np.uint16), grid)
-        try:
-            return labels_on_grid(dcmread(self.result.segmentation), grid)
-        except (OSError, InvalidDicomError, ResultMismatchError) as error:
-            # a mismatch: late images have changed the PET since
-            raise UnusableStudyError(
-                _unreadable(f"{type(error).__name__}: the SEG does not lie on the PET", self.result)
-            ) from error
-
-    def ct(self) -> Volume:
-        """The PET's CT in HU."""
-        return read_ct(self._series(self.result.ct_series_instance_uid))
-
-    def suv(self) -> Volume:
-        """The PET in SUVbw."""
-        series = self._series(self.result.functional_series_instance_uid)
-        image = read_functional(series, self.load_policy)
-        if image.suv is None:
-            raise UnusableStudyError(image.no_suv or _unreadable("no SUV", self.result))
-        return image.suv
-
-    def _pet_grid(self) -> Grid:
+    def labels(self) -> LabelMap:
+        """The lesions on the grid of the functional image."""
         stack = stack_series(self._series(self.result.functional_series_instance_uid))
         if isinstance(stack, Reason):
             raise UnusableStudyError(stack)
-        return stack.grid
+        grid = stack.grid
+        if self.segmentation is None:
+            return LabelMap(np.zeros(grid.shape, dtype=np.uint16), grid)
+        try:
+            return labels_on_grid(dcmread(self.segmentation), grid)
+        except (OSError, InvalidDicomError, ResultMismatchError) as error:
+            # a mismatch: late images have changed the PET since
+            found = f"{type(error).__name__}: the SEG does not lie on the PET"
+            raise UnusableStudyError(self._unreadable(found)) from error
+
+    def ct(self) -> Volume:
+        """The CT in HU."""
+        return read_ct(self._series(self.result.ct_series_instance_uid))
+
+    def suv(self) -> Volume:
+        """The functional image in SUVbw."""
+        return read_suv(self._series(self.result.functional_series_instance_uid), self.load_policy)
 
     def _series(self, series_instance_uid: str) -> Series:
         found = [item for item in self._study.series if item.series_instance_uid == series_instance_uid]
         if not found:
-            raise UnusableStudyError(_unreadable("a series that is gone from the inbox", self.result))
+            raise UnusableStudyError(self._unreadable("a series that is gone from the inbox"))
         return found[0]
 
     @cached_property
     def _study(self) -> Study:
         return read_study(self.inbox.image_paths(self.result.study_instance_uid))
 
-
-def _unreadable(found: str, result: PetResult) -> Reason:
-    return Reason(
-        RefusalCode.PRIOR_UNREADABLE,
-        "",
-        found,
-        "the PET with its CT and its SEG as they were when it was processed",
-        series_instance_uid=result.functional_series_instance_uid,
-    )
-
-
-ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
-"""States of a revision that has said what it has to say."""
-
-
-class NodePreviousResults:
-    """A :class:`~app.imaging.earlier_results.PreviousResultSource` over what this node has processed."""
-
-    def __init__(self, stores: NodeStores, load_policy: LoadPolicy) -> None:
-        self._stores = stores
-        self._load_policy = load_policy
-
-    def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
-        """The last word of each of the patient's studies of that kind from before ``before`` (local time)."""
-        found = []
-        for subject in self._stores.subjects.of_patient(patient):
-            acquired_at = _acquired_at(subject, kind)
-            if acquired_at is None or acquired_at >= before.replace(tzinfo=None):
-                continue
-            key, outcome = self._last_word(subject.study_instance_uid)
-            if key is not None and outcome is not None:
-                pairs = (pair for pair in outcome.pairs if pair.kind is kind)
-                found += [self._result(key, pair, acquired_at) for pair in pairs]
-        return found
-
-    def _last_word(self, study_instance_uid: str) -> tuple[RunKey, StudyOutcome] | tuple[None, None]:
-        """What the latest revision that ended gave; nothing when it withdrew what earlier ones had said."""
-        ended = [run for run in self._stores.runs.of_study(study_instance_uid) if run.state in ENDED]
-        latest = max(ended, key=lambda run: run.key.revision, default=None)
-        if latest is None:
-            return None, None
-        outcome = readable_outcome_of(self._stores.outbox, latest.key)
-        if outcome is None or outcome.status is not Status.DONE:
-            return None, None
-        return latest.key, outcome
-
-    def _result(self, key: RunKey, pair: PairOutcome, acquired_at: datetime) -> PreviousResult:
-        folder = self._stores.outbox.folder_of(key)
-        files = {file.kind: file for file in pair.files}
-        seg, report = files.get("SEG"), files["SR"]
-        stored = StoredPet(
-            PetResult(
-                study_instance_uid=key.study_instance_uid,
-                functional_series_instance_uid=pair.functional_series_instance_uid,
-                ct_series_instance_uid=pair.ct_series_instance_uid,
-                acquired_at=acquired_at,
-                lesion_count=pair.findings.burden.lesion_count,
-                segmentation=folder / seg.path if seg else None,
-                segmentation_sop_instance_uid=seg.sop_instance_uid if seg else "",
-            ),
-            self._stores.inbox,
-            self._load_policy,
+    def _unreadable(self, found: str) -> Reason:
+        return Reason(
+            RefusalCode.PRIOR_UNREADABLE,
+            "",
+            found,
+            "the PET with its CT and its SEG as they were when it was processed",
+            series_instance_uid=self.result.functional_series_instance_uid,
         )
-        return PreviousResult(
-            study_instance_uid=key.study_instance_uid,
-            series_instance_uid=pair.functional_series_instance_uid,
-            acquired_at=acquired_at,
-            kind=pair.kind,
-            tracer=pair.tracer,
-            model=pair.model,
-            findings=pair.findings,
-            result_sop_instance_uid=report.sop_instance_uid,
-            labels=stored.lesions,
-            ct=stored.ct,
-        )
-
-
-def _acquired_at(subject: StudySubject, kind: StudyKind) -> datetime | None:
-    return subject.pet_acquired_at if kind is StudyKind.PET_CT else subject.spect_acquired_at

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain.decision import Decision
-from app.domain.outcome import NO_FACTS, NOTHING_EARLIER, EarlierResults, RunFacts, Status, StudyOutcome
+from app.domain.outcome import EarlierRevisions, RunContext, Status, StudyOutcome
 from app.errors import (
     MisconfiguredError,
     RetryLaterError,
@@ -27,13 +27,12 @@ from app.errors import (
     describe_exception,
 )
 from app.node.policy import NodePolicy
-from app.node.process.earlier_revisions import earlier_results, unreadable_results
-from app.node.process.late_priors import tell_late_priors
-from app.node.process.prior_wait import prior_wait
+from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
+from app.node.process.priors import prior_wait, tell_late_priors
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.outbox import outcome_of
-from app.node.records.results import keep_pet_headers
+from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
@@ -49,8 +48,8 @@ class StudyProcessor(Protocol):
         paths: Sequence[Path],
         out: Path,
         revision: int,
-        earlier: EarlierResults = NOTHING_EARLIER,
-        facts: RunFacts = NO_FACTS,
+        earlier: EarlierRevisions = EarlierRevisions(),
+        context: RunContext = RunContext(),
     ) -> StudyOutcome:
         """Run the chain on one study. Every standing result of ``earlier`` is replaced or withdrawn.
 
@@ -59,7 +58,7 @@ class StudyProcessor(Protocol):
             out: an empty folder for SEG, SR, page and ``outcome.json``.
             revision: 1 for the first content of the study, one more for each late arrival.
             earlier: what the revisions before it have said.
-            facts: what the node knows of the run, for the report.
+            context: what the node knows of the run, for the report.
 
         Raises:
             UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.
@@ -186,13 +185,12 @@ class StudyWork:
         if wait.reason:
             _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
         waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
-        facts = RunFacts(run.changed_at, waited)
-        ending = self._guarded(run, paths, facts)
+        ending = self._guarded(run, paths, RunContext(run.changed_at, waited))
         words = (wait.reason, unreadable_results(self._stores, key), ending.reason)
         return _packed(replace(ending, reason="; ".join(filter(None, words))))
 
     def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
-        """Step 2: write down how the try ended; with results, plan their delivery and keep a PET as prior."""
+        """Step 2: write down how the try ended; with results, plan their delivery."""
         key = RunKey(study_instance_uid, revision)
         content = json.loads(ending)
         tried = TryEnding(Ending(content["kind"]), content["reason"])
@@ -211,9 +209,9 @@ class StudyWork:
         _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(run_ending.next_try_at)})
         return str(run_ending.state)
 
-    def _guarded(self, run: Run, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
+    def _guarded(self, run: Run, paths: Sequence[Path], context: RunContext) -> TryEnding:
         try:
-            return self._process(run.key, paths, facts)
+            return self._process(run.key, paths, context)
         except StartOverError as error:
             _log.error("this process has to start over", extra=_facts(run.key) | {"reason": str(error)})
             self._start_over()
@@ -234,29 +232,30 @@ class StudyWork:
         # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
         return paths if now == run.content_digest else None
 
-    def _process(self, key: RunKey, paths: Sequence[Path], facts: RunFacts) -> TryEnding:
+    def _process(self, key: RunKey, paths: Sequence[Path], context: RunContext) -> TryEnding:
         with (
             self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
             self._stores.outbox.fill(key) as folder,
         ):
-            earlier = earlier_results(self._stores, key)
-            outcome = processor.process(paths, folder, key.revision, earlier, facts)
-            keep_pet_headers(paths, outcome, folder)
+            earlier = earlier_revisions(self._stores, key)
+            outcome = processor.process(paths, folder, key.revision, earlier, context)
+            subjects = pet_subjects(paths, outcome)
+        self._stores.results.register(key, outcome, subjects)
         if outcome.status is Status.DONE:
             return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
         return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
 
     def _keep_results(self, key: RunKey) -> bool:
-        """Keep PET results as priors, plan the delivery; returns whether there is anything to deliver.
+        """Withdraw what no longer holds, plan the delivery; returns whether there is anything to deliver.
 
         A rejected study has something to say when it withdraws the result of an earlier revision.
         """
         outcome = outcome_of(self._stores.outbox, key)
         if outcome is None:
             return False
-        self._stores.pet_results.register(key, outcome)
+        self._stores.results.register_old(key, outcome)
         withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
-        self._stores.pet_results.withdraw(key, withdrawn)
+        self._stores.results.withdraw(key, withdrawn)
         tell_late_priors(self._stores, key)
         if outcome.files:
             self._stores.deliveries.plan(key, outcome.files, self._destinations)

@@ -16,7 +16,7 @@ from app.node.records.database import open_database
 from app.node.records.deliveries import DeliveryLedger
 from app.node.records.inbox import Inbox
 from app.node.records.outbox import Outbox
-from app.node.records.results import PetResults
+from app.node.records.results import ResultRegister
 from app.node.records.runs import LatePriorLedger, RunLedger
 from app.node.records.studies import StudyObservations, StudySubjects
 
@@ -31,7 +31,7 @@ class NodeStores:
     observations: StudyObservations
     runs: RunLedger
     deliveries: DeliveryLedger
-    pet_results: PetResults
+    results: ResultRegister
     subjects: StudySubjects
     late_priors: LatePriorLedger
     shadows: ShadowLedger
@@ -66,7 +66,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         observations=StudyObservations(engine),
         runs=RunLedger(engine),
         deliveries=DeliveryLedger(engine),
-        pet_results=PetResults(engine, outbox),
+        results=ResultRegister(engine, outbox),
         subjects=StudySubjects(engine),
         late_priors=LatePriorLedger(engine),
         shadows=ShadowLedger(engine),

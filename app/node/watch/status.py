@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from app.node.process.late_priors import ADVICE, late_prior
+from app.node.process.priors import ADVICE, late_prior
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, DeliveryState
 from app.node.records.inbox import InboxStudy

@@ -31,12 +31,10 @@ from pydicom.uid import (
 from app.domain.decision import ModelRole, ModelUsed
 from app.domain.findings.findings import Burden, Findings
 from app.domain.outcome import (
-    NO_FACTS,
-    NOTHING_EARLIER,
-    EarlierResults,
+    EarlierRevisions,
     PairOutcome,
     ResultFile,
-    RunFacts,
+    RunContext,
     Status,
     StudyOutcome,
 )
@@ -144,17 +142,17 @@ class FakeProcessor:
         paths: Sequence[Path],
         out: Path,
         revision: int,
-        earlier: EarlierResults = NOTHING_EARLIER,
-        facts: RunFacts = NO_FACTS,
+        earlier: EarlierRevisions = EarlierRevisions(),
+        context: RunContext = RunContext(),
     ) -> StudyOutcome:
         """As :class:`app.node.process.work.StudyProcessor`."""
         header = pydicom.dcmread(paths[0], stop_before_pixels=True)
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:
             file.write(f"{study} {revision} {len(paths)}\n")
-        told = "; ".join(decision.line for decision in facts.decisions)
+        told = "; ".join(decision.line for decision in context.decisions)
         with self._behaviour.calls.with_name("facts.txt").open("a") as file:
-            file.write(f"{study} begun {facts.begun_at} {told}\n")
+            file.write(f"{study} begun {context.begun_at} {told}\n")
         self._on_stage("segment")
         time.sleep(self._behaviour.seconds)
         self._misbehave(study, str(header.PatientName))

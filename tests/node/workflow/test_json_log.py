@@ -66,7 +66,7 @@ import pydicom
 from sqlalchemy import insert
 from app.node.records.database import open_database
 from app.node.watch.log import configure_logging
-from app.node.records.results import pet_results
+from app.node.records.results import RegisteredResult
 
 folder = Path(sys.argv[1])
 configure_logging(folder / "node.jsonl", "DEBUG")
@@ -84,7 +84,7 @@ thread.start()
 thread.join()
 try:
     with open_database("sqlite://").begin() as connection:
-        connection.execute(insert(pet_results).values(patient_id="{NAME}"))
+        connection.execute(insert(RegisteredResult).values(patient_id="{NAME}"))
 except Exception as error:
     logging.getLogger("dbos").error(f"a step failed: {{error}}", exc_info=error)
 """

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from sqlalchemy.orm import Session
 
 from app.domain.decision import ModelRole
 from app.domain.outcome import Status, StudyOutcome
@@ -19,10 +20,10 @@ from app.domain.study import Patient, StudyKind
 from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
-from app.node.process.late_priors import late_prior, tell_late_priors
+from app.node.process.priors import late_prior, tell_late_priors
 from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
 from app.node.queue import run_workflow_id
-from app.node.records.results import pet_results
+from app.node.records.results import RegisteredResult
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -74,21 +75,20 @@ def analysed(
 def pet_comes(stores: NodeStores, acquired_at: datetime = DAY, study: str = PET) -> RunKey:
     """Anna's PET is registered."""
     stores.subjects.write(StudySubject(study, ANNA, pet_acquired_at=acquired_at))
-    row = {
-        "study_instance_uid": study,
-        "functional_series_instance_uid": f"{study}.2",
-        "revision": 1,
-        "patient_id": ANNA.patient_id,
-        "issuer": ANNA.issuer,
-        "ct_series_instance_uid": f"{study}.3",
-        "acquired_at": acquired_at.isoformat(),
-        "lesion_count": 1,
-        "segmentation_sop_instance_uid": "1",
-        "segmentation_path": "x",
-        "registered_at": datetime.now().astimezone(),
-    }
-    with stores.engine.begin() as connection:
-        connection.execute(pet_results.insert().values(row))
+    row = RegisteredResult(
+        study_instance_uid=study,
+        functional_series_instance_uid=f"{study}.2",
+        revision=1,
+        patient_id=ANNA.patient_id,
+        issuer=ANNA.issuer,
+        ct_series_instance_uid=f"{study}.3",
+        acquired_at=acquired_at.isoformat(),
+        lesion_count=1,
+        segmentation_sop_instance_uid="1",
+        segmentation_path="x",
+    )
+    with Session(stores.engine) as session, session.begin():
+        session.add(row)
     return RunKey(study, 1)
 
 

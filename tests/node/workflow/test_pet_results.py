@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,14 +13,16 @@ from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
+from app.errors import MisconfiguredError
 from app.node.records.database import open_database
 from app.node.records.outbox import Outbox
-from app.node.records.results import PetResults, keep_pet_headers
+from app.node.records.results import ResultRegister, SeriesSubject, pet_subjects
 from app.node.records.runs import RunKey
 from tests.node.workflow.fake_node import _pair, _result, secondary_capture
 
 NOON = datetime(2026, 3, 1, 12)
 PATIENT = Patient("P1", "CLINIC")
+OLD_PETS = '{"1.1.2": {"patient_id": "P1", "issuer": "CLINIC", "acquired_at": "2026-01-01T12:30:00"}}'
 
 
 class Store:
@@ -30,12 +32,12 @@ class Store:
         self.folder = folder
         self.engine = open_database(f"sqlite:///{folder / 'node.sqlite'}")
         self.outbox = Outbox(folder / "results", "x")
-        self.results = PetResults(self.engine, self.outbox)
+        self.results = ResultRegister(self.engine, self.outbox)
 
     def add(self, study: str, when: str, patient: Patient = PATIENT, lesions: bool = True) -> None:
         """Process a PET of ``when`` (YYYYMMDD) and register its result."""
         paths = [self.receive(study, when, patient)]
-        self.results.register(RunKey(study, 1), self.process(study, paths, lesions))
+        self.results.register(RunKey(study, 1), *self.process(study, paths, lesions))
 
     def receive(self, study: str, when: str, patient: Patient = PATIENT, number: int = 9) -> Path:
         """An image of a PET."""
@@ -49,14 +51,21 @@ class Store:
         header.save_as(path)
         return path
 
-    def process(self, study: str, paths: Sequence[Path], lesions: bool = True) -> StudyOutcome:
-        """What the chain's step leaves behind when it has processed ``paths``."""
+    def process(
+        self, study: str, paths: Sequence[Path], lesions: bool = True
+    ) -> tuple[StudyOutcome, Mapping[str, SeriesSubject]]:
+        """What comes of ``paths``, and whose they are."""
         kinds = ("SEG", "SR", "PAGE") if lesions else ("SR", "PAGE")
         pair = _pair(study, tuple(_result(self.folder, study, kind, 1) for kind in kinds))
         outcome = StudyOutcome(study, Status.DONE, pairs=(replace(pair, kind=StudyKind.PET_CT),))
+        return outcome, pet_subjects(paths, outcome)
+
+    def register_old(self, study: str, pets_json: str) -> None:
+        """Processed by version 0.1.0, which left this file."""
+        outcome, _ = self.process(study, [self.receive(study, "20260101")])
         with self.outbox.fill(RunKey(study, 1)) as folder:
-            keep_pet_headers(paths, outcome, folder)
-        return outcome
+            (folder / "pets.json").write_text(pets_json)
+        self.results.register_old(RunKey(study, 1), outcome)
 
     def found(self, patient: Patient = PATIENT) -> list[str]:
         """Studies found before noon of 1 March 2026."""
@@ -91,7 +100,7 @@ def test_patients_without_identifier_are_not_one_patient(store: Store) -> None:
 def test_no_lesion_is_a_result(store: Store) -> None:
     store.add("1.1", "20260101", lesions=False)
     (found,) = store.results.of_patient(PATIENT, NOON)
-    assert found.segmentation is None
+    assert found.segmentation_path == ""
     assert found.segmentation_sop_instance_uid == ""
 
 
@@ -102,9 +111,9 @@ def test_registering_twice_keeps_one(store: Store) -> None:
 
 
 def test_an_image_that_came_after_the_run_does_not_change_whose_the_result_is(store: Store) -> None:
-    outcome = store.process("1.1", [store.receive("1.1", "20260101")])
+    processed = store.process("1.1", [store.receive("1.1", "20260101")])
     store.receive("1.1", "20260101", Patient("P0", "CLINIC"), number=1)
-    store.results.register(RunKey("1.1", 1), outcome)
+    store.results.register(RunKey("1.1", 1), *processed)
     assert store.found() == ["1.1"]
     assert store.found(Patient("P0", "CLINIC")) == []
 
@@ -114,17 +123,41 @@ def test_a_pet_whose_images_name_two_patients_is_nobodys_prior(
 ) -> None:
     others = Patient("P0", "CLINIC")
     paths = [store.receive("1.1", "20260101"), store.receive("1.1", "20260101", others, number=1)]
-    store.results.register(RunKey("1.1", 1), store.process("1.1", paths))
+    store.results.register(RunKey("1.1", 1), *store.process("1.1", paths))
     assert store.found() == store.found(others) == []
     assert "its images name several patients: no prior" in caplog.messages
     assert "P0" not in caplog.text and "P1" not in caplog.text
 
 
-def test_a_result_from_before_its_headers_were_kept_is_told_and_left_out(
+def test_a_result_without_a_subject_is_told_and_left_out(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outcome = store.process("1.1", [store.receive("1.1", "20260101")])
-    (store.outbox.folder_of(RunKey("1.1", 1)) / "pets.json").unlink()
-    store.results.register(RunKey("1.1", 1), outcome)
+    outcome, subjects = store.process("1.1", [store.receive("1.1", "")])
+    assert subjects == {}
+    store.results.register(RunKey("1.1", 1), outcome, subjects)
     assert store.found() == []
     assert "PET results not kept as priors" in caplog.messages
+
+
+def test_the_file_in_which_version_0_1_0_kept_whose_the_pets_are_is_still_read(store: Store) -> None:
+    store.register_old("1.1", OLD_PETS)
+    (found,) = store.results.of_patient(PATIENT, NOON)
+    assert found.run == RunKey("1.1", 1)
+    assert (found.functional_series_instance_uid, found.when) == ("1.1.2", datetime(2026, 1, 1, 12, 30))
+
+
+def test_without_that_file_what_is_registered_stays(store: Store) -> None:
+    store.add("1.1", "20260101")
+    outcome, _ = store.process("1.1", [store.receive("1.1", "20260101")])
+    store.results.register_old(RunKey("1.1", 1), outcome)
+    assert store.found() == ["1.1"]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["{", "[]", '{"1.1.2": {"patient_id": "P1"}}', OLD_PETS.replace("2026", "x")]
+)
+def test_that_file_damaged_is_said_without_what_is_in_it(store: Store, damaged: str) -> None:
+    with pytest.raises(MisconfiguredError, match=r"pets\.json is damaged") as caught:
+        store.register_old("1.1", damaged)
+    assert "P1" not in str(caught.value)
+    assert store.found() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.node.process.prior_wait import PriorWait
+from app.node.process.priors import PriorWait
 from app.node.queue import Planner, run_workflow_id
 from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger

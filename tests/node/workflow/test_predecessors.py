@@ -11,7 +11,7 @@ from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
-from app.node.process.earlier_revisions import earlier_results
+from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import Ending
 from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryState
 from app.node.records.runs import RunKey, StudyState
@@ -67,8 +67,8 @@ def test_result_that_reached_nobody_is_not_named_and_not_sent_late(
     pacs = Pacs(takes=0)
     first = processed(stores, tmp_path, 1)
     assert tried(stores, first, pacs).state is DeliveryState.PENDING
-    assert earlier_results(stores, SECOND).last_words == ()
-    assert earlier_results(stores, SECOND).standing == ()
+    assert earlier_revisions(stores, SECOND).last_words == ()
+    assert earlier_revisions(stores, SECOND).standing == ()
     second = processed(stores, tmp_path, 2)
     pacs.takes = 99
     assert tried(stores, second, pacs).state is DeliveryState.DONE
@@ -78,7 +78,7 @@ def test_result_that_reached_nobody_is_not_named_and_not_sent_late(
 
 def test_result_of_which_a_pacs_has_a_part_is_named_by_its_report(stores: NodeStores, tmp_path: Path) -> None:
     tried(stores, processed(stores, tmp_path, 1), Pacs(takes=1))
-    [word] = earlier_results(stores, SECOND).last_words
+    [word] = earlier_revisions(stores, SECOND).last_words
     assert word.sop_instance_uid == result(1).pairs[0].files[1].sop_instance_uid
 
 
@@ -86,7 +86,7 @@ def test_result_being_sent_makes_the_next_revision_wait(stores: NodeStores, tmp_
     first = processed(stores, tmp_path, 1)
     stores.deliveries.begin(DeliveryKey(first, PACS), 1)
     with pytest.raises(RetryLaterError, match="revision 1 of the study is being sent"):
-        earlier_results(stores, SECOND)
+        earlier_revisions(stores, SECOND)
 
 
 def test_result_is_not_sent_while_the_next_revision_is_processed(stores: NodeStores, tmp_path: Path) -> None:

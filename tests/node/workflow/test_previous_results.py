@@ -1,8 +1,8 @@
-"""Where previous results come from: the node's own store, and the run in folder mode."""
+"""Where earlier results come from: the node's own store, and the run in folder mode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,8 +20,10 @@ from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
 from app.files.outcome import write_outcome
+from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.node.policy import NodePolicy
-from app.node.process.earlier_studies import NodePreviousResults
+from app.node.process.earlier_studies import NodeEarlierResults
+from app.node.records.results import SeriesSubject
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -47,7 +49,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> PairOutcome:
     return results.outcome.pairs[0]
 
 
-def processed(stores: NodeStores, study: str, outcome: StudyOutcome | None, digest: str = "a") -> RunKey:
+def processed(
+    stores: NodeStores,
+    study: str,
+    outcome: StudyOutcome | None,
+    state: StudyState | None = None,
+    digest: str = "a",
+) -> RunKey:
     """A revision that has ended."""
     run, _ = stores.runs.open(study, digest * 64)
     stores.runs.claim(run.key, run.attempt, "x")
@@ -55,7 +63,8 @@ def processed(stores: NodeStores, study: str, outcome: StudyOutcome | None, dige
         with stores.outbox.fill(run.key) as folder:
             write_outcome(outcome, folder)
     done = outcome is not None and outcome.status is Status.DONE
-    stores.runs.end(run.key, run.attempt, RunEnding(StudyState.DONE if done else StudyState.REJECTED))
+    end = state or (StudyState.DONE if done else StudyState.REJECTED)
+    stores.runs.end(run.key, run.attempt, RunEnding(end))
     return run.key
 
 
@@ -64,19 +73,27 @@ def known(stores: NodeStores, study: str, when: datetime = DAY, patient: Patient
 
 
 def found(stores: NodeStores, patient: Patient = ANNA, kind: StudyKind = StudyKind.PET_CT) -> list[str]:
-    source = NodePreviousResults(stores, LoadPolicy())
-    return [r.study_instance_uid for r in source.results_for(patient, kind, DAY + timedelta(days=30))]
+    return [r.study_instance_uid for r in results(stores, patient) if r.may_be_compared and r.kind is kind]
+
+
+def results(stores: NodeStores, patient: Patient = ANNA) -> Sequence[EarlierResult]:
+    """Those from before the thirtieth day."""
+    return NodeEarlierResults(stores, LoadPolicy()).for_patient(patient, DAY + timedelta(days=30))
 
 
 def test_a_processed_study_is_found_with_its_numbers(stores: NodeStores, pair: PairOutcome) -> None:
     known(stores, "1.2.3")
     processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
-    source = NodePreviousResults(stores, LoadPolicy())
-    (result,) = source.results_for(ANNA, StudyKind.PET_CT, DAY + timedelta(days=30))
-    assert result.findings == pair.findings
-    assert (result.acquired_at, result.tracer) == (DAY, "68Ga-PSMA-11")
-    assert result.model == pair.model
-    assert result.result_sop_instance_uid in {file.sop_instance_uid for file in pair.files}
+    (result,) = results(stores)
+    report = result.report
+    assert report is not None
+    assert report.findings == pair.findings
+    assert (result.kind, result.acquired_at, report.tracer) == (StudyKind.PET_CT, DAY, "68Ga-PSMA-11")
+    assert report.model == pair.model
+    uids = {file.kind: file.sop_instance_uid for file in pair.files}
+    assert report.sop_instance_uid == uids["SR"]
+    assert (result.lesion_count, result.segmentation_sop_instance_uid) == (3, uids["SEG"])
+    assert (result.may_be_prior, result.may_be_compared) == (False, True)
 
 
 def test_nobody_elses_no_later_and_no_other_kind(stores: NodeStores, pair: PairOutcome) -> None:
@@ -114,26 +131,92 @@ def test_images_that_are_gone_are_a_refusal_only_when_they_are_asked_for(
 ) -> None:
     known(stores, "1.2.3")
     processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
-    (result,) = NodePreviousResults(stores, LoadPolicy()).results_for(
-        ANNA, StudyKind.PET_CT, DAY + timedelta(days=30)
-    )
-    with pytest.raises(UnusableStudyError):
-        result.ct()
+    (result,) = results(stores)
+    for read in (result.ct, result.suv, result.labels):
+        with pytest.raises(UnusableStudyError):
+            read()
+
+
+def registered(stores: NodeStores, key: RunKey, pair: PairOutcome, when: datetime = DAY) -> None:
+    """Its images say that it is Anna's, of that day."""
+    outcome = StudyOutcome(key.study_instance_uid, Status.DONE, pairs=(pair,))
+    subjects = {pair.functional_series_instance_uid: SeriesSubject(ANNA, when)}
+    stores.results.register(key, outcome, subjects)
+
+
+def test_a_pet_that_is_registered_and_the_last_word_of_its_study_is_one_result(
+    stores: NodeStores, pair: PairOutcome
+) -> None:
+    known(stores, "1.2.3")
+    key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
+    registered(stores, key, pair)
+    (result,) = results(stores)
+    assert (result.may_be_prior, result.may_be_compared) == (True, True)
+    assert (result.acquired_at, result.lesion_count) == (DAY, 3)
+
+
+def test_a_pet_of_a_run_that_has_not_ended_well_is_a_prior_and_nothing_to_compare_with(
+    stores: NodeStores, pair: PairOutcome
+) -> None:
+    known(stores, "1.2.3")
+    key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)), StudyState.FAILED)
+    registered(stores, key, pair)
+    (result,) = results(stores)
+    assert (result.may_be_prior, result.may_be_compared) == (True, False)
+    assert result.report is not None
+    assert result.report.findings == pair.findings
+
+
+def test_a_registered_pet_whose_outcome_is_damaged_stays_a_prior(
+    stores: NodeStores, pair: PairOutcome
+) -> None:
+    known(stores, "1.2.3")
+    key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
+    registered(stores, key, pair)
+    (stores.outbox.folder_of(key) / "outcome.json").write_text("{")
+    (result,) = results(stores)
+    assert (result.may_be_prior, result.may_be_compared, result.report) == (True, False, None)
+    assert (result.kind, result.lesion_count) == (StudyKind.PET_CT, 3)
+
+
+def test_a_time_of_the_study_that_is_not_the_pets_own_makes_no_prior(
+    stores: NodeStores, pair: PairOutcome
+) -> None:
+    known(stores, "1.2.3")
+    key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
+    registered(stores, key, pair, DAY + timedelta(hours=1))
+    found = {result.acquired_at: (result.may_be_prior, result.may_be_compared) for result in results(stores)}
+    assert found == {DAY: (False, True), DAY + timedelta(hours=1): (True, False)}
 
 
 def test_folder_mode_remembers_lesions_of_any_kind_and_gives_them_back_whole(tmp_path: Path) -> None:
-    results = RunResults()
+    memory = RunResults(LoadPolicy())
     spect = sources.spect(tmp_path)
-    results.remember(write_results(spect, WritePolicy(), sources.PROVENANCE))
+    memory.remember(write_results(spect, WritePolicy(), sources.PROVENANCE))
     patient, now = _patient(spect), datetime(2026, 6, 1)
-    (result,) = results.results_for(patient, StudyKind.SPECT_CT, now)
+    (result,) = memory.for_patient(patient, now)
+    assert (result.kind, result.may_be_compared) == (StudyKind.SPECT_CT, True)
     labels = result.labels()
     assert np.array_equal(labels.array, spect.segmented.labels.array)
     assert labels.grid.matches(spect.segmented.labels.grid)
-    assert result.findings == spect.findings
-    assert results.results_for(patient, StudyKind.PET_CT, now) == []
-    assert results.results_for(replace(patient, patient_id="P2"), StudyKind.SPECT_CT, now) == []
-    assert results.results_for(patient, StudyKind.SPECT_CT, result.acquired_at) == []
+    assert result.report is not None
+    assert result.report.findings == spect.findings
+    assert prior_candidates([result], now) == []
+    assert memory.for_patient(replace(patient, patient_id="P2"), now) == []
+    assert memory.for_patient(patient, result.acquired_at) == []
+
+
+def test_folder_mode_remembers_no_result_without_a_date(tmp_path: Path) -> None:
+    pet = sources.pet(tmp_path)
+    loaded = pet.segmented.aligned.loaded
+    study = replace(loaded.selection.study, study_datetime=None)
+    undated = replace(loaded, selection=replace(loaded.selection, study=study))
+    aligned = replace(pet.segmented.aligned, loaded=undated)
+    written = write_results(pet, WritePolicy(), sources.PROVENANCE)
+    quantified = replace(pet, segmented=replace(pet.segmented, aligned=aligned))
+    memory = RunResults(LoadPolicy())
+    memory.remember(replace(written, quantified=quantified))
+    assert memory.for_patient(_patient(pet), datetime(2026, 6, 1)) == []
 
 
 def _patient(quantified: Quantified) -> Patient:

@@ -12,7 +12,7 @@ import pytest
 
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.node.policy import NodePolicy
-from app.node.process.prior_wait import PriorWait, Wait
+from app.node.process.priors import PriorWait, Wait
 from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
 from app.node.records.runs import RunEnding, RunKey, StudyState

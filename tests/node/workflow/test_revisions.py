@@ -12,11 +12,9 @@ from unittest.mock import Mock
 import pytest
 
 from app.domain.outcome import (
-    NO_FACTS,
-    NOTHING_EARLIER,
-    EarlierResults,
+    EarlierRevisions,
     ResultFile,
-    RunFacts,
+    RunContext,
     Status,
     StudyOutcome,
     Withdrawal,
@@ -26,7 +24,7 @@ from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
-from app.node.process.earlier_revisions import earlier_results
+from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
 from app.node.records.deliveries import DeliveryKey, DeliveryState
 from app.node.records.runs import RunEnding, RunKey, StudyState
@@ -104,7 +102,7 @@ def deliver(stores: NodeStores, key: RunKey) -> None:
 
 def test_the_first_revision_has_nothing_earlier(stores: NodeStores) -> None:
     key = give(stores, 1, result(1), StudyState.DONE)
-    assert earlier_results(stores, key).standing == ()
+    assert earlier_revisions(stores, key).standing == ()
 
 
 def test_the_latest_result_stands_over_revisions_that_said_nothing(stores: NodeStores) -> None:
@@ -112,7 +110,7 @@ def test_the_latest_result_stands_over_revisions_that_said_nothing(stores: NodeS
     give(stores, 2, result(2), StudyState.DONE)
     give(stores, 3, None, StudyState.REJECTED)
     give(stores, 4, None, StudyState.SUPERSEDED)
-    earlier = earlier_results(stores, RunKey(STUDY, 5))
+    earlier = earlier_revisions(stores, RunKey(STUDY, 5))
     [standing] = earlier.standing
     assert standing.report.revision == 2
     assert standing.report.sop_instance_uid == file("SR", 2).sop_instance_uid
@@ -123,7 +121,7 @@ def test_the_latest_result_stands_over_revisions_that_said_nothing(stores: NodeS
 def test_a_withdrawn_result_stands_no_more_and_the_notice_is_the_last_word(stores: NodeStores) -> None:
     give(stores, 1, result(1), StudyState.DONE)
     give(stores, 2, withdrawal(2), StudyState.REJECTED)
-    earlier = earlier_results(stores, RunKey(STUDY, 3))
+    earlier = earlier_revisions(stores, RunKey(STUDY, 3))
     assert earlier.standing == ()
     assert [word.is_withdrawal for word in earlier.last_words] == [True]
     assert earlier.last_words[0].sop_instance_uid == file("WITHDRAWAL", 2).sop_instance_uid
@@ -132,7 +130,7 @@ def test_a_withdrawn_result_stands_no_more_and_the_notice_is_the_last_word(store
 def test_a_revision_waits_for_an_earlier_one_under_way(stores: NodeStores) -> None:
     give(stores, 1, None, StudyState.RUNNING)
     with pytest.raises(RetryLaterError, match="revision 1"):
-        earlier_results(stores, RunKey(STUDY, 2))
+        earlier_revisions(stores, RunKey(STUDY, 2))
 
 
 def test_a_rejected_revision_delivers_its_withdrawal_and_stays_rejected(
@@ -171,7 +169,7 @@ def test_tried_again_a_revision_replaces_the_notice_it_sent_itself(
     key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
     record(stores, tmp_path, key, Ending.REJECTED)
     deliver(stores, key)
-    earlier = earlier_results(stores, key)
+    earlier = earlier_revisions(stores, key)
     assert [word.is_withdrawal for word in earlier.last_words] == [True]
     assert [standing.report.revision for standing in earlier.standing] == [1]
 
@@ -210,15 +208,15 @@ class Chain:
 
     def __init__(self, outcome: StudyOutcome) -> None:
         self.outcome = outcome
-        self.earlier: EarlierResults | None = None
+        self.earlier: EarlierRevisions | None = None
 
     def process(
         self,
         paths: Sequence[Path],
         out: Path,
         revision: int,
-        earlier: EarlierResults = NOTHING_EARLIER,
-        facts: RunFacts = NO_FACTS,
+        earlier: EarlierRevisions = EarlierRevisions(),
+        context: RunContext = RunContext(),
     ) -> StudyOutcome:
         self.earlier = earlier
         write_outcome(self.outcome, out)
@@ -239,7 +237,7 @@ def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revisio
     assert ended.state is StudyState.DONE
     assert "earlier result unreadable (revision 1)" in ended.reason
     assert "earlier result unreadable" in caplog.messages
-    assert chain.earlier == EarlierResults((), ())
+    assert chain.earlier == EarlierRevisions((), ())
 
 
 def test_results_that_can_not_be_read_after_the_chain_are_not_taken_for_none(

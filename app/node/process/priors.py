@@ -1,0 +1,137 @@
+"""The PET/CT that comes before a SPECT/CT of the same patient: waited for, or noted when it came too late.
+
+A SPECT/CT does not overtake a PET/CT that the node has, but has not processed yet. Processed first, it would
+be segmented without a prior although the prior is minutes away: a wrong choice of model that looks right.
+
+Where the PET/CT came, or ended, after the SPECT/CT was analysed, that result stands: nobody takes it back
+unasked. Status and audit log say so; ``psma-node retry --again`` analyses the SPECT/CT with the prior.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.domain.outcome import PairOutcome
+from app.domain.refusal import RefusalCode
+from app.domain.study import StudyKind
+from app.node.policy import NodePolicy
+from app.node.records.audit import AuditEvent
+from app.node.records.outbox import readable_outcome_of
+from app.node.records.runs import Run, RunKey, RunLedger, StudyState
+from app.node.records.stores import NodeStores
+from app.node.records.studies import StudyObservations, StudySubjects
+
+ADVICE = "psma-node retry --again analyses it with this prior"
+
+_ANALYSED = (StudyState.DELIVERING, StudyState.DONE)
+_ARRIVING = {StudyState.RECEIVING: "is being received", StudyState.WAITING: "is not complete yet"}
+_UNDER_WAY = {StudyState.QUEUED: "is queued", StudyState.RUNNING: "is running"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Whether a run has to wait now, and for what, in words; both are empty when there is nothing.
+
+    ``reason`` without ``hold``: there was something, but the wait has lasted long enough.
+    """
+
+    hold: bool = False
+    reason: str = ""
+
+
+class PriorWait:
+    """Looks for what a run should wait for; ``limit_s`` counts from when its study was complete."""
+
+    def __init__(
+        self, subjects: StudySubjects, runs: RunLedger, observations: StudyObservations, limit_s: float
+    ) -> None:
+        self._subjects = subjects
+        self._runs = runs
+        self._observations = observations
+        self._limit_s = limit_s
+
+    def check(self, run: Run, now: datetime) -> Wait:
+        """Whether ``run`` waits at ``now`` (aware)."""
+        for study in self._subjects.earlier_pets(run.key.study_instance_uid):
+            progress = self._progress(study)
+            if not progress:
+                continue
+            which = f"the PET/CT of the same patient, study {study}, which {progress}"
+            if now - run.created_at < timedelta(seconds=self._limit_s):
+                return Wait(hold=True, reason=f"waits for {which}")
+            return Wait(reason=f"did not wait longer than {self._limit_s:.0f} s for {which}")
+        return Wait()
+
+    def _progress(self, study_instance_uid: str) -> str:
+        """What a study is about, in words; nothing when it has come to its end, whichever."""
+        observation = self._observations.of_study(study_instance_uid)
+        if observation is None or observation.state in _ARRIVING:
+            return _ARRIVING[observation.state if observation else StudyState.RECEIVING]
+        revisions = self._runs.of_study(study_instance_uid)
+        if not revisions:
+            return ""
+        latest = revisions[-1]
+        if latest.state is StudyState.FAILED and latest.next_try_at is not None:
+            return "failed and is tried again"
+        return _UNDER_WAY.get(latest.state, "")
+
+
+def prior_wait(stores: NodeStores, policy: NodePolicy) -> PriorWait:
+    """The wait over a node's own stores."""
+    return PriorWait(stores.subjects, stores.runs, stores.observations, policy.prior_wait_s)
+
+
+def late_prior(stores: NodeStores, run: Run) -> str:
+    """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
+    return _missed(stores, run.key) if run.state in _ANALYSED else ""
+
+
+def tell_late_priors(stores: NodeStores, ended: RunKey) -> None:
+    """Write to the audit log, once, which SPECT/CTs were analysed without a PET result that is known now.
+
+    Both may end at the same time, each in its own worker, so whichever does looks for both: for SPECT/CTs
+    without the PET that has just been registered, and for a PET registered while the SPECT was analysed.
+
+    Args:
+        ended: the run whose results are in the outbox and registered; its state may still be RUNNING.
+    """
+    for study in (ended.study_instance_uid, *stores.subjects.later_spects(ended.study_instance_uid)):
+        revisions = stores.runs.of_study(study)
+        # a running one with results in the outbox is about to end
+        if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
+            _tell(stores, revisions[-1].key)
+
+
+def _tell(stores: NodeStores, spect: RunKey) -> None:
+    pet = _missed(stores, spect)
+    if not pet or stores.late_priors.is_told(spect, pet):
+        return
+    study, facts = spect.study_instance_uid, {"revision": spect.revision, "pet_study": pet}
+    # first the line, then the mark: a crash between them tells it twice, the other way round never
+    stores.audit.append(AuditEvent.PRIOR_CAME_LATE, study, facts | {"advice": ADVICE})
+    _log.warning("analysed without its prior, which came later", extra={"study": study} | facts)
+    stores.late_priors.note_told(spect, pet)
+
+
+def _missed(stores: NodeStores, spect: RunKey) -> str:
+    """The latest earlier PET that has a result, when this run's own results were made without any."""
+    earlier = stores.subjects.earlier_pets(spect.study_instance_uid)
+    registered = stores.results.of_studies(earlier) if earlier else frozenset()
+    if not registered or not _found_no_prior(stores, spect):
+        return ""
+    return next(study for study in earlier if study in registered)
+
+
+def _found_no_prior(stores: NodeStores, run: RunKey) -> bool:
+    outcome = readable_outcome_of(stores.outbox, run)
+    return outcome is not None and any(_is_without(pair) for pair in outcome.pairs)
+
+
+def _is_without(pair: PairOutcome) -> bool:
+    """No earlier PET was known: one that was known and does not fit is another matter."""
+    codes = {reason.code for reason in pair.no_prior}
+    return pair.kind is StudyKind.SPECT_CT and codes == {RefusalCode.NO_PRIOR}
