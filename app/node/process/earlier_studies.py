@@ -135,7 +135,7 @@ class NodePreviousResults:
     def results_for(self, patient: Patient, kind: StudyKind, before: datetime) -> Sequence[PreviousResult]:
         """The last word of each of the patient's studies of that kind from before ``before`` (local time)."""
         found = []
-        for subject in self._stores.subjects.of_patient(patient):
+        for subject in self._stores.studies.of_patient(patient):
             acquired_at = _acquired_at(subject, kind)
             if acquired_at is None or acquired_at >= before.replace(tzinfo=None):
                 continue

@@ -36,7 +36,7 @@ def tell_late_priors(stores: NodeStores, ended: RunKey) -> None:
     Args:
         ended: the run whose results are in the outbox and registered; its state may still be RUNNING.
     """
-    for study in (ended.study_instance_uid, *stores.subjects.later_spects(ended.study_instance_uid)):
+    for study in (ended.study_instance_uid, *stores.studies.later_spects(ended.study_instance_uid)):
         revisions = stores.runs.of_study(study)
         # a running one with results in the outbox is about to end
         if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
@@ -56,7 +56,7 @@ def _tell(stores: NodeStores, spect: RunKey) -> None:
 
 def _missed(stores: NodeStores, spect: RunKey) -> str:
     """The latest earlier PET that has a result, when this run's own results were made without any."""
-    earlier = stores.subjects.earlier_pets(spect.study_instance_uid)
+    earlier = stores.studies.earlier_pets(spect.study_instance_uid)
     registered = stores.pet_results.of_studies(earlier) if earlier else frozenset()
     if not registered or not _found_no_prior(stores, spect):
         return ""

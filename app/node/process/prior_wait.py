@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 from app.node.policy import NodePolicy
 from app.node.records.runs import Run, RunLedger, StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import StudyObservations, StudySubjects
+from app.node.records.studies import StudyLedger
 
-_ARRIVING = {StudyState.RECEIVING: "is being received", StudyState.WAITING: "is not complete yet"}
 _UNDER_WAY = {StudyState.QUEUED: "is queued", StudyState.RUNNING: "is running"}
 
 
@@ -32,17 +31,14 @@ class Wait:
 class PriorWait:
     """Looks for what a run should wait for; ``limit_s`` counts from when its study was complete."""
 
-    def __init__(
-        self, subjects: StudySubjects, runs: RunLedger, observations: StudyObservations, limit_s: float
-    ) -> None:
-        self._subjects = subjects
+    def __init__(self, studies: StudyLedger, runs: RunLedger, limit_s: float) -> None:
+        self._studies = studies
         self._runs = runs
-        self._observations = observations
         self._limit_s = limit_s
 
     def check(self, run: Run, now: datetime) -> Wait:
         """Whether ``run`` waits at ``now`` (aware)."""
-        for study in self._subjects.earlier_pets(run.key.study_instance_uid):
+        for study in self._studies.earlier_pets(run.key.study_instance_uid):
             progress = self._progress(study)
             if not progress:
                 continue
@@ -54,9 +50,10 @@ class PriorWait:
 
     def _progress(self, study_instance_uid: str) -> str:
         """What a study is about, in words; nothing when it has come to its end, whichever."""
-        observation = self._observations.of_study(study_instance_uid)
-        if observation is None or observation.state in _ARRIVING:
-            return _ARRIVING[observation.state if observation else StudyState.RECEIVING]
+        known = self._studies.get(study_instance_uid)
+        if known is None or known.is_arriving:
+            waits = known is not None and known.state is StudyState.WAITING
+            return "is not complete yet" if waits else "is being received"
         revisions = self._runs.of_study(study_instance_uid)
         if not revisions:
             return ""
@@ -68,4 +65,4 @@ class PriorWait:
 
 def prior_wait(stores: NodeStores, policy: NodePolicy) -> PriorWait:
     """The wait over a node's own stores."""
-    return PriorWait(stores.subjects, stores.runs, stores.observations, policy.prior_wait_s)
+    return PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
