@@ -22,7 +22,7 @@ from app.errors import UnusableStudyError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodePreviousResults
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.dicom.results import sources
@@ -55,7 +55,7 @@ def processed(stores: NodeStores, study: str, outcome: StudyOutcome | None, dige
         with stores.outbox.fill(run.key) as folder:
             write_outcome(outcome, folder)
     done = outcome is not None and outcome.status is Status.DONE
-    stores.runs.end(run.key, run.attempt, RunEnding(StudyState.DONE if done else StudyState.REJECTED))
+    stores.runs.end(run.key, run.attempt, RunTransition(StudyState.DONE if done else StudyState.REJECTED))
     return run.key
 
 
