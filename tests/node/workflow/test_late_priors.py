@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.priors import late_prior, tell_late_priors
-from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.queue import run_workflow_id
 from app.node.records.results import RegisteredResult
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.retry import analyse_again
@@ -53,7 +52,7 @@ def analysed(
 
     ``is_running``: its results are in the outbox, and how it ended is not written down yet.
     """
-    stores.subjects.write(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
+    stores.studies.identify(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
     run, _ = stores.runs.open(SPECT, digest * 64)
     stores.runs.claim(run.key, 1, "x")
     role = ModelRole.M4 if reason is None else ModelRole.M2
@@ -68,13 +67,13 @@ def analysed(
     with stores.outbox.fill(run.key) as folder:
         write_outcome(StudyOutcome(SPECT, Status.DONE, pairs=(pair,)), folder)
     if not is_running:
-        stores.runs.end(run.key, 1, RunEnding(StudyState.DONE))
+        stores.runs.end(run.key, 1, RunTransition(StudyState.DONE))
     return run.key
 
 
 def pet_comes(stores: NodeStores, acquired_at: datetime = DAY, study: str = PET) -> RunKey:
     """Anna's PET is registered."""
-    stores.subjects.write(StudySubject(study, ANNA, pet_acquired_at=acquired_at))
+    stores.studies.identify(StudySubject(study, ANNA, pet_acquired_at=acquired_at))
     row = RegisteredResult(
         study_instance_uid=study,
         functional_series_instance_uid=f"{study}.2",
@@ -99,7 +98,7 @@ def recorded(stores: NodeStores, tmp_path: Path, key: RunKey, outcome: StudyOutc
             write_outcome(outcome, folder)
     pool: Any = ProcessorPool(Mock(), 0)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path / "data"), pool, (), Mock())
-    steps.record(key.study_instance_uid, key.revision, 1, json.dumps(asdict(TryEnding(Ending.DONE))))
+    steps.record(key.study_instance_uid, key.revision, 1, AttemptResult(AttemptKind.DONE))
 
 
 def audited(folder: Path) -> list[str]:
@@ -136,7 +135,7 @@ def test_a_pet_that_ends_tells_it_in_the_second_step_of_its_workflow(
 @pytest.mark.parametrize("pet_looks", ["while the SPECT ends", "before the SPECT has results"])
 def test_whichever_of_both_ends_last_tells_it(stores: NodeStores, tmp_path: Path, pet_looks: str) -> None:
     if pet_looks == "before the SPECT has results":
-        stores.subjects.write(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
+        stores.studies.identify(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
         tell_late_priors(stores, pet_comes(stores))
         assert audited(tmp_path) == []
         spect = analysed(stores, is_running=True)
@@ -190,7 +189,7 @@ def test_a_spect_without_a_result_that_stands_has_no_late_prior(
     stores: NodeStores, tmp_path: Path, state: StudyState
 ) -> None:
     key = analysed(stores, is_running=True)
-    stores.runs.end(key, 1, RunEnding(state, "why"))
+    stores.runs.end(key, 1, RunTransition(state, "why"))
     tell_late_priors(stores, pet_comes(stores))
     assert late_prior(stores, stores.runs.get(key)) == ""
     assert audited(tmp_path) == []
