@@ -121,7 +121,7 @@ NOTHING_EARLIER = EarlierResults()
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the node knows of a run beside its images.
+    """What the node knows of a run, apart from its images.
 
     Attributes:
         begun_at: when this try began, with its zone.
