@@ -49,7 +49,7 @@ def _give_caches_a_place() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
-# What it logs as an error is raised as an exception too, and told by us in one line that quotes no header;
+# What it logs as an error is raised as an exception too, and we report it in one line without any header;
 # its own lines may. HOLOSCAN_LOG_LEVEL=ERROR (or DEBUG) in the environment shows them.
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 _give_caches_a_place()

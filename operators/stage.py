@@ -10,7 +10,7 @@ from app.domain.refusal import advance
 from operators.framework import PYTHON_OBJECT, Fragment, Operator, OperatorSpec
 
 OnStage = Callable[[str], None]
-"""Told the stage's name when it begins, so that a person sees where a study is."""
+"""Called with a stage's name when it begins, so that a person sees where a study is."""
 
 
 class StageOperator(Operator):

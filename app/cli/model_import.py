@@ -67,9 +67,8 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise MisconfiguredError("give --role (M1 to M4) and --id for a training of nnU-Net")
     if not trust:
         raise _untrusted(source)
-    from app.inference.importing.model_import import ImportRequest
+    from app.inference.importing.model_import import ImportRequest, read_statement
     from app.inference.importing.nnunet_results import TrainingChoice
-    from app.inference.models.statement import read_statement
 
     options = {
         "tracers": [name.strip() for name in tracers.split(",")] if tracers else None,
@@ -90,7 +89,7 @@ class Target:
 
 
 def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
-    from app.inference.importing.model_import import package_id
+    from app.inference.importing.install import package_id
 
     packaged = package_id(source) if source.is_file() else ""
     if packaged and (role is not None or model_id not in ("", packaged)):
@@ -101,8 +100,7 @@ def _is_package(source: Path, role: ModelRole | None, model_id: str) -> bool:
 
 
 def _import_package(source: Path, models: Path, replace: bool) -> None:
-    from app.inference.importing.install import new_model
-    from app.inference.importing.model_import import import_package, package_id
+    from app.inference.importing.install import import_package, new_model, package_id
 
     with new_model(models, package_id(source), replace) as folder:
         card = import_package(source, folder)

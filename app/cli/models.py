@@ -83,7 +83,7 @@ def export(
     models_dir: FolderOption = Path("models"),
 ) -> None:
     """Write one model as a zip that `psma-node models import` takes; the same model gives the same bytes."""
-    from app.inference.importing.model_import import export_package
+    from app.inference.importing.install import export_package
     from app.inference.models.store import ModelStore, sha256_of
 
     card = export_package(ModelStore(models_dir), model_id, out)

@@ -168,10 +168,10 @@ class SupersededReport:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the result, beside the model.
+    """What made the result, apart from the model.
 
     Attributes:
-        processed_at: when the analysis began, with its zone; ``None`` where nobody says.
+        processed_at: when the analysis began, with its zone; ``None`` when unknown.
         decisions: what was decided about the study before the chain began.
     """
 

@@ -32,7 +32,7 @@ SITES = {
     Site.PROSTATE: Code("41216001", "SCT", "Prostate"),
     Site.LIVER: Code("10200004", "SCT", "Liver"),
 }
-"""A site that can't be told has no code: nothing is written then."""
+"""A site that no rule decides has no code: nothing is written then."""
 
 # Measurements and how they were derived (PS3.16 TID 300, CID 7464)
 VOLUME = Code("118565006", "SCT", "Volume")

@@ -94,7 +94,7 @@ GY_G_PER_MBQ_H = 0.1479 * 1.602176634e-13 * 1e6 * 3600.0 * 1e3
 """Dose by the exact integral: 0.1479 MeV an electron and decay, all of it deposited in place."""
 
 EFFECTIVE_HALF_LIVES_H = (30.0, 100.0)
-"""For which the range of the estimate is told, as tabulated in docs/reference/measurements.md."""
+"""The range of the estimate is given for these, as tabulated in docs/reference/measurements.md."""
 
 HALF_LIFE_STEPS = 200
 

@@ -118,7 +118,7 @@ class EarlierRevisions:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the node knows of a run beside its images.
+    """What the node knows of a run, apart from its images.
 
     Attributes:
         begun_at: when this try began, with its zone.

@@ -93,6 +93,11 @@ class Grid:
         points = np.atleast_2d(np.asarray(index_xyz, dtype=np.float64))
         return points @ self.affine[:3, :3].T + self.affine[:3, 3]
 
+    def place_mm(self, index_zyx: NDArray[np.generic]) -> tuple[float, float, float]:
+        """LPS mm of one place in an array, ``(z, y, x)``."""
+        x, y, z = self.to_lps(np.asarray(index_zyx, dtype=np.float64)[::-1])[0]
+        return float(x), float(y), float(z)
+
     def to_index(self, lps_mm: FloatArray) -> FloatArray:
         """LPS mm ``(n, 3)`` to index coordinates ``(n, 3)`` as (x, y, z), not rounded."""
         points = np.atleast_2d(np.asarray(lps_mm, dtype=np.float64))

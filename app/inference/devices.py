@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 WARNING_LETTERS = 200
-"""How much of PyTorch's own explanation is told."""
+"""How much of PyTorch's own explanation a message quotes."""
 
 
 @dataclass(frozen=True)

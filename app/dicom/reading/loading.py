@@ -38,14 +38,14 @@ HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 
 @dataclass(frozen=True, eq=False)
 class CtImage:
-    """A CT in HU, and what is to be told of it."""
+    """A CT in HU, and the decisions on it."""
 
     volume: Volume
     decisions: tuple[Decision, ...]
 
 
 def read_ct(series: Series) -> Volume:
-    """The volume of :func:`ct_image`, where nothing more can be told.
+    """The volume of :func:`ct_image`, for callers that report nothing else.
 
     Raises:
         UnusableStudyError: as there.
@@ -161,7 +161,7 @@ def read_suv(series: Series, policy: LoadPolicy) -> Volume:
 
 
 def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> FunctionalImage:
-    """Factors of the SUVs that the site asks for; one that can't be had is told, and spoils nothing else."""
+    """Factors of the SUVs that the site asks for; one that can't be had is no more than a warning."""
     weight_kg = image.quantification.weight_kg
     if image.suv is None or not kinds:
         return image

@@ -37,7 +37,7 @@ from app.errors import UnusableStudyError
 SLICE_VECTOR = (0x0054, 0x0080)
 
 ONE_VALUE = ("RescaleSlope", "RescaleIntercept", "DecayCorrection", "PatientWeight", "CorrectedImage")
-"""What decides on the numbers, beside the mapping."""
+"""What decides on the numbers, apart from the mapping."""
 
 
 def read_nm(

@@ -73,7 +73,7 @@ def read_pet(
 
 
 def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.float64]) -> None:
-    """A mapping to Bq/ml beside a rescale to Bq/ml (BQML) says the same, or nobody knows which is right."""
+    """A mapping to Bq/ml and a rescale to Bq/ml (BQML) must agree: nothing says which of two is right."""
     for dataset, slope in zip(slices.headers, slopes, strict=True):
         if header.text(dataset, "Units").upper() != Units.BQML:
             continue

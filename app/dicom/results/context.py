@@ -85,7 +85,7 @@ class ResultContext:
 
     @property
     def ct(self) -> Series:
-        """The CT beside it."""
+        """The CT that belongs to it."""
         return self.loaded.selection.ct
 
     @property

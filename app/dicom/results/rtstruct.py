@@ -17,7 +17,7 @@ from pydicom.valuerep import DSfloat
 
 from app.dicom.contours import Polygon, outlines
 from app.dicom.results.context import ResultContext, coded, finish, plain
-from app.dicom.results.report.content import evidence
+from app.dicom.results.report.sr import evidence
 from app.dicom.results.seg import LESION_RGB
 from app.dicom.uids import ResultKind
 from app.domain.codes import NEOPLASM

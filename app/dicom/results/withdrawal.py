@@ -17,12 +17,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from highdicom.sr import (
-    ContainerContentItem,
-    ContentSequence,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
-    RelationshipTypeValues,
-    TextContentItem,
     TrackingIdentifier,
 )
 from numpy.typing import NDArray
@@ -35,6 +31,7 @@ from app.dicom.results.page.page import draw_banner, secondary_capture
 from app.dicom.results.page.sheet import FAINT, LEFT, RED, RIGHT, Sheet
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result, ResultMismatchError, encoded, texts
+from app.dicom.results.report.content import evaluations
 from app.dicom.results.report.sr import REPORT_CLASSES, observer, predecessor, private_scheme
 from app.dicom.uids import NoticeKind, derived_uid
 from app.domain import codes
@@ -45,41 +42,6 @@ from app.domain.study import Code
 FIRST_LINE, LINE_HEIGHT, LAST_LINE = 190, 30, 820
 
 CHARACTERS = 100
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What a notice says.
-
-    Attributes:
-        headline: which result is withdrawn.
-        statements: why, and what it was, a paragraph each.
-        footer: what made the notice.
-    """
-
-    headline: str
-    statements: tuple[str, ...]
-    footer: str
-
-
-def draw_notice(notice: Notice) -> NDArray[np.uint8]:
-    """The page, ``(960, 1280, 3)`` uint8 RGB."""
-    sheet = Sheet()
-    sheet.write(LEFT, 42, "PSMA result withdrawn", fontsize=20, weight="bold")
-    sheet.write(RIGHT, 40, RESEARCH_USE, fontsize=15, color=RED, ha="right", weight="bold")
-    sheet.rule(82)
-    draw_banner(sheet, notice.headline)
-    y = FIRST_LINE
-    for statement in notice.statements:
-        for line in textwrap.wrap(statement, CHARACTERS):
-            if y > LAST_LINE:
-                break
-            sheet.write(LEFT, y, line, fontsize=15)
-            y += LINE_HEIGHT
-        y += LINE_HEIGHT // 2
-    sheet.rule(868)
-    sheet.write(LEFT, 887, notice.footer, fontsize=9.5, color=FAINT)
-    return sheet.pixels()
 
 
 SERIES_AFTER_RESULTS = 4
@@ -197,16 +159,7 @@ def _content(notice: _Withdrawal) -> MeasurementReport:
     )
     content = report[0].ContentSequence
     del content[-1]  # highdicom insists on measurements
-    container = ContainerContentItem(
-        name=coded(codes.QUALITATIVE_EVALUATIONS), relationship_type=RelationshipTypeValues.CONTAINS
-    )
-    container.ContentSequence = ContentSequence(
-        [
-            TextContentItem(name=coded(code), value=text, relationship_type=RelationshipTypeValues.CONTAINS)
-            for code, text in notice.statements()
-        ]
-    )
-    content.append(container)
+    content.append(evaluations(notice.statements()))
     return report
 
 
@@ -220,10 +173,7 @@ def _procedure(withdrawn: Dataset) -> Any:
 
 
 def _write_page(notice: _Withdrawal) -> Dataset:
-    statements = tuple(text for code, text in notice.statements() if code is not codes.INTENDED_USE)
-    made_by = notice.provenance
-    footer = f"Software {made_by.software_version}, settings {made_by.settings_digest[:12]}"
-    rgb = draw_notice(Notice(notice.headline, statements[1:], f"{footer}, revision {made_by.revision}"))
+    rgb = _draw(notice)
     study = str(notice.withdrawn.StudyInstanceUID)
     page = secondary_capture(rgb, study, notice.instance(NoticeKind.PAGE))
     _finish(page, notice.withdrawn)
@@ -232,6 +182,29 @@ def _write_page(notice: _Withdrawal) -> Dataset:
     if not np.array_equal(found, rgb):
         raise ResultMismatchError("the notice's page is not what was drawn")
     return page
+
+
+def _draw(notice: _Withdrawal) -> NDArray[np.uint8]:
+    """The page, ``(960, 1280, 3)`` uint8 RGB: which result is withdrawn, why, and what it was."""
+    statements = [text for code, text in notice.statements() if code is not codes.INTENDED_USE]
+    made_by = notice.provenance
+    footer = f"Software {made_by.software_version}, settings {made_by.settings_digest[:12]}"
+    sheet = Sheet()
+    sheet.write(LEFT, 42, "PSMA result withdrawn", fontsize=20, weight="bold")
+    sheet.write(RIGHT, 40, RESEARCH_USE, fontsize=15, color=RED, ha="right", weight="bold")
+    sheet.rule(82)
+    draw_banner(sheet, notice.headline)
+    y = FIRST_LINE
+    for statement in statements[1:]:
+        for line in textwrap.wrap(statement, CHARACTERS):
+            if y > LAST_LINE:
+                break
+            sheet.write(LEFT, y, line, fontsize=15)
+            y += LINE_HEIGHT
+        y += LINE_HEIGHT // 2
+    sheet.rule(868)
+    sheet.write(LEFT, 887, f"{footer}, revision {made_by.revision}", fontsize=9.5, color=FAINT)
+    return sheet.pixels()
 
 
 def _finish(result: Any, withdrawn: Dataset) -> None:

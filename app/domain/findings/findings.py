@@ -19,7 +19,7 @@ class Site(StrEnum):
     """The prostate or its bed: the two look alike here."""
     LIVER = "liver"
     UNSPECIFIED = "unspecified"
-    """Elsewhere, or it can't be told: the default."""
+    """Elsewhere, or no rule decides: the default."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Lesion:
         centre_mm: centre of mass, LPS mm.
         hottest_mm: LPS mm of the voxel with SUVmax.
         longest_diameter_mm: largest distance of two of its voxel centres; 0 for a single voxel.
-        site: where it sits; ``site_reason`` says which rule told, or why none did.
+        site: where it sits; ``site_reason`` says which rule decided, or why none did.
         to_liver, to_parotid: SUVmean over the mean of the reference organ; ``None`` without that organ.
         absorbed_dose_gy: single-time-point estimate (research), only when the site asks for it.
     """

@@ -260,8 +260,8 @@ def _measure_lesion(
         suv_mean=suv_mean,
         suv_peak=_peak(suv.array, voxels, kernel),
         tl_psma=volume_ml * suv_mean,
-        centre_mm=_place(grid, voxels.mean(axis=0)),
-        hottest_mm=_place(grid, voxels[int(uptake.argmax())].astype(np.float64)),
+        centre_mm=grid.place_mm(voxels.mean(axis=0)),
+        hottest_mm=grid.place_mm(voxels[int(uptake.argmax())]),
         activity_mbq=(
             None if concentration_mean_bqml is None else concentration_mean_bqml * volume_ml / BQ_PER_MBQ
         ),
@@ -289,11 +289,6 @@ def _peak(suv: NDArray[np.float32], voxels: IndexArray, kernel: PeakKernel) -> f
     for offset, weight in zip(kernel.offsets, kernel.weights, strict=True):
         means += weight * suv[tuple((centres + offset).T)]
     return float(means.max())
-
-
-def _place(grid: Grid, index_zyx: FloatArray) -> tuple[float, float, float]:
-    x, y, z = grid.to_lps(index_zyx[::-1])[0]
-    return float(x), float(y), float(z)
 
 
 def _burden(lesions: tuple[Lesion, ...]) -> Burden:

@@ -114,7 +114,7 @@ class SiteEvidence:
 
 
 def decide_site(evidence: SiteEvidence, rules: SiteRules) -> tuple[Site, str]:
-    """The site, and the rule that told in words; unspecified with the reason where none does."""
+    """The site, and the rule that decided, in words; unspecified with the reason where none does."""
     share = f"{100 * evidence.bone_share:.0f} % of its uptake in bone on CT"
     if not evidence.in_ct:
         return Site.UNSPECIFIED, "not wholly on the CT"

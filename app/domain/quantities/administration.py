@@ -177,7 +177,7 @@ def _stated_time(
 def _by_lone_offset(
     injected: Radiopharmaceutical, lone: LoneOffset, reference: datetime, isotope: tuple[float, bool]
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
-    """A start beside scan times of which only one side states its offset from UTC.
+    """A start where only the injection or only the scan states its offset from UTC.
 
     An offset other than 0 is that of the place where it was written; one of 0 may be UTC at any place. Start
     Time has no offset either: where it repeats the start's clock that is the scan's clock, and where it is a
@@ -200,7 +200,7 @@ def _by_lone_offset(
 def _in_zone_of(
     clock: timedelta, start: datetime, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | None:
-    """A start in UTC by the clock beside it, where a time zone explains how far both are apart."""
+    """A start in UTC by Start Time, where a time zone explains how far both are apart."""
     apart = clock - (start - start.replace(hour=0, minute=0, second=0, microsecond=0))
     if abs(apart) <= timedelta(seconds=CLOCK_TOLERANCE_S):
         return None
@@ -220,7 +220,7 @@ def _in_zone_of(
 def _compared(
     start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
-    """Start date and time against the time of day beside it (midnight there is a placeholder).
+    """Start date and time against Start Time (where midnight is a placeholder).
 
     ``isotope`` is the half-life in s, and whether it emits positrons.
     """

@@ -91,7 +91,7 @@ def height_m(stated: float | None) -> float | Reason:
 
 
 class OtherSuvKind(StrEnum):
-    """SUVs that can be given beside SUVbw."""
+    """SUVs that can be given in addition to SUVbw."""
 
     SUL = "SUL"
     """By lean body mass, Janmahasatian's formula."""

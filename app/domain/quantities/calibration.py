@@ -236,7 +236,7 @@ def _from_activity(
 
 
 def _decay_told(header: NmHeader) -> tuple[Decision, ...]:
-    """NM has no Decay Correction (0054,1102) of its own: one that decides, or contradicts, is told."""
+    """NM has no Decay Correction (0054,1102) of its own: one that decides, or contradicts, gets a warning."""
     if header.decay_correction == _ADMIN:
         text = "DecayCorrection ADMIN in an NM image is believed: no decay from the injection to the scan"
     elif header.decay_correction == DecayCorrection.NONE and header.is_decay_corrected:

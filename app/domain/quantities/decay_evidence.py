@@ -75,7 +75,7 @@ class DecayClaim:
 
 
 def doubts(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
-    """A reason where evidence overrules the statement by more than 5 % of SUV; else what is to be told."""
+    """A reason where evidence overrules the statement by more than 5 % of SUV; else decisions."""
     if claim.stated is DecayCorrection.NONE:
         return _uncorrected(claim)
     if claim.has_testimony:

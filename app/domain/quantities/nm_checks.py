@@ -98,7 +98,7 @@ def check_detectors(
 def check_energy(windows: Sequence[EnergyWindow], nuclide: Radionuclide | None) -> Reason | None:
     """Whether any energy window covers a photopeak of the radionuclide that was injected.
 
-    Scatter windows stand beside it; where no window or no photopeak is known nothing can be said.
+    An image may have scatter windows too; without a known window or photopeak there is nothing to check.
     """
     if not windows or nuclide is None or not nuclide.photopeaks_kev:
         return None

@@ -51,7 +51,7 @@ CT_WITHIN_S = 3600.0
 within the hour."""
 
 HALF_A_DAY_S = 43200.0
-"""Series Time beside Acquisition Time is judged for its date alone:
+"""Of Series Time, where there is an Acquisition Time, only the date is judged:
 :func:`app.domain.quantities.decay.scan_start`."""
 
 
@@ -133,7 +133,8 @@ def _in_pounds(bmi: float, kg: float) -> str:
 def share_warnings(share: float, length_mm: float, nuclide: Radionuclide | None) -> tuple[Decision, ...]:
     """Share of the injected activity that the image shows, decay apart.
 
-    Too little is told of a long PET alone: a short one may show a hand, a therapy is half excreted in hours.
+    Only a long PET gets a warning for too little: a short one may show a hand, and half of a therapy is
+    excreted within hours.
     """
     is_positron = nuclide is not None and nuclide.emission is Emission.POSITRON
     if share > LARGEST_SHARE:
@@ -168,8 +169,8 @@ def retention_warnings(
 def clock_doubts(clocks: Clocks, half_life_s: float) -> tuple[Decision, ...]:
     """Witnesses of the scan's time that contradict it by more than :data:`LARGEST_CLOCK_EFFECT` of SUV.
 
-    A study begins before its images are acquired, and an image is made after it was measured. Which clock is
-    wrong can't be told, so this is a warning.
+    A study begins before its images are acquired, and an image is made after it was measured. Nothing says
+    which clock is wrong, so this is a warning.
     """
     series_lag_s = lag_s(clocks.series, clocks.acquired_at)
     told = [

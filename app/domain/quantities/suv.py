@@ -25,7 +25,7 @@ SEXES = ("M", "F", "O")
 ideal weight and more of lean mass."""
 
 FACTOR_CONTRADICTION = 0.05
-"""Beyond it one of the two is wrong, and which one can't be told."""
+"""Beyond it one of the two is wrong, and nothing says which."""
 
 
 class Units(StrEnum):
@@ -115,7 +115,7 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
 def _told_of_weight(
     weight: tuple[float, tuple[Decision, ...]] | Reason,
 ) -> tuple[float | None, tuple[Decision, ...]]:
-    """Of an SUVbw that the scanner made with it: an impossible weight is told, a missing one is no matter."""
+    """The weight that the scanner made an SUVbw with: a warning when impossible, none when missing."""
     if not isinstance(weight, Reason):
         return weight
     if weight.code is RefusalCode.WEIGHT_MISSING:

@@ -103,7 +103,7 @@ def suv_scale(header: PetHeader) -> SuvScale | Reason:
 
 
 def uptake_of_suv(header: PetHeader) -> tuple[float | None, tuple[Decision, ...]]:
-    """Uptake time of an image that is SUV already, and what its headers contradict themselves in.
+    """Uptake time of an image that is SUV already, and how its headers contradict each other.
 
     Nothing is computed from it, so nothing is refused.
     """
@@ -153,7 +153,7 @@ def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
 def _at_administration(header: PetHeader) -> _Timing:
     """ADMIN: the whole dose, whenever it was injected.
 
-    A time that can't be true is told and left out: activities would be decayed by it.
+    A time that can't be true is left out with a warning: activities would be decayed by it.
     """
     site, unity = header.injection.site, (1.0,) * len(header.frames)
     stated = (site and site.administered_at) or header.injection.injected.start_datetime

@@ -1,4 +1,4 @@
-"""Why a study as a whole can't be analysed, and the lines that tell a person so."""
+"""Why a study as a whole can't be analysed, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from app.domain.study import Study
 
 FUNCTIONAL_CLASSES = (PET_IMAGE, NM_IMAGE)
 
-EXPECTED_BESIDE = (RefusalCode.NOT_PRIMARY, RefusalCode.NOT_RECONSTRUCTED)
-"""Reasons of series that lie beside the wanted ones in every study (MIPs, scouts, projections): told in the
-verdicts, and among the reasons of a rejection only when there is no other."""
+IN_ANY_STUDY = (RefusalCode.NOT_PRIMARY, RefusalCode.NOT_RECONSTRUCTED)
+"""Reasons of series that every study has (MIPs, scouts, projections): they stand in the verdicts, and in a
+rejection only when there is no other."""
 
 
 def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> Rejection:
@@ -25,7 +25,7 @@ def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> R
         any_ct: there is a usable CT.
     """
     functional = _reasons_of(study, reasons, FUNCTIONAL_CLASSES)
-    weighty = [reason for reason in functional if reason.code not in EXPECTED_BESIDE]
+    weighty = [reason for reason in functional if reason.code not in IN_ANY_STUDY]
     told = [reason for reason in weighty or functional if reason.code is not RefusalCode.NO_CT]
     if not functional:
         expected = "an attenuation-corrected PET, or a RECON TOMO SPECT"
@@ -39,7 +39,7 @@ def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> R
 
 def refused_cts(study: Study, reasons: Mapping[str, Reason]) -> list[Reason]:
     """Why each CT that isn't a mere scout or projection can't be used."""
-    return [item for item in _reasons_of(study, reasons, (CT_IMAGE,)) if item.code not in EXPECTED_BESIDE]
+    return [item for item in _reasons_of(study, reasons, (CT_IMAGE,)) if item.code not in IN_ANY_STUDY]
 
 
 def no_ct(refused: Sequence[Reason], series_instance_uid: str = "") -> Reason:

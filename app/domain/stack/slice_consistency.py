@@ -2,7 +2,7 @@
 
 Two neighbouring slices of a patient show almost the same tissue a few millimetres on: the median ratio of
 their voxels is near 1 wherever the body goes through both. A slope that is wrong for one slice, or for a
-block of them, multiplies every voxel at once. What anatomy and phantoms do is told apart by three things: a
+block of them, multiplies every voxel at once. Three things tell what anatomy and phantoms do from that: a
 shoulder or an end face changes over several slices in one sense (:data:`TREND_WEIGHT`), a lesion or a bladder
 is a small part of the body (the median, with capped weights), and an empty slice beside a full one is another
 picture, not the same one fainter (:data:`LARGEST_UNLIKENESS`).
@@ -42,11 +42,11 @@ one boundary alone, the end of a body or of a phantom is spread over several."""
 
 LARGEST_UNLIKENESS = 0.5
 """Share of the activity of two slices that differs once their ratio is taken out. Neighbours in a body reach
-0.38; noise beside a body has 0.6 and more."""
+0.38; noise next to a body has 0.6 and more."""
 
 MORE_UNLIKE, MORE_UNLIKE_SHARE = 1.5, 0.1
 """Two slices may differ by so many times what the more alike of the next pairs do, and this share more: a
-body that begins beside noise differs by more still. Undamaged pairs stay 0.04 below."""
+body that begins next to noise differs by more still. Undamaged pairs stay 0.04 below."""
 
 SMALLEST_BODY_CM2 = 60.0
 SMALLEST_BODY_VOXELS = 100

@@ -1,8 +1,8 @@
 """Whether a slice holds what was reconstructed there: not zeros, another slice's copy, or wrecked pixels.
 
 Noise never repeats and activity never stops within a slice of a body. What a computed phantom does (identical
-slices, empty ones between spheres, sharp ends) is told apart by what the rest of the series is like. Measured
-margins are in docs/reference/quantities.md.
+slices, empty ones between spheres, sharp ends) shows in what the rest of the series is like. Measured margins
+are in docs/reference/quantities.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NOISY_SHARE = 0.5
 LEAST_UNLIKENESS = 0.1
 SUDDEN = 1.8
 TOO_SUDDEN = 2.5
-"""A boundary's unlikeness over that of the boundaries beside (taken as 0.1 at least): a warning, refused.
+"""A boundary's unlikeness over that of the boundaries next to it (taken as 0.1 at least): a warning, refused.
 Undamaged ones within a body reach 1.34."""
 
 STILL_ALIKE = 0.75

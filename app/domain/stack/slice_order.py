@@ -111,7 +111,7 @@ def by_bed(times: Numbering) -> Numbering:
 
 
 def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision, ...]:
-    """What is told where no count of slices says that the series is whole.
+    """The warning where no count of slices says that the series is whole.
 
     Args:
         numbers: Instance Number of each slice, in the order of positions.

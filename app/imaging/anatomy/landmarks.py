@@ -73,7 +73,7 @@ class BodyLandmarks:
         grid: upright, 4 mm.
         bone: bool ``(z, y, x)``.
         midline_x_mm: for each slice.
-        symphysis: ``None`` when it is not in view or can't be told.
+        symphysis: ``None`` when it is not in view or not found.
         lung: bool ``(z, y, x)``; empty when there is none in view.
     """
 
@@ -98,14 +98,14 @@ class BodyLandmarks:
         """A point against the vertebra at its height; ``None`` when there is no bone in the midline."""
         z, _, _ = self._near(point_mm, VERTEBRA_HALF_HEIGHT_MM)
         midline = float(self.midline_x_mm[self._slice(point_mm)])
-        in_window = np.abs(self._x_mm() - midline) <= VERTEBRA_HALF_WIDTH_MM
+        in_window = np.abs(along(self.grid, 0) - midline) <= VERTEBRA_HALF_WIDTH_MM
         rows = np.sort(np.nonzero(self.bone[z][:, :, in_window])[1])
         gaps = np.flatnonzero(np.diff(rows) * self.grid.spacing_mm[1] > BEFORE_SPINE_GAP_MM)
         vertebra = rows[gaps[-1] + 1 :] if gaps.size else rows  # behind the breastbone
         if vertebra.size < VERTEBRA_VOXELS:
             return None
         front = float(np.percentile(vertebra, FRONT_PERCENTILE))
-        front_y_mm = float(self._y_mm()[0] + front * self.grid.spacing_mm[1])
+        front_y_mm = float(along(self.grid, 1)[0] + front * self.grid.spacing_mm[1])
         return SpinalPosition(front_y_mm - float(point_mm[1]), abs(float(point_mm[0]) - midline))
 
     def between_lungs(self, point_mm: FloatArray) -> bool:
@@ -117,7 +117,7 @@ class BodyLandmarks:
     def below_lungs(self, point_mm: FloatArray) -> bool:
         """Whether a point lies lower than all lung in view; False without lung."""
         heights = np.flatnonzero(self.lung.any(axis=(1, 2)))
-        return bool(heights.size and point_mm[2] < self._z_mm()[heights[0]])
+        return bool(heights.size and point_mm[2] < along(self.grid, 2)[heights[0]])
 
     def _slice(self, point_mm: FloatArray) -> int:
         z = round(float(self.grid.to_index(point_mm)[0, 2]))
@@ -132,15 +132,6 @@ class BodyLandmarks:
         )
         return z, y, x
 
-    def _x_mm(self) -> FloatArray:
-        return _along(self.grid, 0)
-
-    def _y_mm(self) -> FloatArray:
-        return _along(self.grid, 1)
-
-    def _z_mm(self) -> FloatArray:
-        return _along(self.grid, 2)
-
 
 def find_landmarks(ct: WorkingCt, source: Volume) -> BodyLandmarks:
     """Look for every landmark.
@@ -154,7 +145,7 @@ def find_landmarks(ct: WorkingCt, source: Volume) -> BodyLandmarks:
     return BodyLandmarks(ct.grid, bone, midline, _symphysis(bone, ct.grid, midline), _lung(source, ct.grid))
 
 
-def _along(grid: Grid, axis: int) -> FloatArray:
+def along(grid: Grid, axis: int) -> FloatArray:
     """Coordinates of the voxel centres along x (0), y (1) or z (2) of an upright grid, LPS mm."""
     along: FloatArray = grid.origin_mm[axis] + grid.affine[axis, axis] * np.arange(grid.shape[2 - axis])
     return along
@@ -162,7 +153,7 @@ def _along(grid: Grid, axis: int) -> FloatArray:
 
 def _midline(bone: NDArray[np.bool_], grid: Grid) -> FloatArray:
     """Followed from the slice with most bone near the middle of all bone, up and down."""
-    x_mm = _along(grid, 0)
+    x_mm = along(grid, 0)
     per_column = bone.sum(axis=1, dtype=np.float64)  # (z, x)
     total = per_column.sum(axis=0)
     start_x = float(np.average(x_mm, weights=total)) if total.any() else float(x_mm.mean())
@@ -190,7 +181,7 @@ def _middle(off_mm: FloatArray, bone: FloatArray) -> float | None:
 
 def _symphysis(bone: NDArray[np.bool_], grid: Grid, midline: FloatArray) -> Symphysis | None:
     """The lowest bone across the midline, with the legs' bones seen below it."""
-    off_mm = _along(grid, 0)[None, :] - midline[:, None]  # (z, x)
+    off_mm = along(grid, 0)[None, :] - midline[:, None]  # (z, x)
     per_column = bone.sum(axis=1)
     across = (per_column * (np.abs(off_mm) <= SYMPHYSIS_HALF_WIDTH_MM)).sum(axis=1) >= SYMPHYSIS_VOXELS
     runs = [z for z in range(len(across) - SYMPHYSIS_SLICES) if across[z : z + SYMPHYSIS_SLICES].all()]
@@ -213,8 +204,8 @@ def _symphysis(bone: NDArray[np.bool_], grid: Grid, midline: FloatArray) -> Symp
         beside
     ):  # behind the hips: the sacrum, so the symphysis is below the view
         return None
-    front = float(_along(grid, 1)[0] + np.percentile(rows, FRONT_PERCENTILE) * grid.spacing_mm[1])
-    return Symphysis(float(_along(grid, 2)[lowest]), front, float(midline[lowest]))
+    front = float(along(grid, 1)[0] + np.percentile(rows, FRONT_PERCENTILE) * grid.spacing_mm[1])
+    return Symphysis(float(along(grid, 2)[lowest]), front, float(midline[lowest]))
 
 
 def _lung(source: Volume, grid: Grid) -> NDArray[np.bool_]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from app.domain.findings.findings import Organ, ReferenceUptake
-from app.domain.volume import FloatArray, Grid, LabelMap, Volume
-from app.imaging.anatomy.landmarks import BodyLandmarks
+from app.domain.volume import FloatArray, LabelMap, Volume
+from app.imaging.anatomy.landmarks import BodyLandmarks, along
 from app.imaging.registration.working_ct import WorkingCt
 from app.imaging.resampling import resample, resample_mask
 
@@ -27,7 +27,7 @@ SOFT_TISSUE_HU = (-20.0, 180.0)
 """With and without contrast medium."""
 
 SMOOTHING_MM = 8.0
-"""Standard deviation: an organ's uptake is told from noise, its borders are not needed."""
+"""Standard deviation: an organ's uptake stands out from noise, and its borders are not needed."""
 
 LIVER_OVER_SOFT_TISSUE = 1.8
 """The liver takes up at least this times the median of soft tissue."""
@@ -110,7 +110,7 @@ def find_liver(body: BodyUptake) -> Liver | ReferenceUptake:
     heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
     if heights.size == 0:
         return _unknown(Organ.LIVER, "no lung in view to find it below")
-    z_mm = _heights_mm(body.ct.grid)
+    z_mm = along(body.ct.grid, 2)
     base_mm = z_mm[heights[0]]
     level = (z_mm >= base_mm - LIVER_BELOW_DOME_MM) & (z_mm <= base_mm + LIVER_ABOVE_BASE_MM)
     right = _off_midline_mm(body) < 0  # LPS: x grows to the left
@@ -126,7 +126,7 @@ def find_parotids(body: BodyUptake) -> ReferenceUptake:
     heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
     if heights.size == 0:
         return _unknown(Organ.PAROTID, "no lung in view to find the head above")
-    z_mm, off_mm = _heights_mm(body.ct.grid), np.abs(_off_midline_mm(body))
+    z_mm, off_mm = along(body.ct.grid, 2), np.abs(_off_midline_mm(body))
     above = z_mm >= z_mm[heights[-1]] + PAROTID_ABOVE_LUNG_MM
     near, far = PAROTID_LATERAL_MM
     place = body.soft & above[:, None, None] & ((off_mm >= near) & (off_mm <= far))[:, None, :]
@@ -218,7 +218,7 @@ def _sphere_uptake(centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUpt
         mean,
         "sphere of 3 cm where the largest evenly avid soft tissue on the right is thickest",
         len(values) * grid.voxel_ml,
-        (_place(grid, centre_zyx),),
+        (grid.place_mm(centre_zyx),),
     )
 
 
@@ -237,7 +237,7 @@ def _pair(glands: tuple[_Gland, ...], body: BodyUptake) -> ReferenceUptake:
         float(body.suv[both].mean(dtype=np.float64)),
         "hottest soft tissue on both sides of the head, voxels above half of each maximum",
         sum(volumes),
-        tuple(_place(grid, gland.centre) for gland in glands),
+        tuple(grid.place_mm(gland.centre) for gland in glands),
     )
 
 
@@ -245,19 +245,7 @@ def _unknown(organ: Organ, reason: str) -> ReferenceUptake:
     return ReferenceUptake(organ, None, f"not told: {reason}")
 
 
-def _heights_mm(grid: Grid) -> FloatArray:
-    heights: FloatArray = grid.origin_mm[2] + grid.affine[2, 2] * np.arange(grid.shape[0])
-    return heights
-
-
 def _off_midline_mm(body: BodyUptake) -> FloatArray:
     """``(z, x)``; positive to the patient's left."""
-    grid = body.ct.grid
-    x_mm = grid.origin_mm[0] + grid.affine[0, 0] * np.arange(grid.shape[2])
-    off: FloatArray = x_mm[None, :] - body.landmarks.midline_x_mm[:, None]
+    off: FloatArray = along(body.ct.grid, 0)[None, :] - body.landmarks.midline_x_mm[:, None]
     return off
-
-
-def _place(grid: Grid, index_zyx: NDArray[np.generic]) -> tuple[float, float, float]:
-    x, y, z = grid.to_lps(np.asarray(index_zyx, dtype=np.float64)[::-1])[0]
-    return float(x), float(y), float(z)

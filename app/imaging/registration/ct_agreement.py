@@ -3,8 +3,7 @@
 Both images become outlines on one lattice of 8 mm: the CT by density, the functional image by low uptake,
 which soft tissue has and air and lung lack. They are correlated at every shift within reach
 (:mod:`app.imaging.registration.outline_search`), with the CT as it is and mirrored or turned about each axis.
-An outline
-is symmetrical, so left and right are told by organs: left minus right in both images.
+An outline is symmetrical, so organs decide between left and right: left minus right in both images.
 """
 
 from __future__ import annotations

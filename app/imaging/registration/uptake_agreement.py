@@ -24,7 +24,7 @@ REACH_MM = 64.0
 """Shifts up to this are tried: beyond it, the CTs don't fit either."""
 
 FLOOR_SUV = 0.05
-"""Added before the logarithm, which lets liver and muscle count beside kidneys."""
+"""Added before the logarithm, which lets liver and muscle count as well as kidneys."""
 
 BODY_SUV = 0.2
 """PET uptake from here on is patient."""

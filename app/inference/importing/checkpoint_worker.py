@@ -64,7 +64,7 @@ ALLOWED: list[Any] = [
     (number, "numpy.core.multiarray.scalar"),
     (number, "numpy._core.multiarray.scalar"),
 ]
-"""What a checkpoint may name beside PyTorch's own tensors, and what stands in for it."""
+"""What a checkpoint may name in addition to PyTorch's own tensors, and what stands in for it."""
 
 
 def main(output_descriptor: int) -> None:

@@ -1,11 +1,13 @@
-"""How models come into the models' folder, and the zip files that carry them.
+"""How models come into the models' folder: zip files with suspicion, packages of other nodes, whole folders.
 
-A zip is unpacked with suspicion, and packed so that the same files give the same bytes. A model's folder
-takes its place whole: it has another name until every file is written and flushed.
+A zip is packed so that the same files give the same bytes. A model's folder takes its place whole: it has
+another name until every file is written and flushed. A package is one zip with the card and every file that
+the card lists, and nothing else.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 import uuid
@@ -13,14 +15,27 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.errors import MisconfiguredError
 from app.files.durable import make_folder, sync_folder, sync_tree
-from app.inference.models.card import FileName
+from app.inference.models.card import (
+    CARD_FILE,
+    DATASET_FILE,
+    PLANS_FILE,
+    FileName,
+    ModelCard,
+    read_card,
+    write_card,
+)
+from app.inference.models.plans_check import check_plans, check_weights, empty_network, trimmed_dataset
+from app.inference.models.store import ModelStore, sha256_of
+from app.inference.running.segmenter import refuse_other_input
 
 CHUNK_BYTES = 1 << 20
+CARD_BYTES, JSON_BYTES = 4 << 20, 64 << 20
 
 ENTRIES = 20_000
 """More files than nnU-Net exports, with every validation image of a large cohort."""
@@ -204,3 +219,90 @@ def _take_place(staged: Path, final: Path, aside: Path) -> None:
             aside.rename(final)
         raise
     sync_folder(final.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file that nobody has looked at.
+
+    Raises:
+        MisconfiguredError: too long, no JSON object, or can't be read.
+    """
+    try:
+        if path.stat().st_size > JSON_BYTES:
+            raise MisconfiguredError(
+                f"{path.name}: more than {JSON_BYTES >> 20} MiB; no {path.name} is as long"
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise MisconfiguredError(f"{path.name}: not readable as JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise MisconfiguredError(f"{path.name}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def export_package(store: ModelStore, model_id: str, out: Path) -> ModelCard:
+    """Write the package of a model, verified first; the same model gives the same bytes.
+
+    Raises:
+        MisconfiguredError: no such model, a file differs from its card, or ``out`` can't be written.
+    """
+    model = store.verify(store.card(model_id))
+    names = (CARD_FILE, *model.card.files)
+    try:
+        pack([(f"{model_id}/{name}", model.folder / name) for name in names], out)
+    except OSError as error:
+        raise MisconfiguredError(f"{out}: can't be written ({error.strerror})") from error
+    return model.card
+
+
+def package_id(path: Path) -> str:
+    """The id of the model in a package of :func:`export_package`; empty when the zip is none.
+
+    Raises:
+        MisconfiguredError: as :func:`~app.inference.importing.install.member_names`.
+    """
+    names = [PurePosixPath(name) for name in member_names(path)]
+    cards = [name for name in names if name.name == CARD_FILE and len(name.parts) == 2]
+    return cards[0].parts[0] if len(cards) == 1 else ""
+
+
+def import_package(path: Path, folder: Path) -> ModelCard:
+    """Unpack a package into the empty ``folder``, which has the model's id as its name; every file verified.
+
+    Of dataset.json only what inference needs is kept, as after a training's import.
+
+    Raises:
+        MisconfiguredError: a file is missing, additional, or not what the card says, or the parts do not fit.
+    """
+    names = {PurePosixPath(name).name: name for name in member_names(path)}
+    unpack(path, {names[CARD_FILE]: folder / CARD_FILE})
+    if (folder / CARD_FILE).stat().st_size > CARD_BYTES:
+        raise MisconfiguredError(f"{path}: its card is longer than {CARD_BYTES >> 20} MiB")
+    card = read_card(folder)
+    expected = {f"{card.id}/{name}" for name in (CARD_FILE, *card.files)}
+    if set(member_names(path)) != expected:
+        different = ", ".join(sorted(set(member_names(path)) ^ expected))
+        raise MisconfiguredError(f"{path}: holds other files than its card lists: {different}")
+    unpack(path, {f"{card.id}/{name}": folder / name for name in card.files})
+    ModelStore(folder.parent).verify(card)
+    refuse_other_input(card)
+    plans, dataset = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
+    check_plans(plans, dataset, card.inference.configuration, card.role)
+    network = empty_network(plans, dataset, card.inference.configuration)
+    for name in card.weights:
+        check_weights(network, folder / name)
+    return _without_case_list(card, dataset, folder)
+
+
+def _without_case_list(card: ModelCard, dataset: dict[str, Any], folder: Path) -> ModelCard:
+    """Trim dataset.json in ``folder``, with its new SHA-256 in the card; a trimmed one stays as it is."""
+    kept = trimmed_dataset(dataset)
+    if kept == dataset:
+        return card
+    path = folder / DATASET_FILE
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    trimmed = card.model_copy(update={"files": {**card.files, DATASET_FILE: sha256_of(path)}})
+    write_card(trimmed, folder)
+    return trimmed

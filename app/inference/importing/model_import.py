@@ -1,39 +1,40 @@
-"""Models that come in, from nnU-Net's training or from another node, and models that go out.
+"""nnU-Net's training becomes a model of the node: converted once, checked, with a card.
 
-A training is converted once, checked, and gets a card. A package is one zip with the card and every file that
-the card lists, and nothing else.
+No file of nnU-Net holds what only the model's maker can say; that is the partial card.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import Field, ValidationError
+
 from app.domain.decision import ModelRole
+from app.domain.selection.tracers import tracer_named
 from app.errors import MisconfiguredError
-from app.inference.importing.install import member_names, pack, unpack
+from app.files.records import Record
 from app.inference.importing.nnunet_results import (
     CheckpointFacts,
     ConvertedCheckpoint,
     TrainedModel,
     convert_checkpoint,
-    read_json,
 )
 from app.inference.models.card import (
-    CARD_FILE,
     DATASET_FILE,
     PLANS_FILE,
     WEIGHTS_FILE,
     InferenceSettings,
     InputChannel,
     ModelCard,
-    read_card,
+    Text,
     write_card,
 )
-from app.inference.models.channels import channels_of
+from app.inference.models.channels import ENCODING, PRIOR_NAME, channels_of
 from app.inference.models.plans_check import (
     check_plans,
     check_weights,
@@ -41,9 +42,117 @@ from app.inference.models.plans_check import (
     lesion_labels,
     trimmed_dataset,
 )
-from app.inference.models.statement import ModelStatement
-from app.inference.models.store import ModelStore, sha256_of
-from app.inference.running.segmenter import refuse_other_input
+from app.inference.models.store import sha256_of
+
+
+class StatedChannel(Record):
+    """One channel as the model was trained on it."""
+
+    name: Text
+    unit: Text
+    encoding: str = ""
+
+
+class StatedInference(Record):
+    """How the predictor is to be set, where not as nnU-Net's is."""
+
+    tile_step_size: float = Field(default=0.5, gt=0, le=1)
+    mirroring_axes: tuple[int, ...] | None = None
+
+
+class ModelStatement(Record):
+    """The keys of a partial card.
+
+    Attributes:
+        channels: name and unit of each channel, in the order of training.
+        training_data: whose images, how many, from which cameras, labelled by whom; in words.
+        demonstration_only: true for a model that must not touch patients.
+        inference: ``mirroring_axes`` unset takes those that the checkpoint allows.
+    """
+
+    tracers: tuple[Text, ...] = Field(min_length=1)
+    channels: tuple[StatedChannel, ...]
+    training_data: Text
+    licence: Text
+    intended_use: Text
+    demonstration_only: bool
+    version: Text = "1"
+    training_command: str = ""
+    deviations: tuple[Text, ...] = ()
+    inference: StatedInference = StatedInference()
+
+
+def read_statement(role: ModelRole, file: Path | None, options: Mapping[str, Any]) -> ModelStatement:
+    """The statement in ``file``, with options given on the command line instead of its keys.
+
+    Raises:
+        MisconfiguredError: something is missing, unknown or not true of ``role``; it says what to add.
+    """
+    given = _read(file) | {key: value for key, value in options.items() if value is not None}
+    try:
+        statement = ModelStatement.model_validate(given)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise MisconfiguredError(
+            f"the card is not complete: {problems}. State it with --card FILE.yaml, as here, "
+            f"if it is true of your model:\n{example(role)}"
+        ) from error
+    _refuse_other_channels(role, statement)
+    for tracer in statement.tracers:
+        try:
+            tracer_named(tracer)
+        except ValueError as error:
+            raise MisconfiguredError(f"tracers: {error}") from error
+    return statement
+
+
+def example(role: ModelRole) -> str:
+    """A card to fill in."""
+    content = {
+        "tracers": ["68Ga-PSMA-11"] if role is ModelRole.M1 else ["177Lu-PSMA-617"],
+        "channels": expected_channels(role),
+        "training_data": "whose images, how many, which cameras, who drew the lesions",
+        "licence": "who may use the weights, and for what",
+        "intended_use": "what for, on whom; what it was not tried on",
+        "demonstration_only": True,
+    }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def expected_channels(role: ModelRole) -> list[dict[str, str]]:
+    """The only channels that the node makes for ``role``."""
+    channels = [{"name": name, "unit": unit} for name, unit in channels_of(role)]
+    for channel in channels:
+        if channel["name"] == PRIOR_NAME:
+            channel["encoding"] = ENCODING
+    return channels
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{file}: not readable as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise MisconfiguredError(f"{file}: expected the keys of a model card")
+    return content
+
+
+def _refuse_other_channels(role: ModelRole, statement: ModelStatement) -> None:
+    """A network fed with another unit or order gives a mask that looks right and is wrong."""
+    stated = [channel.model_dump(exclude_defaults=True) for channel in statement.channels]
+    expected = expected_channels(role)
+    if stated != expected:
+        block = yaml.safe_dump({"channels": expected}, sort_keys=False, allow_unicode=True)
+        raise MisconfiguredError(
+            f"the card states other channels than the node feeds to {role}; a model trained on another "
+            f"order, unit or encoding can't be used, and must be trained again on these:\n{block}"
+        )
+
 
 TAKEN_OVER = (
     "version",
@@ -166,72 +275,3 @@ def _in_words(trained: TrainedModel, facts: CheckpointFacts) -> str:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-CARD_BYTES = 4 << 20
-
-
-def export_package(store: ModelStore, model_id: str, out: Path) -> ModelCard:
-    """Write the package of a model, verified first; the same model gives the same bytes.
-
-    Raises:
-        MisconfiguredError: no such model, a file differs from its card, or ``out`` can't be written.
-    """
-    model = store.verify(store.card(model_id))
-    names = (CARD_FILE, *model.card.files)
-    try:
-        pack([(f"{model_id}/{name}", model.folder / name) for name in names], out)
-    except OSError as error:
-        raise MisconfiguredError(f"{out}: can't be written ({error.strerror})") from error
-    return model.card
-
-
-def package_id(path: Path) -> str:
-    """The id of the model in a package of :func:`export_package`; empty when the zip is none.
-
-    Raises:
-        MisconfiguredError: as :func:`~app.inference.importing.install.member_names`.
-    """
-    names = [PurePosixPath(name) for name in member_names(path)]
-    cards = [name for name in names if name.name == CARD_FILE and len(name.parts) == 2]
-    return cards[0].parts[0] if len(cards) == 1 else ""
-
-
-def import_package(path: Path, folder: Path) -> ModelCard:
-    """Unpack a package into the empty ``folder``, which has the model's id as its name; every file verified.
-
-    Of dataset.json only what inference needs is kept, as after a training's import.
-
-    Raises:
-        MisconfiguredError: a file is missing, additional, or not what the card says, or the parts do not fit.
-    """
-    names = {PurePosixPath(name).name: name for name in member_names(path)}
-    unpack(path, {names[CARD_FILE]: folder / CARD_FILE})
-    if (folder / CARD_FILE).stat().st_size > CARD_BYTES:
-        raise MisconfiguredError(f"{path}: its card is longer than {CARD_BYTES >> 20} MiB")
-    card = read_card(folder)
-    expected = {f"{card.id}/{name}" for name in (CARD_FILE, *card.files)}
-    if set(member_names(path)) != expected:
-        different = ", ".join(sorted(set(member_names(path)) ^ expected))
-        raise MisconfiguredError(f"{path}: holds other files than its card lists: {different}")
-    unpack(path, {f"{card.id}/{name}": folder / name for name in card.files})
-    ModelStore(folder.parent).verify(card)
-    refuse_other_input(card)
-    plans, dataset = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
-    check_plans(plans, dataset, card.inference.configuration, card.role)
-    network = empty_network(plans, dataset, card.inference.configuration)
-    for name in card.weights:
-        check_weights(network, folder / name)
-    return _without_case_list(card, dataset, folder)
-
-
-def _without_case_list(card: ModelCard, dataset: dict[str, Any], folder: Path) -> ModelCard:
-    """Trim dataset.json in ``folder``, with its new SHA-256 in the card; a trimmed one stays as it is."""
-    kept = trimmed_dataset(dataset)
-    if kept == dataset:
-        return card
-    path = folder / DATASET_FILE
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    trimmed = card.model_copy(update={"files": {**card.files, DATASET_FILE: sha256_of(path)}})
-    write_card(trimmed, folder)
-    return trimmed

@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import MisconfiguredError
 from app.inference.importing.confinement import EVERYTHING
-from app.inference.importing.install import member_names, unpack
+from app.inference.importing.install import member_names, read_json, unpack
 from app.inference.models.card import DATASET_FILE, PLANS_FILE
 from app.inference.models.store import sha256_of
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 FOLD = re.compile(r"fold_(\d{1,3}|all)")
-JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -136,27 +135,6 @@ def _folds(source: Path, present: Sequence[str], choice: TrainingChoice) -> tupl
 def _trained(places: dict[str, Path]) -> TrainedModel:
     checkpoints = tuple((name, path) for name, path in places.items() if name.startswith("fold_"))
     return TrainedModel(read_json(places[PLANS_FILE]), read_json(places[DATASET_FILE]), checkpoints)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file that nobody has looked at.
-
-    Raises:
-        MisconfiguredError: too long, no JSON object, or can't be read.
-    """
-    try:
-        if path.stat().st_size > JSON_BYTES:
-            raise MisconfiguredError(
-                f"{path.name}: more than {JSON_BYTES >> 20} MiB; no {path.name} is as long"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MisconfiguredError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise MisconfiguredError(f"{path.name}: not readable as JSON ({type(error).__name__})") from error
-    if not isinstance(content, dict):
-        raise MisconfiguredError(f"{path.name}: expected an object, found {type(content).__name__}")
-    return content
 
 
 WAIT_S = 1200.0

@@ -137,7 +137,7 @@ def weight_bytes(network: NetworkShape) -> int:
 
 
 def tile_bytes(network: NetworkShape) -> int:
-    """All that lives while the network looks at one tile, beside its weights."""
+    """All that lives while the network looks at one tile, apart from its weights."""
     voxels = math.prod(network.tile)
     tiles = network.channels * voxels * (SINGLE_BYTES + HALF_BYTES)
     outputs = network.heads * voxels * HALF_BYTES

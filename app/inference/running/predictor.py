@@ -56,7 +56,7 @@ SAYS_NO_MEMORY = ("out of memory", "ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "
 """What errors of CUDA, cuDNN and cuBLAS say that are no ``torch.OutOfMemoryError``."""
 
 ERROR_LETTERS = 200
-"""How much of CUDA's own explanation is told."""
+"""How much of CUDA's own explanation a message quotes."""
 
 GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 """nnU-Net's own."""
@@ -111,7 +111,7 @@ def lock_of(device: str) -> threading.Lock:
 
 
 class GpuPredictor(FinitePredictor):
-    """nnU-Net's predictor, told by :meth:`prepare` what network and whose memory it works with."""
+    """nnU-Net's predictor; :meth:`prepare` says what network and whose memory it works with."""
 
     configuration_manager: Any
     network: Any

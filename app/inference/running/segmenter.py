@@ -162,7 +162,7 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
             use_gaussian=True,
             use_mirroring=bool(settings.mirroring_axes),
             perform_everything_on_device=False,
-            # nnU-Net lets cuDNN try what is fastest when it is told of a GPU here: then the same image
+            # nnU-Net lets cuDNN try what is fastest when it gets a GPU here: then the same image
             # could give other bits the next time, in the chain of another GPU too
             device=torch.device(CPU),
             allow_tqdm=False,

@@ -32,12 +32,12 @@ from app.dicom.results.page.table import draw_numbers
 from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, draw_views
 from app.dicom.results.report.content import (
     DEMONSTRATION_MODEL,
-    evidence,
     prior_statement,
     quantification_in_words,
     replaces_statement,
 )
 from app.dicom.results.report.quantities import uptake_in_words
+from app.dicom.results.report.sr import evidence
 from app.dicom.uids import ResultKind
 from app.domain.codes import SOURCE_IMAGE_FOR_PROCESSING
 from app.domain.study import StudyKind

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from app.dicom.results.context import ResultContext, plain
 from app.dicom.results.page.sheet import FAINT, RIGHT, Sheet
 from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_TOP
-from app.dicom.results.report.content import NO_LESION
+from app.dicom.results.report.content import NO_LESION, change_in_words, dose_in_words, recip_in_words
 from app.dicom.results.report.quantities import activity_instant_in_words
-from app.dicom.results.report.statements import change_in_words, dose_in_words, recip_in_words
 from app.domain.findings.findings import Burden, Change, Lesion, Site
 from app.domain.study import StudyKind
 
 TABLE_LEFT, TABLE_TOP, TABLE_BOTTOM = 716, 132, VIEWS_TOP + VIEWS_HEIGHT + 30
 FIGURES_IN_A_ROW = 3
-"""Large figures beside one another: 10000.0 still stands clear of the next."""
+"""Large figures in a row: 10000.0 still stands clear of the next."""
 
 HIGHEST_ROW, LOWEST_ROW = 28.0, 17.0
 """Pixels from row to row: as high as there is room; what has none is counted."""

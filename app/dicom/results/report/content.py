@@ -1,91 +1,65 @@
-"""Content items of the report: provenance, statements and the image library, as text and references.
-
-highdicom has the templates for measurements (TID 1411, 1501); its image library (TID 1600) repeats every
-descriptor in every image and needs attributes that NM has not, so the library here is grouped: what all
-images share stands once (TID 1602), below it the images.
-"""
+"""The report in words, for SR and page: summary, provenance, sites, reference organs, change and dose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
     ContainerContentItem,
     ContentItem,
     ContentSequence,
-    ImageContentItem,
     RelationshipTypeValues,
     TextContentItem,
-    UIDRefContentItem,
 )
-from pydicom.dataset import Dataset
 
-from app.dicom.results.context import MANUFACTURER, RESEARCH_USE, ResultContext, coded, plain
+from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, plain
 from app.dicom.results.report.quantities import (
     activity_instant_in_words,
     processed_item,
     uptake_in_words,
-    uptake_item,
 )
-from app.dicom.results.report.statements import biomarker_statements
 from app.domain.analysis import Prior, RegistrationFit
 from app.domain.codes import (
-    ACQUISITION_MODALITY,
+    CHANGE,
+    CORRESPONDENCE,
     DECISION,
-    FRAME_OF_REFERENCE_UID,
-    IMAGE_LIBRARY,
-    IMAGE_LIBRARY_GROUP,
+    DOSE,
     INPUT,
     INTENDED_USE,
-    MODALITY,
     PRIOR,
     QUALITATIVE_EVALUATIONS,
     QUANTIFICATION,
+    RECIP,
+    REFERENCE,
     REPLACES,
-    SOURCE,
+    SITE_REASON,
     SUMMARY,
 )
+from app.domain.dose import EFFECTIVE_HALF_LIVES_H
+from app.domain.findings.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
 from app.domain.quantities.quantification import Quantification
-from app.domain.study import Code, Series, StudyKind
+from app.domain.study import Code, StudyKind
 
 DEMONSTRATION_MODEL = "Demonstration model, trained on simulated patients"
 NO_LESION = "No lesion found"
 
 
-def algorithm(context: ResultContext, in_full: bool) -> AlgorithmIdentification:
-    """TID 4019: which model; in full also its weights, the software, the settings and the revision."""
-    model, provenance = context.model, context.provenance
-    parameters = (
-        f"weights SHA-256: {model.weights_sha256}",
-        f"software version: {provenance.software_version}",
-        f"settings SHA-256: {provenance.settings_digest}",
-        f"revision: {provenance.revision}",
-    )
-    return AlgorithmIdentification(
-        name=plain(f"{model.role.value} {model.model_id}"),
-        version=plain(model.version),
-        manufacturer=MANUFACTURER,
-        parameters=[plain(text) for text in parameters] if in_full else None,
-    )
-
-
 def qualitative_evaluations(context: ResultContext) -> ContainerContentItem:
     """TID 1500 row 10: the summary, the intended use, and how the numbers came about, in words."""
-    container = ContainerContentItem(
-        name=coded(QUALITATIVE_EVALUATIONS), relationship_type=RelationshipTypeValues.CONTAINS
+    statements = ((name, plain(text)) for name, text in _statements(context))
+    processed = processed_item(context)
+    return evaluations(statements, *([] if processed is None else [processed]))
+
+
+def evaluations(statements: Iterable[tuple[Code, str]], *further: ContentItem) -> ContainerContentItem:
+    """Qualitative evaluations: each concept with its text, then other items."""
+    found = container(QUALITATIVE_EVALUATIONS)
+    texts = (
+        TextContentItem(name=coded(name), value=text, relationship_type=RelationshipTypeValues.CONTAINS)
+        for name, text in statements
     )
-    items: list[ContentItem] = [
-        TextContentItem(
-            name=coded(name), value=plain(text), relationship_type=RelationshipTypeValues.CONTAINS
-        )
-        for name, text in _statements(context)
-    ]
-    if (processed := processed_item(context)) is not None:
-        items.append(processed)
-    container.ContentSequence = ContentSequence(items)
-    return container
+    found.ContentSequence = ContentSequence([*texts, *further])
+    return found
 
 
 def summary(context: ResultContext) -> str:
@@ -124,26 +98,6 @@ def prior_statement(context: ResultContext, with_uids: bool = True) -> str:
     segmented = context.quantified.segmented
     used = "Prior used" if segmented.prior_used else f"Prior not used by {segmented.model.role.value}"
     return f"{used}: {_prior_in_words(aligned.prior, with_uids)}"
-
-
-def image_library(context: ResultContext) -> ContainerContentItem:
-    """TID 1600 with one group a series: the functional images, then the CT."""
-    library = _container(IMAGE_LIBRARY)
-    groups = [_library_group(series, context) for series in (context.functional, context.ct)]
-    library.ContentSequence = ContentSequence(groups)
-    return library
-
-
-def evidence(context: ResultContext) -> Iterator[Dataset]:
-    """Every input instance, as the report's evidence sequences want it."""
-    for series in (context.functional, context.ct):
-        for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
-            reference = Dataset()
-            reference.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
-            reference.SeriesInstanceUID = series.series_instance_uid
-            reference.SOPClassUID = instance.sop_class_uid
-            reference.SOPInstanceUID = instance.sop_instance_uid
-            yield reference
 
 
 def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
@@ -214,33 +168,99 @@ def _fit_in_words(fit: RegistrationFit) -> str:
     return ", ".join(parts)
 
 
-def _library_group(series: Series, context: ResultContext) -> ContainerContentItem:
-    group = _container(IMAGE_LIBRARY_GROUP)
-    acquisition = RelationshipTypeValues.HAS_ACQ_CONTEXT
-    items: list[ContentItem] = []
-    if series.modality in ACQUISITION_MODALITY:
-        value = coded(ACQUISITION_MODALITY[series.modality])
-        items.append(CodeContentItem(name=coded(MODALITY), value=value, relationship_type=acquisition))
-    frame = series.frame_of_reference_uid or (
-        context.frame_of_reference_uid if series is context.functional else ""
-    )
-    if frame:
-        name = coded(FRAME_OF_REFERENCE_UID)
-        items.append(UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
-    if series is context.functional and (uptake := uptake_item(context)) is not None:
-        items.append(uptake)
-    for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
-        items.append(
-            ImageContentItem(
-                name=coded(SOURCE),
-                referenced_sop_class_uid=instance.sop_class_uid,
-                referenced_sop_instance_uid=instance.sop_instance_uid,
-                relationship_type=RelationshipTypeValues.CONTAINS,
-            )
-        )
-    group.ContentSequence = ContentSequence(items)
-    return group
-
-
-def _container(name: Code) -> ContainerContentItem:
+def container(name: Code) -> ContainerContentItem:
+    """An empty one; what is in it comes later."""
     return ContainerContentItem(name=coded(name), relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def biomarker_statements(findings: Findings) -> Iterator[tuple[Code, str]]:
+    """Each concept with its text, in the order of the report; only what somebody looked for."""
+    for reference in findings.references:
+        yield REFERENCE, _reference_in_words(reference)
+    sites = [f"lesion {x.number}: {x.site} ({x.site_reason})" for x in findings.lesions if x.site_reason]
+    if sites:
+        yield SITE_REASON, "; ".join(sites)
+    if findings.no_change_because:
+        yield CHANGE, f"not reported: {findings.no_change_because}"
+    if findings.change is not None:
+        yield from _change_statements(findings.change)
+    if findings.dose is not None:
+        yield DOSE, dose_in_words(findings.dose)
+
+
+def change_in_words(change: Change) -> str:
+    """One sentence on the totals and on lesions come and gone."""
+    parts = [
+        _percent("PSMA-TV", change.psma_tv_percent),
+        _percent("TL-PSMA", change.tl_psma_percent),
+        _percent("SUVmax", change.suv_max_percent),
+    ]
+    if change.no_links_because:
+        parts.append(f"lesions not compared one by one: {'; '.join(change.no_links_because)}")
+    else:
+        parts += [f"{n} {kind}" for kind in LinkKind if (n := change.lesions_that_are(kind))]
+    parts += [f"caution: {caution}" for caution in change.cautions]
+    return f"since {change.acquired_at.date().isoformat()}: {', '.join(parts)}"
+
+
+def recip_in_words(change: Change) -> str:
+    """The category, or why there is none; empty where RECIP does not apply."""
+    if change.recip is None:
+        return ""
+    if change.recip.category is None:
+        return f"RECIP 1.0 not decided: {change.recip.reason}"
+    return f"{change.recip.category} ({change.recip.reason})"
+
+
+def _change_statements(change: Change) -> Iterator[tuple[Code, str]]:
+    yield CHANGE, f"{change_in_words(change)}; previous series {change.series_instance_uid}"
+    if change.registration:
+        yield CHANGE, change.registration
+    if change.links:
+        yield CORRESPONDENCE, "; ".join(_link_in_words(link) for link in change.links)
+    if change.recip is not None:
+        yield RECIP, recip_in_words(change)
+
+
+def _reference_in_words(reference: ReferenceUptake) -> str:
+    if reference.suv_mean is None:
+        return f"{reference.organ}: {reference.method}"
+    places = ", ".join(f"({x:.0f}, {y:.0f}, {z:.0f})" for x, y, z in reference.centres_mm)
+    return (
+        f"{reference.organ}: SUVmean {reference.suv_mean:.3g} in {reference.volume_ml:.1f} ml, "
+        f"{reference.method}; centre LPS mm {places}"
+    )
+
+
+def _link_in_words(link: LesionLink) -> str:
+    numbers = [" + ".join(str(n) for n in side) for side in (link.previous, link.current)]
+    changes = [
+        _percent(name, value)
+        for name, value in (
+            ("volume", link.volume_percent),
+            ("TL-PSMA", link.tl_psma_percent),
+            ("SUVmax", link.suv_max_percent),
+        )
+        if value is not None
+    ]
+    detail = f" ({', '.join(changes)})" if changes else ""
+    return f"{link.kind}: previous {numbers[0] or '-'}, current {numbers[1] or '-'}{detail}"
+
+
+def _percent(name: str, value: float | None) -> str:
+    return f"{name} {'not comparable' if value is None else f'{value:+.1f} %'}"
+
+
+def dose_in_words(dose: DoseEstimate) -> str:
+    """When it was measured and how far off it may be, or why there is none."""
+    if dose.refused_because:
+        return f"not estimated: {dose.refused_because}"
+    text = f"research estimate from one SPECT at {dose.hours_after_administration:.1f} h (Haenscheid 2018)"
+    if dose.lowest is None or dose.highest is None:
+        return text
+    below, above = 100.0 * (dose.lowest - 1.0), 100.0 * (dose.highest - 1.0)
+    low_h, high_h = EFFECTIVE_HALF_LIVES_H
+    return (
+        f"{text}; {below:+.0f} % to {above:+.0f} % for effective half-lives of {low_h:g} to {high_h:g} h, "
+        "calibration and partial volume apart"
+    )

@@ -88,7 +88,7 @@ def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity,
 
 
 def _other_suvs(lesion: Lesion, context: ResultContext) -> Iterator[Found]:
-    """Maximum, mean and peak once more, in each SUV that the site asks for beside SUVbw."""
+    """Maximum, mean and peak once more, in each SUV that the site asks for in addition to SUVbw."""
     values = ((lesion.suv_max, codes.MAXIMUM), (lesion.suv_mean, codes.MEAN), (lesion.suv_peak, codes.PEAK))
     for other in context.loaded.quantification.other_suv:
         coded = codes.OTHER_SUV[other.unit]

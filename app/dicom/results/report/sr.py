@@ -1,12 +1,25 @@
-"""Measurements as DICOM SR (PS3.16 TID 1500): a group a lesion (TID 1411), one for the body (TID 1501)."""
+"""Measurements as DICOM SR (PS3.16 TID 1500): a group a lesion (TID 1411), one for the body (TID 1501).
+
+highdicom has the templates for measurements. Its image library (TID 1600) repeats every descriptor in every
+image and needs attributes that NM has not, so the library here is grouped: what all images share stands once
+(TID 1602), below it the images.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import highdicom as hd
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
+    ImageContentItem,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
@@ -17,27 +30,37 @@ from highdicom.sr import (
     RelationshipTypeValues,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
+    UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 from pydicom.valuerep import DA, TM
 
-from app.dicom.results.context import DEVICE_NAME, MANUFACTURER, ResultContext, blank_source, coded, finish
+from app.dicom.results.context import (
+    DEVICE_NAME,
+    MANUFACTURER,
+    ResultContext,
+    blank_source,
+    coded,
+    finish,
+    plain,
+)
 from app.dicom.results.policy import SrClass
-from app.dicom.results.report.content import algorithm, evidence, image_library, qualitative_evaluations
+from app.dicom.results.report.content import container, qualitative_evaluations
 from app.dicom.results.report.quantities import (
     Quantity,
     add_instant,
     lesion_quantities,
     processed_local,
+    uptake_item,
     whole_body_quantities,
 )
 from app.dicom.uids import ResultKind, derived_uid
 from app.domain import codes
 from app.domain.analysis import SupersededReport
 from app.domain.findings.findings import Lesion
-from app.domain.study import StudyKind
+from app.domain.study import Series, StudyKind
 
 WHOLE_BODY = "Whole body"
 
@@ -133,7 +156,7 @@ def _lesion_group(
 
 
 def _finding_sites(lesion: Lesion) -> list[FindingSite] | None:
-    """``None`` where the site can't be told."""
+    """``None`` where no rule decided the site."""
     code = codes.SITES.get(lesion.site)
     return None if code is None else [FindingSite(anatomic_location=coded(code))]
 
@@ -199,3 +222,68 @@ def private_scheme() -> CodingSchemeIdentificationItem:
         version=codes.PRIVATE_SCHEME_VERSION,
         responsible_organization=MANUFACTURER,
     )
+
+
+def algorithm(context: ResultContext, in_full: bool) -> AlgorithmIdentification:
+    """TID 4019: which model; in full also its weights, the software, the settings and the revision."""
+    model, provenance = context.model, context.provenance
+    parameters = (
+        f"weights SHA-256: {model.weights_sha256}",
+        f"software version: {provenance.software_version}",
+        f"settings SHA-256: {provenance.settings_digest}",
+        f"revision: {provenance.revision}",
+    )
+    return AlgorithmIdentification(
+        name=plain(f"{model.role.value} {model.model_id}"),
+        version=plain(model.version),
+        manufacturer=MANUFACTURER,
+        parameters=[plain(text) for text in parameters] if in_full else None,
+    )
+
+
+def image_library(context: ResultContext) -> ContainerContentItem:
+    """TID 1600 with one group a series: the functional images, then the CT."""
+    library = container(codes.IMAGE_LIBRARY)
+    groups = [_library_group(series, context) for series in (context.functional, context.ct)]
+    library.ContentSequence = ContentSequence(groups)
+    return library
+
+
+def evidence(context: ResultContext) -> Iterator[Dataset]:
+    """Every input instance, as the report's evidence sequences want it."""
+    for series in (context.functional, context.ct):
+        for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
+            reference = Dataset()
+            reference.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+            reference.SeriesInstanceUID = series.series_instance_uid
+            reference.SOPClassUID = instance.sop_class_uid
+            reference.SOPInstanceUID = instance.sop_instance_uid
+            yield reference
+
+
+def _library_group(series: Series, context: ResultContext) -> ContainerContentItem:
+    group = container(codes.IMAGE_LIBRARY_GROUP)
+    acquisition = RelationshipTypeValues.HAS_ACQ_CONTEXT
+    items: list[ContentItem] = []
+    if series.modality in codes.ACQUISITION_MODALITY:
+        value = coded(codes.ACQUISITION_MODALITY[series.modality])
+        items.append(CodeContentItem(name=coded(codes.MODALITY), value=value, relationship_type=acquisition))
+    frame = series.frame_of_reference_uid or (
+        context.frame_of_reference_uid if series is context.functional else ""
+    )
+    if frame:
+        name = coded(codes.FRAME_OF_REFERENCE_UID)
+        items.append(UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
+    if series is context.functional and (uptake := uptake_item(context)) is not None:
+        items.append(uptake)
+    for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
+        items.append(
+            ImageContentItem(
+                name=coded(codes.SOURCE),
+                referenced_sop_class_uid=instance.sop_class_uid,
+                referenced_sop_instance_uid=instance.sop_instance_uid,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+        )
+    group.ContentSequence = ContentSequence(items)
+    return group
