@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis's deadline of 200 ms an example is a measure of how busy the machine is; CI has none either.
+settings.register_profile("without deadline", settings(), deadline=None)
+settings.load_profile("without deadline")
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
