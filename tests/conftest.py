@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis's deadline of 200 ms an example is a measure of how busy the machine is; CI has none either.
+settings.register_profile("without deadline", settings(), deadline=None)
+settings.load_profile("without deadline")
 
 if TYPE_CHECKING:
     from tests.peers.results import Case

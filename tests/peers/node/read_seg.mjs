@@ -6,9 +6,12 @@
 // rowCosines, columnCosines, pixelSpacing [between rows, between columns], slices: [{imageId, sopInstanceUID,
 // position}]}. OUT gets one byte a voxel, (slice, row, column); the segments go to standard output as JSON.
 
+import { webcrypto } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { adaptersSEG } from '@cornerstonejs/adapters';
 import { cache, metaData } from '@cornerstonejs/core';
+
+globalThis.crypto ??= webcrypto; // browsers have it, and Node.js from version 20 on; Debian 12 has 18
 
 const [sourceFile, segFile, outFile] = process.argv.slice(2);
 const source = JSON.parse(readFileSync(sourceFile, 'utf8'));
