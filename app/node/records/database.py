@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from sqlalchemy import (
+    Connection,
     DateTime,
     Engine,
     Enum,
@@ -31,6 +32,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from app.errors import MisconfiguredError, RetryLaterError
+from app.node.records import migrations
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
@@ -53,8 +55,8 @@ POSTGRES_TIMEOUTS = {
 POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 """All mean the same here: the driver that is installed."""
 
-_TABLES_LOCK = 0x70736D61
-"""Key of the advisory lock under which tables are made: two nodes may start at the same time."""
+_SCHEMA_LOCK = 0x70736D61
+"""Key of the advisory lock under which the schema changes: two nodes may start at the same time."""
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware instant, kept in UTC without an offset, which every database orders correctly."""
@@ -168,27 +170,46 @@ def upsert(engine: Engine, row: type[Base], **values: object) -> None:
 
 
 def open_database(url: str) -> Engine:
-    """An engine for ``url``, with the tables known so far in place.
+    """An engine for ``url``, with every table in place, those of an earlier version taken over.
 
     Args:
         url: ``sqlite:///node.sqlite``, or ``postgresql://user:password@host:port/database``.
 
     Raises:
-        MisconfiguredError: the URL can't be understood or its driver is not installed.
+        MisconfiguredError: the URL can't be understood, its driver is not installed, or the database is that
+            of a newer version of the program.
         RetryLaterError: the database does not answer.
     """
     engine = create_database_engine(url)
     try:
-        with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TABLES_LOCK})
-            metadata.create_all(connection)
+        _bring_up_to_date(engine)
     except SQLAlchemyError as error:
         raise RetryLaterError(
             f"the database {database_place(engine)} does not answer: {database_cause(error)}; "
             f"{database_advice(engine)}"
         ) from error
     return engine
+
+
+def _bring_up_to_date(engine: Engine) -> None:
+    try:
+        with engine.connect() as connection:
+            is_current = migrations.found_revision(connection) == migrations.REVISION
+        if not is_current:
+            with engine.begin() as connection:
+                _lock_schema(connection)
+                migrations.upgrade(connection, database_place(engine))
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _lock_schema(connection: Connection) -> None:
+    """Let nobody else change the schema until the transaction ends; SQLite's driver would not begin one."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def database_url(url: str) -> URL:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
@@ -18,6 +17,7 @@ from app.files.durable import free_mb
 from app.node.deliver import scu
 from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
+from app.node.records.migrations import refuse_newer
 
 ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
@@ -54,7 +54,7 @@ def check_database(policy: NodePolicy) -> CheckResult:
     engine = create_database_engine(policy.node_database_url)
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+            refuse_newer(connection, database_place(engine))
     except SQLAlchemyError as error:
         found = f"no answer from {database_place(engine)}: {database_cause(error)}"
         return CheckResult(name, False, found, database_advice(engine))

@@ -1,0 +1,76 @@
+"""The schema of the node's database, and the steps from one version of it to the next (Alembic).
+
+A change of the schema is one more file in ``versions``, and its name in :data:`REVISION`. ``tests/legacy``
+proves that they lead from a database of version 0.1.0, and from an empty one, to the tables declared as rows.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, inspect, text
+
+from app import __version__
+from app.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+REVISION = "0001"
+"""The newest step: what this version of the program expects."""
+
+_one_at_a_time = threading.Lock()
+"""Alembic keeps what it is about in variables of its modules."""
+
+
+def found_revision(connection: Connection) -> str | None:
+    """The step that a database has come to; ``None`` for an empty one, or one of version 0.1.0."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
+
+
+def refuse_newer(connection: Connection, place: str) -> None:
+    """Refuse a database that this version of the program does not know.
+
+    Args:
+        place: of the database, for the message.
+
+    Raises:
+        MisconfiguredError: another version has taken it further.
+    """
+    from alembic.script import ScriptDirectory
+
+    found = found_revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise MisconfiguredError(
+            f"the database {place} has schema {found}, made by a newer version of the program; version "
+            f"{__version__} expects {REVISION} or an older one. Install the newer version again, or restore "
+            "the backup from before the upgrade"
+        )
+
+
+def upgrade(connection: Connection, place: str) -> None:
+    """Take a database to :data:`REVISION`, whatever version it is of; in the connection's transaction.
+
+    Raises:
+        MisconfiguredError: as :func:`refuse_newer`.
+    """
+    from alembic import command
+
+    refuse_newer(connection, place)
+    config = _config()
+    config.attributes["connection"] = connection
+    with _one_at_a_time:
+        command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "app.node.records:migrations")
+    return config
