@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 from typer.testing import CliRunner
 
 from app.cli.main import app
@@ -29,6 +30,7 @@ from tests.node.postgres.conftest import cluster
 __all__ = ["cluster", "executors", "stores"]
 
 NEWER = "9999"
+DAY = "2026-03-04T09:30:00.000000"
 
 
 @pytest.fixture(params=["SQLite", "Postgres"])
@@ -72,11 +74,41 @@ def differences(engine: Engine) -> list[object]:
 
 
 def test_the_schema_of_an_earlier_version_becomes_the_one_that_is_declared(legacy_url: str) -> None:
+    before = create_database_engine(legacy_url)
+    assert differences(before) != []
+    before.dispose()
     engine = open_database(legacy_url)
     assert differences(engine) == []
     with engine.connect() as connection:
         assert found_revision(connection) == REVISION
     engine.dispose()
+
+
+def test_two_rows_for_a_study_become_one_that_holds_both(legacy_url: str) -> None:
+    engine = create_database_engine(legacy_url)
+    with engine.begin() as connection:
+        # the node was killed between the two
+        connection.execute(text(f"INSERT INTO study_subjects VALUES ('1.2', 'P', 'I', NULL, '{DAY}')"))  # noqa: S608
+        observed = rows(connection, "observed_studies")
+        subjects = rows(connection, "study_subjects")
+    engine.dispose()
+    assert len(observed.keys() - subjects.keys()) == 1, "a study without an image is nobody's"
+    engine = open_database(legacy_url)
+    with engine.connect() as connection:
+        found = rows(connection, "studies")
+    engine.dispose()
+    unseen = {"state": None, "reason": "", "observed_at": None}
+    nobody = dict.fromkeys(("patient_id", "issuer", "pet_acquired_at", "spect_acquired_at"))
+    assert found == {
+        uid: {**unseen, **nobody, **observed.get(uid, {}), **subjects.get(uid, {})}
+        for uid in observed.keys() | subjects.keys()
+    }
+
+
+def rows(connection: Connection, table: str) -> dict[str, dict[str, Any]]:
+    """The rows of a table by Study Instance UID, as the driver gives them."""
+    found = connection.execute(text(f"SELECT * FROM {table}")).mappings()  # noqa: S608  a name of ours
+    return {row["study_instance_uid"]: dict(row) for row in found}
 
 
 def test_a_new_database_has_the_schema_that_is_declared(new_url: str) -> None:

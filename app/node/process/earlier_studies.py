@@ -60,7 +60,7 @@ class NodeEarlierResults:
         self, patient: Patient, before: datetime
     ) -> Iterator[tuple[RegisteredResult, PairOutcome]]:
         """What the latest revision that ended has found, in each of the patient's earlier studies."""
-        for subject in self._stores.subjects.of_patient(patient):
+        for subject in self._stores.studies.of_patient(patient):
             times = {StudyKind.PET_CT: subject.pet_acquired_at, StudyKind.SPECT_CT: subject.spect_acquired_at}
             earlier = {kind: when for kind, when in times.items() if when is not None and when < before}
             key = self._latest_ended(subject.study_instance_uid) if earlier else None

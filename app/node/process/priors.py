@@ -21,12 +21,11 @@ from app.node.records.audit import AuditEvent
 from app.node.records.outbox import readable_outcome_of
 from app.node.records.runs import Run, RunKey, RunLedger, StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import StudyObservations, StudySubjects
+from app.node.records.studies import StudyLedger
 
 ADVICE = "psma-node retry --again analyses it with this prior"
 
 _ANALYSED = (StudyState.DELIVERING, StudyState.DONE)
-_ARRIVING = {StudyState.RECEIVING: "is being received", StudyState.WAITING: "is not complete yet"}
 _UNDER_WAY = {StudyState.QUEUED: "is queued", StudyState.RUNNING: "is running"}
 
 _log = logging.getLogger(__name__)
@@ -46,17 +45,14 @@ class Wait:
 class PriorWait:
     """Looks for what a run should wait for; ``limit_s`` counts from when its study was complete."""
 
-    def __init__(
-        self, subjects: StudySubjects, runs: RunLedger, observations: StudyObservations, limit_s: float
-    ) -> None:
-        self._subjects = subjects
+    def __init__(self, studies: StudyLedger, runs: RunLedger, limit_s: float) -> None:
+        self._studies = studies
         self._runs = runs
-        self._observations = observations
         self._limit_s = limit_s
 
     def check(self, run: Run, now: datetime) -> Wait:
         """Whether ``run`` waits at ``now`` (aware)."""
-        for study in self._subjects.earlier_pets(run.key.study_instance_uid):
+        for study in self._studies.earlier_pets(run.key.study_instance_uid):
             progress = self._progress(study)
             if not progress:
                 continue
@@ -68,9 +64,10 @@ class PriorWait:
 
     def _progress(self, study_instance_uid: str) -> str:
         """What a study is about, in words; nothing when it has come to its end, whichever."""
-        observation = self._observations.of_study(study_instance_uid)
-        if observation is None or observation.state in _ARRIVING:
-            return _ARRIVING[observation.state if observation else StudyState.RECEIVING]
+        known = self._studies.get(study_instance_uid)
+        if known is None or known.is_arriving:
+            waits = known is not None and known.state is StudyState.WAITING
+            return "is not complete yet" if waits else "is being received"
         revisions = self._runs.of_study(study_instance_uid)
         if not revisions:
             return ""
@@ -82,7 +79,7 @@ class PriorWait:
 
 def prior_wait(stores: NodeStores, policy: NodePolicy) -> PriorWait:
     """The wait over a node's own stores."""
-    return PriorWait(stores.subjects, stores.runs, stores.observations, policy.prior_wait_s)
+    return PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
 
 
 def late_prior(stores: NodeStores, run: Run) -> str:
@@ -99,7 +96,7 @@ def tell_late_priors(stores: NodeStores, ended: RunKey) -> None:
     Args:
         ended: the run whose results are in the outbox and registered; its state may still be RUNNING.
     """
-    for study in (ended.study_instance_uid, *stores.subjects.later_spects(ended.study_instance_uid)):
+    for study in (ended.study_instance_uid, *stores.studies.later_spects(ended.study_instance_uid)):
         revisions = stores.runs.of_study(study)
         # a running one with results in the outbox is about to end
         if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
@@ -119,7 +116,7 @@ def _tell(stores: NodeStores, spect: RunKey) -> None:
 
 def _missed(stores: NodeStores, spect: RunKey) -> str:
     """The latest earlier PET that has a result, when this run's own results were made without any."""
-    earlier = stores.subjects.earlier_pets(spect.study_instance_uid)
+    earlier = stores.studies.earlier_pets(spect.study_instance_uid)
     registered = stores.results.of_studies(earlier) if earlier else frozenset()
     if not registered or not _found_no_prior(stores, spect):
         return ""

@@ -17,7 +17,7 @@ from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox import InboxStudy
 from app.node.records.runs import StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import Observation, StudySubject
+from app.node.records.studies import StudySubject
 
 Examine = Callable[[Sequence[Path]], tuple[Study, SelectionOutcome]]
 """Headers of a study's files, and what the selection makes of them."""
@@ -64,7 +64,7 @@ class Watcher:
         self._open: dict[str, InboxStudy] = {}
         self._settled: dict[str, tuple[int, datetime]] = {}
         self._examined: dict[str, _Examined] = {}
-        self._written: dict[str, Observation] = {}
+        self._observed: dict[str, tuple[StudyState, str]] = {}
         self._subjects: dict[str, StudySubject] = {}
         self._looked_at: datetime | None = None
 
@@ -133,7 +133,7 @@ class Watcher:
 
     def _know(self, subject: StudySubject) -> None:
         if self._subjects.get(subject.study_instance_uid) != subject:
-            self._stores.subjects.write(subject)
+            self._stores.studies.identify(subject)
             self._subjects[subject.study_instance_uid] = subject
 
     def _assess(self, study: InboxStudy, quiet_s: float) -> Completeness:
@@ -185,10 +185,9 @@ class Watcher:
         )
 
     def _observe(self, study_instance_uid: str, state: StudyState, reason: str) -> None:
-        observation = Observation(study_instance_uid, state, reason)
-        if self._written.get(study_instance_uid) != observation:
-            self._stores.observations.write(observation)
-            self._written[study_instance_uid] = observation
+        if self._observed.get(study_instance_uid) != (state, reason):
+            self._stores.studies.observe(study_instance_uid, state, reason)
+            self._observed[study_instance_uid] = (state, reason)
 
 
 def _content(study: InboxStudy) -> tuple[int, datetime]:

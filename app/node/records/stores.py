@@ -18,7 +18,7 @@ from app.node.records.inbox import Inbox
 from app.node.records.outbox import Outbox
 from app.node.records.results import ResultRegister
 from app.node.records.runs import LatePriorLedger, RunLedger
-from app.node.records.studies import StudyObservations, StudySubjects
+from app.node.records.studies import StudyLedger
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class NodeStores:
     engine: Engine
     inbox: Inbox
     outbox: Outbox
-    observations: StudyObservations
+    studies: StudyLedger
     runs: RunLedger
     deliveries: DeliveryLedger
     results: ResultRegister
-    subjects: StudySubjects
     late_priors: LatePriorLedger
     shadows: ShadowLedger
     audit: AuditLog
@@ -63,11 +62,10 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         engine=engine,
         inbox=inbox,
         outbox=outbox,
-        observations=StudyObservations(engine),
+        studies=StudyLedger(engine),
         runs=RunLedger(engine),
         deliveries=DeliveryLedger(engine),
         results=ResultRegister(engine, outbox),
-        subjects=StudySubjects(engine),
         late_priors=LatePriorLedger(engine),
         shadows=ShadowLedger(engine),
         audit=_audit_log(policy, engine),

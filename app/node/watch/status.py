@@ -11,7 +11,7 @@ from app.node.records.deliveries import Delivery, DeliveryState
 from app.node.records.inbox import InboxStudy
 from app.node.records.runs import Run, StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import Observation
+from app.node.records.studies import StudyRow
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,24 @@ class StudyStatus:
 
 def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
     """Every study, the one that began to arrive first first."""
-    observations = stores.observations.all()
+    known = stores.studies.all()
     latest = {run.key.study_instance_uid: run for run in stores.runs.latest()}
     studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
     uids = [study.study_instance_uid for study in studies]
-    acquired_at = stores.subjects.acquired_at()
     return tuple(
         replace(
-            _status(stores, study, observations.get(uid), latest.get(uid)),
-            acquired_at=acquired_at.get(uid),
+            _status(stores, study, known.get(uid), latest.get(uid)),
+            acquired_at=known[uid].acquired_at if uid in known else None,
             beside=stores.inbox.beside(uid) if study.image_count < study.instance_count else "",
         )
         for uid, study in zip(uids, studies, strict=True)
     )
 
 
-def _status(
-    stores: NodeStores, study: InboxStudy, observation: Observation | None, run: Run | None
-) -> StudyStatus:
-    arriving = observation is None or observation.state in (StudyState.RECEIVING, StudyState.WAITING)
+def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
+    arriving = known is None or known.is_arriving
     if run is None or (arriving and run.state is not StudyState.RUNNING):
-        return _arriving(study, observation, run)
+        return _arriving(study, known, run)
     deliveries = tuple(_delivery_status(stores, item) for item in stores.deliveries.of_run(run.key))
     next_try_at = run.next_try_at or min(
         (item.next_try_at for item in deliveries if item.next_try_at is not None), default=None
@@ -111,10 +108,10 @@ def _late(stores: NodeStores, run: Run) -> str:
     return f"analysed without the PET/CT of the same patient, study {pet}, which ended later: {ADVICE}"
 
 
-def _arriving(study: InboxStudy, observation: Observation | None, run: Run | None) -> StudyStatus:
+def _arriving(study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
     earlier = f" (revision {run.key.revision} is {run.state})" if run else ""
-    waiting = observation is not None and observation.state is StudyState.WAITING
-    reason = observation.reason if observation else f"{study.image_count} images so far"
+    waiting = known is not None and known.state is StudyState.WAITING
+    reason = known.reason if known and known.state else f"{study.image_count} images so far"
     return StudyStatus(
         study_instance_uid=study.study_instance_uid,
         state=str(StudyState.WAITING if waiting else StudyState.RECEIVING),

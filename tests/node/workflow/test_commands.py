@@ -22,7 +22,7 @@ from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliverySta
 from app.node.records.instances import InstanceRow
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from app.node.records.studies import Observation, StudySubject
+from app.node.records.studies import StudySubject
 from app.node.watch.health import CheckResult
 from tests.node.workflow.test_ledgers import FILES
 
@@ -68,7 +68,7 @@ def queued(stores: NodeStores, study: str) -> RunKey:
     """A complete study."""
     key = arrived(stores, study)
     stores.runs.open(study, "d" * 64)
-    stores.observations.write(Observation(study, StudyState.QUEUED))
+    stores.studies.observe(study, StudyState.QUEUED)
     return key
 
 
@@ -97,7 +97,7 @@ def test_absent_data_folder_is_a_wrong_setting(
 
 def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeStores) -> None:
     arrived(stores, "1.1")
-    stores.observations.write(Observation("1.1", StudyState.WAITING, "a CT that covers the PET"))
+    stores.studies.observe("1.1", StudyState.WAITING, "a CT that covers the PET")
     soon = utc_now() + timedelta(seconds=90)
     ended(stores, "1.2", RunEnding(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
     ended(stores, "1.3", RunEnding(StudyState.REJECTED, "the unit is CNTS"))
@@ -114,7 +114,7 @@ def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
     command: Command, stores: NodeStores
 ) -> None:
     arrived(stores, "1.1")
-    stores.subjects.write(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
+    stores.studies.identify(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
     told = command("status").stdout
     assert "1.1  1 images, acquired 2026-03-04\n" in told
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
@@ -124,7 +124,7 @@ def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
 
 def test_status_tells_images_from_what_is_kept_beside_them(command: Command, stores: NodeStores) -> None:
     arrived(stores, "1.1", SegmentationStorage)
-    stores.observations.write(Observation("1.1", StudyState.WAITING, "no image"))
+    stores.studies.observe("1.1", StudyState.WAITING, "no image")
     told = command("status").stdout
     assert "1.1  0 images\n" in told
     assert "kept beside the images: 1 Segmentation Storage\n" in told
@@ -148,7 +148,7 @@ def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores
 
 def test_late_images_are_told_beside_the_earlier_result(command: Command, stores: NodeStores) -> None:
     ended(stores, "1.2", RunEnding(StudyState.DONE))
-    stores.observations.write(Observation("1.2", StudyState.WAITING, "3 of 40 images of the CT series"))
+    stores.studies.observe("1.2", StudyState.WAITING, "3 of 40 images of the CT series")
     assert "why: 3 of 40 images of the CT series (revision 1 is done)" in command("status").stdout
 
 

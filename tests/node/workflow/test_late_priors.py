@@ -53,7 +53,7 @@ def analysed(
 
     ``is_running``: its results are in the outbox, and how it ended is not written down yet.
     """
-    stores.subjects.write(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
+    stores.studies.identify(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
     run, _ = stores.runs.open(SPECT, digest * 64)
     stores.runs.claim(run.key, 1, "x")
     role = ModelRole.M4 if reason is None else ModelRole.M2
@@ -74,7 +74,7 @@ def analysed(
 
 def pet_comes(stores: NodeStores, acquired_at: datetime = DAY, study: str = PET) -> RunKey:
     """Anna's PET is registered."""
-    stores.subjects.write(StudySubject(study, ANNA, pet_acquired_at=acquired_at))
+    stores.studies.identify(StudySubject(study, ANNA, pet_acquired_at=acquired_at))
     row = RegisteredResult(
         study_instance_uid=study,
         functional_series_instance_uid=f"{study}.2",
@@ -136,7 +136,7 @@ def test_a_pet_that_ends_tells_it_in_the_second_step_of_its_workflow(
 @pytest.mark.parametrize("pet_looks", ["while the SPECT ends", "before the SPECT has results"])
 def test_whichever_of_both_ends_last_tells_it(stores: NodeStores, tmp_path: Path, pet_looks: str) -> None:
     if pet_looks == "before the SPECT has results":
-        stores.subjects.write(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
+        stores.studies.identify(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
         tell_late_priors(stores, pet_comes(stores))
         assert audited(tmp_path) == []
         spect = analysed(stores, is_running=True)

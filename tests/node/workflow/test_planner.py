@@ -14,7 +14,7 @@ from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.executors import Heartbeats
 from app.node.records.runs import Run, RunEnding, RunKey, RunLedger, StudyState
-from app.node.records.studies import StudyObservations, StudySubjects
+from app.node.records.studies import StudyLedger
 
 
 class FakeEngine:
@@ -50,7 +50,7 @@ def made(engine: Engine) -> tuple[Planner, FakeEngine, RunLedger]:
     """A planner with its parts."""
     fake = FakeEngine()
     runs = RunLedger(engine)
-    wait = PriorWait(StudySubjects(engine), runs, StudyObservations(engine), limit_s=60)
+    wait = PriorWait(StudyLedger(engine), runs, limit_s=60)
     planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait)  # type: ignore[arg-type]
     return planner, fake, runs
 

@@ -69,7 +69,7 @@ def processed(
 
 
 def known(stores: NodeStores, study: str, when: datetime = DAY, patient: Patient = ANNA) -> None:
-    stores.subjects.write(StudySubject(study, patient, pet_acquired_at=when))
+    stores.studies.identify(StudySubject(study, patient, pet_acquired_at=when))
 
 
 def found(stores: NodeStores, patient: Patient = ANNA, kind: StudyKind = StudyKind.PET_CT) -> list[str]:

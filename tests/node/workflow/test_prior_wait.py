@@ -17,7 +17,7 @@ from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
 from app.node.records.runs import RunEnding, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from app.node.records.studies import Observation, StudySubject
+from app.node.records.studies import StudySubject
 from tests.node.workflow.fake_node import Subject
 from tests.node.workflow.peers import FakePacs, NodeProcess, wait_until
 
@@ -37,12 +37,12 @@ def stores(tmp_path: Path) -> Iterator[NodeStores]:
 def known(stores: NodeStores, pet: StudySubject | None = None) -> Callable[..., Wait]:
     """A complete SPECT/CT of Anna, ten days after a PET; returns what it is told."""
     spect = StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10))
-    stores.subjects.write(spect)
-    stores.subjects.write(pet or StudySubject(PET, ANNA, pet_acquired_at=DAY))
+    stores.studies.identify(spect)
+    stores.studies.identify(pet or StudySubject(PET, ANNA, pet_acquired_at=DAY))
     run, _ = stores.runs.open(SPECT, "s" * 64)
 
     def told(after_s: float = 0.0) -> Wait:
-        wait = PriorWait(stores.subjects, stores.runs, stores.observations, limit_s=60)
+        wait = PriorWait(stores.studies, stores.runs, limit_s=60)
         return wait.check(run, run.created_at + timedelta(seconds=after_s))
 
     return told
@@ -50,16 +50,16 @@ def known(stores: NodeStores, pet: StudySubject | None = None) -> Callable[..., 
 
 def queued_pet(stores: NodeStores) -> RunKey:
     """The PET has arrived whole."""
-    stores.observations.write(Observation(PET, StudyState.QUEUED))
+    stores.studies.observe(PET, StudyState.QUEUED)
     return stores.runs.open(PET, "p" * 64)[0].key
 
 
 def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStores) -> None:
     told = known(stores)
     which = f"waits for the PET/CT of the same patient, study {PET}, which"
-    stores.observations.write(Observation(PET, StudyState.RECEIVING))
+    stores.studies.observe(PET, StudyState.RECEIVING)
     assert told() == Wait(hold=True, reason=f"{which} is being received")
-    stores.observations.write(Observation(PET, StudyState.WAITING, "a CT"))
+    stores.studies.observe(PET, StudyState.WAITING, "a CT")
     assert told() == Wait(hold=True, reason=f"{which} is not complete yet")
     key = queued_pet(stores)
     assert told() == Wait(hold=True, reason=f"{which} is queued")
@@ -108,16 +108,16 @@ def test_what_can_be_no_prior_is_not_waited_for(stores: NodeStores, pet: StudySu
 
 def test_patient_without_identifier_waits_for_nobody(stores: NodeStores) -> None:
     nobody = Patient("")
-    stores.subjects.write(StudySubject(PET, nobody, DAY))
-    stores.subjects.write(StudySubject(SPECT, nobody, None, DAY + timedelta(days=1)))
-    assert stores.subjects.earlier_pets(SPECT) == ()
+    stores.studies.identify(StudySubject(PET, nobody, DAY))
+    stores.studies.identify(StudySubject(SPECT, nobody, None, DAY + timedelta(days=1)))
+    assert stores.studies.earlier_pets(SPECT) == ()
 
 
 def test_identifiers_that_a_database_would_refuse_are_kept(stores: NodeStores) -> None:
     odd = Patient("A\0\ud800" + "x" * 5000)
-    stores.subjects.write(StudySubject(PET, odd, DAY))
-    stores.subjects.write(StudySubject(SPECT, odd, None, DAY + timedelta(days=1)))
-    assert stores.subjects.earlier_pets(SPECT) == (PET,)
+    stores.studies.identify(StudySubject(PET, odd, DAY))
+    stores.studies.identify(StudySubject(SPECT, odd, None, DAY + timedelta(days=1)))
+    assert stores.studies.earlier_pets(SPECT) == (PET,)
 
 
 def study(*modalities: str) -> Study:

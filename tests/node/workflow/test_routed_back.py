@@ -32,7 +32,6 @@ from app.node.records.database import utc_now
 from app.node.records.instances import InstanceRow, StoreCommand, identify
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from app.node.records.studies import Observation
 from app.node.watch.status import StudyStatus, study_statuses
 from tests.node.receive.images import data_set_of
 from tests.node.workflow.fake_node import KINDS, derived_uid, examine, pet_image, secondary_capture
@@ -207,7 +206,9 @@ def test_a_processed_study_does_not_begin_to_arrive_again_with_a_result(
     keep(stores, of_class(SegmentationStorage, tmp_path, STUDY))
     watcher.look()
     # while it is said to arrive, a SPECT/CT of the same patient waits for it
-    assert stores.observations.of_study(STUDY) == Observation(STUDY, StudyState.QUEUED)
+    known = stores.studies.get(STUDY)
+    assert known is not None
+    assert (known.state, known.reason) == (StudyState.QUEUED, "")
 
 
 def test_results_that_trickle_in_do_not_keep_a_study_from_being_complete(
@@ -240,7 +241,7 @@ def test_the_watcher_reads_the_headers_of_images_alone(
 def test_a_study_without_an_image_is_no_earlier_pet(stores: NodeStores, tmp_path: Path) -> None:
     keep(stores, of_class(SegmentationStorage, tmp_path, STUDY))
     assert look(stores).state == "waiting"
-    assert stores.subjects.of_patient(Patient("ID-TEST^PATIENT")) == ()
+    assert stores.studies.of_patient(Patient("ID-TEST^PATIENT")) == ()
     assert stores.runs.of_study(STUDY) == ()
 
 
