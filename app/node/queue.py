@@ -1,33 +1,24 @@
 """The durable engine (DBOS): runs what the ledgers plan, at least once, over crashes and restarts.
 
-Every try is a workflow of its own, with an identifier made from study, revision and number, so planning it
-twice starts it once. A try that has to wait is stored with its delay and holds no thread and no place in
-the queue. Take-over between hosts is ours (:mod:`app.node.records.executors`); DBOS sells its own.
-
-From the ledgers to the durable engine: whatever is unfinished has a try stored, and exactly one.
-
-The two workflows.
-
-::
+The two workflows::
 
     process:  run the chain  →  write down how it ended, plan the deliveries  →  compare the shadow models
     deliver:  send what the destination has not acknowledged  →  write down how it ended
 
-A step that ended is not run again; one that was cut off is run again from its beginning, and the ledgers make
-that harmless. What comes next is read from the ledgers by :mod:`app.node.queue`.
-
-What is kept for a while only: the engine's finished workflows, and tracebacks of failed studies.
-
-Images, results, ledgers and the audit log are never removed here.
+Each attempt is a workflow of its own, with an identifier made from study, revision and number, so planning it
+twice starts it once. An attempt that has to wait is stored with its delay; it holds no thread and no place in
+the queue. A step that ended is not run again; one that was cut off is run again from its beginning, and the
+ledgers make that harmless. They also say what comes next (docs/decisions/0010-ledgers-beside-the-engine.md).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from dbos import DBOS, DBOSConfig
@@ -36,11 +27,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import RetryLaterError
-from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.delivery import ResultDelivery, SendResult
 from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.shadows import ShadowComparing
-from app.node.process.work import StudyWork
+from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.database import database_url, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.executors import Heartbeats
@@ -70,28 +61,11 @@ DeliverWork = Callable[[str, int, str, int], None]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EngineSetup:
-    """How one executor takes part.
-
-    Attributes:
-        database_url: of the engine's own tables.
-        executor_id: stable over restarts.
-        workers: studies processed at one time by this executor.
-        poll_s: how often the queues are looked at.
-    """
-
-    database_url: str
-    executor_id: str
-    workers: int
-    poll_s: float
-
-
 class DurableEngine:
     """One per process: DBOS keeps its registry globally."""
 
-    def __init__(self, setup: EngineSetup) -> None:
-        self._setup = setup
+    def __init__(self, policy: NodePolicy) -> None:
+        self._policy = policy
 
     def launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
         """Connect, take up what this executor left unfinished, and begin to work.
@@ -105,12 +79,12 @@ class DurableEngine:
             raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
 
     def _launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
-        url = database_url(self._setup.database_url)
+        url = database_url(self._policy.engine_database_url)
         _use_write_ahead_log(url)
         config: DBOSConfig = {
             "name": APPLICATION_NAME,
             "system_database_url": url.render_as_string(hide_password=False),
-            "executor_id": self._setup.executor_id,
+            "executor_id": self._policy.executor,
             "application_version": WORKFLOW_VERSION,
             "log_level": "WARNING",
             "use_listen_notify": False,
@@ -121,15 +95,15 @@ class DurableEngine:
         DBOS.launch()
         DBOS.register_queue(
             PROCESSING,
-            worker_concurrency=self._setup.workers,
-            polling_interval_sec=self._setup.poll_s,
+            worker_concurrency=max(self._policy.workers, 1),
+            polling_interval_sec=self._policy.poll_s,
             on_conflict="always_update",
         )
         # one at a time to each destination, so a PACS that hangs holds up no other
         DBOS.register_queue(
             DELIVERING,
             partition_worker_concurrency=1,
-            polling_interval_sec=self._setup.poll_s,
+            polling_interval_sec=self._policy.poll_s,
             on_conflict="always_update",
         )
 
@@ -221,8 +195,7 @@ def delivery_workflow_id(delivery: Delivery) -> str:
 
 
 def step(name: str, work: Callable[..., str], *arguments: object) -> str:
-    """Run ``work`` as a step of the present workflow: once it has ended, its answer is kept and it is not run
-    again."""
+    """Run ``work`` as a step of the present workflow; once it has ended, its answer is kept instead."""
     return DBOS.run_step({"name": name}, work, *arguments)
 
 
@@ -312,12 +285,13 @@ def process_workflow(
 ) -> ProcessWork:
     """The workflow ``process``; ``ended`` is called when the ledger may hold something new to plan.
 
-    The shadow models are no step: their input is in memory, and is gone when the node was restarted.
+    The shadow models are no step: their input is in memory, and is gone after a restart of the node.
     """
 
     def process(study_instance_uid: str, revision: int, attempt: int) -> None:
-        ending = step("chain", work.run_chain, study_instance_uid, revision, attempt)
-        step("record", work.record, study_instance_uid, revision, attempt, ending)
+        where = (study_instance_uid, revision, attempt)
+        kept = json.loads(step("chain", lambda: _packed(work.run_chain(*where))))
+        step("record", work.record, *where, AttemptResult(AttemptKind(kept["kind"]), kept["reason"]))
         ended()
         if shadows is not None:
             shadows.compare(study_instance_uid, revision)
@@ -329,37 +303,35 @@ def deliver_workflow(work: ResultDelivery, ended: Callable[[], None]) -> Deliver
     """The workflow ``deliver``; ``ended`` as in :func:`process_workflow`."""
 
     def deliver(study_instance_uid: str, revision: int, destination: str, attempt: int) -> None:
-        ending = step("send", work.send, study_instance_uid, revision, destination, attempt)
-        step("record", work.record, study_instance_uid, revision, destination, attempt, ending)
+        where = (study_instance_uid, revision, destination, attempt)
+        kept = json.loads(step("send", lambda: _packed(work.send(*where))))
+        step("record", work.record, *where, SendResult(**kept))
         ended()
 
     return deliver
 
 
-class Housekeeping:
-    """Removes what is older than ``node.keep_days``."""
+def _packed(result: AttemptResult | SendResult) -> str:
+    """What the engine keeps of a step: text, not a pickled object, so that a later version can read it."""
+    return json.dumps(asdict(result))
 
-    def __init__(self, policy: NodePolicy, engine: DurableEngine) -> None:
-        self._policy = policy
-        self._engine = engine
 
-    def tidy(self) -> None:
-        """Remove what has had its time; nothing when the limit is 0."""
-        if not self._policy.keep_days:
-            return
-        before = utc_now() - timedelta(days=self._policy.keep_days)
-        workflows, files = self._engine.forget_ended(before), self._remove_failures(before)
-        if workflows or files:
-            facts = {"workflows": workflows, "files": files}
-            _log.info("removed what has had its time", extra=facts)
+def tidy(policy: NodePolicy, engine: DurableEngine) -> None:
+    """Remove ended workflows and tracebacks that are older than ``node.keep_days``; nothing when that is 0.
 
-    def _remove_failures(self, before: datetime) -> int:
-        """Tracebacks may quote headers, so they don't stay for ever either."""
-        old = [
-            path
-            for path in self._policy.failures_dir.glob("*.txt")
-            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before
-        ]
-        for path in old:
-            path.unlink(missing_ok=True)
-        return len(old)
+    Images, results, ledgers and the audit log are never removed here.
+    """
+    if not policy.keep_days:
+        return
+    before = utc_now() - timedelta(days=policy.keep_days)
+    workflows = engine.forget_ended(before)
+    # tracebacks may quote headers, so they don't stay for ever either
+    old = [
+        path
+        for path in policy.failures_dir.glob("*.txt")
+        if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before
+    ]
+    for path in old:
+        path.unlink(missing_ok=True)
+    if workflows or old:
+        _log.info("removed what has had its time", extra={"workflows": workflows, "files": len(old)})

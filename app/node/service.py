@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
@@ -16,14 +17,7 @@ from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
 from app.node.process.priors import prior_wait
 from app.node.process.shadows import ShadowComparing
 from app.node.process.work import ProcessorFactory, ProcessorPool, StudyWork
-from app.node.queue import (
-    DurableEngine,
-    EngineSetup,
-    Housekeeping,
-    Planner,
-    deliver_workflow,
-    process_workflow,
-)
+from app.node.queue import DurableEngine, Planner, deliver_workflow, process_workflow, tidy
 from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
@@ -77,13 +71,10 @@ class NodeService:
         self._stores = stores
         self._lock: FileLock | None = None
         policy = plan.node
-        self._engine = DurableEngine(
-            EngineSetup(policy.engine_database_url, policy.executor, max(policy.workers, 1), policy.poll_s)
-        )
+        self._engine = DurableEngine(policy)
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         wait = prior_wait(stores, policy)
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
-        self._housekeeping = Housekeeping(policy, self._engine)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._reception_audit = ReceptionAudit(stores.audit)
         self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
@@ -162,7 +153,7 @@ class NodeService:
         watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
-        housekeeping = _Round("housekeeping", self._housekeeping.tidy, TIDY_S)
+        housekeeping = _Round("housekeeping", partial(tidy, policy, self._engine), TIDY_S)
         probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
         others = [_loop(one, stopping, stopping) for one in (heartbeat, housekeeping, probes)]
         self._loops = [_loop(watch, self._wake, stopping), *others]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,13 @@ from app.node.deliver import scu
 from app.node.policy import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
-from app.node.records.deliveries import Delivery, DeliveryEnding, DeliveryKey, DeliveryState, PlannedInstance
+from app.node.records.deliveries import (
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    DeliveryTransition,
+    PlannedInstance,
+)
 from app.node.records.outbox import outcome_of
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores
@@ -57,19 +62,18 @@ class ResultDelivery:
         self._policy = policy
         self._send = send
 
-    def send(self, study_instance_uid: str, revision: int, destination: str, attempt: int) -> str:
+    def send(self, study_instance_uid: str, revision: int, destination: str, attempt: int) -> SendResult:
         """Step 1: send each instance that is not acknowledged; each answer is kept as it comes."""
         key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
-        return json.dumps(asdict(self._try(key, attempt)))
+        return self._try(key, attempt)
 
     def record(
-        self, study_instance_uid: str, revision: int, destination: str, attempt: int, ending: str
+        self, study_instance_uid: str, revision: int, destination: str, attempt: int, tried: SendResult
     ) -> str:
         """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
         key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
-        tried = SendResult(**json.loads(ending))
         if not tried.out_of_date:
-            self._write_ending(key, attempt, tried)
+            self._write_transition(key, attempt, tried)
         self._settle_run(key.run)
         return "recorded"
 
@@ -129,32 +133,33 @@ class ResultDelivery:
             return SendResult(superseded=True)
         return None
 
-    def _write_ending(self, key: DeliveryKey, attempt: int, tried: SendResult) -> None:
+    def _write_transition(self, key: DeliveryKey, attempt: int, tried: SendResult) -> None:
         delivery = self._stores.deliveries.get(key)
-        ending = self._ending(delivery, tried)
-        if not self._stores.deliveries.end(key, attempt, ending) or ending.state is DeliveryState.DONE:
+        transition = self._transition(delivery, tried)
+        was_open = self._stores.deliveries.end(key, attempt, transition)
+        if not was_open or transition.state is DeliveryState.DONE:
             return
-        facts = _facts(key) | {"reason": ending.reason, "next_try": iso_or_empty(ending.next_try_at)}
-        _log.warning("not delivered yet" if ending.next_try_at else "delivery ended", extra=facts)
-        if ending.state is DeliveryState.FAILED:
+        facts = _facts(key) | {"reason": transition.reason, "next_try": iso_or_empty(transition.next_try_at)}
+        _log.warning("not delivered yet" if transition.next_try_at else "delivery ended", extra=facts)
+        if transition.state is DeliveryState.FAILED:
             self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
 
-    def _ending(self, delivery: Delivery, tried: SendResult) -> DeliveryEnding:
+    def _transition(self, delivery: Delivery, tried: SendResult) -> DeliveryTransition:
         name = delivery.key.destination
         if tried.superseded:
-            return DeliveryEnding(DeliveryState.SUPERSEDED, "a later revision has taken its place")
+            return DeliveryTransition(DeliveryState.SUPERSEDED, "a later revision has taken its place")
         if tried.unknown_destination:
-            return DeliveryEnding(DeliveryState.FAILED, f"{name} is no longer in deliver.destinations")
+            return DeliveryTransition(DeliveryState.FAILED, f"{name} is no longer in deliver.destinations")
         if tried.refused:
-            return DeliveryEnding(DeliveryState.FAILED, f"{name}: {tried.refused}")
+            return DeliveryTransition(DeliveryState.FAILED, f"{name}: {tried.refused}")
         if not tried.unreached:
-            return DeliveryEnding(DeliveryState.DONE)
+            return DeliveryTransition(DeliveryState.DONE)
         next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(delivery.failures + 1))
         limit_days = self._policy.max_age_days
         if limit_days and next_try_at > delivery.created_at + timedelta(days=limit_days):
             given_up = f"{tried.unreached}; given up after {limit_days:g} days"
-            return DeliveryEnding(DeliveryState.FAILED, given_up)
-        return DeliveryEnding(DeliveryState.PENDING, tried.unreached, next_try_at)
+            return DeliveryTransition(DeliveryState.FAILED, given_up)
+        return DeliveryTransition(DeliveryState.PENDING, tried.unreached, next_try_at)
 
     def _settle_run(self, run: RunKey) -> None:
         """``done`` once every destination has everything, ``failed`` once one of them never will."""

@@ -1,17 +1,13 @@
-"""Processing one revision of a study: run the chain, keep its results, write down how it ended.
-
-What the node asks of the chain.
-"""
+"""Processing one revision of a study: run the chain, keep its results, write down how it ended."""
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -33,7 +29,7 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.outbox import outcome_of
 from app.node.records.results import pet_subjects
-from app.node.records.runs import Run, RunEnding, RunKey, StudyState
+from app.node.records.runs import Run, RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores
 
 OnStage = Callable[[str], None]
@@ -73,8 +69,8 @@ ProcessorFactory = Callable[[OnStage], StudyProcessor]
 _log = logging.getLogger(__name__)
 
 
-class Ending(StrEnum):
-    """How a try to process a study ended."""
+class AttemptKind(StrEnum):
+    """How an attempt to process a study ended."""
 
     DONE = "done"
     REJECTED = "rejected"
@@ -92,17 +88,17 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True)
-class TryEnding:
-    """A try's ending, as the durable engine keeps it."""
+class AttemptResult:
+    """How an attempt ended, and why, as the durable engine keeps it."""
 
-    kind: Ending
+    kind: AttemptKind
     reason: str = ""
 
 
-_ENDING_OF = {
-    Status.REJECTED: Ending.REJECTED,
-    Status.RETRY: Ending.POSTPONED,
-    Status.FAILED: Ending.FAILED,
+_KIND_OF = {
+    Status.REJECTED: AttemptKind.REJECTED,
+    Status.RETRY: AttemptKind.POSTPONED,
+    Status.FAILED: AttemptKind.FAILED,
 }
 
 
@@ -160,70 +156,69 @@ class StudyWork:
         self._destinations = tuple(destinations)
         self._prior_wait = prior_wait(stores, policy)
 
-    def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> str:
+    def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> AttemptResult:
         """Step 1: run the chain; its results are in the outbox, for good, when this returns."""
         key = RunKey(study_instance_uid, revision)
         run = self._stores.runs.claim(key, attempt, self._policy.executor)
         if run is None:
-            return _packed(TryEnding(Ending.OUT_OF_DATE))
+            return AttemptResult(AttemptKind.OUT_OF_DATE)
         _log.info("processing", extra=_facts(key) | {"attempt": attempt})
         if run.faults > self._policy.max_attempts:
-            return _packed(TryEnding(Ending.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off"))
+            return AttemptResult(AttemptKind.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off")
         paths = self._content(run)
         if paths is None:
-            return _packed(TryEnding(Ending.SUPERSEDED, "more images arrived before it was processed"))
+            return AttemptResult(AttemptKind.SUPERSEDED, "more images arrived before it was processed")
         gone = sum(not path.is_file() for path in paths)
         if gone:
             # not rejected: that would withdraw what an earlier revision found with them
             advice = "send the whole study again, then psma-node retry"
             found = f"{gone} of {len(paths)} images are gone from the inbox; {advice}"
-            return _packed(TryEnding(Ending.MISCONFIGURED, found))
+            return AttemptResult(AttemptKind.MISCONFIGURED, found)
         # looked at again: the PET may have come while this study waited for its turn
         wait = self._prior_wait.check(run, utc_now())
         if wait.hold:
-            return _packed(TryEnding(Ending.HELD, wait.reason))
+            return AttemptResult(AttemptKind.HELD, wait.reason)
         if wait.reason:
             _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
         waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
-        ending = self._guarded(run, paths, RunContext(run.changed_at, waited))
-        words = (wait.reason, unreadable_results(self._stores, key), ending.reason)
-        return _packed(replace(ending, reason="; ".join(filter(None, words))))
+        result = self._guarded(run, paths, RunContext(run.changed_at, waited))
+        words = (wait.reason, unreadable_results(self._stores, key), result.reason)
+        return replace(result, reason="; ".join(filter(None, words)))
 
-    def record(self, study_instance_uid: str, revision: int, attempt: int, ending: str) -> str:
-        """Step 2: write down how the try ended; with results, plan their delivery."""
+    def record(self, study_instance_uid: str, revision: int, attempt: int, tried: AttemptResult) -> str:
+        """Step 2: write down how the attempt ended; with results, plan their delivery."""
         key = RunKey(study_instance_uid, revision)
-        content = json.loads(ending)
-        tried = TryEnding(Ending(content["kind"]), content["reason"])
-        if tried.kind is Ending.OUT_OF_DATE:
+        if tried.kind is AttemptKind.OUT_OF_DATE:
             return "out of date"
         try:
-            has_something_to_send = tried.kind in (Ending.DONE, Ending.REJECTED) and self._keep_results(key)
+            gave_results = tried.kind in (AttemptKind.DONE, AttemptKind.REJECTED)
+            has_something_to_send = gave_results and self._keep_results(key)
         except MisconfiguredError as error:
             # written by another version between the two steps, or damaged: the next try writes it anew
-            tried, has_something_to_send = TryEnding(Ending.FAILED, str(error)), False
-        run_ending = self._run_ending(self._stores.runs.get(key), tried, has_something_to_send)
-        if tried.kind is not Ending.HELD:
-            self._audit(key, tried, run_ending)
-        self._stores.runs.end(key, attempt, run_ending)
-        facts = {"state": str(run_ending.state), "reason": run_ending.reason}
-        _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(run_ending.next_try_at)})
-        return str(run_ending.state)
+            tried, has_something_to_send = AttemptResult(AttemptKind.FAILED, str(error)), False
+        transition = self._transition(self._stores.runs.get(key), tried, has_something_to_send)
+        if tried.kind is not AttemptKind.HELD:
+            self._audit(key, tried, transition)
+        self._stores.runs.end(key, attempt, transition)
+        facts = {"state": str(transition.state), "reason": transition.reason}
+        _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(transition.next_try_at)})
+        return str(transition.state)
 
-    def _guarded(self, run: Run, paths: Sequence[Path], context: RunContext) -> TryEnding:
+    def _guarded(self, run: Run, paths: Sequence[Path], context: RunContext) -> AttemptResult:
         try:
             return self._process(run.key, paths, context)
         except StartOverError as error:
             _log.error("this process has to start over", extra=_facts(run.key) | {"reason": str(error)})
             self._start_over()
-            return TryEnding(Ending.POSTPONED, str(error))
+            return AttemptResult(AttemptKind.POSTPONED, str(error))
         except RetryLaterError as error:
-            return TryEnding(Ending.POSTPONED, str(error))
+            return AttemptResult(AttemptKind.POSTPONED, str(error))
         except UnusableStudyError as error:
-            return TryEnding(Ending.REJECTED, str(error))
+            return AttemptResult(AttemptKind.REJECTED, str(error))
         except MisconfiguredError as error:
-            return TryEnding(Ending.MISCONFIGURED, str(error))
+            return AttemptResult(AttemptKind.MISCONFIGURED, str(error))
         except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
-            return TryEnding(Ending.FAILED, self._describe(run.key, run.attempt, error))
+            return AttemptResult(AttemptKind.FAILED, self._describe(run.key, run.attempt, error))
 
     def _content(self, run: Run) -> tuple[Path, ...] | None:
         """The files that the run is about; ``None`` when the study has grown since."""
@@ -232,7 +227,7 @@ class StudyWork:
         # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
         return paths if now == run.content_digest else None
 
-    def _process(self, key: RunKey, paths: Sequence[Path], context: RunContext) -> TryEnding:
+    def _process(self, key: RunKey, paths: Sequence[Path], context: RunContext) -> AttemptResult:
         with (
             self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
             self._stores.outbox.fill(key) as folder,
@@ -242,8 +237,8 @@ class StudyWork:
             subjects = pet_subjects(paths, outcome)
         self._stores.results.register(key, outcome, subjects)
         if outcome.status is Status.DONE:
-            return TryEnding(Ending.DONE, "; ".join(str(reason) for reason in outcome.reasons))
-        return TryEnding(_ENDING_OF[outcome.status], _reason(outcome))
+            return AttemptResult(AttemptKind.DONE, "; ".join(str(reason) for reason in outcome.reasons))
+        return AttemptResult(_KIND_OF[outcome.status], _reason(outcome))
 
     def _keep_results(self, key: RunKey) -> bool:
         """Withdraw what no longer holds, plan the delivery; returns whether there is anything to deliver.
@@ -261,32 +256,32 @@ class StudyWork:
             self._stores.deliveries.plan(key, outcome.files, self._destinations)
         return bool(outcome.files and self._destinations)
 
-    def _run_ending(self, run: Run, tried: TryEnding, has_something_to_send: bool) -> RunEnding:
+    def _transition(self, run: Run, tried: AttemptResult, has_something_to_send: bool) -> RunTransition:
         if has_something_to_send:
-            return RunEnding(StudyState.DELIVERING, tried.reason)
-        if tried.kind is Ending.DONE:
-            return RunEnding(StudyState.DONE, tried.reason)
-        if tried.kind in (Ending.REJECTED, Ending.SUPERSEDED):
-            return RunEnding(StudyState(tried.kind), tried.reason)
-        if tried.kind in (Ending.HELD, Ending.POSTPONED):
-            held = tried.kind is Ending.HELD  # the planner holds it back and lets it go
+            return RunTransition(StudyState.DELIVERING, tried.reason)
+        if tried.kind is AttemptKind.DONE:
+            return RunTransition(StudyState.DONE, tried.reason)
+        if tried.kind in (AttemptKind.REJECTED, AttemptKind.SUPERSEDED):
+            return RunTransition(StudyState(tried.kind), tried.reason)
+        if tried.kind in (AttemptKind.HELD, AttemptKind.POSTPONED):
+            held = tried.kind is AttemptKind.HELD  # the planner holds it back and lets it go
             wait_s = 0.0 if held else self._policy.retry_after_s(run.postponements + 1)
-            return RunEnding(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
-        if tried.kind is Ending.FAILED and run.faults < self._policy.max_attempts:
+            return RunTransition(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
+        if tried.kind is AttemptKind.FAILED and run.faults < self._policy.max_attempts:
             wait_s = self._policy.retry_after_s(run.faults)
             next_try_at = utc_now() + timedelta(seconds=wait_s)
-            return RunEnding(StudyState.FAILED, tried.reason, next_try_at, at_fault=True)
-        return RunEnding(StudyState.FAILED, tried.reason, at_fault=True)
+            return RunTransition(StudyState.FAILED, tried.reason, next_try_at, at_fault=True)
+        return RunTransition(StudyState.FAILED, tried.reason, at_fault=True)
 
-    def _audit(self, key: RunKey, tried: TryEnding, ending: RunEnding) -> None:
+    def _audit(self, key: RunKey, tried: AttemptResult, transition: RunTransition) -> None:
         facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
-        if tried.kind in (Ending.DONE, Ending.REJECTED):
+        if tried.kind in (AttemptKind.DONE, AttemptKind.REJECTED):
             outcome = outcome_of(self._stores.outbox, key)
             facts |= {} if outcome is None else _results_in_words(outcome)
-            event = AuditEvent.PROCESSED if tried.kind is Ending.DONE else AuditEvent.REJECTED
+            event = AuditEvent.PROCESSED if tried.kind is AttemptKind.DONE else AuditEvent.REJECTED
         else:
             event = AuditEvent.FAILED
-            facts |= {"ending": str(tried.kind), "next_try": iso_or_empty(ending.next_try_at)}
+            facts |= {"ending": str(tried.kind), "next_try": iso_or_empty(transition.next_try_at)}
         self._stores.audit.append(event, key.study_instance_uid, facts)
 
     def _describe(self, key: RunKey, attempt: int, error: Exception) -> str:
@@ -303,10 +298,6 @@ class StudyWork:
         except OSError as full:  # how the try ended must be written down all the same
             return f"{description}; no details: failures/ can't be written to ({full.strerror})"
         return f"{description}; details in failures/{name}"
-
-
-def _packed(ending: TryEnding) -> str:
-    return json.dumps(asdict(ending))
 
 
 def _reason(outcome: StudyOutcome) -> str:

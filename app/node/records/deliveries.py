@@ -84,7 +84,7 @@ class PlannedInstance(Base):
 
 
 @dataclass(frozen=True)
-class DeliveryEnding:
+class DeliveryTransition:
     """How a try ended, and when the next follows."""
 
     state: DeliveryState
@@ -144,17 +144,17 @@ class DeliveryLedger:
         first_time = PlannedInstance.acknowledged_at.is_(None)
         self._note_status(key, sop_instance_uid, dicom_status=case((first_time, dicom_status)))
 
-    def end(self, key: DeliveryKey, attempt: int, ending: DeliveryEnding) -> bool:
+    def end(self, key: DeliveryKey, attempt: int, transition: DeliveryTransition) -> bool:
         """Write how a try ended; ``False`` when that was written before."""
-        planned = ending.next_try_at is not None
+        planned = transition.next_try_at is not None
         return self._update_attempt(
             key,
             attempt,
-            state=ending.state,
-            reason=ending.reason,
-            next_try_at=ending.next_try_at,
+            state=transition.state,
+            reason=transition.reason,
+            next_try_at=transition.next_try_at,
             attempt=attempt + 1 if planned else attempt,
-            failures=0 if ending.state is DeliveryState.DONE else Delivery.failures + 1,
+            failures=0 if transition.state is DeliveryState.DONE else Delivery.failures + 1,
         )
 
     def begin(self, key: DeliveryKey, attempt: int) -> bool:

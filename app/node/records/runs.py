@@ -87,7 +87,7 @@ class Run(Base):
 
 
 @dataclass(frozen=True)
-class RunEnding:
+class RunTransition:
     """How a try ended: ``state`` to go to, why, and when the next one follows."""
 
     state: StudyState
@@ -178,24 +178,24 @@ class RunLedger:
         if run.state is StudyState.QUEUED and run.reason != reason:
             self._update_attempt(run.key, run.attempt, (StudyState.QUEUED,), reason=reason)
 
-    def end(self, key: RunKey, attempt: int, ending: RunEnding) -> bool:
+    def end(self, key: RunKey, attempt: int, transition: RunTransition) -> bool:
         """Write how a try ended; ``False`` when that was written before.
 
         With a next try planned, its number is the following one.
         """
-        planned = ending.next_try_at is not None
-        postponed = planned and not ending.at_fault
+        planned = transition.next_try_at is not None
+        postponed = planned and not transition.at_fault
         return self._update_attempt(
             key,
             attempt,
             (StudyState.RUNNING,),
-            state=ending.state,
+            state=transition.state,
             stage="",
-            reason=ending.reason,
-            next_try_at=ending.next_try_at,
+            reason=transition.reason,
+            next_try_at=transition.next_try_at,
             attempt=attempt + 1 if planned else attempt,
             postponements=Run.postponements + 1 if postponed else 0,
-            faults=Run.faults if ending.at_fault else Run.faults - 1,
+            faults=Run.faults if transition.at_fault else Run.faults - 1,
         )
 
     def finish_delivery(self, key: RunKey, state: StudyState, reason: str = "") -> bool:

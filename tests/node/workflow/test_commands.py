@@ -18,9 +18,9 @@ from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy
 from app.node.records.database import utc_now
-from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryState
+from app.node.records.deliveries import DeliveryKey, DeliveryState, DeliveryTransition
 from app.node.records.instances import InstanceRow
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.health import CheckResult
@@ -72,7 +72,7 @@ def queued(stores: NodeStores, study: str) -> RunKey:
     return key
 
 
-def ended(stores: NodeStores, study: str, ending: RunEnding) -> RunKey:
+def ended(stores: NodeStores, study: str, ending: RunTransition) -> RunKey:
     """A study whose first try has ended."""
     key = queued(stores, study)
     stores.runs.claim(key, 1, "x")
@@ -99,8 +99,8 @@ def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeS
     arrived(stores, "1.1")
     stores.studies.observe("1.1", StudyState.WAITING, "a CT that covers the PET")
     soon = utc_now() + timedelta(seconds=90)
-    ended(stores, "1.2", RunEnding(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
-    ended(stores, "1.3", RunEnding(StudyState.REJECTED, "the unit is CNTS"))
+    ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
+    ended(stores, "1.3", RunTransition(StudyState.REJECTED, "the unit is CNTS"))
     told = command("status").stdout
     assert "waiting              1.1  1 images\n" in told
     assert "why: a CT that covers the PET\n" in told
@@ -133,12 +133,12 @@ def test_status_tells_images_from_what_is_kept_beside_them(command: Command, sto
 
 
 def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores) -> None:
-    key = ended(stores, "1.2", RunEnding(StudyState.DELIVERING))
+    key = ended(stores, "1.2", RunTransition(StudyState.DELIVERING))
     stores.deliveries.plan(key, FILES, ["pacs"])
     delivery = DeliveryKey(key, "pacs")
     stores.deliveries.acknowledge(delivery, "1.2.SEG", 0)
     soon = utc_now() + timedelta(seconds=90)
-    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.PENDING, "it is down", soon))
+    stores.deliveries.end(delivery, 1, DeliveryTransition(DeliveryState.PENDING, "it is down", soon))
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert study["state"] == "delivering"
     assert study["reason"] == "pacs: 1 of 2 acknowledged, it is down"
@@ -147,13 +147,13 @@ def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores
 
 
 def test_late_images_are_told_beside_the_earlier_result(command: Command, stores: NodeStores) -> None:
-    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    ended(stores, "1.2", RunTransition(StudyState.DONE))
     stores.studies.observe("1.2", StudyState.WAITING, "3 of 40 images of the CT series")
     assert "why: 3 of 40 images of the CT series (revision 1 is done)" in command("status").stdout
 
 
 def test_retry_begins_a_rejected_study_again(command: Command, stores: NodeStores) -> None:
-    key = ended(stores, "1.2", RunEnding(StudyState.REJECTED, "tracer not allowed"))
+    key = ended(stores, "1.2", RunTransition(StudyState.REJECTED, "tracer not allowed"))
     assert command("retry", "1.2").stdout == "revision 1 is processed again\n"
     assert stores.runs.get(key).state is StudyState.QUEUED
     assert stores.runs.get(key).attempt == 2
@@ -163,18 +163,18 @@ def test_retry_begins_a_rejected_study_again(command: Command, stores: NodeStore
 def test_retry_of_what_needs_none_is_refused(
     command: Command, stores: NodeStores, study: str, words: str
 ) -> None:
-    ended(stores, "1.2", RunEnding(StudyState.DONE))
+    ended(stores, "1.2", RunTransition(StudyState.DONE))
     assert words in str(command("retry", study).exception)
 
 
 def delivered(stores: NodeStores, study: str) -> DeliveryKey:
     """A study whose results a PACS has taken."""
-    key = ended(stores, study, RunEnding(StudyState.DELIVERING))
+    key = ended(stores, study, RunTransition(StudyState.DELIVERING))
     stores.deliveries.plan(key, FILES, ["pacs"])
     delivery = DeliveryKey(key, "pacs")
     for file in FILES:
         stores.deliveries.acknowledge(delivery, file.sop_instance_uid, 0)
-    stores.deliveries.end(delivery, 1, DeliveryEnding(DeliveryState.DONE))
+    stores.deliveries.end(delivery, 1, DeliveryTransition(DeliveryState.DONE))
     stores.runs.finish_delivery(key, StudyState.DONE)
     return delivery
 
@@ -202,7 +202,7 @@ def test_results_of_a_done_study_are_sent_again(command: Command, stores: NodeSt
 def test_what_was_never_sent_is_not_sent_again(
     command: Command, stores: NodeStores, state: StudyState, words: str
 ) -> None:
-    ended(stores, "1.2", RunEnding(state))
+    ended(stores, "1.2", RunTransition(state))
     assert words in str(command("retry", "1.2", "--resend").exception)
 
 
@@ -236,7 +236,7 @@ def test_settings_that_are_wrong_are_told_without_the_password(command: Command)
 
 
 def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores, tmp_path: Path) -> None:
-    ended(stores, "1.2", RunEnding(StudyState.FAILED, "why", at_fault=True))
+    ended(stores, "1.2", RunTransition(StudyState.FAILED, "why", at_fault=True))
     command("retry", "1.2")
     assert command("audit", "verify").exit_code == 0
     log = tmp_path / "data" / "audit" / "audit.jsonl"

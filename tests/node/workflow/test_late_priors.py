@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.priors import late_prior, tell_late_priors
-from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.queue import run_workflow_id
 from app.node.records.results import RegisteredResult
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.retry import analyse_again
@@ -68,7 +67,7 @@ def analysed(
     with stores.outbox.fill(run.key) as folder:
         write_outcome(StudyOutcome(SPECT, Status.DONE, pairs=(pair,)), folder)
     if not is_running:
-        stores.runs.end(run.key, 1, RunEnding(StudyState.DONE))
+        stores.runs.end(run.key, 1, RunTransition(StudyState.DONE))
     return run.key
 
 
@@ -99,7 +98,7 @@ def recorded(stores: NodeStores, tmp_path: Path, key: RunKey, outcome: StudyOutc
             write_outcome(outcome, folder)
     pool: Any = ProcessorPool(Mock(), 0)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path / "data"), pool, (), Mock())
-    steps.record(key.study_instance_uid, key.revision, 1, json.dumps(asdict(TryEnding(Ending.DONE))))
+    steps.record(key.study_instance_uid, key.revision, 1, AttemptResult(AttemptKind.DONE))
 
 
 def audited(folder: Path) -> list[str]:
@@ -190,7 +189,7 @@ def test_a_spect_without_a_result_that_stands_has_no_late_prior(
     stores: NodeStores, tmp_path: Path, state: StudyState
 ) -> None:
     key = analysed(stores, is_running=True)
-    stores.runs.end(key, 1, RunEnding(state, "why"))
+    stores.runs.end(key, 1, RunTransition(state, "why"))
     tell_late_priors(stores, pet_comes(stores))
     assert late_prior(stores, stores.runs.get(key)) == ""
     assert audited(tmp_path) == []

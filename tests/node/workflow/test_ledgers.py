@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 from app.domain.outcome import ResultFile
 from app.node.policy import NodePolicy
 from app.node.records.database import open_database, utc_now
-from app.node.records.deliveries import DeliveryEnding, DeliveryKey, DeliveryLedger, DeliveryState
+from app.node.records.deliveries import DeliveryKey, DeliveryLedger, DeliveryState, DeliveryTransition
 from app.node.records.executors import Heartbeats
 from app.node.records.outbox import Outbox
-from app.node.records.runs import RunEnding, RunKey, RunLedger, StudyState
+from app.node.records.runs import RunKey, RunLedger, RunTransition, StudyState
 
 STUDY = "1.2.3"
 RUN = RunKey(STUDY, 1)
@@ -43,7 +43,7 @@ def test_ending_written_twice_counts_once(engine: Engine) -> None:
     ledger = RunLedger(engine)
     ledger.open(STUDY, "a")
     ledger.claim(RUN, 1, "x")
-    failed = RunEnding(StudyState.FAILED, "why", utc_now(), at_fault=True)
+    failed = RunTransition(StudyState.FAILED, "why", utc_now(), at_fault=True)
     assert ledger.end(RUN, 1, failed)
     assert not ledger.end(RUN, 1, failed)
     run = ledger.get(RUN)
@@ -65,7 +65,7 @@ def test_crashes_count_and_postponements_do_not(engine: Engine) -> None:
     crashed = ledger.claim(RUN, 1, "x")
     assert crashed is not None
     assert crashed.faults == 2
-    ledger.end(RUN, 1, RunEnding(StudyState.QUEUED, "disk full", utc_now()))
+    ledger.end(RUN, 1, RunTransition(StudyState.QUEUED, "disk full", utc_now()))
     assert ledger.get(RUN).faults == 1
 
 
@@ -74,7 +74,7 @@ def test_planned_deliveries_stay_as_they_are_when_planned_again(engine: Engine) 
     key = DeliveryKey(RUN, "pacs")
     ledger.plan(RUN, FILES, ["pacs", "archive"])
     ledger.acknowledge(key, "1.2.SEG", 0)
-    ledger.end(key, 1, DeliveryEnding(DeliveryState.PENDING, "down", utc_now()))
+    ledger.end(key, 1, DeliveryTransition(DeliveryState.PENDING, "down", utc_now()))
     ledger.plan(RUN, FILES, ["pacs", "archive"])
     assert [item.acknowledged_at is None for item in ledger.instances(key)] == [False, True]
     assert ledger.get(key).attempt == 2

@@ -13,7 +13,7 @@ from app.node.queue import Planner, run_workflow_id
 from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.executors import Heartbeats
-from app.node.records.runs import Run, RunEnding, RunKey, RunLedger, StudyState
+from app.node.records.runs import Run, RunKey, RunLedger, RunTransition, StudyState
 from app.node.records.studies import StudyLedger
 
 
@@ -62,7 +62,7 @@ def test_each_try_is_planned_once(engine: Engine) -> None:
     planner.plan()
     assert fake.planned == [run_workflow_id(run)]
     runs.claim(run.key, 1, "me")
-    runs.end(run.key, 1, RunEnding(StudyState.FAILED, "why", utc_now(), at_fault=True))
+    runs.end(run.key, 1, RunTransition(StudyState.FAILED, "why", utc_now(), at_fault=True))
     planner.plan()
     assert len(fake.planned) == 2
     assert fake.planned[1].endswith("-2")
@@ -72,7 +72,7 @@ def test_finished_study_is_not_planned(engine: Engine) -> None:
     planner, fake, runs = made(engine)
     run, _ = runs.open("1.2", "a" * 64)
     runs.claim(run.key, 1, "me")
-    runs.end(run.key, 1, RunEnding(StudyState.DONE))
+    runs.end(run.key, 1, RunTransition(StudyState.DONE))
     planner.plan()
     assert fake.planned == []
 

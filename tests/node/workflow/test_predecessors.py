@@ -12,7 +12,7 @@ from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
-from app.node.process.work import Ending
+from app.node.process.work import AttemptKind
 from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryState
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
@@ -57,7 +57,7 @@ def tried(stores: NodeStores, run: RunKey, pacs: Pacs) -> Delivery:
 def processed(stores: NodeStores, tmp_path: Path, revision: int) -> RunKey:
     """A revision with results, planned for the PACS."""
     key = give(stores, revision, result(revision), StudyState.RUNNING)
-    record(stores, tmp_path, key, Ending.DONE)
+    record(stores, tmp_path, key, AttemptKind.DONE)
     return key
 
 

@@ -24,7 +24,7 @@ from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodeEarlierResults
 from app.node.records.results import SeriesSubject
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.dicom.results import sources
@@ -64,7 +64,7 @@ def processed(
             write_outcome(outcome, folder)
     done = outcome is not None and outcome.status is Status.DONE
     end = state or (StudyState.DONE if done else StudyState.REJECTED)
-    stores.runs.end(run.key, run.attempt, RunEnding(end))
+    stores.runs.end(run.key, run.attempt, RunTransition(end))
     return run.key
 
 

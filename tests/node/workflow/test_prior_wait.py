@@ -15,7 +15,7 @@ from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait, Wait
 from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.node.workflow.fake_node import Subject
@@ -65,10 +65,10 @@ def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStore
     assert told() == Wait(hold=True, reason=f"{which} is queued")
     stores.runs.claim(key, 1, "x")
     assert told() == Wait(hold=True, reason=f"{which} is running")
-    stores.runs.end(key, 1, RunEnding(StudyState.FAILED, "why", utc_now(), at_fault=True))
+    stores.runs.end(key, 1, RunTransition(StudyState.FAILED, "why", utc_now(), at_fault=True))
     assert told() == Wait(hold=True, reason=f"{which} failed and is tried again")
     stores.runs.claim(key, 2, "x")
-    stores.runs.end(key, 2, RunEnding(StudyState.DELIVERING))
+    stores.runs.end(key, 2, RunTransition(StudyState.DELIVERING))
     assert told() == Wait()
 
 
@@ -77,7 +77,7 @@ def test_pet_that_will_give_no_more_is_not_waited_for(stores: NodeStores, ending
     told = known(stores)
     key = queued_pet(stores)
     stores.runs.claim(key, 1, "x")
-    stores.runs.end(key, 1, RunEnding(ending, "why", at_fault=True))
+    stores.runs.end(key, 1, RunTransition(ending, "why", at_fault=True))
     assert told() == Wait()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,9 +24,9 @@ from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
-from app.node.process.work import Ending, ProcessorPool, StudyWork, TryEnding
+from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.records.deliveries import DeliveryKey, DeliveryState
-from app.node.records.runs import RunEnding, RunKey, StudyState
+from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.workflow.fake_node import _pair
 
@@ -70,7 +69,7 @@ def give(stores: NodeStores, revision: int, outcome: StudyOutcome | None, state:
                 (folder / item.path).write_bytes(b"DICM")
             write_outcome(outcome, folder)
     if state is not StudyState.RUNNING:
-        stores.runs.end(run.key, run.attempt, RunEnding(state))
+        stores.runs.end(run.key, run.attempt, RunTransition(state))
     return run.key
 
 
@@ -80,8 +79,8 @@ def work(stores: NodeStores, tmp_path: Path) -> StudyWork:
     return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
 
 
-def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: Ending) -> str:
-    ending = json.dumps(asdict(TryEnding(kind, "a gap")))
+def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: AttemptKind) -> str:
+    ending = AttemptResult(kind, "a gap")
     attempt = stores.runs.get(key).attempt
     return work(stores, tmp_path).record(key.study_instance_uid, key.revision, attempt, ending)
 
@@ -138,7 +137,7 @@ def test_a_rejected_revision_delivers_its_withdrawal_and_stays_rejected(
 ) -> None:
     give(stores, 1, result(1), StudyState.DONE)
     key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
-    assert record(stores, tmp_path, key, Ending.REJECTED) == "delivering"
+    assert record(stores, tmp_path, key, AttemptKind.REJECTED) == "delivering"
     planned = stores.deliveries.instances(DeliveryKey(key, PACS))
     assert {item.kind for item in planned} == {"WITHDRAWAL", "WITHDRAWAL-PAGE"}
     deliver(stores, key)
@@ -148,9 +147,9 @@ def test_a_rejected_revision_delivers_its_withdrawal_and_stays_rejected(
 
 def test_a_result_not_sent_yet_is_not_sent_after_its_withdrawal(stores: NodeStores, tmp_path: Path) -> None:
     first = give(stores, 1, result(1), StudyState.RUNNING)
-    record(stores, tmp_path, first, Ending.DONE)
+    record(stores, tmp_path, first, AttemptKind.DONE)
     second = give(stores, 2, withdrawal(2), StudyState.RUNNING)
-    record(stores, tmp_path, second, Ending.REJECTED)
+    record(stores, tmp_path, second, AttemptKind.REJECTED)
     deliver(stores, second)
     deliver(stores, first)
     assert stores.deliveries.get(DeliveryKey(first, PACS)).state is DeliveryState.SUPERSEDED
@@ -158,7 +157,7 @@ def test_a_result_not_sent_yet_is_not_sent_after_its_withdrawal(stores: NodeStor
 
 def test_a_rejection_with_nothing_to_withdraw_sends_nothing(stores: NodeStores, tmp_path: Path) -> None:
     key = give(stores, 1, None, StudyState.RUNNING)
-    assert record(stores, tmp_path, key, Ending.REJECTED) == "rejected"
+    assert record(stores, tmp_path, key, AttemptKind.REJECTED) == "rejected"
     assert stores.deliveries.of_run(key) == ()
 
 
@@ -167,7 +166,7 @@ def test_tried_again_a_revision_replaces_the_notice_it_sent_itself(
 ) -> None:
     give(stores, 1, result(1), StudyState.DONE)
     key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
-    record(stores, tmp_path, key, Ending.REJECTED)
+    record(stores, tmp_path, key, AttemptKind.REJECTED)
     deliver(stores, key)
     earlier = earlier_revisions(stores, key)
     assert [word.is_withdrawal for word in earlier.last_words] == [True]
@@ -179,7 +178,7 @@ def test_tried_again_a_revision_replaces_the_notice_it_sent_itself(
         for item in result(2).files:
             (folder / item.path).write_bytes(b"DICM")
         write_outcome(result(2), folder)
-    record(stores, tmp_path, key, Ending.DONE)
+    record(stores, tmp_path, key, AttemptKind.DONE)
     deliver(stores, key)
     kinds = {item.kind for item in stores.deliveries.instances(DeliveryKey(key, PACS))}
     assert kinds == {"WITHDRAWAL", "WITHDRAWAL-PAGE", "SEG", "SR", "PAGE"}
@@ -245,7 +244,7 @@ def test_results_that_can_not_be_read_after_the_chain_are_not_taken_for_none(
 ) -> None:
     key = give(stores, 1, result(1), StudyState.RUNNING)
     damage(stores, key)
-    assert record(stores, tmp_path, key, Ending.DONE) == "failed"
+    assert record(stores, tmp_path, key, AttemptKind.DONE) == "failed"
     run = stores.runs.get(key)
     assert "outcome.json" in run.reason
     assert run.next_try_at is not None
@@ -255,7 +254,7 @@ def test_a_delivery_ends_although_its_outcome_has_become_unreadable(
     stores: NodeStores, tmp_path: Path
 ) -> None:
     key = give(stores, 1, result(1), StudyState.RUNNING)
-    record(stores, tmp_path, key, Ending.DONE)
+    record(stores, tmp_path, key, AttemptKind.DONE)
     damage(stores, key)
     deliver(stores, key)
     run = stores.runs.get(key)
@@ -270,6 +269,6 @@ def test_a_fault_is_told_although_its_details_find_no_room(stores: NodeStores, t
     faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
     pool = ProcessorPool(lambda _: faulty, 1)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
-    ending = json.loads(steps.run_chain(STUDY, 1, run.attempt))
-    assert ending["kind"] == Ending.FAILED
-    assert "no details" in ending["reason"] and "ZYXWVUT" not in ending["reason"]
+    result = steps.run_chain(STUDY, 1, run.attempt)
+    assert result.kind is AttemptKind.FAILED
+    assert "no details" in result.reason and "ZYXWVUT" not in result.reason

@@ -16,6 +16,7 @@ from app.domain.study import StudyKind
 from app.node import queue
 from app.node.policy import NodePolicy
 from app.node.process.shadows import ShadowComparing
+from app.node.process.work import AttemptKind, AttemptResult
 from app.node.records.comparisons import MOST_WAITING, WaitingShadows
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
@@ -116,9 +117,9 @@ def test_shadows_run_after_the_delivery_was_planned(monkeypatch: pytest.MonkeyPa
     order: list[str] = []
 
     class Work:
-        def run_chain(self, *_: object) -> str:
+        def run_chain(self, *_: object) -> AttemptResult:
             order.append("chain")
-            return ""
+            return AttemptResult(AttemptKind.DONE)
 
         def record(self, *_: object) -> str:
             order.append("record")
