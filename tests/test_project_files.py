@@ -58,6 +58,12 @@ def test_each_file_of_the_program_that_is_no_python_is_packaged() -> None:
     assert others == found
 
 
+def test_each_folder_of_the_program_is_a_package_and_so_packaged() -> None:
+    folders = {path.parent for path in (ROOT / "app").rglob("*.py")}
+    assert ROOT / "app" / "node" / "records" / "migrations" / "versions" in folders
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def project_files(*suffixes: str) -> Iterator[Path]:
     """The project's own files; what tools install among the tests is left out."""
     yield from (path for path in ROOT.glob("*") if path.suffix in suffixes)

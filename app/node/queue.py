@@ -204,7 +204,7 @@ def _delay_s(next_try_at: datetime | None) -> float:
 
 
 def _use_write_ahead_log(url: URL) -> None:
-    """The mode stays with the file: readers then go on beside a writer, and a commit costs one sync."""
+    """The mode stays with the file: readers then go on during a write, and a commit costs one sync."""
     if url.get_backend_name() == "sqlite" and url.database:
         connection = sqlite3.connect(url.database)
         connection.execute("PRAGMA journal_mode=WAL")
@@ -212,7 +212,7 @@ def _use_write_ahead_log(url: URL) -> None:
 
 
 class Planner:
-    """Reads the ledgers again and again; safe beside planners of other processes."""
+    """Reads the ledgers again and again; several processes may do so at the same time."""
 
     def __init__(
         self,

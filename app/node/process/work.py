@@ -147,7 +147,7 @@ class StudyWork:
         """Work with these stores and chains.
 
         Args:
-            start_over: told when this process can't compute any more; must return at once.
+            start_over: called when this process can't compute any more; must return at once.
         """
         self._start_over = start_over
         self._stores = stores
@@ -286,7 +286,7 @@ class StudyWork:
 
     def _describe(self, key: RunKey, attempt: int, error: Exception) -> str:
         """Type and place of a fault of ours. Its message may quote a header, so the whole traceback goes to a
-        file beside the images, that only the node's user can read."""
+        file in the data folder that only the node's user can read."""
         description = describe_exception(error)
         _log.error("the chain failed", exc_info=error, extra=_facts(key) | {"attempt": attempt})
         name = f"{key.study_instance_uid}-r{key.revision}-{attempt}.txt"

@@ -1,7 +1,7 @@
 """The node's one database: SQLite in a file by default, Postgres by URL for many hosts.
 
-A row is declared once, as a mapped dataclass (:class:`Base`) beside the ledger that reads and writes it. Rows
-that leave a ledger belong to no session any more: changing one changes nothing in the database.
+A row is declared once, as a mapped dataclass (:class:`Base`) in the module of its ledger. Rows that leave a
+ledger belong to no session any more: changing one changes nothing in the database.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def _unusable(error: Exception) -> MisconfiguredError:
 
 
 def _set_sqlite_durability(connection: Any, _entry: ConnectionPoolEntry) -> None:
-    """WAL lets readers go on beside the writer; FULL makes a commit survive a power cut in WAL mode."""
+    """WAL lets readers go on during a write; FULL makes a commit survive a power cut in WAL mode."""
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")

@@ -1,4 +1,4 @@
-"""The inbox: every instance received, safe on disk before anyone is told so.
+"""The inbox: every instance received is safe on disk before its sender gets an answer.
 
 Layout of the folder::
 
@@ -63,7 +63,7 @@ class Stored(StrEnum):
     NEW = "new"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
-    """Kept beside another content of the same SOP Instance UID."""
+    """Kept as well as another content of the same SOP Instance UID."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class Inbox:
             return tuple(InboxStudy(*row) for row in connection.execute(query))
 
     def _remove_unfinished(self) -> int:
-        """Files being written when the process stopped: their senders were told nothing, and send again."""
+        """Files being written when the process stopped: their senders got no answer, and send again."""
         unfinished = list(self._incoming.iterdir())
         for path in unfinished:
             path.unlink()

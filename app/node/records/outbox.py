@@ -7,9 +7,7 @@
         <try>/results/                  its results, until they are whole
         <try>/replaced/<StudyInstanceUID>/r1/   those of an earlier try, until the new ones are in place
 
-Results stay: they are what is sent again, and the store of earlier PET results.
-
-How runs ended, from their results in the outbox.
+Results stay: they are what is sent again, how a run ended, and the store of earlier PET results.
 """
 
 from __future__ import annotations
@@ -127,7 +125,7 @@ def outcome_of(outbox: Outbox, run: RunKey) -> StudyOutcome | None:
 
 
 def readable_outcome_of(outbox: Outbox, run: RunKey) -> StudyOutcome | None:
-    """As :func:`outcome_of`; an unreadable one is told to the log and counts as none."""
+    """As :func:`outcome_of`; an unreadable one goes into the log and counts as none."""
     try:
         return outcome_of(outbox, run)
     except MisconfiguredError as error:

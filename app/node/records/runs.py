@@ -4,9 +4,8 @@ The ledger is the truth that people see and that a restart goes by; the durable 
 Every change names the state and attempt it starts from, so a step that runs twice changes nothing the
 second time.
 
-Of which late priors the audit log tells already.
-
-A PET/CT ends again with each revision, and a step is repeated after a crash: its line stands once.
+A second ledger holds which late priors the audit log names already: a PET/CT ends again with each revision,
+and a step is repeated after a crash, but the line is written once.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class RunLedger:
     def open(self, study_instance_uid: str, content_digest: str) -> tuple[Run, bool]:
         """The run for this content, and whether it is a new one: new content is a new revision, queued.
 
-        Any number of processes may ask at once: all get the same run, and one is told that it is new.
+        Any number of processes may ask at once: all get the same run, and for one of them it is new.
         """
         found = self.of_content(study_instance_uid, content_digest)
         created = False
@@ -207,7 +206,7 @@ class RunLedger:
         return self._update(key, Run.state == StudyState.DELIVERING, state=state, **said)
 
     def requeue(self, run: Run) -> bool:
-        """Begin again at a person's wish, with a clean account; ``False`` when the run moved meanwhile."""
+        """Begin again because somebody asked, all counts at 0; ``False`` when the run moved meanwhile."""
         return self._update_attempt(
             run.key,
             run.attempt,
@@ -236,7 +235,7 @@ class RunLedger:
         return found if found is not None and found.key.revision == run.key.revision + 1 else None
 
     def resume_delivery(self, key: RunKey) -> None:
-        """Back to ``delivering`` from ``failed`` or ``done``, when results are sent at a person's wish."""
+        """Back to ``delivering`` from ``failed`` or ``done``, because somebody asked for the results."""
         ended = Run.state.in_((StudyState.FAILED, StudyState.DONE))
         self._update(key, ended, state=StudyState.DELIVERING, reason="")
 
@@ -299,7 +298,7 @@ class LatePriorRow(Base):
 
 
 class LatePriorLedger:
-    """Remembers what was told; each method is one transaction."""
+    """Remembers which late priors the audit log names; each method is one transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

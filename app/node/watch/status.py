@@ -77,25 +77,20 @@ def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
 
 def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
     arriving = known is None or known.is_arriving
+    status = _arriving(study, known, run)
     if run is None or (arriving and run.state is not StudyState.RUNNING):
-        return _arriving(study, known, run)
+        return status
     deliveries = tuple(_delivery_status(stores, item) for item in stores.deliveries.of_run(run.key))
     next_try_at = run.next_try_at or min(
         (item.next_try_at for item in deliveries if item.next_try_at is not None), default=None
     )
-    return StudyStatus(
-        study_instance_uid=study.study_instance_uid,
+    return replace(
+        status,
         state=str(run.state),
         stage=run.stage,
         reason="; ".join(filter(None, (run.reason or _delivery_reason(run, deliveries), _late(stores, run)))),
         next_step=_next_step(run, next_try_at),
         next_try_at=next_try_at,
-        revision=run.key.revision,
-        instance_count=study.instance_count,
-        conflicts=study.conflicts,
-        first_received_at=study.first_received_at,
-        last_received_at=study.last_received_at,
-        image_count=study.image_count,
         deliveries=deliveries,
     )
 
