@@ -46,8 +46,8 @@ class StudyRow(Base):
     state: Mapped[StudyState | None] = mapped_column(text_enum(StudyState), default=None)
     reason: Mapped[str] = mapped_column(default="")
     observed_at: Mapped[datetime | None] = mapped_column(default=None)
-    patient_id: Mapped[Identifier | None] = mapped_column(index=True, default=None)
-    issuer: Mapped[Identifier | None] = mapped_column(default=None)
+    patient_id: Mapped[Identifier | None] = mapped_column(index=True, default=None, repr=False)
+    issuer: Mapped[Identifier | None] = mapped_column(default=None, repr=False)
     pet_acquired_at: Mapped[datetime | None] = mapped_column(LocalDateTime(), default=None)
     spect_acquired_at: Mapped[datetime | None] = mapped_column(LocalDateTime(), default=None)
 
