@@ -81,7 +81,7 @@ def pet_comes(stores: NodeStores, acquired_at: datetime = DAY, study: str = PET)
         patient_id=ANNA.patient_id,
         issuer=ANNA.issuer,
         ct_series_instance_uid=f"{study}.3",
-        acquired_at=acquired_at.isoformat(),
+        acquired_at=acquired_at,
         lesion_count=1,
         segmentation_sop_instance_uid="1",
         segmentation_path="x",

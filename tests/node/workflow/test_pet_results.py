@@ -143,7 +143,10 @@ def test_the_file_in_which_version_0_1_0_kept_whose_the_pets_are_is_still_read(s
     store.register_old("1.1", OLD_PETS)
     (found,) = store.results.of_patient(PATIENT, NOON)
     assert found.run == RunKey("1.1", 1)
-    assert (found.functional_series_instance_uid, found.when) == ("1.1.2", datetime(2026, 1, 1, 12, 30))
+    assert (found.functional_series_instance_uid, found.acquired_at) == (
+        "1.1.2",
+        datetime(2026, 1, 1, 12, 30),
+    )
 
 
 def test_without_that_file_what_is_registered_stays(store: Store) -> None:
