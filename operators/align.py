@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from app.domain.analysis import Aligned, Loaded
+from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.imaging.registration.prior_alignment import PriorAligner
 from operators.framework import Fragment
-from operators.stage import OnStage, StageOperator
+from operators.stage import StageOperator
 
 
 class AlignOperator(StageOperator):

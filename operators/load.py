@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from app.dicom.reading.loading import LoadPolicy, load
 from app.domain.analysis import Loaded
+from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
 from app.imaging.registration.ct_agreement import check_ct
 from operators.framework import Fragment
-from operators.stage import OnStage, StageOperator
+from operators.stage import StageOperator
 
 
 class LoadOperator(StageOperator):

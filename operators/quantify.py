@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from app.domain.analysis import Quantified, Segmented
+from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.imaging.quantification import LesionQuantification
 from operators.framework import Fragment
-from operators.stage import OnStage, StageOperator
+from operators.stage import StageOperator
 
 
 class QuantifyOperator(StageOperator):

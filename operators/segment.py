@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from app.domain.analysis import Aligned, Segmented
+from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.inference.running.segmentation import LesionSegmentation
 from operators.framework import Fragment
-from operators.stage import OnStage, StageOperator
+from operators.stage import StageOperator
 
 
 class SegmentOperator(StageOperator):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
+from app.domain.outcome import OnStage
 from app.domain.refusal import advance
 from operators.framework import PYTHON_OBJECT, Fragment, Operator, OperatorSpec
-
-OnStage = Callable[[str], None]
-"""Called with a stage's name when it begins, so that a person sees where a study is."""
 
 
 class StageOperator(Operator):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from app.dicom.results.writer import Written
 from app.domain.analysis import Quantified
+from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from operators.framework import Fragment
-from operators.stage import OnStage, StageOperator
+from operators.stage import StageOperator
 
 
 class WriteOperator(StageOperator):

@@ -15,6 +15,7 @@ from app.dicom.results.writer import Written, write_results
 from app.domain.analysis import Provenance, Quantified
 from app.domain.outcome import (
     EarlierRevisions,
+    OnStage,
     RunContext,
     ShadowWork,
     Status,
@@ -35,7 +36,6 @@ from operators.quantify import QuantifyOperator
 from operators.receive import ReceiveOperator
 from operators.segment import SegmentOperator
 from operators.select import SelectOperator
-from operators.stage import OnStage
 from operators.write import WriteOperator
 
 ShadowQueue = Callable[[str, int, ShadowWork], None]

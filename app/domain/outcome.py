@@ -129,6 +129,10 @@ class RunContext:
     decisions: tuple[Decision, ...] = ()
 
 
+OnStage = Callable[[str], None]
+"""Called with a stage's name when it begins, so that a person sees where a study is."""
+
+
 @dataclass(frozen=True)
 class MaskSummary:
     """What a mask amounts to."""

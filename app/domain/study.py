@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from app.domain.clocks import Clocks, LoneOffset
-from app.domain.refusal import Reason
+from app.domain.refusal import Reason, RefusalCode
 
 SNOMED_RT_SCHEMES = frozenset({"SRT", "SNM3", "99SDM"})
 """One coding scheme under three designators: PS3.16 8.1 (SRT, SNM3), and 99SDM of older scanners."""
@@ -112,6 +112,12 @@ class Series:
     faults: tuple[Reason, ...] = ()
     timezone_offset: str = ""
     clocks: Clocks = field(default_factory=Clocks)
+
+    def reason(
+        self, code: RefusalCode, attribute: str, found: str, expected: str, advice: str = ""
+    ) -> Reason:
+        """A reason that is about this series."""
+        return Reason(code, attribute, found, expected, advice, self.series_instance_uid)
 
     @property
     def when(self) -> datetime | None:

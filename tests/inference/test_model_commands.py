@@ -52,7 +52,7 @@ def test_after_an_import_the_command_that_measures_it_is_told(
     role: ModelRole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = shipped(role).model_copy(update={"metrics": ()})
-    model_import._tell(card, tmp_path)
+    model_import._print_card(card, tmp_path)
     told = capsys.readouterr().out
     for setting in (f"segment.models_dir={tmp_path}", *settings_to_measure(card)):
         assert f"--set {setting}" in told

@@ -72,12 +72,12 @@ def functional_image(
     uid = series.series_instance_uid
     for volume in (suv, activity):
         if volume is not None:
-            _refuse_implausible(volume, uid)
+            _refuse_implausible(volume, series)
     told: tuple[Decision, ...] = ()
     if suv is not None:
         injected = series.radiopharmaceutical
         nuclide = radionuclide_of(injected) if injected else None
-        told = _doubted_suv(suv, conversion.quantification, nuclide, uid)
+        told = _doubted_suv(suv, conversion.quantification, nuclide, series)
     no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
     return FunctionalImage(
         suv,
@@ -115,12 +115,8 @@ def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[s
         values = {_value(dataset, keyword) for dataset in headers}
         if len(values) > 1:
             found = f"{len(values)} values in one series"
-            reason = Reason(
-                RefusalCode.ATTRIBUTE_INCONSISTENT,
-                keyword,
-                found,
-                "the same on every image",
-                series_instance_uid=series.series_instance_uid,
+            reason = series.reason(
+                RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, "the same on every image"
             )
             raise UnusableStudyError(reason)
 
@@ -148,27 +144,37 @@ def _volume(
     return Volume(array, slices.stack.grid, unit, series.frame_of_reference_uid)
 
 
-def _refuse_implausible(volume: Volume, series_instance_uid: str) -> None:
+def _refuse_implausible(volume: Volume, series: Series) -> None:
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     # a NaN or an infinity anywhere shows in the sum
     is_finite = np.isfinite(float(volume.array.sum(dtype=np.float64)))
     if not is_finite or highest <= 0.0:
         found = f"a maximum of {highest:g} {volume.unit}"
-        raise _implausible("PixelData", found, "finite values above 0", series_instance_uid)
+        raise UnusableStudyError(
+            series.reason(RefusalCode.VALUES_IMPLAUSIBLE, "PixelData", found, "finite values above 0")
+        )
     if lowest < DEEPEST_NEGATIVE * highest:
         found = f"{lowest:g} to {highest:g} {volume.unit}"
-        raise _implausible("PixelRepresentation", found, "hardly any values below 0", series_instance_uid)
+        raise UnusableStudyError(
+            series.reason(
+                RefusalCode.VALUES_IMPLAUSIBLE, "PixelRepresentation", found, "hardly any values below 0"
+            )
+        )
 
 
 def _doubted_suv(
-    suv: Volume, quantification: Quantification, nuclide: Radionuclide | None, series_instance_uid: str
+    suv: Volume, quantification: Quantification, nuclide: Radionuclide | None, series: Series
 ) -> tuple[Decision, ...]:
     """SUV times volume over weight is the share of the injected activity that the image shows."""
     highest = float(suv.array.max())
     attribute = "Units, RescaleSlope, RadionuclideTotalDose"
     if not LOWEST_MAXIMUM_SUV <= highest <= HIGHEST_SUV:
         expected = f"{LOWEST_MAXIMUM_SUV:g} to {HIGHEST_SUV:g}: unit, dose or times are wrong"
-        raise _implausible(attribute, f"a maximum of SUV {highest:g}", expected, series_instance_uid)
+        raise UnusableStudyError(
+            series.reason(
+                RefusalCode.VALUES_IMPLAUSIBLE, attribute, f"a maximum of SUV {highest:g}", expected
+            )
+        )
     if quantification.weight_kg is None:
         return ()
     body_g = 1000.0 * quantification.weight_kg
@@ -176,13 +182,7 @@ def _doubted_suv(
     if share > LARGEST_SHARE_IN_VIEW:
         found = f"{share:.1f} times the injected activity in the image"
         expected = "at most all of it: unit, dose or times are wrong"
-        raise _implausible(attribute, found, expected, series_instance_uid)
+        raise UnusableStudyError(series.reason(RefusalCode.VALUES_IMPLAUSIBLE, attribute, found, expected))
     length_mm = suv.grid.shape[0] * suv.grid.spacing_mm[2]
     usual = retention_warnings(share, length_mm, nuclide, quantification.uptake_s)
     return share_warnings(share, length_mm, nuclide) or usual
-
-
-def _implausible(attribute: str, found: str, expected: str, series_instance_uid: str) -> UnusableStudyError:
-    code = RefusalCode.VALUES_IMPLAUSIBLE
-    reason = Reason(code, attribute, found, expected, series_instance_uid=series_instance_uid)
-    return UnusableStudyError(reason)

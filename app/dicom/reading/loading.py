@@ -66,14 +66,14 @@ def ct_image(series: Series) -> CtImage:
     uid = series.series_instance_uid
     if kind not in ("", "HU", "HOUNSFIELD UNITS"):
         code = RefusalCode.UNITS_UNSUPPORTED
-        raise UnusableStudyError(Reason(code, "RescaleType", kind, "HU", series_instance_uid=uid))
+        raise UnusableStudyError(series.reason(code, "RescaleType", kind, "HU"))
     array = slices.stored.astype(np.float32) * slopes.astype(np.float32)[:, None, None]
     array += intercepts.astype(np.float32)[:, None, None]
     lowest = float(array.min())
     if not lowest < HIGHEST_PLAUSIBLE_MINIMUM_HU:
         found = f"a minimum of {lowest:g}"
         code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "air or fat below 0 HU"
-        raise UnusableStudyError(Reason(code, "PixelData", found, expected, series_instance_uid=uid))
+        raise UnusableStudyError(series.reason(code, "PixelData", found, expected))
     np.maximum(array, AIR_HU, out=array)
     order = check_order(array, slice_numbers(slices.headers), AIR_HU)
     if isinstance(order, Reason):
@@ -180,5 +180,4 @@ def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> 
 
 
 def _no_suv(series: Series) -> Reason:
-    uid = series.series_instance_uid
-    return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "no SUV", "SUVbw", series_instance_uid=uid)
+    return series.reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "no SUV", "SUVbw")

@@ -129,7 +129,7 @@ def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None
     if len(scales) > 1:
         attribute, found = "RealWorldValueMappingSequence", f"{len(scales)} different scales in one series"
         code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, "the same on every image"
-        raise _unusable(code, attribute, found, expected, series)
+        raise UnusableStudyError(series.reason(code, attribute, found, expected))
 
 
 def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack) -> None:
@@ -144,7 +144,7 @@ def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping]
         found = f"stored values {lowest} to {highest}, a mapping of {mapped}"
         attribute = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
         code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "a mapping of every stored value"
-        raise _unusable(code, attribute, found, expected, series)
+        raise UnusableStudyError(series.reason(code, attribute, found, expected))
 
 
 def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
@@ -155,19 +155,21 @@ def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
         return
     found = ", ".join(str(tag) for tag in tags)
     code, expected = RefusalCode.GEOMETRY_INCONSISTENT, "Slice Vector (0054,0080) alone"
-    raise _unusable(code, "FrameIncrementPointer", found, expected, series)
+    raise UnusableStudyError(series.reason(code, "FrameIncrementPointer", found, expected))
 
 
 def _slope(series: Series, dataset: Dataset) -> float:
     """NM has no rescale of its own; where one was added it counts, and an intercept is refused."""
     intercept = header.number(dataset, "RescaleIntercept")
     if intercept:
-        raise _unusable(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0", series)
+        raise UnusableStudyError(
+            series.reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0")
+        )
     slope = header.number(dataset, "RescaleSlope")
     if "RescaleSlope" in dataset and not (slope and slope > 0.0):
         found = header.text(dataset, "RescaleSlope") or "nothing"
         expected = "a positive slope, or none at all"
-        raise _unusable(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected, series)
+        raise UnusableStudyError(series.reason(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected))
     return slope or 1.0
 
 
@@ -197,10 +199,3 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
         detectors=header.whole(dataset, "NumberOfDetectors"),
         energy_windows=_energy_windows(dataset),
     )
-
-
-def _unusable(
-    code: RefusalCode, attribute: str, found: str, expected: str, series: Series
-) -> UnusableStudyError:
-    reason = Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)
-    return UnusableStudyError(reason)

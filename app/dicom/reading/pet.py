@@ -58,7 +58,7 @@ def read_pet(
         worst = intercepts[np.abs(intercepts).argmax()]
         expected = "0 (PS3.3 C.8.9.1.1.4)"
         raise UnusableStudyError(
-            _reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{worst:g}", expected, series)
+            series.reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{worst:g}", expected)
         )
     same_in_all(series, slices.headers, MUST_AGREE)
     pet_header, decisions = _pet_header(series, slices, administrations)
@@ -82,7 +82,7 @@ def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.f
                 found = f"slope {item.slope} {item.unit} beside RescaleSlope {slope:g} Bq/ml"
                 attribute, expected = "RealWorldValueMappingSequence, RescaleSlope", "one scale"
                 code = RefusalCode.ATTRIBUTE_INCONSISTENT
-                raise UnusableStudyError(_reason(code, attribute, found, expected, series))
+                raise UnusableStudyError(series.reason(code, attribute, found, expected))
 
 
 def _slice_findings(
@@ -162,7 +162,7 @@ def _philips_factor(
         attribute, expected = f"(7053,xx{element:02X})", "the same factor on every image"
         found = f"{len(values)} values in one series"
         raise UnusableStudyError(
-            _reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected, series)
+            series.reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
         )
     value, has_creator = values.pop()
     if value is None or has_creator:
@@ -190,7 +190,3 @@ def _private_element(dataset: Dataset, group: int, creator: str, element: int) -
         return dataset.private_block(group, creator)[element].value
     except header.READ_ERRORS:
         return None
-
-
-def _reason(code: RefusalCode, attribute: str, found: str, expected: str, series: Series) -> Reason:
-    return Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)

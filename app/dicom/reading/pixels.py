@@ -61,7 +61,9 @@ def read_stack(series: Series) -> SliceStack:
         raise UnusableStudyError(stack)
     if stack.grid.shape[0] * stack.grid.shape[1] * stack.grid.shape[2] > MOST_VOXELS:
         expected = f"{MOST_VOXELS} voxels or fewer"
-        raise _unusable(RefusalCode.GEOMETRY_INCONSISTENT, "Rows", f"{stack.grid.shape}", expected, series)
+        raise UnusableStudyError(
+            series.reason(RefusalCode.GEOMETRY_INCONSISTENT, "Rows", f"{stack.grid.shape}", expected)
+        )
     with header.tolerant(), IsolatedDecoder() as decoder:
         if series.instances[0].number_of_frames > 1:
             return _multi_frame(series, stack, decoder)
@@ -99,11 +101,11 @@ def _pixels(
         dataset = header.read_with_pixels(path)
     except header.READ_ERRORS as error:
         code, expected = RefusalCode.UNREADABLE, "a readable DICOM file"
-        raise _unusable(code, "", type(error).__name__, expected, series) from error
+        raise UnusableStudyError(series.reason(code, "", type(error).__name__, expected)) from error
     _refuse_undecodable(series, dataset)
     if "PixelData" not in dataset:
-        raise _unusable(
-            RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image", series
+        raise UnusableStudyError(
+            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image")
         )
     try:
         _refuse_wide_samples(series, dataset)
@@ -111,14 +113,18 @@ def _pixels(
         pixels = _decoded(dataset, path, decoder)
     except DecoderDiedError as error:
         found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
-        raise _unusable(RefusalCode.UNREADABLE, "PixelData", found, expected, series) from error
+        raise UnusableStudyError(
+            series.reason(RefusalCode.UNREADABLE, "PixelData", found, expected)
+        ) from error
     except (*header.READ_ERRORS, RuntimeError) as error:
         found, expected = f"damaged or truncated pixels ({type(error).__name__})", f"{shape} decodable values"
-        raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series) from error
+        raise UnusableStudyError(
+            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected)
+        ) from error
     if pixels.shape != shape:
         found = f"pixels of shape {pixels.shape}"
-        raise _unusable(
-            RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, f"{shape}, one sample each", series
+        raise UnusableStudyError(
+            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, f"{shape}, one sample each")
         )
     del dataset.PixelData
     return dataset, pixels
@@ -143,7 +149,7 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
     if not usable:
         expected = "an uncompressed image, or a compression with a decoder installed here"
         code = RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED
-        raise _unusable(code, "TransferSyntaxUID", syntax or "nothing", expected, series)
+        raise UnusableStudyError(series.reason(code, "TransferSyntaxUID", syntax or "nothing", expected))
 
 
 def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
@@ -152,7 +158,7 @@ def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
     if in_stream is not None and in_stream > allocated:
         found = f"{in_stream} bits a sample in the stream"
         expected = f"{allocated} or fewer, as Bits Allocated says"
-        raise _unusable(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected, series)
+        raise UnusableStudyError(series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected))
 
 
 def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
@@ -160,7 +166,7 @@ def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
     loss = "" if series.sop_class_uid == CT_IMAGE else loss_in_stream(dataset)
     if loss:
         found, expected = f"{loss}, though LossyImageCompression is not 01", "measured values, without loss"
-        raise _unusable(RefusalCode.LOSSY_COMPRESSION, "PixelData", found, expected, series)
+        raise UnusableStudyError(series.reason(RefusalCode.LOSSY_COMPRESSION, "PixelData", found, expected))
 
 
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -175,14 +181,9 @@ def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.floa
         if slope is None or intercept is None or slope <= 0.0:
             found = f"slope {slope}, intercept {intercept}"
             expected = "a positive slope, and an intercept, on every image"
-            raise _unusable(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected, series)
+            raise UnusableStudyError(
+                series.reason(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected)
+            )
         slopes.append(slope)
         intercepts.append(intercept)
     return np.array(slopes), np.array(intercepts)
-
-
-def _unusable(
-    code: RefusalCode, attribute: str, found: str, expected: str, series: Series
-) -> UnusableStudyError:
-    reason = Reason(code, attribute, found, expected, series_instance_uid=series.series_instance_uid)
-    return UnusableStudyError(reason)

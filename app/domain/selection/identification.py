@@ -46,8 +46,8 @@ def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Rea
     """
     injected = series.radiopharmaceutical
     if injected is None:
-        return _refused(
-            RefusalCode.TRACER_UNKNOWN, SEQUENCE, "nothing", f"one of {', '.join(policy.allowed)}", series
+        return series.reason(
+            RefusalCode.TRACER_UNKNOWN, SEQUENCE, "nothing", f"one of {', '.join(policy.allowed)}"
         )
     found = _by_code(injected) or _other_by_name(injected)
     if found is None and injected.drug_code is None:
@@ -58,7 +58,7 @@ def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Rea
             "Code the drug on the scanner, or add a rule to select.isotope_tracers or select.text_patterns"
         )
         expected = f"a code of {', '.join(policy.allowed)}"
-        return _refused(RefusalCode.TRACER_UNKNOWN, DRUG_CODE, describe(injected), expected, series, advice)
+        return series.reason(RefusalCode.TRACER_UNKNOWN, DRUG_CODE, describe(injected), expected, advice)
     return _checked(found, series, injected, policy)
 
 
@@ -130,12 +130,11 @@ def _checked(
         seen = f"{tracer.key} by {found.how} ({describe(injected)})"
         attribute = DRUG_CODE if found.how.startswith(DRUG_CODE) else "Radiopharmaceutical"
         expected = f"one of {', '.join(policy.allowed)}"
-        return _refused(RefusalCode.TRACER_NOT_ALLOWED, attribute, seen, expected, series, advice)
+        return series.reason(RefusalCode.TRACER_NOT_ALLOWED, attribute, seen, expected, advice)
     if nuclide is None or nuclide.key != tracer.radionuclide:
         seen = f"{tracer.key} by {found.how}, but {describe(injected)}"
-        return _refused(
-            RefusalCode.TRACER_UNKNOWN, "RadionuclideCodeSequence", seen, tracer.radionuclide, series,
-        )  # fmt: skip
+        code = RefusalCode.TRACER_UNKNOWN
+        return series.reason(code, "RadionuclideCodeSequence", seen, tracer.radionuclide)
     return replace(found, doubt=_contradiction(tracer, injected.name))
 
 
@@ -145,9 +144,3 @@ def _contradiction(tracer: Tracer, text: str) -> str:
     if other is None or tracer.named_in(text):
         return ""
     return f"Radiopharmaceutical {text!r} reads as {other.key}, not as {tracer.key}; which one was injected?"
-
-
-def _refused(
-    code: RefusalCode, attribute: str, found: str, expected: str, series: Series, advice: str = ""
-) -> Reason:
-    return Reason(code, attribute, found, expected, advice, series.series_instance_uid)

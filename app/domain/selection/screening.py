@@ -96,15 +96,15 @@ def _not_an_image_we_read(series: Series) -> Reason | None:
         if series.modality == MODALITY_OF_CLASS[uid]:
             return None
         found = f"{series.modality or 'nothing'} in {MODALITY_OF_CLASS[uid]} images"
-        return _refused(RefusalCode.OTHER_MODALITY, "Modality", found, MODALITY_OF_CLASS[uid], series)
+        return series.reason(RefusalCode.OTHER_MODALITY, "Modality", found, MODALITY_OF_CLASS[uid])
     if uid in SECONDARY_CAPTURES:
-        return _refused(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected, series)
+        return series.reason(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected)
     if uid in OTHER_IMAGES:
         advice = CLASSIC_ADVICE if "Enhanced" in OTHER_IMAGES[uid] else ""
         found = OTHER_IMAGES[uid]
-        return _refused(RefusalCode.OTHER_MODALITY, "SOPClassUID", found, expected, series, advice)
+        return series.reason(RefusalCode.OTHER_MODALITY, "SOPClassUID", found, expected, advice)
     found = f"{uid or 'nothing'} (modality {series.modality or 'not stated'})"
-    return _refused(RefusalCode.NOT_AN_IMAGE, "SOPClassUID", found, expected, series)
+    return series.reason(RefusalCode.NOT_AN_IMAGE, "SOPClassUID", found, expected)
 
 
 def _not_primary(series: Series) -> Reason | None:
@@ -112,18 +112,18 @@ def _not_primary(series: Series) -> Reason | None:
     spelled = "\\".join(values)
     made = [value for value in values[2:] if value in MADE_FROM_OTHER_IMAGES]
     if made:
-        return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "an image of the scan itself", series)
+        return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "an image of the scan itself")
     if series.sop_class_uid == CT_IMAGE and len(values) > 2 and values[2] != "AXIAL":
-        return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 3 AXIAL", series)
+        return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 3 AXIAL")
     if series.sop_class_uid == NM_IMAGE:
         if len(values) < 3 or values[2] != "RECON TOMO":
             found = spelled or "nothing"
-            return _refused(RefusalCode.NOT_RECONSTRUCTED, "ImageType", found, "value 3 RECON TOMO", series)
+            return series.reason(RefusalCode.NOT_RECONSTRUCTED, "ImageType", found, "value 3 RECON TOMO")
         if len(values) > 3 and values[3] == "TRANSMISSION":
-            return _refused(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 4 EMISSION", series)
+            return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 4 EMISSION")
     if len(series.series_type) > 1 and series.series_type[1] == "REPROJECTION":
         found = "\\".join(series.series_type)
-        return _refused(RefusalCode.NOT_PRIMARY, "SeriesType", found, "value 2 IMAGE", series)
+        return series.reason(RefusalCode.NOT_PRIMARY, "SeriesType", found, "value 2 IMAGE")
     return None
 
 
@@ -133,17 +133,11 @@ def _not_attenuation_corrected(series: Series) -> Reason | None:
         return None
     found = "\\".join(series.corrected_image) or "nothing"
     code = RefusalCode.NOT_ATTENUATION_CORRECTED
-    return _refused(code, "CorrectedImage", found, "ATTN among its values", series)
+    return series.reason(code, "CorrectedImage", found, "ATTN among its values")
 
 
 def _lossy(series: Series) -> Reason | None:
     if not series.is_lossy:
         return None
     found, expected = "01 (or a lossy transfer syntax)", "measured values, never compressed with loss"
-    return _refused(RefusalCode.LOSSY_COMPRESSION, "LossyImageCompression", found, expected, series)
-
-
-def _refused(
-    code: RefusalCode, attribute: str, found: str, expected: str, series: Series, advice: str = ""
-) -> Reason:
-    return Reason(code, attribute, found, expected, advice, series.series_instance_uid)
+    return series.reason(RefusalCode.LOSSY_COMPRESSION, "LossyImageCompression", found, expected)

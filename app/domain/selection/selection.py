@@ -96,7 +96,7 @@ def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
         return role
     if is_derived(series) and not policy.derived_images:
         found = "\\".join(series.image_type)
-        return Reason(RefusalCode.NOT_PRIMARY, "ImageType", found, "ORIGINAL", "", series.series_instance_uid)
+        return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", found, "ORIGINAL")
     identified = identify_tracer(series, policy) if role is not ImageRole.CT else None
     if isinstance(identified, Reason):
         return identified
@@ -107,9 +107,7 @@ def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
     if short and role is not ImageRole.CT and not policy.fewer_slices_than_announced:
         advice = "Send all slices; for cropped images: select.fewer_slices_than_announced: true"
         code, expected = RefusalCode.INCOMPLETE_SERIES, f"{series.expected_instance_count} as announced"
-        return Reason(
-            code, "NumberOfSlices", f"{len(series.instances)} slices", expected, advice, _id(series)
-        )
+        return series.reason(code, "NumberOfSlices", f"{len(series.instances)} slices", expected, advice)
     return _Candidate(series, role, stack.grid, identified)
 
 
@@ -123,7 +121,6 @@ def _short_of(series: Series) -> str:
 
 def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPolicy) -> _Pair | Reason:
     """The CT for a functional image, or why it has none."""
-    uid = functional.series.series_instance_uid
     frame = functional.series.frame_of_reference_uid
     blind = not frame and policy.pair_without_frame_of_reference
     same_frame = [ct for ct in cts if blind or (frame and ct.series.frame_of_reference_uid == frame)]
@@ -133,19 +130,18 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
         )
         expected = "one Frame of Reference UID for both"
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
-        return Reason(code, "FrameOfReferenceUID", found, expected, "", uid)
+        return functional.series.reason(code, "FrameOfReferenceUID", found, expected)
     pairs = [_Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
     covering = [pair for pair in pairs if _covers(pair.cover, policy)]
     if covering:
         return min(covering, key=lambda pair: _ct_rank(pair, policy))
     best = max(pairs, key=lambda pair: (pair.cover.axial, pair.cover.in_plane)).cover
-    return Reason(
+    return functional.series.reason(
         RefusalCode.CT_DOES_NOT_COVER,
         "ImagePositionPatient",
         f"at best {best.axial:.0%} of the slices, {best.in_plane:.0%} of the smaller field of view",
         f"{policy.minimum_ct_coverage:.0%} and {policy.minimum_field_overlap:.0%}",
         "Send the CT of the whole functional image",
-        uid,
     )
 
 
@@ -210,25 +206,18 @@ def _unused(item: _Candidate, chosen: Sequence[_Pair], any_pair: bool) -> Reason
     rivals = [pair.ct.series for pair in chosen if pair.ct.series.frame_of_reference_uid == frame]
     if rivals:
         return _better_chosen(item.series, rivals[0])
-    uid = item.series.series_instance_uid
     if any_pair:
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
         found, expected = "another UID than any functional image taken", "the functional image's"
-        return Reason(code, "FrameOfReferenceUID", found, expected, "", uid)
-    expected = "a PET or SPECT that it belongs to"
-    return Reason(
-        RefusalCode.NO_FUNCTIONAL_SERIES, "", "a CT without a usable functional image", expected, "", uid
-    )
+        return item.series.reason(code, "FrameOfReferenceUID", found, expected)
+    found, expected = "a CT without a usable functional image", "a PET or SPECT that it belongs to"
+    return item.series.reason(RefusalCode.NO_FUNCTIONAL_SERIES, "", found, expected)
 
 
 def _better_chosen(series: Series, better: Series) -> Reason:
     found = f"series {better.series_instance_uid} of the same region"
     expected = "the only or the best one"
-    return Reason(RefusalCode.BETTER_SERIES_CHOSEN, "", found, expected, "", series.series_instance_uid)
-
-
-def _id(series: Series) -> str:
-    return series.series_instance_uid
+    return series.reason(RefusalCode.BETTER_SERIES_CHOSEN, "", found, expected)
 
 
 def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:

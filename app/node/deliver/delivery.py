@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.outcome import Status
 from app.errors import MisconfiguredError, RetryLaterError, describe_exception
 from app.node.deliver import scu
@@ -28,7 +29,7 @@ from app.node.records.stores import NodeStores
 SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
 """States of a later revision that takes the place of this one, be it with results or without."""
 
-REPORTS = ("SR", "WITHDRAWAL")
+REPORTS = (ResultKind.SR, NoticeKind.SR)
 """Sent first, so that a destination that has anything of a revision has the report that a later one names."""
 
 Send = Callable[[Sequence[Path], Destination, str, float], tuple[scu.StoreResponse, ...]]

@@ -6,6 +6,7 @@ not sent any more (:mod:`app.node.deliver.delivery`), and no later report names 
 
 from __future__ import annotations
 
+from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import EarlierRevisions, ResultFile, StandingResult, StudyOutcome
 from app.errors import RetryLaterError
@@ -86,7 +87,7 @@ def _results(stores: NodeStores, run: RunKey, outcome: StudyOutcome) -> list[Sta
         StandingResult(_report(run, file, pair.functional_series_instance_uid, False), folder / file.path)
         for pair in outcome.pairs
         for file in pair.files
-        if file.kind == "SR"
+        if file.kind == ResultKind.SR
     ]
 
 
@@ -95,7 +96,7 @@ def _notices(run: RunKey, outcome: StudyOutcome) -> list[SupersededReport]:
         _report(run, file, notice.functional_series_instance_uid, True)
         for notice in outcome.withdrawals
         for file in notice.files
-        if file.kind == "WITHDRAWAL"
+        if file.kind == NoticeKind.SR
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain.decision import Decision
-from app.domain.outcome import EarlierRevisions, RunContext, Status, StudyOutcome
+from app.domain.outcome import EarlierRevisions, OnStage, RunContext, Status, StudyOutcome
 from app.errors import (
     MisconfiguredError,
     RetryLaterError,
@@ -31,9 +31,6 @@ from app.node.records.outbox import outcome_of
 from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores
-
-OnStage = Callable[[str], None]
-"""Told the name of each stage of the chain as it begins."""
 
 
 class StudyProcessor(Protocol):

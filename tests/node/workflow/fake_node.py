@@ -32,6 +32,7 @@ from app.domain.decision import ModelRole, ModelUsed
 from app.domain.findings.findings import Burden, Findings
 from app.domain.outcome import (
     EarlierRevisions,
+    OnStage,
     PairOutcome,
     ResultFile,
     RunContext,
@@ -43,7 +44,6 @@ from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
-from app.node.process.work import OnStage
 from app.node.receive.completeness import SelectionOutcome
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
