@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -11,9 +10,6 @@ from hypothesis import settings
 # Hypothesis's deadline of 200 ms an example is a measure of how busy the machine is; CI has none either.
 settings.register_profile("without deadline", settings(), deadline=None)
 settings.load_profile("without deadline")
-
-if TYPE_CHECKING:
-    from tests.peers.results import Case
 
 SLOWEST_FIRST = (
     "tests/training/test_experiment.py",
@@ -38,14 +34,6 @@ def samples() -> Path:
     if not SAMPLES.is_dir():
         pytest.skip(f"needs the sample data in {SAMPLES}, which is not part of this repository")
     return SAMPLES
-
-
-@pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    """Results of every kind by name, for the peers that read them and the page that states their classes."""
-    from tests.peers.results import make_cases
-
-    return {case.name: case for case in make_cases(tmp_path_factory.mktemp("results"))}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
