@@ -195,7 +195,6 @@ def process(
     from app.files.outcome import remove_earlier_outcomes
 
     remove_earlier_outcomes(output_folder)
-    from app.chain.folder import process_folder
     from app.cli.compute import device_cautions
     from app.node.watch.log import configure_logging
     from app.settings import load_settings
@@ -204,6 +203,8 @@ def process(
     configure_logging(None, "WARNING")
     for caution in (*settings.write.cautions, *device_cautions(settings)):
         logging.getLogger(__name__).warning(caution)
+    from app.chain.folder import process_folder  # ten seconds, which nobody waits for over a wrong setting
+
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:
         typer.echo("psma-node: stopped; only studies with an outcome.json of their own are whole", err=True)
