@@ -11,7 +11,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { adaptersSEG } from '@cornerstonejs/adapters';
 import { cache, metaData } from '@cornerstonejs/core';
 
-globalThis.crypto ??= webcrypto; // browsers have it, and Node.js from version 20 on; Debian 12 has 18
+// What browsers have, and Node.js from version 19 on; Debian 12 has 18.
+globalThis.crypto ??= webcrypto;
+globalThis.CustomEvent ??= class extends Event {
+  constructor(type, options = {}) {
+    super(type, options);
+    this.detail = options.detail ?? null;
+  }
+};
 
 const [sourceFile, segFile, outFile] = process.argv.slice(2);
 const source = JSON.parse(readFileSync(sourceFile, 'utf8'));
