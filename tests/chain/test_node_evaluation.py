@@ -248,10 +248,10 @@ def test_two_models_of_one_role_are_refused_before_cards_are_mixed(models: Path,
 
 def test_cards_and_warnings_say_where_patients_may_have_been_trained_on(models: Path) -> None:
     found, run = served(models, m4_ran=True)
-    assert run.doubts == ()  # all were trained on centre A
+    assert run.caveats == ()  # all were trained on centre A
     at_home = replace(run, patients=[CohortPatient(id="A-1", centre="A", scans=())])
-    assert len(at_home.doubts) == 3
-    assert "psma-m1-simulated (M1) was trained on patients of centre A, perhaps on these" in at_home.doubts[0]
+    assert len(at_home.caveats) == 3
+    assert "psma-m1-simulated (M1) was trained on patients of centre A, perhaps on these" in at_home.caveats[0]
     moved = replace(found, scores=tuple(replace(s, key=replace(s.key, centre="A")) for s in found.scores))
     complete_cards(moved, run)
     cohorts = {metric.cohort for metric in read_card(models / "psma-m4-simulated").metrics}
