@@ -251,7 +251,8 @@ def test_cards_and_warnings_say_where_patients_may_have_been_trained_on(models: 
     assert run.caveats == ()  # all were trained on centre A
     at_home = replace(run, patients=[CohortPatient(id="A-1", centre="A", scans=())])
     assert len(at_home.caveats) == 3
-    assert "psma-m1-simulated (M1) was trained on patients of centre A, perhaps on these" in at_home.caveats[0]
+    first, *_ = at_home.caveats
+    assert "psma-m1-simulated (M1) was trained on patients of centre A, perhaps on these" in first
     moved = replace(found, scores=tuple(replace(s, key=replace(s.key, centre="A")) for s in found.scores))
     complete_cards(moved, run)
     cohorts = {metric.cohort for metric in read_card(models / "psma-m4-simulated").metrics}
