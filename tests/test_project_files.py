@@ -151,6 +151,17 @@ def test_pages_that_the_program_and_its_files_name_are_there() -> None:
     assert sorted(pair for pair in named if not (ROOT / pair[1]).exists()) == []
 
 
+GUIDES = sorted((ROOT / "docs" / "how-to").glob("add-*.md"))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_the_change_that_a_guide_shows_applies_to_the_files_as_they_are(page: Path) -> None:
+    [change] = re.findall(r"^```diff\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    command = ["git", "apply", "--check", "-"]
+    done = subprocess.run(command, cwd=ROOT, input=change, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"make the change again, and paste `git diff -U1`: {done.stderr}"
+
+
 def test_the_readme_names_every_command() -> None:
     from app.cli.main import app
 
