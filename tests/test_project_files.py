@@ -151,6 +151,36 @@ def test_pages_that_the_program_and_its_files_name_are_there() -> None:
     assert sorted(pair for pair in named if not (ROOT / pair[1]).exists()) == []
 
 
+def test_files_that_the_pages_name_are_there() -> None:
+    named = {
+        (page.name, path)
+        for page in documents()
+        for path in re.findall(r"`((?:app|operators|tests|benchmarks|scripts|MAP)/[\w./-]*)`", prose(page))
+    }
+    built = "MAP/dist"
+    assert named
+    missing = [pair for pair in named if not (ROOT / pair[1]).exists() and not pair[1].startswith(built)]
+    assert sorted(missing) == []
+
+
+GUIDES = sorted((ROOT / "docs" / "how-to").glob("add-*.md"))
+"""Each shows a real change of the program."""
+
+
+def shown_change(page: Path) -> str:
+    """The change that a guide shows."""
+    [change] = re.findall(r"^```diff\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return str(change)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_the_change_that_a_guide_shows_applies_to_the_files_as_they_are(page: Path) -> None:
+    command = ["git", "apply", "--check", "-"]
+    change = shown_change(page)
+    done = subprocess.run(command, cwd=ROOT, input=change, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"make the change again, and paste `git diff -U1`: {done.stderr}"
+
+
 def test_the_readme_names_every_command() -> None:
     from app.cli.main import app
 
