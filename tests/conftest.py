@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def samples() -> Path:
     if not SAMPLES.is_dir():
         pytest.skip(f"needs the sample data in {SAMPLES}, which is not part of this repository")
     return SAMPLES
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt the programs that they start.
+
+    A shell starts a job in the background with SIGINT ignored, and every program below it inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
