@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.dicom.results.folder import ResultFolder
+from app.dicom.results.writer import ResultFolder
 from operators.framework import Fragment, Operator, OperatorSpec
 
 

@@ -60,7 +60,6 @@ FLOORS = {
         "report seg",
         "page rtstruct read_back",
         "writer withdrawal",
-        "folder",
     ),
     "app.imaging": (
         "earlier_results labels mip nifti resampling",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app import __version__
 from app.dicom.reading.studies import read_study
-from app.dicom.results.folder import ResultFolder, WithdrawalWriter
-from app.dicom.results.writer import Written, write_results
+from app.dicom.results.withdrawal import withdraw_unreplaced
+from app.dicom.results.writer import ResultFolder, Written, write_results
 from app.domain.analysis import Provenance, Quantified
 from app.domain.outcome import (
     EarlierRevisions,
@@ -136,7 +136,7 @@ class ChainProcessor:
                 raise
             uid = earlier.standing[0].report.study_instance_uid
             outcome = StudyOutcome(uid, Status.REJECTED, error.rejection.reasons)
-        return WithdrawalWriter(out, self._settings.write, provenance).withdraw_unreplaced(outcome, earlier)
+        return withdraw_unreplaced(outcome, earlier, out, self._settings.write, provenance)
 
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
         """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.

@@ -19,7 +19,7 @@ from app.dicom.results.writer import Written
 from app.dicom.uids import ResultKind
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Reason
-from app.domain.selection.rejection import rejection_lines
+from app.domain.selection.pair import rejection_lines
 from app.domain.study import Patient, Study
 from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError, RetryLaterError, UnusableStudyError, describe_exception

@@ -72,7 +72,7 @@ def _print(found: FolderInspection) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from app.domain.selection.rejection import rejection_lines
+    from app.domain.selection.pair import rejection_lines
 
     console = Console()
     for study in found.studies:

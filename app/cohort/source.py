@@ -24,9 +24,8 @@ from app.dicom import header_values as header
 from app.dicom.reading.loading import LoadPolicy
 from app.dicom.reading.studies import StudyReading, read_studies
 from app.domain.refusal import Reason
-from app.domain.selection.pair import Selection
+from app.domain.selection.pair import Selection, rejection_lines
 from app.domain.selection.policy import SelectionPolicy
-from app.domain.selection.rejection import rejection_lines
 from app.domain.selection.selection import select
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import MisconfiguredError

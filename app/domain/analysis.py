@@ -12,7 +12,7 @@ from datetime import datetime
 
 from app.domain.decision import Decision, ModelRole, ModelUsed
 from app.domain.findings.findings import Findings
-from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection
 from app.domain.stack.ct_agreement import CtAgreement

@@ -131,8 +131,10 @@ def half_life_agrees(half_life_s: float, nuclide: Radionuclide) -> bool:
     return abs(half_life_s / nuclide.half_life_s - 1.0) <= HALF_LIFE_TOLERANCE
 
 
-def radionuclide_of(injected: Radiopharmaceutical) -> Radionuclide | None:
+def radionuclide_of(injected: Radiopharmaceutical | None) -> Radionuclide | None:
     """By code; without a code by half-life; ``None`` when neither tells."""
+    if injected is None:
+        return None
     if injected.radionuclide_code is not None:
         return radionuclide_coded(injected.radionuclide_code)
     return radionuclide_decaying(injected.half_life_s) if injected.half_life_s else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +89,21 @@ class Grid:
         origin: FloatArray = self.affine[:3, 3]
         return origin
 
+    def part(self, box: tuple[slice, slice, slice]) -> Grid:
+        """The voxels of a box ``(z, y, x)``, which may reach beyond this grid."""
+        z, y, x = box
+        affine = self.affine.copy()
+        affine[:3, 3] = self.to_lps(np.array([[x.start, y.start, z.start]]))[0]
+        return Grid((z.stop - z.start, y.stop - y.start, x.stop - x.start), affine)
+
+    def widened(self, voxels: int) -> Grid:
+        """The same lattice, so many voxels more at each end."""
+        z, y, x = (slice(-voxels, n + voxels) for n in self.shape)
+        return self.part((z, y, x))
+
     def to_lps(self, index_xyz: FloatArray) -> FloatArray:
         """Index coordinates ``(n, 3)`` as (x, y, z) to LPS mm ``(n, 3)``."""
-        points = np.atleast_2d(np.asarray(index_xyz, dtype=np.float64))
-        return points @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return moved_points(self.affine, np.atleast_2d(np.asarray(index_xyz, dtype=np.float64)))
 
     def place_mm(self, index_zyx: NDArray[np.generic]) -> tuple[float, float, float]:
         """LPS mm of one place in an array, ``(z, y, x)``."""
@@ -100,10 +112,7 @@ class Grid:
 
     def to_index(self, lps_mm: FloatArray) -> FloatArray:
         """LPS mm ``(n, 3)`` to index coordinates ``(n, 3)`` as (x, y, z), not rounded."""
-        points = np.atleast_2d(np.asarray(lps_mm, dtype=np.float64))
-        inverse = np.linalg.inv(self.affine)
-        index: FloatArray = points @ inverse[:3, :3].T + inverse[:3, 3]
-        return index
+        return moved_points(np.linalg.inv(self.affine), np.atleast_2d(np.asarray(lps_mm, dtype=np.float64)))
 
     def corners_mm(self) -> FloatArray:
         """LPS positions of the eight outermost voxel centres, shape (8, 3)."""
@@ -117,6 +126,12 @@ class Grid:
             return False
         apart = np.abs(self.corners_mm() - other.corners_mm()).max()
         return bool(apart <= SAME_GRID_TOLERANCE_MM)
+
+
+def moved_points(motion: NDArray[np.floating[Any]], points: FloatArray) -> FloatArray:
+    """Points ``(n, 3)``, or one point ``(3,)``, through an affine 4x4."""
+    moved: FloatArray = points @ motion[:3, :3].T + motion[:3, 3]
+    return moved
 
 
 @dataclass(frozen=True, eq=False)

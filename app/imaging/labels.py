@@ -16,7 +16,7 @@ from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
 from app.domain.findings.change import Affinity, Proximity
-from app.domain.volume import FloatArray, Grid, LabelMap
+from app.domain.volume import FloatArray, Grid, LabelMap, moved_points
 
 SEEN_SHARE = 0.5
 """A lesion was in the other's field of view when at least this share of its voxels is."""
@@ -49,12 +49,13 @@ def lesion_proximity(
         current_to_previous: 4x4, LPS mm of the current study to LPS mm of the previous one.
         reach_mm: pairs farther apart are left out.
     """
-    back: FloatArray = np.linalg.inv(current_to_previous).astype(np.float64)
-    before = {n: _cloud(points, previous.grid, current, back) for n, points in _lesions(previous)}
-    now = {
-        n: _moved(_cloud(points, current.grid, previous, current_to_previous), current_to_previous)
-        for n, points in _lesions(current)
-    }
+    back = np.linalg.inv(current_to_previous)
+    before, now = {}, {}
+    for n, points in _lesions(previous):
+        before[n] = _cloud((points, moved_points(back, points)), previous.grid, current)
+    for n, points in _lesions(current):
+        moved = moved_points(current_to_previous, points)
+        now[n] = _cloud((moved, moved), current.grid, previous)
     return Proximity(
         tuple(_affinities(before, now, reach_mm)),
         frozenset(n for n, cloud in before.items() if not cloud.seen),
@@ -70,21 +71,14 @@ def _lesions(labels: LabelMap) -> Iterator[tuple[int, FloatArray]]:
             yield number, labels.grid.to_lps(voxels[:, ::-1].astype(np.float64))
 
 
-def _cloud(points_mm: FloatArray, grid: Grid, other: LabelMap, motion: FloatArray) -> _Cloud:
-    index = np.rint(other.grid.to_index(_through(motion, points_mm))[:, ::-1]).astype(np.int64)
+def _cloud(points: tuple[FloatArray, FloatArray], grid: Grid, other: LabelMap) -> _Cloud:
+    """Of the lesion's voxels: their centres in the previous study's space, and in that of ``other``."""
+    points_mm, points_in_other_mm = points
+    index = np.rint(other.grid.to_index(points_in_other_mm)[:, ::-1]).astype(np.int64)
     inside = ((index >= 0) & (index < np.array(other.grid.shape))).all(axis=1)
     found = np.zeros(len(points_mm), dtype=np.uint16)
     found[inside] = other.array[tuple(index[inside].T)]
     return _Cloud(points_mm, len(points_mm) * grid.voxel_ml, found, bool(inside.mean() >= SEEN_SHARE))
-
-
-def _moved(cloud: _Cloud, motion: FloatArray) -> _Cloud:
-    return _Cloud(_through(motion, cloud.points_mm), cloud.volume_ml, cloud.found, cloud.seen)
-
-
-def _through(motion: FloatArray, points_mm: FloatArray) -> FloatArray:
-    moved: FloatArray = points_mm @ motion[:3, :3].T + motion[:3, 3]
-    return moved
 
 
 def _affinities(before: dict[int, _Cloud], now: dict[int, _Cloud], reach_mm: float) -> Iterator[Affinity]:

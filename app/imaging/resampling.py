@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from app.domain.volume import FloatArray, Grid, LabelMap, Volume
+from app.domain.volume import FloatArray, Grid, LabelMap, Volume, moved_points
 
 LESION_FRACTION = 0.5
 """A voxel belongs to a lesion when at least this share of it does: keeps the lesion's volume."""
@@ -62,11 +62,13 @@ def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | No
     for label, box in enumerate(find_objects(labels.array), start=1):
         if box is None:
             continue
-        lesion, lesion_grid = _with_margin(labels, label, box)
+        # a rim of zeros, so that interpolation falls off outside the lesion
+        lesion = np.pad((labels.array[box] == label).astype(np.float32), 1)
+        lesion_grid = labels.grid.part(box).widened(1)
         target = _part_reached(grid, lesion_grid, fixed_to_moving)
         if target is None:
             continue
-        share = _share_of_voxels(lesion, lesion_grid, _part(grid, target), fixed_to_moving)
+        share = _share_of_voxels(lesion, lesion_grid, grid.part(target), fixed_to_moving)
         mostly_inside = share.sum() * grid.voxel_ml >= 0.5 * lesion.sum() * lesion_grid.voxel_ml
         if mostly_inside:
             within = np.unravel_index(int(share.argmax()), share.shape)
@@ -119,32 +121,12 @@ def _motion(fixed_to_moving: FloatArray | None) -> FloatArray:
     return motion
 
 
-def _part(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
-    """The box ``(z, y, x)`` of a grid, as a grid."""
-    z, y, x = box
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_lps(np.array([[x.start, y.start, z.start]]))[0]
-    return Grid((z.stop - z.start, y.stop - y.start, x.stop - x.start), affine)
-
-
-def _with_margin(
-    labels: LabelMap, label: int, box: tuple[slice, slice, slice]
-) -> tuple[NDArray[np.float32], Grid]:
-    """One lesion with a rim of zeros, so that interpolation falls off outside it."""
-    lesion = np.pad((labels.array[box] == label).astype(np.float32), 1)
-    grid = _part(labels.grid, box)
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_lps(np.array([[-1.0, -1.0, -1.0]]))[0]
-    return lesion, Grid(lesion.shape, affine)
-
-
 def _part_reached(
     grid: Grid, lesion_grid: Grid, fixed_to_moving: FloatArray | None
 ) -> tuple[slice, slice, slice] | None:
     """The box of ``grid`` that a lesion can touch; ``None`` when it lies outside."""
     back = np.linalg.inv(_motion(fixed_to_moving))
-    corners = lesion_grid.corners_mm() @ back[:3, :3].T + back[:3, 3]
-    index_zyx = grid.to_index(corners)[:, ::-1]
+    index_zyx = grid.to_index(moved_points(back, lesion_grid.corners_mm()))[:, ::-1]
     first = np.maximum(np.floor(index_zyx.min(axis=0)).astype(int), 0)
     last = np.minimum(np.ceil(index_zyx.max(axis=0)).astype(int), np.array(grid.shape) - 1)
     if (first > last).any():

@@ -159,7 +159,7 @@ def test_a_full_disk_asks_to_try_later(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("app.dicom.results.folder.write_durably", full)
+    monkeypatch.setattr("app.dicom.results.read_back.write_durably", full)
     with pytest.raises(RetryLaterError, match="No space left on device"):
         processor(settings).process(patient.spect.images, tmp_path, revision=1)
 

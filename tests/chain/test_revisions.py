@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pydicom
 import pytest
 
-from app.dicom.results.folder import reason_for
+from app.dicom.results.withdrawal import reason_for
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import (
     EarlierRevisions,

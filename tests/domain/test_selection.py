@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from app.domain.radionuclides import F18, GA68, LU177, TC99M
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.selection.pair import Selection
+from app.domain.selection.pair import Selection, rejection_lines
 from app.domain.selection.policy import IsotopeRule, SelectionPolicy, TextPattern
-from app.domain.selection.rejection import rejection_lines
 from app.domain.selection.selection import SelectionResult, select
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.domain.analysis import Aligned, Loaded
-from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import Selection
 from app.domain.selection.tracers import PSMA_617_LU177
@@ -21,7 +21,7 @@ from app.errors import RetryLaterError, UnusableStudyError
 from app.imaging.earlier_results import EarlierResult
 from app.imaging.registration import prior_alignment
 from app.imaging.registration.policy import AlignPolicy
-from app.imaging.registration.prior_alignment import PriorAligner, align_prior
+from app.imaging.registration.prior_alignment import PriorAligner
 from app.imaging.registration.registration import RigidRegistration, measure_fit, register_rigid
 from app.imaging.registration.working_ct import working_ct
 from tests.imaging.bodies import Person, Pose, mirrored, trunk_grid
@@ -93,6 +93,22 @@ def pet_result(number: int = 1, days_before: float = 30.0, **changes: object) ->
         may_be_compared=False,
     )
     return replace(candidate, **changes)  # type: ignore[arg-type]
+
+
+class Store:
+    """A source that remembers what it was asked."""
+
+    def __init__(self, candidates: Sequence[EarlierResult]) -> None:
+        self.candidates = candidates
+        self.asked: list[tuple[Patient, datetime]] = []
+
+    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        self.asked.append((patient, before))
+        return self.candidates
+
+
+def align_prior(loaded: Loaded, candidates: Sequence[EarlierResult], policy: AlignPolicy) -> Aligned:
+    return PriorAligner(policy, Store(candidates)).align(loaded)
 
 
 def shifted(grid: Grid, by_mm: Sequence[float]) -> Grid:
@@ -278,18 +294,6 @@ def test_a_store_that_is_away_for_now_is_not_mistaken_for_a_missing_prior() -> N
 
 
 # --- the stage ---
-
-
-class Store:
-    """A source that remembers what it was asked."""
-
-    def __init__(self, candidates: Sequence[EarlierResult]) -> None:
-        self.candidates = candidates
-        self.asked: list[tuple[Patient, datetime]] = []
-
-    def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
-        self.asked.append((patient, before))
-        return self.candidates
 
 
 def test_the_store_is_asked_for_this_patient_before_this_spect() -> None:

@@ -18,7 +18,7 @@ from app.domain.codes import SuvUnitSpelling
 from app.domain.decision import Decision
 from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind, Site
 from app.domain.outcome import StandingResult
-from app.domain.quantities.quantification import OtherSuv
+from app.domain.quantities.body_size import OtherSuv
 from app.domain.study import StudyKind
 from app.domain.volume import Unit
 from tests.dicom.results import sources

@@ -11,18 +11,17 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
 from app.dicom import header_values as header
-from app.dicom.reading.pixels import SliceStack
+from app.dicom.reading.pixels import SliceStack, unusable
 from app.dicom.reading.series_header import radiopharmaceutical
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
 from app.domain.quantities.plausibility import retention_warnings, share_warnings
-from app.domain.quantities.quantification import Quantification
 from app.domain.quantities.suv import Conversion
-from app.domain.radionuclides import Radionuclide, radionuclide_of
+from app.domain.quantities.suv_scale import Quantification
+from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Radiopharmaceutical, Series
 from app.domain.volume import Unit, Volume
-from app.errors import UnusableStudyError
 
 HIGHEST_SUV = 1e5
 """A bladder or an injection site reaches hundreds to thousands; beyond this a unit is wrong."""
@@ -69,16 +68,11 @@ def functional_image(
     """
     suv = _volume(series, slices, slopes, conversion.suv_factors, Unit.SUVBW)
     activity = _volume(series, slices, slopes, conversion.activity_factors, Unit.BQML)
-    uid = series.series_instance_uid
     for volume in (suv, activity):
         if volume is not None:
             _refuse_implausible(volume, series)
-    told: tuple[Decision, ...] = ()
-    if suv is not None:
-        injected = series.radiopharmaceutical
-        nuclide = radionuclide_of(injected) if injected else None
-        told = _doubted_suv(suv, conversion.quantification, nuclide, series)
-    no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=uid)
+    told = () if suv is None else _share_decisions(suv, conversion.quantification, series)
+    no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=series.series_instance_uid)
     return FunctionalImage(
         suv,
         activity,
@@ -114,11 +108,8 @@ def same_in_all(series: Series, headers: Sequence[Dataset], keywords: Sequence[s
     for keyword in keywords:
         values = {_value(dataset, keyword) for dataset in headers}
         if len(values) > 1:
-            found = f"{len(values)} values in one series"
-            reason = series.reason(
-                RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, "the same on every image"
-            )
-            raise UnusableStudyError(reason)
+            found, expected = f"{len(values)} values in one series", "the same on every image"
+            raise unusable(series, RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected)
 
 
 def _value(dataset: Dataset, keyword: str) -> str | float | None:
@@ -145,36 +136,25 @@ def _volume(
 
 
 def _refuse_implausible(volume: Volume, series: Series) -> None:
+    code = RefusalCode.VALUES_IMPLAUSIBLE
     lowest, highest = float(volume.array.min()), float(volume.array.max())
     # a NaN or an infinity anywhere shows in the sum
     is_finite = np.isfinite(float(volume.array.sum(dtype=np.float64)))
     if not is_finite or highest <= 0.0:
         found = f"a maximum of {highest:g} {volume.unit}"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.VALUES_IMPLAUSIBLE, "PixelData", found, "finite values above 0")
-        )
+        raise unusable(series, code, "PixelData", found, "finite values above 0")
     if lowest < DEEPEST_NEGATIVE * highest:
         found = f"{lowest:g} to {highest:g} {volume.unit}"
-        raise UnusableStudyError(
-            series.reason(
-                RefusalCode.VALUES_IMPLAUSIBLE, "PixelRepresentation", found, "hardly any values below 0"
-            )
-        )
+        raise unusable(series, code, "PixelRepresentation", found, "hardly any values below 0")
 
 
-def _doubted_suv(
-    suv: Volume, quantification: Quantification, nuclide: Radionuclide | None, series: Series
-) -> tuple[Decision, ...]:
+def _share_decisions(suv: Volume, quantification: Quantification, series: Series) -> tuple[Decision, ...]:
     """SUV times volume over weight is the share of the injected activity that the image shows."""
     highest = float(suv.array.max())
-    attribute = "Units, RescaleSlope, RadionuclideTotalDose"
+    code, attribute = RefusalCode.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"
     if not LOWEST_MAXIMUM_SUV <= highest <= HIGHEST_SUV:
         expected = f"{LOWEST_MAXIMUM_SUV:g} to {HIGHEST_SUV:g}: unit, dose or times are wrong"
-        raise UnusableStudyError(
-            series.reason(
-                RefusalCode.VALUES_IMPLAUSIBLE, attribute, f"a maximum of SUV {highest:g}", expected
-            )
-        )
+        raise unusable(series, code, attribute, f"a maximum of SUV {highest:g}", expected)
     if quantification.weight_kg is None:
         return ()
     body_g = 1000.0 * quantification.weight_kg
@@ -182,7 +162,8 @@ def _doubted_suv(
     if share > LARGEST_SHARE_IN_VIEW:
         found = f"{share:.1f} times the injected activity in the image"
         expected = "at most all of it: unit, dose or times are wrong"
-        raise UnusableStudyError(series.reason(RefusalCode.VALUES_IMPLAUSIBLE, attribute, found, expected))
+        raise unusable(series, code, attribute, found, expected)
+    nuclide = radionuclide_of(series.radiopharmaceutical)
     length_mm = suv.grid.shape[0] * suv.grid.spacing_mm[2]
     usual = retention_warnings(share, length_mm, nuclide, quantification.uptake_s)
     return share_warnings(share, length_mm, nuclide) or usual

@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from app.dicom.reading.loading import LoadPolicy, ct_image, load, read_functional
-from app.dicom.reading.studies import StudyReading, read_studies
+from app.dicom.reading.studies import read_studies
 from app.domain.decision import Decision, Severity
-from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.identification import describe, identify_tracer
 from app.domain.selection.pair import Selection, SeriesVerdict
@@ -162,7 +162,7 @@ def inspect_folder(
             made. One for each unit that can be established, whether or not the study as a whole is
             rejected. ``None``: no files.
     """
-    reading: StudyReading = read_studies(folder)
+    reading = read_studies(folder)
     if volumes is not None:
         volumes.mkdir(parents=True, exist_ok=True)
     studies = tuple(_study(study, selection, loading, volumes) for study in reading.studies)

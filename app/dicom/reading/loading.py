@@ -14,15 +14,14 @@ from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, same_in_all
 from app.dicom.reading.nm import read_nm
 from app.dicom.reading.pet import read_pet
-from app.dicom.reading.pixels import read_stack, rescale_factors
+from app.dicom.reading.pixels import read_stack, rescale_factors, settled, unusable
 from app.dicom.reading.series_header import slice_numbers
 from app.domain.analysis import Loaded
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
-from app.domain.quantities.body_size import OtherSuvKind, other_suv
+from app.domain.quantities.body_size import OtherSuv, OtherSuvKind, other_suv
 from app.domain.quantities.calibration import CameraCalibration
 from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
-from app.domain.quantities.quantification import OtherSuv
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.pair import Selection
 from app.domain.selection.screening import NM_IMAGE
@@ -63,27 +62,19 @@ def ct_image(series: Series) -> CtImage:
     slopes, intercepts = rescale_factors(series, slices)
     same_in_all(series, slices.headers, ("RescaleType",))
     kind = header.text(slices.headers[0], "RescaleType").upper()
-    uid = series.series_instance_uid
     if kind not in ("", "HU", "HOUNSFIELD UNITS"):
-        code = RefusalCode.UNITS_UNSUPPORTED
-        raise UnusableStudyError(series.reason(code, "RescaleType", kind, "HU"))
+        raise unusable(series, RefusalCode.UNITS_UNSUPPORTED, "RescaleType", kind, "HU")
     array = slices.stored.astype(np.float32) * slopes.astype(np.float32)[:, None, None]
     array += intercepts.astype(np.float32)[:, None, None]
     lowest = float(array.min())
     if not lowest < HIGHEST_PLAUSIBLE_MINIMUM_HU:
         found = f"a minimum of {lowest:g}"
-        code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "air or fat below 0 HU"
-        raise UnusableStudyError(series.reason(code, "PixelData", found, expected))
+        raise unusable(series, RefusalCode.VALUES_IMPLAUSIBLE, "PixelData", found, "air or fat below 0 HU")
     np.maximum(array, AIR_HU, out=array)
-    order = check_order(array, slice_numbers(slices.headers), AIR_HU)
-    if isinstance(order, Reason):
-        raise UnusableStudyError(replace(order, series_instance_uid=uid))
+    order = settled(check_order(array, slice_numbers(slices.headers), AIR_HU), series)
     volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
     # the PET may give the same sentence, so this one says which image it is about
     return CtImage(volume, tuple(replace(told, text=f"of the CT, {told.text}") for told in order))
-
-
-__all__ = ["CameraCalibration", "LoadPolicy", "SiteAdministration", "load", "read_functional", "read_suv"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +104,8 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         return error.rejection
     if image.suv is None:
         return Rejection((image.no_suv or _no_suv(selection.functional),))
+    life_s, scan, ct_scan = image.quantification.half_life_s, selection.functional, selection.ct
+    clocks = () if life_s is None else ct_clock_doubts(scan.acquired_at, ct_scan.acquired_at, life_s)
     return Loaded(
         selection=selection,
         suv=image.suv,
@@ -121,15 +114,8 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         quantification=image.quantification,
         slice_sop_instance_uids=image.slice_sop_instance_uids,
         slice_frame_numbers=image.slice_frame_numbers,
-        decisions=(*image.decisions, *_ct_clock_doubts(selection, image), *ct.decisions),
+        decisions=(*image.decisions, *clocks, *ct.decisions),
     )
-
-
-def _ct_clock_doubts(selection: Selection, image: FunctionalImage) -> tuple[Decision, ...]:
-    life_s = image.quantification.half_life_s
-    if life_s is None:
-        return ()
-    return ct_clock_doubts(selection.functional.acquired_at, selection.ct.acquired_at, life_s)
 
 
 def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:

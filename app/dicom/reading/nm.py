@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection
-from app.dicom.reading.pixels import SliceStack, read_stack
+from app.dicom.reading.pixels import SliceStack, read_stack, settled, unusable
 from app.dicom.reading.series_header import real_world_mappings
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
@@ -32,7 +32,6 @@ from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.stack.slice_content import check_content
 from app.domain.study import Series
-from app.errors import UnusableStudyError
 
 SLICE_VECTOR = (0x0054, 0x0080)
 
@@ -57,9 +56,7 @@ def read_nm(
     told = _header_findings(series, slices)
     slope = _slope(series, dataset)
     nm_header = _nm_header(series, slices, administrations)
-    conversion = convert_nm(nm_header, calibrations)
-    if isinstance(conversion, Reason):
-        raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
+    conversion = settled(convert_nm(nm_header, calibrations), series)
     # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
     mapped = conversion.applies_to_stored_values
     slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
@@ -68,7 +65,7 @@ def read_nm(
     image = functional_image(series, slices, slopes, conversion)
     volume = image.suv or image.activity
     if volume is not None:
-        told += _settled(check_content(volume, slices.stored, slopes), series)
+        told += settled(check_content(volume, slices.stored, slopes), series)
     return replace(image, decisions=(*image.decisions, *told), body=nm_header.injection.body)
 
 
@@ -79,10 +76,9 @@ def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]
         UnusableStudyError: frames are missing, or it contradicts itself in place or radionuclide.
     """
     dataset = slices.headers[0]
-    injected = series.radiopharmaceutical
     found: list[tuple[Decision, ...] | Reason | None] = [
         check_detectors(*_detector_places(dataset)),
-        check_energy(_energy_windows(dataset), radionuclide_of(injected) if injected else None),
+        check_energy(_energy_windows(dataset), radionuclide_of(series.radiopharmaceutical)),
     ]
     if series.instances[0].number_of_frames > 1:
         announced = header.whole(dataset, "NumberOfSlices")
@@ -92,13 +88,7 @@ def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]
             check_frames(len(slices.headers), announced),
             check_spacing(spacing_mm, thickness_mm, pixel_mm),
         ]
-    return tuple(decision for item in found for decision in _settled(item, series))
-
-
-def _settled(finding: tuple[Decision, ...] | Reason | None, series: Series) -> tuple[Decision, ...]:
-    if isinstance(finding, Reason):
-        raise UnusableStudyError(replace(finding, series_instance_uid=series.series_instance_uid))
-    return finding or ()
+    return tuple(decision for item in found for decision in settled(item, series) or ())
 
 
 def _detector_places(dataset: Dataset) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
@@ -129,7 +119,7 @@ def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None
     if len(scales) > 1:
         attribute, found = "RealWorldValueMappingSequence", f"{len(scales)} different scales in one series"
         code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, "the same on every image"
-        raise UnusableStudyError(series.reason(code, attribute, found, expected))
+        raise unusable(series, code, attribute, found, expected)
 
 
 def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack) -> None:
@@ -144,7 +134,7 @@ def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping]
         found = f"stored values {lowest} to {highest}, a mapping of {mapped}"
         attribute = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
         code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "a mapping of every stored value"
-        raise UnusableStudyError(series.reason(code, attribute, found, expected))
+        raise unusable(series, code, attribute, found, expected)
 
 
 def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
@@ -155,21 +145,19 @@ def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
         return
     found = ", ".join(str(tag) for tag in tags)
     code, expected = RefusalCode.GEOMETRY_INCONSISTENT, "Slice Vector (0054,0080) alone"
-    raise UnusableStudyError(series.reason(code, "FrameIncrementPointer", found, expected))
+    raise unusable(series, code, "FrameIncrementPointer", found, expected)
 
 
 def _slope(series: Series, dataset: Dataset) -> float:
     """NM has no rescale of its own; where one was added it counts, and an intercept is refused."""
     intercept = header.number(dataset, "RescaleIntercept")
     if intercept:
-        raise UnusableStudyError(
-            series.reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0")
-        )
+        raise unusable(series, RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0")
     slope = header.number(dataset, "RescaleSlope")
     if "RescaleSlope" in dataset and not (slope and slope > 0.0):
         found = header.text(dataset, "RescaleSlope") or "nothing"
         expected = "a positive slope, or none at all"
-        raise UnusableStudyError(series.reason(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected))
+        raise unusable(series, RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected)
     return slope or 1.0
 
 

@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection, same_in_all
-from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors, settled, unusable
 from app.dicom.reading.series_header import real_world_mappings, slice_numbers
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
@@ -20,12 +20,11 @@ from app.domain.quantities.calibration import BQML_PER_UNIT, RealWorldMapping, s
 from app.domain.quantities.decay import FrameTiming
 from app.domain.quantities.suv import Units, convert_pet
 from app.domain.quantities.suv_scale import PetHeader
-from app.domain.refusal import Reason, RefusalCode
+from app.domain.refusal import RefusalCode
 from app.domain.stack.slice_consistency import check_scales
 from app.domain.stack.slice_content import check_content
 from app.domain.stack.slice_order import check_completeness, check_order
 from app.domain.study import Series
-from app.errors import UnusableStudyError
 
 MUST_AGREE = (
     "Units", "SUVType", "DecayCorrection", "PatientWeight", "PatientSize", "PatientSex", "SeriesDate",
@@ -42,12 +41,7 @@ def read_pet(
     administrations: Sequence[SiteAdministration] = (),
     series_time_rules: bool = False,
 ) -> FunctionalImage:
-    """A series of PET Image Storage in physical units.
-
-    Args:
-        series: its headers.
-        administrations: the site's entries, section ``load``.
-        series_time_rules: the site's word that Series Time is right where the frames' times contradict it.
+    """A series of PET Image Storage in physical units, with the site's section ``load``.
 
     Raises:
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
@@ -56,17 +50,13 @@ def read_pet(
     slopes, intercepts = rescale_factors(series, slices)
     if np.any(intercepts != 0.0):
         worst = intercepts[np.abs(intercepts).argmax()]
-        expected = "0 (PS3.3 C.8.9.1.1.4)"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{worst:g}", expected)
-        )
+        code, expected = RefusalCode.RESCALE_INTERCEPT, "0 (PS3.3 C.8.9.1.1.4)"
+        raise unusable(series, code, "RescaleIntercept", f"{worst:g}", expected)
     same_in_all(series, slices.headers, MUST_AGREE)
     pet_header, decisions = _pet_header(series, slices, administrations)
     pet_header = replace(pet_header, series_time_rules=series_time_rules)
     _refuse_other_scale(series, slices, slopes)
-    conversion = convert_pet(pet_header)
-    if isinstance(conversion, Reason):
-        raise UnusableStudyError(replace(conversion, series_instance_uid=series.series_instance_uid))
+    conversion = settled(convert_pet(pet_header), series)
     image = functional_image(series, slices, slopes, conversion)
     told = _slice_findings(series, slices, image, slopes)
     return replace(image, decisions=(*decisions, *image.decisions, *told), body=pet_header.injection.body)
@@ -81,8 +71,7 @@ def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.f
             if item.unit in BQML_PER_UNIT and not same_scale(item, RealWorldMapping(slope, 0.0, "Bq/ml")):
                 found = f"slope {item.slope} {item.unit} beside RescaleSlope {slope:g} Bq/ml"
                 attribute, expected = "RealWorldValueMappingSequence, RescaleSlope", "one scale"
-                code = RefusalCode.ATTRIBUTE_INCONSISTENT
-                raise UnusableStudyError(series.reason(code, attribute, found, expected))
+                raise unusable(series, RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
 
 
 def _slice_findings(
@@ -97,18 +86,13 @@ def _slice_findings(
     if volume is None:
         return ()
     numbers = slice_numbers(slices.headers)
-    told: list[Decision] = []
     findings = (
         check_order(volume.array, numbers),
         check_scales(volume, slopes),
         check_content(volume, slices.stored, slopes),
+        check_completeness(numbers["InstanceNumber"], series.expected_instance_count is not None),
     )
-    for finding in findings:
-        if isinstance(finding, Reason):
-            raise UnusableStudyError(replace(finding, series_instance_uid=series.series_instance_uid))
-        told += finding
-    is_announced = series.expected_instance_count is not None
-    return (*told, *check_completeness(numbers["InstanceNumber"], is_announced))
+    return tuple(decision for finding in findings for decision in settled(finding, series))
 
 
 def _pet_header(
@@ -161,9 +145,7 @@ def _philips_factor(
     if len(values) > 1:
         attribute, expected = f"(7053,xx{element:02X})", "the same factor on every image"
         found = f"{len(values)} values in one series"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
-        )
+        raise unusable(series, RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
     value, has_creator = values.pop()
     if value is None or has_creator:
         return value, ()

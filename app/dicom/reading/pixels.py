@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from app.domain.selection.screening import CT_IMAGE
 from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series
 from app.errors import UnusableStudyError
+
+Found = TypeVar("Found")
 
 MOST_VOXELS = 1 << 29
 """2 GiB as float32: four times the largest CT of a whole body. More is a header that lies."""
@@ -50,20 +53,34 @@ class SliceStack:
     frame_numbers: tuple[int, ...]
 
 
+def unusable(
+    series: Series, code: RefusalCode, attribute: str, found: str, expected: str
+) -> UnusableStudyError:
+    """The error that refuses a series."""
+    return UnusableStudyError(series.reason(code, attribute, found, expected))
+
+
+def settled(found: Found | Reason, series: Series) -> Found:
+    """What was found, unless it is a reason.
+
+    Raises:
+        UnusableStudyError: with that reason, which then is about ``series``.
+    """
+    if isinstance(found, Reason):
+        raise UnusableStudyError(replace(found, series_instance_uid=series.series_instance_uid))
+    return found
+
+
 def read_stack(series: Series) -> SliceStack:
     """Every slice of a series.
 
     Raises:
         UnusableStudyError: geometry, transfer syntax or pixel data can't be used.
     """
-    stack = stack_series(series)
-    if isinstance(stack, Reason):
-        raise UnusableStudyError(stack)
-    if stack.grid.shape[0] * stack.grid.shape[1] * stack.grid.shape[2] > MOST_VOXELS:
-        expected = f"{MOST_VOXELS} voxels or fewer"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.GEOMETRY_INCONSISTENT, "Rows", f"{stack.grid.shape}", expected)
-        )
+    stack = settled(stack_series(series), series)
+    if math.prod(stack.grid.shape) > MOST_VOXELS:
+        code, expected = RefusalCode.GEOMETRY_INCONSISTENT, f"{MOST_VOXELS} voxels or fewer"
+        raise unusable(series, code, "Rows", f"{stack.grid.shape}", expected)
     with header.tolerant(), IsolatedDecoder() as decoder:
         if series.instances[0].number_of_frames > 1:
             return _multi_frame(series, stack, decoder)
@@ -100,32 +117,25 @@ def _pixels(
     try:
         dataset = header.read_with_pixels(path)
     except header.READ_ERRORS as error:
-        code, expected = RefusalCode.UNREADABLE, "a readable DICOM file"
-        raise UnusableStudyError(series.reason(code, "", type(error).__name__, expected)) from error
+        found, expected = type(error).__name__, "a readable DICOM file"
+        raise unusable(series, RefusalCode.UNREADABLE, "", found, expected) from error
     _refuse_undecodable(series, dataset)
+    missing = RefusalCode.PIXEL_DATA_MISSING
     if "PixelData" not in dataset:
-        raise UnusableStudyError(
-            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", "nothing", "pixels in every image")
-        )
+        raise unusable(series, missing, "PixelData", "nothing", "pixels in every image")
     try:
         _refuse_wide_samples(series, dataset)
         _refuse_lost_values(series, dataset)
         pixels = _decoded(dataset, path, decoder)
     except DecoderDiedError as error:
         found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.UNREADABLE, "PixelData", found, expected)
-        ) from error
+        raise unusable(series, RefusalCode.UNREADABLE, "PixelData", found, expected) from error
     except (*header.READ_ERRORS, RuntimeError) as error:
         found, expected = f"damaged or truncated pixels ({type(error).__name__})", f"{shape} decodable values"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected)
-        ) from error
+        raise unusable(series, missing, "PixelData", found, expected) from error
     if pixels.shape != shape:
-        found = f"pixels of shape {pixels.shape}"
-        raise UnusableStudyError(
-            series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, f"{shape}, one sample each")
-        )
+        found, expected = f"pixels of shape {pixels.shape}", f"{shape}, one sample each"
+        raise unusable(series, missing, "PixelData", found, expected)
     del dataset.PixelData
     return dataset, pixels
 
@@ -149,7 +159,7 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
     if not usable:
         expected = "an uncompressed image, or a compression with a decoder installed here"
         code = RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED
-        raise UnusableStudyError(series.reason(code, "TransferSyntaxUID", syntax or "nothing", expected))
+        raise unusable(series, code, "TransferSyntaxUID", syntax or "nothing", expected)
 
 
 def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
@@ -158,7 +168,7 @@ def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:
     if in_stream is not None and in_stream > allocated:
         found = f"{in_stream} bits a sample in the stream"
         expected = f"{allocated} or fewer, as Bits Allocated says"
-        raise UnusableStudyError(series.reason(RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected))
+        raise unusable(series, RefusalCode.PIXEL_DATA_MISSING, "PixelData", found, expected)
 
 
 def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
@@ -166,7 +176,7 @@ def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
     loss = "" if series.sop_class_uid == CT_IMAGE else loss_in_stream(dataset)
     if loss:
         found, expected = f"{loss}, though LossyImageCompression is not 01", "measured values, without loss"
-        raise UnusableStudyError(series.reason(RefusalCode.LOSSY_COMPRESSION, "PixelData", found, expected))
+        raise unusable(series, RefusalCode.LOSSY_COMPRESSION, "PixelData", found, expected)
 
 
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -181,9 +191,7 @@ def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.floa
         if slope is None or intercept is None or slope <= 0.0:
             found = f"slope {slope}, intercept {intercept}"
             expected = "a positive slope, and an intercept, on every image"
-            raise UnusableStudyError(
-                series.reason(RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected)
-            )
+            raise unusable(series, RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected)
         slopes.append(slope)
         intercepts.append(intercept)
     return np.array(slopes), np.array(intercepts)

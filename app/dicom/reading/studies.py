@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,9 +69,10 @@ def read_studies(source: Path | Iterable[Path]) -> StudyReading:
             else:
                 headers.append(found)
     unique, conflicting = _without_duplicates(headers)
-    studies = _assemble(unique, conflicting)
+    by_study = _grouped(unique, lambda item: item.study.study_instance_uid)
     told = tuple(str(reason) for reason in unreadable)
-    return StudyReading(tuple(replace(study, unreadable=told) for study in studies), tuple(unreadable))
+    studies = (replace(_study(members, conflicting), unreadable=told) for _, members in by_study)
+    return StudyReading(tuple(studies), tuple(unreadable))
 
 
 def read_study(source: Path | Iterable[Path]) -> Study:
@@ -118,11 +119,9 @@ def _walked(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (path for path in (Path(parent, name) for name in files) if _is_due(path))
-
-
-def _is_due(path: Path) -> bool:
-    return path.is_file() or (path.is_symlink() and not path.exists())
+        for path in (Path(parent, name) for name in files):
+            if path.is_file() or (path.is_symlink() and not path.exists()):
+                yield path
 
 
 def _read(path: Path, root: Path) -> FileHeader | Reason:
@@ -147,11 +146,8 @@ def _read(path: Path, root: Path) -> FileHeader | Reason:
 
 def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], set[str]]:
     """One header a SOP Instance UID, sorted by it; and the UIDs under which there are several contents."""
-    by_uid: dict[str, list[FileHeader]] = defaultdict(list)
-    for item in headers:
-        by_uid[item.instance.sop_instance_uid].append(item)
     unique, conflicting = [], set()
-    for uid, same in sorted(by_uid.items()):
+    for uid, same in _grouped(headers, lambda item: item.instance.sop_instance_uid):
         if len(same) == 1:
             unique.append(same[0])
             continue
@@ -174,11 +170,14 @@ def _content_sha256(path: Path) -> str:
     return hashlib.sha256(content[start:]).hexdigest()
 
 
-def _assemble(headers: Sequence[FileHeader], conflicting: set[str]) -> list[Study]:
-    by_study: dict[str, list[FileHeader]] = defaultdict(list)
+def _grouped(
+    headers: Sequence[FileHeader], uid_of: Callable[[FileHeader], str]
+) -> list[tuple[str, list[FileHeader]]]:
+    """Headers by a UID, sorted by it; those of one UID in the order in which they came."""
+    groups: dict[str, list[FileHeader]] = defaultdict(list)
     for item in headers:
-        by_study[item.study.study_instance_uid].append(item)
-    return [_study(members, conflicting) for _, members in sorted(by_study.items())]
+        groups[uid_of(item)].append(item)
+    return sorted(groups.items())
 
 
 def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
@@ -186,10 +185,8 @@ def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
     if len({item.study.patient for item in members}) > 1:
         found, expected = "several patients in one study", "one PatientID and issuer in all images of a study"
         faults = (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
-    by_series: dict[str, list[FileHeader]] = defaultdict(list)
-    for item in members:
-        by_series[item.series.series_instance_uid].append(item)
-    series = tuple(_series(mates, conflicting, faults) for _, mates in sorted(by_series.items()))
+    by_series = _grouped(members, lambda item: item.series.series_instance_uid)
+    series = tuple(_series(mates, conflicting, faults) for _, mates in by_series)
     return replace(members[0].study, series=series)
 
 

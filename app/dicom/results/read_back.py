@@ -6,9 +6,10 @@ mirror.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -24,7 +25,9 @@ from app.dicom.results.report.quantities import Quantity, lesion_quantities, who
 from app.dicom.results.report.sr import WHOLE_BODY
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain import codes
+from app.domain.outcome import ResultFile
 from app.domain.volume import SAME_GRID_TOLERANCE_MM, Grid, LabelMap
+from app.files.durable import write_durably
 
 Numbers = dict[tuple[str, str, str], float]
 """(name, derivation, unit) as code values, with the number."""
@@ -287,3 +290,19 @@ def encoded(kind: ResultKind | NoticeKind, dataset: Dataset) -> Result:
     dcmwrite(buffer, dataset, enforce_file_format=True)
     content = buffer.getvalue()
     return Result(kind, f"{kind.value}.{dataset.SOPInstanceUID}.dcm", parse(content), content)
+
+
+def store_files(results: Sequence[Result], folder: Path) -> tuple[ResultFile, ...]:
+    """Write DICOM objects into ``folder``, for good. Raises OSError."""
+    for result in results:
+        write_durably(folder / result.file_name, result.content)
+    return tuple(
+        ResultFile(
+            kind=result.kind.value,
+            path=result.file_name,
+            sop_class_uid=str(result.dataset.SOPClassUID),
+            sop_instance_uid=str(result.dataset.SOPInstanceUID),
+            series_instance_uid=str(result.dataset.SeriesInstanceUID),
+        )
+        for result in results
+    )

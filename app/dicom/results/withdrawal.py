@@ -9,7 +9,7 @@ words in large type.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,16 @@ from app.dicom.results.context import RESEARCH_USE, anonymous, coded, copy_heade
 from app.dicom.results.page.page import draw_banner, secondary_capture
 from app.dicom.results.page.sheet import FAINT, LEFT, RED, RIGHT, Sheet
 from app.dicom.results.policy import WritePolicy
-from app.dicom.results.read_back import Result, ResultMismatchError, encoded, texts
+from app.dicom.results.read_back import Result, ResultMismatchError, encoded, store_files, texts
 from app.dicom.results.report.content import evaluations
 from app.dicom.results.report.sr import REPORT_CLASSES, observer, predecessor, private_scheme
 from app.dicom.uids import NoticeKind, derived_uid
 from app.domain import codes
 from app.domain.analysis import Provenance
-from app.domain.outcome import StandingResult
+from app.domain.outcome import EarlierRevisions, StandingResult, StudyOutcome, Withdrawal
 from app.domain.study import Code
+from app.errors import RetryLaterError
+from app.files.outcome import write_outcome
 
 FIRST_LINE, LINE_HEIGHT, LAST_LINE = 190, 30, 820
 
@@ -51,8 +53,53 @@ LONGEST_REASON = 1000
 """Characters of the reason that are written; the whole of it is in the outcome and the audit log."""
 
 
+def withdraw_unreplaced(
+    outcome: StudyOutcome,
+    earlier: EarlierRevisions,
+    folder: Path,
+    policy: WritePolicy,
+    provenance: Provenance,
+) -> StudyOutcome:
+    """The outcome with a notice for every standing result on a series that it gives no result on.
+
+    Notices and outcome are in ``folder`` then.
+
+    Raises:
+        RetryLaterError: the disk does not take them, or no longer gives the report to be withdrawn.
+    """
+    replaced = {pair.functional_series_instance_uid for pair in outcome.pairs}
+    notices = []
+    try:
+        for result in earlier.standing:
+            series = result.report.functional_series_instance_uid
+            if series in replaced:
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            reason = reason_for(series, outcome)
+            files = store_files(write_withdrawal(result, reason, policy, provenance), folder)
+            notices.append(Withdrawal(series, result.report.revision, reason, files))
+        if notices:
+            outcome = replace(outcome, withdrawals=tuple(notices))
+            write_outcome(outcome, folder)
+    except OSError as error:
+        raise RetryLaterError(f"an earlier result can't be withdrawn: {error.strerror}") from error
+    return outcome
+
+
+def reason_for(functional_series_instance_uid: str, outcome: StudyOutcome) -> str:
+    """Why the study gives no result on a series: what was said of it, else of the study."""
+    of_series = [r for r in outcome.reasons if r.series_instance_uid == functional_series_instance_uid]
+    verdicts = [
+        verdict.reason
+        for verdict in outcome.verdicts
+        if verdict.reason and verdict.series_instance_uid == functional_series_instance_uid
+    ]
+    found = of_series or verdicts or list(outcome.reasons)
+    return "; ".join(dict.fromkeys(map(str, found))) or "the series is no longer part of the study's result"
+
+
 @dataclass(frozen=True, eq=False)
-class _Withdrawal:
+class _Notice:
     """One withdrawal, ready to be written; ``withdrawn`` is the SR that loses its standing."""
 
     withdrawn: Dataset
@@ -117,7 +164,7 @@ def write_withdrawal(
         OSError: the withdrawn SR can't be read any more.
     """
     reason = reason[:LONGEST_REASON].strip()
-    notice = _Withdrawal(_read(result.report_file), result, reason, policy, provenance)
+    notice = _Notice(_read(result.report_file), result, reason, policy, provenance)
     report = encoded(NoticeKind.SR, _write_report(notice))
     page = encoded(NoticeKind.PAGE, _write_page(notice))
     _check(report.dataset, notice)
@@ -131,7 +178,7 @@ def _read(path: Path) -> Dataset:
     return header
 
 
-def _write_report(notice: _Withdrawal) -> Dataset:
+def _write_report(notice: _Notice) -> Dataset:
     withdrawn = notice.withdrawn
     evidence = anonymous()
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "Modality"):
@@ -148,7 +195,7 @@ def _write_report(notice: _Withdrawal) -> Dataset:
     return report
 
 
-def _content(notice: _Withdrawal) -> MeasurementReport:
+def _content(notice: _Notice) -> MeasurementReport:
     """TID 1500 with its qualitative evaluations alone (row 10): there is nothing to measure."""
     identifier = TrackingIdentifier(uid=derived_uid("not written"), identifier="not written")
     report = MeasurementReport(
@@ -172,7 +219,7 @@ def _procedure(withdrawn: Dataset) -> Any:
     raise ResultMismatchError("the SR to be withdrawn names no procedure; it is none of ours")
 
 
-def _write_page(notice: _Withdrawal) -> Dataset:
+def _write_page(notice: _Notice) -> Dataset:
     rgb = _draw(notice)
     study = str(notice.withdrawn.StudyInstanceUID)
     page = secondary_capture(rgb, study, notice.instance(NoticeKind.PAGE))
@@ -184,7 +231,7 @@ def _write_page(notice: _Withdrawal) -> Dataset:
     return page
 
 
-def _draw(notice: _Withdrawal) -> NDArray[np.uint8]:
+def _draw(notice: _Notice) -> NDArray[np.uint8]:
     """The page, ``(960, 1280, 3)`` uint8 RGB: which result is withdrawn, why, and what it was."""
     statements = [text for code, text in notice.statements() if code is not codes.INTENDED_USE]
     made_by = notice.provenance
@@ -218,7 +265,7 @@ def _finish(result: Any, withdrawn: Dataset) -> None:
     stamp(result, datetime.combine(date, time))
 
 
-def _check(report: Dataset, notice: _Withdrawal) -> None:
+def _check(report: Dataset, notice: _Notice) -> None:
     named = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     if named.ReferencedSOPInstanceUID != notice.result.report.sop_instance_uid:
         raise ResultMismatchError("the notice names another report than the one to be withdrawn")

@@ -1,8 +1,13 @@
-"""One analysis as DICOM: SEG, SR, page and RTSTRUCT, read back and compared before they may leave."""
+"""One analysis as DICOM: SEG, SR, page and RTSTRUCT, read back and compared before they may leave.
+
+:class:`ResultFolder` is where a study's results are put, whole, before they do.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.dicom.results.context import open_context
 from app.dicom.results.page.page import draw_page, write_page
@@ -14,6 +19,7 @@ from app.dicom.results.read_back import (
     check_segmentation,
     check_structure_set,
     encoded,
+    store_files,
 )
 from app.dicom.results.report.sr import write_report
 from app.dicom.results.rtstruct import write_structure_set
@@ -21,6 +27,11 @@ from app.dicom.results.seg import write_segmentation
 from app.dicom.uids import ResultKind
 from app.domain.analysis import Provenance, Quantified
 from app.domain.decision import Decision
+from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
+from app.domain.refusal import Rejection
+from app.domain.selection.pair import SeriesVerdict
+from app.errors import RetryLaterError
+from app.files.outcome import remove_results, write_outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +76,74 @@ def write_results(quantified: Quantified, policy: WritePolicy, provenance: Prove
         check_structure_set(contours.dataset, context)
         results.append(contours)
     return Written(quantified, tuple(results), context.decisions)
+
+
+class ResultFolder:
+    """Stores the results of one run of the chain; ``outcome.json`` is written last.
+
+    A folder that holds results of an earlier run of the same study is emptied of them first, so that old and
+    new never lie side by side.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._outcome: StudyOutcome | None = None
+        self.written: tuple[Written, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the chain came to its end; Holoscan returns normally even when it did not."""
+        return self._outcome is not None
+
+    @property
+    def outcome(self) -> StudyOutcome:
+        """How the study ended.
+
+        Raises:
+            RuntimeError: the chain has not finished.
+        """
+        if self._outcome is None:
+            raise RuntimeError("the chain has not finished")
+        return self._outcome
+
+    def deliver(
+        self, study_instance_uid: str, items: Sequence[Written | Rejection], verdicts: Sequence[SeriesVerdict]
+    ) -> None:
+        """Write every file, then the outcome.
+
+        Raises:
+            RetryLaterError: the disk does not take them.
+        """
+        written = [item for item in items if isinstance(item, Written)]
+        reasons = [reason for item in items if isinstance(item, Rejection) for reason in item.reasons]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_results(self._folder)
+            pairs = tuple(_pair_outcome(item, store_files(item.results, self._folder)) for item in written)
+            status = Status.DONE if pairs else Status.REJECTED
+            outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, tuple(verdicts))
+            write_outcome(outcome, self._folder)
+        except OSError as error:
+            raise RetryLaterError(
+                f"cannot write results to {self._folder}: {error.strerror}; free space or check permissions"
+            ) from error
+        self.written = tuple(written)
+        self._outcome = outcome
+
+
+def _pair_outcome(written: Written, files: tuple[ResultFile, ...]) -> PairOutcome:
+    quantified = written.quantified
+    aligned = quantified.segmented.aligned
+    selection = aligned.loaded.selection
+    return PairOutcome(
+        kind=selection.kind,
+        functional_series_instance_uid=selection.functional.series_instance_uid,
+        ct_series_instance_uid=selection.ct.series_instance_uid,
+        tracer=selection.tracer.key,
+        model=quantified.segmented.model,
+        prior_used=quantified.segmented.prior_used,
+        no_prior=aligned.no_prior,
+        findings=quantified.findings,
+        decisions=written.decisions,
+        files=files,
+    )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.quantities.quantification import OtherSuv
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.volume import Unit
 
@@ -97,6 +96,14 @@ class OtherSuvKind(StrEnum):
     """By lean body mass, Janmahasatian's formula."""
     SUVBSA = "SUVbsa"
     """By body surface area, Du Bois' formula."""
+
+
+@dataclass(frozen=True)
+class OtherSuv:
+    """Another SUV than SUVbw that the site asks for: SUVbw times ``per_suvbw`` is in ``unit``."""
+
+    unit: Unit
+    per_suvbw: float
 
 
 _KINDS = {OtherSuvKind.SUL: ("LBMJANMA", Unit.SUL), OtherSuvKind.SUVBSA: ("BSA", Unit.SUVBSA)}

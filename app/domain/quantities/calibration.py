@@ -10,9 +10,8 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration
 from app.domain.quantities.decay import DecayCorrection, FrameTiming
 from app.domain.quantities.nm_checks import EnergyWindow, covers
-from app.domain.quantities.quantification import Quantification
 from app.domain.quantities.suv import Conversion
-from app.domain.quantities.suv_scale import PetHeader, suv_scale
+from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
 

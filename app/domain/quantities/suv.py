@@ -13,8 +13,7 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import weight_kg
 from app.domain.quantities.body_size import NORMALISATIONS, Body, height_m, suvbw_per
 from app.domain.quantities.decay import DecayCorrection
-from app.domain.quantities.quantification import Quantification
-from app.domain.quantities.suv_scale import PetHeader, suv_scale, uptake_of_suv
+from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale, uptake_of_suv
 from app.domain.refusal import Reason, RefusalCode
 
 FACTOR_AGREEMENT = 0.02

@@ -1,4 +1,7 @@
-"""From Bq/ml to SUVbw: dose, weight, and the instant to which an image is decay corrected."""
+"""From Bq/ml to SUVbw: dose, weight, and the instant to which an image is decay corrected.
+
+:class:`Quantification` says of every image how its stored values became numbers with a unit.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from app.domain.quantities.administration import (
     injected_activity_bq,
     weight_kg,
 )
+from app.domain.quantities.body_size import OtherSuv
 from app.domain.quantities.decay import (
     DecayCorrection,
     FrameTiming,
@@ -24,10 +28,33 @@ from app.domain.quantities.decay import (
 )
 from app.domain.quantities.decay_evidence import DecayClaim, doubts, without_effect
 from app.domain.quantities.plausibility import activity_warnings, uptake_warnings
-from app.domain.quantities.quantification import Quantification
 from app.domain.refusal import Reason, RefusalCode
 
 _START, _ADMIN = DecayCorrection.START, DecayCorrection.ADMIN
+
+
+@dataclass(frozen=True)
+class Quantification:
+    """How stored values became numbers with a unit.
+
+    Attributes:
+        suv_per_bqml: factor from Bq/ml to SUVbw; ``None`` when the image already is SUV or SUV is unknown.
+        reference_datetime: the instant to which the activity is decay corrected, when known.
+        uptake_s: from the injection to the start of the scan, when both are known.
+        injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
+        other_suv: what SUVbw is multiplied by for the other SUVs that the site asks for (``load.other_suv``).
+        source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
+    """
+
+    source: str
+    suv_per_bqml: float | None = None
+    injected_activity_bq: float | None = None
+    administered_at: datetime | None = None
+    reference_datetime: datetime | None = None
+    weight_kg: float | None = None
+    half_life_s: float | None = None
+    other_suv: tuple[OtherSuv, ...] = ()
+    uptake_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def screen(series: Series) -> ImageRole | Reason:
 
 def functional_role(series: Series) -> ImageRole:
     """PET or SPECT: the radionuclide tells, since quantitative SPECT is also stored as PET images."""
-    nuclide = radionuclide_of(series.radiopharmaceutical) if series.radiopharmaceutical else None
+    nuclide = radionuclide_of(series.radiopharmaceutical)
     if nuclide is not None:
         return ImageRole.PET if nuclide.emission is Emission.POSITRON else ImageRole.SPECT
     return ImageRole.SPECT if series.sop_class_uid == NM_IMAGE else ImageRole.PET

@@ -8,9 +8,17 @@ from dataclasses import dataclass, replace
 from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.identification import Identified, identify_tracer
-from app.domain.selection.pair import Coverage, Selection, SeriesVerdict, axial_overlap, coverage
+from app.domain.selection.pair import (
+    Coverage,
+    Selection,
+    SeriesVerdict,
+    axial_overlap,
+    coverage,
+    no_ct,
+    refused_cts,
+    rejection_of,
+)
 from app.domain.selection.policy import IsotopeRule, SelectionPolicy, TextPattern
-from app.domain.selection.rejection import no_ct, refused_cts, rejection_of
 from app.domain.selection.screening import NM_IMAGE, ImageRole, is_derived, screen
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Series, Study, StudyKind

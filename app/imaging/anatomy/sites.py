@@ -115,11 +115,9 @@ def _local_grid(bounds_mm: FloatArray, margin_mm: float) -> Grid:
 
 def _uptake_inside(lesion: NDArray[np.bool_], box: Box, suv: Volume, grid: Grid) -> NDArray[np.float32]:
     """SUV within the lesion, 0 outside, on ``grid``; its outline by linear interpolation at a half."""
-    affine = suv.grid.affine.copy()
-    affine[:3, 3] = suv.grid.to_lps(np.array([[part.start - 1.0 for part in box[::-1]]]))[0]
-    padded = np.pad(lesion.astype(np.float32), 1)
-    local = Grid(padded.shape, affine)
-    share = resample(Volume(padded, local, Unit.NONE), grid, 0.0).array
+    z, y, x = (slice(part.start - 1, part.stop + 1) for part in box)
+    local = suv.grid.part((z, y, x))
+    share = resample(Volume(np.pad(lesion.astype(np.float32), 1), local, Unit.NONE), grid, 0.0).array
     uptake = resample(Volume(np.pad(suv.array[box], 1, mode="edge"), local, suv.unit), grid, 0.0).array
     inside: NDArray[np.float32] = np.where(share >= 0.5, np.maximum(uptake, LEAST_WEIGHT), 0.0)
     return inside.astype(np.float32, copy=False)

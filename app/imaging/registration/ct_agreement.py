@@ -1,17 +1,22 @@
 """Does a functional image lie on its own CT? The body's outline and lungs tell, whatever the uptake.
 
 Both images become outlines on one lattice of 8 mm: the CT by density, the functional image by low uptake,
-which soft tissue has and air and lung lack. They are correlated at every shift within reach
-(:mod:`app.imaging.registration.outline_search`), with the CT as it is and mirrored or turned about each axis.
-An outline is symmetrical, so organs decide between left and right: left minus right in both images.
+which soft tissue has and air and lung lack. They are correlated at every shift within reach, with the CT as
+it is and mirrored or turned about each axis. An outline is symmetrical, so organs decide between left and
+right: left minus right in both images.
+
+The correlation is masked and normalised (Padfield, IEEE Trans Image Process 2012;21:2706): at each shift it
+covers the view that both images share there.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from app.domain.analysis import Loaded
@@ -26,10 +31,11 @@ from app.domain.stack.ct_agreement import (
     judge_ct_agreement,
 )
 from app.domain.study import StudyKind
-from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.registration.outline_search import OutlinePair, Scalar, ShiftSearch
-from app.imaging.registration.working_ct import WorkingCt, shrunk, working_ct
+from app.domain.volume import FloatArray, Volume
+from app.imaging.registration.working_ct import WorkingCt, blurred, shrunk, working_ct
 from app.imaging.resampling import resample
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 STAGE = "load"
 
@@ -58,6 +64,12 @@ MIN_BODY_ML = 3000.0
 
 MIN_AIR_SHARE = 0.05
 """Of the shared view: without air there is no outline."""
+
+OUTLINE_SHARE = (0.1, 1.0)
+"""Uptake between these shares of the body's typical one tells body from air and lung."""
+
+MIN_SHARED_VIEW = 0.4
+"""At a shift, so much of the view shared at the stated place must still be shared."""
 
 FLIPS: tuple[tuple[Flip, tuple[int, ...]], ...] = (
     (Flip.LEFT_RIGHT, (2,)),
@@ -88,7 +100,7 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     search = ShiftSearch(pair)
     upright = search.correlation(())
     gain = upright - np.where(upright > -1.0, search.unmoved(), 0.0)
-    best = _highest(gain)
+    best = tuple(int(i) for i in np.unravel_index(int(gain.argmax()), gain.shape))
     flipped = {flip: search.correlation(axes) for flip, axes in FLIPS}
     x, y, z = (step * pair.ct.grid.spacing_mm[0] for step in _refined(gain, best)[::-1])
     worth_x, worth_y, worth_z = (_worth(gain, best, axis) for axis in (2, 1, 0))
@@ -129,7 +141,7 @@ def _told(loaded: Loaded, found: CtAgreement | None, decision: Decision) -> Load
 
 def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:
     reach = round(REACH_MM / ct.grid.spacing_mm[0])
-    uptake = resample(_smoothed(shrunk(suv)), _widened(ct.grid, reach), np.nan).array
+    uptake = resample(blurred(shrunk(suv), SMOOTHING_MM, 2.0), ct.grid.widened(reach), np.nan).array
     seen = np.isfinite(uptake)
     within = (slice(reach, -reach),) * 3
     shared = seen[within] & ct.seen
@@ -144,23 +156,6 @@ def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:
     density = np.clip((ct.hu - low) / (high - low), 0.0, 1.0).astype(np.float32)
     density = gaussian_filter(density, SMOOTHING_MM / ct.grid.spacing_mm[0], truncate=2.0)
     return OutlinePair(ct, density, share.astype(np.float32), seen, reach)
-
-
-def _smoothed(volume: Volume) -> Volume:
-    sigma = [SMOOTHING_MM / mm for mm in volume.grid.spacing_mm[::-1]]
-    return Volume(gaussian_filter(volume.array, sigma, truncate=2.0), volume.grid, Unit.NONE)
-
-
-def _widened(grid: Grid, voxels: int) -> Grid:
-    """The same lattice, so many voxels more at each end."""
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_lps(np.full((1, 3), -float(voxels)))[0]
-    depth, height, width = (n + 2 * voxels for n in grid.shape)
-    return Grid((depth, height, width), affine)
-
-
-def _highest(values: NDArray[np.float64]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(int(values.argmax()), values.shape))
 
 
 def _worth(gain: NDArray[np.float64], best: tuple[int, ...], axis: int) -> float:
@@ -205,3 +200,96 @@ def _side_correlation(pair: OutlinePair, shift: tuple[int, ...], mirrored: NDArr
     tissue = np.clip(pair.ct.hu, *ORGAN_HU)
     pairs = np.corrcoef(minus_other_side(tissue)[both_sides], minus_other_side(uptake)[both_sides])
     return float(np.nan_to_num(pairs[0, 1]))
+
+
+@dataclass(frozen=True, eq=False)
+class OutlinePair:
+    """Both images on one lattice; arrays ``(z, y, x)``, the functional ones ``reach`` voxels wider all round.
+
+    Attributes:
+        ct: on its 8 mm grid.
+        density: 0 air to 1 soft tissue.
+        share: uptake as a share of the body's typical one; 0 outside the field of view.
+        seen: bool, the functional image's field of view.
+        reach: voxels.
+    """
+
+    ct: WorkingCt
+    density: NDArray[np.float32]
+    share: NDArray[np.float32]
+    seen: NDArray[np.bool_]
+    reach: int
+
+    @property
+    def outline(self) -> NDArray[np.float32]:
+        """Logarithm of low uptake."""
+        outline: NDArray[np.float32] = np.log(np.clip(self.share, *OUTLINE_SHARE))
+        return outline
+
+    def at(self, shift_zyx: tuple[int, ...], array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A functional array on the CT's lattice, as it lies when moved back by the shift."""
+        start = [self.reach + step for step in shift_zyx]
+        box = tuple(slice(a, a + n) for a, n in zip(start, self.density.shape, strict=True))
+        part: NDArray[Scalar] = array[box]
+        return part
+
+
+class ShiftSearch:
+    """Pearson's correlation of the two outlines at every shift, each over the view that both share there.
+
+    Every result is ``(2 reach + 1,) * 3``, indexed ``reach + shift``: the CT at x against the image at
+    x + shift; -1 where too little view is shared.
+    """
+
+    def __init__(self, pair: OutlinePair) -> None:
+        self._pair = pair
+        self._size = tuple(fft.next_fast_len(n, real=True) for n in pair.share.shape)
+        seen, outline = pair.seen.astype(np.float32), pair.outline
+        self._image = tuple(self._spectrum(image) for image in (seen, outline * seen, outline**2 * seen))
+
+    def correlation(self, reversed_axes: tuple[int, ...]) -> NDArray[np.float64]:
+        """With the CT's array reversed along these axes."""
+        view = np.flip(self._pair.ct.seen, reversed_axes).astype(np.float32)
+        density = np.flip(self._pair.density, reversed_axes) * view
+        of_view, of_ct, of_squares = (np.conj(self._spectrum(a)) for a in (view, density, density**2))
+        seen, image, squares = self._image
+        count = self._at_shifts(of_view * seen)
+        products = (of_ct * seen, of_view * image, of_squares * seen, of_view * squares, of_ct * image)
+        found = _pearson(count, *map(self._at_shifts, products))
+        least = MIN_SHARED_VIEW * count[(self._pair.reach,) * 3]
+        correlation: NDArray[np.float64] = np.where(count >= least, found, -1.0)
+        return correlation
+
+    def unmoved(self) -> NDArray[np.float64]:
+        """Correlation at shift 0 over the parts that are compared at each shift, the better of both images'.
+
+        Without it, a shift that moves a part which fits badly out of view would look like an improvement.
+        """
+        pair, seen = self._pair, self._image[0]
+        outline = pair.at((0, 0, 0), pair.outline)
+        shared = (pair.ct.seen & pair.at((0, 0, 0), pair.seen)).astype(np.float32)
+        one, two = pair.density, outline
+        terms = [image * shared for image in (np.ones_like(one), one, two, one**2, two**2, one * two)]
+        in_ct = np.conj(self._spectrum(pair.ct.seen.astype(np.float32)))
+        of_image = [self._at_shifts(np.conj(self._spectrum(term)) * seen) for term in terms]
+        of_ct = [self._at_shifts(in_ct * self._spectrum(np.pad(term, pair.reach))) for term in terms]
+        better: NDArray[np.float64] = np.maximum(_pearson(*of_image), _pearson(*of_ct))
+        return better
+
+    def _spectrum(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
+        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size)
+        return spectrum
+
+    def _at_shifts(self, product: NDArray[np.complex64]) -> NDArray[np.float64]:
+        n = 2 * self._pair.reach + 1
+        return np.asarray(fft.irfftn(product, self._size)[:n, :n, :n], dtype=np.float64)
+
+
+def _pearson(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's correlation at each shift, of six sums: number, x, y, x², y², xy."""
+    number, x, y, xx, yy, xy = sums
+    count = np.maximum(number, 1.0)
+    least = 1e-3 * count  # an even field correlates with nothing
+    spread_x, spread_y = np.maximum(xx - x**2 / count, least), np.maximum(yy - y**2 / count, least)
+    found: NDArray[np.float64] = (xy - x * y / count) / np.sqrt(spread_x * spread_y)
+    return found

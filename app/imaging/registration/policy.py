@@ -7,11 +7,13 @@ docs/explanation/registration.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from app.domain.analysis import RegistrationFit
 from app.domain.refusal import Reason, RefusalCode
+
+NOT_PLACED = "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior"
 
 
 @dataclass(frozen=True)
@@ -55,33 +57,6 @@ class AlignPolicy:
             raise ValueError(f"align.max_prior_age_days is above 0, found {self.max_prior_age_days}")
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """One number of the fit against its limit. ``found`` is ``None`` when it could not be measured."""
-
-    key: str
-    meaning: str
-    found: float | None
-    limit: float
-
-    @property
-    def kept(self) -> bool:
-        if self.found is None:
-            return False
-        return self.found >= self.limit if self.key.startswith("min_") else self.found <= self.limit
-
-    def as_reason(self) -> Reason:
-        found = "nothing that could be measured" if self.found is None else f"{self.found:.3g}"
-        side = "at least" if self.key.startswith("min_") else "at most"
-        return Reason(
-            RefusalCode.PRIOR_MISFIT,
-            f"align.{self.key}",
-            f"{self.meaning} {found}",
-            f"{side} {self.limit:g}",
-            "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior",
-        )
-
-
 def broken_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:
     """Every limit that the fit of the two CTs breaks, in the policy's order; empty when they fit."""
     measured = (
@@ -100,7 +75,7 @@ def broken_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ..
         ),
         ("max_rival_overlap", "bone overlap at the best other place, relative", fit.rival_overlap),
     )
-    return _broken(measured, policy)
+    return tuple(_broken(measured, policy))
 
 
 def broken_uptake_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:
@@ -110,9 +85,15 @@ def broken_uptake_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Rea
         ("min_lesions_on_pet", "PET uptake under the lesions, of the best place's", fit.lesions_on_pet),
         ("min_lesions_on_spect", "SPECT uptake under the lesions, of the best place's", fit.lesions_on_spect),
     )
-    return _broken(measured, policy)
+    return tuple(_broken(measured, policy))
 
 
-def _broken(measured: Iterable[tuple[str, str, float | None]], policy: AlignPolicy) -> tuple[Reason, ...]:
-    limits = (_Limit(key, meaning, found, getattr(policy, key)) for key, meaning, found in measured)
-    return tuple(limit.as_reason() for limit in limits if not limit.kept)
+def _broken(measured: Iterable[tuple[str, str, float | None]], policy: AlignPolicy) -> Iterator[Reason]:
+    """A reason for each number that its limit excludes, or that could not be measured (``None``)."""
+    for key, meaning, found in measured:
+        limit, is_least = getattr(policy, key), key.startswith("min_")
+        if found is not None and (found >= limit if is_least else found <= limit):
+            continue
+        seen = "nothing that could be measured" if found is None else f"{found:.3g}"
+        expected = f"{'at least' if is_least else 'at most'} {limit:g}"
+        yield Reason(RefusalCode.PRIOR_MISFIT, f"align.{key}", f"{meaning} {seen}", expected, NOT_PLACED)

@@ -17,7 +17,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierResult, EarlierResults, prior_candidates
-from app.imaging.registration.policy import AlignPolicy, broken_limits, broken_uptake_limits
+from app.imaging.registration.policy import NOT_PLACED, AlignPolicy, broken_limits, broken_uptake_limits
 from app.imaging.registration.registration import RigidRegistration, register_rigid
 from app.imaging.registration.uptake_agreement import measure_uptake_agreement
 from app.imaging.resampling import resample_mask
@@ -33,57 +33,45 @@ class PriorAligner:
     source: EarlierResults
 
     def align(self, loaded: Loaded) -> Aligned:
-        """Add the prior or the reasons why there is none; a PET/CT passes through."""
+        """Add the prior or the reasons why there is none; a PET/CT passes through.
+
+        Only the latest earlier PET result is tried: an older one shows disease that has changed twice.
+        """
         if loaded.selection.kind is not StudyKind.SPECT_CT:
             return Aligned(loaded)
-        acquired_at = _acquired_at(loaded)
-        if acquired_at is None:
-            return _without(loaded, _undated())
-        found = self.source.for_patient(loaded.selection.study.patient, acquired_at)
-        return align_prior(loaded, found, self.policy)
-
-
-def align_prior(loaded: Loaded, found: Sequence[EarlierResult], policy: AlignPolicy) -> Aligned:
-    """Bring the latest earlier PET result on to the SPECT, if it fits.
-
-    Only the latest is tried: an older one shows disease that has changed twice.
-
-    Args:
-        loaded: a SPECT/CT.
-        found: earlier results of the same patient, in any order.
-        policy: the site's limits.
-    """
-    acquired_at = _acquired_at(loaded)
-    if acquired_at is None:
-        return _without(loaded, _undated())
-    chosen = _chosen(found, acquired_at, policy)
-    if isinstance(chosen, Reason):
-        return _without(loaded, chosen)
-    try:
-        return _aligned(loaded, chosen, policy)
-    except UnusableStudyError as error:
-        return _without(loaded, *(_unreadable(reason, chosen) for reason in error.rejection.reasons))
+        scanned_at = loaded.selection.functional.when or loaded.selection.study.study_datetime
+        if scanned_at is None:
+            expected = "a date, to know which PET came before it"
+            return _without(
+                loaded, Reason(RefusalCode.NO_PRIOR, "SeriesDate", "no date of this SPECT", expected)
+            )
+        results = self.source.for_patient(loaded.selection.study.patient, scanned_at)
+        chosen = _chosen(results, scanned_at, self.policy)
+        if isinstance(chosen, Reason):
+            return _without(loaded, chosen)
+        try:
+            return _aligned(loaded, chosen, self.policy)
+        except UnusableStudyError as error:
+            return _without(loaded, *(_unreadable(reason, chosen) for reason in error.rejection.reasons))
 
 
 def _aligned(loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy) -> Aligned:
+    """The lesions on the SPECT, if the CTs fit and the uptake agrees that they lie there."""
     if candidate.lesion_count == 0:
-        return _without(loaded, _no_lesion(candidate))
+        found = f"no lesion on the PET of {candidate.acquired_at.date()}"
+        return _without(loaded, _empty(candidate, found, "at least one lesion"))
     registration = register_rigid(loaded.ct, candidate.ct())
     if registration is None:
-        return _without(loaded, _no_bone(candidate))
+        found, expected = "too little bone in common on the two CTs", "at least two vertebrae's worth on both"
+        code, uid = RefusalCode.PRIOR_MISFIT, candidate.series_instance_uid
+        return _without(loaded, Reason(code, "", found, expected, NOT_PLACED, uid))
     broken = broken_limits(registration.fit, policy)
     if broken:
         return _without(loaded, *broken)
-    return _placed(loaded, candidate, policy, registration)
-
-
-def _placed(
-    loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy, registration: RigidRegistration
-) -> Aligned:
-    """The lesions on the SPECT, if the uptake agrees that they lie there."""
     mask, fit = place_lesions(candidate.labels(), registration, loaded.suv, candidate.suv())
     if fit is None:
-        return _without(loaded, _out_of_view(candidate))
+        found = f"none of the {candidate.lesion_count} PET lesions in the SPECT's field of view"
+        return _without(loaded, _empty(candidate, found, "at least one"))
     broken = broken_uptake_limits(fit, policy)
     return _without(loaded, *broken) if broken else _with(loaded, candidate, fit, mask)
 
@@ -136,10 +124,6 @@ def _without(loaded: Loaded, *reasons: Reason) -> Aligned:
     return Aligned(loaded, None, reasons, (Decision(STAGE, text),))
 
 
-def _acquired_at(loaded: Loaded) -> datetime | None:
-    return loaded.selection.functional.when or loaded.selection.study.study_datetime
-
-
 def _chosen(
     found: Sequence[EarlierResult], scanned_at: datetime, policy: AlignPolicy
 ) -> EarlierResult | Reason:
@@ -165,46 +149,9 @@ def _chosen(
     )
 
 
-def _undated() -> Reason:
-    return Reason(
-        RefusalCode.NO_PRIOR,
-        "SeriesDate",
-        "no date of this SPECT",
-        "a date, to know which PET came before it",
-    )
-
-
-def _no_lesion(candidate: EarlierResult) -> Reason:
-    return Reason(
-        RefusalCode.PRIOR_EMPTY,
-        "",
-        f"no lesion on the PET of {candidate.acquired_at.date()}",
-        "at least one lesion",
-        "An empty prior makes M4 overlook lesions",
-        candidate.series_instance_uid,
-    )
-
-
-def _out_of_view(candidate: EarlierResult) -> Reason:
-    return Reason(
-        RefusalCode.PRIOR_EMPTY,
-        "",
-        f"none of the {candidate.lesion_count} PET lesions in the SPECT's field of view",
-        "at least one",
-        "An empty prior makes M4 overlook lesions",
-        candidate.series_instance_uid,
-    )
-
-
-def _no_bone(candidate: EarlierResult) -> Reason:
-    return Reason(
-        RefusalCode.PRIOR_MISFIT,
-        "",
-        "too little bone in common on the two CTs",
-        "at least two vertebrae's worth on both",
-        "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior",
-        candidate.series_instance_uid,
-    )
+def _empty(candidate: EarlierResult, found: str, expected: str) -> Reason:
+    advice = "An empty prior makes M4 overlook lesions"
+    return Reason(RefusalCode.PRIOR_EMPTY, "", found, expected, advice, candidate.series_instance_uid)
 
 
 def _unreadable(reason: Reason, candidate: EarlierResult) -> Reason:

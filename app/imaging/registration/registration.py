@@ -15,7 +15,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import RegistrationFit
-from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
+from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume, moved_points
 from app.imaging.registration.search import (
     STARTS_APART_MM,
     TURNS_DEG,
@@ -29,7 +29,6 @@ from app.imaging.registration.working_ct import (
     WorkingCt,
     bone_centre_mm,
     bone_ml,
-    moved_points,
     smoothed,
     working_ct,
 )

@@ -16,8 +16,8 @@ from scipy import fft
 from scipy.ndimage import affine_transform, binary_dilation, map_coordinates, maximum_filter
 from scipy.spatial.transform import Rotation
 
-from app.domain.volume import FloatArray
-from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, moved_points, smoothed
+from app.domain.volume import FloatArray, moved_points
+from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, smoothed
 
 UPRIGHT_DEG = ((0.0, 0.0, 0.0),)
 """No rotation: refinement reaches some 10 degrees from here."""

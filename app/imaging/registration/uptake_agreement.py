@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
+from app.domain.volume import FloatArray, LabelMap, Volume
+from app.imaging.registration.working_ct import blurred, upright_grid
 from app.imaging.resampling import resample, resample_mask
 
 SPACING_MM = 8.0
@@ -74,9 +75,10 @@ def measure_uptake_agreement(
 
 
 def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> float:
-    grid = _grid_of(spect.grid, SPACING_MM)
-    spect_suv = resample(_blurred(spect), grid, 0.0).array
-    pet_suv = resample(_blurred(pet), grid, 0.0, fixed_to_moving).array
+    grid = upright_grid(spect.grid, SPACING_MM)
+    smooth_spect, smooth_pet = (blurred(image, SPACING_MM / 2.0, 3.0) for image in (spect, pet))  # no aliases
+    spect_suv = resample(smooth_spect, grid, 0.0).array
+    pet_suv = resample(smooth_pet, grid, 0.0, fixed_to_moving).array
     patient = pet_suv > BODY_SUV
     if not patient.any():
         return float("inf")
@@ -108,7 +110,7 @@ def _correlation_at_shifts(
 
 
 def _share_of_best_place(lesions: LabelMap, suv: Volume, surroundings_mm: float) -> float:
-    grid = _grid_of(suv.grid, LESION_SPACING_MM)
+    grid = upright_grid(suv.grid, LESION_SPACING_MM)
     uptake = _logarithm(resample(suv, grid, 0.0).array)
     around = gaussian_filter(uptake, surroundings_mm / LESION_SPACING_MM, truncate=2.5)
     contrast = np.clip(uptake - around, 0.0, FULL_CONTRAST)
@@ -132,21 +134,6 @@ def _scores_at_shifts(weights: NDArray[np.float32], contrast: NDArray[np.float32
     return np.asarray(np.where(z**2 + y**2 + x**2 <= reach**2, scores, 0.0), dtype=np.float32)
 
 
-def _blurred(volume: Volume) -> Volume:
-    """Smoothed to the coarse spacing, so that sampling it does not alias noise."""
-    sigma = [SPACING_MM / 2.0 / mm for mm in volume.grid.spacing_mm[::-1]]
-    return Volume(gaussian_filter(volume.array, sigma, truncate=3.0), volume.grid, Unit.NONE)
-
-
 def _logarithm(suv: NDArray[np.float32]) -> NDArray[np.float32]:
     logarithm: NDArray[np.float32] = np.log(np.maximum(suv, 0.0) + np.float32(FLOOR_SUV))
     return logarithm
-
-
-def _grid_of(grid: Grid, spacing_mm: float) -> Grid:
-    """An upright grid over the same field of view."""
-    corners = grid.corners_mm()
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    width, height, depth = (int(n) + 1 for n in (high - low) / spacing_mm)
-    x, y, z = low.tolist()
-    return Grid.axis_aligned((depth, height, width), (spacing_mm,) * 3, (x, y, z))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, generate_binary_structure
 
-from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
+from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
 from app.imaging.resampling import resample
 
 SPACING_MM = 4.0
@@ -95,6 +95,12 @@ def shrunk(volume: Volume) -> Volume:
     return Volume(means, Grid((depth, height, width), affine), volume.unit)
 
 
+def blurred(volume: Volume, sigma_mm: float, truncate: float) -> Volume:
+    """Gaussian blur by the same distance along every axis; the result has no unit."""
+    sigma = [sigma_mm / mm for mm in volume.grid.spacing_mm[::-1]]
+    return Volume(gaussian_filter(volume.array, sigma, truncate=truncate), volume.grid, Unit.NONE)
+
+
 def smoothed(image: NDArray[np.float32], sigma_voxels: float) -> NDArray[np.float32]:
     """Gaussian blur."""
     blurred: NDArray[np.float32] = gaussian_filter(image, sigma_voxels, truncate=3.0)
@@ -115,21 +121,16 @@ def bone_ml(ct: WorkingCt) -> float:
     return float(ct.bone.sum(dtype=np.float64)) * ct.grid.voxel_ml
 
 
-def moved_points(motion: FloatArray, points_mm: FloatArray) -> FloatArray:
-    """Points ``(n, 3)`` or one point ``(3,)`` through a 4x4."""
-    moved: FloatArray = points_mm @ motion[:3, :3].T + motion[:3, 3]
-    return moved
-
-
 def _made_ready(ct: Volume) -> WorkingCt:
-    coarse = resample(shrunk(ct), _upright_grid(ct.grid), _OUTSIDE_HU).array
+    grid = upright_grid(ct.grid, SPACING_MM, least_voxels=2)
+    coarse = resample(shrunk(ct), grid, _OUTSIDE_HU).array
     seen = coarse > _OUTSIDE_HU / 2
     hu = np.where(seen, coarse, np.float32(AIR_HU)).astype(np.float32)
     body = _largest_body(hu > BODY_HU)
     hu[~body] = AIR_HU
     low, high = BONE_HU
     bone = np.clip((hu - low) / (high - low), 0.0, 1.0).astype(np.float32)
-    return WorkingCt(_upright_grid(ct.grid), hu, seen, body, bone)
+    return WorkingCt(grid, hu, seen, body, bone)
 
 
 def _trunk_columns(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -147,12 +148,13 @@ def _halved(array: NDArray[np.generic]) -> NDArray[np.float32]:
     return blocks
 
 
-def _upright_grid(grid: Grid) -> Grid:
+def upright_grid(grid: Grid, spacing_mm: float, least_voxels: int = 1) -> Grid:
+    """An isotropic grid along the LPS axes over the same field of view."""
     corners = grid.corners_mm()
     low, high = corners.min(axis=0), corners.max(axis=0)
-    width, height, depth = (max(2, int(n)) for n in np.floor((high - low) / SPACING_MM) + 1)
+    width, height, depth = (max(least_voxels, int(n) + 1) for n in (high - low) / spacing_mm)
     x, y, z = low.tolist()
-    return Grid.axis_aligned((depth, height, width), (SPACING_MM,) * 3, (x, y, z))
+    return Grid.axis_aligned((depth, height, width), (spacing_mm,) * 3, (x, y, z))
 
 
 def _largest_body(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from app.domain.analysis import Aligned, Loaded, Prior, Provenance, Quantified, RegistrationFit, Segmented
 from app.domain.decision import Decision, ModelRole, ModelUsed
 from app.domain.findings.measurements import measure
-from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import Selection
 from app.domain.selection.tracers import PSMA_11_GA68, PSMA_617_LU177

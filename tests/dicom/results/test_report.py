@@ -21,7 +21,7 @@ from app.domain.analysis import Provenance, Quantified, SupersededReport
 from app.domain.codes import SuvUnitSpelling
 from app.domain.decision import Decision
 from app.domain.findings.findings import ActivityInstant, DoseEstimate, InstantKind
-from app.domain.quantities.quantification import OtherSuv
+from app.domain.quantities.body_size import OtherSuv
 from app.domain.volume import Unit
 from tests.dicom.results import sources
 from tests.dicom.results.sources import PROVENANCE, ROOT, as_bytes

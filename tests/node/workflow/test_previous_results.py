@@ -12,9 +12,8 @@ import pytest
 
 from app.chain.folder import RunResults
 from app.dicom.reading.loading import LoadPolicy
-from app.dicom.results.folder import ResultFolder
 from app.dicom.results.policy import WritePolicy
-from app.dicom.results.writer import write_results
+from app.dicom.results.writer import ResultFolder, write_results
 from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.study import Patient, StudyKind

@@ -37,7 +37,7 @@ from app.domain.codes import (
 )
 from app.domain.dose import EFFECTIVE_HALF_LIVES_H
 from app.domain.findings.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
-from app.domain.quantities.quantification import Quantification
+from app.domain.quantities.suv_scale import Quantification
 from app.domain.study import Code, StudyKind
 
 DEMONSTRATION_MODEL = "Demonstration model, trained on simulated patients"
