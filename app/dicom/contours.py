@@ -20,11 +20,7 @@ Polygon = NDArray[np.float64]
 
 
 def outlines(mask: Mask) -> list[Polygon]:
-    """The polygons of one slice.
-
-    Args:
-        mask: ``(rows, columns)``.
-    """
+    """The polygons of one slice, ``(rows, columns)``."""
     loops = _loops(mask)
     hole = next((loop for loop in loops if _signed_area(loop) < 0), None)
     if hole is None:
@@ -36,12 +32,7 @@ def outlines(mask: Mask) -> list[Polygon]:
 
 
 def filled(polygon: Polygon, shape: tuple[int, int]) -> Mask:
-    """Voxels whose centre lies within a polygon (even-odd rule).
-
-    Args:
-        polygon: vertices (x, y) in voxel indices.
-        shape: rows, columns.
-    """
+    """Voxels of a slice of this shape (rows, columns) whose centre lies within a polygon (even-odd rule)."""
     inside = np.zeros(shape, dtype=np.bool_)
     x, y = np.arange(shape[1])[None, :], np.arange(shape[0])[:, None]
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):

@@ -166,12 +166,16 @@ def code(dataset: Dataset, keyword: str) -> Code | None:
 
 def date_and_time(dataset: Dataset, date_keyword: str, time_keyword: str) -> datetime | None:
     """Local date and time of a DA and a TM attribute; ``None`` unless both are there."""
-    date = _DATE.fullmatch(text(dataset, date_keyword))
-    clock = time_of_day(dataset, time_keyword)
-    if date is None or clock is None:
+    return _instant(text(dataset, date_keyword), text(dataset, time_keyword))
+
+
+def _instant(date: str, time: str, moved_by: timedelta = timedelta()) -> datetime | None:
+    """What DA and TM values make together; ``None`` where they make no instant that a clock can show."""
+    day, clock = _DATE.fullmatch(date), _clock(time)
+    if day is None or clock is None:
         return None
     try:
-        return datetime(*(int(part) for part in date.groups())) + clock  # type: ignore[arg-type]
+        return datetime(*(int(part) for part in day.groups())) + clock + moved_by  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         return None
 
@@ -197,27 +201,21 @@ def moment(dataset: Dataset, keyword: str, zone: timedelta | None = None) -> dat
     """A DT attribute as the clock on the wall of ``zone`` shows it, without zone.
 
     A DT without an offset of its own is in the zone of the data set already (PS3.3 C.12.1.1.8); one with an
-    offset is moved there. Where that zone isn't known (``None``) its own clock is given, and
-    :func:`own_offset` tells that it may be another's.
+    offset is moved there. Where that zone isn't known (``None``) its own clock is given, which
+    :func:`own_offset` shows to be perhaps another's.
     """
     found = _DATE_TIME.fullmatch(text(dataset, keyword))
     if found is None:
         return None
-    day, clock = _DATE.fullmatch(found.group(1)), _clock(found.group(2))
-    if day is None or clock is None:
-        return None
-    own = _offset(found.group(3))
-    try:
-        local = datetime(*(int(part) for part in day.groups())) + clock  # type: ignore[arg-type]
-        return local if own is None or zone is None else local - own + zone
-    except (ValueError, OverflowError):
-        return None
+    own = offset_of(found.group(3))
+    moved_by = timedelta() if own is None or zone is None else zone - own
+    return _instant(found.group(1), found.group(2), moved_by)
 
 
 def own_offset(dataset: Dataset, keyword: str) -> timedelta | None:
     """The offset from UTC that a DT attribute states for itself."""
     found = _DATE_TIME.fullmatch(text(dataset, keyword))
-    return None if found is None else _offset(found.group(3))
+    return None if found is None else offset_of(found.group(3))
 
 
 def stated_zone(dataset: Dataset) -> timedelta | None:
@@ -226,7 +224,7 @@ def stated_zone(dataset: Dataset) -> timedelta | None:
     Timezone Offset From UTC (0008,0201); without it that of Acquisition DateTime, where this is the only time
     of the acquisition; and where it is not, what both differ by.
     """
-    stated = _offset(text(dataset, "TimezoneOffsetFromUTC"))
+    stated = offset_of(text(dataset, "TimezoneOffsetFromUTC"))
     own = own_offset(dataset, "AcquisitionDateTime")
     if stated is not None or own is None:
         return stated
@@ -242,7 +240,7 @@ def acquired_at(dataset: Dataset) -> datetime | None:
     )
 
 
-def _offset(spelled: str | None) -> timedelta | None:
+def offset_of(spelled: str | None) -> timedelta | None:
     """Of ``±HHMM``; ``None`` where it is none on earth (PS3.3 C.12.1.1.8: −1200 to +1400)."""
     found = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", spelled or "")
     if found is None:

@@ -19,7 +19,7 @@ from datetime import datetime
 import numpy as np
 
 from app.domain.analysis import Loaded
-from app.domain.findings.findings import ActivityInstant, Burden, DoseEstimate, Findings, InstantKind, Lesion
+from app.domain.findings.findings import ActivityInstant, DoseEstimate, Findings, InstantKind, Lesion
 from app.domain.findings.measurements import BQ_PER_MBQ, QuantifyPolicy
 from app.domain.quantities.decay import decay_factor, seconds_between
 from app.domain.radionuclides import LU177
@@ -35,7 +35,7 @@ def with_activity_at_scan_start(findings: Findings, loaded: Loaded) -> Findings:
         return findings
     instant, factor = _scan_start(loaded)
     lesions = tuple(_decayed(lesion, factor) for lesion in findings.lesions)
-    burden = _burden_decayed(findings.burden, factor)
+    burden = replace(findings.burden, activity_mbq=_times(findings.burden.activity_mbq, factor))
     return replace(findings, lesions=lesions, burden=burden, activity_instant=instant)
 
 
@@ -75,10 +75,6 @@ def _decayed(lesion: Lesion, factor: float) -> Lesion:
         concentration_max_bqml=_times(lesion.concentration_max_bqml, factor),
         concentration_mean_bqml=_times(lesion.concentration_mean_bqml, factor),
     )
-
-
-def _burden_decayed(burden: Burden, factor: float) -> Burden:
-    return replace(burden, activity_mbq=_times(burden.activity_mbq, factor))
 
 
 def _times(value: float | None, factor: float) -> float | None:
@@ -133,12 +129,7 @@ def with_dose(findings: Findings, loaded: Loaded, policy: QuantifyPolicy) -> Fin
 
 
 def single_time_point_dose_gy(concentration_mbq_per_ml: float, hours: float) -> float:
-    """Hänscheid's estimate.
-
-    Args:
-        concentration_mbq_per_ml: as it was at the time of the scan, not decay corrected to another.
-        hours: from administration to the scan.
-    """
+    """Hänscheid's estimate for a scan ``hours`` after administration, of the concentration at that time."""
     return DOSE_GY_G_PER_MBQ_H * concentration_mbq_per_ml / SOFT_TISSUE_G_PER_ML * hours
 
 

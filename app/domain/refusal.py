@@ -261,9 +261,14 @@ class Reason:
     def __post_init__(self) -> None:
         object.__setattr__(self, "advice", self.advice or self.code.advice)
 
-    def __str__(self) -> str:
+    @property
+    def in_brief(self) -> str:
+        """What was found, without what was expected and the advice."""
         subject = f"{self.attribute}: " if self.attribute else ""
-        text = f"[{self.code}] {subject}found {self.found}, expected {self.expected}"
+        return f"[{self.code}] {subject}found {self.found}"
+
+    def __str__(self) -> str:
+        text = f"{self.in_brief}, expected {self.expected}"
         return f"{text}. {self.advice}" if self.advice else text
 
 

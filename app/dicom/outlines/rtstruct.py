@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.dicom.contours import filled
-from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
+from app.dicom.outlines.truth import Outlines, UnusableTruthError, being_read, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.imaging.labels import inside, nearest_labels
 
@@ -42,26 +42,18 @@ def read_structure_set(path: Path, grid: Grid, ct_grid: Grid, wanted: str = "") 
     on the CT first, which they were then drawn on.
 
     Args:
-        path: the file.
         grid, ct_grid: of the functional image and its CT.
         wanted: regular expression for ROI Name; empty takes all.
 
     Raises:
         UnusableTruthError: not readable, no ROI is wanted, or contours in planes of neither image.
     """
-    with header.tolerant():
-        try:
-            structures = header.read_with_pixels(path)
-            contours, skipped = _contours(structures, wanted)
-        except UnusableTruthError:
-            raise
-        except (*header.READ_ERRORS, RuntimeError) as error:
-            raise UnusableTruthError(
-                f"the RTSTRUCT is damaged or incomplete ({type(error).__name__})"
-            ) from error
+    with being_read("RTSTRUCT"):
+        contours, skipped = _contours(header.read_with_pixels(path), wanted)
+    warnings = (f"{skipped} points or open contours were left out",) if skipped else ()
     if not contours:
-        return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid), warnings=_skipped(skipped))
-    return _placed(contours, grid, ct_grid, _skipped(skipped))
+        return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid), warnings=warnings)
+    return _placed(contours, grid, ct_grid, warnings)
 
 
 def _placed(contours: list[_Contour], grid: Grid, ct_grid: Grid, warnings: tuple[str, ...]) -> Outlines:
@@ -79,10 +71,6 @@ def _placed(contours: list[_Contour], grid: Grid, ct_grid: Grid, warnings: tuple
     if overlaps:
         warnings = (*warnings, f"{overlaps} voxels lie in several regions; the last one has them")
     return Outlines(labels, outside, resampled, warnings)
-
-
-def _skipped(count: int) -> tuple[str, ...]:
-    return (f"{count} points or open contours were left out",) if count else ()
 
 
 def _contours(structures: Dataset, wanted: str) -> tuple[list[_Contour], int]:

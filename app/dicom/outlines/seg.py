@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.outlines.truth import Outlines, UnusableTruthError, chosen
+from app.dicom.outlines.truth import Outlines, UnusableTruthError, being_read, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.imaging.labels import nearest_labels, share_outside
 
@@ -35,21 +35,14 @@ def read_segmentation(path: Path, grid: Grid, wanted: str = "") -> Outlines:
     """The segments of a SEG on ``grid``, which is in the same frame of reference.
 
     Args:
-        path: the file.
         grid: the functional image's.
         wanted: regular expression for Segment Label; empty takes all.
 
     Raises:
         UnusableTruthError: not readable, not evenly spaced, or no segment is wanted.
     """
-    with header.tolerant():
-        try:
-            segmentation = header.read_with_pixels(path)
-            return _outlines(segmentation, grid, wanted)
-        except UnusableTruthError:
-            raise
-        except (*header.READ_ERRORS, RuntimeError) as error:
-            raise UnusableTruthError(f"the SEG is damaged or incomplete ({type(error).__name__})") from error
+    with being_read("SEG"):
+        return _outlines(header.read_with_pixels(path), grid, wanted)
 
 
 def _outlines(segmentation: Dataset, grid: Grid, wanted: str) -> Outlines:

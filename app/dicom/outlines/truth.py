@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def _uids(items: list[Dataset], keyword: str) -> frozenset[str]:
 
 class UnusableTruthError(PsmaNodeError):
     """A reader's file can't be used for this scan; the message says why and names no patient."""
+
+
+@contextmanager
+def being_read(what: str) -> Iterator[None]:
+    """Reading a reader's file, which scanners and programs write with values that the Standard forbids.
+
+    Raises:
+        UnusableTruthError: the file is damaged.
+    """
+    try:
+        with header.tolerant():
+            yield
+    except (*header.READ_ERRORS, RuntimeError) as error:
+        raise UnusableTruthError(f"the {what} is damaged or incomplete ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True, eq=False)

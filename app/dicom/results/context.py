@@ -10,6 +10,7 @@ import copy
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import highdicom as hd
@@ -32,6 +33,8 @@ DEVICE_SERIAL_NUMBER = "0"
 """Software has none; the attribute is mandatory for enhanced equipment (PS3.3 C.7.5.2)."""
 
 RESEARCH_USE = "Research use only - not for diagnosis"
+
+PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber")
 
 DATE_KEYWORDS = (
     ("SeriesDate", "SeriesTime"),
@@ -153,8 +156,7 @@ def open_context(quantified: Quantified, policy: WritePolicy, provenance: Proven
         UnusableStudyError: the source bears no date that a result could carry.
     """
     loaded = quantified.segmented.aligned.loaded
-    first = _instance(loaded.selection.functional, loaded.slice_sop_instance_uids[0])
-    header = _read_header(first)
+    header = decoded_header(_instance(loaded.selection.functional, loaded.slice_sop_instance_uids[0]).path)
     return ResultContext(
         quantified=quantified,
         policy=policy,
@@ -184,9 +186,7 @@ def blank_source(context: ResultContext) -> Dataset:
 def anonymous() -> Dataset:
     """Patient and study attributes that highdicom wants to be there, all empty."""
     source = Dataset()
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        setattr(source, keyword, "")
-    for keyword in ("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
+    for keyword in (*PATIENT_KEYWORDS, "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"):
         setattr(source, keyword, "")
     return source
 
@@ -251,10 +251,10 @@ def _instance(series: Series, sop_instance_uid: str) -> Instance:
     raise ValueError(f"instance {sop_instance_uid} is not in series {series.series_instance_uid}")
 
 
-def _read_header(instance: Instance) -> Dataset:
-    """The header with its values decoded, so that odd ones are met here, once."""
+def decoded_header(path: Path) -> Dataset:
+    """A file's header with its values decoded, so that odd ones are met here, once."""
     with tolerant():
-        header = pydicom.dcmread(instance.path, stop_before_pixels=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
         header.decode()
     return header
 
@@ -268,13 +268,7 @@ def _acquisition_datetime(header: Dataset, series_instance_uid: str) -> datetime
             continue  # not a date: the next pair may be one
         if date is not None and time is not None:
             return datetime.combine(date, time)
-    raise UnusableStudyError(
-        Reason(
-            code=RefusalCode.SERIES_TIME_MISSING,
-            attribute="SeriesDate",
-            found="no date in Series, Acquisition, Content or Study Date",
-            expected="at least one of them",
-            advice="results carry the acquisition's date; keep one date when de-identifying",
-            series_instance_uid=series_instance_uid,
-        )
-    )
+    found, expected = "no date in Series, Acquisition, Content or Study Date", "at least one of them"
+    advice = "results carry the acquisition's date; keep one date when de-identifying"
+    code = RefusalCode.SERIES_TIME_MISSING
+    raise UnusableStudyError(Reason(code, "SeriesDate", found, expected, advice, series_instance_uid))

@@ -1,7 +1,7 @@
 """Results as the files that leave: read from their bytes and compared with what was meant.
 
 The writers use highdicom; the reader here uses pydicom alone, so that a library's mistake can't hide in its
-mirror.
+mirror. Every check raises :class:`ResultMismatchError` where anything differs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydicom.pixels.utils import unpack_bits
 
 from app.dicom.contours import filled
 from app.dicom.header_values import tolerant
-from app.dicom.results.context import ResultContext
+from app.dicom.results.context import PATIENT_KEYWORDS, ResultContext
 from app.dicom.results.report.quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.results.report.sr import WHOLE_BODY
 from app.dicom.uids import NoticeKind, ResultKind
@@ -93,11 +93,7 @@ def texts(report: Dataset) -> tuple[tuple[str, str], ...]:
 
 
 def check_segmentation(segmentation: Dataset, context: ResultContext) -> None:
-    """Voxel by voxel, segment by segment.
-
-    Raises:
-        ResultMismatchError: anything differs.
-    """
+    """Voxel by voxel, segment by segment."""
     _check_identity(segmentation, context, ResultKind.SEG)
     meant = context.quantified.segmented.labels
     found = labels_on_grid(segmentation, meant.grid)
@@ -109,11 +105,7 @@ def check_segmentation(segmentation: Dataset, context: ResultContext) -> None:
 
 
 def check_report(report: Dataset, segmentation: Dataset | None, context: ResultContext) -> None:
-    """Number by number, and that every lesion refers to its segment.
-
-    Raises:
-        ResultMismatchError: anything differs.
-    """
+    """Number by number, and that every lesion refers to its segment."""
     _check_identity(report, context, ResultKind.SR)
     findings = context.quantified.findings
     meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(context))}
@@ -151,11 +143,7 @@ def labels_from_contours(structures: Dataset, grid: Grid) -> LabelMap:
 
 
 def check_structure_set(structures: Dataset, context: ResultContext) -> None:
-    """Drawn again on the image's grid, voxel by voxel.
-
-    Raises:
-        ResultMismatchError: anything differs.
-    """
+    """Drawn again on the image's grid, voxel by voxel."""
     _check_identity(structures, context, ResultKind.RTSTRUCT)
     meant = context.quantified.segmented.labels
     found = labels_from_contours(structures, meant.grid)
@@ -165,15 +153,16 @@ def check_structure_set(structures: Dataset, context: ResultContext) -> None:
 
 
 def check_page(page: Dataset, rgb: NDArray[np.uint8], context: ResultContext) -> None:
-    """Pixel by pixel.
-
-    Raises:
-        ResultMismatchError: anything differs.
-    """
+    """Pixel by pixel."""
     _check_identity(page, context, ResultKind.PAGE)
     _expect("size of the page", (page.Rows, page.Columns, page.SamplesPerPixel), rgb.shape)
+    _expect("pixel values that differ on the page", differing_values(page, rgb), 0)
+
+
+def differing_values(page: Dataset, rgb: NDArray[np.uint8]) -> int:
+    """How many values of a page's pixels are not those that were drawn."""
     found = np.frombuffer(page.PixelData, dtype=np.uint8)[: rgb.size].reshape(rgb.shape)
-    _expect("pixel values that differ on the page", int((found != rgb).sum()), 0)
+    return int((found != rgb).sum())
 
 
 def _check_identity(result: Dataset, context: ResultContext, kind: ResultKind) -> None:
@@ -181,7 +170,7 @@ def _check_identity(result: Dataset, context: ResultContext, kind: ResultKind) -
     _expect("Series Instance UID", str(result.SeriesInstanceUID), context.series_instance_uid(kind))
     study = context.loaded.selection.study.study_instance_uid
     _expect("Study Instance UID", str(result.StudyInstanceUID), study)
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+    for keyword in PATIENT_KEYWORDS:
         with tolerant():
             same = str(result.get(keyword) or "") == str(context.header.get(keyword) or "")
         if not same:  # the values identify a patient: say which attribute, never what it holds

@@ -17,12 +17,11 @@ from pydicom.valuerep import DSfloat
 
 from app.dicom.contours import Polygon, outlines
 from app.dicom.results.context import ResultContext, coded, finish, plain
-from app.dicom.results.report.sr import evidence
+from app.dicom.results.report.sr import in_order
 from app.dicom.results.seg import LESION_RGB
 from app.dicom.uids import ResultKind
 from app.domain.codes import NEOPLASM
 from app.domain.findings.findings import Site
-from app.domain.volume import Grid
 
 COORDINATE_DECIMALS = 4
 """A tenth of a micrometre, in few enough digits for DS (16 characters)."""
@@ -67,13 +66,8 @@ def write_structure_set(context: ResultContext) -> Dataset | None:
 def _referenced_frame(context: ResultContext) -> Dataset:
     frame, study, series = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = context.functional.series_instance_uid
-    series.ContourImageSequence = Sequence(
-        [
-            _image(item.SOPClassUID, item.SOPInstanceUID)
-            for item in evidence(context)
-            if item.SeriesInstanceUID == context.functional.series_instance_uid
-        ]
-    )
+    images = [_image(item.sop_class_uid, item.sop_instance_uid) for item in in_order(context.functional)]
+    series.ContourImageSequence = Sequence(images)
     study.ReferencedSOPClassUID = DETACHED_STUDY_MANAGEMENT
     study.ReferencedSOPInstanceUID = context.loaded.selection.study.study_instance_uid
     study.RTReferencedSeriesSequence = Sequence([series])
@@ -88,7 +82,7 @@ def _region(context: ResultContext, number: int) -> Dataset:
     item.ReferencedFrameOfReferenceUID = context.frame_of_reference_uid
     item.ROIName, item.TrackingUID = context.tracking(number)
     item.TrackingID = item.ROIName
-    item.ROIDescription = plain(_site(context, number))
+    item.ROIDescription = plain(_site(context, number)[0])
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = plain(f"{context.model.role.value} {context.model.model_id}")[:64]
     return item
@@ -100,13 +94,8 @@ def _contours(context: ResultContext, number: int) -> Dataset:
     item = Dataset()
     item.ReferencedROINumber = number
     item.ROIDisplayColor = list(LESION_RGB)
-    item.ContourSequence = Sequence(
-        [
-            _contour(context, polygon, int(z))
-            for z in slices
-            for polygon in outlines(labels.array[z] == number)
-        ]
-    )
+    polygons = ((int(z), polygon) for z in slices for polygon in outlines(labels.array[z] == number))
+    item.ContourSequence = Sequence([_contour(context, polygon, z) for z, polygon in polygons])
     for i, contour in enumerate(item.ContourSequence, start=1):
         contour.ContourNumber = i
     return item
@@ -117,14 +106,11 @@ def _contour(context: ResultContext, polygon: Polygon, z: int) -> Dataset:
     contour.ContourImageSequence = Sequence([_image_of_slice(context, z)])
     contour.ContourGeometricType = "CLOSED_PLANAR"
     contour.NumberOfContourPoints = len(polygon)
-    contour.ContourData = _coordinates(polygon, z, context.quantified.segmented.labels.grid)
-    return contour
-
-
-def _coordinates(polygon: Polygon, z: int, grid: Grid) -> list[DSfloat]:
+    grid = context.quantified.segmented.labels.grid
     points = grid.to_lps(np.column_stack([polygon, np.full(len(polygon), float(z))]))
     rounded = np.round(points, COORDINATE_DECIMALS) + 0.0  # no -0.0
-    return [DSfloat(value, auto_format=True) for value in rounded.ravel().tolist()]
+    contour.ContourData = [DSfloat(value, auto_format=True) for value in rounded.ravel().tolist()]
+    return contour
 
 
 def _image_of_slice(context: ResultContext, z: int) -> Dataset:
@@ -145,19 +131,15 @@ def _observation(context: ResultContext, number: int) -> Dataset:
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = number
     item.ROIObservationLabel = context.tracking(number)[0]
-    item.ROIObservationDescription = plain(_site_with_reason(context, number))[:LONGEST_TEXT]
+    item.ROIObservationDescription = plain(": ".join(filter(None, _site(context, number))))[:LONGEST_TEXT]
     item.RTROIIdentificationCodeSequence = Sequence([coded(NEOPLASM)])
     item.RTROIInterpretedType = None  # no role in a plan: it's a finding, not a target
     item.ROIInterpreter = None
     return item
 
 
-def _site(context: ResultContext, number: int) -> str:
-    """Where the lesion sits. In words: the code of a bone would say that the ROI *is* the bone."""
-    site = context.quantified.findings.lesions[number - 1].site
-    return "Lesion, site unspecified" if site is Site.UNSPECIFIED else f"Lesion in {site}"
-
-
-def _site_with_reason(context: ResultContext, number: int) -> str:
-    reason = context.quantified.findings.lesions[number - 1].site_reason
-    return f"{_site(context, number)}: {reason}" if reason else _site(context, number)
+def _site(context: ResultContext, number: int) -> tuple[str, str]:
+    """Where the lesion sits, and why. In words: the code of a bone would say that the ROI *is* the bone."""
+    lesion = context.quantified.findings.lesions[number - 1]
+    is_known = lesion.site is not Site.UNSPECIFIED
+    return f"Lesion in {lesion.site}" if is_known else "Lesion, site unspecified", lesion.site_reason

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from highdicom.sr import (
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
@@ -26,11 +25,27 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
 from app.dicom.header_values import tolerant
-from app.dicom.results.context import RESEARCH_USE, anonymous, coded, copy_header, equipment, plain, stamp
+from app.dicom.results.context import (
+    RESEARCH_USE,
+    anonymous,
+    coded,
+    copy_header,
+    decoded_header,
+    equipment,
+    plain,
+    stamp,
+)
 from app.dicom.results.page.page import draw_banner, secondary_capture
 from app.dicom.results.page.sheet import FAINT, LEFT, RED, RIGHT, Sheet
 from app.dicom.results.policy import WritePolicy
-from app.dicom.results.read_back import Result, ResultMismatchError, encoded, store_files, texts
+from app.dicom.results.read_back import (
+    Result,
+    ResultMismatchError,
+    differing_values,
+    encoded,
+    store_files,
+    texts,
+)
 from app.dicom.results.report.content import evaluations
 from app.dicom.results.report.sr import REPORT_CLASSES, observer, predecessor, private_scheme
 from app.dicom.uids import NoticeKind, derived_uid
@@ -155,27 +170,18 @@ def write_withdrawal(
 
     Args:
         result: what loses its standing.
-        reason: why the later revision gives no result; no patient data.
-        policy: how to write.
-        provenance: of the later revision.
+        reason: why the later revision, whose ``provenance`` it is, gives no result; no patient data.
 
     Raises:
         ResultMismatchError: what was written is not what was meant.
         OSError: the withdrawn SR can't be read any more.
     """
     reason = reason[:LONGEST_REASON].strip()
-    notice = _Notice(_read(result.report_file), result, reason, policy, provenance)
+    notice = _Notice(decoded_header(result.report_file), result, reason, policy, provenance)
     report = encoded(NoticeKind.SR, _write_report(notice))
     page = encoded(NoticeKind.PAGE, _write_page(notice))
     _check(report.dataset, notice)
     return report, page
-
-
-def _read(path: Path) -> Dataset:
-    with tolerant():
-        header = pydicom.dcmread(path)
-        header.decode()
-    return header
 
 
 def _write_report(notice: _Notice) -> Dataset:
@@ -225,8 +231,7 @@ def _write_page(notice: _Notice) -> Dataset:
     page = secondary_capture(rgb, study, notice.instance(NoticeKind.PAGE))
     _finish(page, notice.withdrawn)
     page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = page.ContentDate, page.ContentTime
-    found = np.frombuffer(page.PixelData, dtype=np.uint8)[: rgb.size].reshape(rgb.shape)
-    if not np.array_equal(found, rgb):
+    if differing_values(page, rgb):
         raise ResultMismatchError("the notice's page is not what was drawn")
     return page
 

@@ -126,16 +126,12 @@ def link_lesions(
     Lesions that overlap enough belong together, however many. Of the others, the two nearest belong
     together, then the next two, while they are near enough; what is left is new, vanished or was not seen.
     """
-    pairs = _overlapping(proximity, limits)
+    pairs = [pair for pair in proximity.affinities if pair.overlap >= limits.min_overlap]
     linked = {node for pair in pairs for node in _ends(pair)}
     pairs += _nearest(proximity, limits, linked)
     groups = _groups(previous, current, pairs)
     links = [_link(group, previous, current, proximity) for group in groups]
     return tuple(sorted(links, key=lambda link: (not link.current, link.current, link.previous)))
-
-
-def _overlapping(proximity: Proximity, limits: LinkLimits) -> list[Affinity]:
-    return [pair for pair in proximity.affinities if pair.overlap >= limits.min_overlap]
 
 
 def _nearest(proximity: Proximity, limits: LinkLimits, linked: set[_Node]) -> list[Affinity]:

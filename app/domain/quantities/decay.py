@@ -91,39 +91,41 @@ def scan_start(
     3. the start that acquisition time, Frame Reference Time and duration imply, when all slices agree;
     4. the earliest Acquisition Date/Time, when no bed position lies far off the others.
 
-    1 and 2 are compared with what the frames' own times imply: a difference is told, and refused when it
-    changes SUV by more than :data:`LARGEST_CLOCK_EFFECT`, unless ``series_time_rules`` by the site's word.
+    1 and 2 are compared with what the frames' own times imply. A difference gives a warning, and a refusal
+    when it changes SUV by more than :data:`LARGEST_CLOCK_EFFECT`, unless the site sets ``series_time_rules``.
     """
-    acquired = [frame.acquired_at for frame in frames if frame.acquired_at is not None]
-    earliest = min(acquired, default=None)
+    earliest = min((frame.acquired_at for frame in frames if frame.acquired_at is not None), default=None)
     scattered = scattered_times(frames)
     if scattered is not None:
         return scattered
     window = _implied_window(frames, half_life_s)
     if series_datetime is not None and (earliest is None or series_datetime <= earliest):
         limit = 1.0 if series_time_rules else LARGEST_CLOCK_EFFECT
-        told = _compared("SeriesDateTime", series_datetime, window, (half_life_s, limit))
-        return told if isinstance(told, Reason) else (series_datetime, told)
+        warned = _compared("SeriesDateTime", series_datetime, window, (half_life_s, limit))
+        return warned if isinstance(warned, Reason) else (series_datetime, warned)
     found = "SeriesDateTime is absent"
     if series_datetime is not None:
         found = f"SeriesDateTime {series_datetime} is after AcquisitionDateTime {earliest}"
     if ge_scan_datetime is not None and (earliest is None or ge_scan_datetime <= earliest):
-        told = _compared("GE's scan time", ge_scan_datetime, window, (half_life_s, LARGEST_CLOCK_EFFECT))
+        warned = _compared("GE's scan time", ge_scan_datetime, window, (half_life_s, LARGEST_CLOCK_EFFECT))
         text = f"reference time is the scanner's private scan date and time, because {found}"
-        return told if isinstance(told, Reason) else (ge_scan_datetime, (Decision("load", text), *told))
+        return warned if isinstance(warned, Reason) else (ge_scan_datetime, (Decision("load", text), *warned))
     if earliest is None:
-        return Reason(
-            RefusalCode.SERIES_TIME_MISSING,
-            "SeriesTime, AcquisitionTime",
-            "neither",
-            "the time to which DecayCorrection=START refers",
-        )
+        attribute, expected = "SeriesTime, AcquisitionTime", "the time to which DecayCorrection=START refers"
+        return Reason(RefusalCode.SERIES_TIME_MISSING, attribute, "neither", expected)
+    return _start_by_frames(frames, earliest, half_life_s, found)
+
+
+def _start_by_frames(
+    frames: Sequence[FrameTiming], earliest: datetime, half_life_s: float, because: str
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    """Rules 3 and 4 of :func:`scan_start`: no clock but the frames' own is usable."""
     implied = _implied_starts(frames, half_life_s)
     if implied and _spread_s(implied) <= AGREEMENT_S:
         text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
-        return min(implied), (Decision("load", f"{text} (equal for all slices), because {found}"),)
+        return min(implied), (Decision("load", f"{text} (equal for all slices), because {because}"),)
     why = "frame times don't agree" if implied else "not all frames state their times"
-    text = f"reference time is the earliest AcquisitionDateTime, because {found} and {why}"
+    text = f"reference time is the earliest AcquisitionDateTime, because {because} and {why}"
     return torn_times(frames, half_life_s) or (earliest, (Decision("load", text),))
 
 
@@ -182,7 +184,7 @@ def _implied_window(frames: Sequence[FrameTiming], half_life_s: float) -> tuple[
     """The earliest and the latest start that the first frame implies.
 
     Frame Reference Time is due to be the frame's mean-activity time; some scanners write the frame's start.
-    Scanners that write one reference time for every bed give it within the bed: the earliest bed tells then.
+    Scanners that write one reference time for every bed give it within the bed: the earliest bed counts then.
     """
     late = _implied_starts(frames, half_life_s)
     if not late:

@@ -103,7 +103,10 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     """START or ADMIN against a decay factor that was measured."""
     other = DecayCorrection.START if claim.stated is DecayCorrection.ADMIN else DecayCorrection.ADMIN
     factor = min(claim.factors)
-    if _is_borne_out(claim, other):
+    is_borne_out = _misfit(claim, claim.stated) <= LARGEST_CLOCK_EFFECT
+    if claim.stated is DecayCorrection.ADMIN and claim.uptake_factor is None:  # it can only be disproved
+        is_borne_out = _misfit(claim, other) > LARGEST_CLOCK_EFFECT
+    if is_borne_out:
         text = f"CorrectedImage lacks DECY, yet DecayFactor bears out DecayCorrection {claim.stated}"
         return _warned(text) if claim.lacks_decy else ()
     found = f"{claim.stated}, with a DecayFactor of {factor:.4g} in the first bed"
@@ -112,13 +115,6 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     if claim.uptake_factor is None:
         return _warned(f"DecayCorrection is {found}, which is that of {other}; DecayCorrection is taken")
     return _contradicted(found, f"{other}, which that factor means ({claim.uptake_factor:.3g} times in SUV)")
-
-
-def _is_borne_out(claim: DecayClaim, other: DecayCorrection) -> bool:
-    """Whether the factor is the stated one's; ADMIN of an unknown injection can only be disproved."""
-    if claim.stated is DecayCorrection.ADMIN and claim.uptake_factor is None:
-        return _misfit(claim, other) > LARGEST_CLOCK_EFFECT
-    return _misfit(claim, claim.stated) <= LARGEST_CLOCK_EFFECT
 
 
 def _without_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
@@ -150,13 +146,9 @@ def largest_factor(claim: DecayClaim) -> float:
 
 def _misfit(claim: DecayClaim, hypothesis: DecayCorrection) -> float:
     """Relative distance of the smallest decay factor from what ``hypothesis`` makes of that frame's times."""
-    frame = min(
-        (frame for frame in claim.frames if frame.decay_factor),
-        key=lambda frame: frame.decay_factor or 0.0,
-    )
-    return min(
-        abs((frame.decay_factor or 0.0) / expected - 1.0) for expected in _expected(claim, hypothesis, frame)
-    )
+    stated = [(frame.decay_factor, frame) for frame in claim.frames if frame.decay_factor]
+    factor, frame = min(stated, key=lambda each: each[0])
+    return min(abs(factor / expected - 1.0) for expected in _expected(claim, hypothesis, frame))
 
 
 def _expected(claim: DecayClaim, hypothesis: DecayCorrection, frame: FrameTiming) -> tuple[float, ...]:
@@ -185,7 +177,7 @@ def without_effect(found: Reason | tuple[Decision, ...]) -> tuple[Decision, ...]
     end = "no effect, as the image is SUV already"
     if isinstance(found, Reason):
         return (Decision("load", f"DecayCorrection is {found.found}; {end}"),)
-    return tuple(Decision(told.stage, f"{told.text}; {end}") for told in found)
+    return tuple(Decision(decision.stage, f"{decision.text}; {end}") for decision in found)
 
 
 def _warned(text: str) -> tuple[Decision, ...]:

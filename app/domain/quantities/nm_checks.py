@@ -64,25 +64,15 @@ def check_frames(frames: int, announced: int | None) -> Reason | None:
     """Frames that are here against Number of Slices (0054,0081) of an image counted by slices alone."""
     if announced is None or frames >= announced:
         return None
+    code = RefusalCode.INCOMPLETE_SERIES
     advice = "Send the whole image: a stack that ends too early looks like a shorter patient"
-    return Reason(
-        RefusalCode.INCOMPLETE_SERIES,
-        "NumberOfSlices",
-        f"{frames} frames",
-        f"{announced} as announced",
-        advice,
-    )
+    return Reason(code, "NumberOfSlices", f"{frames} frames", f"{announced} as announced", advice)
 
 
 def check_detectors(
     positions_mm: Sequence[Sequence[float]], orientations: Sequence[Sequence[float]]
 ) -> Reason | None:
-    """Places that items of Detector Information Sequence give: one image has one.
-
-    Args:
-        positions_mm: Image Position of each item that has one.
-        orientations: Image Orientation of each item that has one.
-    """
+    """Image Position and Orientation of the items of Detector Information Sequence: one image has one."""
     for keyword, values, tolerance in (
         ("ImagePositionPatient", positions_mm, DETECTORS_APART_MM),
         ("ImageOrientationPatient", orientations, DETECTORS_TURNED),
@@ -106,13 +96,10 @@ def check_energy(windows: Sequence[EnergyWindow], nuclide: Radionuclide | None) 
         return None
     found = " and ".join(f"{low:g} to {high:g} keV" for low, high in windows)
     peaks = " or ".join(f"{peak:g}" for peak in nuclide.photopeaks_kev)
-    return Reason(
-        RefusalCode.ATTRIBUTE_INCONSISTENT,
-        "EnergyWindowInformationSequence",
-        found,
-        f"a window over {peaks} keV of {nuclide.key}",
-        "Another radionuclide was measured than the header names, or its window was not set",
-    )
+    expected = f"a window over {peaks} keV of {nuclide.key}"
+    advice = "Another radionuclide was measured than the header names, or its window was not set"
+    code, attribute = RefusalCode.ATTRIBUTE_INCONSISTENT, "EnergyWindowInformationSequence"
+    return Reason(code, attribute, found, expected, advice)
 
 
 def covers(windows: Sequence[EnergyWindow], energy_kev: float) -> bool:

@@ -20,7 +20,7 @@ DRUG_CODE = "RadiopharmaceuticalCodeSequence"
 class Identified:
     """A tracer, and in words how it was found; assumed where the header names the radionuclide alone.
 
-    ``doubt`` tells, in words, what speaks against it; empty when nothing does.
+    ``doubt`` is what speaks against it, in words; empty when nothing does.
     """
 
     tracer: Tracer
@@ -32,11 +32,11 @@ class Identified:
     def decisions(self) -> tuple[Decision, ...]:
         """For the report: how the tracer was identified, and what speaks against it."""
         text = f"tracer {self.tracer.key} by {self.how}"
-        told = Decision("select", text)
+        found = Decision("select", text)
         if self.is_assumed:
             other = f"another {self.tracer.radionuclide} drug (such as DOTATATE)"
-            told = Decision.warning("select", f"{text}; {other} would be taken for it")
-        return (told, Decision.warning("select", self.doubt)) if self.doubt else (told,)
+            found = Decision.warning("select", f"{text}; {other} would be taken for it")
+        return (found, Decision.warning("select", self.doubt)) if self.doubt else (found,)
 
 
 def identify_tracer(series: Series, policy: SelectionPolicy) -> Identified | Reason:

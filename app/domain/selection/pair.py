@@ -126,7 +126,7 @@ def no_ct(refused: Sequence[Reason], series_instance_uid: str = "") -> Reason:
     found, advice = "no usable CT series", "Send the CT"
     if refused:
         what = "the CT series was refused" if len(refused) == 1 else f"{len(refused)} CT series were refused"
-        found = f"{what}: {'; '.join(dict.fromkeys(_in_brief(reason) for reason in refused))}"
+        found = f"{what}: {'; '.join(dict.fromkeys(reason.in_brief for reason in refused))}"
         advice = "Clear the CT's own reason, or send another CT"
     expected = "a CT Image series of the same frame of reference that covers the functional image"
     return Reason(RefusalCode.NO_CT, "SOPClassUID", found, expected, advice, series_instance_uid)
@@ -146,11 +146,6 @@ def _subject(reason: Reason, verdicts: Sequence[SeriesVerdict]) -> str:
     if len(alike) > 1:
         return f"{len(alike)} {about.modality} series: "
     return f"{about.modality} series {uid}: "
-
-
-def _in_brief(reason: Reason) -> str:
-    subject = f"{reason.attribute}: " if reason.attribute else ""
-    return f"[{reason.code}] {subject}found {reason.found}"
 
 
 def _reasons_of(study: Study, reasons: Mapping[str, Reason], classes: Sequence[str]) -> list[Reason]:

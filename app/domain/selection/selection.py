@@ -18,13 +18,11 @@ from app.domain.selection.pair import (
     refused_cts,
     rejection_of,
 )
-from app.domain.selection.policy import IsotopeRule, SelectionPolicy, TextPattern
+from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.screening import NM_IMAGE, ImageRole, is_derived, screen
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import Grid
-
-__all__ = ["IsotopeRule", "SelectionPolicy", "SelectionResult", "TextPattern", "select"]
 
 SAME_REGION = 0.5
 """Two functional images of one frame of reference that share more than this of their length show the same
@@ -67,6 +65,10 @@ class _Pair:
     ct: _Candidate
     cover: Coverage
 
+    @property
+    def uid(self) -> str:
+        return self.functional.series.series_instance_uid
+
 
 def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     """Pair every usable functional image with its CT."""
@@ -88,7 +90,8 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
         else:
             pairs.append(pair)
     chosen = _best(pairs, reasons)
-    roles = _roles(chosen)
+    members = [member for pair in chosen for member in (pair.functional, pair.ct)]
+    roles = {member.series.series_instance_uid: member.role for member in members}
     for item in candidates:
         if item.series.series_instance_uid not in roles:
             reasons.setdefault(item.series.series_instance_uid, _unused(item, chosen, bool(pairs)))
@@ -140,7 +143,8 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
         return functional.series.reason(code, "FrameOfReferenceUID", found, expected)
     pairs = [_Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
-    covering = [pair for pair in pairs if _covers(pair.cover, policy)]
+    least = (policy.minimum_ct_coverage, policy.minimum_field_overlap)
+    covering = [pair for pair in pairs if pair.cover.axial >= least[0] and pair.cover.in_plane >= least[1]]
     if covering:
         return min(covering, key=lambda pair: _ct_rank(pair, policy))
     best = max(pairs, key=lambda pair: (pair.cover.axial, pair.cover.in_plane)).cover
@@ -151,10 +155,6 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
         f"{policy.minimum_ct_coverage:.0%} and {policy.minimum_field_overlap:.0%}",
         "Send the CT of the whole functional image",
     )
-
-
-def _covers(cover: Coverage, policy: SelectionPolicy) -> bool:
-    return cover.axial >= policy.minimum_ct_coverage and cover.in_plane >= policy.minimum_field_overlap
 
 
 def _ct_rank(pair: _Pair, policy: SelectionPolicy) -> tuple[object, ...]:
@@ -174,9 +174,8 @@ def _best(pairs: Sequence[_Pair], reasons: dict[str, Reason]) -> list[_Pair]:
         if better is None:
             chosen.append(pair)
         else:
-            uid = pair.functional.series.series_instance_uid
-            reasons[uid] = _better_chosen(pair.functional.series, better.functional.series)
-    return sorted(chosen, key=lambda pair: (str(pair.functional.series.when), _uid(pair)))
+            reasons[pair.uid] = _better_chosen(pair.functional.series, better.functional.series)
+    return sorted(chosen, key=lambda pair: (str(pair.functional.series.when), pair.uid))
 
 
 def _functional_rank(pair: _Pair) -> tuple[object, ...]:
@@ -188,7 +187,7 @@ def _functional_rank(pair: _Pair) -> tuple[object, ...]:
         "ATTN" not in series.corrected_image,
         -length_cm,
         round(grid.voxel_ml, 5),
-        _uid(pair),
+        pair.uid,
     )
 
 
@@ -197,15 +196,6 @@ def _same_region(first: _Pair, second: _Pair) -> bool:
     if a.role is not b.role or a.series.frame_of_reference_uid != b.series.frame_of_reference_uid:
         return False
     return axial_overlap(a.grid, b.grid) > SAME_REGION
-
-
-def _uid(pair: _Pair) -> str:
-    return pair.functional.series.series_instance_uid
-
-
-def _roles(chosen: Sequence[_Pair]) -> dict[str, ImageRole]:
-    members = [member for pair in chosen for member in (pair.functional, pair.ct)]
-    return {member.series.series_instance_uid: member.role for member in members}
 
 
 def _unused(item: _Candidate, chosen: Sequence[_Pair], any_pair: bool) -> Reason:
@@ -233,13 +223,9 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
     if identified is None:  # every functional candidate was identified in _judge
         raise RuntimeError("a functional series was paired before its tracer was identified")
     kind = StudyKind.PET_CT if functional.role is ImageRole.PET else StudyKind.SPECT_CT
-    doubts = []
-    for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
-        if is_derived(series):
-            doubts.append(f"the {word} is of type DERIVED; no original one serves")
-    for word, series in (("functional image", functional.series), ("CT", pair.ct.series)):
-        if _short_of(series):
-            doubts.append(f"the {word} has {_short_of(series)}")
+    both, derived = (("functional image", functional.series), ("CT", pair.ct.series)), "is of type DERIVED"
+    doubts = [f"the {word} {derived}; no original one serves" for word, series in both if is_derived(series)]
+    doubts += [f"the {word} has {_short_of(series)}" for word, series in both if _short_of(series)]
     if pair.ct.series.is_lossy:
         doubts.append("the CT was compressed with loss")
     if functional.series.sop_class_uid == NM_IMAGE and not functional.series.corrected_image:
@@ -255,10 +241,9 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
 def _verdicts(
     study: Study, roles: Mapping[str, ImageRole], reasons: Mapping[str, Reason]
 ) -> tuple[SeriesVerdict, ...]:
-    verdicts = []
-    for series in sorted(study.series, key=lambda series: series.series_instance_uid):
+    def verdict(series: Series) -> SeriesVerdict:
         uid = series.series_instance_uid
-        role = roles.get(uid)
-        reason = None if role else reasons[uid]
-        verdicts.append(SeriesVerdict(uid, series.modality, series.description, str(role or ""), reason))
-    return tuple(verdicts)
+        reason = None if uid in roles else reasons[uid]
+        return SeriesVerdict(uid, series.modality, series.description, str(roles.get(uid, "")), reason)
+
+    return tuple(map(verdict, sorted(study.series, key=lambda series: series.series_instance_uid)))

@@ -128,28 +128,17 @@ def judge_ct_agreement(
     """The measurement against the site's limits; the worst finding decides."""
     findings = tuple(_findings(found, policy, is_spect))
     reasons = tuple(
-        Reason(
-            RefusalCode.CT_MISPLACED,
-            finding.attribute,
-            finding.text,
-            finding.expected,
-            ADVICE,
-            series_instance_uid,
-        )
-        for finding in findings
+        Reason(RefusalCode.CT_MISPLACED, attribute, text, expected, ADVICE, series_instance_uid)
+        for attribute, text, expected, _ in findings
     )
     if not findings:
         return CtJudgement(CtVerdict.FITS)
-    wrong = any(finding.is_wrong for finding in findings)
+    wrong = any(is_wrong for *_, is_wrong in findings)
     return CtJudgement(CtVerdict.WRONG if wrong else CtVerdict.DOUBTFUL, reasons)
 
 
-@dataclass(frozen=True)
-class _Finding:
-    attribute: str
-    text: str
-    expected: str
-    is_wrong: bool
+_Finding = tuple[str, str, str, bool]
+"""DICOM keyword, what was found, what was expected, and whether the image is refused for it."""
 
 
 def _findings(found: CtAgreement, policy: CtAgreementPolicy, is_spect: bool) -> Iterator[_Finding]:
@@ -157,35 +146,21 @@ def _findings(found: CtAgreement, policy: CtAgreementPolicy, is_spect: bool) -> 
     min_gain = policy.min_gain_spect if is_spect else policy.min_gain
     for axis, off_mm, gain in zip(_AXES, found.shift_mm, found.gains, strict=True):
         if gain >= min_gain and abs(off_mm) > policy.max_shift_mm:
-            yield _Finding(
-                "ImagePositionPatient",
-                f"the image {abs(off_mm):.0f} mm ({axis}) beside its CT by the outlines of both",
-                f"at most {policy.max_shift_mm:g} mm",
-                abs(off_mm) > policy.refused_shift_mm,
-            )
+            text = f"the image {abs(off_mm):.0f} mm ({axis}) beside its CT by the outlines of both"
+            is_wrong = abs(off_mm) > policy.refused_shift_mm
+            yield "ImagePositionPatient", text, f"at most {policy.max_shift_mm:g} mm", is_wrong
     if found.best_overlap < policy.min_correlation:
-        yield _Finding(
-            "ImagePositionPatient",
-            f"outlines of image and CT that correlate by {found.best_overlap:.2f} at the best place",
-            f"at least {policy.min_correlation:g}",
-            False,
-        )
+        text = f"outlines of image and CT that correlate by {found.best_overlap:.2f} at the best place"
+        yield "ImagePositionPatient", text, f"at least {policy.min_correlation:g}", False
 
 
 def _reversals(found: CtAgreement, policy: CtAgreementPolicy) -> Iterator[_Finding]:
-    if found.side_correlation < policy.min_side_correlation:
-        yield _Finding(
-            "ImageOrientationPatient",
-            f"image and CT {Flip.LEFT_RIGHT} against each other (organs correlate by "
-            f"{found.side_correlation:.2f})",
-            f"at least {policy.min_side_correlation:g}",
-            found.side_correlation < policy.refused_side_correlation,
-        )
-    if found.flip_gain > policy.flip_gain:
-        yield _Finding(
-            "ImageOrientationPatient",
-            f"image and CT {found.flip} against each other (the outlines then correlate better by "
-            f"{found.flip_gain:.3f})",
-            f"at most {policy.flip_gain:g} better",
-            found.flip_gain > policy.refused_flip_gain,
-        )
+    attribute, side, gain = "ImageOrientationPatient", found.side_correlation, found.flip_gain
+    if side < policy.min_side_correlation:
+        text = f"image and CT {Flip.LEFT_RIGHT} against each other (organs correlate by {side:.2f})"
+        expected = f"at least {policy.min_side_correlation:g}"
+        yield attribute, text, expected, side < policy.refused_side_correlation
+    if gain > policy.flip_gain:
+        outlines = f"the outlines then correlate better by {gain:.3f}"
+        text = f"image and CT {found.flip} against each other ({outlines})"
+        yield attribute, text, f"at most {policy.flip_gain:g} better", gain > policy.refused_flip_gain

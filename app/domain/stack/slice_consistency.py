@@ -106,19 +106,15 @@ def check_scales(volume: Volume, slopes: FloatArray) -> tuple[Decision, ...] | R
     if not jumps:
         return ()
     worst = max(jumps, key=lambda jump: (jump.is_too_large, jump.size))
-    told = _told(worst, len(jumps), volume.grid.shape[0])
+    found = _in_words(worst, len(jumps), volume.grid.shape[0])
     if is_one_slope(slopes):
-        told = f"one slope for all slices, and {told}"
+        found = f"one slope for all slices, and {found}"
     if worst.is_too_large:
         limit = LARGEST_JUMP_AT_END if worst.is_end else LARGEST_JUMP
-        return Reason(
-            RefusalCode.VALUES_IMPLAUSIBLE,
-            "RescaleSlope",
-            told,
-            f"neighbouring slices alike within a factor of {limit:g}",
-            "Compare RescaleSlope with the scanner's own copy, and send the series again from there",
-        )
-    return (Decision.warning("load", f"RescaleSlope: {told}; check these slices"),)
+        expected = f"neighbouring slices alike within a factor of {limit:g}"
+        advice = "Compare RescaleSlope with the scanner's own copy, and send the series again from there"
+        return Reason(RefusalCode.VALUES_IMPLAUSIBLE, "RescaleSlope", found, expected, advice)
+    return (Decision.warning("load", f"RescaleSlope: {found}; check these slices"),)
 
 
 def is_one_slope(slopes: FloatArray) -> bool:
@@ -126,7 +122,7 @@ def is_one_slope(slopes: FloatArray) -> bool:
     return bool(np.ptp(slopes) <= SAME_SLOPE * float(np.max(slopes)))
 
 
-def _told(jump: Jump, count: int, slices: int) -> str:
+def _in_words(jump: Jump, count: int, slices: int) -> str:
     first, last = jump.first + 1, jump.last + 1
     which = f"slice {first}" if first == last else f"slices {first} to {last}"
     more = "" if count == 1 else f", and {count - 1} more such places"
@@ -235,8 +231,12 @@ def _steps(logs: FloatArray, usable: NDArray[np.bool_]) -> list[_Step]:
 
 def _blocks(steps: Sequence[_Step], slices: int) -> list[Jump]:
     """A step up and the step down after it bound a block; a step alone, the shorter side of the stack."""
-    edges = [step for step in steps if _is_edge(step)]
     found = []
+    edges = [
+        step
+        for step in steps
+        if abs(step.log_ratio) >= math.log(NOTABLE_JUMP_AT_END if step.is_end else NOTABLE_JUMP)
+    ]
     while edges:
         step = edges.pop(0)
         ratio, first = math.exp(step.log_ratio), step.boundary + 1
@@ -250,7 +250,3 @@ def _blocks(steps: Sequence[_Step], slices: int) -> list[Jump]:
         else:
             found.append(Jump(0, step.boundary, 1.0 / ratio, step.is_end))
     return found
-
-
-def _is_edge(step: _Step) -> bool:
-    return abs(step.log_ratio) >= math.log(NOTABLE_JUMP_AT_END if step.is_end else NOTABLE_JUMP)

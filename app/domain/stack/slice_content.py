@@ -184,9 +184,7 @@ def _copies(stored: Stored, slices: _Slices) -> Reason | None:
         if _has_noisy_body(slices.planes[z], slices.stored[z], slices):
             by_content[hashlib.sha256(np.ascontiguousarray(plane).tobytes()).digest()].append(z)
     groups = [same for same in by_content.values() if len(same) > 1]
-    if not groups:
-        return None
-    if sum(len(same) for same in groups) > NOISY_SHARE * len(stored):
+    if not groups or sum(map(len, groups)) > NOISY_SHARE * len(stored):
         return None
     same = ", ".join(str(z + 1) for z in groups[0][:6])
     found = f"slices {same} of {len(stored)} (along the normal) alike bit by bit"
@@ -234,14 +232,13 @@ def _displaced(slices: _Slices) -> tuple[Decision, ...] | Reason:
                 continue
             if unlikeness(planes[below], planes[above + 1]) < STILL_ALIKE * edges:
                 which = _named(below + 1, above, len(planes))
-                return _told(f"{which} unlike the slices on both sides, which are alike", edges / usual)
+                found = f"{which} unlike the slices on both sides, which are alike"
+                if edges / usual >= TOO_SUDDEN:
+                    expected = "slices of one body, each in its place"
+                    return _reason(RefusalCode.GEOMETRY_INCONSISTENT, found, expected)
+                text = f"PixelData: {found}; check whether the patient moved there"
+                return (Decision.warning("load", text),)
     return ()
-
-
-def _told(found: str, times: float) -> tuple[Decision, ...] | Reason:
-    if times >= TOO_SUDDEN:
-        return _reason(RefusalCode.GEOMETRY_INCONSISTENT, found, "slices of one body, each in its place")
-    return (Decision.warning("load", f"PixelData: {found}; check whether the patient moved there"),)
 
 
 def _is_one_body(indices: tuple[int, ...], slices: _Slices) -> bool:

@@ -65,13 +65,11 @@ def check_order(
         found = f"slices {_listed(displaced)} of {slices} (along the normal) not where {keyword} has them"
         better, limit = _share_of_unlikeness(values - lowest, np.array(numbers, dtype=np.float64))
         if better <= limit:
-            return Reason(
-                RefusalCode.GEOMETRY_INCONSISTENT,
-                "ImagePositionPatient",
-                f"{found}, and in that order neighbours are more alike ({better:.2f} of the difference)",
-                "positions in the order of the image's content",
-                "Send the series again from the scanner: positions of slices were mixed up",
-            )
+            found = f"{found}, and in that order neighbours are more alike ({better:.2f} of the difference)"
+            expected = "positions in the order of the image's content"
+            advice = "Send the series again from the scanner: positions of slices were mixed up"
+            code, attribute = RefusalCode.GEOMETRY_INCONSISTENT, "ImagePositionPatient"
+            return Reason(code, attribute, found, expected, advice)
         if displaced.size <= max(2.0, FEW * slices):
             text = f"{found}; the image's content does not say that positions are wrong, they are used"
             doubts.append(Decision.warning("load", text))
@@ -111,23 +109,18 @@ def by_bed(times: Numbering) -> Numbering:
 
 
 def check_completeness(numbers: Numbering, is_announced: bool) -> tuple[Decision, ...]:
-    """The warning where no count of slices says that the series is whole.
-
-    Args:
-        numbers: Instance Number of each slice, in the order of positions.
-        is_announced: Number of Slices (0054,0081) was there to compare with.
-    """
+    """The warning where no Number of Slices (0054,0081) is announced; ``numbers`` are Instance Numbers."""
     if is_announced:
         return ()
     text = "NumberOfSlices is absent, or images don't agree on it: slices missing at an end can't be noticed"
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) == len(set(known)):
-        text = f"{text}; InstanceNumber {_told_by_numbers(known)}"
+        text = f"{text}; InstanceNumber {_numbers_in_words(known)}"
     return (Decision.warning("load", text),)
 
 
-def _told_by_numbers(numbers: Sequence[float]) -> str:
-    """What numbers that are all there, and all different, tell of slices that are not."""
+def _numbers_in_words(numbers: Sequence[float]) -> str:
+    """What numbers that are all there, and all different, say of slices that are not."""
     slices, lowest, highest = len(numbers), min(numbers), max(numbers)
     before, absent = round(lowest) - 1, round(highest - lowest) + 1 - slices
     if max(before, absent) > MOST_MISSING * slices:
@@ -151,7 +144,10 @@ def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray)
     by_position = {frozenset(pair) for pair in pairwise(range(len(thin)))}
     by_number = {frozenset(pair) for pair in pairwise(int(z) for z in np.argsort(numbers))}
     pairs = by_number - by_position
-    in_number, in_position = (_total(thin, each) for each in (pairs, by_position - by_number))
+    in_number, in_position = (
+        sum(unlikeness(*(thin[z] for z in sorted(pair))) for pair in each)
+        for each in (pairs, by_position - by_number)
+    )
     limit = min(CLEARLY_BETTER, 1.0 - CHANCE / math.sqrt(voxels * len(pairs)))
     return (in_number / in_position if in_position > 0.0 else math.inf), limit
 
@@ -159,10 +155,6 @@ def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray)
 def _thinned(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     stride = max(1, math.ceil(math.sqrt(values[0].size / THINNED_VOXELS)))
     return values[:, ::stride, ::stride]
-
-
-def _total(slices: Sequence[FloatArray], pairs: set[frozenset[int]]) -> float:
-    return sum(unlikeness(*(slices[z] for z in sorted(pair))) for pair in pairs)
 
 
 def _listed(slices: NDArray[np.int64]) -> str:

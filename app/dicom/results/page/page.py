@@ -18,18 +18,16 @@ from pydicom.sequence import Sequence
 from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, finish, plain
 from app.dicom.results.page.sheet import (
     FAINT,
-    HEIGHT,
     INK,
     LEFT,
     ORANGE,
     RED,
     RIGHT,
     WARNING_YELLOW,
-    WIDTH,
     Sheet,
 )
 from app.dicom.results.page.table import draw_numbers
-from app.dicom.results.page.views import VIEWS_HEIGHT, VIEWS_LEFT, VIEWS_TOP, draw_views
+from app.dicom.results.page.views import draw_views
 from app.dicom.results.report.content import (
     DEMONSTRATION_MODEL,
     prior_statement,
@@ -37,12 +35,10 @@ from app.dicom.results.report.content import (
     replaces_statement,
 )
 from app.dicom.results.report.quantities import uptake_in_words
-from app.dicom.results.report.sr import evidence
+from app.dicom.results.report.sr import in_order
 from app.dicom.uids import ResultKind
 from app.domain.codes import SOURCE_IMAGE_FOR_PROCESSING
 from app.domain.study import StudyKind
-
-__all__ = ["HEIGHT", "VIEWS_HEIGHT", "VIEWS_LEFT", "VIEWS_TOP", "WIDTH", "draw_banner", "draw_page"]
 
 FOOTER_TOP = 868
 
@@ -59,7 +55,10 @@ def draw_page(context: ResultContext) -> NDArray[np.uint8]:
     band = WARNING_HEIGHT * len(warnings)
     sheet = Sheet(band)
     _draw_heading(sheet, context)
-    _draw_warnings(sheet, warnings)
+    for i, line in enumerate(warnings):
+        top = WARNINGS_TOP + WARNING_HEIGHT * i
+        sheet.bar((LEFT, top, RIGHT - LEFT, WARNING_HEIGHT), WARNING_YELLOW)
+        sheet.write(LEFT + 10, top + 17, line, fontsize=11.5, weight="bold")
     sheet.move_down(band)
     draw_views(sheet, context)
     draw_numbers(sheet, context)
@@ -87,13 +86,6 @@ def _left_out(is_cut: bool, others: int) -> str:
     if not is_cut:
         return f"... and {others} more, in full in the report (DICOM SR)"
     return "... continued in the report (DICOM SR)" + (f", with {others} more" if others else "")
-
-
-def _draw_warnings(sheet: Sheet, lines: list[str]) -> None:
-    for i, line in enumerate(lines):
-        top = WARNINGS_TOP + WARNING_HEIGHT * i
-        sheet.bar((LEFT, top, RIGHT - LEFT, WARNING_HEIGHT), WARNING_YELLOW)
-        sheet.write(LEFT + 10, top + 17, line, fontsize=11.5, weight="bold")
 
 
 def draw_banner(sheet: Sheet, text: str) -> None:
@@ -144,13 +136,9 @@ def _model_in_words(context: ResultContext) -> str:
 
 
 def write_page(context: ResultContext, rgb: NDArray[np.uint8]) -> Dataset:
-    """The page as one plain RGB frame.
+    """The drawn page, ``(rows, columns, 3)``, as one plain RGB frame.
 
     The patient's name stands in the header, as in every derived object, and not in the pixels.
-
-    Args:
-        context: the analysis.
-        rgb: the drawn page, ``(rows, columns, 3)``.
     """
     study = context.loaded.selection.study.study_instance_uid
     page = secondary_capture(rgb, study, context.instance(ResultKind.PAGE, "PSMA summary page"))
@@ -164,12 +152,9 @@ def write_page(context: ResultContext, rgb: NDArray[np.uint8]) -> Dataset:
 def secondary_capture(
     rgb: NDArray[np.uint8], study_instance_uid: str, instance: dict[str, Any]
 ) -> hd.sc.SCImage:
-    """One RGB frame without patient, study or dates.
+    """One RGB frame ``(rows, columns, 3)`` without patient, study or dates.
 
-    Args:
-        rgb: ``(rows, columns, 3)``.
-        study_instance_uid: it belongs to.
-        instance: highdicom's arguments on UIDs, series and equipment.
+    ``instance`` are highdicom's arguments on UIDs, series and equipment.
     """
     page = hd.sc.SCImage(
         pixel_array=rgb,
@@ -188,12 +173,10 @@ def secondary_capture(
 
 def _source_images(context: ResultContext) -> list[Dataset]:
     items = []
-    for reference in evidence(context):
-        if reference.SeriesInstanceUID != context.functional.series_instance_uid:
-            continue
+    for instance in in_order(context.functional):
         item = Dataset()
-        item.ReferencedSOPClassUID = reference.SOPClassUID
-        item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+        item.ReferencedSOPClassUID = instance.sop_class_uid
+        item.ReferencedSOPInstanceUID = instance.sop_instance_uid
         item.PurposeOfReferenceCodeSequence = Sequence([coded(SOURCE_IMAGE_FOR_PROCESSING)])
         items.append(item)
     return items

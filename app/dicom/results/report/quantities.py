@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from highdicom.sr import (
     CodeContentItem,
@@ -21,6 +21,7 @@ from highdicom.sr import (
 )
 from pydicom.valuerep import DT
 
+from app.dicom.header_values import offset_of
 from app.dicom.results.context import ResultContext, coded
 from app.domain import codes
 from app.domain.codes import (
@@ -68,7 +69,9 @@ class Quantity:
 def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity, ...]:
     """Every number written for a lesion, rounded as written."""
     suv, suv_method = context.policy.suv_unit.code, codes.SUV_BODY_WEIGHT_METHOD
-    concentration, bqml = _concentration(context), codes.BECQUEREL_PER_MILLILITRE
+    is_pet = context.loaded.selection.kind is StudyKind.PET_CT
+    concentration = codes.PET_ACTIVITY_CONCENTRATION if is_pet else codes.ACTIVITY_CONCENTRATION
+    bqml = codes.BECQUEREL_PER_MILLILITRE
     found: tuple[Found, ...] = (
         (codes.VOLUME, lesion.volume_ml, codes.MILLILITRE, None, codes.SUM_OF_SEGMENTED_VOXELS),
         (codes.LONGEST_DIAMETER, lesion.longest_diameter_mm, codes.MILLIMETRE, None, None),
@@ -110,11 +113,6 @@ def whole_body_quantities(context: ResultContext) -> tuple[Quantity, ...]:
     return tuple(_qualified(quantity, context) for quantity in _quantities(found))
 
 
-def _concentration(context: ResultContext) -> Code:
-    is_pet = context.loaded.selection.kind is StudyKind.PET_CT
-    return codes.PET_ACTIVITY_CONCENTRATION if is_pet else codes.ACTIVITY_CONCENTRATION
-
-
 def _qualified(quantity: Quantity, context: ResultContext) -> Quantity:
     """With the instant of an activity, and the range of a dose."""
     findings = context.quantified.findings
@@ -146,12 +144,11 @@ def _change(change: Change) -> tuple[Found, ...]:
     )
     if change.no_links_because:
         return percents
-    new, vanished = (change.lesions_that_are(kind) for kind in (LinkKind.NEW, LinkKind.VANISHED))
-    counts: tuple[Found, ...] = (
-        (codes.NEW_LESIONS, new, codes.COUNT, None, None),
-        (codes.VANISHED_LESIONS, vanished, codes.COUNT, None, None),
+    return (
+        *percents,
+        (codes.NEW_LESIONS, change.lesions_that_are(LinkKind.NEW), codes.COUNT, None, None),
+        (codes.VANISHED_LESIONS, change.lesions_that_are(LinkKind.VANISHED), codes.COUNT, None, None),
     )
-    return percents + counts
 
 
 def _quantities(found: Iterable[Found]) -> Iterator[Quantity]:
@@ -231,16 +228,5 @@ def processed_local(context: ResultContext) -> datetime | None:
     instant = context.provenance.processed_at
     if instant is None:
         return None
-    stated = str(context.header.get("TimezoneOffsetFromUTC") or "")
-    return instant.astimezone(_zone(stated)).replace(microsecond=0)
-
-
-def _zone(offset: str) -> timezone | None:
-    """(0008,0201) as ``+0100``; ``None`` for anything else."""
-    sign, digits = offset[:1], offset[1:]
-    if sign not in ("+", "-") or len(digits) != 4 or not digits.isdecimal():
-        return None
-    minutes = int(f"{sign}{digits[:2]}") * 60 + int(f"{sign}{digits[2:]}")
-    if int(digits[2:]) > 59 or not -12 * 60 <= minutes <= 14 * 60:  # PS3.3 C.12.1.1.8: -1200 to +1400
-        return None
-    return timezone(timedelta(minutes=minutes))
+    offset = offset_of(str(context.header.get("TimezoneOffsetFromUTC") or ""))
+    return instant.astimezone(None if offset is None else timezone(offset)).replace(microsecond=0)

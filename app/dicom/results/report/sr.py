@@ -60,7 +60,7 @@ from app.dicom.uids import ResultKind, derived_uid
 from app.domain import codes
 from app.domain.analysis import SupersededReport
 from app.domain.findings.findings import Lesion
-from app.domain.study import Series, StudyKind
+from app.domain.study import Instance, Series, StudyKind
 
 WHOLE_BODY = "Whole body"
 
@@ -71,11 +71,9 @@ REPORT_CLASSES = {
 
 
 def write_report(context: ResultContext, segmentation: Dataset | None) -> Dataset:
-    """The SR of an analysis; with no lesion it says so and has the whole-body group alone.
+    """The SR of an analysis, whose groups refer to the segments of ``segmentation``.
 
-    Args:
-        context: the analysis.
-        segmentation: the SEG whose segments the groups refer to; ``None`` when there is no lesion.
+    With no lesion, and so without a SEG, it says so and has the whole-body group alone.
     """
     sources = [*evidence(context), *([] if segmentation is None else [segmentation])]
     report = REPORT_CLASSES[context.policy.sr_class](
@@ -252,13 +250,18 @@ def image_library(context: ResultContext) -> ContainerContentItem:
 def evidence(context: ResultContext) -> Iterator[Dataset]:
     """Every input instance, as the report's evidence sequences want it."""
     for series in (context.functional, context.ct):
-        for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
+        for instance in in_order(series):
             reference = Dataset()
             reference.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
             reference.SeriesInstanceUID = series.series_instance_uid
             reference.SOPClassUID = instance.sop_class_uid
             reference.SOPInstanceUID = instance.sop_instance_uid
             yield reference
+
+
+def in_order(series: Series) -> list[Instance]:
+    """The instances of a series by SOP Instance UID, as every result lists them."""
+    return sorted(series.instances, key=lambda item: item.sop_instance_uid)
 
 
 def _library_group(series: Series, context: ResultContext) -> ContainerContentItem:
@@ -276,14 +279,14 @@ def _library_group(series: Series, context: ResultContext) -> ContainerContentIt
         items.append(UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
     if series is context.functional and (uptake := uptake_item(context)) is not None:
         items.append(uptake)
-    for instance in sorted(series.instances, key=lambda item: item.sop_instance_uid):
-        items.append(
-            ImageContentItem(
-                name=coded(codes.SOURCE),
-                referenced_sop_class_uid=instance.sop_class_uid,
-                referenced_sop_instance_uid=instance.sop_instance_uid,
-                relationship_type=RelationshipTypeValues.CONTAINS,
-            )
+    images = (
+        ImageContentItem(
+            name=coded(codes.SOURCE),
+            referenced_sop_class_uid=instance.sop_class_uid,
+            referenced_sop_instance_uid=instance.sop_instance_uid,
+            relationship_type=RelationshipTypeValues.CONTAINS,
         )
-    group.ContentSequence = ContentSequence(items)
+        for instance in in_order(series)
+    )
+    group.ContentSequence = ContentSequence([*items, *images])
     return group
