@@ -38,13 +38,13 @@ class Measure:
 
     key: str
     name: str
-    unit: str
     formula: str
-    undefined: str
     source: str
     better: Better
     decimals: int
     of: Callable[[ScanScore], float | None]
+    unit: str = ""
+    undefined: str = "never"
 
     @property
     def title(self) -> str:
@@ -59,10 +59,6 @@ class Measure:
         return f"{rounded:{'+' if signed else ''}.{self.decimals}f}".replace("-", "−")
 
 
-def _error(found: float, true: float) -> float:
-    return abs(found - true)
-
-
 def _relative(found: float, true: float) -> float | None:
     return 100.0 * abs(found - true) / true if true > 0 else None
 
@@ -70,7 +66,6 @@ def _relative(found: float, true: float) -> float | None:
 DICE = Measure(
     key="dsc",
     name="DSC",
-    unit="",
     formula="2 TP / (2 TP + FP + FN), in voxels",
     undefined="truth and result both empty",
     source=f"doi {STUDY_DOI}",
@@ -81,7 +76,6 @@ DICE = Measure(
 VOXEL_PPV = Measure(
     key="voxel_ppv",
     name="voxel PPV",
-    unit="",
     formula="TP / (TP + FP), in voxels",
     undefined="empty result",
     source=f"doi {STUDY_DOI} (which does not say whether by voxel or by lesion)",
@@ -92,7 +86,6 @@ VOXEL_PPV = Measure(
 VOXEL_SENSITIVITY = Measure(
     key="voxel_sensitivity",
     name="voxel sensitivity",
-    unit="",
     formula="TP / (TP + FN), in voxels",
     undefined="empty truth",
     source="usual definition",
@@ -103,7 +96,6 @@ VOXEL_SENSITIVITY = Measure(
 LESION_PPV = Measure(
     key="lesion_ppv",
     name="lesion PPV",
-    unit="",
     formula="components of the result that share a voxel with the truth / all components of the result",
     undefined="empty result",
     source=AUTOPET,
@@ -114,7 +106,6 @@ LESION_PPV = Measure(
 LESION_SENSITIVITY = Measure(
     key="lesion_sensitivity",
     name="lesion sensitivity",
-    unit="",
     formula="lesions of the truth that share a voxel with the result / all lesions of the truth",
     undefined="empty truth",
     source=AUTOPET,
@@ -127,7 +118,6 @@ FALSE_POSITIVE_ML = Measure(
     name="FPV",
     unit="ml",
     formula="volume of the result's components that share no voxel with the truth",
-    undefined="never",
     source=AUTOPET,
     better=Better.LOWER,
     decimals=1,
@@ -138,7 +128,6 @@ FALSE_NEGATIVE_ML = Measure(
     name="FNV",
     unit="ml",
     formula="volume of the truth's components that share no voxel with the result",
-    undefined="never",
     source=AUTOPET,
     better=Better.LOWER,
     decimals=1,
@@ -149,7 +138,6 @@ FALSE_POSITIVE_LESIONS = Measure(
     name="false positive lesions",
     unit="a patient",
     formula="components of the result that share no voxel with the truth",
-    undefined="never",
     source=AUTOPET,
     better=Better.LOWER,
     decimals=1,
@@ -160,11 +148,10 @@ VOLUME_ERROR = Measure(
     name="PSMA-TV error",
     unit="ml",
     formula="|V found − V true|, V the volume of all lesions",
-    undefined="never",
     source="PSMA-TV: volume of all lesions",
     better=Better.LOWER,
     decimals=1,
-    of=lambda score: _error(score.found_ml, score.true_ml),
+    of=lambda score: abs(score.found_ml - score.true_ml),
 )
 VOLUME_RELATIVE_ERROR = Measure(
     key="psma_tv_error_percent",
@@ -182,11 +169,10 @@ UPTAKE_ERROR = Measure(
     name="TL-PSMA error",
     unit="g/ml·ml",
     formula="|T found − T true|, T the sum of SUV × voxel volume over all lesions",
-    undefined="never",
     source="TL-PSMA: volume × SUVmean",
     better=Better.LOWER,
     decimals=1,
-    of=lambda score: _error(score.found_tl, score.true_tl),
+    of=lambda score: abs(score.found_tl - score.true_tl),
 )
 UPTAKE_RELATIVE_ERROR = Measure(
     key="tl_psma_error_percent",

@@ -108,13 +108,9 @@ ON_THE_EDGE = 1e-6
 
 
 def nearest_labels(labels: LabelMap, grid: Grid) -> LabelMap:
-    """The label at every voxel centre of ``grid``; 0 outside the source.
+    """The label at every voxel centre of ``grid``, which is in the same space; 0 outside the source.
 
     Exact between grids that differ only in the order or direction of their axes.
-
-    Args:
-        labels: on any grid in the same space.
-        grid: where the result lies.
     """
     if labels.grid.matches(grid):
         return LabelMap(labels.array, grid)
@@ -194,11 +190,6 @@ class LabelledLesions:
 
 def label_lesions(mask: NDArray[np.bool_], grid: Grid, minimum_ml: float) -> LabelledLesions:
     """Connected components (18-neighbourhood) of at least ``minimum_ml``, largest first.
-
-    Args:
-        mask: ``(z, y, x)`` bool, on ``grid``.
-        grid: where the voxels lie.
-        minimum_ml: smallest volume that counts as a lesion, ml; 0 keeps everything.
 
     Raises:
         ValueError: the mask does not fit the grid, or more than 65535 lesions remain.

@@ -34,20 +34,13 @@ class Projection:
 
 
 def anterior(array: NDArray[np.generic], grid: Grid) -> Projection:
-    """Seen from the front: the patient's right is at the viewer's left.
-
-    Args:
-        array: ``(z, y, x)`` on ``grid``.
-        grid: any orientation.
-    """
-    aligned, lps = along_lps(array, grid)
-    return _project(aligned, lps, axis=1)
+    """An image ``(z, y, x)`` from the front: the patient's right is at the viewer's left."""
+    return _project(*along_lps(array, grid), axis=1)
 
 
 def left_lateral(array: NDArray[np.generic], grid: Grid) -> Projection:
     """Seen from the patient's left: the patient's front is at the viewer's left."""
-    aligned, lps = along_lps(array, grid)
-    return _project(aligned, lps, axis=2)
+    return _project(*along_lps(array, grid), axis=2)
 
 
 def along_lps(array: NDArray[np.generic], grid: Grid) -> tuple[Image, Grid]:

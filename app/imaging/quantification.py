@@ -1,4 +1,4 @@
-"""The quantify stage: lesions measured, placed, dosed where asked for, compared with the previous study.
+"""The quantify stage: lesions measured, placed, dosed where wanted, compared with the previous study.
 
 A study is compared with the patient's previous one of its kind: totals always, lesions where the CTs fit.
 """

@@ -179,7 +179,7 @@ def test_a_factor_of_one_says_nothing_alone_but_is_told_for_admin() -> None:
     assert doubts(with_factors(claim(START, START), 1.0)) == ()
 
 
-def test_less_evidence_for_admin_is_no_less_told() -> None:
+def test_less_evidence_for_admin_gives_no_fewer_warnings() -> None:
     assert "warning: no DecayFactor bears out" in warned(with_factors(claim(ADMIN, ADMIN), None))
     assert warned(with_factors(claim(ADMIN, ADMIN, LU177), None)).startswith("no DecayFactor bears out")
     unknown = replace(with_factors(claim(ADMIN, ADMIN), None), injected_at=None)
@@ -200,7 +200,7 @@ def test_without_the_time_of_injection_the_factor_can_only_warn() -> None:
     beds=st.integers(1, 12),
     nuclide=st.sampled_from([GA68, F18]),
 )
-def test_no_consistent_header_is_doubted(
+def test_a_consistent_header_gives_no_warning(
     truth: DecayCorrection, uptake_min: float, bed_s: float, beds: int, nuclide: Radionuclide
 ) -> None:
     life_s, before_s = nuclide.half_life_s, uptake_min * 60.0 if truth is ADMIN else 0.0

@@ -29,7 +29,7 @@ def test_a_spacing_far_from_a_thickness_that_is_the_pixels_is_refused(spacing: f
 @pytest.mark.parametrize(
     ("spacing", "thickness", "pixel"), [(5.28, 4.8, 4.8), (4.8, 2.4, 4.8), (2.4, 4.8, 3.5)]
 )
-def test_other_contradictions_of_spacing_and_thickness_are_told(
+def test_other_contradictions_of_spacing_and_thickness_give_a_warning(
     spacing: float, thickness: float, pixel: float
 ) -> None:
     told = check_spacing(spacing, thickness, pixel)

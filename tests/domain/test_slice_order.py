@@ -1,4 +1,4 @@
-"""Numbers against positions, and what is told when nothing counts the slices."""
+"""Numbers against positions, and the warning where nothing counts the slices."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_numbers_that_the_image_speaks_against_are_a_warning() -> None:
     assert "SliceLocation" in told.line
 
 
-def test_a_few_numbers_out_of_place_are_told_of_and_many_are_no_numbering_by_place() -> None:
+def test_a_few_numbers_out_of_place_give_a_warning_and_many_are_no_numbering_by_place() -> None:
     few = exchanged(4, 11)
     assert check_order(BODY, {"InstanceNumber": few})
     many = [*range(8), *range(16, 7, -1), *range(17, SLICES)]
@@ -82,7 +82,7 @@ def test_a_few_numbers_out_of_place_are_told_of_and_many_are_no_numbering_by_pla
     assert check_order(BODY, {"InstanceNumber": many}) == ()
 
 
-def test_two_numbers_out_of_place_are_told_of_in_the_shortest_stack_too() -> None:
+def test_two_numbers_out_of_place_give_a_warning_in_the_shortest_stack_too() -> None:
     assert check_order(BODY[:6], {"InstanceNumber": [0, 1, 3, 2, 4, 5]})
 
 

@@ -177,7 +177,7 @@ def test_a_dose_of_zero_is_found_as_such() -> None:
     assert (found.no_suv.code, found.no_suv.found) == (RefusalCode.DOSE_MISSING, "0")
 
 
-def test_frame_times_a_little_off_the_series_time_are_told() -> None:
+def test_frame_times_a_little_off_the_series_time_give_a_warning() -> None:
     frames = (FrameTiming(SCANNED + timedelta(minutes=4), 60.0, 120.0),)
     assert "warning: AcquisitionTime and FrameReferenceTime" in told(replace(HEADER, frames=frames))
     assert "warning" not in told(HEADER)

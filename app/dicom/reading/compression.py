@@ -96,7 +96,7 @@ def loss_in_stream(dataset: Dataset) -> str:
     size after a reversible wavelet tells nothing.
 
     Raises:
-        ValueError, LookupError: a stream that ends before it has told.
+        ValueError, LookupError: a stream that ends before it says.
     """
     loss = _jpeg_loss if _is_jpeg(dataset) else _jpeg_2000_loss
     return next(filter(None, map(loss, _streams(dataset) or ())), "")

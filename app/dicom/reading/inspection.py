@@ -40,10 +40,6 @@ class PairInspection:
     """A functional series with its CT.
 
     Attributes:
-        kind: PET/CT or SPECT/CT.
-        functional_series_instance_uid, ct_series_instance_uid: the two.
-        verdict: what the chain would make of it.
-        rejection: why it is refused.
         decisions: of selection and loading, how the image lies on its CT among them; empty when refused.
     """
 
@@ -156,8 +152,6 @@ def inspect_folder(
 
     Args:
         folder: with DICOM files of any names, nested or not.
-        selection: the site's section ``select``.
-        loading: the site's section ``load``.
         volumes: folder for ``<modality>_<SeriesInstanceUID>_<unit>.nii.gz``, unit as in ``FILE_SUFFIX``;
             made. One for each unit that can be established, whether or not the study as a whole is
             rejected. ``None``: no files.

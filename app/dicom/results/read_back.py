@@ -43,11 +43,7 @@ def parse(content: bytes) -> Dataset:
 
 
 def labels_on_grid(segmentation: Dataset, grid: Grid) -> LabelMap:
-    """The segments of a BINARY or LABELMAP SEG as numbers on ``grid``.
-
-    Args:
-        segmentation: with pixels, not compressed.
-        grid: the grid it was drawn on.
+    """The segments of a BINARY or LABELMAP SEG, not compressed, as numbers on the grid it was drawn on.
 
     Raises:
         ResultMismatchError: a frame lies elsewhere than on a slice of ``grid``, or two segments overlap.

@@ -23,7 +23,7 @@ class RecipInputs:
 
     Attributes:
         previous_tv_ml, current_tv_ml: PSMA-TV.
-        new_lesion_count: ``None`` when lesions could not be told apart as old and new.
+        new_lesion_count: ``None`` when it is unknown which lesions are new.
         obstacles: why the two volumes can't be compared at all; empty when they can.
     """
 

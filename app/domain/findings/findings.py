@@ -91,7 +91,7 @@ class ReferenceUptake:
     """Uptake of a reference organ; descriptive.
 
     Attributes:
-        suv_mean: in the volume of interest, g/ml SUVbw; ``None`` when the organ could not be told.
+        suv_mean: in the volume of interest, g/ml SUVbw; ``None`` when the organ could not be found.
         volume_ml: size of the volume of interest.
         centres_mm: LPS mm of its spheres' centres.
         method: how it was placed, or why it could not be.

@@ -47,21 +47,13 @@ class FarthestPair:
 
 
 def longest_diameter_mm(voxels_zyx: IndexArray, grid: Grid) -> float:
-    """The largest distance between two voxel centres of a lesion; 0 for a single voxel.
-
-    Args:
-        voxels_zyx: ``(n, 3)`` as (z, y, x), at least one.
-        grid: where they lie; any affine.
-    """
+    """The largest distance between two voxel centres ``(n, 3)`` of a lesion; 0 for a single voxel."""
     ends = voxels_zyx[_end_every_line(voxels_zyx)]
     return farthest_pair(grid.to_lps(ends[:, ::-1].astype(np.float64))).distance_mm
 
 
 def farthest_pair(points_mm: FloatArray) -> FarthestPair:
-    """The two points farthest apart; of pairs equally far, the one that comes first.
-
-    Args:
-        points_mm: ``(n, 3)``.
+    """The two points of ``(n, 3)`` farthest apart; of pairs equally far, the one that comes first.
 
     Raises:
         ValueError: there is no point.
@@ -189,11 +181,9 @@ def measure(
         labels: lesions ``1..n``, every number present.
         suv: SUVbw (g/ml) on the grid of ``labels``.
         activity: Bq/ml on the same grid; ``None`` when not known.
-        policy: how to measure; the defaults without it.
 
     Returns:
-        One :class:`~app.domain.findings.findings.Lesion` per label, in the order of the labels, and the
-        burden.
+        One lesion per label, in the order of the labels, and the burden.
 
     Raises:
         ValueError: the grids differ, a label has no voxel, or a lesion holds a value that is no number.

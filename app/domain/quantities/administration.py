@@ -145,6 +145,10 @@ def _fits_scan(instant: datetime, reference: datetime, life_s: float) -> bool:
     return SHORTEST_WAIT_S <= (reference - instant).total_seconds() <= MOST_HALF_LIVES * life_s
 
 
+def _midnight(instant: datetime) -> datetime:
+    return instant.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def _implausible(seen: str, expected: str) -> Reason:
     code = RefusalCode.INJECTION_TIME_IMPLAUSIBLE
     return Reason(code, "RadiopharmaceuticalStartDateTime", seen, expected)
@@ -201,19 +205,16 @@ def _in_zone_of(
     clock: timedelta, start: datetime, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | None:
     """A start in UTC by Start Time, where a time zone explains how far both are apart."""
-    apart = clock - (start - start.replace(hour=0, minute=0, second=0, microsecond=0))
+    apart = clock - (start - _midnight(start))
     if abs(apart) <= timedelta(seconds=CLOCK_TOLERANCE_S):
         return None
     for days in (0, 1, -1):
         moved = start + apart + timedelta(days=days)
         zone = zone_offset(moved - start)
         if zone is not None and _fits_scan(moved, reference, life_s):
-            text = (
-                "RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone; "
-                f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}, which is taken "
-                "as the scan's"
-            )
-            return moved, (Decision.warning("load", text),)
+            utc = "RadiopharmaceuticalStartDateTime is in UTC, and the scan's times state no zone"
+            local = f"RadiopharmaceuticalStartTime is the same instant in zone {spelled(zone)}"
+            return moved, (Decision.warning("load", f"{utc}; {local}, which is taken as the scan's"),)
     return None
 
 
@@ -224,8 +225,7 @@ def _compared(
 
     ``isotope`` is the half-life in s, and whether it emits positrons.
     """
-    of_day = start - start.replace(hour=0, minute=0, second=0, microsecond=0)
-    apart_s = abs((of_day - clock).total_seconds()) if clock else 0.0
+    apart_s = abs((start - _midnight(start) - clock).total_seconds()) if clock else 0.0
     apart_s = min(apart_s, DAY_S - apart_s)
     if apart_s <= CLOCK_TOLERANCE_S:
         return _on_scan_date(start, clock, reference, isotope)
@@ -257,11 +257,9 @@ def _on_scan_date(
 
 def _with_scan_date(clock: timedelta, reference: datetime) -> tuple[datetime, tuple[Decision, ...]]:
     """A time without a date is of the scan's day, or of the day before when it would lie after the scan."""
-    midnight = reference.replace(hour=0, minute=0, second=0, microsecond=0)
-    instant = midnight + clock
-    text = (
-        "RadiopharmaceuticalStartDateTime is absent; RadiopharmaceuticalStartTime is taken on the scan's date"
-    )
+    instant = _midnight(reference) + clock
+    names = "RadiopharmaceuticalStartDateTime is absent; RadiopharmaceuticalStartTime"
+    text = f"{names} is taken on the scan's date"
     if (instant - reference).total_seconds() > CLOCK_TOLERANCE_S:
         instant -= timedelta(days=1)
         text = f"{text} less a day (the injection was before midnight)"
@@ -282,5 +280,5 @@ def weight_kg(injection: Administration) -> tuple[float, tuple[Decision, ...]] |
         return Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", found, expected)
     if not low <= stated <= high:
         return Reason(RefusalCode.WEIGHT_IMPLAUSIBLE, "PatientWeight", f"{stated:g}", expected)
-    doubted = body_doubts(stated, injection.body.height_m, by_site=bool(decisions))
-    return doubted if isinstance(doubted, Reason) else (stated, (*decisions, *doubted))
+    doubts = body_doubts(stated, injection.body.height_m, by_site=bool(decisions))
+    return doubts if isinstance(doubts, Reason) else (stated, (*decisions, *doubts))

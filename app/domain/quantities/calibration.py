@@ -189,7 +189,7 @@ def _fits(wanted: str, found: str) -> bool:
 
 def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
     found = matching_calibrations(header, calibrations)
-    camera = header.camera
+    camera, code = header.camera, RefusalCode.CALIBRATION_MISSING
     if len(found) != 1:
         seen = (
             f"{len(found)} site calibrations for camera {camera.manufacturer!r} {camera.model_name!r} "
@@ -198,15 +198,13 @@ def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...
         )
         expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
         advice = "Let only the right one of them fit this camera and day" if found else ""
-        return Reason(
-            RefusalCode.CALIBRATION_MISSING, "RealWorldValueMappingSequence", seen, expected, advice
-        )
+        return Reason(code, "RealWorldValueMappingSequence", seen, expected, advice)
     if not (header.frame_duration_s and header.projections and header.detectors):
         seen = f"{header.frame_duration_s} s, {header.projections} projections, {header.detectors} detectors"
         expected = "all three, to make a count rate of counts"
         attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
         advice = "Have camera, workstation and anonymiser keep them in the reconstruction"
-        return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected, advice)
+        return Reason(code, attribute, seen, expected, advice)
     seconds = header.frame_duration_s * header.projections * header.detectors
     to_bqml = found[0].bq_per_cps / seconds / header.voxel_ml
     text = (
@@ -220,7 +218,7 @@ def _from_activity(
     header: NmHeader, to_bqml: float, source: str, decisions: tuple[Decision, ...]
 ) -> Conversion:
     """Bq/ml, and SUVbw where dose, weight and times are known."""
-    decisions = (*decisions, *_decay_told(header))
+    decisions = (*decisions, *_decay_warnings(header))
     scale = _without_time(header) or suv_scale(_as_pet(header))
     factors = (to_bqml,) * header.slices
     if isinstance(scale, Reason):
@@ -234,7 +232,7 @@ def _from_activity(
     )
 
 
-def _decay_told(header: NmHeader) -> tuple[Decision, ...]:
+def _decay_warnings(header: NmHeader) -> tuple[Decision, ...]:
     """NM has no Decay Correction (0054,1102) of its own: one that decides, or contradicts, gets a warning."""
     if header.decay_correction == _ADMIN:
         text = "DecayCorrection ADMIN in an NM image is believed: no decay from the injection to the scan"

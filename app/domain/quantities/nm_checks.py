@@ -36,12 +36,8 @@ def check_spacing(
     """SpacingBetweenSlices, which places every slice, against SliceThickness and the pixels.
 
     A thickness as long as a pixel says that the spacing is wrong, and is refused. Where the spacing is as
-    long as a pixel the thickness is; where neither is, one of both.
-
-    Args:
-        spacing_mm: without its sign.
-        thickness_mm: where stated.
-        pixel_mm: distance of rows.
+    long as a pixel the thickness is; where neither is, one of both. ``spacing_mm`` is without its sign,
+    ``pixel_mm`` the distance of rows.
     """
     if not thickness_mm or thickness_mm <= 0.0 or abs(spacing_mm / thickness_mm - 1.0) <= SAME_LENGTH:
         return ()

@@ -110,18 +110,12 @@ def body_doubts(kg: float, stated_height_m: float | None, by_site: bool) -> Reas
 
 def _unchecked(kg: float, no_height: Reason) -> tuple[Decision, ...]:
     is_absent = no_height.code is RefusalCode.HEIGHT_MISSING
-    why = (
-        f"{no_height.attribute} is absent"
-        if is_absent
-        else f"{no_height.attribute} {no_height.found} is wrong"
-    )
-    text = f"{why}: the weight of {kg:g} kg could not be checked"
+    why = "is absent" if is_absent else f"{no_height.found} is wrong"
+    text = f"{no_height.attribute} {why}: the weight of {kg:g} kg could not be checked"
     if kg <= LARGEST_USUAL_KG:
         return (Decision("load", text),)
-    return _warned(
-        f"{text}, and is unusual (in pounds it would be {kg / LB_PER_KG:.0f} kg); "
-        "SUV is proportional to the weight"
-    )
+    text = f"{text}, and is unusual (in pounds it would be {kg / LB_PER_KG:.0f} kg)"
+    return _warned(f"{text}; SUV is proportional to the weight")
 
 
 def _in_pounds(bmi: float, kg: float) -> str:
@@ -172,19 +166,21 @@ def clock_doubts(clocks: Clocks, half_life_s: float) -> tuple[Decision, ...]:
     A study begins before its images are acquired, and an image is made after it was measured. Nothing says
     which clock is wrong, so this is a warning.
     """
+    before = ("before", ", the start of the study")
+    after = ("after", ", when the image was made")
     series_lag_s = lag_s(clocks.series, clocks.acquired_at)
-    told = [
-        _early("StudyDate and StudyTime", lag_s(clocks.study, clocks.acquired_at)),
-        _late("ContentDate and ContentTime", clocks.content_lag_s),
-        _late("InstanceCreationDate and InstanceCreationTime", clocks.creation_lag_s),
-    ]
-    if series_lag_s is not None and series_lag_s > HALF_A_DAY_S:
-        told.append(_late("SeriesDate and SeriesTime", -series_lag_s))
+    is_far = series_lag_s is not None and series_lag_s > HALF_A_DAY_S
+    witnesses = (
+        (lag_s(clocks.study, clocks.acquired_at), *before, "StudyDate and StudyTime"),
+        (clocks.content_lag_s, *after, "ContentDate and ContentTime"),
+        (clocks.creation_lag_s, *after, "InstanceCreationDate and InstanceCreationTime"),
+        (-series_lag_s if is_far and series_lag_s else None, *after, "SeriesDate and SeriesTime"),
+    )
     return tuple(
         decision
-        for seconds, text in filter(None, told)
-        if _effect(seconds, half_life_s) > LARGEST_CLOCK_EFFECT
-        for decision in _wrong_clock(text, seconds, half_life_s)
+        for lag, side, meaning, name in witnesses
+        if lag is not None and lag < 0.0 and _effect(-lag, half_life_s) > LARGEST_CLOCK_EFFECT
+        for decision in _wrong_clock(f"acquired {_duration(-lag)} {side} {name}{meaning}", -lag, half_life_s)
     )
 
 
@@ -199,18 +195,6 @@ def ct_clock_doubts(
         return ()
     side = "after" if apart_s > 0.0 else "before"
     return _wrong_clock(f"acquired {_duration(abs(apart_s))} {side} its CT", abs(apart_s), half_life_s)
-
-
-def _early(name: str, seconds: float | None) -> tuple[float, str] | None:
-    if seconds is None or seconds >= 0.0:
-        return None
-    return -seconds, f"acquired {_duration(-seconds)} before {name}, the start of the study"
-
-
-def _late(name: str, seconds: float | None) -> tuple[float, str] | None:
-    if seconds is None or seconds >= 0.0:
-        return None
-    return -seconds, f"acquired {_duration(-seconds)} after {name}, when the image was made"
 
 
 def _effect(seconds: float, half_life_s: float) -> float:

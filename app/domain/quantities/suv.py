@@ -103,7 +103,7 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
         return _undecayed_suv(header)
     weight = weight_kg(header.injection)
     if suv_type == "BW" and header.units == Units.GML:
-        kg, told = _told_of_weight(weight)
+        kg, told = _weight_used(weight)
         return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices, decisions=told)
     if suv_type not in NORMALISATIONS or (suv_type == "BSA") is not (header.units == Units.CM2ML):
         expected = "BW, IBW, LBM, LBMJAMES128 or LBMJANMA in g/ml; BSA in cm2/ml"
@@ -111,7 +111,7 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
     return _renormalised(source, suv_type, header)
 
 
-def _told_of_weight(
+def _weight_used(
     weight: tuple[float, tuple[Decision, ...]] | Reason,
 ) -> tuple[float | None, tuple[Decision, ...]]:
     """The weight that the scanner made an SUVbw with: a warning when impossible, none when missing."""
@@ -164,7 +164,7 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
         return _undecayed_suv(header)
     if suv_factor:
         source = "Units=CNTS, Philips SUV factor (7053,xx00)"
-        kg, told = _told_of_weight(weight_kg(header.injection))  # so that the share in the image is checked
+        kg, told = _weight_used(weight_kg(header.injection))  # so that the share in the image is checked
         factors = (suv_factor,) * len(header.frames)
         quantification = Quantification(source, weight_kg=kg)
         return _with_uptake(header, Conversion(quantification, None, factors, decisions=told))

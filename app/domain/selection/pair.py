@@ -98,22 +98,19 @@ class Selection:
 def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> Rejection:
     """Every reason that a person must clear before this study can be analysed; the same sentence once.
 
-    Args:
-        study: with all its series.
-        reasons: by Series Instance UID, one for every series.
-        any_ct: there is a usable CT.
+    ``reasons`` has one for every series, by Series Instance UID; ``any_ct`` is whether there is a usable CT.
     """
     functional = _reasons_of(study, reasons, FUNCTIONAL_CLASSES)
     weighty = [reason for reason in functional if reason.code not in IN_ANY_STUDY]
-    told = [reason for reason in weighty or functional if reason.code is not RefusalCode.NO_CT]
+    found = [reason for reason in weighty or functional if reason.code is not RefusalCode.NO_CT]
     if not functional:
         expected = "an attenuation-corrected PET, or a RECON TOMO SPECT"
         code = RefusalCode.NO_FUNCTIONAL_SERIES
-        told.append(Reason(code, "SOPClassUID", "no PET or NM image", expected))
+        found.append(Reason(code, "SOPClassUID", "no PET or NM image", expected))
     if not any_ct:
         refused = refused_cts(study, reasons)
-        told += [*refused, no_ct(refused)]
-    return Rejection(tuple(_once(study, told)))
+        found += [*refused, no_ct(refused)]
+    return Rejection(tuple(_once(study, found)))
 
 
 def refused_cts(study: Study, reasons: Mapping[str, Reason]) -> list[Reason]:

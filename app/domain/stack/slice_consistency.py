@@ -96,12 +96,7 @@ class Jump:
 
 
 def check_scales(volume: Volume, slopes: FloatArray) -> tuple[Decision, ...] | Reason:
-    """Nothing, a warning, or why the slices can't be on one scale.
-
-    Args:
-        volume: in one unit throughout, ``(z, y, x)``.
-        slopes: Rescale Slope of each slice, shape ``(z,)``.
-    """
+    """Nothing, a warning, or why the slices can't be on one scale; ``slopes`` are Rescale Slopes ``(z,)``."""
     jumps = [jump for jump in scale_jumps(volume) if jump.is_notable]
     if not jumps:
         return ()

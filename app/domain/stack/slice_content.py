@@ -93,10 +93,7 @@ class _Slices:
 def check_content(volume: Volume, stored: Stored, slopes: FloatArray) -> tuple[Decision, ...] | Reason:
     """Nothing, a warning, or why a slice's pixels can't be what was measured there.
 
-    Args:
-        volume: in one unit throughout, ``(z, y, x)``.
-        stored: the values in the files, of the same shape.
-        slopes: Rescale Slope of each slice, shape ``(z,)``.
+    ``stored`` are the values in the files, of the volume's shape; ``slopes`` are Rescale Slopes ``(z,)``.
     """
     slices = _thinned(volume, stored)
     return (

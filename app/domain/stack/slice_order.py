@@ -50,10 +50,7 @@ def check_order(
 ) -> tuple[Decision, ...] | Reason:
     """Nothing, a warning, or why positions can't be right.
 
-    Args:
-        values: ``(z, y, x)`` in the order of positions.
-        numberings: by DICOM keyword.
-        lowest: the value of air.
+    ``values`` are ``(z, y, x)`` in the order of positions, ``lowest`` is that of air.
     """
     values = _thinned(values)
     doubts = []

@@ -134,12 +134,7 @@ class BodyLandmarks:
 
 
 def find_landmarks(ct: WorkingCt, source: Volume) -> BodyLandmarks:
-    """Look for every landmark.
-
-    Args:
-        ct: the CT made ready.
-        source: the same CT as it came, in HU: the working CT has no thin chest wall.
-    """
+    """Look for every landmark; lungs on ``source``, in HU, as the working CT has no thin chest wall."""
     bone = ct.bone >= BONE
     midline = _midline(bone, ct.grid)
     return BodyLandmarks(ct.grid, bone, midline, _symphysis(bone, ct.grid, midline), _lung(source, ct.grid))

@@ -86,9 +86,9 @@ class BodyUptake:
 
 @dataclass(frozen=True, eq=False)
 class Liver:
-    """The piece of liver found: ``mask`` on the working CT's grid, and its uptake."""
+    """The piece of liver found, ``mask`` on the working CT's grid, and its uptake; or why there is none."""
 
-    mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_] | None
     uptake: ReferenceUptake
 
 
@@ -105,11 +105,11 @@ def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: La
     return BodyUptake(ct, landmarks, moved, smooth, soft, float(np.median(moved[soft])))
 
 
-def find_liver(body: BodyUptake) -> Liver | ReferenceUptake:
+def find_liver(body: BodyUptake) -> Liver:
     """The liver with its uptake, or an uptake that says why there is none."""
     heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
     if heights.size == 0:
-        return _unknown(Organ.LIVER, "no lung in view to find it below")
+        return _no_liver("no lung in view to find it below")
     z_mm = along(body.ct.grid, 2)
     base_mm = z_mm[heights[0]]
     level = (z_mm >= base_mm - LIVER_BELOW_DOME_MM) & (z_mm <= base_mm + LIVER_ABOVE_BASE_MM)
@@ -117,7 +117,7 @@ def find_liver(body: BodyUptake) -> Liver | ReferenceUptake:
     candidates = body.soft & level[:, None, None] & right[:, None, :]
     candidates &= body.smooth_suv >= LIVER_OVER_SOFT_TISSUE * body.typical_suv
     if not candidates.any():
-        return _unknown(Organ.LIVER, "no soft tissue on the right takes up more than the rest")
+        return _no_liver("no soft tissue on the right takes up more than the rest")
     return _liver_among(candidates, body)
 
 
@@ -133,7 +133,12 @@ def find_parotids(body: BodyUptake) -> ReferenceUptake:
     place &= body.smooth_suv >= PAROTID_OVER_SOFT_TISSUE * body.typical_suv
     left = (_off_midline_mm(body) > 0)[:, None, :]
     sides = [tuple(_glands(place & side, body)) for side in (left, ~left)]
-    pairs = [pair for pair in product(*sides) if _level(pair, body) <= PAROTID_SAME_HEIGHT_MM]
+    step_mm = body.ct.grid.spacing_mm[2]
+    pairs = [
+        (one, other)
+        for one, other in product(*sides)
+        if abs(float(one.centre[0] - other.centre[0])) * step_mm <= PAROTID_SAME_HEIGHT_MM
+    ]
     if not pairs:
         return _unknown(Organ.PAROTID, "no hot soft tissue at one height on both sides of the head")
     return _pair(max(pairs, key=lambda pair: min(gland.peak for gland in pair)), body)
@@ -166,12 +171,7 @@ def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
         left &= ~gland
 
 
-def _level(pair: tuple[_Gland, ...], body: BodyUptake) -> float:
-    """How far apart in height, mm."""
-    return abs(float(pair[0].centre[0] - pair[1].centre[0])) * body.ct.grid.spacing_mm[2]
-
-
-def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver | ReferenceUptake:
+def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver:
     low, high = (share * float(np.median(body.smooth_suv[candidates])) for share in LIVER_RANGE)
     even = candidates & (body.smooth_suv >= low) & (body.smooth_suv <= high)
     spacing_mm = body.ct.grid.spacing_mm[0]
@@ -181,16 +181,14 @@ def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver | Ref
     sizes[0] = 0
     core = parts == int(sizes.argmax())
     if not sizes.any():
-        return _unknown(Organ.LIVER, "no thick piece of evenly avid soft tissue on the right")
+        return _no_liver("no thick piece of evenly avid soft tissue on the right")
     mask = even & (distance_transform_edt(~core) * spacing_mm <= LIVER_OPENING_MM)
     volume_ml = float(mask.sum()) * body.ct.grid.voxel_ml
     if volume_ml < LIVER_MIN_ML:
-        return _unknown(
-            Organ.LIVER, f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml"
-        )
+        return _no_liver(f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml")
     centre = np.array(np.unravel_index(int(np.where(core, depth_mm, 0).argmax()), core.shape))
     uptake = _sphere_uptake(centre, float(depth_mm[tuple(centre)]), body)
-    return Liver(_filled(mask, spacing_mm), uptake) if uptake.suv_mean is not None else uptake
+    return Liver(_filled(mask, spacing_mm) if uptake.suv_mean is not None else None, uptake)
 
 
 def _filled(liver: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.bool_]:
@@ -239,6 +237,10 @@ def _pair(glands: tuple[_Gland, ...], body: BodyUptake) -> ReferenceUptake:
         sum(volumes),
         tuple(grid.place_mm(gland.centre) for gland in glands),
     )
+
+
+def _no_liver(reason: str) -> Liver:
+    return Liver(None, _unknown(Organ.LIVER, reason))
 
 
 def _unknown(organ: Organ, reason: str) -> ReferenceUptake:

@@ -60,12 +60,9 @@ class Surroundings:
 def gather_evidence(
     lesions: Sequence[Lesion], labels: LabelMap, around: Surroundings
 ) -> Iterator[SiteEvidence]:
-    """Everything that :func:`app.domain.findings.site.decide_site` asks for, lesion by lesion.
+    """What :func:`app.domain.findings.site.decide_site` needs, lesion by lesion.
 
-    Args:
-        lesions: measured on ``labels``.
-        labels: on the grid of ``around.suv``.
-        around: CT in HU on its own grid, landmarks in the same space.
+    ``labels`` are on the grid of ``around.suv``.
     """
     boxes = find_objects(labels.array)
     for lesion in lesions:
@@ -154,23 +151,19 @@ def with_sites(
 ) -> Findings:
     """``findings`` with each lesion's site, the reference organs, and each lesion's ratio to them.
 
-    Args:
-        findings: measured on ``labels``.
-        labels: on the functional image's grid.
-        images: SUV and CT (HU) of the same study.
-        rules: thresholds of the sites.
+    ``images`` are SUV, on the grid of ``labels``, and the CT in HU of the same study.
     """
     suv, source = images
     ct = working_ct(source)
     landmarks = find_landmarks(ct, source)
     body = body_uptake(ct, landmarks, suv, labels)
     if body is None:
-        liver: Liver | ReferenceUptake = ReferenceUptake(Organ.LIVER, None, NO_BODY)
+        liver = Liver(None, ReferenceUptake(Organ.LIVER, None, NO_BODY))
         parotid = ReferenceUptake(Organ.PAROTID, None, NO_BODY)
     else:
         liver, parotid = find_liver(body), find_parotids(body)
-    around = Surroundings(suv, source, landmarks, liver.mask if isinstance(liver, Liver) else None)
-    references = (liver.uptake if isinstance(liver, Liver) else liver, parotid)
+    around = Surroundings(suv, source, landmarks, liver.mask)
+    references = (liver.uptake, parotid)
     lesions = []
     for lesion, evidence in zip(
         findings.lesions, gather_evidence(findings.lesions, labels, around), strict=True
@@ -181,12 +174,7 @@ def with_sites(
 
 
 def without_sites(findings: Findings, doubt: str) -> Findings:
-    """``findings`` with every site unspecified and no reference organ: the CT shows other anatomy there.
-
-    Args:
-        findings: measured.
-        doubt: why the CT can't be relied on.
-    """
+    """Every site unspecified, and no reference organ; ``doubt`` says why the CT is no help."""
     lesions = tuple(
         replace(lesion, site=Site.UNSPECIFIED, site_reason=doubt, to_liver=None, to_parotid=None)
         for lesion in findings.lesions

@@ -83,14 +83,9 @@ FLIPS: tuple[tuple[Flip, tuple[int, ...]], ...] = (
 
 
 def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
-    """How well an image lies on its CT, and where it would lie better.
+    """How well a PET or SPECT, in any unit, lies on its CT in HU, and where it would lie better.
 
-    Args:
-        suv: PET or SPECT; its unit does not matter.
-        source: the CT in HU, any orientation.
-
-    Returns:
-        ``None`` when too little body with its outline is on both to tell.
+    ``None`` when too little body with its outline is on both.
     """
     if max(*suv.grid.spacing_mm, *source.grid.spacing_mm) > COARSEST_MM:
         return None
@@ -122,20 +117,20 @@ def check_ct(loaded: Loaded, policy: CtAgreementPolicy) -> Loaded | Rejection:
     """The pair with what was measured, warned of when it is doubtful; refused when it is wrong."""
     found = measure_ct_agreement(loaded.suv, loaded.ct)
     if found is None:
-        return _told(loaded, None, Decision(STAGE, NOT_CHECKED))
+        return _decided(loaded, None, Decision(STAGE, NOT_CHECKED))
     selection = loaded.selection
     is_spect = selection.kind is StudyKind.SPECT_CT
     judgement = judge_ct_agreement(found, policy, is_spect, selection.functional.series_instance_uid)
     if judgement.verdict is CtVerdict.WRONG:
         return Rejection(judgement.reasons)
     if judgement.verdict is CtVerdict.FITS:
-        return _told(loaded, found, Decision(STAGE, f"the image lies on its CT: {found.in_words()}"))
+        return _decided(loaded, found, Decision(STAGE, f"the image lies on its CT: {found.in_words()}"))
     doubt = "; ".join(f"{reason.found}, expected {reason.expected}" for reason in judgement.reasons)
     text = f"{doubt}; sites and reference organs are not told. {ADVICE}"
-    return replace(_told(loaded, found, Decision.warning(STAGE, text)), ct_doubt=doubt)
+    return replace(_decided(loaded, found, Decision.warning(STAGE, text)), ct_doubt=doubt)
 
 
-def _told(loaded: Loaded, found: CtAgreement | None, decision: Decision) -> Loaded:
+def _decided(loaded: Loaded, found: CtAgreement | None, decision: Decision) -> Loaded:
     return replace(loaded, ct_agreement=found, decisions=(*loaded.decisions, decision))
 
 

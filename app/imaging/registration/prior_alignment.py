@@ -79,15 +79,10 @@ def _aligned(loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy) -> A
 def place_lesions(
     lesions: LabelMap, registration: RigidRegistration, spect: Volume, pet: Volume
 ) -> tuple[LabelMap, RegistrationFit | None]:
-    """PET lesions on the SPECT's grid, and the fit with what uptake says of that place.
+    """PET lesions on the SPECT's grid, and the fit with what uptake (SUVbw) says of that place.
 
-    Args:
-        lesions: in the PET's frame of reference.
-        registration: of the SPECT's CT (fixed) with the PET's CT (moving).
-        spect, pet: SUVbw.
-
-    Returns:
-        The lesions, and ``None`` for the fit when none of them is in the SPECT's field of view.
+    The fit is ``None`` when no lesion is in the SPECT's field of view. The SPECT's CT is the fixed one of the
+    registration, the PET's the moving one.
     """
     motion = registration.fixed_to_moving
     mask = resample_mask(lesions, spect.grid, motion)

@@ -75,7 +75,6 @@ def measure_fit(
     """Every number that the limits check.
 
     Args:
-        fixed, moving: the CTs.
         fixed_to_moving: 4x4, LPS mm.
         rival_overlap: bone overlap at the best other place, as a share of the overlap at this one.
     """
@@ -225,11 +224,7 @@ class RigidRegistration:
 
 
 def register_rigid(fixed_ct: Volume, moving_ct: Volume) -> RigidRegistration | None:
-    """Bring two CTs of one patient together.
-
-    Args:
-        fixed_ct: the SPECT's CT in HU.
-        moving_ct: the PET's CT in HU.
+    """Bring two CTs of one patient together; ``fixed_ct`` is the SPECT's, ``moving_ct`` the PET's.
 
     Returns:
         The best rigid transform with its fit, or ``None`` when one of the two shows no bone to go by.

@@ -49,9 +49,7 @@ def likely_starts(
 ) -> list[FloatArray]:
     """Transforms (4x4, LPS mm fixed to moving) worth refining, best first, no two at the same place.
 
-    Args:
-        fixed, moving: the CTs.
-        turns_deg: rotations about x, y, z to search from.
+    They are searched for from each of ``turns_deg``, rotations about x, y, z.
     """
     centre = bone_centre_mm(moving)
     search = _TranslationSearch(fixed, moving)

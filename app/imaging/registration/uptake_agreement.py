@@ -63,8 +63,7 @@ def measure_uptake_agreement(
 
     Args:
         spect, pet: SUVbw.
-        lesions: in the PET's frame of reference, usually on its grid.
-        placed: the same lesions on the SPECT's grid.
+        lesions, placed: in the PET's frame of reference, and the same ones on the SPECT's grid.
         fixed_to_moving: 4x4, LPS mm of the SPECT to LPS mm of the PET.
     """
     return UptakeAgreement(

@@ -85,7 +85,7 @@ def test_two_patients_in_one_study_are_a_fault_that_names_neither(tmp_path: Path
     assert "SOMEBODY" not in repr(study)
 
 
-def test_files_that_are_no_dicom_are_told_by_their_relative_name(tmp_path: Path) -> None:
+def test_files_that_are_no_dicom_are_named_by_their_relative_path(tmp_path: Path) -> None:
     tiny.write_pet(tmp_path / "pet", tiny.Scan(tiny.ramp()))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("no image", encoding="utf-8")

@@ -179,7 +179,7 @@ def test_a_warning_stands_in_a_band_of_its_own_and_hides_nothing(pet: Quantified
     assert np.abs(lower - page[VIEWS_TOP:]).mean() < 0.5  # the same, as far as edges are drawn between pixels
 
 
-def test_warnings_of_the_node_and_of_the_chain_are_told_once_and_in_order(pet: Quantified) -> None:
+def test_warnings_of_the_node_and_of_the_chain_stand_once_and_in_order(pet: Quantified) -> None:
     quantified = with_warning(pet, "warning: b", "no warning: c", "warning: b")
     provenance = replace(PROVENANCE, decisions=(Decision.warning("receive", "a"),))
     context = open_context(quantified, WritePolicy(), provenance)

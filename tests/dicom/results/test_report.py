@@ -195,13 +195,13 @@ def test_model_weights_software_and_settings_can_be_traced(spect_report: Dataset
     assert f"{ROOT}.5" in inputs
 
 
-def test_the_prior_and_its_fit_are_told(spect_report: Dataset) -> None:
+def test_the_report_states_the_prior_and_its_fit(spect_report: Dataset) -> None:
     (prior,) = said(spect_report, "PRIOR")
     for part in ("Prior used", "2026-01-20", f"{ROOT}.33", "bone Dice 0.81", "origins differ by 34.2 mm"):
         assert part in prior
 
 
-def test_why_there_was_no_prior_is_told(spect: Quantified) -> None:
+def test_the_report_states_why_there_was_no_prior(spect: Quantified) -> None:
     (prior,) = said(written(sources.without_prior(spect)), "PRIOR")
     assert prior.startswith("No prior used: [prior-misfit] bone_dice: found 0.21")
 
@@ -210,7 +210,7 @@ def test_a_pet_says_nothing_of_priors(pet_report: Dataset) -> None:
     assert said(pet_report, "PRIOR") == []
 
 
-def test_decisions_are_told_in_order_in_letters_that_any_character_set_holds(spect_report: Dataset) -> None:
+def test_decisions_stand_in_order_in_letters_that_any_character_set_holds(spect_report: Dataset) -> None:
     assert said(spect_report, "DECISION") == [
         "select: tracer by its code; CT covers 100 % +/- 0 %",
         "segment: M4 by policy",

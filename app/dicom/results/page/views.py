@@ -55,10 +55,7 @@ def placed(
 ) -> list[Label]:
     """One label an anchor, in their order: the first come first.
 
-    Args:
-        anchors: lesions.
-        size: width of one character and height of a line, in pixels.
-        view: width and height of the view, in pixels.
+    ``size`` is the width of one character and the height of a line, ``view`` those of the view, in pixels.
     """
     _, height = size
     labels: list[Label] = []
