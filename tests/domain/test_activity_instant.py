@@ -91,7 +91,7 @@ def test_the_middle_of_an_uncorrected_acquisition_is_brought_to_its_start(
 @pytest.mark.parametrize(
     ("reference", "at"), [(INJECTED, INJECTED), (None, None)], ids=["no scan time", "no time at all"]
 )
-def test_without_its_times_it_is_said_to_hold_at_the_injection(
+def test_without_its_times_it_holds_at_the_injection(
     scan: tuple[Findings, Loaded], reference: datetime | None, at: datetime | None
 ) -> None:
     acquired = None if reference is not None else SCANNED

@@ -127,7 +127,9 @@ def test_clocks_in_their_order_are_no_doubt() -> None:
         ({"series": SCANNED - timedelta(days=2)}, "2.0 days after SeriesDate"),
     ],
 )
-def test_a_witness_that_contradicts_is_told_where_it_counts(changes: dict[str, object], words: str) -> None:
+def test_a_witness_that_contradicts_gives_a_warning_where_it_counts(
+    changes: dict[str, object], words: str
+) -> None:
     one = replace(WITNESSED, **changes)  # type: ignore[arg-type]
     (told,) = clock_doubts(one, GA68.half_life_s)
     assert told.line.startswith("warning: ")
@@ -137,7 +139,7 @@ def test_a_witness_that_contradicts_is_told_where_it_counts(changes: dict[str, o
 
 
 @pytest.mark.parametrize("apart_min", [-90, 90])
-def test_a_ct_of_another_hour_is_told_for_a_short_life(apart_min: int) -> None:
+def test_a_ct_of_another_hour_gives_a_warning_for_a_short_life(apart_min: int) -> None:
     at = SCANNED + minutes(apart_min)
     (told,) = ct_clock_doubts(SCANNED, at, GA68.half_life_s)
     assert f"90 min {'before' if apart_min > 0 else 'after'} its CT" in told.line

@@ -75,7 +75,7 @@ def test_many_to_many_is_a_regrouping() -> None:
     assert kinds(linked(previous, current)) == [("regrouped", (1, 2), (1, 2))]
 
 
-def test_lesions_beside_each_other_are_one_only_up_to_the_named_distance() -> None:
+def test_lesions_near_each_other_are_one_only_up_to_the_named_distance() -> None:
     previous = labels_of(box(5, 5, 5))
     assert kinds(linked(previous, labels_of(box(5, 5, 10)))) == [("matched", (1,), (1,))]  # 8 mm
     assert kinds(linked(previous, labels_of(box(5, 5, 11)))) == [  # 12 mm

@@ -63,7 +63,7 @@ def test_another_correction_than_the_factors_tell_is_refused(
     assert refused(found) if stated is not truth else found == ()
 
 
-def test_the_right_correction_is_told_with_what_it_would_change() -> None:
+def test_a_refusal_names_the_right_correction_and_what_it_would_change() -> None:
     found = doubts(claim(START, ADMIN))
     assert isinstance(found, Reason)
     assert "START, which that factor means (1.85 times in SUV)" in found.expected
@@ -111,14 +111,14 @@ def test_the_first_bed_is_the_one_that_is_compared() -> None:
     assert doubts(replace(whole, frames=bare)) == ()
 
 
-def test_the_factor_that_is_told_is_the_first_beds() -> None:
+def test_the_factor_that_is_named_is_the_first_beds() -> None:
     found = doubts(claim(ADMIN, START))
     assert isinstance(found, Reason)
     assert f"a DecayFactor of {claim(ADMIN, START).factors[0]:.4g} in the first bed" in found.found
 
 
 @pytest.mark.parametrize(("factors", "told"), [((1.01, 1.2), "1.2"), ((0.8, 1.01), "0.8")])
-def test_the_factor_that_is_told_beside_none_is_the_one_that_convicts(
+def test_the_factor_that_is_named_with_none_is_the_one_that_convicts(
     factors: tuple[float, float], told: str
 ) -> None:
     whole = claim(NONE, NONE)
@@ -153,7 +153,7 @@ def test_of_an_image_that_is_suv_already_nothing_is_a_warning(found: DecayClaim)
 
 
 @pytest.mark.parametrize("factor", [None, 1.0])
-def test_uncorrected_beside_decy_without_a_factor_is_warned_of_and_read(factor: float | None) -> None:
+def test_uncorrected_with_decy_without_a_factor_gets_a_warning_and_is_read(factor: float | None) -> None:
     """The reference objects carry one CorrectedImage, whatever their correction: refusing would lose them."""
     assert "warning: DecayCorrection is NONE, yet CorrectedImage names DECY" in warned(
         with_factors(claim(NONE, NONE), factor)
@@ -172,7 +172,7 @@ def test_corrected_without_decy_is_refused_only_when_the_factors_are_one_too() -
     assert refused(doubts(with_factors(admin, 1.0)))
 
 
-def test_a_factor_of_one_says_nothing_alone_but_is_told_for_admin() -> None:
+def test_a_factor_of_one_says_nothing_alone_but_gives_a_warning_for_admin() -> None:
     assert "warning: DecayFactor 1 doesn't bear out" in warned(with_factors(claim(ADMIN, ADMIN), 1.0))
     small = warned(with_factors(claim(ADMIN, ADMIN, LU177), 1.0))
     assert small.startswith("DecayFactor 1 doesn't bear out")

@@ -72,7 +72,7 @@ def test_windows_of_another_radionuclide_are_refused(windows: list[tuple[float, 
 @pytest.mark.parametrize(
     "windows", [[], [(187.2, 228.8)], [(101.7, 124.3)], [(228.8, 187.2)], [(166.0, 187.0), (187.0, 229.0)]]
 )
-def test_windows_over_a_photopeak_beside_scatter_or_none_are_let_alone(
+def test_windows_over_a_photopeak_with_scatter_or_none_are_let_alone(
     windows: list[tuple[float, float]],
 ) -> None:
     assert check_energy(windows, LU177) is None

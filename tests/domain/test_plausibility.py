@@ -40,7 +40,7 @@ def text(found: Reason | tuple[object, ...]) -> str:
         (F18, 560, 110), (F18, 60, 20), (LU177, 3700, 70), (LU177, 9300, 90),
     ],
 )  # fmt: skip
-def test_what_guidelines_give_is_not_doubted(nuclide: Radionuclide, mbq: float, kg: float) -> None:
+def test_what_guidelines_give_gets_no_warning(nuclide: Radionuclide, mbq: float, kg: float) -> None:
     assert activity_warnings(nuclide, mbq * 1e6, kg) == ()
 
 
@@ -102,7 +102,7 @@ def test_unusual_uptake_times_are_warned_of(
 
 
 @pytest.mark.parametrize(("kg", "height_m"), [(60, 1.7), (100, 1.8), (130, 1.75), (22, 1.2)])
-def test_bodies_of_people_are_not_doubted(kg: float, height_m: float | None) -> None:
+def test_bodies_of_people_get_no_warning(kg: float, height_m: float | None) -> None:
     assert body_doubts(kg, height_m, by_site=False) == ()
 
 
@@ -110,7 +110,7 @@ def test_bodies_of_people_are_not_doubted(kg: float, height_m: float | None) -> 
     ("height_m", "why"),
     [(None, "PatientSize is absent"), (0.0, "PatientSize is absent"), (0.06, "0.06 is wrong")],
 )
-def test_a_weight_without_a_height_is_told_and_warned_of_where_it_may_be_pounds(
+def test_a_weight_without_a_height_is_noted_and_gets_a_warning_where_it_may_be_pounds(
     height_m: float | None, why: str
 ) -> None:
     [told] = body_doubts(79.3, height_m, by_site=False)  # type: ignore[misc]
@@ -160,7 +160,7 @@ def test_an_impossible_body_is_refused_unless_the_site_entered_the_weight() -> N
         (0.1, 690.0, GA68, False), (0.1, 710.0, GA68, True),
     ],
 )  # fmt: skip
-def test_the_share_of_the_injected_activity_is_told_where_no_patient_explains_it(
+def test_the_share_of_the_injected_activity_gives_a_warning_where_no_patient_explains_it(
     share: float, length_mm: float, nuclide: Radionuclide, is_told: bool
 ) -> None:
     assert bool(text(share_warnings(share, length_mm, nuclide))) is is_told

@@ -203,7 +203,7 @@ def test_a_setting_that_cannot_be_meant_is_refused(wrong: object) -> None:
         (ct("1.5", sop_class_uid="1.2.840.10008.5.1.4.1.1.4", modality="MR"), RefusalCode.OTHER_MODALITY),
     ],
 )
-def test_series_beside_the_pair_are_left_out_for_what_they_are(odd: Series, code: RefusalCode) -> None:
+def test_series_outside_the_pair_are_left_out_for_what_they_are(odd: Series, code: RefusalCode) -> None:
     result = selected(pet(), ct(), odd)
     assert (only(result).functional.series_instance_uid, only(result).ct.series_instance_uid) == (
         "1.1",
@@ -276,7 +276,7 @@ def test_a_ct_that_does_not_belong_is_refused(other: Series, code: RefusalCode) 
     assert result.rejection is not None
 
 
-def test_a_ct_that_misses_a_few_slices_is_taken_and_told() -> None:
+def test_a_ct_that_misses_a_few_slices_is_taken_with_a_warning() -> None:
     selection = only(selected(pet(), ct(instances=slices("1.2", 38))))
     assert any("covers 98%" in item.line for item in selection.decisions)
 
@@ -288,7 +288,7 @@ def test_a_gap_in_the_pet_is_the_reason_for_the_rejection() -> None:
     assert [item.code for item in result.rejection.reasons] == [RefusalCode.SLICE_GAP]
 
 
-def test_a_gap_in_the_ct_is_told_beside_the_missing_ct() -> None:
+def test_a_gap_in_the_ct_is_named_along_with_the_missing_ct() -> None:
     gapped = slices("1.2")[:10] + slices("1.2")[11:]
     result = selected(pet(), ct(instances=gapped))
     assert result.rejection is not None
@@ -302,7 +302,7 @@ def test_a_gap_in_the_ct_is_told_beside_the_missing_ct() -> None:
     assert lines[1].startswith("[no-ct]")
 
 
-def test_what_is_wrong_with_several_series_is_told_once() -> None:
+def test_what_is_wrong_with_several_series_stands_once() -> None:
     fdg = drug(F18, Code("Y-X1743", "99SDM"))
     result = selected(pet(radiopharmaceutical=fdg), pet("1.4", radiopharmaceutical=fdg), ct())
     assert result.rejection is not None

@@ -26,7 +26,7 @@ def site(evidence: SiteEvidence) -> Site:
     ("share", "expected"),
     [(1.0, Site.BONE), (0.5, Site.BONE), (0.49, Site.UNSPECIFIED), (0.21, Site.UNSPECIFIED)],
 )
-def test_bone_is_said_from_half_of_the_uptake_on(share: float, expected: Site) -> None:
+def test_the_site_is_bone_from_half_of_the_uptake_on(share: float, expected: Site) -> None:
     assert site(replace(SOFT, bone_share=share, mean_hu=400.0, pelvic=PROSTATE)) is expected
 
 
@@ -42,7 +42,7 @@ def test_out_of_its_box_it_is_no_prostate(changes: dict[str, float]) -> None:
     assert site(replace(SOFT, pelvic=replace(PROSTATE, **changes))) is not Site.PROSTATE
 
 
-def test_beside_the_pelvic_wall_is_a_lymph_node_unless_too_large() -> None:
+def test_at_the_pelvic_wall_is_a_lymph_node_unless_too_large() -> None:
     assert site(replace(SOFT, pelvic=ILIAC)) is Site.LYMPH_NODE
     assert site(replace(SOFT, pelvic=ILIAC, volume_ml=41.0)) is Site.UNSPECIFIED
 
@@ -80,7 +80,7 @@ def test_what_the_ct_does_not_show_is_unspecified_even_where_it_shows_bone() -> 
 
 
 @given(st.floats(0, 1), st.floats(-1000, 3000), st.floats(0.01, 500))
-def test_without_landmarks_only_bone_can_be_told(share: float, hu: float, volume_ml: float) -> None:
+def test_without_landmarks_the_only_site_is_bone(share: float, hu: float, volume_ml: float) -> None:
     found, reason = decide_site(SiteEvidence(volume_ml, True, share, hu), RULES)
     assert found in (Site.BONE, Site.UNSPECIFIED)
     assert reason

@@ -12,7 +12,7 @@ from tests.domain.test_slice_consistency import SLICES, disc, found, refused, sc
 
 @pytest.mark.parametrize("end", [0, 25])
 @pytest.mark.parametrize(("factor", "is_refused"), [(1.45, False), (1.75, True)])
-def test_an_outermost_slice_that_is_high_is_told_of_and_refused_later(
+def test_an_outermost_slice_that_is_high_gives_a_warning_and_is_refused_later(
     end: int, factor: float, is_refused: bool
 ) -> None:
     array = scaled(end, end, factor)

@@ -217,7 +217,7 @@ def test_two_times_of_one_injection_are_refused_unless_close() -> None:
     assert "the former is used" in told(close)
 
 
-def test_midnight_beside_a_full_date_and_time_is_a_placeholder() -> None:
+def test_midnight_with_a_full_date_and_time_is_a_placeholder() -> None:
     assert suv_factor(with_drug(start_time=timedelta(0))) == pytest.approx(suv_factor(HEADER))
 
 
@@ -364,13 +364,13 @@ def test_a_weight_that_cannot_be_trusted_gives_no_suv(weight: float | None, code
     assert no_suv(header) is code
 
 
-def test_a_dose_in_mbq_is_seen_and_told() -> None:
+def test_a_dose_in_mbq_is_recognised_with_a_warning() -> None:
     header = with_drug(injected_activity_header=150.0)
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
     assert "taken as MBq" in told(header)
 
 
-def test_a_dose_in_bq_in_an_nm_header_is_seen_and_told() -> None:
+def test_a_dose_in_bq_in_an_nm_header_is_recognised_with_a_warning() -> None:
     header = replace(HEADER, injection=replace(HEADER.injection, is_nm=True))
     assert suv_factor(header) == pytest.approx(70e3 / (150e6 * LEFT))
     assert "taken as Bq" in told(header)

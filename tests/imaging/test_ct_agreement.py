@@ -131,7 +131,7 @@ def test_the_blur_of_a_spect_is_no_misplacement() -> None:
     )
 
 
-def test_a_mirrored_ct_is_told_by_organs() -> None:
+def test_organs_show_a_mirrored_ct() -> None:
     found = measured(pet(), mirrored(ct()))
     [reason] = judge_ct_agreement(found, CtAgreementPolicy(), False).reasons
     assert found.side_correlation < 0 < measured(pet(), ct()).side_correlation
@@ -149,9 +149,7 @@ def test_a_mirrored_ct_is_told_by_organs() -> None:
         (Flip.ABOUT_Z, (1, 2)),
     ],
 )
-def test_a_ct_turned_or_upside_down_is_told_by_its_outline(
-    flip: Flip, axes_zyx: int | tuple[int, int]
-) -> None:
+def test_the_outline_shows_a_ct_turned_or_upside_down(flip: Flip, axes_zyx: int | tuple[int, int]) -> None:
     suv, source = uneven_body()
     found = measured(suv, Volume(np.flip(source.array, axes_zyx), source.grid, Unit.HU))
     assert found.flip is flip
@@ -225,7 +223,7 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         CtAgreementPolicy(max_shift_mm=80.0)
 
 
-def test_beside_its_ct_no_lesion_has_a_site_and_no_organ_is_told() -> None:
+def test_off_its_ct_no_lesion_has_a_site_and_no_organ_is_found() -> None:
     labels = Person(1).lesion_labels(GRID)
     findings = without_sites(measure(labels, pet(), None, QuantifyPolicy()), "40 mm beside its CT")
     assert {lesion.site for lesion in findings.lesions} == {Site.UNSPECIFIED}

@@ -232,7 +232,7 @@ def test_a_refusal_says_what_was_found_and_what_was_expected() -> None:
 # --- which result ---
 
 
-def test_no_earlier_pet_is_said() -> None:
+def test_without_an_earlier_pet_the_reason_says_so() -> None:
     aligned = align_prior(spect_study(), [], AlignPolicy())
     assert codes(aligned) == {RefusalCode.NO_PRIOR}
 

@@ -62,7 +62,7 @@ def test_lesions_at_their_place_agree_whatever_the_scale_of_the_spect() -> None:
         assert found.lesions_on_spect == pytest.approx(1.0)
 
 
-def test_lesions_beside_their_uptake_are_seen_on_pet_and_spect() -> None:
+def test_lesions_off_their_uptake_are_seen_on_pet_and_spect() -> None:
     off = lesions((0, 0, 40))
     found = agreement(off, off, image(5.0))
     assert found.shift_mm == 0

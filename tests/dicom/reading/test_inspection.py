@@ -63,7 +63,7 @@ def test_a_series_without_suv_shows_its_bqml_and_why(tmp_path: Path) -> None:
     assert [reason.code for reason in series.problems] == [RefusalCode.WEIGHT_MISSING]
 
 
-def test_a_gap_is_told_in_the_verdict(tmp_path: Path) -> None:
+def test_the_verdict_names_a_gap(tmp_path: Path) -> None:
     paths = tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(12)))
     paths[4].unlink()
     (series,) = inspect_folder(tmp_path, SelectionPolicy(), LoadPolicy()).studies[0].series
@@ -131,7 +131,7 @@ def test_suv_by_lean_mass_and_by_surface_are_given_where_the_site_asks(tmp_path:
 
 
 @pytest.mark.parametrize("changes", [{"PatientSize": None}, {"PatientSex": "O"}])
-def test_suv_by_lean_mass_that_cannot_be_had_is_told_and_spoils_nothing(
+def test_suv_by_lean_mass_that_cannot_be_had_gives_a_warning_and_spoils_nothing(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     def change(dataset: Dataset, index: int) -> None:

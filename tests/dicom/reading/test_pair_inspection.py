@@ -52,7 +52,7 @@ def test_a_pair_that_fits_is_one_to_analyse(tmp_path: Path) -> None:
     assert "the image lies on its CT" in shown
 
 
-def test_a_pair_beside_its_ct_is_warned_of(tmp_path: Path) -> None:
+def test_a_pair_that_lies_off_its_ct_gets_a_warning(tmp_path: Path) -> None:
     study = inspected(tmp_path, DAMAGE["the PET 40 mm above its CT"])
     assert (study.pairs, study.checked[0].verdict) == (1, PairVerdict.WARNED)
     assert "to analyse, with warnings" in printed(tmp_path)

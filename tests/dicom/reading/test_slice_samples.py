@@ -37,7 +37,7 @@ def pet(samples: Path, request: pytest.FixtureRequest) -> tuple[SliceStack, NDAr
 
 
 @pytest.mark.parametrize("name", (*PET, *OBJECTS))
-def test_nothing_is_said_of_the_slices_of_a_sample(samples: Path, name: str) -> None:
+def test_the_slices_of_a_sample_give_no_warning(samples: Path, name: str) -> None:
     told = [decision.line for decision in read_functional(series_of(samples / name), LoadPolicy()).decisions]
     assert not [text for text in told if "(along the normal)" in text]
 

@@ -53,7 +53,7 @@ def test_jpeg_ls_says_how_far_its_values_are_off(near: int, told: str) -> None:
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSNearLossless])
-def test_a_stream_that_ends_before_it_has_told_is_damaged_and_not_lossy(syntax: UID) -> None:
+def test_a_stream_that_ends_too_early_is_damaged_and_not_lossy(syntax: UID) -> None:
     whole = lossless() if syntax == JPEGLosslessSV1 else bytes(imagecodecs.jpegls_encode(RAMP))
     scan = whole.index(START_OF_SCAN)
     for end in (2, 4, scan, scan + 4, scan + 7):

@@ -104,7 +104,7 @@ def test_a_named_pipe_does_not_hold_the_reader_up(tmp_path: Path) -> None:
     assert read_studies(tmp_path).studies == ()
 
 
-def test_a_data_set_without_the_prefix_of_a_file_is_told_so(tmp_path: Path) -> None:
+def test_a_data_set_without_the_prefix_of_a_file_is_refused_for_it(tmp_path: Path) -> None:
     tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp()))
     one = min(tmp_path.iterdir())
     one.write_bytes(one.read_bytes()[132:])
@@ -127,7 +127,7 @@ def test_linked_folders_are_read_too_each_once_even_in_a_ring(tmp_path: Path) ->
     assert [reason.found.split(":")[0] for reason in reading.unreadable] == ["itself"]
 
 
-def test_a_link_to_nothing_is_told_and_one_to_a_named_pipe_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_link_to_nothing_is_reported_and_one_to_a_named_pipe_holds_nobody_up(tmp_path: Path) -> None:
     (tmp_path / "ct").symlink_to(tmp_path / "unmounted", target_is_directory=True)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "to_pipe").symlink_to(tmp_path / "pipe")
@@ -179,7 +179,7 @@ def test_without_acquisition_series_time_orders_and_no_more(tmp_path: Path) -> N
     assert series.when == series.series_datetime == datetime(2026, 3, 1, 11)
 
 
-def test_a_deflate_bomb_is_told_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflate_bomb_is_reported_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.dicom.header_values.MOST_INFLATED_BYTES", 8 * 2**20)
     path = tiny.write_ct(tmp_path, tiny.Scan(tiny.ramp(1)))[0]
     dataset = dcmread(path)

@@ -147,7 +147,7 @@ def test_a_page_that_replaces_another_says_so_in_a_band_of_colour(pet: Quantifie
     [(6116.7, 1, "6117"), (123.44, 1, "123.4"), (0.0021, 3, "0.002"), (12345.6, 2, "12346"), (None, 1, "-"),
      (99.96, 1, "100.0"), (3, 0, "3")],
 )  # fmt: skip
-def test_numbers_are_short_enough_to_stand_beside_each_other(
+def test_numbers_are_short_enough_to_stand_next_to_each_other(
     value: float | None, decimals: int, text: str
 ) -> None:
     assert in_few_digits(value, decimals) == text

@@ -108,7 +108,7 @@ def test_the_other_spelling_of_the_suv_unit(pet: Quantified) -> None:
     assert SUV not in units
 
 
-def test_suvs_that_the_site_asks_for_stand_beside_suvbw(pet: Quantified) -> None:
+def test_suvs_that_the_site_wants_stand_next_to_suvbw(pet: Quantified) -> None:
     others = (OtherSuv(Unit.SUL, 0.7), OtherSuv(Unit.SUVBSA, 250.0))
     loaded = pet.segmented.aligned.loaded
     quantification = replace(loaded.quantification, other_suv=others)
@@ -223,7 +223,7 @@ def test_any_letter_in_a_decision_can_be_written(pet: Quantified) -> None:
     assert said(report, "DECISION")[-1] == "segment: naive - 5 um >= 3 -> ??"
 
 
-def test_no_lesion_is_said_and_measured_as_nothing(pet: Quantified) -> None:
+def test_the_report_says_that_there_is_no_lesion_and_measures_none(pet: Quantified) -> None:
     report = written(sources.without_lesions(pet))
     assert said(report, "121111") == ["No lesion found"]
     groups = numbers_by_group(report)
@@ -292,7 +292,7 @@ def test_every_activity_says_at_which_instant_it_holds(spect: Quantified) -> Non
     assert "activities as at: start of the scan, 2026-03-04 09:30:00" in said(report, "QUANTIFICATION")
 
 
-def test_an_activity_at_the_injection_is_not_said_to_be_the_scans(spect: Quantified) -> None:
+def test_an_activity_at_the_injection_is_not_called_the_scans(spect: Quantified) -> None:
     report = written(timed(spect, InstantKind.INJECTION))
     codes = [child.ConceptCodeSequence[0].CodeValue for child in children(report, "LESION-ACTIVITY")]
     assert set(codes) == {"123003"}
@@ -359,7 +359,7 @@ def test_a_zone_west_of_greenwich_is_behind_and_one_east_of_it_ahead(
 
 
 @pytest.mark.parametrize("offset", ["-1201", "-1400", "+1401", "+0160", "0500", "+5", "+05:0", "-+100"])
-def test_what_is_no_zone_is_told_in_this_machines(pet: Quantified, offset: str) -> None:
+def test_without_a_valid_zone_the_time_is_in_this_machines(pet: Quantified, offset: str) -> None:
     instant = datetime(2026, 3, 5, 22, 0, tzinfo=UTC)
     context = open_context(pet, WritePolicy(), replace(PROVENANCE, processed_at=instant))
     with config.disable_value_validation():
@@ -419,7 +419,7 @@ def test_warnings_stand_beside_the_summary_at_the_top_too(
     assert spoken[first : first + len(expected) + 2] == ["121111"] * (len(expected) + 1) + ["INTENDED-USE"]
 
 
-def test_a_labelmap_is_told_among_the_decisions_and_is_no_warning_of_the_numbers(pet: Quantified) -> None:
+def test_a_labelmap_stands_among_the_decisions_and_is_no_warning_of_the_numbers(pet: Quantified) -> None:
     policy = WritePolicy(seg_type=SegType.LABELMAP)
     [told] = [x for x in said(written(pet, policy), "DECISION") if x.startswith("write:")]
     assert told.startswith("write: SEG as LABELMAP")

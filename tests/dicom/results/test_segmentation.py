@@ -141,7 +141,7 @@ def test_a_slice_too_few_is_refused(tmp_path: Path) -> None:
         write_segmentation(context)
 
 
-def test_a_frame_beside_the_grid_is_noticed(tmp_path: Path) -> None:
+def test_a_frame_off_the_grid_is_noticed(tmp_path: Path) -> None:
     quantified = sources.pet(tmp_path)
     affine = quantified.segmented.labels.grid.affine.copy()
     affine[2, 3] += 1.0

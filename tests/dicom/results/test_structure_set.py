@@ -129,7 +129,7 @@ def test_it_is_written_only_on_request_and_never_empty(tmp_path: Path) -> None:
     assert [result.kind for result in empty] == [ResultKind.SR, ResultKind.PAGE]
 
 
-def test_contours_beside_the_slices_are_noticed(tmp_path: Path) -> None:
+def test_contours_off_the_slices_are_noticed(tmp_path: Path) -> None:
     affine = small_grid().affine.copy()
     affine[2, 3] += 1.0
     with pytest.raises(ResultMismatchError, match="off the slices"):
