@@ -10,7 +10,7 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration
 from app.domain.quantities.decay import DecayCorrection, FrameTiming
 from app.domain.quantities.nm_checks import EnergyWindow, covers
-from app.domain.quantities.suv import Conversion
+from app.domain.quantities.suv import Conversion, from_activity
 from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
@@ -220,16 +220,7 @@ def _from_activity(
     """Bq/ml, and SUVbw where dose, weight and times are known."""
     decisions = (*decisions, *_decay_warnings(header))
     scale = _without_time(header) or suv_scale(_as_pet(header))
-    factors = (to_bqml,) * header.slices
-    if isinstance(scale, Reason):
-        return Conversion(Quantification(source), factors, None, scale, decisions)
-    per_bqml = scale.quantification.suv_per_bqml or 0.0
-    return Conversion(
-        replace(scale.quantification, source=source),
-        factors,
-        tuple(factor * per_bqml for factor in factors),
-        decisions=(*decisions, *scale.decisions),
-    )
+    return from_activity((to_bqml,) * header.slices, scale, source, decisions)
 
 
 def _decay_warnings(header: NmHeader) -> tuple[Decision, ...]:

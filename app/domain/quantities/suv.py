@@ -13,7 +13,7 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import weight_kg
 from app.domain.quantities.body_size import NORMALISATIONS, Body, height_m, suvbw_per
 from app.domain.quantities.decay import DecayCorrection
-from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale, uptake_of_suv
+from app.domain.quantities.suv_scale import PetHeader, Quantification, SuvScale, suv_scale, uptake_of_suv
 from app.domain.refusal import Reason, RefusalCode
 
 FACTOR_AGREEMENT = 0.02
@@ -58,9 +58,8 @@ class Conversion:
 def convert_pet(header: PetHeader) -> Conversion | Reason:
     """How this series' values become Bq/ml and SUVbw; a reason when not even their unit is known."""
     if header.units == Units.BQML:
-        return _from_activity(
-            header, 1.0, f"Units=BQML, DecayCorrection={header.decay_correction or 'absent'}"
-        )
+        source = f"Units=BQML, DecayCorrection={header.decay_correction or 'absent'}"
+        return from_activity((1.0,) * len(header.frames), suv_scale(header), source)
     if header.units == Units.GML:
         return _with_uptake(header, _from_suv(header, header.suv_type or "BW"))
     if header.units == Units.CM2ML:
@@ -71,19 +70,22 @@ def convert_pet(header: PetHeader) -> Conversion | Reason:
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", header.units or "nothing", expected)
 
 
-def _from_activity(header: PetHeader, to_bqml: float, source: str) -> Conversion:
-    """An image in Bq/ml; without dose, weight or time it stays that, and says why."""
-    scale = suv_scale(header)
-    slices = len(header.frames)
+def from_activity(
+    bqml_factors: tuple[float, ...],
+    scale: SuvScale | Reason,
+    source: str,
+    decisions: tuple[Decision, ...] = (),
+) -> Conversion:
+    """An image in Bq/ml by one factor a slice; without dose, weight or time it stays that, and says why."""
     if isinstance(scale, Reason):
-        return Conversion(Quantification(source), (to_bqml,) * slices, None, scale)
-    factor = scale.quantification.suv_per_bqml or 0.0
-    activity = tuple(to_bqml * to_reference for to_reference in scale.slice_factors)
+        return Conversion(Quantification(source), bqml_factors, None, scale, decisions)
+    suv_per_bqml = scale.quantification.suv_per_bqml or 0.0
+    activity = tuple(one * other for one, other in zip(bqml_factors, scale.slice_factors, strict=True))
     return Conversion(
         replace(scale.quantification, source=source),
         activity,
-        tuple(value * factor for value in activity),
-        decisions=scale.decisions,
+        tuple(value * suv_per_bqml for value in activity),
+        decisions=(*decisions, *scale.decisions),
     )
 
 
@@ -157,7 +159,11 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
     """Counts with Philips' factors: to Bq/ml where that one is given, else straight to SUVbw."""
     suv_factor, bqml_factor = header.philips_suv_factor, header.philips_bqml_factor
     if bqml_factor:
-        conversion = _from_activity(header, bqml_factor, "Units=CNTS, Philips activity factor (7053,xx09)")
+        factors, source = (
+            (bqml_factor,) * len(header.frames),
+            "Units=CNTS, Philips activity factor (7053,xx09)",
+        )
+        conversion = from_activity(factors, suv_scale(header), source)
         if conversion.suv_factors is not None or not suv_factor:
             return _philips_cross_check(header, conversion)
     if suv_factor and header.decay_correction == DecayCorrection.NONE:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,7 @@ def scale_jumps(volume: Volume) -> tuple[Jump, ...]:
 
 def _log_ratios(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Of each slice over the one before: median log ratio, and whether the two are comparable."""
-    stride = max(1, math.ceil(math.sqrt(volume.array[0].size / MOST_VOXELS_A_SLICE)))
+    stride = stride_to(MOST_VOXELS_A_SLICE, volume.array)
     spacing = volume.grid.spacing_mm
     voxel_cm2 = spacing[0] * spacing[1] * stride**2 / 100.0
     slices = [plane[::stride, ::stride].astype(np.float64).ravel() for plane in volume.array]
@@ -165,6 +166,11 @@ def _compared(one: FloatArray, two: FloatArray, voxel_cm2: float) -> tuple[float
     below = np.cumsum(weights[order])
     middle = float(ratios[order][np.searchsorted(below, 0.5 * below[-1])])
     return middle, unlikeness(one, two * math.exp(-middle))
+
+
+def stride_to(voxels: int, slices: NDArray[Any]) -> int:
+    """The step along rows and columns that leaves about so many voxels of each slice ``(z, y, x)``."""
+    return max(1, math.ceil(math.sqrt(slices[0].size / voxels)))
 
 
 def unlikeness(one: FloatArray, two: FloatArray) -> float:

@@ -8,7 +8,6 @@ are in docs/reference/quantities.md.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,10 +19,12 @@ from numpy.typing import NDArray
 from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.stack.slice_consistency import (
+    CAP,
     LARGEST_UNLIKENESS,
     SMALLEST_BODY_CM2,
     SMALLEST_BODY_VOXELS,
     is_one_slope,
+    stride_to,
     unlikeness,
 )
 from app.domain.volume import FloatArray, Volume
@@ -32,9 +33,6 @@ Stored = NDArray[Any]
 
 THINNED_VOXELS = 4096
 """Of a slice, for comparing it with others."""
-
-CAP = 3.0
-"""Of a slice's mean: a bladder does not rule a comparison."""
 
 LARGEST_LOSS = 0.35
 """Share of two slices' common activity that may lie where all slices between have exactly 0: undamaged
@@ -106,7 +104,7 @@ def check_content(volume: Volume, stored: Stored, slopes: FloatArray) -> tuple[D
 
 
 def _thinned(volume: Volume, stored: Stored) -> _Slices:
-    stride = max(1, math.ceil(math.sqrt(stored[0].size / THINNED_VOXELS)))
+    stride = stride_to(THINNED_VOXELS, stored)
     part = volume.array[:, ::stride, ::stride].reshape(len(volume.array), -1)
     spacing = volume.grid.spacing_mm
     return _Slices(

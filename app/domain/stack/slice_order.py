@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.stack.slice_consistency import unlikeness
+from app.domain.stack.slice_consistency import stride_to, unlikeness
 from app.domain.volume import FloatArray
 
 CLEARLY_BETTER = 0.91
@@ -52,7 +52,8 @@ def check_order(
 
     ``values`` are ``(z, y, x)`` in the order of positions, ``lowest`` is that of air.
     """
-    values = _thinned(values)
+    stride = stride_to(THINNED_VOXELS, values)
+    values = values[:, ::stride, ::stride]
     doubts = []
     for keyword, numbers in numberings.items():
         displaced = out_of_order(numbers)
@@ -147,11 +148,6 @@ def _share_of_unlikeness(values: NDArray[np.floating[Any]], numbers: FloatArray)
     )
     limit = min(CLEARLY_BETTER, 1.0 - CHANCE / math.sqrt(voxels * len(pairs)))
     return (in_number / in_position if in_position > 0.0 else math.inf), limit
-
-
-def _thinned(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    stride = max(1, math.ceil(math.sqrt(values[0].size / THINNED_VOXELS)))
-    return values[:, ::stride, ::stride]
 
 
 def _listed(slices: NDArray[np.int64]) -> str:
