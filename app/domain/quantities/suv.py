@@ -159,11 +159,8 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
     """Counts with Philips' factors: to Bq/ml where that one is given, else straight to SUVbw."""
     suv_factor, bqml_factor = header.philips_suv_factor, header.philips_bqml_factor
     if bqml_factor:
-        factors, source = (
-            (bqml_factor,) * len(header.frames),
-            "Units=CNTS, Philips activity factor (7053,xx09)",
-        )
-        conversion = from_activity(factors, suv_scale(header), source)
+        source = "Units=CNTS, Philips activity factor (7053,xx09)"
+        conversion = from_activity((bqml_factor,) * len(header.frames), suv_scale(header), source)
         if conversion.suv_factors is not None or not suv_factor:
             return _philips_cross_check(header, conversion)
     if suv_factor and header.decay_correction == DecayCorrection.NONE:
