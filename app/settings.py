@@ -140,8 +140,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
 
 
 def _default_path() -> Path:
-    named = os.environ.get("PSMA_NODE_CONFIG")
-    if named:
+    if named := os.environ.get("PSMA_NODE_CONFIG"):
         return Path(named)
     here = Path("app.yaml")
     return here if here.is_file() else SHIPPED_CONFIG

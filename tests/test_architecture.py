@@ -68,7 +68,7 @@ FLOORS = {
         "quantification",
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
-    "app.node": ("policy transfer_syntaxes", "records", "receive process deliver", "watch queue", "service"),
+    "app.node": ("policy", "records", "receive process deliver", "watch queue", "service"),
     "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient", "dicom"),
     "app.validation": ("statistics scores study_table", "groups", "cards report"),
 }

@@ -13,14 +13,7 @@ from app.dicom.reading.studies import read_study
 from app.dicom.results.withdrawal import withdraw_unreplaced
 from app.dicom.results.writer import ResultFolder, Written, write_results
 from app.domain.analysis import Provenance, Quantified
-from app.domain.outcome import (
-    EarlierRevisions,
-    OnStage,
-    RunContext,
-    ShadowWork,
-    Status,
-    StudyOutcome,
-)
+from app.domain.outcome import EarlierRevisions, OnStage, RunContext, ShadowWork, Status, StudyOutcome
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierResults
@@ -64,7 +57,6 @@ class PsmaApplication(Application):
         super().__init__(["psma-node"])  # an explicit argv: the SDK would parse ours
 
     def compose(self) -> None:
-        """Connect the eight stages."""
         tools, settings, on_stage = self._tools, self._tools.settings, self._tools.on_stage
         receive = ReceiveOperator(self, source=self._source)
         select = SelectOperator(self, policy=settings.select)
@@ -119,13 +111,9 @@ class ChainProcessor:
 
         A standing result of an earlier revision that this one does not replace is withdrawn.
         """
+        digest = self._settings.digest
         provenance = Provenance(
-            __version__,
-            self._settings.digest,
-            revision,
-            earlier.last_words,
-            context.begun_at,
-            context.decisions,
+            __version__, digest, revision, earlier.last_words, context.begun_at, context.decisions
         )
         try:
             folder = self._run_chain(lambda: read_study(paths), out, provenance)
@@ -141,8 +129,8 @@ class ChainProcessor:
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
         """Run the chain; results and ``outcome.json`` are in ``out`` when it returns.
 
-        The results don't say when they were made: the same input gives the same UIDs here whenever it is
-        run, so it gives the same bytes too. The node, whose revisions are run once, tells the time.
+        The results don't say when they were made: the same input gives the same UIDs whenever it is run, so
+        it gives the same bytes. In the node a revision runs once, and its results name the time.
 
         Raises:
             RuntimeError: the framework returned without having run the chain to its end.

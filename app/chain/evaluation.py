@@ -22,10 +22,8 @@ from app.cohort.manifest import CohortPatient, CohortScan, image_file
 from app.dicom.outlines.seg import read_segmentation
 from app.dicom.reading.studies import read_studies
 from app.dicom.uids import ResultKind
-from app.domain.decision import ModelRole
 from app.domain.outcome import PairOutcome, Status
 from app.domain.scores import ScanKey, ScanScore, Validation
-from app.domain.study import StudyKind
 from app.domain.volume import Grid, LabelMap, Unit
 from app.errors import MisconfiguredError
 from app.files.records import Record, read_json, write_json
@@ -71,25 +69,21 @@ def evaluate_node(
 ) -> NodeScores:
     """Process every patient and score every scan; a patient that an earlier run finished is not done again.
 
-    Args:
-        cohort: its folder.
-        patients: which of its patients.
-        settings: the site's.
-        out: gets ``results/<patient>/``, the lesions as ``predictions/node/…``, ``patients/<patient>.json``.
+    ``out`` gets ``results/<patient>/``, the lesions as ``predictions/node/…``, ``patients/<patient>.json``.
 
     Raises:
         MisconfiguredError: the DICOM of a patient is not where the manifest says, or a model can't be used.
     """
+    evaluation = _Evaluation(cohort, settings, out, _dicom_of(patients))
     found: list[KeptPatient] = []
-    dicom = _dicom_of(patients)
     for done, patient in enumerate(patients, start=1):
         kept = out / PATIENTS_FOLDER / f"{patient.id}.json"
-        inputs = _digest(cohort, patient, dicom, settings)
+        inputs = evaluation.digest(patient)
         earlier = read_json(KeptPatient, kept)
         if earlier is not None and earlier.inputs == inputs:
             found.append(earlier)
         else:
-            found.append(_evaluate(cohort, patient, dicom, settings, Place(out, kept, inputs)))
+            found.append(evaluation.evaluate(patient, kept, inputs))
         log.info("%d of %d patients%s", done, len(patients), " (done before)" if found[-1] is earlier else "")
     return NodeScores(
         tuple(score for each in found for score in each.scores),
@@ -99,59 +93,73 @@ def evaluate_node(
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a patient's evaluation goes, and the digest of what it was made from."""
+class _Evaluation:
+    """As the arguments of :func:`evaluate_node`; ``dicom`` has the files of every study."""
 
+    cohort: Path
+    settings: Settings
     out: Path
-    kept: Path
-    inputs: str
+    dicom: Files
 
+    def digest(self, patient: CohortPatient) -> str:
+        """Of all that the scores depend on; of the many DICOM files, names, sizes and times."""
+        policy = self.settings.segment
+        digest = hashlib.sha256(f"{__version__} {self.settings.digest} {patient.model_dump_json()}".encode())
+        for card in site_models(ModelStore(policy.models_folder), policy).serving.values():
+            digest.update(f"{card.id} {sorted(card.files.items())} {card.inference}".encode())
+        for scan in patient.scans:
+            for image in ("suv", "truth"):
+                content = image_file(self.cohort, patient.id, scan.kind, image).read_bytes()
+                digest.update(hashlib.sha256(content).digest())
+            for file in sorted(self.dicom[scan.study_instance_uid]):
+                found = file.stat()
+                digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())
+        return digest.hexdigest()
 
-def _evaluate(
-    cohort: Path, patient: CohortPatient, dicom: Files, settings: Settings, place: Place
-) -> KeptPatient:
-    """Kept only when the chain came to its end: what failed may go better the next time."""
-    place.kept.unlink(missing_ok=True)  # the results that it speaks of go
-    results = place.out / RESULTS_FOLDER / patient.id
-    outcome = _process(patient, dicom, settings, results)
-    scores: list[ScanScore] = []
-    missing: list[str] = []
-    models: dict[str, str] = {}
-    for scan in patient.scans:
-        pair = _pair_of(outcome, scan)
-        if pair is None:
-            missing.append(f"{patient.id} {scan.kind}: {_why(outcome, scan)}")
-            continue
-        models[pair.model.role.value] = pair.model.model_id
-        scores.append(_score(cohort, _key(patient, scan, pair, settings), pair, results))
-    found = KeptPatient(inputs=place.inputs, scores=tuple(scores), missing=tuple(missing), models=models)
-    if outcome.status in (Status.DONE, Status.REJECTED):
-        write_json(found, place.kept)
-    return found
+    def evaluate(self, patient: CohortPatient, kept: Path, inputs: str) -> KeptPatient:
+        """Kept only when the chain came to its end: what failed may go better the next time."""
+        kept.unlink(missing_ok=True)  # the results that it speaks of go
+        results = self.out / RESULTS_FOLDER / patient.id
+        outcome = self._process(patient, results)
+        scores: list[ScanScore] = []
+        missing: list[str] = []
+        models: dict[str, str] = {}
+        for scan in patient.scans:
+            pair = _pair_of(outcome, scan)
+            if pair is None:
+                missing.append(f"{patient.id} {scan.kind}: {_why(outcome, scan)}")
+                continue
+            models[pair.model.role.value] = pair.model.model_id
+            scores.append(self._score(self._key(patient, scan, pair), pair, results))
+        found = KeptPatient(inputs=inputs, scores=tuple(scores), missing=tuple(missing), models=models)
+        if outcome.status in (Status.DONE, Status.REJECTED):
+            write_json(found, kept)
+        return found
 
+    def _process(self, patient: CohortPatient, results: Path) -> FolderOutcome:
+        with tempfile.TemporaryDirectory(prefix="psma-evaluate-") as folder:
+            files = (file for scan in patient.scans for file in self.dicom[scan.study_instance_uid])
+            for number, file in enumerate(files):
+                (Path(folder) / f"{number:06d}.dcm").symlink_to(file)
+            return process_folder(Path(folder), results, self.settings)
 
-def _digest(cohort: Path, patient: CohortPatient, dicom: Files, settings: Settings) -> str:
-    """The digest of all that the scores depend on; of the many DICOM files, names, sizes and times."""
-    digest = hashlib.sha256(f"{__version__} {settings.digest} {patient.model_dump_json()}".encode())
-    for card in site_models(ModelStore(settings.segment.models_folder), settings.segment).serving.values():
-        digest.update(f"{card.id} {sorted(card.files.items())} {card.inference}".encode())
-    for scan in patient.scans:
-        for image in ("suv", "truth"):
-            digest.update(
-                hashlib.sha256(image_file(cohort, patient.id, scan.kind, image).read_bytes()).digest()
-            )
-        for file in sorted(dicom[scan.study_instance_uid]):
-            found = file.stat()
-            digest.update(f"{file} {found.st_size} {found.st_mtime_ns}".encode())
-    return digest.hexdigest()
+    def _key(self, patient: CohortPatient, scan: CohortScan, pair: PairOutcome) -> ScanKey:
+        """Of the score, with the model that the site's policy means to run and the one that ran."""
+        policy = self.settings.segment
+        setting = choose_setting(scan.kind, has_prior=True)
+        asked = serving_model(ModelStore(policy.models_folder), policy, setting).role
+        why = "; ".join(str(reason) for reason in pair.no_prior) if pair.model.role is not asked else ""
+        return ScanKey(asked, pair.model.role, scan.kind, Validation.NODE, patient.centre, patient.id, why)
 
-
-def _process(patient: CohortPatient, dicom: Files, settings: Settings, out: Path) -> FolderOutcome:
-    with tempfile.TemporaryDirectory(prefix="psma-evaluate-") as folder:
-        files = (file for scan in patient.scans for file in dicom[scan.study_instance_uid])
-        for number, file in enumerate(files):
-            (Path(folder) / f"{number:06d}.dcm").symlink_to(file)
-        return process_folder(Path(folder), out, settings)
+    def _score(self, key: ScanKey, pair: PairOutcome, results: Path) -> ScanScore:
+        suv = read_volume(image_file(self.cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
+        truth = read_labels(image_file(self.cohort, key.patient, key.kind, "truth"))
+        found = _found(pair, results, suv.grid)
+        predictions = self.out / PREDICTIONS_FOLDER
+        path = prediction_file(predictions, Validation.NODE, key.used, key.patient, key.kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_array(path, found.array, found.grid)
+        return score_scan(key, found, truth, suv)
 
 
 def _dicom_of(patients: Sequence[CohortPatient]) -> Files:
@@ -182,30 +190,6 @@ def _why(outcome: FolderOutcome, scan: CohortScan) -> str:
             reasons = "; ".join(str(reason) for reason in study.reasons) or study.message
             return f"{study.status}: {reasons or 'another series was taken'}"
     return "its study was not found"
-
-
-def _key(patient: CohortPatient, scan: CohortScan, pair: PairOutcome, settings: Settings) -> ScanKey:
-    asked = _asked(scan.kind, settings)
-    why = "; ".join(str(reason) for reason in pair.no_prior) if pair.model.role is not asked else ""
-    return ScanKey(asked, pair.model.role, scan.kind, Validation.NODE, patient.centre, patient.id, why)
-
-
-def _score(cohort: Path, key: ScanKey, pair: PairOutcome, results: Path) -> ScanScore:
-    suv = read_volume(image_file(cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
-    truth = read_labels(image_file(cohort, key.patient, key.kind, "truth"))
-    found = _found(pair, results, suv.grid)
-    predictions = results.parent.parent / PREDICTIONS_FOLDER
-    path = prediction_file(predictions, Validation.NODE, key.used, key.patient, key.kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_array(path, found.array, found.grid)
-    return score_scan(key, found, truth, suv)
-
-
-def _asked(kind: StudyKind, settings: Settings) -> ModelRole:
-    """The model that the site's policy means to run."""
-    policy = settings.segment
-    setting = choose_setting(kind, has_prior=True)
-    return serving_model(ModelStore(policy.models_folder), policy, setting).role
 
 
 def _found(pair: PairOutcome, results: Path, grid: Grid) -> LabelMap:

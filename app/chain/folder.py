@@ -56,7 +56,6 @@ class FolderOutcome:
         return cls(status, tuple(studies), tuple(unreadable), "" if studies else NOTHING_FOUND)
 
     def lines(self) -> list[str]:
-        """The outcome in words, for a terminal."""
         lines = [f"{self.status}: {len(self.studies)} study(ies), {len(self.unreadable)} unreadable file(s)"]
         lines += [self.message] if self.message else []
         for number, study in enumerate(self.studies, start=1):
@@ -107,7 +106,6 @@ class RunResults:
         self._results.append((selection.study.patient, result))
 
     def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
-        """Results of this patient from before ``before``."""
         return [result for owner, result in self._results if owner == patient and result.acquired_at < before]
 
 
@@ -163,7 +161,7 @@ def _as_json(outcome: FolderOutcome) -> bytes:
 
 
 def _process_all(input_folder: Path, output_folder: Path, settings: Settings) -> FolderOutcome:
-    if settings.segment.device.startswith("cuda"):  # a GPU is demanded: better told before any work is done
+    if settings.segment.device.startswith("cuda"):  # a GPU is demanded: refuse before any work is done
         choose_device(settings.segment.device)
     reading = read_studies(input_folder)
     results = RunResults(settings.load)
@@ -204,11 +202,11 @@ def _run_shadows(processor: ChainProcessor, written: Sequence[Written], out: Pat
     try:
         write_shadows(() if work is None else work(), out)
     except OSError as error:
-        logger.error("no %s beside the study: %s", "shadow.json", error.strerror)
+        logger.error("no shadow.json beside the study: %s", error.strerror)
 
 
 def _write_if_possible(outcome: StudyOutcome, out: Path) -> None:
-    """The outcome beside the study; a disk that has no room for it is told by the folder's own outcome."""
+    """The study's own outcome; where the disk has no room for it, the folder's outcome says how it ended."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_outcome(outcome, out)
@@ -217,7 +215,7 @@ def _write_if_possible(outcome: StudyOutcome, out: Path) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    """Results of an earlier run go: beside those of this one, nobody could tell them apart."""
+    """Remove the results of an earlier run, which could be taken for those of this one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in folder.glob(f"{STUDY_FOLDER}*"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +13,6 @@ from app.cli.options import ConfigOption, SetOption, end_on_sigterm, log_to_term
 from app.phantom.centres import Centre, TruthFileForm
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from app.cohort.manifest import CohortManifest, Exclusion
 
 app = typer.Typer(
@@ -97,12 +94,15 @@ def simulate(
 def _print(manifest: CohortManifest) -> None:
     from rich.console import Console
     from rich.markup import escape
+    from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     if manifest.simulated:
         console.print("[bold]Simulated patients[/bold]")
-    header = ["patient", "scan", "acquired", "lesions", "ml", "truth", "registered"]
-    _print_table(console, header, _rows(manifest))
+    table = Table("patient", "scan", "acquired", "lesions", "ml", "truth", "registered")
+    for row in _rows(manifest):
+        table.add_row(*row)
+    console.print(table)
     for centre, count in _counts(manifest):
         console.print(f"centre {centre}: {count}")
     for heading, lines in (("Excluded", _excluded(manifest)), ("Warnings", _warnings(manifest))):
@@ -162,12 +162,3 @@ def _warnings(manifest: CohortManifest) -> list[str]:
         for warning in scan.warnings
     ]
     return [*manifest.warnings, *of_patients, *of_scans]
-
-
-def _print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

@@ -42,13 +42,12 @@ def demo(
 
     from app.demo.processes import ProgramFailedError
     from app.demo.story import DemoFailedError, DemoRequest, run_demo
-    from app.phantom.centres import Centre
 
     if centre.upper() not in list(Centre):
         raise typer.BadParameter(f"found {centre}, expected A or B", param_hint="--centre")
     console = Console()
     begun = time.monotonic()
-    # a polite end asked for from outside cleans up as Ctrl-C does
+    # SIGTERM cleans up as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TerminalNarrator(console) as narrator:
         try:
@@ -84,21 +83,17 @@ class TerminalNarrator:
         self._spinner.stop()
 
     def step(self, text: str) -> None:
-        """A new step begins; the one before has ended well."""
         self._tick()
         self._step, self._begun = text, time.monotonic()
         self._spinner.update(text)
 
     def progress(self, text: str) -> None:
-        """What is happening now within the step."""
         self._spinner.update(f"{self._step}: {text}")
 
     def note(self, text: str) -> None:
-        """Something to remember from this step; shown when it has ended."""
         self._notes.append(text)
 
     def fail(self, text: str) -> None:
-        """The step under way has failed."""
         self._spinner.stop()
         self._console.print(f"✗ {self._step}", style="red", highlight=False)
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

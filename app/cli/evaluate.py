@@ -28,15 +28,7 @@ COMMAND = "`psma-node evaluate --node`"
 
 @dataclass(frozen=True)
 class NodeRun:
-    """What is evaluated, with what, and how it was asked for.
-
-    Attributes:
-        cohort: its folder.
-        patients: those that are processed.
-        simulated: whether they were.
-        serving: cards of the models that the site's policy names.
-        command: to run again.
-    """
+    """What is evaluated and with what: ``serving`` are the models that the site's policy names."""
 
     cohort: Path
     patients: Sequence[CohortPatient]
@@ -55,12 +47,7 @@ class NodeRun:
 
 
 def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> NodeRun:
-    """What was asked for, checked as far as can be before any computing.
-
-    Args:
-        cohort: its folder.
-        centre: whose patients; empty: everyone's.
-        site: the site's file, and settings that override it.
+    """The run, checked as far as possible before any computing; an empty ``centre`` means every patient.
 
     Raises:
         MisconfiguredError: cohort, settings or models can't be used.
@@ -81,12 +68,7 @@ def run_node(cohort: Path, centre: str, site: tuple[Path | None, list[str]]) -> 
 
 
 def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
-    """Process, score, report; the command fails when a scan gave no result.
-
-    Raises:
-        MisconfiguredError: the folder can't be written to or is in use, DICOM is not in place, or a model is
-            damaged.
-    """
+    """Process, score, report; the command fails when a scan gave no result."""
     from app.chain.evaluation import evaluate_node
     from app.files.durable import hold_folder
     from app.node.watch.log import configure_logging
@@ -211,7 +193,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.node.watch.stop_signals import block_stop_signals
 
     block_stop_signals()
-
     with _explained(out or NODE_FOLDER):
         run = run_node(source, centre, (config, overrides or []))
         evaluate_and_report(run, (out or NODE_FOLDER).resolve(), cards)
@@ -240,11 +221,7 @@ def _write_again(source: Path, report: Path, cohort: Path | None) -> None:
 
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """Explain what the disk refuses in a sentence instead of a traceback.
-
-    Raises:
-        MisconfiguredError: in place of an ``OSError``.
-    """
+    """Raise a MisconfiguredError, a sentence, in place of an OSError, which would be a traceback."""
     try:
         yield
     except OSError as error:

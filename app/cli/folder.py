@@ -195,7 +195,7 @@ def process(
     from app.files.outcome import remove_earlier_outcomes
 
     remove_earlier_outcomes(output_folder)
-    from app.cli.compute import device_cautions
+    from app.cli.options import device_cautions
     from app.node.watch.log import configure_logging
     from app.settings import load_settings
 
@@ -203,7 +203,7 @@ def process(
     configure_logging(None, "WARNING")
     for caution in (*settings.write.cautions, *device_cautions(settings)):
         logging.getLogger(__name__).warning(caution)
-    from app.chain.folder import process_folder  # ten seconds, which nobody waits for over a wrong setting
+    from app.chain.folder import process_folder  # takes ten seconds: a wrong setting is refused first
 
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:

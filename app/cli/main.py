@@ -15,21 +15,20 @@ from app.cli.demo import demo, phantom
 from app.cli.evaluate import evaluate
 from app.cli.experiment import experiment
 from app.cli.folder import inspect, process
-from app.cli.operate import check, retry, status
-from app.cli.serve import serve
+from app.cli.operate import check, retry, serve, status
 from app.errors import PsmaNodeError
 
 
 def settings() -> None:
     """Print the reference of app.yaml as Markdown."""
-    from app.reference.settings import settings_reference
+    from app.reference import settings_reference
 
     typer.echo(settings_reference(), nl=False)
 
 
 def conformance() -> None:
     """Print the DICOM conformance statement as Markdown."""
-    from app.reference.conformance import conformance_statement
+    from app.reference import conformance_statement
 
     typer.echo(conformance_statement(), nl=False)
 

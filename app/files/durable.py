@@ -85,11 +85,9 @@ def try_lock(path: Path) -> FileLock | None:
 
 @contextmanager
 def hold_folder(folder: Path, command: str) -> Iterator[None]:
-    """Hold ``folder`` alone; it is made when it is not there.
+    """Hold ``folder`` alone while the block runs; it is made when it is not there.
 
-    Args:
-        folder: what two runs must not write at once.
-        command: what works in it, for the message.
+    ``command`` names what works in the folder, for the message.
 
     Raises:
         MisconfiguredError: another run holds it, or it can't be written to.

@@ -22,13 +22,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_record(kind: type[AnyRecord], path: Path, what: str, advice: str) -> AnyRecord:
-    """The record in ``path``.
-
-    Args:
-        kind: its class.
-        path: the file.
-        what: names the kind in messages, as "a model card".
-        advice: for a file that is not there.
+    """The record in ``path``; ``what`` names its kind in messages, ``advice`` is for a missing file.
 
     Raises:
         MisconfiguredError: missing, not YAML, or not such a record.
@@ -49,7 +43,6 @@ def faults(error: ValidationError) -> str:
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write it, whole or not at all."""
     text = yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     write_durably(path, text.encode())
 

@@ -93,7 +93,6 @@ class NodePolicy:
 
     @property
     def inbox_dir(self) -> Path:
-        """Received instances."""
         return self.data_dir / "inbox"
 
     @property
@@ -103,12 +102,11 @@ class NodePolicy:
 
     @property
     def failures_dir(self) -> Path:
-        """Full tracebacks of failed studies: they may quote headers, so they stay beside the images."""
+        """Full tracebacks of failed studies: they may quote headers, so they stay with the images."""
         return self.data_dir / "failures"
 
     @property
     def audit_dir(self) -> Path:
-        """The audit log."""
         return self.data_dir / "audit"
 
     @property
@@ -151,11 +149,9 @@ class Caller:
             ip_network(address)
 
     def allows(self, ae_title: str, address: str) -> bool:
-        """Whether an association of ``ae_title`` from ``address`` is this caller's."""
         return self.ae_title in ("*", ae_title) and self.allows_address(address)
 
     def allows_address(self, address: str) -> bool:
-        """Whether the address alone is one of this caller's."""
         found = ip_address(address)
         mapped = getattr(found, "ipv4_mapped", None)
         return any((mapped or found) in ip_network(network) for network in self.addresses)

@@ -18,7 +18,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from dbos import DBOS, DBOSConfig
@@ -30,12 +30,12 @@ from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery, SendResult
 from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
-from app.node.process.shadows import ShadowComparing
+from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.database import database_url, utc_now
-from app.node.records.deliveries import Delivery, DeliveryLedger
+from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryLedger
 from app.node.records.executors import Heartbeats
-from app.node.records.runs import Run, RunLedger, StudyState
+from app.node.records.runs import Run, RunKey, RunLedger, StudyState
 
 APPLICATION_NAME = "psma-node"
 
@@ -140,7 +140,7 @@ class DurableEngine:
         )
 
     def ended_among(self, workflow_ids: Iterable[str]) -> frozenset[str]:
-        """Those workflows that have come to an end, whichever."""
+        """Those workflows that have ended, in whatever way."""
         wanted = list(workflow_ids)
         if not wanted:
             return frozenset()
@@ -182,13 +182,11 @@ class DurableEngine:
 
 
 def run_workflow_id(run: Run) -> str:
-    """Identifier of the run's current try."""
     content = run.content_digest[:16]
     return f"process-{run.key.study_instance_uid}-{content}-{run.attempt}"
 
 
 def delivery_workflow_id(delivery: Delivery) -> str:
-    """Identifier of the delivery's current try."""
     run = delivery.key.run
     destination = hashlib.sha256(delivery.key.destination.encode()).hexdigest()[:16]
     return f"deliver-{run.study_instance_uid}-r{run.revision}-{destination}-{delivery.attempt}"
@@ -211,61 +209,54 @@ def _use_write_ahead_log(url: URL) -> None:
         connection.close()
 
 
+@dataclass
 class Planner:
     """Reads the ledgers again and again; several processes may do so at the same time."""
 
-    def __init__(
-        self,
-        runs: RunLedger,
-        deliveries: DeliveryLedger,
-        engine: DurableEngine,
-        heartbeats: Heartbeats,
-        prior_wait: PriorWait,
-    ) -> None:
-        self._runs = runs
-        self._deliveries = deliveries
-        self._engine = engine
-        self._heartbeats = heartbeats
-        self._prior_wait = prior_wait
-        self._planned: set[str] = set()
+    runs: RunLedger
+    deliveries: DeliveryLedger
+    engine: DurableEngine
+    heartbeats: Heartbeats
+    prior_wait: PriorWait
+    _planned: set[str] = field(default_factory=set, init=False)
 
     def plan(self) -> None:
         """Store the current try of everything unfinished that this process has not stored yet."""
         wanted = set()
-        for run in self._runs.unfinished():
+        for run in self.runs.unfinished():
             planned = run_workflow_id(run) in self._planned
             if not planned and self._waits(run):
                 continue
             wanted.add(run_workflow_id(run))
             if not planned:
-                self._engine.plan_run(run)
-        for delivery in self._deliveries.pending():
+                self.engine.plan_run(run)
+        for delivery in self.deliveries.pending():
             wanted.add(delivery_workflow_id(delivery))
             if delivery_workflow_id(delivery) not in self._planned:
-                self._engine.plan_delivery(delivery)
+                self.engine.plan_delivery(delivery)
         self._planned = wanted
 
     def _waits(self, run: Run) -> bool:
         if run.state is StudyState.RUNNING:
             return False
-        wait = self._prior_wait.check(run, utc_now())
+        wait = self.prior_wait.check(run, utc_now())
         if wait.hold:
-            self._runs.note_reason(run, wait.reason)
+            self.runs.note_reason(run, wait.reason)
         return wait.hold
 
     def replace_lost(self) -> None:
         """Plan again what ended in the engine without a word in the ledger (the database failed it)."""
-        runs = {run_workflow_id(run): run for run in self._runs.unfinished()}
-        deliveries = {delivery_workflow_id(item): item for item in self._deliveries.pending()}
-        for workflow_id in self._engine.ended_among([*runs, *deliveries]):
+        runs = {run_workflow_id(run): run for run in self.runs.unfinished()}
+        deliveries = {delivery_workflow_id(item): item for item in self.deliveries.pending()}
+        for workflow_id in self.engine.ended_among([*runs, *deliveries]):
             # each replacement asks for the try seen above, so one that moved on meanwhile is left alone
             if workflow_id in runs:
                 run = runs[workflow_id]
-                replaced = self._runs.replace_lost_attempt(run)
+                replaced = self.runs.replace_lost_attempt(run)
                 facts: dict[str, object] = {"study": run.key.study_instance_uid, "attempt": run.attempt}
             else:
                 delivery = deliveries[workflow_id]
-                replaced = self._deliveries.replace_lost_attempt(delivery)
+                replaced = self.deliveries.replace_lost_attempt(delivery)
                 study = delivery.key.run.study_instance_uid
                 facts = {"study": study, "destination": delivery.key.destination}
             if replaced:
@@ -273,15 +264,15 @@ class Planner:
 
     def take_over_dead(self) -> None:
         """Take over what executors that fell silent left unfinished."""
-        for executor_id in self._heartbeats.claim_dead():
-            count = self._engine.take_over(executor_id)
-            self._heartbeats.forget(executor_id)
+        for executor_id in self.heartbeats.claim_dead():
+            count = self.engine.take_over(executor_id)
+            self.heartbeats.forget(executor_id)
             if count:
                 _log.warning("took over unfinished work", extra={"executor": executor_id, "instances": count})
 
 
 def process_workflow(
-    work: StudyWork, ended: Callable[[], None], shadows: ShadowComparing | None = None
+    work: StudyWork, ended: Callable[[], None], shadows: WaitingShadows | None = None
 ) -> ProcessWork:
     """The workflow ``process``; ``ended`` is called when the ledger may hold something new to plan.
 
@@ -289,12 +280,12 @@ def process_workflow(
     """
 
     def process(study_instance_uid: str, revision: int, attempt: int) -> None:
-        where = (study_instance_uid, revision, attempt)
-        kept = json.loads(step("chain", lambda: _packed(work.run_chain(*where))))
-        step("record", work.record, *where, AttemptResult(AttemptKind(kept["kind"]), kept["reason"]))
+        key = RunKey(study_instance_uid, revision)
+        kept = json.loads(step("chain", lambda: _packed(work.run_chain(key, attempt))))
+        step("record", work.record, key, attempt, AttemptResult(AttemptKind(kept["kind"]), kept["reason"]))
         ended()
         if shadows is not None:
-            shadows.compare(study_instance_uid, revision)
+            shadows.compare(key)
 
     return process
 
@@ -303,9 +294,9 @@ def deliver_workflow(work: ResultDelivery, ended: Callable[[], None]) -> Deliver
     """The workflow ``deliver``; ``ended`` as in :func:`process_workflow`."""
 
     def deliver(study_instance_uid: str, revision: int, destination: str, attempt: int) -> None:
-        where = (study_instance_uid, revision, destination, attempt)
-        kept = json.loads(step("send", lambda: _packed(work.send(*where))))
-        step("record", work.record, *where, SendResult(**kept))
+        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
+        kept = json.loads(step("send", lambda: _packed(work.send(key, attempt))))
+        step("record", work.record, key, attempt, SendResult(**kept))
         ended()
 
     return deliver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,15 +14,14 @@ from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.files.durable import try_lock
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
-from app.node.process.priors import prior_wait
-from app.node.process.shadows import ShadowComparing
+from app.node.process.priors import PriorWait
+from app.node.process.shadows import WaitingShadows
 from app.node.process.work import ProcessorFactory, ProcessorPool, StudyWork
 from app.node.queue import DurableEngine, Planner, deliver_workflow, process_workflow, tidy
 from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
-from app.node.records.comparisons import WaitingShadows
 from app.node.records.executors import Heartbeats
 from app.node.records.stores import NodeStores
 from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
@@ -46,8 +45,6 @@ class NodePlan:
 
     Attributes:
         receives: whether it listens; a node that does not only works on what others receive.
-        examine: headers and selection of a study.
-        processor_factory: loads the models.
         shadows: where the chains leave the work of shadow models; ``None`` for a site without.
         version, settings_digest: for the audit log.
     """
@@ -73,7 +70,7 @@ class NodeService:
         policy = plan.node
         self._engine = DurableEngine(policy)
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
-        wait = prior_wait(stores, policy)
+        wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._reception_audit = ReceptionAudit(stores.audit)
@@ -87,13 +84,7 @@ class NodeService:
         self._exit_code = ExitCode.DONE
 
     @property
-    def exit_code(self) -> ExitCode:
-        """``RETRY`` when this process could not compute any more and has to be started over."""
-        return self._exit_code
-
-    @property
     def port(self) -> int:
-        """The port listened on."""
         return self._scp.port
 
     def start(self) -> None:
@@ -119,10 +110,11 @@ class NodeService:
         self._probes.look()
         self._probes.started()
 
-    def stop(self) -> None:
+    def stop(self) -> ExitCode:
         """Stop listening, let what is under way end for ``drain_s``, then disconnect.
 
-        What has not ended by then stays planned, and is begun again at the next start.
+        What has not ended by then stays planned, and is begun again at the next start. Returns ``RETRY`` when
+        this process could not compute any more and has to be started over.
         """
         deadline = time.monotonic() + self._plan.node.drain_s
         self._probes.drain()
@@ -137,6 +129,7 @@ class NodeService:
         self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
         self._stores.close()
         self._probes.stop()
+        return self._exit_code
 
     def _conditions(self) -> Conditions:
         policy, receives = self._plan.node, self._plan.receives
@@ -159,14 +152,11 @@ class NodeService:
         self._loops = [_loop(watch, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
-        destinations = _names(self._plan.deliver)
+        destinations = [destination.name for destination in self._plan.deliver.destinations]
         work = StudyWork(self._stores, self._plan.node, processors, destinations, self._start_over)
         delivery = ResultDelivery(self._stores, self._plan.deliver)
-        waiting = self._plan.shadows
-        shadows = None if waiting is None else ShadowComparing(self._stores, waiting)
-        self._engine.launch(
-            process_workflow(work, self._wake.set, shadows), deliver_workflow(delivery, self._wake.set)
-        )
+        process = process_workflow(work, self._wake.set, self._plan.shadows)
+        self._engine.launch(process, deliver_workflow(delivery, self._wake.set))
 
     def _start_over(self) -> None:
         """Drain and end: what keeps this node running (systemd, a container host) starts a new one."""
@@ -182,10 +172,6 @@ class NodeService:
         self._planner.take_over_dead()
         self._planner.replace_lost()
         self._reception_audit.flush()
-
-
-def _names(policy: DeliverPolicy) -> Sequence[str]:
-    return [destination.name for destination in policy.destinations]
 
 
 def _lock(policy: NodePolicy) -> FileLock:

@@ -208,7 +208,7 @@ class NamingSegmentation:
         raise ValueError("cannot parse 'DOE^JOHN'")
 
 
-def test_a_fault_that_quotes_a_name_is_told_without_it(
+def test_a_fault_that_quotes_a_name_is_reported_without_it(
     patient: WrittenPatient, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     use_segmentation(monkeypatch, NamingSegmentation)
@@ -292,7 +292,7 @@ def test_a_run_that_ends_before_it_begins_leaves_no_earlier_outcome_behind(
     assert [text for text in left if '"done"' in text] == []
 
 
-def test_a_failure_within_the_chain_is_told_without_the_framework_s_lines(
+def test_a_failure_within_the_chain_is_reported_without_the_framework_s_lines(
     patient: WrittenPatient, tmp_path: Path
 ) -> None:
     """Each line of standard error is the node's own: JSON of its log, or the sentence at the end."""

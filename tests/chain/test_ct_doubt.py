@@ -1,4 +1,4 @@
-"""A PET beside its CT, through the whole chain: warned of, and nothing is read from that CT; or refused."""
+"""A PET that lies off its CT, through the chain: a warning and nothing read from that CT, or a refusal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def processed(patient: WrittenPatient, by_mm: float, folder: Path, settings: Set
     return processor(settings).process((*moved, *patient.pet.ct), folder / "out", revision=1)
 
 
-def test_beside_its_ct_a_lesion_has_no_site_no_organ_is_told_and_report_and_page_warn(
+def test_off_its_ct_a_lesion_has_no_site_no_organ_is_named_and_report_and_page_warn(
     patient: WrittenPatient, settings: Settings, tmp_path: Path
 ) -> None:
     outcome = processed(patient, 40.0, tmp_path, settings)
@@ -55,7 +55,7 @@ def test_beside_its_ct_a_lesion_has_no_site_no_organ_is_told_and_report_and_page
     assert (band == (255, 226, 122)).all()
 
 
-def test_far_beside_its_ct_a_pet_is_refused(
+def test_far_off_its_ct_a_pet_is_refused(
     patient: WrittenPatient, settings: Settings, tmp_path: Path
 ) -> None:
     outcome = processed(patient, 80.0, tmp_path, settings)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from app.chain import application
 from app.chain.folder import process_folder
-from app.cli import compute, serve
-from app.cli.compute import ComputePlan, compute_plan, device_cautions
+from app.cli import operate, options
 from app.cli.main import app
+from app.cli.options import ComputePlan, compute_plan, device_cautions
 from app.errors import MisconfiguredError
 from app.inference import devices
 from app.inference.devices import VisibleGpus
@@ -38,7 +38,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def see(monkeypatch: pytest.MonkeyPatch, found: VisibleGpus) -> None:
     """PyTorch sees these GPUs, and each computes."""
-    for module in (devices, compute):
+    for module in (devices, options):
         monkeypatch.setattr(module, "visible_gpus", lambda: found)
     monkeypatch.setattr(devices, "_refuse_broken", lambda device, seen: None)
 
@@ -68,7 +68,7 @@ def test_each_chain_of_the_node_has_one_gpu_in_turn(
     settings = load_settings(overrides=words)
     stores: Any = SimpleNamespace()
     models: Any = SimpleNamespace(shadows=(), wants_prior=True)
-    plan = serve._plan(compute_plan(settings), models, True, stores)
+    plan = operate._plan(compute_plan(settings), models, True, stores)
     chains: list[Any] = [plan.processor_factory(lambda stage: None) for _ in range(plan.node.workers)]
     assert made == bound_to
     # where a chain runs is no setting of its results
@@ -76,7 +76,7 @@ def test_each_chain_of_the_node_has_one_gpu_in_turn(
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_there_is_one_chain_on_the_cpu_and_it_is_told() -> None:
+def test_without_a_gpu_there_is_one_chain_on_the_cpu_and_it_says_so() -> None:
     plan = compute_plan(load_settings())
     assert (plan.devices, plan.workers) == (("cpu",), 1)
     assert str(plan) == (
@@ -85,9 +85,9 @@ def test_without_a_gpu_there_is_one_chain_on_the_cpu_and_it_is_told() -> None:
     )
 
 
-def test_with_gpus_they_are_told_by_name() -> None:
-    told = str(ComputePlan(load_settings(), ("cuda:0", "cuda:1"), TWO))
-    assert told == "the networks run on cuda:0 (Test A), cuda:1 (Test B), 2 worker(s)"
+def test_gpus_are_named() -> None:
+    printed = str(ComputePlan(load_settings(), ("cuda:0", "cuda:1"), TWO))
+    assert printed == "the networks run on cuda:0 (Test A), cuda:1 (Test B), 2 worker(s)"
 
 
 def test_a_number_of_workers_below_zero_is_refused() -> None:
@@ -113,7 +113,7 @@ def test_the_node_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("app.node.watch.log.configure_logging", lambda *where: None)
     overrides = ["segment.device=cuda", f"node.data_dir={tmp_path / 'data'}"]
     with pytest.raises(MisconfiguredError, match=r"segment\.device is cuda: expected a GPU"):
-        serve._started(None, overrides, receive=False)
+        operate._started(None, overrides, receive=False)
     assert not (tmp_path / "data").exists()
 
 
@@ -137,7 +137,7 @@ def test_check_tells_the_device_and_ends_with_2_where_a_gpu_is_demanded_in_vain(
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "caution"),
     [
         ([], ""),
         (["resources.gpu=1", "segment.device=cpu"], ""),
@@ -145,7 +145,7 @@ def test_check_tells_the_device_and_ends_with_2_where_a_gpu_is_demanded_in_vain(
         (["segment.device=cuda"], ""),
     ],
 )
-def test_a_package_that_asks_for_gpus_and_runs_without_is_cautioned(words: list[str], said: str) -> None:
+def test_a_package_that_asks_for_gpus_and_runs_without_is_cautioned(words: list[str], caution: str) -> None:
     cautions = device_cautions(load_settings(overrides=words))
-    assert len(cautions) == (1 if said else 0)
-    assert said in "".join(cautions)
+    assert len(cautions) == (1 if caution else 0)
+    assert caution in "".join(cautions)

@@ -223,10 +223,10 @@ def test_m2_that_only_stood_in_gets_no_metrics_and_the_way_to_get_some(
 ) -> None:
     complete_cards(*served(models, m4_ran=True))
     assert dice_in(models, "m2") == {}
-    told = capsys.readouterr().out
-    assert "card unchanged: psma-m2-simulated: it ran only in place of another, in 2 scan(s)" in told
+    printed = capsys.readouterr().out
+    assert "card unchanged: psma-m2-simulated: it ran only in place of another, in 2 scan(s)" in printed
     way = "segment.spect_model_with_prior=psma-m2-simulated"
-    assert f"--set {way}" in told
+    assert f"--set {way}" in printed
     complete_cards(*served(models, m4_ran=False, overrides=(way,)))
     assert dice_in(models, "m2") == {"SPECT/CT": (10, 0.4)}
 

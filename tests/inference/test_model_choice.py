@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from app.cli import operate
 from app.cli.main import app
 from app.cli.operate import verified_models
 from app.domain.decision import ModelRole
@@ -98,8 +99,6 @@ def test_a_wrong_checksum_is_refused_at_start_of_a_shadow_too(models: Path, dama
 
 def test_the_node_refuses_to_start_with_a_wrong_checksum(models: Path, tmp_path: Path) -> None:
     """``serve`` as far as its models: exit code 2, and no data folder is made."""
-    from app.cli import serve
-
     with (models / "shipped-m2" / "plans.json").open("ab") as stream:
         stream.write(b" ")
     settings = load_settings(
@@ -110,7 +109,7 @@ def test_the_node_refuses_to_start_with_a_wrong_checksum(models: Path, tmp_path:
         ]
     )
     with pytest.raises(MisconfiguredError, match=r"plans\.json: SHA-256 is"):
-        serve._refuse_unfit(settings)
+        operate._refuse_unfit(settings)
     assert not (tmp_path / "data").exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import model_import
+from app.cli import models as model_commands
 from app.cli.models import app
 from app.domain.decision import ModelRole
 from app.inference.models.card import ModelCard, read_card, write_card
@@ -52,7 +52,7 @@ def test_after_an_import_the_command_that_measures_it_is_told(
     role: ModelRole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = shipped(role).model_copy(update={"metrics": ()})
-    model_import._print_card(card, tmp_path)
+    model_commands._print_card(card, tmp_path)
     told = capsys.readouterr().out
     for setting in (f"segment.models_dir={tmp_path}", *settings_to_measure(card)):
         assert f"--set {setting}" in told

@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from app.dicom.results.policy import RESULT_CLASSES
-from app.reference.conformance import conformance_statement
+from app.reference import conformance_statement
 from tests.peers.results import Case
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "conformance.md"

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.errors import MisconfiguredError
-from app.reference.settings import settings_reference
+from app.reference import settings_reference
 from app.settings import SHIPPED_CONFIG, Settings, load_settings
 
 

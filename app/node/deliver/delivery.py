@@ -63,22 +63,8 @@ class ResultDelivery:
         self._policy = policy
         self._send = send
 
-    def send(self, study_instance_uid: str, revision: int, destination: str, attempt: int) -> SendResult:
+    def send(self, key: DeliveryKey, attempt: int) -> SendResult:
         """Step 1: send each instance that is not acknowledged; each answer is kept as it comes."""
-        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
-        return self._try(key, attempt)
-
-    def record(
-        self, study_instance_uid: str, revision: int, destination: str, attempt: int, tried: SendResult
-    ) -> str:
-        """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
-        key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
-        if not tried.out_of_date:
-            self._write_transition(key, attempt, tried)
-        self._settle_run(key.run)
-        return "recorded"
-
-    def _try(self, key: DeliveryKey, attempt: int) -> SendResult:
         if not self._stores.deliveries.begin(key, attempt):
             return SendResult(out_of_date=True)
         obstacle = self._obstacle(key.run)
@@ -92,9 +78,16 @@ class ResultDelivery:
         except RetryLaterError as error:
             return SendResult(unreached=str(error))
         except Exception as error:  # noqa: BLE001  a delivery's fault must not end its tries
-            _log.error("sending failed", exc_info=error, extra=_facts(key))
+            _log.error("sending failed", exc_info=error, extra=key.facts)
             return SendResult(unreached=describe_exception(error))
         return SendResult(refused="; ".join(filter(None, refused)))
+
+    def record(self, key: DeliveryKey, attempt: int, tried: SendResult) -> str:
+        """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
+        if not tried.out_of_date:
+            self._write_transition(key, attempt, tried)
+        self._settle_run(key.run)
+        return "recorded"
 
     def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
         unsent = [item for item in self._stores.deliveries.instances(key) if item.is_open]
@@ -108,7 +101,7 @@ class ResultDelivery:
         path = self._stores.outbox.folder_of(key.run) / item.path
         answers = self._send([path], destination, self._policy.calling_ae_title, self._policy.timeout_s)
         answer = answers[0]
-        facts = _facts(key) | {"sop_instance": item.sop_instance_uid, "dicom_status": answer.status}
+        facts = key.facts | {"sop_instance": item.sop_instance_uid, "dicom_status": answer.status}
         if answer.ok:
             self._stores.audit.append(
                 AuditEvent.DELIVERED, key.run.study_instance_uid, facts | {"kind": item.kind}
@@ -140,7 +133,7 @@ class ResultDelivery:
         was_open = self._stores.deliveries.end(key, attempt, transition)
         if not was_open or transition.state is DeliveryState.DONE:
             return
-        facts = _facts(key) | {"reason": transition.reason, "next_try": iso_or_empty(transition.next_try_at)}
+        facts = key.facts | {"reason": transition.reason, "next_try": iso_or_empty(transition.next_try_at)}
         _log.warning("not delivered yet" if transition.next_try_at else "delivery ended", extra=facts)
         if transition.state is DeliveryState.FAILED:
             self._stores.audit.append(AuditEvent.DELIVERY_FAILED, key.run.study_instance_uid, facts)
@@ -172,25 +165,15 @@ class ResultDelivery:
         if failed:
             state, reason = StudyState.FAILED, "; ".join(failed)
         if self._stores.runs.finish_delivery(run, state, reason):
-            facts = {"study": run.study_instance_uid, "revision": run.revision, "state": str(state)}
-            _log.info("deliveries ended", extra=facts)
+            _log.info("deliveries ended", extra=run.facts | {"state": str(state)})
 
     def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
         """A study that only withdrew an earlier result stays rejected, with its reason."""
         try:
             outcome = outcome_of(self._stores.outbox, run)
         except MisconfiguredError as error:  # everything has arrived; only the words are lost
-            facts = {"study": run.study_instance_uid, "revision": run.revision, "reason": str(error)}
-            _log.error("earlier result unreadable", extra=facts)
+            _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
             return StudyState.DONE, str(error)
         if outcome is not None and outcome.status is Status.REJECTED:
             return StudyState.REJECTED, self._stores.runs.get(run).reason
         return StudyState.DONE, ""
-
-
-def _facts(key: DeliveryKey) -> dict[str, object]:
-    return {
-        "study": key.run.study_instance_uid,
-        "revision": key.run.revision,
-        "destination": key.destination,
-    }

@@ -19,6 +19,7 @@ from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -28,7 +29,9 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from app.errors import RetryLaterError
 from app.node.policy import Destination
-from app.node.transfer_syntaxes import CONVERTIBLE_TRANSFER_SYNTAXES
+
+CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+"""Our results may go out in either: the change is lossless, and every PACS takes the second (PS3.5 10.1)."""
 
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """Also reported by us for an instance whose class or encoding the PACS did not accept."""
@@ -81,16 +84,9 @@ class _NothingAcceptedError(Exception):
 def send(
     paths: Sequence[Path], destination: Destination, calling_ae_title: str, timeout_s: float = 30.0
 ) -> tuple[StoreResponse, ...]:
-    """Send files by C-STORE over one association.
+    """Send our DICOM files by C-STORE over one association; the responses are in the order of the paths.
 
-    Args:
-        paths: DICOM files of our own making.
-        destination: the PACS.
-        calling_ae_title: ours.
-        timeout_s: for the connection, for each answer, and for a stalled transfer.
-
-    Returns:
-        One :class:`StoreResponse` for each path, in order.
+    ``timeout_s`` is for the connection, for each answer, and for a stalled transfer.
 
     Raises:
         RetryLaterError: the PACS can't be reached, rejects or ends the association, does not answer, or is
@@ -189,7 +185,7 @@ def _words(error: OSError) -> str:
 def _keep_answers_from_reactor(association: Any) -> None:
     """pynetdicom's reactor polls for requests and sometimes takes an answer instead (3 in 11 510).
 
-    It asks without blocking, and nobody else does: so a question without blocking gets nothing.
+    Only the reactor asks without blocking, so a question without blocking gets nothing.
     """
     get_message = association.dimse.get_msg
     association.dimse.get_msg = lambda block=False: get_message(block=True) if block else (None, None)
@@ -233,12 +229,7 @@ def _response(sop_instance_uid: str, answer: Any, destination: Destination) -> S
 
 
 class ClientEntity(AE):  # type: ignore[misc]
-    """An AE that says why a connection failed, and whose transfers can't stall for ever.
-
-    Args:
-        ae_title: ours.
-        timeout_s: for the connection, for each answer, and for a stalled transfer.
-    """
+    """An AE that says why a connection failed, and whose transfers can't stall for ever."""
 
     def __init__(self, ae_title: str, timeout_s: float) -> None:
         super().__init__(ae_title=ae_title)

@@ -1,7 +1,7 @@
-"""What earlier revisions of a study have told a PACS.
+"""What a PACS has of earlier revisions of a study.
 
-A result of which no destination has taken anything is neither replaced nor withdrawn: nobody has it, it is
-not sent any more (:mod:`app.node.deliver.delivery`), and no later report names it.
+A result of which no destination has taken anything is neither replaced nor withdrawn: it is not sent any more
+(:mod:`app.node.deliver.delivery`), and no later report names it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def earlier_revisions(stores: NodeStores, run: RunKey) -> EarlierRevisions:
     """The last word of earlier revisions on each series, and the results that nothing has withdrawn.
 
     Raises:
-        RetryLaterError: an earlier revision is being processed or sent: what it will have said is not known
-            yet. While this one is running, none is sent.
+        RetryLaterError: an earlier revision is being processed or sent, so what a PACS will have of it is not
+            known yet. While this one is running, none is sent.
     """
     last_words: dict[str, SupersededReport] = {}
     standing: dict[str, StandingResult] = {}

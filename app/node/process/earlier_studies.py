@@ -30,7 +30,7 @@ from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
-"""States of a revision that has said what it has to say."""
+"""States of a revision whose results are final."""
 
 
 class NodeEarlierResults:
@@ -60,10 +60,10 @@ class NodeEarlierResults:
         self, patient: Patient, before: datetime
     ) -> Iterator[tuple[RegisteredResult, PairOutcome]]:
         """What the latest revision that ended has found, in each of the patient's earlier studies."""
-        for subject in self._stores.studies.of_patient(patient):
-            times = {StudyKind.PET_CT: subject.pet_acquired_at, StudyKind.SPECT_CT: subject.spect_acquired_at}
+        for study in self._stores.studies.of_patient(patient):
+            times = {StudyKind.PET_CT: study.pet_acquired_at, StudyKind.SPECT_CT: study.spect_acquired_at}
             earlier = {kind: when for kind, when in times.items() if when is not None and when < before}
-            key = self._latest_ended(subject.study_instance_uid) if earlier else None
+            key = self._latest_ended(study.study_instance_uid) if earlier else None
             outcome = readable_outcome_of(self._stores.outbox, key) if key else None
             if key is None or outcome is None or outcome.status is not Status.DONE:
                 continue  # it has withdrawn what earlier ones had found

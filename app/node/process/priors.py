@@ -3,8 +3,8 @@
 A SPECT/CT does not overtake a PET/CT that the node has, but has not processed yet. Processed first, it would
 be segmented without a prior although the prior is minutes away: a wrong choice of model that looks right.
 
-Where the PET/CT came, or ended, after the SPECT/CT was analysed, that result stands: nobody takes it back
-unasked. Status and audit log say so; ``psma-node retry --again`` analyses the SPECT/CT with the prior.
+Where the PET/CT came, or ended, after the SPECT/CT was analysed, the result stands until a person acts.
+Status and audit log say so; ``psma-node retry --again`` analyses the SPECT/CT with the prior.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from app.domain.outcome import PairOutcome
 from app.domain.refusal import RefusalCode
 from app.domain.study import StudyKind
-from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.outbox import readable_outcome_of
 from app.node.records.runs import Run, RunKey, RunLedger, StudyState
@@ -42,33 +41,33 @@ class Wait:
     reason: str = ""
 
 
+@dataclass(frozen=True)
 class PriorWait:
     """Looks for what a run should wait for; ``limit_s`` counts from when its study was complete."""
 
-    def __init__(self, studies: StudyLedger, runs: RunLedger, limit_s: float) -> None:
-        self._studies = studies
-        self._runs = runs
-        self._limit_s = limit_s
+    studies: StudyLedger
+    runs: RunLedger
+    limit_s: float
 
     def check(self, run: Run, now: datetime) -> Wait:
         """Whether ``run`` waits at ``now`` (aware)."""
-        for study in self._studies.earlier_pets(run.key.study_instance_uid):
+        for study in self.studies.earlier_pets(run.key.study_instance_uid):
             progress = self._progress(study)
             if not progress:
                 continue
             which = f"the PET/CT of the same patient, study {study}, which {progress}"
-            if now - run.created_at < timedelta(seconds=self._limit_s):
+            if now - run.created_at < timedelta(seconds=self.limit_s):
                 return Wait(hold=True, reason=f"waits for {which}")
-            return Wait(reason=f"did not wait longer than {self._limit_s:.0f} s for {which}")
+            return Wait(reason=f"did not wait longer than {self.limit_s:.0f} s for {which}")
         return Wait()
 
     def _progress(self, study_instance_uid: str) -> str:
-        """What a study is about, in words; nothing when it has come to its end, whichever."""
-        known = self._studies.get(study_instance_uid)
+        """What happens to a study now, in words; empty once it has ended."""
+        known = self.studies.get(study_instance_uid)
         if known is None or known.is_arriving:
             waits = known is not None and known.state is StudyState.WAITING
             return "is not complete yet" if waits else "is being received"
-        revisions = self._runs.of_study(study_instance_uid)
+        revisions = self.runs.of_study(study_instance_uid)
         if not revisions:
             return ""
         latest = revisions[-1]
@@ -77,41 +76,34 @@ class PriorWait:
         return _UNDER_WAY.get(latest.state, "")
 
 
-def prior_wait(stores: NodeStores, policy: NodePolicy) -> PriorWait:
-    """The wait over a node's own stores."""
-    return PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
-
-
 def late_prior(stores: NodeStores, run: Run) -> str:
     """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
     return _missed(stores, run.key) if run.state in _ANALYSED else ""
 
 
-def tell_late_priors(stores: NodeStores, ended: RunKey) -> None:
+def note_late_priors(stores: NodeStores, ended: RunKey) -> None:
     """Write to the audit log, once, which SPECT/CTs were analysed without a PET result that is known now.
 
-    Both may end at the same time, each in its own worker, so whichever does looks for both: for SPECT/CTs
-    without the PET that has just been registered, and for a PET registered while the SPECT was analysed.
-
-    Args:
-        ended: the run whose results are in the outbox and registered; its state may still be RUNNING.
+    Both may end at the same time, each in its own worker, so each looks both for SPECT/CTs without the PET
+    that has just been registered, and for a PET registered while the SPECT was analysed. The results of
+    ``ended`` are in the outbox and registered; its state may still be RUNNING.
     """
     for study in (ended.study_instance_uid, *stores.studies.later_spects(ended.study_instance_uid)):
         revisions = stores.runs.of_study(study)
         # a running one with results in the outbox is about to end
         if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
-            _tell(stores, revisions[-1].key)
+            _note(stores, revisions[-1].key)
 
 
-def _tell(stores: NodeStores, spect: RunKey) -> None:
+def _note(stores: NodeStores, spect: RunKey) -> None:
     pet = _missed(stores, spect)
-    if not pet or stores.late_priors.is_told(spect, pet):
+    if not pet or stores.late_priors.is_noted(spect, pet):
         return
     study, facts = spect.study_instance_uid, {"revision": spect.revision, "pet_study": pet}
-    # first the line, then the mark: a crash between them tells it twice, the other way round never
+    # first the line, then the mark: a crash in between writes the line twice, the other way round never
     stores.audit.append(AuditEvent.PRIOR_CAME_LATE, study, facts | {"advice": ADVICE})
     _log.warning("analysed without its prior, which came later", extra={"study": study} | facts)
-    stores.late_priors.note_told(spect, pet)
+    stores.late_priors.note(spect, pet)
 
 
 def _missed(stores: NodeStores, spect: RunKey) -> str:

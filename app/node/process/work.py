@@ -24,7 +24,7 @@ from app.errors import (
 )
 from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
-from app.node.process.priors import prior_wait, tell_late_priors
+from app.node.process.priors import PriorWait, note_late_priors
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.outbox import outcome_of
@@ -49,8 +49,7 @@ class StudyProcessor(Protocol):
         Args:
             paths: every instance of the study.
             out: an empty folder for SEG, SR, page and ``outcome.json``.
-            revision: 1 for the first content of the study, one more for each late arrival.
-            earlier: what the revisions before it have said.
+            revision, earlier: which one this is, and what a PACS has of those before it.
             context: what the node knows of the run, for the report.
 
         Raises:
@@ -60,8 +59,7 @@ class StudyProcessor(Protocol):
 
 
 ProcessorFactory = Callable[[OnStage], StudyProcessor]
-"""Loads the models and returns a chain that tells its stages to the function given."""
-
+"""Loads the models and returns a chain that calls the function given with each of its stages."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ _KIND_OF = {
 
 
 class ProcessorPool:
-    """Warm chains, one for each worker; a chain tells its stages to whoever uses it at the moment."""
+    """Warm chains, one for each worker; a chain reports its stages to its present user."""
 
     def __init__(self, factory: ProcessorFactory, size: int) -> None:
         self._idle: queue.SimpleQueue[tuple[StudyProcessor, _StageRelay]] = queue.SimpleQueue()
@@ -141,25 +139,20 @@ class StudyWork:
         destinations: Sequence[str],
         start_over: Callable[[], None],
     ) -> None:
-        """Work with these stores and chains.
-
-        Args:
-            start_over: called when this process can't compute any more; must return at once.
-        """
+        """``start_over`` is called when this process can't compute any more; it must return at once."""
         self._start_over = start_over
         self._stores = stores
         self._policy = policy
         self._processors = processors
         self._destinations = tuple(destinations)
-        self._prior_wait = prior_wait(stores, policy)
+        self._prior_wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
 
-    def run_chain(self, study_instance_uid: str, revision: int, attempt: int) -> AttemptResult:
+    def run_chain(self, key: RunKey, attempt: int) -> AttemptResult:
         """Step 1: run the chain; its results are in the outbox, for good, when this returns."""
-        key = RunKey(study_instance_uid, revision)
         run = self._stores.runs.claim(key, attempt, self._policy.executor)
         if run is None:
             return AttemptResult(AttemptKind.OUT_OF_DATE)
-        _log.info("processing", extra=_facts(key) | {"attempt": attempt})
+        _log.info("processing", extra=key.facts | {"attempt": attempt})
         if run.faults > self._policy.max_attempts:
             return AttemptResult(AttemptKind.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off")
         paths = self._content(run)
@@ -176,15 +169,14 @@ class StudyWork:
         if wait.hold:
             return AttemptResult(AttemptKind.HELD, wait.reason)
         if wait.reason:
-            _log.warning("goes on without its prior", extra=_facts(key) | {"reason": wait.reason})
+            _log.warning("goes on without its prior", extra=key.facts | {"reason": wait.reason})
         waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
         result = self._guarded(run, paths, RunContext(run.changed_at, waited))
         words = (wait.reason, unreadable_results(self._stores, key), result.reason)
         return replace(result, reason="; ".join(filter(None, words)))
 
-    def record(self, study_instance_uid: str, revision: int, attempt: int, tried: AttemptResult) -> str:
+    def record(self, key: RunKey, attempt: int, tried: AttemptResult) -> str:
         """Step 2: write down how the attempt ended; with results, plan their delivery."""
-        key = RunKey(study_instance_uid, revision)
         if tried.kind is AttemptKind.OUT_OF_DATE:
             return "out of date"
         try:
@@ -198,14 +190,14 @@ class StudyWork:
             self._audit(key, tried, transition)
         self._stores.runs.end(key, attempt, transition)
         facts = {"state": str(transition.state), "reason": transition.reason}
-        _log.info("processed", extra=_facts(key) | facts | {"next_try": iso_or_empty(transition.next_try_at)})
+        _log.info("processed", extra=key.facts | facts | {"next_try": iso_or_empty(transition.next_try_at)})
         return str(transition.state)
 
     def _guarded(self, run: Run, paths: Sequence[Path], context: RunContext) -> AttemptResult:
         try:
             return self._process(run.key, paths, context)
         except StartOverError as error:
-            _log.error("this process has to start over", extra=_facts(run.key) | {"reason": str(error)})
+            _log.error("this process has to start over", extra=run.key.facts | {"reason": str(error)})
             self._start_over()
             return AttemptResult(AttemptKind.POSTPONED, str(error))
         except RetryLaterError as error:
@@ -248,7 +240,7 @@ class StudyWork:
         self._stores.results.register_old(key, outcome)
         withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
         self._stores.results.withdraw(key, withdrawn)
-        tell_late_priors(self._stores, key)
+        note_late_priors(self._stores, key)
         if outcome.files:
             self._stores.deliveries.plan(key, outcome.files, self._destinations)
         return bool(outcome.files and self._destinations)
@@ -285,7 +277,7 @@ class StudyWork:
         """Type and place of a fault of ours. Its message may quote a header, so the whole traceback goes to a
         file in the data folder that only the node's user can read."""
         description = describe_exception(error)
-        _log.error("the chain failed", exc_info=error, extra=_facts(key) | {"attempt": attempt})
+        _log.error("the chain failed", exc_info=error, extra=key.facts | {"attempt": attempt})
         name = f"{key.study_instance_uid}-r{key.revision}-{attempt}.txt"
         path = self._policy.failures_dir / name
         try:
@@ -330,7 +322,3 @@ def _results_in_words(outcome: StudyOutcome) -> dict[str, object]:
             for pair in outcome.pairs
         ],
     }
-
-
-def _facts(key: RunKey) -> dict[str, object]:
-    return {"study": key.study_instance_uid, "revision": key.revision}

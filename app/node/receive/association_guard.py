@@ -97,7 +97,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             try:
                 count = connection.recv_into(view[filled : filled + _READ_BYTES])
             except TimeoutError:
-                continue  # the deadline has passed: said at the top of the loop
+                continue  # the deadline has passed: the loop raises at its top
             if count == 0:
                 self._wake_association()
                 break

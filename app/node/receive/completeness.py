@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
-from app.domain.refusal import RefusalCode, Rejection
-from app.domain.selection.pair import Selection
+from app.domain.refusal import RefusalCode
 from app.domain.selection.screening import MODALITY_OF_CLASS
+from app.domain.selection.selection import SelectionResult
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Series, Study, StudyKind
 from app.node.policy import ReceivePolicy
@@ -48,28 +47,11 @@ SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED}
 _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 
 
-class SelectionOutcome(Protocol):
-    """What :func:`app.domain.selection.selection.select` returns, as far as this module looks at it."""
-
-    @property
-    def selections(self) -> tuple[Selection, ...]:
-        """Pairs that can be used."""
-        ...
-
-    @property
-    def rejection(self) -> Rejection | None:
-        """Why there is no pair; ``None`` when there is one."""
-        ...
-
-
 @dataclass(frozen=True)
 class Completeness:
-    """Whether a study is to be processed now.
+    """Whether a study is to be processed now, or what it waits for, in words.
 
-    Attributes:
-        complete: process it.
-        waits_for: what it waits for, in words; empty when complete.
-        given_up: complete only because nothing came for ``give_up_s``.
+    ``given_up``: it is complete only because nothing came for ``give_up_s``.
     """
 
     complete: bool
@@ -78,15 +60,11 @@ class Completeness:
 
 
 def assess(
-    study: Study, selected: SelectionOutcome, last_received_at: datetime, now: datetime, policy: ReceivePolicy
+    study: Study, selected: SelectionResult, last_received_at: datetime, now: datetime, policy: ReceivePolicy
 ) -> Completeness:
-    """Judge a study as far as it has arrived.
+    """Judge a study as far as it has arrived, by its headers and what the selection makes of them.
 
-    Args:
-        study: its headers.
-        selected: what the selection makes of it.
-        last_received_at, now: aware instants.
-        policy: ``settle_s`` and ``give_up_s`` are used.
+    ``last_received_at`` and ``now`` are aware instants.
     """
     quiet_s = max(0.0, (now - last_received_at).total_seconds())
     missing = _what_is_missing(study, selected)
@@ -101,7 +79,7 @@ def assess(
     return Completeness(complete=False, waits_for=f"quiet for {quiet_s:.0f} of {policy.settle_s:.0f} s")
 
 
-def _what_is_missing(study: Study, selected: SelectionOutcome) -> str:
+def _what_is_missing(study: Study, selected: SelectionResult) -> str:
     """Words for what the study waits for, beyond quiet; empty when there is nothing."""
     if selected.selections:
         # a functional series that was selected although it is short is one that the site takes as it is
@@ -161,7 +139,7 @@ def _all_announced_are_here(study: Study) -> bool:
     )
 
 
-def subject_of(study: Study, selected: SelectionOutcome | None) -> StudySubject:
+def subject_of(study: Study, selected: SelectionResult | None) -> StudySubject:
     """What is known from the headers that are here; ``selected`` is ``None`` when that is only one.
 
     While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study

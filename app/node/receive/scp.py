@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
 
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.presentation import PresentationContext, build_context
@@ -33,9 +34,30 @@ from app.node.records.instances import (
     UnsafeUidError,
     identify,
 )
-from app.node.transfer_syntaxes import ACCEPTED_TRANSFER_SYNTAXES
 
 SUCCESS, OUT_OF_RESOURCES, DATA_SET_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+
+ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLossless,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.HTJ2KLossless,
+    uid.HTJ2KLosslessRPCL,
+    uid.RLELossless,
+    uid.ExplicitVRBigEndian,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+)
+"""All that carry their pixels with them (PS3.5 Annex A), in order of preference where a sender offers several
+in one context: explicit VR first, which keeps private elements readable; lossless before lossy. Whether an
+image can be used is decided on loading."""
 
 MAX_COMMENT_LENGTH = 64
 """Error Comment (0000,0902) is LO."""
@@ -64,8 +86,6 @@ class Reception:
     """A request that was accepted or refused; holds no patient data.
 
     Attributes:
-        event: what.
-        calling_ae, address: who.
         detail: why, in words; empty for what went well.
         status: of the C-STORE answer; ``None`` for a rejected association.
         study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
@@ -96,12 +116,10 @@ class StoreScp:
     When it raises RetryLaterError, a success becomes A700; the sender sends again, which is harmless.
     """
 
-    def __init__(
-        self, policy: ReceivePolicy, inbox: Inbox, observe: Callable[[Reception], None] | None = None
-    ) -> None:
+    def __init__(self, policy: ReceivePolicy, inbox: Inbox, observe: Callable[[Reception], None]) -> None:
         self._policy = policy
         self._inbox = inbox
-        self._observe = observe or _log_reception
+        self._observe = observe
         self._server: GuardedServer | None = None
         self._stopping = False
         self._storage = {
@@ -116,7 +134,6 @@ class StoreScp:
 
     @property
     def listens(self) -> bool:
-        """Whether new associations are taken."""
         return self._server is not None and not self._stopping
 
     def start(self) -> None:
@@ -228,11 +245,10 @@ class StoreScp:
             context.abstract_syntax
             for context in association.requestor.primitive.presentation_context_definition_list
         }
-        storage = (self._storage[uid] for uid in sorted(asked & self._storage.keys()))
+        storage = (self._storage[sop_class] for sop_class in sorted(asked & self._storage.keys()))
         return [build_context(Verification), *storage]
 
     def _on_store(self, event: evt.Event) -> Dataset:
-        """Answer one C-STORE request."""
         request = event.request
         requestor = event.assoc.requestor
         command = StoreCommand(
@@ -252,7 +268,6 @@ class StoreScp:
         return _answer(status, detail)
 
     def _receive(self, command: StoreCommand, data_set: bytes, address: str) -> Reception:
-        """Keep an instance, or say why not."""
         instance: ReceivedInstance | None = None
         status, detail = SUCCESS, ""
         event = ReceptionEvent.REFUSED
@@ -299,10 +314,3 @@ def _answer(status: int, comment: str) -> Dataset:
     if comment:
         answer.ErrorComment = comment[:MAX_COMMENT_LENGTH]
     return answer
-
-
-def _log_reception(reception: Reception) -> None:
-    """The default observer: what went well in debug, the rest as warnings."""
-    quiet = reception.event in (ReceptionEvent.STORED, ReceptionEvent.DUPLICATE)
-    level = logging.DEBUG if quiet else logging.WARNING
-    _log.log(level, "%s from %s: %s", reception.event, reception.calling_ae, reception.detail or "kept")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from app.domain.selection.selection import SelectionResult
 from app.domain.study import Study
 from app.errors import describe_exception
 from app.node.policy import ReceivePolicy
-from app.node.receive.completeness import Completeness, SelectionOutcome, assess, subject_of
+from app.node.receive.completeness import Completeness, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox import InboxStudy
@@ -19,7 +20,7 @@ from app.node.records.runs import StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudySubject
 
-Examine = Callable[[Sequence[Path]], tuple[Study, SelectionOutcome]]
+Examine = Callable[[Sequence[Path]], tuple[Study, SelectionResult]]
 """Headers of a study's files, and what the selection makes of them."""
 
 LATE_COMMIT = timedelta(seconds=2 * BUSY_TIMEOUT_S)
@@ -37,7 +38,7 @@ class _Examined:
 
     content: tuple[int, datetime]
     study: Study | None = None
-    selected: SelectionOutcome | None = None
+    selected: SelectionResult | None = None
     unreadable: str = ""
 
 

@@ -58,6 +58,7 @@ POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 _SCHEMA_LOCK = 0x70736D61
 """Key of the advisory lock under which the schema changes: two nodes may start at the same time."""
 
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware instant, kept in UTC without an offset, which every database orders correctly."""
 
@@ -65,7 +66,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; a naive datetime is refused, since nobody can tell what it means."""
+        """To UTC; a naive datetime is refused, since its meaning is unknown."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -73,7 +74,6 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Back as an aware datetime in UTC."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
@@ -103,10 +103,6 @@ class PlainText(TypeDecorator[str]):
         plain = value.replace("\0", "").encode("utf-8", errors="replace").decode("utf-8")
         return plain[: self.max_length] if self.max_length else plain
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """As stored."""
-        return value
-
 
 class LocalDateTime(TypeDecorator[datetime]):
     """The clinic's local time, as DICOM has it: ISO 8601 text without a zone.
@@ -122,17 +118,13 @@ class LocalDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=None).isoformat(timespec="microseconds")
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
-        """Back as a naive datetime."""
         return None if value is None else datetime.fromisoformat(value)
-
-
-def _values(kind: type[StrEnum]) -> list[str]:
-    return [member.value for member in kind]
 
 
 def text_enum(kind: type[StrEnum]) -> Enum:
     """A column of 16 characters that holds a member's value; the database does not check it."""
-    return Enum(kind, native_enum=False, length=16, values_callable=_values)
+    values = [member.value for member in kind]
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda _: values)
 
 
 Uid = Annotated[str, mapped_column(String(64))]
@@ -146,6 +138,14 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 metadata = Base.metadata
+
+
+class Ledger:
+    """Reads and changes rows; each method is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
 
 T = TypeVar("T")
 
@@ -205,7 +205,7 @@ def _bring_up_to_date(engine: Engine) -> None:
 
 
 def _lock_schema(connection: Connection) -> None:
-    """Let nobody else change the schema until the transaction ends; SQLite's driver would not begin one."""
+    """Lock the schema until the transaction ends; SQLite's driver would not begin a transaction itself."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
     else:
@@ -273,7 +273,6 @@ def database_advice(engine: Engine) -> str:
 
 
 def utc_now() -> datetime:
-    """The present instant, aware, UTC."""
     return datetime.now(UTC)
 
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, String, case, delete, select, update
+from sqlalchemy import ColumnElement, String, case, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.domain.outcome import ResultFile
-from app.node.records.database import Base, Uid, fetch, text_enum, utc_now
+from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
 from app.node.records.runs import RunKey
 
 
@@ -32,6 +32,11 @@ class DeliveryKey:
 
     run: RunKey
     destination: str
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What names it in the log."""
+        return self.run.facts | {"destination": self.destination}
 
 
 class Delivery(Base):
@@ -58,7 +63,6 @@ class Delivery(Base):
 
     @property
     def key(self) -> DeliveryKey:
-        """Which revision's results for which destination."""
         return DeliveryKey(RunKey(self.study_instance_uid, self.revision), self.destination)
 
 
@@ -92,11 +96,8 @@ class DeliveryTransition:
     next_try_at: datetime | None = None
 
 
-class DeliveryLedger:
-    """Reads and changes deliveries; each method is one transaction."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+class DeliveryLedger(Ledger):
+    """Deliveries with their instances."""
 
     def plan(self, run: RunKey, files: Sequence[ResultFile], destinations: Iterable[str]) -> None:
         """Plan every file for every destination; what is planned already stays as it is.
@@ -127,7 +128,6 @@ class DeliveryLedger:
         return self._select(*_of_run(Delivery, run))
 
     def pending(self) -> tuple[Delivery, ...]:
-        """Every delivery that is not at its end."""
         return self._select(Delivery.state == DeliveryState.PENDING)
 
     def instances(self, key: DeliveryKey) -> tuple[PlannedInstance, ...]:
@@ -163,16 +163,8 @@ class DeliveryLedger:
 
     def retry(self, delivery: Delivery) -> None:
         """Try again now, because somebody asked for it."""
-        self._update(
-            Delivery,
-            *_is(Delivery, delivery.key),
-            Delivery.attempt == delivery.attempt,
-            state=DeliveryState.PENDING,
-            attempt=delivery.attempt + 1,
-            failures=0,
-            next_try_at=None,
-            created_at=utc_now(),
-        )
+        seen = (*_is(Delivery, delivery.key), Delivery.attempt == delivery.attempt)
+        self._update(Delivery, *seen, **_begun_anew())
 
     def resend(self, delivery: Delivery) -> None:
         """Send every instance again, because somebody asked for it; that it has had them stays known."""
@@ -226,19 +218,19 @@ def _replace_unsent(session: Session, key: DeliveryKey, files: Sequence[ResultFi
     wanted = [file.sop_instance_uid for file in files]
     unsent = (rows.acknowledged_at.is_(None), rows.sop_instance_uid.not_in(wanted))
     session.execute(delete(rows).where(*_is(rows, key), *unsent))
-    session.execute(
-        update(Delivery)
-        .where(*_is(Delivery, key))
-        .values(
-            state=DeliveryState.PENDING,
-            attempt=Delivery.attempt + 1,
-            failures=0,
-            reason="",
-            next_try_at=None,
-            created_at=utc_now(),
-        )
-    )
+    session.execute(update(Delivery).where(*_is(Delivery, key)).values(**_begun_anew(), reason=""))
     return new
+
+
+def _begun_anew() -> dict[str, Any]:
+    """A delivery under its next number, with all the time and tries of a new one."""
+    return {
+        "state": DeliveryState.PENDING,
+        "attempt": Delivery.attempt + 1,
+        "failures": 0,
+        "next_try_at": None,
+        "created_at": utc_now(),
+    }
 
 
 def _planned(key: DeliveryKey, file: ResultFile) -> PlannedInstance:

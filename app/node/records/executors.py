@@ -31,11 +31,9 @@ class Heartbeats:
         self._dead_after = timedelta(seconds=dead_after_s)
 
     def beat(self) -> None:
-        """Say that this executor lives."""
         self._write(utc_now())
 
     def stop(self) -> None:
-        """Say that this executor has stopped."""
         self._write(LONG_AGO)
 
     def claim_dead(self) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ from app.node.records.instances import (
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 _IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
-"""The one place that tells which of what was received can change a result."""
+"""The one place that decides which of what was received can change a result."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +72,8 @@ class InboxStudy:
 
     Attributes:
         conflicts: UIDs that came with more than one content.
-        image_count, last_image_at: of what can be analysed
-        (:data:`~app.domain.selection.screening.IMAGE_CLASSES`);
-            0 and ``None`` when there is no such image.
+        image_count, last_image_at: of what can be analysed, the classes in
+            :data:`~app.domain.selection.screening.IMAGE_CLASSES`; 0 and ``None`` without such an image.
     """
 
     study_instance_uid: str
@@ -135,7 +134,6 @@ class Inbox:
             return self._index(instance, path, utc_now())
 
     def free_mb(self) -> float:
-        """Room left on the inbox's file system, in 10^6 bytes."""
         return free_mb(self.folder)
 
     def studies(self) -> tuple[InboxStudy, ...]:
@@ -229,7 +227,7 @@ class Inbox:
             raise
 
     def _make_study_folder(self, folder: Path) -> None:
-        """The folder, on the disk for good when this returns, whichever association or process made it."""
+        """Make the folder; it is on the disk for good when this returns, whoever made it."""
         with self._durable_folders_lock:
             if folder in self._durable_folders and folder.is_dir():
                 return

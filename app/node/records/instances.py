@@ -206,14 +206,3 @@ def read_received(path: Path) -> ReceivedInstance:
         calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
     )
     return identify(command, content[data_set_at:])
-
-
-__all__ = [
-    "MismatchedInstanceError",
-    "ReceivedInstance",
-    "StoreCommand",
-    "UnreadableHeaderError",
-    "UnsafeUidError",
-    "identify",
-    "read_received",
-]

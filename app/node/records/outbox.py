@@ -129,8 +129,7 @@ def readable_outcome_of(outbox: Outbox, run: RunKey) -> StudyOutcome | None:
     try:
         return outcome_of(outbox, run)
     except MisconfiguredError as error:
-        facts = {"study": run.study_instance_uid, "revision": run.revision, "reason": str(error)}
-        _log.error("earlier result unreadable", extra=facts)
+        _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
         return None
 
 

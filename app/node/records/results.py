@@ -70,12 +70,10 @@ class RegisteredResult(Base):
 
     @property
     def run(self) -> RunKey:
-        """The revision that found it."""
         return RunKey(self.study_instance_uid, self.revision)
 
     @classmethod
     def of(cls, run: RunKey, subject: SeriesSubject, pair: PairOutcome) -> RegisteredResult:
-        """The result of one pair of a run."""
         seg = next((file for file in pair.files if file.kind == ResultKind.SEG), None)
         return cls(
             study_instance_uid=run.study_instance_uid,
@@ -99,13 +97,7 @@ class ResultRegister:
         self._outbox = outbox
 
     def register(self, run: RunKey, outcome: StudyOutcome, subjects: Mapping[str, SeriesSubject]) -> None:
-        """Keep every PET result of a processed study; those of an earlier revision give way.
-
-        Args:
-            run: whose results are in the outbox.
-            outcome: what came of it.
-            subjects: of :func:`pet_subjects`; a PET that is not among them is left out.
-        """
+        """Keep the PET results of a processed study whose subject is known; those of earlier revisions go."""
         pairs = _pets(outcome)
         if not pairs:
             return
@@ -115,9 +107,8 @@ class ResultRegister:
             if pair.functional_series_instance_uid in subjects
         ]
         if len(rows) < len(pairs):
-            facts = {"study": run.study_instance_uid, "revision": run.revision}
             reason = f"{len(pairs) - len(rows)} of {len(pairs)} have no date or no certain patient"
-            _log.warning("PET results not kept as priors", extra=facts | {"reason": reason})
+            _log.warning("PET results not kept as priors", extra=run.facts | {"reason": reason})
         of_study = RegisteredResult.study_instance_uid == run.study_instance_uid
         with Session(self._engine) as session, session.begin():
             session.execute(
@@ -170,13 +161,9 @@ class ResultRegister:
 def pet_subjects(paths: Sequence[Path], outcome: StudyOutcome) -> dict[str, SeriesSubject]:
     """Whose the PETs with a result are, by Series Instance UID.
 
-    The inbox may hold images by now that the chain has not seen, so only the files that were processed count.
-    A series without a date is left out, since nobody can tell whether it is earlier than a SPECT; and so is
-    one of a study whose images name several patients.
-
-    Args:
-        paths: the files that were processed, and no others.
-        outcome: what came of them.
+    ``paths`` are the files that were processed: the inbox may hold others by now. A series without a date is
+    left out, since it may not be earlier than a SPECT; and so is one of a study whose images name several
+    patients.
     """
     pets = {pair.functional_series_instance_uid for pair in _pets(outcome)}
     if not pets:

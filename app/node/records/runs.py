@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Engine, String, UniqueConstraint, func, select, update
+from sqlalchemy import ColumnElement, String, UniqueConstraint, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.node.records.database import Base, Uid, fetch, text_enum, upsert, utc_now
+from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, upsert, utc_now
 
 
 class StudyState(StrEnum):
@@ -48,6 +48,11 @@ class RunKey:
 
     study_instance_uid: str
     revision: int
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What names it in the log."""
+        return {"study": self.study_instance_uid, "revision": self.revision}
 
 
 class Run(Base):
@@ -81,7 +86,6 @@ class Run(Base):
 
     @property
     def key(self) -> RunKey:
-        """Which revision of which study."""
         return RunKey(self.study_instance_uid, self.revision)
 
 
@@ -96,11 +100,8 @@ class RunTransition:
     """Whether this try counts against the limit."""
 
 
-class RunLedger:
-    """Reads and changes runs; each method is one transaction."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+class RunLedger(Ledger):
+    """Runs, for what is planned and what a person sees."""
 
     def open(self, study_instance_uid: str, content_digest: str) -> tuple[Run, bool]:
         """The run for this content, and whether it is a new one: new content is a new revision, queued.
@@ -119,7 +120,6 @@ class RunLedger:
         return found, created
 
     def of_content(self, study_instance_uid: str, content_digest: str) -> Run | None:
-        """The run for exactly this content."""
         found = self._select(
             Run.study_instance_uid == study_instance_uid, Run.content_digest == content_digest
         )
@@ -169,11 +169,9 @@ class RunLedger:
         return self.get(key) if changed else None
 
     def note_stage(self, key: RunKey, stage: str) -> None:
-        """Say where in the chain the run is."""
         self._update(key, stage=stage[:32])
 
     def note_reason(self, run: Run, reason: str) -> None:
-        """Say what a queued run waits for."""
         if run.state is StudyState.QUEUED and run.reason != reason:
             self._update_attempt(run.key, run.attempt, (StudyState.QUEUED,), reason=reason)
 
@@ -200,10 +198,10 @@ class RunLedger:
     def finish_delivery(self, key: RunKey, state: StudyState, reason: str = "") -> bool:
         """Leave ``delivering`` for ``done`` or ``failed``; ``False`` when it was left before.
 
-        Without a reason, what was said of the processing stays.
+        Without a reason, that of the processing stays.
         """
-        said = {"reason": reason} if reason else {}
-        return self._update(key, Run.state == StudyState.DELIVERING, state=state, **said)
+        reasons = {"reason": reason} if reason else {}
+        return self._update(key, Run.state == StudyState.DELIVERING, state=state, **reasons)
 
     def requeue(self, run: Run) -> bool:
         """Begin again because somebody asked, all counts at 0; ``False`` when the run moved meanwhile."""
@@ -297,18 +295,15 @@ class LatePriorRow(Base):
     pet_study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
 
 
-class LatePriorLedger:
-    """Remembers which late priors the audit log names; each method is one transaction."""
+class LatePriorLedger(Ledger):
+    """Which late priors the audit log names."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def is_told(self, spect: RunKey, pet_study_instance_uid: str) -> bool:
+    def is_noted(self, spect: RunKey, pet_study_instance_uid: str) -> bool:
         """Whether it is written down that this revision was analysed without that PET/CT."""
         query = select(LatePriorRow).filter_by(**_late_prior(spect, pet_study_instance_uid))
         return bool(fetch(self._engine, query))
 
-    def note_told(self, spect: RunKey, pet_study_instance_uid: str) -> None:
+    def note(self, spect: RunKey, pet_study_instance_uid: str) -> None:
         """It is written down; the PET/CT's worker and the SPECT/CT's may note it at the same time."""
         upsert(self._engine, LatePriorRow, **_late_prior(spect, pet_study_instance_uid))
 

@@ -37,7 +37,6 @@ class NodeStores:
     audit: AuditLog
 
     def close(self) -> None:
-        """Give the database's connections back."""
         self.engine.dispose()
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import ColumnElement, Engine, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.domain.study import Patient
 from app.node.records.database import (
     MAX_IDENTIFIER_LENGTH,
     Base,
+    Ledger,
     LocalDateTime,
     PlainText,
     Uid,
@@ -78,11 +79,8 @@ class StudySubject:
     spect_acquired_at: datetime | None = None
 
 
-class StudyLedger:
+class StudyLedger(Ledger):
     """One row a study, the latest knowledge only."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
     def observe(self, study_instance_uid: str, state: StudyState, reason: str = "") -> None:
         """Replace what was last seen of a study's arrival."""
@@ -102,23 +100,17 @@ class StudyLedger:
         )
 
     def get(self, study_instance_uid: str) -> StudyRow | None:
-        """What is known of one study."""
         found = self._select(StudyRow.study_instance_uid == study_instance_uid)
         return found[0] if found else None
 
     def all(self) -> dict[str, StudyRow]:
-        """What is known of every study, by Study Instance UID."""
         return {row.study_instance_uid: row for row in self._select()}
 
-    def of_patient(self, patient: Patient) -> tuple[StudySubject, ...]:
+    def of_patient(self, patient: Patient) -> tuple[StudyRow, ...]:
         """Every study of a patient, by its identifier; none for a patient without one."""
         if not patient.patient_id:
             return ()
-        same = (StudyRow.patient_id == patient.patient_id, StudyRow.issuer == patient.issuer)
-        return tuple(
-            StudySubject(row.study_instance_uid, patient, row.pet_acquired_at, row.spect_acquired_at)
-            for row in self._select(*same)
-        )
+        return self._select(StudyRow.patient_id == patient.patient_id, StudyRow.issuer == patient.issuer)
 
     def later_spects(self, study_instance_uid: str) -> tuple[str, ...]:
         """Other studies of the same patient with a SPECT from after this study's PET, the earliest first.
@@ -144,7 +136,7 @@ class StudyLedger:
         return self._others(own, acquired_at < own.spect_acquired_at, acquired_at.desc())
 
     def _others(self, own: StudyRow, when: ColumnElement[bool], order: ColumnElement[Any]) -> tuple[str, ...]:
-        """Other studies of the same patient; nobody without an identifier is the same as another."""
+        """Other studies of the same patient; none for a patient without an identifier."""
         if not own.patient_id:
             return ()
         same = (StudyRow.patient_id == own.patient_id, StudyRow.issuer == own.issuer)

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,7 +48,6 @@ def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
 
 
 def check_database(policy: NodePolicy) -> CheckResult:
-    """The database answers."""
     name = "database"
     if not policy.database_url and not policy.data_dir.is_dir():
         return CheckResult(name, True, "none yet; made at the first start")
@@ -116,21 +116,17 @@ def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckR
 
 
 def node_checks(node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, ...]:
-    """Database, disk, listener, every destination."""
-    results = [
-        guarded("database", lambda: check_database(node)),
-        guarded("disk", lambda: check_disk(node)),
-        guarded("listener", lambda: check_listener(receive, node)),
-    ]
+    checks = {
+        "database": partial(check_database, node),
+        "disk": partial(check_disk, node),
+        "listener": partial(check_listener, receive, node),
+    }
     for destination in deliver.destinations:
-        results.append(_guarded_destination(destination, deliver))
+        checks[f"destination {destination.name}"] = partial(check_destination, destination, deliver)
+    results = [guarded(name, check) for name, check in checks.items()]
     if not deliver.destinations:
         results.append(CheckResult("destinations", True, "none: results stay in the data folder"))
     return tuple(results)
-
-
-def _guarded_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
-    return guarded(f"destination {destination.name}", lambda: check_destination(destination, policy))
 
 
 def _answers_as(title: str, receive: ReceivePolicy) -> bool:

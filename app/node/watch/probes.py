@@ -67,7 +67,6 @@ class ProbeServer:
 
     @property
     def port(self) -> int:
-        """The TCP port."""
         return self._port
 
     def start(self) -> None:
@@ -182,11 +181,9 @@ class Readiness:
         self._found: tuple[str, ...] = ()
 
     def started(self) -> None:
-        """The models are loaded and the loops run."""
         self._started = True
 
     def drain(self) -> None:
-        """From now on the node is not ready."""
         self._draining = True
 
     def look(self) -> None:
@@ -271,7 +268,7 @@ READINESS_PATH = "/readyz"
 
 
 class Probes:
-    """What the node tells of itself, over HTTP where ``node.probe_port`` is set."""
+    """The node's answers to probes, over HTTP where ``node.probe_port`` is set."""
 
     def __init__(self, policy: NodePolicy, conditions: Conditions) -> None:
         self._signs = LifeSigns(policy.hung_after_s)
@@ -308,5 +305,4 @@ class Probes:
         self._signs.rest()
 
     def stop(self) -> None:
-        """Answer nobody any more."""
         self._server.stop()

@@ -1,11 +1,17 @@
-"""What ``psma-node status`` shows, read from the database and the outbox: the node may run or not."""
+"""``psma-node status`` shows each study, ``psma-node retry`` has one tried again.
+
+Both work on the database and the outbox, so the node may be running or stopped: a node that runs sees a
+change at its next look, one that is stopped at its next start.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from app.errors import MisconfiguredError
 from app.node.process.priors import ADVICE, late_prior
+from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, DeliveryState
 from app.node.records.inbox import InboxStudy
@@ -34,8 +40,7 @@ class StudyStatus:
         state: one of :class:`~app.node.records.runs.StudyState`.
         stage: of the chain, while running.
         reason: why it is in this state; empty when that is plain.
-        next_step: what will happen next, in words.
-        next_try_at: when, if that is planned.
+        next_step: in words; ``next_try_at`` says when, if that is planned.
         revision: the latest; 0 before the first complete content.
         instance_count: of all that was received; ``image_count`` of what can be analysed.
         beside: what else was received, in words; empty for nothing.
@@ -157,3 +162,108 @@ def _next_step(run: Run, next_try_at: datetime | None) -> str:
         return "psma-node retry"
     wait_s = 0.0 if next_try_at is None else (next_try_at - utc_now()).total_seconds()
     return f"{what} again in {wait_s:.0f} s" if wait_s > 0 else f"{what}, as soon as it is its turn"
+
+
+_REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
+
+DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
+
+_RESENDABLE = (StudyState.DONE, StudyState.DELIVERING)
+"""The second is a sending again that was cut short before its first delivery was planned."""
+
+
+def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
+    """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
+
+    Returns what will be done, in words, as the next two do.
+
+    Raises:
+        MisconfiguredError: no such study, or nothing of it can be tried again.
+    """
+    run = _latest(stores, study_instance_uid)
+    open_deliveries = [
+        item
+        for item in stores.deliveries.of_run(run.key)
+        if item.state in (DeliveryState.PENDING, DeliveryState.FAILED)
+    ]
+    done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
+    _note(stores, run, done)
+    return done
+
+
+def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
+    """Send the results of a study that is done again, to every destination that has had them.
+
+    Harmless to a PACS that still has them: they keep their UIDs.
+
+    Raises:
+        MisconfiguredError: no such study, it is not done, or its results went nowhere.
+    """
+    run = _latest(stores, study_instance_uid)
+    delivered = stores.deliveries.of_run(run.key)
+    if run.state not in _RESENDABLE or any(item.state is DeliveryState.PENDING for item in delivered):
+        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
+    if not delivered:
+        raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
+    # as in _redeliver; were it cut short here, the same can be asked again
+    stores.runs.resume_delivery(run.key)
+    for delivery in delivered:
+        stores.deliveries.resend(delivery)
+    names = ", ".join(delivery.key.destination for delivery in delivered)
+    done = f"every result of revision {run.key.revision} is sent again to {names}"
+    _note(stores, run, done)
+    return done
+
+
+def analyse_again(stores: NodeStores, study_instance_uid: str) -> str:
+    """Analyse a study that is done anew, as a new revision whose results replace the former ones.
+
+    For what has changed around its images: a PET for the prior that came late, another model or setting.
+
+    Raises:
+        MisconfiguredError: no such study, or it is not done.
+    """
+    run = _latest(stores, study_instance_uid)
+    if run.state is not StudyState.DONE:
+        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be analysed again")
+    reopened = stores.runs.reopen(run)
+    if reopened is None:
+        raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
+    new, old = reopened.key.revision, run.key.revision
+    done = f"it is analysed again as revision {new}, whose results replace those of revision {old}"
+    _note(stores, reopened, done)
+    return done
+
+
+def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
+    revisions = stores.runs.of_study(study_instance_uid)
+    if not revisions:
+        raise MisconfiguredError(
+            f"found no revision of study {study_instance_uid}; psma-node status lists the studies"
+        )
+    return revisions[-1]
+
+
+def _note(stores: NodeStores, run: Run, plan: str) -> None:
+    facts = {"revision": run.key.revision, "plan": plan}
+    stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
+
+
+def _redeliver(stores: NodeStores, run: Run, open_deliveries: list[Delivery]) -> str:
+    # the run goes back to delivering first: a delivery that ends in between must find it there
+    stores.runs.resume_delivery(run.key)
+    for delivery in open_deliveries:
+        stores.deliveries.retry(delivery)
+    names = ", ".join(delivery.key.destination for delivery in open_deliveries)
+    return f"revision {run.key.revision} is delivered again to {names}"
+
+
+def _reprocess(stores: NodeStores, run: Run) -> str:
+    if run.state not in _REPEATABLE:
+        raise MisconfiguredError(
+            f"the study is {run.state}; only one that failed, was rejected or waits can be tried again"
+            f"{DONE_ADVICE if run.state is StudyState.DONE else ''}"
+        )
+    if not stores.runs.requeue(run):
+        raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
+    return f"revision {run.key.revision} is processed again"

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
 from app.errors import ExitCode
 
@@ -24,19 +24,6 @@ LOOK_EVERY_S = 0.1
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
-
-
-class Stoppable(Protocol):
-    """Something that drains on request."""
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """How this process ends once it is drained."""
-        ...
-
-    def stop(self) -> None:
-        """Drain; returns when that is done or its time is over."""
-        ...
 
 
 def block_stop_signals() -> None:
@@ -52,13 +39,13 @@ def block_stop_signals() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very program
 
 
-def drain_at_stop_signal(service: Stoppable) -> NoReturn:
-    """Wait for SIGTERM or SIGINT, drain the node, end this process with the node's exit code."""
+def drain_at_stop_signal(stop: Callable[[], ExitCode]) -> NoReturn:
+    """Wait for SIGTERM or SIGINT, drain the node by ``stop``, end this process with the code it returns."""
     number = signal.sigwait(STOP_SIGNALS)
     _log.info("draining", extra={"signal": signal.Signals(number).name})
-    service.stop()
+    exit_code = stop()
     _log.info("stopped")
-    end_process(service.exit_code)
+    end_process(exit_code)
 
 
 def stop_this_process() -> None:

@@ -31,7 +31,7 @@ def inbox(tmp_path: Path, engine: Engine) -> Inbox:
 
 @pytest.fixture
 def receptions() -> list[Reception]:
-    """What the listening node told its observer."""
+    """What the observer of the listening node received."""
     return []
 
 

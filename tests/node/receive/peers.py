@@ -1,4 +1,4 @@
-"""Live peers: DCMTK's programs, and a sender that sends exactly the bytes it is told to."""
+"""Live peers: DCMTK's programs, and a sender that sends exactly the bytes it is given."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_an_incomplete_study_says_what_it_waits_for(
     assert after(300, whole, refused(*codes)) == Completeness(complete=False, waits_for=expected)
 
 
-def test_an_unpaired_study_is_processed_in_the_end_so_that_it_is_told_why_not() -> None:
+def test_an_unpaired_study_is_processed_in_the_end_so_that_it_gets_its_reasons() -> None:
     found = refused(RefusalCode.NO_CT)
     assert not after(3599, study(PET), found).complete
     assert after(3600, study(PET), found) == Completeness(complete=True, given_up=True)

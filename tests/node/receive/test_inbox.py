@@ -65,7 +65,7 @@ def test_the_same_instance_twice_is_kept_once(inbox: Inbox) -> None:
     assert (study.instance_count, study.conflicts) == (1, 0)
 
 
-def test_another_content_under_the_same_uid_is_kept_beside_and_flagged(inbox: Inbox) -> None:
+def test_another_content_under_the_same_uid_is_kept_too_and_flagged(inbox: Inbox) -> None:
     inbox.store(received(ct_slice(1)))
     inbox.store(received(ct_slice(2)))
     before = inbox.content_digest(STUDY)
@@ -96,7 +96,7 @@ def test_the_order_of_arrival_does_not_change_the_digest(tmp_path: Path, engine:
     assert inbox.content_digest(STUDY) == forwards
 
 
-def test_what_is_no_image_is_kept_beside_and_changes_no_content(inbox: Inbox) -> None:
+def test_what_is_no_image_is_kept_and_changes_no_content(inbox: Inbox) -> None:
     inbox.store(received(ct_slice(1)))
     before, paths = inbox.content_digest(STUDY), inbox.paths(STUDY)
     document = ct_slice(2)
@@ -113,7 +113,7 @@ def test_what_is_no_image_is_kept_beside_and_changes_no_content(inbox: Inbox) ->
     assert inbox.content_digest(STUDY) != before
 
 
-def test_studies_that_grew_are_told_from_those_that_did_not(inbox: Inbox) -> None:
+def test_only_studies_that_grew_are_found(inbox: Inbox) -> None:
     inbox.store(received(ct_slice(1)))
     between = utc_now()
     inbox.store(received(ct_slice(1, study=OTHER_STUDY)))

@@ -151,7 +151,7 @@ def test_an_observer_that_fails_does_not_let_a_stranger_in(inbox: Inbox) -> None
         scp.stop(drain_s=0)
 
 
-def test_more_associations_than_allowed_are_told_to_come_later(listen: Listen) -> None:
+def test_more_associations_than_allowed_are_asked_to_come_later(listen: Listen) -> None:
     scp = listen(max_associations=1)
     with raw_sender(scp.port):
         entity = AE("SCANNER")
@@ -348,5 +348,5 @@ def test_a_port_that_is_taken_is_the_sites_to_mend(scp: StoreScp, inbox: Inbox) 
     being_written = inbox.folder / "incoming" / "by-the-other-node.part"
     being_written.write_bytes(b"half")
     with pytest.raises(MisconfiguredError, match=r"receive\.host"):
-        StoreScp(ReceivePolicy(port=scp.port), inbox).start()
+        StoreScp(ReceivePolicy(port=scp.port), inbox, print).start()
     assert being_written.exists()

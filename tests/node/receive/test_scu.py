@@ -139,11 +139,11 @@ def test_what_the_peer_says_to_each_instance_is_reported(
     files: list[Path], status: int, ok: bool, words: str
 ) -> None:
     def answer(_: evt.Event) -> Dataset:
-        said = Dataset()
-        said.Status = status
+        response = Dataset()
+        response.Status = status
         if status:
-            said.ErrorComment = "ZYXWVUT^QUINTUS is unknown here"
-        return said
+            response.ErrorComment = "ZYXWVUT^QUINTUS is unknown here"
+        return response
 
     with archive(answer) as destination:
         deliveries = send(files, destination, "SENDER")
@@ -151,10 +151,10 @@ def test_what_the_peer_says_to_each_instance_is_reported(
     assert [delivery.comment for delivery in deliveries] == [words] * 3
 
 
-def test_the_text_of_a_peer_without_resources_is_not_told_on(files: list[Path]) -> None:
-    said = Dataset()
-    said.Status, said.ErrorComment = 0xA700, "no room for ZYXWVUT^QUINTUS"
-    with archive(lambda _: said) as destination, pytest.raises(RetryLaterError) as raised:
+def test_the_text_of_a_peer_without_resources_is_not_passed_on(files: list[Path]) -> None:
+    response = Dataset()
+    response.Status, response.ErrorComment = 0xA700, "no room for ZYXWVUT^QUINTUS"
+    with archive(lambda _: response) as destination, pytest.raises(RetryLaterError) as raised:
         send(files, destination, "SENDER")
     assert str(raised.value).endswith("status A700, Failure: Refused: Out of Resources")
 

@@ -90,7 +90,7 @@ def test_a_node_where_all_is_well_is_ready_once_it_has_started(well: Conditions,
     assert readiness.reasons() == ()
 
 
-def test_a_drain_is_told_at_once_and_alone(well: Conditions, clock: Clock) -> None:
+def test_a_drain_is_reported_at_once_and_alone(well: Conditions, clock: Clock) -> None:
     readiness = ready(replace(well, listening=lambda: False), clock)
     readiness.drain()
     assert readiness.reasons() == (DRAINING,)
@@ -115,12 +115,12 @@ def test_a_database_without_the_node_s_tables_does_not_answer(well: Conditions, 
     assert ready(replace(well, engine=other), clock).reasons() == ("database: does not answer",)
 
 
-def test_a_data_folder_that_is_gone_is_told_without_its_path(well: Conditions, clock: Clock) -> None:
+def test_a_data_folder_that_is_gone_is_reported_without_its_path(well: Conditions, clock: Clock) -> None:
     gone = replace(well, data_dir=well.data_dir / "gone")
     assert ready(gone, clock).reasons() == ("disk: No such file or directory",)
 
 
-def test_a_data_folder_that_can_only_be_read_is_told(
+def test_a_data_folder_that_can_only_be_read_is_reported(
     well: Conditions, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID, f_bavail=10**9, f_frsize=4096)
@@ -128,7 +128,7 @@ def test_a_data_folder_that_can_only_be_read_is_told(
     assert ready(well, clock).reasons() == ("disk: can only be read",)
 
 
-def test_a_look_that_never_ends_is_told_without_waiting_for_it(well: Conditions, clock: Clock) -> None:
+def test_a_look_that_never_ends_is_reported_without_waiting_for_it(well: Conditions, clock: Clock) -> None:
     readiness = ready(well, clock)
     clock.time_s += STALE_AFTER_S + 1.0
     assert readiness.reasons() == ("database or disk: no answer for 31 s",)

@@ -111,7 +111,7 @@ def test_while_its_models_are_loaded_it_lives_and_is_not_ready(
     node.stop()
 
 
-def test_psma_node_serve_becomes_ready_and_ends_when_told(tmp_path: Path) -> None:
+def test_psma_node_serve_becomes_ready_and_ends_on_a_signal(tmp_path: Path) -> None:
     port = free_port()
     node = serve(tmp_path, f"node.probe_port={port}", f"receive.port={free_port()}")
     alive, ready = [], None

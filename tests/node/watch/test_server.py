@@ -81,7 +81,7 @@ def test_nonsense_is_not_quoted(server: ProbeServer, request_text: str) -> None:
     assert "9.9" not in body
 
 
-def test_program_and_version_are_nobody_s_business(server: ProbeServer) -> None:
+def test_program_and_version_are_not_revealed(server: ProbeServer) -> None:
     for path in ("/healthz", "/readyz", "/other"):
         answer = " ".join(get(server, path)).lower()
         assert "python" not in answer

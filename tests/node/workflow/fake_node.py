@@ -44,7 +44,6 @@ from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
-from app.node.receive.completeness import SelectionOutcome
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.log import configure_logging
@@ -150,9 +149,9 @@ class FakeProcessor:
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:
             file.write(f"{study} {revision} {len(paths)}\n")
-        told = "; ".join(decision.line for decision in context.decisions)
+        decisions = "; ".join(decision.line for decision in context.decisions)
         with self._behaviour.calls.with_name("facts.txt").open("a") as file:
-            file.write(f"{study} begun {context.begun_at} {told}\n")
+            file.write(f"{study} begun {context.begun_at} {decisions}\n")
         self._on_stage("segment")
         time.sleep(self._behaviour.seconds)
         self._misbehave(study, str(header.PatientName))
@@ -196,7 +195,7 @@ def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
     )
 
 
-def examine(paths: Sequence[Path]) -> tuple[Study, SelectionOutcome]:
+def examine(paths: Sequence[Path]) -> tuple[Study, Any]:
     """Every study is a pair, complete as soon as nothing more comes, or once it has as many images as one of
     its headers announces."""
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
@@ -245,7 +244,7 @@ def run(plan_file: Path) -> None:
         sys.stderr.write(f"psma-node: {error}\n")
         end_process(2)
     logging.getLogger("psma_node").info("ready", extra={"port": service.port})
-    drain_at_stop_signal(service)
+    drain_at_stop_signal(service.stop)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class NodeProcess:
         return path.read_text().splitlines() if path.exists() else []
 
     def facts(self) -> list[str]:
-        """What the chain was told beside the images, a line each time: study, when it began, decisions."""
+        """What the chain was given with the images, a line each time: study, when it began, decisions."""
         path = self.folder / "facts.txt"
         return path.read_text().splitlines() if path.exists() else []
 
@@ -175,7 +175,7 @@ class NodeProcess:
             stores.close()
 
     def stores(self) -> NodeStores:
-        """The node's stores, opened beside it."""
+        """The node's stores, opened by another process."""
         return open_stores(self.policy)
 
     def wait_for(self, study: str, state: str) -> StudyStatus:

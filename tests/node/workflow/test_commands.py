@@ -101,13 +101,13 @@ def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeS
     soon = utc_now() + timedelta(seconds=90)
     ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
     ended(stores, "1.3", RunTransition(StudyState.REJECTED, "the unit is CNTS"))
-    told = command("status").stdout
-    assert "waiting              1.1  1 images\n" in told
-    assert "why: a CT that covers the PET\n" in told
-    assert "failed               1.2  revision 1, 1 images\n" in told
-    assert "next: processing again in " in told
-    assert "rejected             1.3" in told
-    assert "next: psma-node retry\n" in told
+    output = command("status").stdout
+    assert "waiting              1.1  1 images\n" in output
+    assert "why: a CT that covers the PET\n" in output
+    assert "failed               1.2  revision 1, 1 images\n" in output
+    assert "next: processing again in " in output
+    assert "rejected             1.3" in output
+    assert "next: psma-node retry\n" in output
 
 
 def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
@@ -115,19 +115,19 @@ def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
 ) -> None:
     arrived(stores, "1.1")
     stores.studies.identify(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
-    told = command("status").stdout
-    assert "1.1  1 images, acquired 2026-03-04\n" in told
+    output = command("status").stdout
+    assert "1.1  1 images, acquired 2026-03-04\n" in output
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert study["acquired_at"] == "2026-03-04T09:30:00"
-    assert "4711" not in told + json.dumps(study)
+    assert "4711" not in output + json.dumps(study)
 
 
-def test_status_tells_images_from_what_is_kept_beside_them(command: Command, stores: NodeStores) -> None:
+def test_status_counts_images_apart_from_other_objects(command: Command, stores: NodeStores) -> None:
     arrived(stores, "1.1", SegmentationStorage)
     stores.studies.observe("1.1", StudyState.WAITING, "no image")
-    told = command("status").stdout
-    assert "1.1  0 images\n" in told
-    assert "kept beside the images: 1 Segmentation Storage\n" in told
+    output = command("status").stdout
+    assert "1.1  0 images\n" in output
+    assert "kept beside the images: 1 Segmentation Storage\n" in output
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert (study["image_count"], study["instance_count"]) == (0, 1)
 
@@ -146,7 +146,7 @@ def test_status_tells_how_far_a_delivery_is(command: Command, stores: NodeStores
     assert study["deliveries"][0]["acknowledged"] == 1
 
 
-def test_late_images_are_told_beside_the_earlier_result(command: Command, stores: NodeStores) -> None:
+def test_late_images_are_shown_with_the_earlier_result(command: Command, stores: NodeStores) -> None:
     ended(stores, "1.2", RunTransition(StudyState.DONE))
     stores.studies.observe("1.2", StudyState.WAITING, "3 of 40 images of the CT series")
     assert "why: 3 of 40 images of the CT series (revision 1 is done)" in command("status").stdout
@@ -181,8 +181,8 @@ def delivered(stores: NodeStores, study: str) -> DeliveryKey:
 
 def test_results_of_a_done_study_are_sent_again(command: Command, stores: NodeStores) -> None:
     key = delivered(stores, "1.2")
-    told = command("retry", "1.2", "--resend").stdout
-    assert told == "every result of revision 1 is sent again to pacs\n"
+    output = command("retry", "1.2", "--resend").stdout
+    assert output == "every result of revision 1 is sent again to pacs\n"
     assert stores.runs.get(key.run).state is StudyState.DELIVERING
     assert (stores.deliveries.get(key).state, stores.deliveries.get(key).attempt) == (
         DeliveryState.PENDING,
@@ -225,14 +225,14 @@ def test_check_of_a_wrong_file_exits_2(command: Command, tmp_path: Path, text: s
     assert result.stdout.startswith("FAILED  settings  ")
 
 
-def test_settings_that_are_wrong_are_told_without_the_password(command: Command) -> None:
-    told = command(
+def test_settings_that_are_wrong_are_reported_without_the_password(command: Command) -> None:
+    output = command(
         "check", "--set", "node.workers=-1", "--set", "node.database_url=postgresql://node:hush@db/node",
         "--set", "deliver.destinations=[{name: pacs, ae_title: P, host: h}]",
     ).stdout  # fmt: skip
-    assert "node: workers must be 0 or more, found -1" in told
-    assert "deliver.destinations.0.port: missing" in told
-    assert "hush" not in told
+    assert "node: workers must be 0 or more, found -1" in output
+    assert "deliver.destinations.0.port: missing" in output
+    assert "hush" not in output
 
 
 def test_audit_verify_finds_a_changed_line(command: Command, stores: NodeStores, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest
     right = CheckResult("models", True, "right")
     monkeypatch.setattr("app.cli.operate._check_models", lambda settings: right)
     monkeypatch.setattr("app.node.watch.health.node_checks", lambda *policies: ())
-    told = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
-    assert told.exit_code == 0
-    assert "warning: SEG as LABELMAP" in told.output
+    result = CliRunner().invoke(app, ["check", "--set", "write.seg_type=LABELMAP"])
+    assert result.exit_code == 0
+    assert "warning: SEG as LABELMAP" in result.output
     assert "warning" not in CliRunner().invoke(app, ["check"]).output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.node.watch.retry import retry_study
+from app.node.watch.status import retry_study
 from tests.node.workflow.fake_node import KINDS, derived_uid
 from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until
 

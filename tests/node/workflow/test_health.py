@@ -58,17 +58,17 @@ def test_port_of_another_program_fails_and_that_of_this_node_does_not(tmp_path: 
         assert check_listener(receive, node).ok
 
 
-def test_node_that_answers_at_the_port_is_told_from_a_pacs_that_answers_to_any_name(tmp_path: Path) -> None:
+def test_node_that_answers_at_the_port_differs_from_a_pacs_that_answers_to_any_name(tmp_path: Path) -> None:
     port = free_port()
     callers = (Caller("CT1", ("127.0.0.1",)),)
     receive = ReceivePolicy(port=port, host="0.0.0.0", allowed_callers=callers)
-    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")))
+    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print)
     scp.start()
     try:
         result = check_listener(receive, NodePolicy(data_dir=tmp_path / "other"))
         stranger = check_listener(replace(receive, ae_title="OTHER"), NodePolicy(data_dir=tmp_path / "other"))
         with pytest.raises(MisconfiguredError, match="stop what listens there"):
-            StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://"))).start()
+            StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print).start()
     finally:
         scp.stop()
     assert result.ok

@@ -1,4 +1,4 @@
-"""A PET/CT that comes after its SPECT/CT was analysed: told, and the SPECT/CT can be analysed anew."""
+"""A PET/CT that comes after its SPECT/CT was analysed is reported, and the SPECT/CT can be analysed anew."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from app.domain.study import Patient, StudyKind
 from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
-from app.node.process.priors import late_prior, tell_late_priors
+from app.node.process.priors import late_prior, note_late_priors
 from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.queue import run_workflow_id
 from app.node.records.results import RegisteredResult
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch.retry import analyse_again
+from app.node.watch.status import analyse_again
 from tests.node.workflow.fake_node import Subject, _pair
 from tests.node.workflow.peers import FakePacs, wait_until
 from tests.node.workflow.test_prior_wait import NewNode
@@ -98,7 +98,7 @@ def recorded(stores: NodeStores, tmp_path: Path, key: RunKey, outcome: StudyOutc
             write_outcome(outcome, folder)
     pool: Any = ProcessorPool(Mock(), 0)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path / "data"), pool, (), Mock())
-    steps.record(key.study_instance_uid, key.revision, 1, AttemptResult(AttemptKind.DONE))
+    steps.record(key, 1, AttemptResult(AttemptKind.DONE))
 
 
 def audited(folder: Path) -> list[str]:
@@ -107,14 +107,14 @@ def audited(folder: Path) -> list[str]:
     return [line for line in lines if "analysed without its prior" in line]
 
 
-def test_it_is_told_in_the_audit_log_and_to_who_looks_at_the_study(
+def test_it_stands_in_the_audit_log_and_in_the_status_of_the_study(
     stores: NodeStores, tmp_path: Path
 ) -> None:
     key = analysed(stores)
     assert late_prior(stores, stores.runs.get(key)) == ""
     pet = pet_comes(stores)
     assert late_prior(stores, stores.runs.get(key)) == PET
-    tell_late_priors(stores, pet)
+    note_late_priors(stores, pet)
     [line] = audited(tmp_path)
     assert SPECT in line
     assert f'"pet_study":"{PET}"' in line.replace(" ", "")
@@ -136,41 +136,41 @@ def test_a_pet_that_ends_tells_it_in_the_second_step_of_its_workflow(
 def test_whichever_of_both_ends_last_tells_it(stores: NodeStores, tmp_path: Path, pet_looks: str) -> None:
     if pet_looks == "before the SPECT has results":
         stores.studies.identify(StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10)))
-        tell_late_priors(stores, pet_comes(stores))
+        note_late_priors(stores, pet_comes(stores))
         assert audited(tmp_path) == []
         spect = analysed(stores, is_running=True)
     else:
         spect = analysed(stores, is_running=True)
-        tell_late_priors(stores, pet_comes(stores))
+        note_late_priors(stores, pet_comes(stores))
         assert len(audited(tmp_path)) == 1
     recorded(stores, tmp_path, spect)
     assert len(audited(tmp_path)) == 1
     assert stores.runs.get(spect).state is StudyState.DONE
 
 
-def test_each_pet_is_told_once_of_each_revision_however_often_it_ends(
+def test_each_pet_is_written_down_once_for_each_revision_however_often_it_ends(
     stores: NodeStores, tmp_path: Path
 ) -> None:
     analysed(stores)
     first = pet_comes(stores)
-    tell_late_priors(stores, first)
-    tell_late_priors(stores, RunKey(PET, 2))
+    note_late_priors(stores, first)
+    note_late_priors(stores, RunKey(PET, 2))
     assert len(audited(tmp_path)) == 1
-    tell_late_priors(stores, pet_comes(stores, DAY + timedelta(days=1), "1.2.9"))
+    note_late_priors(stores, pet_comes(stores, DAY + timedelta(days=1), "1.2.9"))
     assert ["1.2.9" in line for line in audited(tmp_path)] == [False, True]
     analysed(stores, digest="t")
-    tell_late_priors(stores, first)
+    note_late_priors(stores, first)
     assert ['"revision": 2' in line for line in audited(tmp_path)] == [False, False, True]
 
 
 def test_both_workers_may_note_the_same_line(stores: NodeStores) -> None:
     key = RunKey(SPECT, 1)
-    assert not stores.late_priors.is_told(key, PET)
+    assert not stores.late_priors.is_noted(key, PET)
     for _ in range(2):
-        stores.late_priors.note_told(key, PET)
-    assert stores.late_priors.is_told(key, PET)
-    assert not stores.late_priors.is_told(key, "1.2.9")
-    assert not stores.late_priors.is_told(RunKey(SPECT, 2), PET)
+        stores.late_priors.note(key, PET)
+    assert stores.late_priors.is_noted(key, PET)
+    assert not stores.late_priors.is_noted(key, "1.2.9")
+    assert not stores.late_priors.is_noted(RunKey(SPECT, 2), PET)
 
 
 @pytest.mark.parametrize("first, second", [(NO_PRIOR, None), (None, NO_PRIOR)])
@@ -179,7 +179,7 @@ def test_the_latest_revision_alone_counts(
 ) -> None:
     analysed(stores, first)
     latest = analysed(stores, second, digest="t")
-    tell_late_priors(stores, pet_comes(stores))
+    note_late_priors(stores, pet_comes(stores))
     assert len(audited(tmp_path)) == int(second is NO_PRIOR)
     assert late_prior(stores, stores.runs.get(latest)) == (PET if second is NO_PRIOR else "")
 
@@ -190,7 +190,7 @@ def test_a_spect_without_a_result_that_stands_has_no_late_prior(
 ) -> None:
     key = analysed(stores, is_running=True)
     stores.runs.end(key, 1, RunTransition(state, "why"))
-    tell_late_priors(stores, pet_comes(stores))
+    note_late_priors(stores, pet_comes(stores))
     assert late_prior(stores, stores.runs.get(key)) == ""
     assert audited(tmp_path) == []
 
@@ -200,14 +200,14 @@ def test_a_prior_that_was_known_is_not_late(
     stores: NodeStores, reason: Reason | None, tmp_path: Path
 ) -> None:
     key = analysed(stores, reason)
-    tell_late_priors(stores, pet_comes(stores))
+    note_late_priors(stores, pet_comes(stores))
     assert late_prior(stores, stores.runs.get(key)) == ""
     assert audited(tmp_path) == []
 
 
 def test_a_pet_from_after_the_spect_is_no_late_prior(stores: NodeStores, tmp_path: Path) -> None:
     key = analysed(stores)
-    tell_late_priors(stores, pet_comes(stores, DAY + timedelta(days=11)))
+    note_late_priors(stores, pet_comes(stores, DAY + timedelta(days=11)))
     assert late_prior(stores, stores.runs.get(key)) == ""
     assert audited(tmp_path) == []
 

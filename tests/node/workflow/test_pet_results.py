@@ -118,7 +118,7 @@ def test_an_image_that_came_after_the_run_does_not_change_whose_the_result_is(st
     assert store.found(Patient("P0", "CLINIC")) == []
 
 
-def test_a_pet_whose_images_name_two_patients_is_nobodys_prior(
+def test_a_pet_whose_images_name_two_patients_is_no_prior(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     others = Patient("P0", "CLINIC")
@@ -129,7 +129,7 @@ def test_a_pet_whose_images_name_two_patients_is_nobodys_prior(
     assert "P0" not in caplog.text and "P1" not in caplog.text
 
 
-def test_a_result_without_a_subject_is_told_and_left_out(
+def test_a_result_without_a_subject_is_logged_and_left_out(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome, subjects = store.process("1.1", [store.receive("1.1", "")])

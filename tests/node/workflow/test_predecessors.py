@@ -49,8 +49,8 @@ def tried(stores: NodeStores, run: RunKey, pacs: Pacs) -> Delivery:
     policy = DeliverPolicy(destinations=(Destination(PACS, "PACS", "localhost", 104),))
     delivery = ResultDelivery(stores, policy, pacs.send)
     key = DeliveryKey(run, PACS)
-    where = (run.study_instance_uid, run.revision, PACS, stores.deliveries.get(key).attempt)
-    delivery.record(*where, delivery.send(*where))
+    attempt = stores.deliveries.get(key).attempt
+    delivery.record(key, attempt, delivery.send(key, attempt))
     return stores.deliveries.get(key)
 
 
@@ -61,7 +61,7 @@ def processed(stores: NodeStores, tmp_path: Path, revision: int) -> RunKey:
     return key
 
 
-def test_result_that_reached_nobody_is_not_named_and_not_sent_late(
+def test_result_that_reached_no_destination_is_not_named_and_not_sent_late(
     stores: NodeStores, tmp_path: Path
 ) -> None:
     pacs = Pacs(takes=0)

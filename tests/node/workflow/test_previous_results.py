@@ -95,7 +95,7 @@ def test_a_processed_study_is_found_with_its_numbers(stores: NodeStores, pair: P
     assert (result.may_be_prior, result.may_be_compared) == (False, True)
 
 
-def test_nobody_elses_no_later_and_no_other_kind(stores: NodeStores, pair: PairOutcome) -> None:
+def test_no_other_patients_no_later_and_no_other_kind(stores: NodeStores, pair: PairOutcome) -> None:
     outcome = StudyOutcome("1", Status.DONE, pairs=(pair,))
     for study, when, patient in (
         ("1.1", DAY, Patient("ID-ANNA", "other clinic")),

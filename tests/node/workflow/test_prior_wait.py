@@ -35,17 +35,17 @@ def stores(tmp_path: Path) -> Iterator[NodeStores]:
 
 
 def known(stores: NodeStores, pet: StudySubject | None = None) -> Callable[..., Wait]:
-    """A complete SPECT/CT of Anna, ten days after a PET; returns what it is told."""
+    """A complete SPECT/CT of Anna, ten days after a PET; returns its wait after so many seconds."""
     spect = StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10))
     stores.studies.identify(spect)
     stores.studies.identify(pet or StudySubject(PET, ANNA, pet_acquired_at=DAY))
     run, _ = stores.runs.open(SPECT, "s" * 64)
 
-    def told(after_s: float = 0.0) -> Wait:
+    def wait_after(after_s: float = 0.0) -> Wait:
         wait = PriorWait(stores.studies, stores.runs, limit_s=60)
         return wait.check(run, run.created_at + timedelta(seconds=after_s))
 
-    return told
+    return wait_after
 
 
 def queued_pet(stores: NodeStores) -> RunKey:
@@ -55,38 +55,38 @@ def queued_pet(stores: NodeStores) -> RunKey:
 
 
 def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStores) -> None:
-    told = known(stores)
+    wait_after = known(stores)
     which = f"waits for the PET/CT of the same patient, study {PET}, which"
     stores.studies.observe(PET, StudyState.RECEIVING)
-    assert told() == Wait(hold=True, reason=f"{which} is being received")
+    assert wait_after() == Wait(hold=True, reason=f"{which} is being received")
     stores.studies.observe(PET, StudyState.WAITING, "a CT")
-    assert told() == Wait(hold=True, reason=f"{which} is not complete yet")
+    assert wait_after() == Wait(hold=True, reason=f"{which} is not complete yet")
     key = queued_pet(stores)
-    assert told() == Wait(hold=True, reason=f"{which} is queued")
+    assert wait_after() == Wait(hold=True, reason=f"{which} is queued")
     stores.runs.claim(key, 1, "x")
-    assert told() == Wait(hold=True, reason=f"{which} is running")
+    assert wait_after() == Wait(hold=True, reason=f"{which} is running")
     stores.runs.end(key, 1, RunTransition(StudyState.FAILED, "why", utc_now(), at_fault=True))
-    assert told() == Wait(hold=True, reason=f"{which} failed and is tried again")
+    assert wait_after() == Wait(hold=True, reason=f"{which} failed and is tried again")
     stores.runs.claim(key, 2, "x")
     stores.runs.end(key, 2, RunTransition(StudyState.DELIVERING))
-    assert told() == Wait()
+    assert wait_after() == Wait()
 
 
 @pytest.mark.parametrize("ending", [StudyState.REJECTED, StudyState.FAILED, StudyState.DONE])
 def test_pet_that_will_give_no_more_is_not_waited_for(stores: NodeStores, ending: StudyState) -> None:
-    told = known(stores)
+    wait_after = known(stores)
     key = queued_pet(stores)
     stores.runs.claim(key, 1, "x")
     stores.runs.end(key, 1, RunTransition(ending, "why", at_fault=True))
-    assert told() == Wait()
+    assert wait_after() == Wait()
 
 
 def test_wait_has_its_limit_and_says_so(stores: NodeStores) -> None:
-    told = known(stores)
+    wait_after = known(stores)
     queued_pet(stores)
-    assert told(59).hold
+    assert wait_after(59).hold
     limit = "did not wait longer than 60 s for the PET/CT of the same patient"
-    assert told(60) == Wait(reason=f"{limit}, study {PET}, which is queued")
+    assert wait_after(60) == Wait(reason=f"{limit}, study {PET}, which is queued")
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_wait_has_its_limit_and_says_so(stores: NodeStores) -> None:
     ids=["another patient", "another issuer", "a later PET", "no date", "an earlier SPECT"],
 )
 def test_what_can_be_no_prior_is_not_waited_for(stores: NodeStores, pet: StudySubject) -> None:
-    told = known(stores, pet)
+    wait_after = known(stores, pet)
     queued_pet(stores)
-    assert told() == Wait()
+    assert wait_after() == Wait()
 
 
-def test_patient_without_identifier_waits_for_nobody(stores: NodeStores) -> None:
+def test_patient_without_identifier_does_not_wait(stores: NodeStores) -> None:
     nobody = Patient("")
     stores.studies.identify(StudySubject(PET, nobody, DAY))
     stores.studies.identify(StudySubject(SPECT, nobody, None, DAY + timedelta(days=1)))
@@ -139,7 +139,7 @@ def test_what_a_study_may_be_is_known_from_its_first_header() -> None:
     assert subject_of(whole, both) == StudySubject("1", ANNA, DAY, None)
 
 
-def test_spect_sent_first_or_beside_the_pet_is_processed_after_it(pacs: FakePacs, new_node: NewNode) -> None:
+def test_spect_sent_before_or_with_the_pet_is_processed_after_it(pacs: FakePacs, new_node: NewNode) -> None:
     pet = Subject("ANNA", StudyKind.PET_CT, "20260301")
     spect = Subject("ANNA", StudyKind.SPECT_CT, "20260310")
     node = new_node(pacs, behaviour={"seconds": 1.5}, node={"workers": 2}).start()
@@ -165,12 +165,12 @@ def test_spect_goes_on_without_a_pet_that_takes_too_long(pacs: FakePacs, new_nod
     node.send_study(1, subject=Subject("ANNA", StudyKind.PET_CT, "20260301"))
     second = node.send_study(2, subject=Subject("ANNA", StudyKind.SPECT_CT, "20260310"))
     wait_until(lambda: len(node.calls()) == 2, "both run")
-    said = node.wait_for(second, "done").reason
-    assert "did not wait longer than 0 s for the PET/CT of the same patient" in said
+    reason = node.wait_for(second, "done").reason
+    assert "did not wait longer than 0 s for the PET/CT of the same patient" in reason
     audit = (node.folder / "data" / "audit" / "audit.jsonl").read_text()
     assert "did not wait longer than 0 s for the PET/CT of the same patient" in audit
     assert "goes on without its prior" in node.events()
-    told = [line for line in node.facts() if line.startswith(second)]
-    assert len(told) == 1
-    assert "warning: did not wait longer than 0 s for the PET/CT of the same patient" in told[0]
-    assert "begun 20" in told[0]
+    lines = [line for line in node.facts() if line.startswith(second)]
+    assert len(lines) == 1
+    assert "warning: did not wait longer than 0 s for the PET/CT of the same patient" in lines[0]
+    assert "begun 20" in lines[0]

@@ -41,8 +41,8 @@ def test_first_image_of_a_study_from_each_sender_is_written_down(stores: NodeSto
         observe(replace(STORED, sop_instance_uid=f"1.2.{number}"))
     observe(replace(STORED, calling_ae="PACS"))
     observe(replace(STORED, event=ReceptionEvent.CONFLICT))
-    told = [(entry["event"], entry["study"], entry["facts"]["calling_ae"]) for entry in entries(tmp_path)]
-    assert told == [
+    written = [(entry["event"], entry["study"], entry["facts"]["calling_ae"]) for entry in entries(tmp_path)]
+    assert written == [
         ("study arrives", "1.2", "CT1"),
         ("study arrives", "1.2", "PACS"),
         ("instance arrived with another content", "1.2", "CT1"),

@@ -82,7 +82,7 @@ def work(stores: NodeStores, tmp_path: Path) -> StudyWork:
 def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: AttemptKind) -> str:
     ending = AttemptResult(kind, "a gap")
     attempt = stores.runs.get(key).attempt
-    return work(stores, tmp_path).record(key.study_instance_uid, key.revision, attempt, ending)
+    return work(stores, tmp_path).record(key, attempt, ending)
 
 
 def send_all(
@@ -94,9 +94,9 @@ def send_all(
 def deliver(stores: NodeStores, key: RunKey) -> None:
     policy = DeliverPolicy(destinations=(Destination(PACS, "PACS", "localhost", 104),))
     delivery = ResultDelivery(stores, policy, send_all)
-    attempt = stores.deliveries.get(DeliveryKey(key, PACS)).attempt
-    where = (key.study_instance_uid, key.revision, PACS, attempt)
-    delivery.record(*where, delivery.send(*where))
+    to_pacs = DeliveryKey(key, PACS)
+    attempt = stores.deliveries.get(to_pacs).attempt
+    delivery.record(to_pacs, attempt, delivery.send(to_pacs, attempt))
 
 
 def test_the_first_revision_has_nothing_earlier(stores: NodeStores) -> None:
@@ -222,7 +222,7 @@ class Chain:
         return self.outcome
 
 
-def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revision(
+def test_an_unreadable_earlier_result_is_reported_and_does_not_stop_the_next_revision(
     stores: NodeStores, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(stores, give(stores, 1, result(1), StudyState.DONE))
@@ -230,8 +230,8 @@ def test_an_unreadable_earlier_result_is_told_and_does_not_stop_the_next_revisio
     chain = Chain(replace(result(2), pairs=()))
     pool = ProcessorPool(lambda _: chain, 1)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
-    ending = steps.run_chain(STUDY, 2, run.attempt)
-    steps.record(STUDY, 2, run.attempt, ending)
+    assert run.key == RunKey(STUDY, 2)
+    steps.record(run.key, run.attempt, steps.run_chain(run.key, run.attempt))
     ended = stores.runs.get(run.key)
     assert ended.state is StudyState.DONE
     assert "earlier result unreadable (revision 1)" in ended.reason
@@ -262,13 +262,13 @@ def test_a_delivery_ends_although_its_outcome_has_become_unreadable(
     assert "outcome.json" in run.reason
 
 
-def test_a_fault_is_told_although_its_details_find_no_room(stores: NodeStores, tmp_path: Path) -> None:
+def test_a_fault_is_reported_although_its_details_find_no_room(stores: NodeStores, tmp_path: Path) -> None:
     run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
     (tmp_path / "failures").write_text("where the folder should be")
     faulty = Mock()
     faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
     pool = ProcessorPool(lambda _: faulty, 1)
     steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
-    result = steps.run_chain(STUDY, 1, run.attempt)
+    result = steps.run_chain(run.key, run.attempt)
     assert result.kind is AttemptKind.FAILED
     assert "no details" in result.reason and "ZYXWVUT" not in result.reason

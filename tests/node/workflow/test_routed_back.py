@@ -24,9 +24,9 @@ from sqlalchemy import update
 from app.dicom.results.policy import RESULT_CLASSES
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
+from app.domain.selection.selection import SelectionResult
 from app.domain.study import Patient, Series, Study
 from app.node.policy import NodePolicy, ReceivePolicy
-from app.node.receive.completeness import SelectionOutcome
 from app.node.receive.watcher import Watcher
 from app.node.records.database import utc_now
 from app.node.records.instances import InstanceRow, StoreCommand, identify
@@ -230,7 +230,7 @@ def test_the_watcher_reads_the_headers_of_images_alone(
     assert stores.inbox.image_paths(STUDY) == stores.inbox.paths(STUDY)[1:]
     read: list[Path] = []
 
-    def noted(paths: Sequence[Path]) -> tuple[Study, SelectionOutcome]:
+    def noted(paths: Sequence[Path]) -> tuple[Study, SelectionResult]:
         read.extend(paths)
         return examine(paths)
 

@@ -15,9 +15,8 @@ from app.domain.outcome import MaskSummary, ShadowComparison
 from app.domain.study import StudyKind
 from app.node import queue
 from app.node.policy import NodePolicy
-from app.node.process.shadows import ShadowComparing
+from app.node.process.shadows import MOST_WAITING, WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult
-from app.node.records.comparisons import MOST_WAITING, WaitingShadows
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.workflow.test_revisions import STUDY, give, result
@@ -42,9 +41,9 @@ def comparison(dice: float | None = 0.75, problem: str = "") -> ShadowComparison
 
 
 def compare(stores: NodeStores, *comparisons: ShadowComparison) -> None:
-    waiting = WaitingShadows()
+    waiting = WaitingShadows(stores)
     waiting.put(STUDY, 1, lambda: comparisons)
-    ShadowComparing(stores, waiting).compare(STUDY, 1)
+    waiting.compare(RunKey(STUDY, 1))
 
 
 def events(stores: NodeStores, tmp_path: Path) -> str:
@@ -83,9 +82,9 @@ def test_a_fault_of_the_shadow_work_ends_there(stores: NodeStores) -> None:
         raise RuntimeError("out of memory")
 
     give(stores, 1, result(1), StudyState.DELIVERING)
-    waiting = WaitingShadows()
+    waiting = WaitingShadows(stores)
     waiting.put(STUDY, 1, fail)
-    ShadowComparing(stores, waiting).compare(STUDY, 1)
+    waiting.compare(RunKey(STUDY, 1))
     assert stores.runs.get(RunKey(STUDY, 1)).state is StudyState.DELIVERING
     assert stores.shadows.all() == ()
 
@@ -100,12 +99,12 @@ def test_after_a_restart_the_log_says_that_shadows_did_not_run(
     stores: NodeStores, caplog: pytest.LogCaptureFixture
 ) -> None:
     give(stores, 1, result(1), StudyState.DONE)
-    ShadowComparing(stores, WaitingShadows()).compare(STUDY, 1)
+    WaitingShadows(stores).compare(RunKey(STUDY, 1))
     assert "shadow models not run" in caplog.text
 
 
-def test_work_that_waits_does_not_fill_the_memory() -> None:
-    waiting = WaitingShadows()
+def test_work_that_waits_does_not_fill_the_memory(stores: NodeStores) -> None:
+    waiting = WaitingShadows(stores)
     for revision in range(1, MOST_WAITING + 3):
         waiting.put(STUDY, revision, tuple)
     assert waiting.take(RunKey(STUDY, 1)) is None
@@ -139,10 +138,10 @@ def test_the_listing_sums_up_each_pair_of_models(stores: NodeStores, tmp_path: P
     give(stores, 1, result(1), StudyState.DONE)
     compare(stores, comparison(0.5), comparison(0.75), comparison(None, "no prior"))
     options = ["models", "shadow", "--set", f"node.data_dir={tmp_path}"]
-    told = CliRunner().invoke(app, options)
-    assert told.exit_code == 0, told.output
-    assert "new-m2 beside m2: 2 compared, 1 without result; DSC median 0.625, lowest 0.500" in told.output
-    assert "+10.0 ml" in told.output
+    listing = CliRunner().invoke(app, options)
+    assert listing.exit_code == 0, listing.output
+    assert "new-m2 beside m2: 2 compared, 1 without result; DSC median 0.625, lowest 0.500" in listing.output
+    assert "+10.0 ml" in listing.output
     written = tmp_path / "shadows.csv"
     assert CliRunner().invoke(app, [*options, "--csv", str(written)]).exit_code == 0
     with written.open() as stream:

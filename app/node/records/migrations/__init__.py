@@ -33,10 +33,7 @@ def found_revision(connection: Connection) -> str | None:
 
 
 def refuse_newer(connection: Connection, place: str) -> None:
-    """Refuse a database that this version of the program does not know.
-
-    Args:
-        place: of the database, for the message.
+    """Refuse a database that this version of the program does not know; ``place`` is for the message.
 
     Raises:
         MisconfiguredError: another version has taken it further.
