@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from app.chain.application import ChainProcessor
 from app.dicom.reading.loading import LoadPolicy, read_ct, read_suv
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
@@ -28,6 +28,9 @@ from app.files.outcome import NAME, STUDY_FOLDER, printed, remove_results, write
 from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.inference.devices import choose_device
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.chain.application import ChainProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +167,10 @@ def _process_all(input_folder: Path, output_folder: Path, settings: Settings) ->
     if settings.segment.device.startswith("cuda"):  # a GPU is demanded: refuse before any work is done
         choose_device(settings.segment.device)
     reading = read_studies(input_folder)
+    if not reading.studies:
+        return FolderOutcome.of((), reading.unreadable)
+    from app.chain.application import ChainProcessor  # its libraries take seconds
+
     results = RunResults(settings.load)
     processor = ChainProcessor(settings, results)
     outcomes = []

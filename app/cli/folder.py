@@ -203,7 +203,7 @@ def process(
     configure_logging(None, "WARNING")
     for caution in (*settings.write.cautions, *device_cautions(settings)):
         logging.getLogger(__name__).warning(caution)
-    from app.chain.folder import process_folder  # takes ten seconds: a wrong setting is refused first
+    from app.chain.folder import process_folder
 
     outcome = run_unless_stopped(lambda: process_folder(input_folder, output_folder, settings))
     if outcome is None:

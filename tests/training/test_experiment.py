@@ -26,7 +26,7 @@ from app.validation.scores import read_scores
 from tests.training.made_cohort import make_cohort
 
 SETTINGS = (
-    "name=made", "plans=psma-small", "folds=2", "epochs=1", "iterations_per_epoch=2",
+    "name=made", "plans=psma-small", "folds=2", "epochs=1", "iterations_per_epoch=1", "device=cpu",
     "parallel=2", "prior=truth",
 )  # fmt: skip
 MISFIT = "the skeletons don't lie on each other"
