@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.cohort import pool as cohort_pool
+from app.cohort import patient as building
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, Exclusion, TruthForm, image_file, read_manifest
 from app.cohort.simulation import Simulation, simulate_cohort
@@ -172,8 +172,8 @@ def test_what_is_complete_and_unchanged_is_not_made_again(
         add(tmp_path, Person(number), ["pet"])
     first = build()
     made: list[str] = []
-    really = cohort_pool.build_safely
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
+    really = building.build_safely
+    monkeypatch.setattr(building, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
     assert build() == first
     assert made == []
     labels = np.zeros(SHAPE, np.uint8)
@@ -194,8 +194,8 @@ def test_other_settings_make_every_patient_again(
     add(tmp_path, Person(1), ["pet"])
     build()
     made: list[str] = []
-    really = cohort_pool.build_safely
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
+    really = building.build_safely
+    monkeypatch.setattr(building, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
     build(roi="lesion")
     assert made == ["A0000"]
 
@@ -421,7 +421,7 @@ def test_a_patient_from_before_the_limits_were_kept_is_not_made_again_for_them(
     content = json.loads(record.read_text())
     del content["patient"]["registration"]["align"]
     record.write_text(json.dumps(content))
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: pytest.fail(f"{task.name} was made again"))
+    monkeypatch.setattr(building, "build_safely", lambda task: pytest.fail(f"{task.name} was made again"))
     registration = only(build(align=limits)).registration
     assert registration is not None
     assert registration.limits == limits
@@ -541,7 +541,7 @@ def test_a_fault_of_ours_spares_the_other_patients_and_is_tried_again(
 ) -> None:
     for number in (1, 2):
         add(tmp_path, Person(number), ["pet"])
-    really = cohort_pool.build_patient
+    really = building.build_patient
 
     def faulty(task):  # type: ignore[no-untyped-def]
         if task.name == "A0000":
@@ -549,7 +549,7 @@ def test_a_fault_of_ours_spares_the_other_patients_and_is_tried_again(
         return really(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cohort_pool, "build_patient", faulty)
+        patch.setattr(building, "build_patient", faulty)
         manifest = build()
     assert [patient.id for patient in manifest.patients] == ["A0001"]
     assert "ZeroDivisionError" in reasons(manifest)
