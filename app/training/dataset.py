@@ -85,16 +85,6 @@ log = logging.getLogger(__name__)
 LABELS = {"background": 0, "lesion": 1}
 
 
-def channel_normalisation(role: ModelRole) -> dict[str, str]:
-    """nnU-Net's channel names, which are its normalisations.
-
-    "CT" clips to the lesions' percentiles over the whole data set and scales by fixed numbers: right for SUV
-    too, because SUV has a meaning that must not depend on the rest of the image (as z-scores would make it).
-    """
-    channels = {"0": "CT", "1": "CT"}
-    return {**channels, "2": "noNorm"} if role is ModelRole.M4 else channels
-
-
 def write_dataset(
     settings: ExperimentSettings, manifest: CohortManifest, role: ModelRole, place: Workplace
 ) -> tuple[TrainingCase, ...]:
@@ -143,9 +133,14 @@ def held_back_patients(settings: ExperimentSettings, manifest: CohortManifest) -
 
 
 def dataset_description(role: ModelRole, cases: Sequence[TrainingCase]) -> dict[str, Any]:
-    """The content of ``dataset.json``."""
+    """The content of ``dataset.json``.
+
+    nnU-Net's channel names are its normalisations. "CT" clips to the lesions' percentiles over the whole data
+    set and scales by fixed numbers: right for SUV too, because SUV has a meaning that must not depend on the
+    rest of the image (as z-scores would make it).
+    """
     return {
-        "channel_names": channel_normalisation(role),
+        "channel_names": {"0": "CT", "1": "CT"} | ({"2": "noNorm"} if role is ModelRole.M4 else {}),
         "labels": LABELS,
         "numTraining": len(cases),
         "file_ending": ".nii.gz",

@@ -123,8 +123,6 @@ class TrainingPlans(StrEnum):
     RES_ENC_L_TORCH_SEP_Z = "nnUNetResEncUNetLPlans_torchres_sepz"
 
 
-SMALL = TrainingPlans.SMALL
-
 PLANNERS = {
     TrainingPlans.SMALL: "ExperimentPlanner",
     TrainingPlans.DEFAULT: "ExperimentPlanner",
@@ -178,7 +176,7 @@ def plan_and_preprocess(
 
 def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
     """nnU-Net's own plans with a smaller patch and network; fingerprint, spacing, resampling stay its own."""
-    configuration = dict(plans["configurations"][CONFIGURATION])
+    name, configuration = TrainingPlans.SMALL.value, dict(plans["configurations"][CONFIGURATION])
     architecture = dict(configuration["architecture"])
     stages = len(FEATURES)
     architecture["arch_kwargs"] = {
@@ -195,9 +193,9 @@ def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
         patch_size=list(PATCH_SIZE),
         batch_size=BATCH_SIZE,
         batch_dice=True,
-        data_identifier=f"{SMALL}_{CONFIGURATION}",
+        data_identifier=f"{name}_{CONFIGURATION}",
     )
-    return {**plans, "plans_name": SMALL.value, "configurations": {CONFIGURATION: configuration}}
+    return {**plans, "plans_name": name, "configurations": {CONFIGURATION: configuration}}
 
 
 def read_object(path: Path) -> dict[str, Any]:

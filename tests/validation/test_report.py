@@ -26,9 +26,7 @@ from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.imaging.nifti import write_array
 from app.validation.groups import M4_OR_M2, Group, compared
-from app.validation.report.about import ReportAbout, read_about, without_folders, write_about
-from app.validation.report.cases import chosen_cases, predictions_in
-from app.validation.report.figures import agreement
+from app.validation.report.figures import agreement, chosen_cases, predictions_in
 from app.validation.report.page import environment, report_from, write_report
 from app.validation.report.wording import (
     cohort_sentences,
@@ -39,8 +37,9 @@ from app.validation.report.wording import (
     short_verdict,
     verdict,
     warnings,
+    without_folders,
 )
-from app.validation.scores import write_scores
+from app.validation.scores import ReportAbout, read_about, write_about, write_scores
 from app.validation.statistics import compare_pairs, describe
 from tests.validation.made_scores import (
     EXTERNAL,

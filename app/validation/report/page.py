@@ -28,9 +28,18 @@ from app.files.durable import write_durably
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, check_unique, described, groups_of
 from app.validation.report import tables
-from app.validation.report.about import ABOUT_FILE, ReportAbout, check_scores, read_about, without_folders
-from app.validation.report.cases import Predictions, case_in_words, chosen_cases, draw_cases, predictions_in
-from app.validation.report.figures import BOXED, agreement, bland_altman, box_plots, volume_groups
+from app.validation.report.figures import (
+    BOXED,
+    Predictions,
+    agreement,
+    bland_altman,
+    box_plots,
+    case_in_words,
+    chosen_cases,
+    draw_cases,
+    predictions_in,
+    volume_groups,
+)
 from app.validation.report.wording import (
     MODEL_MEANING,
     VALIDATION_NAMES,
@@ -38,8 +47,17 @@ from app.validation.report.wording import (
     main_conclusions,
     other_conclusions,
     warnings,
+    without_folders,
 )
-from app.validation.scores import PREDICTIONS_FOLDER, SCORES_FILE, read_scores
+from app.validation.scores import (
+    ABOUT_FILE,
+    PREDICTIONS_FOLDER,
+    SCORES_FILE,
+    ReportAbout,
+    check_scores,
+    read_about,
+    read_scores,
+)
 from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."

@@ -9,9 +9,15 @@ from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
-from app.validation.report.about import ReportAbout, without_folders
-from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
-from app.validation.statistics import PairedComparison
+from app.validation.report.wording import (
+    VALIDATION_NAMES,
+    interval_in_words,
+    p_in_words,
+    short_verdict,
+    without_folders,
+)
+from app.validation.scores import ReportAbout
+from app.validation.statistics import PairedComparison, PairedT, WilcoxonTest
 
 DASH = "–"
 
@@ -128,14 +134,14 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
         measure.shown(found.mean_second),
         measure.shown(found.mean_difference, signed=True) + spread,
         DASH if found.interval is None else interval_in_words(measure, found.interval, signed=True),
-        DASH
-        if found.wilcoxon is None
-        else p_in_words(found.wilcoxon.p).removeprefix("p = ").removeprefix("p "),
-        DASH
-        if found.paired_t is None
-        else p_in_words(found.paired_t.p).removeprefix("p = ").removeprefix("p "),
+        _p(found.wilcoxon),
+        _p(found.paired_t),
         short_verdict(rivals, measure, found),
     ]
+
+
+def _p(test: WilcoxonTest | PairedT | None) -> str:
+    return DASH if test is None else p_in_words(test.p).removeprefix("p = ").removeprefix("p ")
 
 
 def patients(scores: Sequence[ScanScore], validation: Validation) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,6 +42,14 @@ MODEL_MEANING = {
     ModelRole.M3: "one model for PET/CT and SPECT/CT, one at a time",
     ModelRole.M4: "SPECT/CT guided by the patient's lesions on PET; M2 where none could be aligned",
 }
+
+FOLDERS = re.compile(r"(?<![\w.:/~<])(?:~?/[\w.+@-]+)*~?/(?=[\w.+@-])")
+"""The folders of an absolute path: everything before its last name."""
+
+
+def without_folders(text: str) -> str:
+    """The text with absolute paths cut to their last name: a report reveals nothing about its machine."""
+    return FOLDERS.sub("…/", text)
 
 
 def p_in_words(p: float) -> str:
