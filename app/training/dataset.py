@@ -45,10 +45,7 @@ def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path
     if patient.scan(kind) is None:
         return None
     identifier = f"{patient.id}_{prefix(kind)}"
-    images = (
-        image_file(cohort, patient.id, kind, "suv"),
-        image_file(cohort, patient.id, kind, "ct"),
-    )
+    images = (image_file(cohort, patient.id, kind, "suv"), image_file(cohort, patient.id, kind, "ct"))
     label = masks / f"{identifier}{SUFFIX}"
     if not label.exists():
         masks.mkdir(parents=True, exist_ok=True)

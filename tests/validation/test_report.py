@@ -26,7 +26,7 @@ from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.imaging.nifti import write_array
 from app.validation.groups import M4_OR_M2, Group, compared
-from app.validation.report.figures import agreement, chosen_cases, predictions_in
+from app.validation.report.figures import agreement, chosen_cases, kept_result
 from app.validation.report.page import environment, report_from, write_report
 from app.validation.report.wording import (
     cohort_sentences,
@@ -233,16 +233,19 @@ def test_a_template_that_asks_for_what_is_not_there_fails() -> None:
         environment().from_string("<p>{{ not_there }}</p>").render()
 
 
-def test_a_scan_without_a_kept_result_is_said_in_its_picture(experiment: Path, tmp_path: Path) -> None:
-    write_report(whole_evaluation(), experiment / "cohort", lambda _: None, ABOUT, tmp_path / "report.html")
+def test_a_picture_says_where_no_result_was_kept(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    write_report(
+        whole_evaluation(), experiment / "cohort", tmp_path / "predictions", ABOUT, tmp_path / "report.html"
+    )
     assert (tmp_path / "report.html").read_bytes() != (experiment / "report.html").read_bytes()
 
 
 def test_where_m2_ran_in_m4s_place_its_result_is_shown(experiment: Path) -> None:
-    read = predictions_in(experiment / "predictions")
+    kept = experiment / "predictions"
     fell_back, fitted = made(M4, "A-3", 5, used=M2).key, made(M4, "A-3", 5).key
-    assert read(fell_back) is not None
-    assert read(fitted) is None  # M4 itself left no result there
+    assert kept_result(kept, fell_back) is not None
+    assert kept_result(kept, fitted) is None  # M4 itself left no result there
 
 
 def test_a_result_on_another_grid_is_refused(experiment: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Equal scores give equal bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,6 @@ def _agreement_panel(axes: Any, scores: Sequence[ScanScore], group: Group) -> No
         axes.spines[side].set_visible(False)
 
 
-Predictions = Callable[[ScanKey], LabelMap | None]
-"""The result of a scan on its functional image's grid; ``None`` where none was kept."""
-
 TRUE_COLOUR, FOUND_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito."""
 
@@ -227,17 +224,13 @@ def chosen_cases(scores: Sequence[ScanScore]) -> tuple[ShownCase, ...]:
     return tuple(ShownCase(name, ordered[place]) for place, name in names.items())
 
 
-def predictions_in(folder: Path) -> Predictions:
-    """Results as ``<validation>/<model that ran>/<patient>_<pet|spect>.nii.gz`` in ``folder``."""
-
-    def read(key: ScanKey) -> LabelMap | None:
-        path = prediction_file(folder, key.validation, key.used, key.patient, key.kind)
-        return read_labels(path) if path.is_file() else None
-
-    return read
+def kept_result(predictions: Path, key: ScanKey) -> LabelMap | None:
+    """The result of a scan on its functional image's grid; ``None`` where none was kept."""
+    path = prediction_file(predictions, key.validation, key.used, key.patient, key.kind)
+    return read_labels(path) if path.is_file() else None
 
 
-def draw_cases(cases: Sequence[ShownCase], cohort: Path, predictions: Predictions) -> bytes:
+def draw_cases(cases: Sequence[ShownCase], cohort: Path, predictions: Path) -> bytes:
     """Each case twice in a row, anterior MIP: the truth outlined, and the result.
 
     Raises:
@@ -265,11 +258,11 @@ def case_in_words(case: ShownCase) -> str:
     )
 
 
-def _draw_case(panels: Sequence[Any], case: ShownCase, cohort: Path, predictions: Predictions) -> None:
+def _draw_case(panels: Sequence[Any], case: ShownCase, cohort: Path, predictions: Path) -> None:
     key = case.score.key
     suv = read_volume(image_file(cohort, key.patient, key.kind, "suv"), Unit.SUVBW)
     truth = read_labels(image_file(cohort, key.patient, key.kind, "truth"))
-    found = predictions(key)
+    found = kept_result(predictions, key)
     _same_grid(suv, truth, "truth", key)
     title = f"{case.name}: {key.patient}\nDSC {case.score.voxels.dice:.2f}, truth"
     image = anterior(suv.array, suv.grid)
