@@ -58,12 +58,7 @@ Persons = Sequence[tuple[str, FoundPatient]]
 
 @dataclass(frozen=True)
 class Exclusions:
-    """Writes down what a build found and did not take, without a name or a Patient ID.
-
-    Attributes:
-        centre: the centre that is built.
-        root: the source.
-    """
+    """Writes down, without a name or a Patient ID, what a build found below ``root`` and did not take."""
 
     centre: str
     root: Path
@@ -116,8 +111,7 @@ class CohortRequest:
     """What to build.
 
     Attributes:
-        source: folder of DICOM.
-        truth: folder of truths.
+        source, truth: folders of DICOM and of truths.
         key: file for the table of pseudonyms, outside the cohort; ``None`` writes none.
         jobs: patients at once.
     """

@@ -111,11 +111,7 @@ class Sorted:
 
 
 def without_repeated(records: Sequence[PatientRecord]) -> Sorted:
-    """Leave out every patient that an earlier record has already.
-
-    Args:
-        records: in the order in which the first of two is kept.
-    """
+    """Leave out every patient that an earlier record has already: of two the first is kept."""
     kept: list[tuple[CohortPatient, PatientRecord]] = []
     repeated, warnings = [], []
     for record in records:

@@ -164,18 +164,14 @@ def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
     for image, array in (("suv", channels[0]), ("ct", channels[1]), ("truth", lesions.array)):
         path = image_file(task.cohort, task.name, scan.selection.kind, image)  # type: ignore[arg-type]
         write_array(path, array, lesions.grid)
+    decisions = (*loaded.selection.decisions, *loaded.decisions)
     warnings = (
-        *_warnings_of_reading(loaded),
+        *(each.text for each in decisions if each.severity is Severity.WARNING),
         *scan.truth.warnings,
         *_warnings_of_truth(scan.truth, outlines, lesions, parted),
         *(finding.warning for finding in (place, uptake) if finding.warning),
     )
     return _Built(_cohort_scan(scan, lesions, warnings), loaded, fingerprint(loaded.suv))
-
-
-def _warnings_of_reading(loaded: Loaded) -> list[str]:
-    decisions = (*loaded.selection.decisions, *loaded.decisions)
-    return [item.text for item in decisions if item.severity is Severity.WARNING]
 
 
 def _warnings_of_truth(truth: Truth, outlines: Outlines, lesions: LabelMap, parted: bool) -> list[str]:

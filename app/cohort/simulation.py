@@ -30,12 +30,7 @@ Row = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Simulation:
-    """Which patients to simulate, and where to.
-
-    Attributes:
-        numbers: of the patients: their seeds.
-        folder: gets ``dicom/<patient>/`` and ``truth/``.
-    """
+    """Which patients to simulate: their numbers are seeds. ``folder`` gets ``dicom/`` and ``truth/``."""
 
     centre: Centre
     numbers: range

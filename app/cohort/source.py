@@ -34,12 +34,7 @@ from app.phantom.dicom.header import ISSUER as SIMULATED_ISSUER
 
 @dataclass(frozen=True)
 class Refusal:
-    """What of a patient can't be used.
-
-    Attributes:
-        what: in words without personal data.
-        files: of the study or series.
-    """
+    """A study or series of a patient that can't be used; ``what`` holds no personal data."""
 
     what: str
     reason: str
@@ -229,9 +224,6 @@ def choose_pair(candidates: Sequence[Candidate]) -> PairChoice:
 
     So the SPECT is the first one after its PET, as in practice: a PET before therapy, the scan of the first
     cycle after it.
-
-    Args:
-        candidates: scans with a truth, in any order.
     """
     pets, spects = (_earliest_first(candidates, kind) for kind in StudyKind)
     pet, spect = _pair(pets, spects)

@@ -105,9 +105,7 @@ def truth_of(
     reference; then a NIfTI's name.
 
     Args:
-        scan: a pair of the source.
         names: what ``truth.csv`` may call the patient: Patient ID, pseudonym.
-        folder: all truths.
         taken: functional series of all scans; what was drawn on another one of them is not this scan's.
     """
     rows = [row for row in folder.rows if row.kind is scan.kind and row.patient_id in names]
@@ -133,10 +131,7 @@ def unused(
 ) -> Iterator[tuple[str, str, Path | None]]:
     """Truths and rows that no scan of the source can have, why, and the file; its name may be a person's.
 
-    Args:
-        folder: all truths.
-        scans: every pair of the source.
-        known: every name by which a row finds its patient.
+    A row finds its patient by the names in ``known``.
     """
     series = {uid for scan in scans for uid in used_by(scan)}
     studies = {scan.study.study_instance_uid for scan in scans}

@@ -72,8 +72,7 @@ def write_report(work: Path, cohort: str = COHORT_PLACEHOLDER) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Args:
-        work: the experiment's folder.
-        cohort: its patients, as the report's command names them.
+        cohort: the experiment's patients, as the report's command names them.
 
     Raises:
         MisconfiguredError: the experiment or its cohort is not there, a step is not finished, or the

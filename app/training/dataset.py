@@ -36,11 +36,7 @@ class TrainingCase:
 def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path) -> TrainingCase | None:
     """A scan as a case of two channels; ``None`` when the patient doesn't have it.
 
-    Args:
-        cohort: its folder.
-        patient: whose scan.
-        kind: which.
-        masks: folder for the truth as nnU-Net wants it, lesion or not; written when it is not there.
+    The truth as nnU-Net wants it, lesion or not, is written to ``masks`` when it is not there.
     """
     if patient.scan(kind) is None:
         return None

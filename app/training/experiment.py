@@ -44,10 +44,7 @@ def train_all(work: Path, settings: ExperimentSettings) -> None:
 
 
 def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
-    """One step, unless it is finished; never those it waits for.
-
-    Args:
-        name: one of :func:`step_names`.
+    """One step of :func:`step_names`, unless it is finished; never those it waits for.
 
     Raises:
         MisconfiguredError: no such step, or one that it waits for is not finished; both named.

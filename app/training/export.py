@@ -97,12 +97,7 @@ def _deviations(plans: str) -> tuple[str, ...]:
 
 
 def command(settings: ExperimentSettings, cohort: str = COHORT_PLACEHOLDER) -> str:
-    """The command that trains these models again.
-
-    Args:
-        settings: of the experiment.
-        cohort: the patients as the command takes them; the placeholder for a folder.
-    """
+    """The command that trains these models again; the placeholder stands for the folder of a cohort."""
     shown = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
     shown["models"] = ",".join(shown["models"])
     words = " ".join(f"--set {key}={value}" for key, value in shown.items())

@@ -82,13 +82,7 @@ def keep_own(source: Path, work: Path) -> None:
 
 
 def with_own_configuration(made: dict[str, Any], own: dict[str, Any], name: str) -> dict[str, Any]:
-    """nnU-Net's own plans of a data set with the file's configuration.
-
-    Args:
-        made: planned by nnU-Net for the data set.
-        own: of the file.
-        name: of the plans, see :func:`plans_name`.
-    """
+    """The plans that nnU-Net made for a data set, with the file's own configuration, under ``name``."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     taken = dict(PlansManager(own).get_configuration(CONFIGURATION).configuration)
@@ -143,7 +137,7 @@ NOT_RUN = ("nnUNetResEncUNetLPlans_noResampling",)
 def plan_and_preprocess(
     dataset_number: int, home: Path, plans: str, role: ModelRole, own: dict[str, Any] | None = None
 ) -> None:
-    """Fingerprint, plan, preprocess; ``home`` is the data set's folder of preprocessed images.
+    """Fingerprint, plan, preprocess.
 
     Must run in a process with :func:`~app.training.workplace.child_environment` (planning).
 

@@ -158,10 +158,8 @@ def findings_of(
     These do not measure M2: patients without a prior are a selection.
 
     Args:
-        scores: of every scan.
         ran: id of each model that ran, by role.
         serving: cards of the models that the policy names, of different roles (:func:`check_tellable`).
-        simulated: whether the patients were.
     """
     found = []
     for card in serving:

@@ -203,13 +203,15 @@ class GpuPredictor(FinitePredictor):
             "start it again. If that comes again, look at nvidia-smi and the host's kernel log (Xid)"
         ) from error
 
+    def _place_of_sums(self) -> torch.device:
+        return self.device if self.way is not None and self.way.sums_on_gpu else torch.device("cpu")
+
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # as above
     def _internal_predict_sliding_window_return_logits(
         self, data: torch.Tensor, slicers: Sequence[Any], do_on_device: bool = True
     ) -> torch.Tensor:
         """nnU-Net's sums over the windows, in one thread, at the place that the way names."""
-        on_gpu = self.way is not None and self.way.sums_on_gpu
-        place = self.device if on_gpu else torch.device("cpu")
+        place = self._place_of_sums()
         data = data.to(place)
         heads = self.label_manager.num_segmentation_heads
         logits = torch.zeros((heads, *data.shape[1:]), dtype=torch.half, device=place)

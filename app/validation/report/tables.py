@@ -17,7 +17,7 @@ from app.validation.report.wording import (
     without_folders,
 )
 from app.validation.scores import ReportAbout
-from app.validation.statistics import PairedComparison, PairedT, WilcoxonTest
+from app.validation.statistics import PairedComparison
 
 DASH = "–"
 
@@ -134,14 +134,14 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
         measure.shown(found.mean_second),
         measure.shown(found.mean_difference, signed=True) + spread,
         DASH if found.interval is None else interval_in_words(measure, found.interval, signed=True),
-        _p(found.wilcoxon),
-        _p(found.paired_t),
+        _p(None if found.wilcoxon is None else found.wilcoxon.p),
+        _p(found.paired_t_p),
         short_verdict(rivals, measure, found),
     ]
 
 
-def _p(test: WilcoxonTest | PairedT | None) -> str:
-    return DASH if test is None else p_in_words(test.p).removeprefix("p = ").removeprefix("p ")
+def _p(p: float | None) -> str:
+    return DASH if p is None else p_in_words(p).removeprefix("p = ").removeprefix("p ")
 
 
 def patients(scores: Sequence[ScanScore], validation: Validation) -> Table:
