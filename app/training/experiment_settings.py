@@ -190,7 +190,7 @@ def open_experiment(work: Path, settings: ExperimentSettings, manifest: CohortMa
 
 
 def check_same_settings(work: Path, settings: ExperimentSettings) -> None:
-    """Whether the experiment in ``work`` is the one that was asked for; its cohort may have been moved.
+    """Whether the experiment in ``work`` has these settings; its cohort may have been moved.
 
     Raises:
         MisconfiguredError: there is none, or it has other settings.

@@ -53,7 +53,7 @@ SAVE_EVERY_SMALL = 1
 
 
 class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type information
-    """Stock nnU-Net, of a length that is asked for, that says how long it will take and can be repeated.
+    """Stock nnU-Net of a settable length, which logs the time left and can be repeated.
 
     Every epoch begins with random numbers of its own, so a training that was killed and goes on from a
     checkpoint ends with the same weights as one that was not (with one process; nnU-Net's helper processes on

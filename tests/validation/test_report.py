@@ -109,7 +109,7 @@ def test_the_report_needs_nothing_from_outside(tree: ElementTree.Element, text: 
     assert "url(" not in text
 
 
-def test_every_picture_is_told_in_words_and_every_table_has_its_headers(tree: ElementTree.Element) -> None:
+def test_every_picture_is_described_and_every_table_has_its_headers(tree: ElementTree.Element) -> None:
     pictures = list(tree.iter("img"))
     assert len(pictures) == 1 + 2 + 7  # boxes, volumes by validation, cases by model, modality, validation
     assert all(len(node.get("alt", "")) > 40 for node in pictures)
@@ -167,7 +167,7 @@ def test_mean_and_median_have_each_its_own_interval_below_them(tree: ElementTree
     assert f"0.65 ± 0.13 95 % {mean} median 0.65 95 % {median} n 4" in words(tree)
 
 
-def test_no_folder_of_the_machine_is_told(text: str, experiment: Path) -> None:
+def test_no_folder_of_the_machine_is_shown(text: str, experiment: Path) -> None:
     shown = re.sub(r"base64,[^\"]*", "", text)
     assert "--work …/exp" in shown
     assert "work: …/place" in shown
@@ -421,7 +421,7 @@ def test_no_difference_is_not_called_equality() -> None:
     assert "better" not in sentence
 
 
-def test_too_few_patients_to_show_anything_is_said() -> None:
+def test_the_verdict_says_when_patients_are_too_few_to_show_anything() -> None:
     (sentence,) = main_conclusions(against([7, 8, 9], [1, 2, 4]))
     assert "With 3 patients that differ, this test could not have shown any." in sentence
 
@@ -442,7 +442,7 @@ def test_tests_that_disagree_are_a_hint() -> None:
     assert short_verdict(M4_OR_M2, DICE, found) == "M4 better; the tests disagree"
 
 
-def test_a_mean_that_points_the_other_way_is_said() -> None:
+def test_the_verdict_says_when_the_mean_points_the_other_way() -> None:
     found = compare_pairs([*[0.1 + n / 100 for n in range(12)], -9.0], [0] * 13)
     assert "M4 was better" in verdict(M4_OR_M2, DICE, found)
     assert "The mean points the other way" in verdict(M4_OR_M2, DICE, found)

@@ -128,7 +128,7 @@ def test_a_pair_counts_only_when_both_have_the_number() -> None:
         ([], [], "no patient has the number in both"),
     ],
 )
-def test_where_there_is_no_test_it_is_said_why(
+def test_where_there_is_no_test_the_result_gives_the_reason(
     first: list[float | None], second: list[float | None], why: str
 ) -> None:
     found = compare_pairs(first, second)

@@ -72,7 +72,7 @@ def member_names(path: Path) -> tuple[str, ...]:
 
 
 def unpack(path: Path, members: Mapping[str, Path]) -> None:
-    """Write some members to the places given, each no longer than the zip said it was.
+    """Write some members to the places given, each no longer than the zip declares.
 
     Raises:
         MisconfiguredError: the zip is damaged or can't be read, or the disk has no room.
