@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def train_all(work: Path, settings: ExperimentSettings) -> None:
     Raises:
         StepFailedError: see :meth:`~app.training.steps.StepRunner.run`.
     """
-    _runner(work, settings).run(tuple(experiment_steps(work, settings)))
+    _run(work, settings, tuple(experiment_steps(work, settings)))
 
 
 def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
@@ -57,7 +57,7 @@ def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
     if missing:
         commands = ", ".join(f"`--only {need}`" for need in missing)
         raise MisconfiguredError(f"{name} waits for {', '.join(missing)}: not finished; run {commands} first")
-    _runner(work, settings).run((steps[name],))
+    _run(work, settings, (steps[name],))
 
 
 def step_names(settings: ExperimentSettings) -> tuple[str, ...]:
@@ -107,9 +107,9 @@ def _outline(settings: ExperimentSettings) -> Iterator[tuple[tuple[str, ...], tu
             yield ("model", role.value, split), _before_training(settings, role, split)
 
 
-def _runner(work: Path, settings: ExperimentSettings) -> StepRunner:
+def _run(work: Path, settings: ExperimentSettings, steps: Sequence[Step]) -> None:
     place = Workplace(work)
-    return StepRunner(settings.parallel, place.logs, place.done)
+    StepRunner(settings.parallel, place.logs, place.done).run(steps)
 
 
 def _before_preparation(settings: ExperimentSettings, role: ModelRole) -> tuple[str, ...]:
