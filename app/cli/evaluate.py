@@ -123,9 +123,8 @@ def complete_cards(found: NodeScores, run: NodeRun) -> None:
 
 def _write_report(out: Path, found: NodeScores, run: NodeRun) -> None:
     from app import __version__
-    from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
     from app.validation.report.page import report_from
-    from app.validation.scores import SCORES_FILE, write_scores
+    from app.validation.scores import ABOUT_FILE, SCORES_FILE, ReportAbout, write_about, write_scores
 
     about = ReportAbout(
         title="The node's own chain on a labelled cohort",

@@ -107,11 +107,7 @@ def _settings(cohort: str, size: Size, folder: Path, changes: list[str] | tuple[
     from app.validation.report.page import COHORT_FOLDER
 
     if cohort == SIMULATED:
-        fields: dict[str, object] = {
-            "cohort": str(folder / COHORT_FOLDER),
-            **EXTENTS[size].as_settings(),
-        }
-        return with_changes(fields, changes)
+        return with_changes({"cohort": str(folder / COHORT_FOLDER), **EXTENTS[size].settings}, changes)
     home = Path(cohort).resolve()
     if not (home / MANIFEST_FILE).is_file():
         text = f"{cohort} has no {MANIFEST_FILE}; give a cohort's folder, or `{SIMULATED}`"

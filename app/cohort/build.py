@@ -32,8 +32,7 @@ from app.cohort.manifest import (
     read_unchecked,
     write_manifest,
 )
-from app.cohort.patient import PatientTask, ScanTask
-from app.cohort.pool import build_all
+from app.cohort.patient import PatientTask, ScanTask, build_all
 from app.cohort.source import (
     Candidate,
     CohortPolicy,
@@ -59,12 +58,7 @@ Persons = Sequence[tuple[str, FoundPatient]]
 
 @dataclass(frozen=True)
 class Exclusions:
-    """Writes down what a build found and did not take, without a name or a Patient ID.
-
-    Attributes:
-        centre: the centre that is built.
-        root: the source.
-    """
+    """Writes down, without a name or a Patient ID, what a build found below ``root`` and did not take."""
 
     centre: str
     root: Path
@@ -117,8 +111,7 @@ class CohortRequest:
     """What to build.
 
     Attributes:
-        source: folder of DICOM.
-        truth: folder of truths.
+        source, truth: folders of DICOM and of truths.
         key: file for the table of pseudonyms, outside the cohort; ``None`` writes none.
         jobs: patients at once.
     """
@@ -157,11 +150,14 @@ def build_cohort(request: CohortRequest) -> CohortManifest:
 
 
 def _build(request: CohortRequest) -> CohortManifest:
-    before = _manifest_before(request.cohort)
+    is_begun = (request.cohort / MANIFEST_FILE).is_file()
+    before = read_unchecked(request.cohort) if is_begun else CohortManifest()
     truths = read_truth_folder(request.truth)
     source = find_patients(request.source, request.policy.select, request.jobs)
     simulated = _are_simulated(source, before)
-    names = _pseudonyms(request, source, before)
+    known = read_assignment(request.cohort, before)
+    names = assign(source.patients, request.centre, known.setdefault(request.centre, {}))
+    write_assignment(request.cohort, known)
     persons = list(zip(names, source.patients, strict=True))
     if request.key is not None:
         write_key(request.key, request.cohort, persons)
@@ -170,16 +166,11 @@ def _build(request: CohortRequest) -> CohortManifest:
     refusals += request.exclusions.unattributed(source, truths, persons)
     records = build_all(tasks, request.jobs)
     refusals += request.exclusions.of_records(tasks, records)
-    gone = frozenset(names)
-    before = before.model_copy(update={"patients": tuple(p for p in before.patients if p.id not in gone)})
-    manifest = _manifest(request, before, records, refusals)
-    manifest = manifest.model_copy(update={"simulated": simulated})
+    kept = tuple(patient for patient in before.patients if patient.id not in names)
+    before = before.model_copy(update={"patients": kept})
+    manifest = _manifest(request, before, records, refusals).model_copy(update={"simulated": simulated})
     write_manifest(manifest, request.cohort)
     return manifest
-
-
-def _manifest_before(cohort: Path) -> CohortManifest:
-    return read_unchecked(cohort) if (cohort / MANIFEST_FILE).is_file() else CohortManifest()
 
 
 def _are_simulated(source: Source, before: CohortManifest) -> bool:
@@ -192,13 +183,6 @@ def _are_simulated(source: Source, before: CohortManifest) -> bool:
     if len(found) > 1:
         raise MisconfiguredError(f"{source.root}: simulated and real patients can't share a cohort")
     return found.pop()
-
-
-def _pseudonyms(request: CohortRequest, source: Source, before: CohortManifest) -> list[str]:
-    known = read_assignment(request.cohort, before)
-    names = assign(source.patients, request.centre, known.setdefault(request.centre, {}))
-    write_assignment(request.cohort, known)
-    return names
 
 
 def _tasks(

@@ -111,11 +111,7 @@ class Sorted:
 
 
 def without_repeated(records: Sequence[PatientRecord]) -> Sorted:
-    """Leave out every patient that an earlier record has already.
-
-    Args:
-        records: in the order in which the first of two is kept.
-    """
+    """Leave out every patient that an earlier record has already: of two the first is kept."""
     kept: list[tuple[CohortPatient, PatientRecord]] = []
     repeated, warnings = [], []
     for record in records:
@@ -127,7 +123,7 @@ def without_repeated(records: Sequence[PatientRecord]) -> Sorted:
             if reason:
                 repeated.append((record.patient, reason))
                 break
-            if _perhaps_same(record, of_other):
+            if not record.has_birth_date and _one_person(record, of_other):
                 words = "have one Patient ID and no birth date: they may be one person"
                 warnings.append(f"{other.id} and {record.patient.id} {words}")
         if not reason:
@@ -149,10 +145,6 @@ def _same(
         if any(same_image(first, second) for second in of_other.fingerprints.values()):
             return f"its images are {other.id}'s already, under other UIDs"
     return ""
-
-
-def _perhaps_same(record: PatientRecord, other: PatientRecord) -> bool:
-    return not record.has_birth_date and _one_person(record, other)
 
 
 def _one_person(record: PatientRecord, other: PatientRecord) -> bool:

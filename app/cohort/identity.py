@@ -98,9 +98,6 @@ def names_in_table(persons: Sequence[tuple[str, FoundPatient]]) -> list[tuple[st
 
     The Patient ID, unless another person has it under another issuer; the pseudonym, unless it is also
     a Patient ID, as in a clinic's own numbering.
-
-    Args:
-        persons: everyone in the source, with pseudonyms.
     """
     ids = Counter(found.patient.patient_id for _, found in persons)
     names = []
@@ -185,10 +182,6 @@ def stray_file(path: Path, root: Path, persons: Iterable[tuple[str, FoundPatient
     """What may be shown of a file that belongs to no scan, and the pseudonym of the person it is named after.
 
     That person may not be in the source, so only what can't be a name or an ID is shown.
-
-    Args:
-        path: below ``root``.
-        persons: everyone in the source, with pseudonyms.
     """
     known, parts = list(persons), path.relative_to(root).parts
     if all(found.is_simulated for _, found in known):

@@ -184,7 +184,7 @@ def read_manifest(cohort: Path) -> CohortManifest:
         MisconfiguredError: missing, not YAML, not a manifest, or it names an image that is not there.
     """
     manifest = read_unchecked(cohort)
-    missing = _missing(cohort, manifest.patients)
+    missing = missing_images(cohort, manifest.patients)
     if missing:
         found = f"{len(missing)} image(s) are not there, the first {missing[0]}"
         raise MisconfiguredError(f"{cohort / MANIFEST_FILE}: {found}; build the cohort again")
@@ -206,7 +206,8 @@ def write_manifest(manifest: CohortManifest, cohort: Path) -> None:
     write_record(manifest, cohort / MANIFEST_FILE)
 
 
-def _missing(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:
+def missing_images(cohort: Path, patients: Sequence[CohortPatient]) -> list[Path]:
+    """Images that the patients' records name and that are not there."""
     files = (
         image_file(cohort, patient.id, scan.kind, image)
         for patient in patients

@@ -1,13 +1,17 @@
-"""One patient: scans read as the node reads them, the reader's regions as numbered lesions, images."""
+"""The patients, several at a time: scans read as the node reads them, and written with their truth.
+
+What is complete and unchanged is not made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-import cc3d
 import numpy as np
 
 from app.cohort.checks import check_place, check_uptake, fingerprint
@@ -18,15 +22,15 @@ from app.cohort.manifest import (
     CtRegistration,
     PatientRecord,
     Refused,
-    TruthForm,
     image_file,
+    missing_images,
     patient_folder,
+    read_patient_record,
     write_patient_record,
 )
+from app.cohort.pool import in_processes, progress
 from app.cohort.source import CohortPolicy, acquired_at, content_key, scan_in_words
-from app.cohort.truth import Truth
-from app.dicom.outlines.rtstruct import read_structure_set
-from app.dicom.outlines.seg import read_segmentation
+from app.cohort.truth import Truth, numbered_lesions, read_outlines
 from app.dicom.outlines.truth import Outlines, UnusableTruthError
 from app.dicom.reading.loading import load
 from app.domain.analysis import Loaded
@@ -35,41 +39,14 @@ from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
 from app.domain.volume import LabelMap
-from app.errors import MisconfiguredError
-from app.imaging.labels import CONNECTIVITY, label_lesions, nearest_labels, share_outside
-from app.imaging.nifti import read_labels, write_array
+from app.errors import describe_exception
+from app.imaging.nifti import write_array
 from app.imaging.registration.ct_agreement import check_ct
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import register_rigid
 from app.inference.models.channels import build_input, canonical
 
-
-def numbered_lesions(regions: LabelMap) -> tuple[LabelMap, bool]:
-    """Lesions as the product numbers them, unless the reader has numbered lesions already.
-
-    One region is a mask: its connected components are the lesions, largest first. Of several regions, each
-    part within one connected component of all that is outlined is a lesion. So regions in one place each are
-    lesions as they are, in their order, also where they touch or where a small one cuts another in two; and a
-    region in many places (``bone metastases``) is as many lesions, largest first.
-
-    Returns:
-        The lesions, and whether a region was taken apart.
-    """
-    outlined = regions.mask
-    numbers = regions.array[outlined].astype(np.int64)
-    present = len(np.unique(numbers))
-    if present <= 1:
-        return label_lesions(outlined, regions.grid, 0.0).labels, False
-    places = cc3d.connected_components(outlined.astype(np.uint8), connectivity=CONNECTIVITY)
-    parts = numbers * (int(places.max()) + 1) + places[outlined]
-    known, part_of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
-    count = len(known)
-    order = np.arange(count) if count == present else np.argsort(-sizes, kind="stable")
-    lesion_of = np.zeros(count, np.uint16)
-    lesion_of[order] = np.arange(1, count + 1)
-    lesions = np.zeros(regions.array.shape, np.uint16)
-    lesions[outlined] = lesion_of[part_of]
-    return LabelMap(lesions, regions.grid), count != present
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,27 +140,6 @@ def build_patient(task: PatientTask) -> PatientRecord:
     return record
 
 
-def read_outlines(truth: Truth, loaded: Loaded, roi: str) -> Outlines:
-    """The reader's regions on the functional grid.
-
-    Raises:
-        UnusableTruthError: they can't be used for this scan.
-    """
-    grid = loaded.suv.grid
-    if truth.path is None:
-        return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid))
-    if truth.form is TruthForm.SEG:
-        return read_segmentation(truth.path, grid, roi)
-    if truth.form is TruthForm.RTSTRUCT:
-        return read_structure_set(truth.path, grid, loaded.ct.grid, roi)
-    try:
-        labels = read_labels(truth.path)
-    except MisconfiguredError as error:  # its message names the file, and that may name a person
-        raise UnusableTruthError(str(error).replace(str(truth.path), "the truth")) from error
-    same = labels.grid.matches(grid)
-    return Outlines(nearest_labels(labels, grid), share_outside(labels, grid), not same)
-
-
 def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
     """The scan written, or in words why not."""
     loaded = load(scan.selection, task.policy.load)
@@ -208,18 +164,14 @@ def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
     for image, array in (("suv", channels[0]), ("ct", channels[1]), ("truth", lesions.array)):
         path = image_file(task.cohort, task.name, scan.selection.kind, image)  # type: ignore[arg-type]
         write_array(path, array, lesions.grid)
+    decisions = (*loaded.selection.decisions, *loaded.decisions)
     warnings = (
-        *_warnings_of_reading(loaded),
+        *(each.text for each in decisions if each.severity is Severity.WARNING),
         *scan.truth.warnings,
         *_warnings_of_truth(scan.truth, outlines, lesions, parted),
         *(finding.warning for finding in (place, uptake) if finding.warning),
     )
     return _Built(_cohort_scan(scan, lesions, warnings), loaded, fingerprint(loaded.suv))
-
-
-def _warnings_of_reading(loaded: Loaded) -> list[str]:
-    decisions = (*loaded.selection.decisions, *loaded.decisions)
-    return [item.text for item in decisions if item.severity is Severity.WARNING]
 
 
 def _warnings_of_truth(truth: Truth, outlines: Outlines, lesions: LabelMap, parted: bool) -> list[str]:
@@ -265,3 +217,62 @@ def _registration(built: Sequence[_Built], policy: AlignPolicy) -> CtRegistratio
     return CtRegistration.model_validate(
         {"spect_to_pet": rows, "fit": found.fit, "reasons": reasons, "align": policy}
     )
+
+
+def build_all(tasks: Sequence[PatientTask], jobs: int) -> list[PatientRecord]:
+    """The record of every patient, in the order of ``tasks``; the unchanged are not made again.
+
+    Raises:
+        MisconfiguredError: as :func:`~app.cohort.pool.in_processes`.
+    """
+    records = {task.name: found for task in tasks if (found := _complete(task)) is not None}
+    waiting = [task for task in tasks if task.name not in records]
+    if records:
+        _log.info("%d patients are complete and unchanged, %d to build", len(records), len(waiting))
+    with progress("patients", len(waiting)) as advance:
+        for done, (task, record) in enumerate(in_processes(build_safely, waiting, jobs), start=1):
+            records[task.name] = record
+            left = f"{done} of {len(waiting)}, {timedelta(seconds=advance(1))} left"
+            _log.info("%s: %s (%s)", task.name, _in_words(record), left)
+    return [records[task.name] for task in tasks]
+
+
+def build_safely(task: PatientTask) -> PatientRecord:
+    """Build one patient; a fault of ours spares the others, is its reason, and is tried again next time."""
+    try:
+        return build_patient(task)
+    except Exception as error:  # noqa: BLE001 - the one loop over patients
+        refused = Refused(what=f"patient {task.name}", reason=f"failed: {describe_exception(error)}")
+        return PatientRecord(digest="", patient=None, refused=(refused,))
+
+
+def _complete(task: PatientTask) -> PatientRecord | None:
+    """The patient's record, if it was built from the same input and its images are there."""
+    record = read_patient_record(task.cohort, task.name)
+    if record is None or record.digest != task.digest:
+        return None
+    if record.patient is not None and missing_images(task.cohort, (record.patient,)):
+        return None
+    if (record.person, record.salt) != (task.person, task.salt):
+        fresh = {"person": task.person, "salt": task.salt, "has_birth_date": task.has_birth_date}
+        record = record.model_copy(update=fresh)
+        write_patient_record(record, task.cohort, task.name)
+    return _with_limits(record, task)
+
+
+def _with_limits(record: PatientRecord, task: PatientTask) -> PatientRecord:
+    """A record from before the limits were kept; its digest says that these are the ones it was judged by."""
+    patient = record.patient
+    if patient is None or patient.registration is None or patient.registration.align is not None:
+        return record
+    registration = patient.registration.model_copy(update={"align": task.policy.align})
+    record = record.model_copy(update={"patient": patient.model_copy(update={"registration": registration})})
+    write_patient_record(record, task.cohort, task.name)
+    return record
+
+
+def _in_words(record: PatientRecord) -> str:
+    if record.patient is None:
+        return "excluded"
+    scans = record.patient.scans
+    return ", ".join(f"{scan.kind} {scan.lesions} lesions {scan.tumour_ml:.1f} ml" for scan in scans)

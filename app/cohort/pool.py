@@ -1,110 +1,77 @@
-"""Patients built several at a time."""
+"""Long work on many patients: several processes at once, a bar on a terminal, the time left for the log."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from datetime import timedelta
+from contextlib import contextmanager
 from multiprocessing import get_context
+from typing import TypeVar
 
-from app.cohort.manifest import (
-    IMAGES,
-    CohortPatient,
-    PatientRecord,
-    Refused,
-    image_file,
-    read_patient_record,
-    write_patient_record,
-)
-from app.cohort.patient import PatientTask, build_patient
-from app.cohort.progress import progress
-from app.errors import MisconfiguredError, describe_exception
+from app.errors import MisconfiguredError
 
-_log = logging.getLogger(__name__)
+REFRESH_PER_S = 2.0
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-def build_all(tasks: Sequence[PatientTask], jobs: int) -> list[PatientRecord]:
-    """The record of every patient, in the order of ``tasks``; the unchanged are not made again.
+def in_processes(
+    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[Task, Result]]:
+    """Each task with its result, in the order in which they end, ``jobs`` at once.
 
     Raises:
         MisconfiguredError: a process was ended from outside, most likely for want of memory.
     """
-    records = {task.name: found for task in tasks if (found := _complete(task)) is not None}
-    waiting = [task for task in tasks if task.name not in records]
-    if records:
-        _log.info("%d patients are complete and unchanged, %d to build", len(records), len(waiting))
-    with progress("patients", len(waiting)) as advance:
-        for done, (name, record) in enumerate(_built(waiting, jobs), start=1):
-            records[name] = record
-            left = f"{done} of {len(waiting)}, {timedelta(seconds=advance(1))} left"
-            _log.info("%s: %s (%s)", name, _in_words(record), left)
-    return [records[task.name] for task in tasks]
-
-
-def _built(tasks: Sequence[PatientTask], jobs: int) -> Iterator[tuple[str, PatientRecord]]:
     if jobs == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield task.name, build_safely(task)
+        yield from ((task, work(task)) for task in tasks)
         return
     try:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            running = {pool.submit(build_safely, task): task.name for task in tasks}
+            running = {pool.submit(work, task): task for task in tasks}
             try:
                 for future in as_completed(running):
                     yield running[future], future.result()
-            finally:  # an interruption waits for the patients under way, not for all
+            finally:  # an interruption waits for the tasks under way, not for all
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
-        found = "a process that built a patient was ended from outside, perhaps for want of memory"
+        found = "a process was ended from outside, perhaps for want of memory"
         raise MisconfiguredError(f"{found}: run it again with fewer --jobs; it goes on from here") from error
 
 
-def build_safely(task: PatientTask) -> PatientRecord:
-    """Build one patient; a fault of ours spares the others, is its reason, and is tried again next time."""
-    try:
-        return build_patient(task)
-    except Exception as error:  # noqa: BLE001 - the one loop over patients
-        refused = Refused(what=f"patient {task.name}", reason=f"failed: {describe_exception(error)}")
-        return PatientRecord(digest="", patient=None, refused=(refused,))
+@contextmanager
+def progress(what: str, total: float, with_bar: bool = True) -> Iterator[Callable[[float], float]]:
+    """A bar on a terminal; yields a function of the work just done: the seconds left at the average pace.
 
+    Args:
+        what: names the bar.
+        total: all work, in any unit.
+        with_bar: False where other processes write to the same terminal, and would tear the bar.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-def _complete(task: PatientTask) -> PatientRecord | None:
-    """The patient's record, if it was built from the same input and its images are there."""
-    record = read_patient_record(task.cohort, task.name)
-    if record is None or record.digest != task.digest:
-        return None
-    if record.patient is not None and not _has_images(task, record.patient):
-        return None
-    if (record.person, record.salt) != (task.person, task.salt):
-        fresh = {"person": task.person, "salt": task.salt, "has_birth_date": task.has_birth_date}
-        record = record.model_copy(update=fresh)
-        write_patient_record(record, task.cohort, task.name)
-    return _with_limits(record, task)
-
-
-def _with_limits(record: PatientRecord, task: PatientTask) -> PatientRecord:
-    """A record from before the limits were kept; its digest says that these are the ones it was judged by."""
-    patient = record.patient
-    if patient is None or patient.registration is None or patient.registration.align is not None:
-        return record
-    registration = patient.registration.model_copy(update={"align": task.policy.align})
-    record = record.model_copy(update={"patient": patient.model_copy(update={"registration": registration})})
-    write_patient_record(record, task.cohort, task.name)
-    return record
-
-
-def _has_images(task: PatientTask, patient: CohortPatient) -> bool:
-    return all(
-        image_file(task.cohort, task.name, scan.kind, image).is_file()
-        for scan in patient.scans
-        for image in IMAGES
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=REFRESH_PER_S,
+        speed_estimate_period=math.inf,  # patients take longer than rich's 30 s
+        disable=not (with_bar and console.is_terminal),
     )
+    with bar:
+        identity = bar.add_task(what, total=total)
+        task = bar.tasks[0]
+        bar.advance(identity, 0)  # the clock begins here, not at the first patient
 
+        def advance(done: float) -> float:
+            bar.advance(identity, done)
+            return task.time_remaining or 0.0
 
-def _in_words(record: PatientRecord) -> str:
-    if record.patient is None:
-        return "excluded"
-    scans = record.patient.scans
-    return ", ".join(f"{scan.kind} {scan.lesions} lesions {scan.tumour_ml:.1f} ml" for scan in scans)
+        yield advance

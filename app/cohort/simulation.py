@@ -7,14 +7,12 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
-from app.cohort.progress import progress
+from app.cohort.pool import in_processes, progress
 from app.cohort.truth import COLUMNS, CSV_FILE
 from app.domain.study import StudyKind
 from app.errors import MisconfiguredError
@@ -32,12 +30,7 @@ Row = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Simulation:
-    """Which patients to simulate, and where to.
-
-    Attributes:
-        numbers: of the patients: their seeds.
-        folder: gets ``dicom/<patient>/`` and ``truth/``.
-    """
+    """Which patients to simulate: their numbers are seeds. ``folder`` gets ``dicom/`` and ``truth/``."""
 
     centre: Centre
     numbers: range
@@ -56,19 +49,16 @@ def simulate_cohort(simulation: Simulation) -> None:
             work.
     """
     with hold_folder(simulation.folder, "`psma-node cohort simulate`"):
-        _simulate(simulation)
-
-
-def _simulate(simulation: Simulation) -> None:
-    (simulation.folder / DICOM_FOLDER).mkdir(exist_ok=True)
-    (simulation.folder / TRUTH_FOLDER).mkdir(exist_ok=True)
-    _check_folder(simulation)
-    rows, total = _rows_before(simulation), len(simulation.numbers)
-    with progress("patients", total) as advance:
-        for done, found in enumerate(_written(simulation), start=1):
-            rows |= {(patient, kind): file for patient, kind, file in found}
-            _log.info("%d of %d patients written, %s left", done, total, timedelta(seconds=advance(1)))
-    _write_table(simulation, rows)
+        (simulation.folder / DICOM_FOLDER).mkdir(exist_ok=True)
+        (simulation.folder / TRUTH_FOLDER).mkdir(exist_ok=True)
+        _check_folder(simulation)
+        rows, total = _rows_before(simulation), len(simulation.numbers)
+        written = in_processes(partial(write_one, simulation), simulation.numbers, simulation.jobs)
+        with progress("patients", total) as advance:
+            for done, (_, found) in enumerate(written, start=1):
+                rows |= {(patient, kind): file for patient, kind, file in found}
+                _log.info("%d of %d patients written, %s left", done, total, timedelta(seconds=advance(1)))
+        _write_table(simulation, rows)
 
 
 def _check_folder(simulation: Simulation) -> None:
@@ -79,15 +69,6 @@ def _check_folder(simulation: Simulation) -> None:
     elif json.loads(mark.read_text(encoding="utf-8")) != wanted:
         expected = f"expected {wanted}; choose another folder"
         raise MisconfiguredError(f"{mark}: found another simulation, {expected}")
-
-
-def _written(simulation: Simulation) -> Iterator[Sequence[Row]]:
-    if simulation.jobs == 1:
-        for number in simulation.numbers:
-            yield write_one(simulation, number)
-        return
-    with ProcessPoolExecutor(simulation.jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write_one, [simulation] * len(simulation.numbers), simulation.numbers)
 
 
 def write_one(simulation: Simulation, number: int) -> tuple[Row, ...]:

@@ -11,14 +11,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from multiprocessing import get_context
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from app.cohort.pool import in_processes
 from app.cohort.truth import Truth
 from app.dicom import header_values as header
 from app.dicom.reading.loading import LoadPolicy
@@ -35,12 +34,7 @@ from app.phantom.dicom.header import ISSUER as SIMULATED_ISSUER
 
 @dataclass(frozen=True)
 class Refusal:
-    """What of a patient can't be used.
-
-    Attributes:
-        what: in words without personal data.
-        files: of the study or series.
-    """
+    """A study or series of a patient that can't be used; ``what`` holds no personal data."""
 
     what: str
     reason: str
@@ -163,8 +157,7 @@ def _read(root: Path, jobs: int) -> StudyReading:
     loose = [entry for entry in root.iterdir() if entry.is_file()] if parts else []
     if jobs == 1 or len(parts) < 2:
         return read_studies(root)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        readings = [*pool.map(read_studies, parts), read_studies(loose)]
+    readings = [*(found for _, found in in_processes(read_studies, parts, jobs)), read_studies(loose)]
     seen: dict[str, list[Study]] = defaultdict(list)
     for study in (study for reading in readings for study in reading.studies):
         seen[study.study_instance_uid].append(study)
@@ -231,9 +224,6 @@ def choose_pair(candidates: Sequence[Candidate]) -> PairChoice:
 
     So the SPECT is the first one after its PET, as in practice: a PET before therapy, the scan of the first
     cycle after it.
-
-    Args:
-        candidates: scans with a truth, in any order.
     """
     pets, spects = (_earliest_first(candidates, kind) for kind in StudyKind)
     pet, spect = _pair(pets, spects)

@@ -1,18 +1,27 @@
-"""The truths in a folder, and which of them belongs to which scan."""
+"""The truths in a folder, which of them belongs to which scan, and their outlines as numbered lesions."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cc3d
+import numpy as np
+
 from app.cohort.manifest import TruthForm
 from app.dicom import header_values as header
-from app.dicom.outlines.truth import TruthHeader, read_truth_header
+from app.dicom.outlines.rtstruct import read_structure_set
+from app.dicom.outlines.seg import read_segmentation
+from app.dicom.outlines.truth import Outlines, TruthHeader, UnusableTruthError, read_truth_header
+from app.domain.analysis import Loaded
 from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind
+from app.domain.volume import LabelMap
 from app.errors import MisconfiguredError
+from app.imaging.labels import CONNECTIVITY, label_lesions, nearest_labels, share_outside
+from app.imaging.nifti import read_labels
 
 CSV_FILE = "truth.csv"
 COLUMNS = ("patient_id", "kind", "file")
@@ -96,9 +105,7 @@ def truth_of(
     reference; then a NIfTI's name.
 
     Args:
-        scan: a pair of the source.
         names: what ``truth.csv`` may call the patient: Patient ID, pseudonym.
-        folder: all truths.
         taken: functional series of all scans; what was drawn on another one of them is not this scan's.
     """
     rows = [row for row in folder.rows if row.kind is scan.kind and row.patient_id in names]
@@ -121,46 +128,78 @@ def used_by(scan: Selection) -> tuple[str, str]:
 
 def unused(
     folder: TruthFolder, scans: Sequence[Selection], known: Collection[str]
-) -> list[tuple[str, str, Path | None]]:
+) -> Iterator[tuple[str, str, Path | None]]:
     """Truths and rows that no scan of the source can have, why, and the file; its name may be a person's.
 
-    Args:
-        folder: all truths.
-        scans: every pair of the source.
-        known: every name by which a row finds its patient.
+    A row finds its patient by the names in ``known``.
     """
     series = {uid for scan in scans for uid in used_by(scan)}
     studies = {scan.study.study_instance_uid for scan in scans}
     named = {row.path for row in folder.rows}
-    left: list[tuple[str, str, Path | None]] = [
-        (
-            f"truth {item.sop_instance_uid}",
-            "it refers to no scan of the source that the node would take",
-            item.path,
-        )
-        for item in folder.headers
-        if item.path not in named
-        and not item.referenced_series & series
-        and item.study_instance_uid not in studies
-    ]
-    of_all = f"of {len(folder.nifti)} in order of path"
-    left += [
-        (f"NIfTI {number} {of_all}", f"named after no scan's series, and not in {CSV_FILE}", path)
-        for number, (stem, path) in enumerate(folder.nifti, start=1)
-        if path not in named and stem not in series
-    ]
-    left += [
-        (
-            f"{CSV_FILE}, line {row.line}",
-            "no such patient in the source, or several with this Patient ID: name them by pseudonym",
-            None,
-        )
-        for row in folder.rows
-        if row.patient_id not in known
-    ]
+    for item in folder.headers:
+        is_known = item.path in named or item.study_instance_uid in studies
+        if not is_known and not item.referenced_series & series:
+            why = "it refers to no scan of the source that the node would take"
+            yield f"truth {item.sop_instance_uid}", why, item.path
+    for number, (stem, path) in enumerate(folder.nifti, start=1):
+        if path not in named and stem not in series:
+            what = f"NIfTI {number} of {len(folder.nifti)} in order of path"
+            yield what, f"named after no scan's series, and not in {CSV_FILE}", path
+    for row in folder.rows:
+        if row.patient_id not in known:
+            why = "no such patient in the source, or several with this Patient ID: name them by pseudonym"
+            yield f"{CSV_FILE}, line {row.line}", why, None
     if folder.unreadable:
-        left.append((f"{folder.unreadable} file(s) of the truths", "neither DICOM nor NIfTI", None))
-    return left
+        yield f"{folder.unreadable} file(s) of the truths", "neither DICOM nor NIfTI", None
+
+
+def read_outlines(truth: Truth, loaded: Loaded, roi: str) -> Outlines:
+    """The reader's regions on the functional grid.
+
+    Raises:
+        UnusableTruthError: they can't be used for this scan.
+    """
+    grid = loaded.suv.grid
+    if truth.path is None:
+        return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid))
+    if truth.form is TruthForm.SEG:
+        return read_segmentation(truth.path, grid, roi)
+    if truth.form is TruthForm.RTSTRUCT:
+        return read_structure_set(truth.path, grid, loaded.ct.grid, roi)
+    try:
+        labels = read_labels(truth.path)
+    except MisconfiguredError as error:  # its message names the file, and that may name a person
+        raise UnusableTruthError(str(error).replace(str(truth.path), "the truth")) from error
+    same = labels.grid.matches(grid)
+    return Outlines(nearest_labels(labels, grid), share_outside(labels, grid), not same)
+
+
+def numbered_lesions(regions: LabelMap) -> tuple[LabelMap, bool]:
+    """Lesions as the product numbers them, unless the reader has numbered lesions already.
+
+    One region is a mask: its connected components are the lesions, largest first. Of several regions, each
+    part within one connected component of all that is outlined is a lesion. So regions in one place each are
+    lesions as they are, in their order, also where they touch or where a small one cuts another in two; and a
+    region in many places (``bone metastases``) is as many lesions, largest first.
+
+    Returns:
+        The lesions, and whether a region was taken apart.
+    """
+    outlined = regions.mask
+    numbers = regions.array[outlined].astype(np.int64)
+    present = len(np.unique(numbers))
+    if present <= 1:
+        return label_lesions(outlined, regions.grid, 0.0).labels, False
+    places = cc3d.connected_components(outlined.astype(np.uint8), connectivity=CONNECTIVITY)
+    parts = numbers * (int(places.max()) + 1) + places[outlined]
+    known, part_of, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    count = len(known)
+    order = np.arange(count) if count == present else np.argsort(-sizes, kind="stable")
+    lesion_of = np.zeros(count, np.uint16)
+    lesion_of[order] = np.arange(1, count + 1)
+    lesions = np.zeros(regions.array.shape, np.uint16)
+    lesions[outlined] = lesion_of[part_of]
+    return LabelMap(lesions, regions.grid), count != present
 
 
 def _of_row(rows: Sequence[TruthRow], scan: Selection, taken: frozenset[str]) -> Truth | str:
@@ -180,8 +219,7 @@ def _of_row(rows: Sequence[TruthRow], scan: Selection, taken: frozenset[str]) ->
         found = None
     if found is None:
         return f"{CSV_FILE}, line {row.line}, names a file that is neither SEG, RTSTRUCT nor NIfTI"
-    misfit = _misfit(found, scan, taken)
-    return misfit or _truth(found, scan)
+    return _misfit(found, scan, taken) or _truth(found, scan)
 
 
 def _of_references(scan: Selection, folder: TruthFolder, taken: frozenset[str]) -> list[Truth | str]:

@@ -103,10 +103,8 @@ class Node:
         return {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch)}
 
     def _command(self, *words: str) -> list[str]:
-        return [*COMMAND, *words, "--config", str(REPOSITORY / "app.yaml"), *self._settings()]
-
-    def _settings(self) -> list[str]:
-        return [word for item in self._overrides for word in ("--set", item)]
+        settings = [word for item in self._overrides for word in ("--set", item)]
+        return [*COMMAND, *words, "--config", str(REPOSITORY / "app.yaml"), *settings]
 
 
 def _listed(item: dict[str, Any]) -> ListedStudy:

@@ -53,11 +53,7 @@ class SmallArchive:
             entity.add_supported_context(
                 context.abstract_syntax, ALL_TRANSFER_SYNTAXES, scu_role=True, scp_role=True
             )
-        handlers = [
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_C_FIND, self._find),
-            (evt.EVT_C_GET, self._get),
-        ]
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find), (evt.EVT_C_GET, self._get)]
         self._server = entity.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
 
     def stop(self) -> None:
@@ -100,8 +96,8 @@ class SmallArchive:
 
 
 def _agrees(query: Dataset, instance: Dataset, key: str) -> bool:
-    asked = query.get(key)
-    return not asked or str(instance.get(key, "")) in ([asked] if isinstance(asked, str) else list(asked))
+    wanted = query.get(key)
+    return not wanted or str(instance.get(key, "")) in ([wanted] if isinstance(wanted, str) else list(wanted))
 
 
 def _answer(query: Dataset, instance: Dataset) -> Dataset:

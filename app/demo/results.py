@@ -52,10 +52,8 @@ class ArchivedSeries:
 
 def find_series(pacs: Pacs, study_instance_uid: str) -> tuple[ArchivedSeries, ...]:
     """The series of a study that the PACS holds. Raises RetryLaterError when it doesn't answer."""
-    query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID = study_instance_uid
-    query.SeriesInstanceUID = query.Modality = query.SeriesDescription = ""
+    query = _series_query(study_instance_uid)
+    query.Modality = query.SeriesDescription = ""
     with _association(pacs, StudyRootQueryRetrieveInformationModelFind) as association:
         answers = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
         found = [identifier for _, identifier in answers if identifier is not None]
@@ -80,10 +78,7 @@ def get_series(pacs: Pacs, study_instance_uid: str, series_instance_uid: str) ->
         received.append(dataset)
         return SUCCESS
 
-    query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID = study_instance_uid
-    query.SeriesInstanceUID = series_instance_uid
+    query = _series_query(study_instance_uid, series_instance_uid)
     with _association(pacs, StudyRootQueryRetrieveInformationModelGet, keep) as association:
         answers = association.send_c_get(query, StudyRootQueryRetrieveInformationModelGet)
         statuses = [status.get("Status") for status, _ in answers]
@@ -92,18 +87,25 @@ def get_series(pacs: Pacs, study_instance_uid: str, series_instance_uid: str) ->
     return tuple(received)
 
 
+def _series_query(study_instance_uid: str, series_instance_uid: str = "") -> Dataset:
+    query = Dataset()
+    query.QueryRetrieveLevel = "SERIES"
+    query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
+    return query
+
+
 @contextmanager
 def _association(pacs: Pacs, model: str, on_store: Any = None) -> Iterator[Any]:
-    if not is_listening(pacs.port):  # asked first: pynetdicom leaves a refused socket unclosed
+    if not is_listening(pacs.port):  # before associating: pynetdicom leaves a refused socket unclosed
         raise RetryLaterError(f"{pacs.name} does not listen on port {pacs.port}")
     entity = AE(ae_title=VIEWER_AE_TITLE)
     entity.add_requested_context(model)
-    roles = []
+    roles, handlers = [], []
     if on_store is not None:
         for sop_class in RESULT_CLASSES:
             entity.add_requested_context(sop_class)
             roles.append(build_role(sop_class, scp_role=True))
-    handlers = [(evt.EVT_C_STORE, on_store)] if on_store is not None else []
+        handlers.append((evt.EVT_C_STORE, on_store))
     association = entity.associate(
         LOOPBACK, pacs.port, ae_title=pacs.ae_title, ext_neg=roles, evt_handlers=handlers
     )

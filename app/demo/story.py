@@ -10,8 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from pydicom import Dataset
-
 from app.demo.comparison import Comparison, compare, write_page, write_truth_beside_result
 from app.demo.node import Node, new_node, send_images, study_instance_uid
 from app.demo.pacs import Pacs, choose_pacs, running
@@ -133,10 +131,10 @@ def _show(stage: _Stage, title: str, images: Sequence[Path], truth: Acquisition)
     stage.narrator.step(f"Waiting for the results of the {title} in the PACS")
     _wait_until_done(stage, study_uid)
     results = fetch_results(stage.pacs, study_uid)
-    stage.narrator.note(f"found there by query and retrieved: {', '.join(_kinds(results))}")
+    kinds = [*(["SEG"] if results.segmentation is not None else []), "SR", "page"]
+    stage.narrator.note(f"found there by query and retrieved: {', '.join(kinds)}")
     found = read_labels(results.segmentation, truth.functional.grid)
-    _write_pictures(stage.request.out, title, results.page, truth, found)
-    _write_datasets(stage.request.out, title, results)
+    _write_files(stage.request.out, title, results, truth, found)
     return StudyShown(
         title=title,
         model=algorithm_name(results.report),
@@ -169,22 +167,11 @@ def _story_of(node: Node, problem: str) -> str:
     return f"{problem}\nThe node's last lines:\n{node.last_lines()}"
 
 
-def _kinds(results: StudyResults) -> list[str]:
-    return [*(["SEG"] if results.segmentation is not None else []), "SR", "page"]
-
-
-def _write_pictures(out: Path, title: str, page: Dataset, truth: Acquisition, found: LabelMap) -> None:
-    write_page(page, out / f"{_stem(title)}-page.png")
-    picture = out / f"{_stem(title)}-truth-and-result.png"
+def _write_files(out: Path, title: str, results: StudyResults, truth: Acquisition, found: LabelMap) -> None:
+    stem = title.lower().replace("/", "-")
+    write_page(results.page, out / f"{stem}-page.png")
+    picture = out / f"{stem}-truth-and-result.png"
     write_truth_beside_result(truth.functional, truth.truth, found, WHITE_SUV[title], picture)
-
-
-def _write_datasets(out: Path, title: str, results: StudyResults) -> None:
-    datasets = {"seg": results.segmentation, "sr": results.report, "page": results.page}
-    for kind, dataset in datasets.items():
+    for kind, dataset in (("seg", results.segmentation), ("sr", results.report), ("page", results.page)):
         if dataset is not None:
-            dataset.save_as(out / f"{_stem(title)}-{kind}.dcm", enforce_file_format=True)
-
-
-def _stem(title: str) -> str:
-    return title.lower().replace("/", "-")
+            dataset.save_as(out / f"{stem}-{kind}.dcm", enforce_file_format=True)

@@ -63,11 +63,11 @@ def visible_gpus() -> VisibleGpus:
     """Ask PyTorch; nothing is put on a GPU."""
     import torch
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = tuple(torch.cuda.get_device_name(number) for number in range(seen))
-    problem = " ".join(str(warning.message) for warning in told)[:WARNING_LETTERS]
+    problem = " ".join(str(warning.message) for warning in raised)[:WARNING_LETTERS]
     return VisibleGpus(names, torch.__version__, torch.version.cuda or "", problem)
 
 
@@ -103,13 +103,7 @@ def choose_devices(wanted: str) -> tuple[str, ...]:
     Raises:
         MisconfiguredError: a GPU is demanded that is not there, or one that is there does not compute.
     """
-    if wanted == CPU:  # without loading PyTorch
-        return (CPU,)
-    found = visible_gpus()
-    devices = usable_devices(wanted, found)
-    for device in devices:
-        _refuse_broken(device, found)
-    return devices
+    return _tried(wanted)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -120,10 +114,17 @@ def choose_device(wanted: str) -> torch.device:
     """
     import torch
 
-    found = VisibleGpus() if wanted == CPU else visible_gpus()
-    device = usable_devices(wanted, found)[0]
-    _refuse_broken(device, found)
-    return torch.device(device)
+    return torch.device(_tried(wanted, most=1)[0])
+
+
+def _tried(wanted: str, most: int | None = None) -> tuple[str, ...]:
+    if wanted == CPU:  # without loading PyTorch
+        return (CPU,)
+    found = visible_gpus()
+    devices = usable_devices(wanted, found)[:most]
+    for device in devices:
+        _refuse_broken(device, found)
+    return devices
 
 
 def compute_something(device: str | torch.device) -> None:

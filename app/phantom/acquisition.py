@@ -13,10 +13,9 @@ from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.phantom.anatomy.anatomy import VERTEX_MM, Anatomy
 from app.phantom.anatomy.lesions import SimulatedLesion
 from app.phantom.anatomy.shapes import BLOCK, Shape, Uptake, euler
-from app.phantom.centres import Modality, ScannerProfile
+from app.phantom.centres import SIGMA_PER_FWHM, Modality, ScannerProfile
 from app.phantom.rendering import Box, Image, Pose, paint, stencil
 
-SIGMA_PER_FWHM = 1 / 2.3548
 SCATTER_SIGMA_MM = 40.0
 READER_THRESHOLDS = (0.36, 0.50)
 """A reader's outline lies between these shares of a lesion's own maximum."""
@@ -133,8 +132,7 @@ def _texture(rng: np.random.Generator, grid: Grid) -> Image:
 
 def _blur(image: Image, scanner: ScannerProfile) -> Image:
     """Point spread: a Gaussian core, and a wide tail computed on a coarse grid."""
-    sigma = scanner.resolution_fwhm_mm * SIGMA_PER_FWHM / scanner.voxel_mm
-    core: Image = gaussian_filter(image, sigma, truncate=3.0)
+    core: Image = gaussian_filter(image, scanner.sigma_voxels, truncate=3.0)
     coarse = gaussian_filter(image[::4, ::4, ::4], SCATTER_SIGMA_MM / scanner.voxel_mm / 4, truncate=2.5)
     tail = np.repeat(np.repeat(np.repeat(coarse, 4, 0), 4, 1), 4, 2)[tuple(slice(0, n) for n in image.shape)]
     core *= np.float32(1 - scanner.scatter)
@@ -177,12 +175,11 @@ def _insert(
     if found is None:
         return None
     box, cover = found
-    sigma = scan.scanner.resolution_fwhm_mm * SIGMA_PER_FWHM / scan.scanner.voxel_mm
     uneven = 1 + 0.2 * _smooth_noise(rng, cover.shape, 8.0 / scan.scanner.voxel_mm)
     view = activity[box]
     before = view.copy()
     view += cover * (np.maximum(np.float32(suv) * np.clip(uneven, 0.5, 1.5), view) - view)
-    return _Contribution(box, gaussian_filter(view - before, sigma, truncate=3.0))
+    return _Contribution(box, gaussian_filter(view - before, scan.scanner.sigma_voxels, truncate=3.0))
 
 
 def _truth(
@@ -194,10 +191,8 @@ def _truth(
         threshold = rng.uniform(*READER_THRESHOLDS)
         peak = np.unravel_index(int(np.argmax(part.values)), part.values.shape)
         height = float(part.values[peak])
-        around = max(float(image[part.box][peak]) - height, 0.0)
-        if height < scan.scanner.visibility.share * around + scan.scanner.visibility.suv:
-            continue
-        drawn.append((kind, part.box, part.values > threshold * height))
+        if scan.scanner.shows(height, float(image[part.box][peak])):
+            drawn.append((kind, part.box, part.values > threshold * height))
     drawn.sort(key=lambda entry: -int(entry[2].sum()))  # small ones last, so that they stay on top
     labels = np.zeros(scan.grid.shape, np.uint16)
     for number, (_, box, mask) in enumerate(drawn, start=1):
@@ -212,17 +207,14 @@ def _truth(
 def _benign(image: Image, truth: LabelMap, scan: _Scan) -> NDArray[np.bool_]:
     """Benign foci that a careless reader would take for lesions."""
     mask = np.zeros(scan.grid.shape, np.bool_)
-    sigma = scan.scanner.resolution_fwhm_mm * SIGMA_PER_FWHM / scan.scanner.voxel_mm
     for focus in scan.anatomy.benign:
         suv, found = _suv(focus.uptake, scan.scanner.modality), _union([focus], scan)
         if suv is None or found is None:
             continue
         box, cover = found
-        spread = gaussian_filter(cover, sigma, truncate=3.0)
-        seen = suv * float(spread.max())
+        spread = gaussian_filter(cover, scan.scanner.sigma_voxels, truncate=3.0)
         centre = np.unravel_index(int(np.argmax(spread)), spread.shape)
-        around = max(float(image[box][centre]) - seen, 0.0)
-        if seen > scan.scanner.visibility.share * around + scan.scanner.visibility.suv:
+        if scan.scanner.shows(suv * float(spread.max()), float(image[box][centre])):
             mask[box] |= spread > BENIGN_THRESHOLD * spread.max()
     mask &= ~truth.mask
     return mask

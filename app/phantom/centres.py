@@ -9,6 +9,8 @@ from enum import StrEnum
 from app.phantom.anatomy.body import Arms
 from app.phantom.anatomy.shapes import Vector
 
+SIGMA_PER_FWHM = 1 / 2.3548
+
 
 class Centre(StrEnum):
     """A simulated hospital."""
@@ -78,6 +80,16 @@ class ScannerProfile:
     visibility: Visibility = Visibility(0.5, 1.0)
     slices_descend: bool = False
 
+    @property
+    def sigma_voxels(self) -> float:
+        """Standard deviation of the point spread."""
+        return self.resolution_fwhm_mm * SIGMA_PER_FWHM / self.voxel_mm
+
+    def shows(self, height: float, image_value: float) -> bool:
+        """Whether a focus is seen that adds ``height`` to its surroundings, ``image_value`` in all."""
+        around = max(image_value - height, 0.0)
+        return height > self.visibility.share * around + self.visibility.suv
+
 
 @dataclass(frozen=True)
 class CentreProfile:
@@ -89,73 +101,35 @@ class CentreProfile:
 
 
 _A = CentreProfile(
-    pet=ScannerProfile(
-        Modality.PET,
-        "Simulated Imaging",
-        "SIM-PET A",
-        4.0,
-        (520, 344, 1100),
-        (0, 8, -620),
-        6.0,
-        0.03,
-        0.25,
-        6.0,
-        (2.5, 2.5, 4.0),
-        16,
-        Arms.RAISED,
+    ScannerProfile(
+        Modality.PET, "Simulated Imaging", "SIM-PET A", arms=Arms.RAISED,
+        voxel_mm=4.0, fov_mm=(520, 344, 1100), fov_centre_mm=(0, 8, -620),
+        resolution_fwhm_mm=6.0, scatter=0.03, noise=0.25, noise_fwhm_mm=6.0,
+        ct_spacing_mm=(2.5, 2.5, 4.0), ct_noise_hu=16,
     ),
-    spect=ScannerProfile(
-        Modality.SPECT,
-        "Simulated Imaging",
-        "SIM-SPECT A",
-        4.8,
-        (528, 346, 1104),
-        (0, -22, 140),
-        15.0,
-        0.05,
-        0.30,
-        9.0,
-        (2.4, 2.4, 4.0),
-        22,
-        Arms.RAISED,
+    ScannerProfile(
+        Modality.SPECT, "Simulated Imaging", "SIM-SPECT A", arms=Arms.RAISED,
+        voxel_mm=4.8, fov_mm=(528, 346, 1104), fov_centre_mm=(0, -22, 140),
+        resolution_fwhm_mm=15.0, scatter=0.05, noise=0.30, noise_fwhm_mm=9.0,
+        ct_spacing_mm=(2.4, 2.4, 4.0), ct_noise_hu=22,
         visibility=Visibility(0.45, 0.40),
     ),
     lesion_median_mm=13.0,
-)
+)  # fmt: skip
 _B = CentreProfile(
-    pet=ScannerProfile(
-        Modality.PET,
-        "Simulated Medical",
-        "SIM-PET B",
-        3.3,
-        (515, 344, 1102),
-        (6, -150, -905),
-        7.0,
-        0.04,
-        0.30,
-        7.0,
-        (2.3, 2.3, 3.3),
-        24,
-        Arms.RAISED,
+    ScannerProfile(
+        Modality.PET, "Simulated Medical", "SIM-PET B", arms=Arms.RAISED,
+        voxel_mm=3.3, fov_mm=(515, 344, 1102), fov_centre_mm=(6, -150, -905),
+        resolution_fwhm_mm=7.0, scatter=0.04, noise=0.30, noise_fwhm_mm=7.0,
+        ct_spacing_mm=(2.3, 2.3, 3.3), ct_noise_hu=24,
     ),
-    spect=ScannerProfile(
-        Modality.SPECT,
-        "Simulated Medical",
-        "SIM-SPECT B",
-        4.42,
-        (530, 345, 1105),
-        (-4, 36, -330),
-        17.0,
-        0.06,
-        0.42,
-        10.2,
-        (2.5, 2.5, 3.5),
-        30,
-        Arms.DOWN,
-        0.85,
-        Visibility(0.50, 0.48),
-        slices_descend=True,
+    ScannerProfile(
+        Modality.SPECT, "Simulated Medical", "SIM-SPECT B", arms=Arms.DOWN,
+        voxel_mm=4.42, fov_mm=(530, 345, 1105), fov_centre_mm=(-4, 36, -330),
+        resolution_fwhm_mm=17.0, scatter=0.06, noise=0.42, noise_fwhm_mm=10.2,
+        ct_spacing_mm=(2.5, 2.5, 3.5), ct_noise_hu=30,
+        sensitivity=0.85, visibility=Visibility(0.50, 0.48), slices_descend=True,
     ),
     lesion_median_mm=14.5,
-)
+)  # fmt: skip
 CENTRES: Mapping[Centre, CentreProfile] = {Centre.A: _A, Centre.B: _B}

@@ -28,13 +28,12 @@ from app.training.experiment_settings import (
     read_experiment,
 )
 from app.training.export import COHORT_PLACEHOLDER, command, model_id
-from app.training.prediction import every_held_out, no_prior_reasons
+from app.training.model_training import every_held_out, no_prior_reasons
 from app.training.steps import read_mark
 from app.training.workplace import Workplace, validation_of
 from app.validation.cards import metrics_of
-from app.validation.report.about import ABOUT_FILE, ReportAbout, write_about
 from app.validation.report.page import report_from
-from app.validation.scores import score_scan, write_scores
+from app.validation.scores import ABOUT_FILE, ReportAbout, score_scan, write_about, write_scores
 
 REPORT_FILE = "report.html"
 COHORT_STEP = "cohort"
@@ -73,8 +72,7 @@ def write_report(work: Path, cohort: str = COHORT_PLACEHOLDER) -> Path:
     """Score every held-out scan, complete the cards, write the report; returns the report's path.
 
     Args:
-        work: the experiment's folder.
-        cohort: its patients, as the report's command names them.
+        cohort: the experiment's patients, as the report's command names them.
 
     Raises:
         MisconfiguredError: the experiment or its cohort is not there, a step is not finished, or the

@@ -36,19 +36,12 @@ class TrainingCase:
 def scan_case(cohort: Path, patient: CohortPatient, kind: StudyKind, masks: Path) -> TrainingCase | None:
     """A scan as a case of two channels; ``None`` when the patient doesn't have it.
 
-    Args:
-        cohort: its folder.
-        patient: whose scan.
-        kind: which.
-        masks: folder for the truth as nnU-Net wants it, lesion or not; written when it is not there.
+    The truth as nnU-Net wants it, lesion or not, is written to ``masks`` when it is not there.
     """
     if patient.scan(kind) is None:
         return None
     identifier = f"{patient.id}_{prefix(kind)}"
-    images = (
-        image_file(cohort, patient.id, kind, "suv"),
-        image_file(cohort, patient.id, kind, "ct"),
-    )
+    images = (image_file(cohort, patient.id, kind, "suv"), image_file(cohort, patient.id, kind, "ct"))
     label = masks / f"{identifier}{SUFFIX}"
     if not label.exists():
         masks.mkdir(parents=True, exist_ok=True)
@@ -83,16 +76,6 @@ def nnunet_splits(
 
 log = logging.getLogger(__name__)
 LABELS = {"background": 0, "lesion": 1}
-
-
-def channel_normalisation(role: ModelRole) -> dict[str, str]:
-    """nnU-Net's channel names, which are its normalisations.
-
-    "CT" clips to the lesions' percentiles over the whole data set and scales by fixed numbers: right for SUV
-    too, because SUV has a meaning that must not depend on the rest of the image (as z-scores would make it).
-    """
-    channels = {"0": "CT", "1": "CT"}
-    return {**channels, "2": "noNorm"} if role is ModelRole.M4 else channels
 
 
 def write_dataset(
@@ -143,9 +126,14 @@ def held_back_patients(settings: ExperimentSettings, manifest: CohortManifest) -
 
 
 def dataset_description(role: ModelRole, cases: Sequence[TrainingCase]) -> dict[str, Any]:
-    """The content of ``dataset.json``."""
+    """The content of ``dataset.json``.
+
+    nnU-Net's channel names are its normalisations. "CT" clips to the lesions' percentiles over the whole data
+    set and scales by fixed numbers: right for SUV too, because SUV has a meaning that must not depend on the
+    rest of the image (as z-scores would make it).
+    """
     return {
-        "channel_names": channel_normalisation(role),
+        "channel_names": {"0": "CT", "1": "CT"} | ({"2": "noNorm"} if role is ModelRole.M4 else {}),
         "labels": LABELS,
         "numTraining": len(cases),
         "file_ending": ".nii.gz",

@@ -44,10 +44,7 @@ def train_all(work: Path, settings: ExperimentSettings) -> None:
 
 
 def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
-    """One step, unless it is finished; never those it waits for.
-
-    Args:
-        name: one of :func:`step_names`.
+    """One step of :func:`step_names`, unless it is finished; never those it waits for.
 
     Raises:
         MisconfiguredError: no such step, or one that it waits for is not finished; both named.
@@ -58,15 +55,14 @@ def run_step(work: Path, settings: ExperimentSettings, name: str) -> None:
         raise MisconfiguredError(f"no step {name!r}; the steps are {', '.join(steps)}")
     missing = [need for need in steps[name].needs if not Workplace(work).done(need).exists()]
     if missing:
-        raise MisconfiguredError(
-            f"{name} waits for {', '.join(missing)}: not finished; run {_commands(missing)} first"
-        )
+        commands = ", ".join(f"`--only {need}`" for need in missing)
+        raise MisconfiguredError(f"{name} waits for {', '.join(missing)}: not finished; run {commands} first")
     _run(work, settings, (steps[name],))
 
 
 def step_names(settings: ExperimentSettings) -> tuple[str, ...]:
     """The name of every step, in the order in which they should begin."""
-    return tuple(name for name, *_ in _outline(settings))
+    return tuple(step_name(*words) for words, _ in _outline(settings))
 
 
 def lock_experiment(work: Path) -> AbstractContextManager[None]:
@@ -86,8 +82,16 @@ def unfinished(work: Path, settings: ExperimentSettings) -> tuple[str, ...]:
 
 def experiment_steps(work: Path, settings: ExperimentSettings) -> Iterator[Step]:
     """Every step, in the order in which they should begin."""
-    for _, words, needs in _outline(settings):
-        yield _step(work, settings, words, needs)
+    place, on_gpu = Workplace(work.resolve()), _on_gpu(settings)
+    for words, needs in _outline(settings):
+        is_planning = words[0] == "prepare"
+        yield Step(
+            name=step_name(*words),
+            command=(sys.executable, "-m", "app.training.worker", str(place.folder), *words),
+            environment=child_environment(place, settings.threads, planning=is_planning, on_gpu=on_gpu),
+            needs=needs,
+            effort=PREPARATION_EFFORT if is_planning else float(settings.iterations),
+        )
 
 
 def step_name(*words: str) -> str:
@@ -95,25 +99,17 @@ def step_name(*words: str) -> str:
     return "-".join(words)
 
 
-def _outline(settings: ExperimentSettings) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """Name, words and needs of every step."""
-    for role in ORDER:
-        if role not in settings.models:
-            continue
-        words: tuple[str, ...] = ("prepare", role.value)
-        yield step_name(*words), words, _before_preparation(settings, role)
+def _outline(settings: ExperimentSettings) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Words and needs of every step."""
+    for role in (role for role in ORDER if role in settings.models):
+        yield ("prepare", role.value), _before_preparation(settings, role)
         for split in settings.splits:
-            words = ("model", role.value, split)
-            yield step_name(*words), words, _before_training(settings, role, split)
+            yield ("model", role.value, split), _before_training(settings, role, split)
 
 
 def _run(work: Path, settings: ExperimentSettings, steps: Sequence[Step]) -> None:
     place = Workplace(work)
     StepRunner(settings.parallel, place.logs, place.done).run(steps)
-
-
-def _commands(names: Sequence[str]) -> str:
-    return ", ".join(f"`--only {name}`" for name in names)
 
 
 def _before_preparation(settings: ExperimentSettings, role: ModelRole) -> tuple[str, ...]:
@@ -130,19 +126,6 @@ def _before_training(settings: ExperimentSettings, role: ModelRole, split: str) 
     if role is ModelRole.M4 and settings.prior is PriorMask.M1 and split == ALL_PATIENTS:
         return own, step_name("model", "M1", ALL_PATIENTS)
     return (own,)
-
-
-def _step(work: Path, settings: ExperimentSettings, words: tuple[str, ...], needs: tuple[str, ...]) -> Step:
-    is_planning = words[0] == "prepare"
-    return Step(
-        name=step_name(*words),
-        command=(sys.executable, "-m", "app.training.worker", str(work.resolve()), *words),
-        environment=child_environment(
-            Workplace(work.resolve()), settings.threads, planning=is_planning, on_gpu=_on_gpu(settings)
-        ),
-        needs=needs,
-        effort=PREPARATION_EFFORT if is_planning else float(settings.iterations),
-    )
 
 
 def _on_gpu(settings: ExperimentSettings) -> bool:

@@ -151,41 +151,21 @@ class Size(StrEnum):
 
 @dataclass(frozen=True)
 class Extent:
-    """Patients of the two simulated centres, and the length of each training.
-
-    Attributes:
-        internal, external: patients of centre A and B.
-        folds: of the cross-validation on A.
-        epochs, iterations_per_epoch: an epoch here is short, so that a checkpoint comes every minute or so.
-        prior: of M4. An M1 that was hardly trained finds nothing that could be a prior.
-    """
+    """Patients of the two simulated centres A and B, and what an experiment on them sets."""
 
     internal: int
     external: int
-    folds: int
-    epochs: int
-    iterations_per_epoch: int
-    prior: PriorMask
-
-    def as_settings(self) -> dict[str, object]:
-        """What an experiment of this size sets, for two cores."""
-        return {
-            "name": "simulated",
-            "plans": TrainingPlans.SMALL.value,
-            "folds": self.folds,
-            "epochs": self.epochs,
-            "iterations_per_epoch": self.iterations_per_epoch,
-            "prior": self.prior,
-            "parallel": 2,
-        }
+    settings: Mapping[str, object]
 
 
+_TWO_CORES = {"name": "simulated", "plans": TrainingPlans.SMALL.value, "folds": 2, "parallel": 2}
 EXTENTS = {
-    Size.TINY: Extent(4, 2, folds=2, epochs=2, iterations_per_epoch=25, prior=PriorMask.TRUTH),
-    Size.FULL: Extent(48, 25, folds=2, epochs=20, iterations_per_epoch=50, prior=PriorMask.M1),
+    Size.TINY: Extent(4, 2, _TWO_CORES | {"epochs": 2, "iterations_per_epoch": 25, "prior": PriorMask.TRUTH}),
+    Size.FULL: Extent(48, 25, _TWO_CORES | {"epochs": 20, "iterations_per_epoch": 50, "prior": PriorMask.M1}),
 }
-"""``tiny`` shows in a quarter of an hour that everything works; its results mean nothing. ``full`` has as
-many patients as the study."""
+"""``tiny`` shows in a quarter of an hour that everything works; its results mean nothing, and its hardly
+trained M1 finds nothing that could be a prior. ``full`` has as many patients as the study. Epochs are short,
+so that a checkpoint comes every minute or so."""
 
 
 def open_experiment(work: Path, settings: ExperimentSettings, manifest: CohortManifest) -> ExperimentSettings:
@@ -210,7 +190,7 @@ def open_experiment(work: Path, settings: ExperimentSettings, manifest: CohortMa
 
 
 def check_same_settings(work: Path, settings: ExperimentSettings) -> None:
-    """Whether the experiment in ``work`` is the one that was asked for; its cohort may have been moved.
+    """Whether the experiment in ``work`` has these settings; its cohort may have been moved.
 
     Raises:
         MisconfiguredError: there is none, or it has other settings.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from app import __version__
 from app.cohort.manifest import CohortManifest
@@ -13,15 +12,15 @@ from app.domain.analysis import KINDS
 from app.domain.decision import ModelRole
 from app.inference.models.card import (
     DATASET_FILE,
-    PLANS_FILE,
     REQUIRED_FILES,
     WEIGHTS_FILE,
     InferenceSettings,
     InputChannel,
     ModelCard,
     write_card,
+    write_description,
 )
-from app.inference.models.channels import FUNCTIONAL, PRIOR_NAME, channels_of
+from app.inference.models.channels import ENCODING, FUNCTIONAL, PRIOR_NAME, channels_of
 from app.inference.models.plans_check import NORMALISATIONS
 from app.inference.models.store import sha256_of
 from app.training.dataset import LABELS, patient_of
@@ -30,7 +29,6 @@ from app.training.model_training import ModelTraining
 from app.training.planning import CONFIGURATION, TrainingPlans, is_own
 from app.training.priors import DEFECT_PROBABILITY
 
-DISTANCES = "signed distance to the lesions' surface / 20 mm + 1, clipped to 0..2; 0 is far or no lesion"
 TILE_STEP_SIZE: dict[str, float] = {TrainingPlans.SMALL: 0.75}
 """Windows overlap by a quarter: half the time of nnU-Net's default 0.5, which two cores need."""
 
@@ -62,14 +60,9 @@ def export_model(training: ModelTraining, manifest: CohortManifest) -> Path:
     folder = training.place.models(training.split) / identifier
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(training.weights, folder / WEIGHTS_FILE)
-    _write_json(folder / PLANS_FILE, training.plans)
-    _write_json(folder / DATASET_FILE, training.dataset)
+    write_description(folder, training.plans, training.dataset)
     write_card(_card(training, manifest, folder), folder)
     return folder
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _card(training: ModelTraining, manifest: CohortManifest, folder: Path) -> ModelCard:
@@ -104,12 +97,7 @@ def _deviations(plans: str) -> tuple[str, ...]:
 
 
 def command(settings: ExperimentSettings, cohort: str = COHORT_PLACEHOLDER) -> str:
-    """The command that trains these models again.
-
-    Args:
-        settings: of the experiment.
-        cohort: the patients as the command takes them; the placeholder for a folder.
-    """
+    """The command that trains these models again; the placeholder stands for the folder of a cohort."""
     shown = settings.model_dump(mode="json", exclude=set(NOT_IN_COMMAND))
     shown["models"] = ",".join(shown["models"])
     words = " ".join(f"--set {key}={value}" for key, value in shown.items())
@@ -135,7 +123,7 @@ def _channels(training: ModelTraining) -> tuple[InputChannel, ...]:
 
 def _in_words(channel: str, scheme: str) -> str:
     words = NORMALISATIONS[scheme]
-    return f"{words}; {DISTANCES}" if channel == PRIOR_NAME else words
+    return f"{words}; {ENCODING}" if channel == PRIOR_NAME else words
 
 
 def _training_data(training: ModelTraining) -> str:

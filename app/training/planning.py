@@ -82,13 +82,7 @@ def keep_own(source: Path, work: Path) -> None:
 
 
 def with_own_configuration(made: dict[str, Any], own: dict[str, Any], name: str) -> dict[str, Any]:
-    """nnU-Net's own plans of a data set with the file's configuration.
-
-    Args:
-        made: planned by nnU-Net for the data set.
-        own: of the file.
-        name: of the plans, see :func:`plans_name`.
-    """
+    """The plans that nnU-Net made for a data set, with the file's own configuration, under ``name``."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     taken = dict(PlansManager(own).get_configuration(CONFIGURATION).configuration)
@@ -123,8 +117,6 @@ class TrainingPlans(StrEnum):
     RES_ENC_L_TORCH_SEP_Z = "nnUNetResEncUNetLPlans_torchres_sepz"
 
 
-SMALL = TrainingPlans.SMALL
-
 PLANNERS = {
     TrainingPlans.SMALL: "ExperimentPlanner",
     TrainingPlans.DEFAULT: "ExperimentPlanner",
@@ -145,7 +137,7 @@ NOT_RUN = ("nnUNetResEncUNetLPlans_noResampling",)
 def plan_and_preprocess(
     dataset_number: int, home: Path, plans: str, role: ModelRole, own: dict[str, Any] | None = None
 ) -> None:
-    """Fingerprint, plan, preprocess; ``home`` is the data set's folder of preprocessed images.
+    """Fingerprint, plan, preprocess.
 
     Must run in a process with :func:`~app.training.workplace.child_environment` (planning).
 
@@ -178,7 +170,7 @@ def plan_and_preprocess(
 
 def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
     """nnU-Net's own plans with a smaller patch and network; fingerprint, spacing, resampling stay its own."""
-    configuration = dict(plans["configurations"][CONFIGURATION])
+    name, configuration = TrainingPlans.SMALL.value, dict(plans["configurations"][CONFIGURATION])
     architecture = dict(configuration["architecture"])
     stages = len(FEATURES)
     architecture["arch_kwargs"] = {
@@ -195,9 +187,9 @@ def small_plans(plans: dict[str, Any]) -> dict[str, Any]:
         patch_size=list(PATCH_SIZE),
         batch_size=BATCH_SIZE,
         batch_dice=True,
-        data_identifier=f"{SMALL}_{CONFIGURATION}",
+        data_identifier=f"{name}_{CONFIGURATION}",
     )
-    return {**plans, "plans_name": SMALL.value, "configurations": {CONFIGURATION: configuration}}
+    return {**plans, "plans_name": name, "configurations": {CONFIGURATION: configuration}}
 
 
 def read_object(path: Path) -> dict[str, Any]:

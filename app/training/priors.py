@@ -54,13 +54,7 @@ class CarriedPrior:
 
 
 def carry_prior(cohort: Path, patient: CohortPatient, lesions: LabelMap) -> CarriedPrior:
-    """Bring lesions from the patient's PET to his SPECT, with the limits of the site that built the cohort.
-
-    Args:
-        cohort: its folder.
-        patient: one with both scans.
-        lesions: on the PET's grid.
-    """
+    """Bring lesions on the PET's grid to the SPECT, with the limits of the site that built the cohort."""
     registration = patient.registration
     if registration is None or registration.spect_to_pet is None or registration.fit is None:
         return CarriedPrior(None, ("the two CTs could not be brought together",))
@@ -85,15 +79,7 @@ def write_prior(cohort: Path, patient: CohortPatient, mask: NDArray[np.bool_], p
 
 
 def disturbed(lesions: LabelMap, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """The prior with a reader's and a registration's errors; sometimes empty or far away.
-
-    Args:
-        lesions: on the SPECT grid.
-        rng: draws the errors.
-
-    Returns:
-        A mask ``(z, y, x)``.
-    """
+    """The prior with a reader's and a registration's errors, ``(z, y, x)``; sometimes empty or far away."""
     if rng.random() < DEFECT_PROBABILITY:
         if rng.random() < EMPTY_SHARE:
             return np.zeros(lesions.grid.shape, np.bool_)

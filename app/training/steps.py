@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.cohort.progress import progress
+from app.cohort.pool import progress
 from app.errors import PsmaNodeError
 from app.files.durable import write_durably
 

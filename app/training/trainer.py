@@ -53,7 +53,7 @@ SAVE_EVERY_SMALL = 1
 
 
 class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type information
-    """Stock nnU-Net, of a length that is asked for, that says how long it will take and can be repeated.
+    """Stock nnU-Net of a settable length, which logs the time left and can be repeated.
 
     Every epoch begins with random numbers of its own, so a training that was killed and goes on from a
     checkpoint ends with the same weights as one that was not (with one process; nnU-Net's helper processes on
@@ -75,6 +75,10 @@ class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type i
         self.label = self.plans_manager.dataset_name
         self._started_s = 0.0
         self._first_epoch = 0
+        self.deviate()
+
+    def deviate(self) -> None:
+        """What a subclass sets otherwise than stock; the last step of ``__init__``."""
 
     def set_length(self, epochs: int, iterations_per_epoch: int) -> None:
         """Epochs, and optimiser steps of each; the learning rate falls to 0 over exactly these."""
@@ -129,15 +133,8 @@ class PsmaTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no type i
 class PsmaSmallTrainer(PsmaTrainer):
     """A short training on a CPU (or GPU) of the small network."""
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device,
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def deviate(self) -> None:
+        """Shorter validation, more patches with a lesion, AdamW's rate, a checkpoint every epoch."""
         self.num_val_iterations_per_epoch = 2
         self.oversample_foreground_percent = 0.5
         self.initial_lr = LEARNING_RATE

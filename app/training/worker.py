@@ -19,9 +19,8 @@ from app.errors import ExitCode, PsmaNodeError
 from app.training.dataset import write_dataset, write_splits
 from app.training.experiment_settings import read_experiment
 from app.training.export import export_model
-from app.training.model_training import ModelTraining, train
+from app.training.model_training import ModelTraining, predict_held_out, train
 from app.training.planning import KEPT_FILE, is_own, plan_and_preprocess, plans_name, read_own
-from app.training.prediction import predict_held_out
 from app.training.workplace import DATASET_NUMBERS, Workplace
 
 POLL_S = 0.5

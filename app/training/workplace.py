@@ -101,7 +101,6 @@ def child_environment(
     """This process's environment with what nnU-Net and glibc need.
 
     Args:
-        place: the experiment's folder.
         threads: compute threads of the child.
         planning: nnU-Net's fingerprint and planning need ``nnUNet_n_proc_DA`` of at least 1; training without
             helper processes needs 0.

@@ -93,14 +93,15 @@ def metrics_of(scores: Sequence[ScanScore], simulated: bool, caveat: str = "") -
     """
     patients = "simulated patients" if simulated else "patients"
     return tuple(
-        _metric(scores, group, measure, (patients, caveat))
+        _metric(scores, group, measure, patients, caveat)
         for group in groups_of(scores)
         for measure in MEASURES
     )
 
 
-def _metric(scores: Sequence[ScanScore], group: Group, measure: Measure, whom: tuple[str, str]) -> Metric:
-    patients, caveat = whom
+def _metric(
+    scores: Sequence[ScanScore], group: Group, measure: Measure, patients: str, caveat: str
+) -> Metric:
     found, own = described(scores, group, measure), group.of(scores)
     centres = ", ".join(sorted({score.key.centre for score in own}))
     cohort = f"{IN_WORDS[group.validation]}, {patients} of centre {centres}"
@@ -157,27 +158,19 @@ def findings_of(
     These do not measure M2: patients without a prior are a selection.
 
     Args:
-        scores: of every scan.
         ran: id of each model that ran, by role.
         serving: cards of the models that the policy names, of different roles (:func:`check_tellable`).
-        simulated: whether the patients were.
     """
-    return tuple(_findings(scores, ran, card, (serving, simulated)) for card in serving)
-
-
-def _findings(
-    scores: Sequence[ScanScore],
-    ran: Mapping[str, str],
-    card: ModelCard,
-    among: tuple[Sequence[ModelCard], bool],
-) -> CardFindings:
-    serving, simulated = among
-    own = [score for score in scores if score.key.model is card.role]
-    if any(score.key.used is card.role for score in own) and ran.get(card.role.value) == card.id:
-        centres = {score.key.centre for score in own}
-        others = serving if card.role is ModelRole.M4 else (card,)
-        return CardFindings(card.id, metrics_of(own, simulated, acquaintance(others, centres, simulated)))
-    return CardFindings(card.id, why_none=_why_none(scores, card))
+    found = []
+    for card in serving:
+        own = [score for score in scores if score.key.model is card.role]
+        if any(score.key.used is card.role for score in own) and ran.get(card.role.value) == card.id:
+            others = serving if card.role is ModelRole.M4 else (card,)
+            caveat = acquaintance(others, {score.key.centre for score in own}, simulated)
+            found.append(CardFindings(card.id, metrics_of(own, simulated, caveat)))
+        else:
+            found.append(CardFindings(card.id, why_none=_why_none(scores, card)))
+    return tuple(found)
 
 
 def _why_none(scores: Sequence[ScanScore], card: ModelCard) -> str:

@@ -86,21 +86,13 @@ class WilcoxonTest:
 
 
 @dataclass(frozen=True)
-class PairedT:
-    """Student's t on the differences."""
-
-    t: float
-    degrees_of_freedom: int
-    p: float
-
-
-@dataclass(frozen=True)
 class PairedComparison:
     """The first of each pair minus the second.
 
     Attributes:
         pairs: patients that both have; ``left_out`` of them lack the number in one or both.
         interval: t interval of the mean difference.
+        paired_t_p: of Student's t on the differences.
         why_no_p: in words, when there is no test.
     """
 
@@ -110,10 +102,9 @@ class PairedComparison:
     mean_second: float | None = None
     mean_difference: float | None = None
     sd_difference: float | None = None
-    median_difference: float | None = None
     interval: Interval | None = None
     wilcoxon: WilcoxonTest | None = None
-    paired_t: PairedT | None = None
+    paired_t_p: float | None = None
     why_no_p: str = ""
 
     @property
@@ -179,7 +170,7 @@ def compare_pairs(first: Sequence[float | None], second: Sequence[float | None])
     differences = np.round(values[:, 0] - values[:, 1], EQUAL_DECIMALS)
     n = len(differences)
     why = _why_no_test(differences)
-    interval, paired_t = _student(differences) if n > 1 else (None, None)
+    interval, paired_t_p = _student(differences) if n > 1 else (None, None)
     return PairedComparison(
         pairs=len(first),
         n=n,
@@ -187,10 +178,9 @@ def compare_pairs(first: Sequence[float | None], second: Sequence[float | None])
         mean_second=float(values[:, 1].mean()),
         mean_difference=float(differences.mean()),
         sd_difference=float(differences.std(ddof=1)) if n > 1 else None,
-        median_difference=float(np.median(differences)),
         interval=interval,
         wilcoxon=None if why else wilcoxon(differences),
-        paired_t=paired_t,
+        paired_t_p=paired_t_p,
         why_no_p=why,
     )
 
@@ -240,8 +230,8 @@ def _why_no_test(differences: Floats) -> str:
     return ""
 
 
-def _student(differences: Floats) -> tuple[Interval, PairedT | None]:
-    """The t interval of the mean, and the t test; ``None`` when all differences are equal and t infinite."""
+def _student(differences: Floats) -> tuple[Interval, float | None]:
+    """The t interval of the mean, and the t test's p; ``None`` when all differences are equal, t infinite."""
     from scipy.stats import ttest_1samp
 
     if np.ptp(differences) == 0:
@@ -249,7 +239,4 @@ def _student(differences: Floats) -> tuple[Interval, PairedT | None]:
         return Interval(mean, mean), None
     found = ttest_1samp(differences, 0.0)
     low, high = found.confidence_interval(CONFIDENCE)
-    return (
-        Interval(float(low), float(high)),
-        PairedT(float(found.statistic), int(found.df), float(found.pvalue)),
-    )
+    return Interval(float(low), float(high)), float(found.pvalue)

@@ -27,10 +27,6 @@ PATIENTS = {Validation.INTERNAL: 48, Validation.EXTERNAL: 25}
 class Published:
     """Mean and standard deviation over patients, as published."""
 
-    model: ModelRole
-    kind: StudyKind
-    validation: Validation
-    measure: str
     mean: float
     sd: float
 
@@ -38,55 +34,36 @@ class Published:
         return f"{self.mean:.2f} ± {self.sd:.2f}"
 
 
-@dataclass(frozen=True)
-class PublishedTest:
-    """A published p-value; the test is not named."""
-
-    first: ModelRole
-    second: ModelRole
-    kind: StudyKind
-    validation: Validation
-    measure: str
-    p: float
-
-
 DSC, PPV = "dsc", "ppv"
 _PET, _SPECT = StudyKind.PET_CT, StudyKind.SPECT_CT
 _INTERNAL, _EXTERNAL = Validation.INTERNAL, Validation.EXTERNAL
 
-PUBLISHED = (
-    Published(ModelRole.M1, _PET, _INTERNAL, DSC, 0.83, 0.19),
-    Published(ModelRole.M1, _PET, _EXTERNAL, DSC, 0.76, 0.22),
-    Published(ModelRole.M3, _PET, _INTERNAL, DSC, 0.83, 0.16),
-    Published(ModelRole.M3, _PET, _EXTERNAL, DSC, 0.77, 0.21),
-    Published(ModelRole.M2, _SPECT, _INTERNAL, DSC, 0.61, 0.26),
-    Published(ModelRole.M2, _SPECT, _EXTERNAL, DSC, 0.70, 0.25),
-    Published(ModelRole.M4, _SPECT, _INTERNAL, DSC, 0.63, 0.24),
-    Published(ModelRole.M4, _SPECT, _EXTERNAL, DSC, 0.78, 0.14),
-    Published(ModelRole.M2, _SPECT, _INTERNAL, PPV, 0.63, 0.25),
-    Published(ModelRole.M2, _SPECT, _EXTERNAL, PPV, 0.71, 0.24),
-    Published(ModelRole.M4, _SPECT, _INTERNAL, PPV, 0.65, 0.26),
-    Published(ModelRole.M4, _SPECT, _EXTERNAL, PPV, 0.75, 0.23),
-)
-
-PUBLISHED_TESTS = (
-    PublishedTest(ModelRole.M4, ModelRole.M2, _SPECT, _INTERNAL, DSC, 0.35),
-    PublishedTest(ModelRole.M4, ModelRole.M2, _SPECT, _EXTERNAL, DSC, 0.014),
-)
+PUBLISHED = {
+    (ModelRole.M1, _PET, _INTERNAL, DSC): Published(0.83, 0.19),
+    (ModelRole.M1, _PET, _EXTERNAL, DSC): Published(0.76, 0.22),
+    (ModelRole.M3, _PET, _INTERNAL, DSC): Published(0.83, 0.16),
+    (ModelRole.M3, _PET, _EXTERNAL, DSC): Published(0.77, 0.21),
+    (ModelRole.M2, _SPECT, _INTERNAL, DSC): Published(0.61, 0.26),
+    (ModelRole.M2, _SPECT, _EXTERNAL, DSC): Published(0.70, 0.25),
+    (ModelRole.M4, _SPECT, _INTERNAL, DSC): Published(0.63, 0.24),
+    (ModelRole.M4, _SPECT, _EXTERNAL, DSC): Published(0.78, 0.14),
+    (ModelRole.M2, _SPECT, _INTERNAL, PPV): Published(0.63, 0.25),
+    (ModelRole.M2, _SPECT, _EXTERNAL, PPV): Published(0.71, 0.24),
+    (ModelRole.M4, _SPECT, _INTERNAL, PPV): Published(0.65, 0.26),
+    (ModelRole.M4, _SPECT, _EXTERNAL, PPV): Published(0.75, 0.23),
+}
+PUBLISHED_P = {
+    (ModelRole.M4, ModelRole.M2, _SPECT, _INTERNAL): 0.35,
+    (ModelRole.M4, ModelRole.M2, _SPECT, _EXTERNAL): 0.014,
+}
+"""Of the DSC of two models; the test is not named."""
 
 
 def published(model: ModelRole, kind: StudyKind, validation: Validation, measure: str) -> Published | None:
     """The study's figure, ``None`` where it gives none. ``measure`` is ``DSC`` or ``PPV`` of this module."""
-    wanted = (model, kind, validation, measure)
-    return next(
-        (row for row in PUBLISHED if (row.model, row.kind, row.validation, row.measure) == wanted), None
-    )
+    return PUBLISHED.get((model, kind, validation, measure))
 
 
 def published_p(first: ModelRole, second: ModelRole, kind: StudyKind, validation: Validation) -> float | None:
     """The study's p-value of the DSC of two models, ``None`` where it gives none."""
-    wanted = (first, second, kind, validation)
-    tests = (
-        test for test in PUBLISHED_TESTS if (test.first, test.second, test.kind, test.validation) == wanted
-    )
-    return next((test.p for test in tests), None)
+    return PUBLISHED_P.get((first, second, kind, validation))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.cohort import pool as cohort_pool
+from app.cohort import patient as building
 from app.cohort.build import CohortRequest, build_cohort
 from app.cohort.manifest import CohortManifest, CohortPatient, Exclusion, TruthForm, image_file, read_manifest
 from app.cohort.simulation import Simulation, simulate_cohort
@@ -172,8 +172,8 @@ def test_what_is_complete_and_unchanged_is_not_made_again(
         add(tmp_path, Person(number), ["pet"])
     first = build()
     made: list[str] = []
-    really = cohort_pool.build_safely
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
+    really = building.build_safely
+    monkeypatch.setattr(building, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
     assert build() == first
     assert made == []
     labels = np.zeros(SHAPE, np.uint8)
@@ -194,8 +194,8 @@ def test_other_settings_make_every_patient_again(
     add(tmp_path, Person(1), ["pet"])
     build()
     made: list[str] = []
-    really = cohort_pool.build_safely
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
+    really = building.build_safely
+    monkeypatch.setattr(building, "build_safely", lambda task: made.append(task.name) or really(task))  # type: ignore[func-returns-value]
     build(roi="lesion")
     assert made == ["A0000"]
 
@@ -249,7 +249,7 @@ def test_a_scan_without_a_truth_is_left_out_and_the_other_stays(tmp_path: Path, 
     assert only(manifest).choices == ("no SPECT/CT with a truth: for M1 and M3 alone",)
 
 
-def test_no_lesion_counts_only_when_somebody_said_so(tmp_path: Path, build: Build) -> None:
+def test_no_lesion_counts_only_when_the_table_states_it(tmp_path: Path, build: Build) -> None:
     write_person(tmp_path / "dicom-A", Person(1))
     write_rows(tmp_path, (Person(1).identifier, "PET/CT", ""))
     manifest = build()
@@ -289,7 +289,7 @@ def test_a_truth_of_another_scan_is_refused_even_when_the_table_names_it(
     assert "drawn on another scan" in reasons(manifest)
 
 
-def test_a_truth_of_an_unknown_series_is_matched_by_its_place_and_told(tmp_path: Path, build: Build) -> None:
+def test_a_truth_of_an_unknown_series_is_matched_by_place_and_warned_of(tmp_path: Path, build: Build) -> None:
     write_person(tmp_path / "dicom-A", Person(1), ["pet"])
     write_seg(seg_of(tmp_path, Person(1)), lesion_mask(), GRID, Person(1), series="1.2.777")
     told = "\n".join(only(build()).scans[0].warnings)
@@ -389,7 +389,7 @@ def test_of_several_scans_the_first_spect_after_a_pet_is_taken(tmp_path: Path, b
     assert reasons(manifest).count("of the patient was taken") == 4
 
 
-def test_a_spect_before_the_pet_is_told(tmp_path: Path, build: Build) -> None:
+def test_a_spect_before_the_pet_is_recorded(tmp_path: Path, build: Build) -> None:
     add(tmp_path, Person(1, pet_day="20260401", spect_day="20260301"))
     assert "not known to be after the PET/CT" in only(build()).choices[0]
 
@@ -421,7 +421,7 @@ def test_a_patient_from_before_the_limits_were_kept_is_not_made_again_for_them(
     content = json.loads(record.read_text())
     del content["patient"]["registration"]["align"]
     record.write_text(json.dumps(content))
-    monkeypatch.setattr(cohort_pool, "build_safely", lambda task: pytest.fail(f"{task.name} was made again"))
+    monkeypatch.setattr(building, "build_safely", lambda task: pytest.fail(f"{task.name} was made again"))
     registration = only(build(align=limits)).registration
     assert registration is not None
     assert registration.limits == limits
@@ -476,7 +476,7 @@ def test_a_study_without_a_patient_id_is_nobodys(tmp_path: Path, build: Build) -
     assert "no Patient ID" in reasons(manifest)
 
 
-def test_rows_and_files_that_belong_to_nobody_are_told(tmp_path: Path, build: Build) -> None:
+def test_rows_and_files_that_belong_to_nobody_are_listed(tmp_path: Path, build: Build) -> None:
     add(tmp_path, Person(1), ["pet"])
     write_seg(tmp_path / "truth-A" / "x.dcm", lesion_mask(), GRID, Person(9))
     write_array(tmp_path / "truth-A" / "y.nii.gz", lesion_mask().astype(np.uint8), GRID)
@@ -541,7 +541,7 @@ def test_a_fault_of_ours_spares_the_other_patients_and_is_tried_again(
 ) -> None:
     for number in (1, 2):
         add(tmp_path, Person(number), ["pet"])
-    really = cohort_pool.build_patient
+    really = building.build_patient
 
     def faulty(task):  # type: ignore[no-untyped-def]
         if task.name == "A0000":
@@ -549,7 +549,7 @@ def test_a_fault_of_ours_spares_the_other_patients_and_is_tried_again(
         return really(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cohort_pool, "build_patient", faulty)
+        patch.setattr(building, "build_patient", faulty)
         manifest = build()
     assert [patient.id for patient in manifest.patients] == ["A0001"]
     assert "ZeroDivisionError" in reasons(manifest)
@@ -618,7 +618,7 @@ def test_a_scan_whose_truth_is_unusable_names_patient_and_folder(tmp_path: Path,
         assert (found.patient, found.folder) == ("A0000", str((source / "site").resolve()))
 
 
-def test_a_file_that_is_nobodys_is_told_as_far_as_it_can_name_nobody(tmp_path: Path, build: Build) -> None:
+def test_a_file_that_is_nobodys_is_shown_as_far_as_it_can_name_nobody(tmp_path: Path, build: Build) -> None:
     add(tmp_path, Person(1), ["pet"])
     labels = lesion_mask().astype(np.uint8)
     names = {

@@ -67,7 +67,7 @@ def test_an_empty_truth_has_no_uptake_to_check() -> None:
 @pytest.mark.parametrize(
     ("share", "refused", "warned"), [(0.0, False, False), (0.2, False, True), (0.6, True, False)]
 )
-def test_what_lies_outside_is_told_and_too_much_refused(share: float, refused: bool, warned: bool) -> None:
+def test_what_lies_outside_warns_and_too_much_is_refused(share: float, refused: bool, warned: bool) -> None:
     finding = check_place(share)
     assert (bool(finding.refusal), bool(finding.warning)) == (refused, warned)
 
@@ -85,7 +85,7 @@ def test_an_image_is_known_again_in_another_unit_and_rounded() -> None:
     assert same_image(fingerprint(image(1)), fingerprint(rounded))
 
 
-def test_two_scans_are_told_apart() -> None:
+def test_two_scans_have_different_fingerprints() -> None:
     assert not same_image(fingerprint(image(1)), fingerprint(image(2)))
 
 

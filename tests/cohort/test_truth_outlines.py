@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.cohort.patient import numbered_lesions
+from app.cohort.truth import numbered_lesions
 from app.dicom.contours import outlines
 from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation

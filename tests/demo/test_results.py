@@ -61,7 +61,7 @@ def test_no_segmentation_means_no_lesion() -> None:
 
 
 @pytest.mark.parametrize("z", [97.0, 105.0, 85.0])
-def test_a_frame_beside_the_grid_is_refused(z: float) -> None:
+def test_a_frame_off_the_grid_is_refused(z: float) -> None:
     with pytest.raises(ValueError, match="SEG frame lies at"):
         read_labels(segmentation((1, z)), DESCENDING)
 

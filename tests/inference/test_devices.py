@@ -43,7 +43,7 @@ def test_the_setting_means_these_devices(wanted: str, found: VisibleGpus, expect
         ("cuda:0", NONE, ["expected GPU 0", "or set segment.device to auto or cpu"]),
     ],
 )
-def test_a_demanded_gpu_that_is_absent_is_told_with_what_is_there_and_what_to_do(
+def test_a_demanded_gpu_that_is_absent_is_an_error_with_advice(
     wanted: str, found: VisibleGpus, said: list[str]
 ) -> None:
     with pytest.raises(MisconfiguredError) as refused:

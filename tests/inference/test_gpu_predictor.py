@@ -342,7 +342,7 @@ def test_two_chains_on_one_gpu_wait_for_each_other(
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), False),
     ],
 )
-def test_lack_of_memory_is_told_from_other_faults(said: RuntimeError, expected: bool) -> None:
+def test_lack_of_memory_is_distinguished_from_other_faults(said: RuntimeError, expected: bool) -> None:
     assert is_out_of_memory(said) is expected
 
 

@@ -83,7 +83,7 @@ def test_a_malicious_pickle_in_a_zip_is_refused_and_does_nothing(
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_the_name_is_told_whatever_the_pickles_protocol(tmp_path: Path, protocol: int) -> None:
+def test_the_name_is_reported_whatever_the_pickles_protocol(tmp_path: Path, protocol: int) -> None:
     torch.save({"a": Payload(subprocess.Popen, ["true"])}, tmp_path / "bad.pth", pickle_protocol=protocol)
     with pytest.raises(MisconfiguredError, match=r"names (subprocess|commands)\.Popen"):
         convert_checkpoint(tmp_path / "bad.pth", tmp_path / "weights")

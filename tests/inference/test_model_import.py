@@ -97,7 +97,7 @@ def test_the_card_says_what_the_user_stated_and_what_the_checkpoint_holds(tmp_pa
     assert "dataset" not in kept  # it names patients and folders of the place of training
 
 
-def test_without_trust_nothing_is_opened_and_the_checksum_is_told(tmp_path: Path) -> None:
+def test_without_trust_nothing_is_opened_and_the_checksum_is_shown(tmp_path: Path) -> None:
     source = export_zip(write_results(tmp_path / "results"), tmp_path / "export.zip")
     options = ["--role", "M2", "--id", "mine", "--models-dir", str(tmp_path / "models")]
     result = CliRunner().invoke(app, ["models", "import", str(source), *options])

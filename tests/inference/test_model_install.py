@@ -11,7 +11,7 @@ from app.inference.importing.install import new_model, unpack
 from app.inference.importing.nnunet_results import convert_checkpoint, read_json
 
 
-def test_a_file_that_is_missing_elsewhere_is_not_told_of_the_models_folder(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_elsewhere_is_not_blamed_on_the_models_folder(tmp_path: Path) -> None:
     models, missing = tmp_path / "models", tmp_path / "checkpoint_final.pth"
     with pytest.raises(FileNotFoundError) as raised, new_model(models, "mine", replace=False) as folder:
         (folder / "plans.json").write_text("{}")

@@ -19,7 +19,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     return content
 
 
-def test_normalisations_are_told_in_words() -> None:
+def test_normalisations_are_described_in_words() -> None:
     found = check_plans(
         changed(normalization_schemes=["ZScoreNormalization", "CTNormalization"]),
         DATASET,
@@ -111,6 +111,6 @@ def test_labels_without_a_plain_lesion_are_refused(labels: object, message: str)
         lesion_labels({"labels": labels}, "")
 
 
-def test_other_labels_beside_the_lesions_keep_their_names() -> None:
+def test_other_labels_than_the_lesions_keep_their_names() -> None:
     labels = {"background": 0, "tumour": 2, "liver": 1}
     assert lesion_labels({"labels": labels}, "tumour") == {"background": 0, "lesion": 2, "liver": 1}

@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from app.domain.volume import FloatArray
-from app.phantom.centres import Centre, Modality
+from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.dicom.header import Examination, save
-from app.phantom.dicom.truth import truth_segmentation
+from app.phantom.dicom.truth import truth_segmentation, write_truth
 from app.phantom.dicom.writer import WrittenPatient, WrittenScan, spect_instance
 from app.phantom.patient import COUNTING, SimulatedPatient, draw_protocols
 
@@ -219,14 +219,17 @@ def test_the_same_patient_is_the_same_bytes(
     exam = examination(patient, Modality.SPECT)
     again = spect_instance(exam)
     truth = truth_segmentation(exam, [again])
-    assert truth is not None
     assert files.spect.truth is not None
     assert save(again, tmp_path / "spect.dcm").read_bytes() == files.spect.functional[0].read_bytes()
     assert save(truth, tmp_path / "truth.dcm").read_bytes() == files.spect.truth.read_bytes()
 
 
-def test_a_patient_without_lesion_has_no_truth_seg(patient: SimulatedPatient) -> None:
+@pytest.mark.parametrize("form", list(TruthFileForm))
+def test_a_patient_without_lesion_has_no_truth(
+    patient: SimulatedPatient, form: TruthFileForm, tmp_path: Path
+) -> None:
     empty = replace(patient.spect.truth, array=np.zeros_like(patient.spect.truth.array))
     healthy = replace(patient, spect=replace(patient.spect, truth=empty, kinds=()))
     exam = examination(healthy, Modality.SPECT)
-    assert truth_segmentation(exam, [spect_instance(exam)]) is None
+    assert write_truth(exam, [spect_instance(exam)], form, tmp_path / "truth") is None
+    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from app.inference.models.store import ModelStore
 from app.training.conclusion import write_report
 from app.training.experiment import lock_experiment
 from app.training.experiment_settings import read_experiment
-from app.training.prediction import held_out
+from app.training.model_training import held_out
 from app.training.workplace import Workplace
 from app.validation.scores import read_scores
 from tests.training.made_cohort import make_cohort

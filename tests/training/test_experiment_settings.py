@@ -181,7 +181,7 @@ def test_m4_waits_for_the_m1_that_has_not_seen_its_patients(cohort: Path, tmp_pa
 
 def test_the_sizes_are_experiments() -> None:
     for size in Size:
-        settings = ExperimentSettings.model_validate({"cohort": "x", **EXTENTS[size].as_settings()})
+        settings = ExperimentSettings.model_validate({"cohort": "x", **EXTENTS[size].settings})
         assert set(settings.models) == set(ModelRole)
-    assert EXTENTS[Size.FULL].prior is PriorMask.M1
+    assert EXTENTS[Size.FULL].settings["prior"] is PriorMask.M1
     assert (EXTENTS[Size.FULL].internal, EXTENTS[Size.FULL].external) == (48, 25)

@@ -26,9 +26,7 @@ from app.domain.volume import Grid
 from app.errors import MisconfiguredError
 from app.imaging.nifti import write_array
 from app.validation.groups import M4_OR_M2, Group, compared
-from app.validation.report.about import ReportAbout, read_about, without_folders, write_about
-from app.validation.report.cases import chosen_cases, predictions_in
-from app.validation.report.figures import agreement
+from app.validation.report.figures import agreement, chosen_cases, kept_result
 from app.validation.report.page import environment, report_from, write_report
 from app.validation.report.wording import (
     cohort_sentences,
@@ -39,8 +37,9 @@ from app.validation.report.wording import (
     short_verdict,
     verdict,
     warnings,
+    without_folders,
 )
-from app.validation.scores import write_scores
+from app.validation.scores import ReportAbout, read_about, write_about, write_scores
 from app.validation.statistics import compare_pairs, describe
 from tests.validation.made_scores import (
     EXTERNAL,
@@ -110,7 +109,7 @@ def test_the_report_needs_nothing_from_outside(tree: ElementTree.Element, text: 
     assert "url(" not in text
 
 
-def test_every_picture_is_told_in_words_and_every_table_has_its_headers(tree: ElementTree.Element) -> None:
+def test_every_picture_is_described_and_every_table_has_its_headers(tree: ElementTree.Element) -> None:
     pictures = list(tree.iter("img"))
     assert len(pictures) == 1 + 2 + 7  # boxes, volumes by validation, cases by model, modality, validation
     assert all(len(node.get("alt", "")) > 40 for node in pictures)
@@ -168,7 +167,7 @@ def test_mean_and_median_have_each_its_own_interval_below_them(tree: ElementTree
     assert f"0.65 ± 0.13 95 % {mean} median 0.65 95 % {median} n 4" in words(tree)
 
 
-def test_no_folder_of_the_machine_is_told(text: str, experiment: Path) -> None:
+def test_no_folder_of_the_machine_is_shown(text: str, experiment: Path) -> None:
     shown = re.sub(r"base64,[^\"]*", "", text)
     assert "--work …/exp" in shown
     assert "work: …/place" in shown
@@ -234,16 +233,19 @@ def test_a_template_that_asks_for_what_is_not_there_fails() -> None:
         environment().from_string("<p>{{ not_there }}</p>").render()
 
 
-def test_a_scan_without_a_kept_result_is_said_in_its_picture(experiment: Path, tmp_path: Path) -> None:
-    write_report(whole_evaluation(), experiment / "cohort", lambda _: None, ABOUT, tmp_path / "report.html")
+def test_a_picture_says_where_no_result_was_kept(experiment: Path, tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    write_report(
+        whole_evaluation(), experiment / "cohort", tmp_path / "predictions", ABOUT, tmp_path / "report.html"
+    )
     assert (tmp_path / "report.html").read_bytes() != (experiment / "report.html").read_bytes()
 
 
 def test_where_m2_ran_in_m4s_place_its_result_is_shown(experiment: Path) -> None:
-    read = predictions_in(experiment / "predictions")
+    kept = experiment / "predictions"
     fell_back, fitted = made(M4, "A-3", 5, used=M2).key, made(M4, "A-3", 5).key
-    assert read(fell_back) is not None
-    assert read(fitted) is None  # M4 itself left no result there
+    assert kept_result(kept, fell_back) is not None
+    assert kept_result(kept, fitted) is None  # M4 itself left no result there
 
 
 def test_a_result_on_another_grid_is_refused(experiment: Path, tmp_path: Path) -> None:
@@ -419,7 +421,7 @@ def test_no_difference_is_not_called_equality() -> None:
     assert "better" not in sentence
 
 
-def test_too_few_patients_to_show_anything_is_said() -> None:
+def test_the_verdict_says_when_patients_are_too_few_to_show_anything() -> None:
     (sentence,) = main_conclusions(against([7, 8, 9], [1, 2, 4]))
     assert "With 3 patients that differ, this test could not have shown any." in sentence
 
@@ -434,13 +436,13 @@ def test_of_an_error_less_is_better() -> None:
 def test_tests_that_disagree_are_a_hint() -> None:
     found = compare_pairs([0.01, 0.02, 0.03, 0.04, 0.05, 9.0], [0] * 6)
     assert found.wilcoxon is not None
-    assert found.paired_t is not None
-    assert found.wilcoxon.p < 0.05 < found.paired_t.p
+    assert found.paired_t_p is not None
+    assert found.wilcoxon.p < 0.05 < found.paired_t_p
     assert "The two tests disagree at 0.05" in verdict(M4_OR_M2, DICE, found)
     assert short_verdict(M4_OR_M2, DICE, found) == "M4 better; the tests disagree"
 
 
-def test_a_mean_that_points_the_other_way_is_said() -> None:
+def test_the_verdict_says_when_the_mean_points_the_other_way() -> None:
     found = compare_pairs([*[0.1 + n / 100 for n in range(12)], -9.0], [0] * 13)
     assert "M4 was better" in verdict(M4_OR_M2, DICE, found)
     assert "The mean points the other way" in verdict(M4_OR_M2, DICE, found)

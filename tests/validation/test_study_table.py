@@ -93,7 +93,7 @@ def test_a_damaged_file_of_scores_is_refused(tmp_path: Path, damage, message: st
         read_scores(path)
 
 
-def test_a_missing_file_of_scores_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_of_scores_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="not found"):
         read_scores(tmp_path / "scores.csv")
 
@@ -171,7 +171,7 @@ def test_the_studys_figures_are_those_it_published() -> None:
     assert study_table.published_p(M3, M1, PET, EXTERNAL) is None
 
 
-def test_the_studys_figures_stand_beside_ours() -> None:
+def test_the_studys_figures_stand_next_to_ours() -> None:
     rows = study_beside_ours(whole_evaluation()).rows
     m4 = next(row for row in rows if row[0] == "M4" and "internal" in row)
     assert {"0.63 ± 0.24", "0.65 ± 0.13", "0.65 ± 0.26", "48 / 4"} <= set(m4)

@@ -31,7 +31,7 @@ def test_only_our_own_command_tells_the_centre(command: str, centre: str) -> Non
     assert training_centre(card(command)) == centre
 
 
-def test_a_model_is_doubted_on_its_own_centre_alone() -> None:
+def test_a_model_is_suspect_on_its_own_centre_alone() -> None:
     assert "centre A" in warning(card(OURS), ["A", "B"], simulated=False)
     assert warning(card(OURS), ["B"], simulated=False) == ""
     assert (

@@ -123,9 +123,9 @@ def _load(source: IO[bytes]) -> object:
 
 
 def _why(error: Exception, source: IO[bytes]) -> str:
-    """The name that the pickle wanted called; PyTorch tells it, except where it can't read the opcode."""
-    told = GLOBAL_NAME.search(str(error))
-    name = told.group(1) if told else _stack_global(source)
+    """The name that the pickle wanted called; PyTorch reports it, except where it can't read the opcode."""
+    named = GLOBAL_NAME.search(str(error))
+    name = named.group(1) if named else _stack_global(source)
     if name:
         return f"it names {name[:NAME_LENGTH]}, which no nnU-Net checkpoint needs: loading it could run code"
     return f"PyTorch's restricted reader does not take it ({type(error).__name__})"

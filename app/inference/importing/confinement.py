@@ -1,6 +1,6 @@
 """A process gives up its rights before it reads a file from an unknown place. Linux; no privilege needed.
 
-What a machine does not offer is left out, and said: each function returns in words what it has enforced.
+What a machine does not offer is left out: each function returns in words what it has enforced.
 """
 
 from __future__ import annotations

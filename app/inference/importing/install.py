@@ -72,7 +72,7 @@ def member_names(path: Path) -> tuple[str, ...]:
 
 
 def unpack(path: Path, members: Mapping[str, Path]) -> None:
-    """Write some members to the places given, each no longer than the zip said it was.
+    """Write some members to the places given, each no longer than the zip declares.
 
     Raises:
         MisconfiguredError: the zip is damaged or can't be read, or the disk has no room.
@@ -276,14 +276,15 @@ def import_package(path: Path, folder: Path) -> ModelCard:
     Raises:
         MisconfiguredError: a file is missing, additional, or not what the card says, or the parts do not fit.
     """
-    names = {PurePosixPath(name).name: name for name in member_names(path)}
+    members = member_names(path)
+    names = {PurePosixPath(name).name: name for name in members}
     unpack(path, {names[CARD_FILE]: folder / CARD_FILE})
     if (folder / CARD_FILE).stat().st_size > CARD_BYTES:
         raise MisconfiguredError(f"{path}: its card is longer than {CARD_BYTES >> 20} MiB")
     card = read_card(folder)
     expected = {f"{card.id}/{name}" for name in (CARD_FILE, *card.files)}
-    if set(member_names(path)) != expected:
-        different = ", ".join(sorted(set(member_names(path)) ^ expected))
+    if set(members) != expected:
+        different = ", ".join(sorted(set(members) ^ expected))
         raise MisconfiguredError(f"{path}: holds other files than its card lists: {different}")
     unpack(path, {f"{card.id}/{name}": folder / name for name in card.files})
     ModelStore(folder.parent).verify(card)

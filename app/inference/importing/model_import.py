@@ -5,7 +5,6 @@ No file of nnU-Net holds what only the model's maker can say; that is the partia
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from app.inference.models.card import (
     ModelCard,
     Text,
     write_card,
+    write_description,
 )
 from app.inference.models.channels import ENCODING, PRIOR_NAME, channels_of
 from app.inference.models.plans_check import (
@@ -155,14 +155,8 @@ def _refuse_other_channels(role: ModelRole, statement: ModelStatement) -> None:
 
 
 TAKEN_OVER = (
-    "version",
-    "tracers",
-    "training_data",
-    "deviations",
-    "licence",
-    "intended_use",
-    "demonstration_only",
-)
+    "version", "tracers", "training_data", "deviations", "licence", "intended_use", "demonstration_only",
+)  # fmt: skip
 """Keys of the statement that are keys of the card."""
 
 
@@ -206,8 +200,7 @@ def import_training(trained: TrainedModel, request: ImportRequest, folder: Path)
     network = empty_network(trained.plans, trained.dataset, facts.configuration)
     for name in names:
         check_weights(network, folder / name)
-    _write_json(folder / PLANS_FILE, trained.plans)
-    _write_json(folder / DATASET_FILE, trimmed_dataset(trained.dataset))
+    write_description(folder, trained.plans, trimmed_dataset(trained.dataset))
     stated = request.statement
     card = ModelCard(
         id=request.model_id,
@@ -246,17 +239,13 @@ def _weight_files(count: int) -> tuple[str, ...]:
 
 def _one_training(trained: TrainedModel, converted: Sequence[ConvertedCheckpoint]) -> CheckpointFacts:
     """What all folds say alike; nnU-Net takes the first fold's word for all."""
-    first = converted[0].facts
-    if any(_told(result.facts) != _told(first) for result in converted):
+    alike = {(result.facts.configuration, result.facts.mirroring_axes) for result in converted}
+    if len(alike) > 1:
         raise MisconfiguredError(
             f"{', '.join(name for name, _ in trained.checkpoints)} are not folds of one training: "
             "they name different configurations, or mirror along different axes"
         )
-    return first
-
-
-def _told(facts: CheckpointFacts) -> tuple[object, ...]:
-    return facts.configuration, facts.mirroring_axes
+    return converted[0].facts
 
 
 def _channels(request: ImportRequest, schemes: Sequence[str]) -> tuple[InputChannel, ...]:
@@ -271,7 +260,3 @@ def _in_words(trained: TrainedModel, facts: CheckpointFacts) -> str:
     epochs = f", {facts.epochs} epochs" if facts.epochs is not None else ""
     names = ", ".join(name for name, _ in trained.checkpoints)
     return f"nnU-Net, trainer {facts.trainer}, configuration {facts.configuration}{epochs}; from {names}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

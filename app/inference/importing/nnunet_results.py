@@ -79,8 +79,8 @@ def _members(source: Path, files: Iterable[str], choice: TrainingChoice) -> dict
     """For each file needed its path in the source: plans, data set, and a checkpoint for each fold."""
     present = set(files)
     root = _root(source, present, choice)
-    beside = {fold for file in present if (fold := _fold_of(file, root, choice.checkpoint))}
-    folds = _folds(source, sorted(beside), choice)
+    trained = {fold for file in present if (fold := _fold_of(file, root, choice.checkpoint))}
+    folds = _folds(source, sorted(trained), choice)
     wanted = [PLANS_FILE, DATASET_FILE, *(f"fold_{fold}/{choice.checkpoint}" for fold in folds)]
     return {name: str(root / name) for name in wanted}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -123,3 +124,16 @@ def read_card(folder: Path) -> ModelCard:
 def write_card(card: ModelCard, folder: Path) -> None:
     """Write ``card`` to its place, whole or not at all."""
     write_record(card, folder / CARD_FILE)
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's plans.json and dataset.json."""
+    plans: dict[str, Any] = json.loads((folder / PLANS_FILE).read_text(encoding="utf-8"))
+    dataset: dict[str, Any] = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
+    return plans, dataset
+
+
+def write_description(folder: Path, plans: dict[str, Any], dataset: dict[str, Any]) -> None:
+    """Write what :func:`read_description` reads."""
+    for name, content in ((PLANS_FILE, plans), (DATASET_FILE, dataset)):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -31,8 +31,9 @@ PARTS = {
     "resampling_fn_data": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
     "resampling_fn_seg": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
     "resampling_fn_probabilities": ("resample_data_or_seg_to_shape", "resample_torch_fornnunet"),
+    "label_manager": ("LabelManager",),
 }
-LABEL_MANAGER = "LabelManager"
+"""What plans.json may name: nnU-Net's own parts; only the label manager is not a configuration's."""
 
 SCHEME_NAMES = frozenset({"ct", "nonorm", "zscore", "rescale_to_0_1"})
 """Channel names that only choose a normalisation, and say nothing about the content."""
@@ -66,7 +67,7 @@ def check_plans(
     try:
         settings = PlansManager(plans).get_configuration(configuration).configuration
         schemes = tuple(str(scheme) for scheme in settings["normalization_schemes"])
-        found = {key: settings[key] for key in PARTS} | {"label_manager": plans["label_manager"]}
+        found = {key: plans[key] if key == "label_manager" else settings[key] for key in PARTS}
     except MALFORMED as error:
         raise MisconfiguredError(
             f"plans.json is not as nnU-Net writes it ({type(error).__name__}: {error})"
@@ -147,7 +148,7 @@ def trimmed_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unknown_parts(found: Mapping[str, Any]) -> None:
-    for key, allowed in {**PARTS, "label_manager": (LABEL_MANAGER,)}.items():
+    for key, allowed in PARTS.items():
         if found[key] not in allowed:
             raise MisconfiguredError(
                 f"plans.json names {found[key]!r} as {key}, expected {' or '.join(allowed)}; "

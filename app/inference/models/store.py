@@ -16,8 +16,6 @@ from app.errors import MisconfiguredError
 from app.inference.models.card import CARD_FILE, ModelCard, read_card
 from app.inference.policy import ALLOWED_ROLES, ROLE_NAMES, SegmentPolicy
 
-CHUNK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True)
 class VerifiedModel:
@@ -69,27 +67,11 @@ class ModelStore:
         Raises:
             MisconfiguredError: there is no such model.
         """
-        cards = self.cards()
-        for card in cards:
-            if card.id == model_id:
-                return card
-        present = ", ".join(card.id for card in cards) or "none"
-        raise MisconfiguredError(f"{self._folder}: no model is called {model_id}; present: {present}")
-
-    def by_role(self, role: ModelRole) -> ModelCard | None:
-        """The one model of that role, or ``None``.
-
-        Raises:
-            MisconfiguredError: more than one model has the role.
-        """
-        found = [card for card in self.cards() if card.role is role]
-        if len(found) > 1:
-            names = ", ".join(card.id for card in found)
-            raise MisconfiguredError(
-                f"{self._folder}: {names} all have role {role}, expected one; say which by its id in "
-                "app.yaml (segment.pet_model and so on), or move the others out"
-            )
-        return found[0] if found else None
+        cards = {card.id: card for card in self.cards()}
+        if model_id not in cards:
+            present = ", ".join(cards) or "none"
+            raise MisconfiguredError(f"{self._folder}: no model is called {model_id}; present: {present}")
+        return cards[model_id]
 
     def load(self, role: ModelRole) -> VerifiedModel:
         """The model of that role, verified.
@@ -105,10 +87,16 @@ class ModelStore:
         Raises:
             MisconfiguredError: there is none, or more than one.
         """
-        card = self.by_role(role)
-        if card is None:
+        found = [card for card in self.cards() if card.role is role]
+        if not found:
             raise MisconfiguredError(f"{self._folder}: no model has role {role}; see `psma-node models list`")
-        return card
+        if len(found) > 1:
+            names = ", ".join(card.id for card in found)
+            raise MisconfiguredError(
+                f"{self._folder}: {names} all have role {role}, expected one; say which by its id in "
+                "app.yaml (segment.pet_model and so on), or move the others out"
+            )
+        return found[0]
 
     def verify(self, card: ModelCard) -> VerifiedModel:
         """Compare every file of the model with its card.
@@ -162,11 +150,8 @@ def _wrong_with(path: Path, expected: str) -> str:
 
 def sha256_of(path: Path) -> str:
     """Lower-case hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -212,11 +197,7 @@ def serving_model(store: ModelStore, policy: SegmentPolicy, setting: str) -> Mod
     name: str = getattr(policy, setting)
     if name in ROLE_NAMES:
         return store.only(ModelRole(name))
-    try:
-        card = store.card(name)
-    except MisconfiguredError as error:
-        raise MisconfiguredError(f"segment.{setting} names {name}, but {error}") from error
-    allowed = ALLOWED_ROLES[setting]
+    card, allowed = _named(store, setting, name), ALLOWED_ROLES[setting]
     if card.role not in allowed:
         raise MisconfiguredError(
             f"segment.{setting} names {name}, whose role is {card.role}; expected {' or '.join(allowed)}"
@@ -230,10 +211,14 @@ def shadow_model(store: ModelStore, model_id: str) -> ModelCard:
     Raises:
         MisconfiguredError: there is none of that id.
     """
+    return _named(store, "shadow_models", model_id)
+
+
+def _named(store: ModelStore, setting: str, model_id: str) -> ModelCard:
     try:
         return store.card(model_id)
     except MisconfiguredError as error:
-        raise MisconfiguredError(f"segment.shadow_models names {model_id}, but {error}") from error
+        raise MisconfiguredError(f"segment.{setting} names {model_id}, but {error}") from error
 
 
 def settings_to_measure(card: ModelCard) -> tuple[str, ...]:

@@ -106,9 +106,7 @@ def ways(network: NetworkShape, image: Sequence[int]) -> tuple[Way, ...]:
     As trained with everything on the GPU; then with the sums in main memory (the same tiles); then with the
     tile halved along its longest axis, again and again (:func:`_halved`).
 
-    Args:
-        network: the network.
-        image: voxels along each axis after nnU-Net's cropping and resampling.
+    ``image``: voxels along each axis after nnU-Net's cropping and resampling.
     """
     found = [Way(network.tile, True, bytes_needed(network, image, sums_on_gpu=True))]
     smaller: NetworkShape | None = network

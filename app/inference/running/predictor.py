@@ -210,7 +210,7 @@ class GpuPredictor(FinitePredictor):
     def _internal_predict_sliding_window_return_logits(
         self, data: torch.Tensor, slicers: Sequence[Any], do_on_device: bool = True
     ) -> torch.Tensor:
-        """nnU-Net's sums over the windows, in one thread; where the sums are is the way's to say."""
+        """nnU-Net's sums over the windows, in one thread, at the place that the way names."""
         place = self._place_of_sums()
         data = data.to(place)
         heads = self.label_manager.num_segmentation_heads
@@ -228,9 +228,8 @@ class GpuPredictor(FinitePredictor):
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether it says that the GPU's memory ran out, in whosever words."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in SAYS_NO_MEMORY)
+    """Whether the GPU's memory ran out, in the words of PyTorch, CUDA, cuDNN or cuBLAS."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SAYS_NO_MEMORY)
 
 
 def _no_room(name: str, found: Sequence[Way], free: int, total: int) -> Exception:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from app.domain.decision import Decision
 from app.errors import MisconfiguredError
 from app.inference.devices import CPU, choose_device
-from app.inference.models.card import DATASET_FILE, PLANS_FILE, ModelCard
+from app.inference.models.card import ModelCard, read_description
 from app.inference.models.channels import NetworkInput, canonical, channels_of
 from app.inference.models.network import build_network, load_weights
 from app.inference.models.store import VerifiedModel
@@ -153,7 +152,7 @@ def _predictor(model: VerifiedModel, device: torch.device) -> FinitePredictor:
     from app.inference.running.predictor import CudaMemory, FinitePredictor, GpuPredictor
 
     settings = model.card.inference
-    plans, dataset = read_description(model)
+    plans, dataset = read_description(model.folder)
     network, parameters = load_networks(model, plans, dataset)
     kind = FinitePredictor if device.type == CPU else GpuPredictor
     with contextlib.redirect_stdout(io.StringIO()):  # it prints advice about CPUs
@@ -203,13 +202,6 @@ def shape_of(predictor: nnUNetPredictor) -> NetworkShape:
         parameters=sum(weight.numel() for weight in predictor.network.parameters()),
     )
     return replace(shape, mirrored=bool(predictor.use_mirroring and predictor.allowed_mirroring_axes))
-
-
-def read_description(model: VerifiedModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's plans.json and dataset.json."""
-    plans: dict[str, Any] = json.loads((model.folder / PLANS_FILE).read_text(encoding="utf-8"))
-    dataset: dict[str, Any] = json.loads((model.folder / DATASET_FILE).read_text(encoding="utf-8"))
-    return plans, dataset
 
 
 def load_networks(

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from app.phantom.anatomy.anatomy import Anatomy
-from app.phantom.anatomy.physiology import lognormal
+from app.phantom.anatomy.body import lognormal
 from app.phantom.anatomy.shapes import Shape, Uptake, Vector, euler
 from app.phantom.anatomy.skeleton import BoneRegion
 

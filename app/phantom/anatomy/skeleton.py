@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from app.domain.volume import FloatArray
-from app.phantom.anatomy.physiology import Physiology, Tissue
+from app.phantom.anatomy.body import Physiology, Tissue
 from app.phantom.anatomy.shapes import (
     CYLINDER,
     ELLIPSOID,

@@ -41,15 +41,9 @@ REGION = {
 }
 
 
-def truth_segmentation(exam: Examination, sources: list[Dataset]) -> Dataset | None:
-    """The SEG of the truth, one segment a lesion; None when there is no lesion to see.
-
-    Args:
-        sources: the functional image as written: one dataset a slice in grid order, or one multi-frame.
-    """
+def truth_segmentation(exam: Examination, sources: list[Dataset]) -> Dataset:
+    """The SEG of the truth, one segment a lesion; see :func:`write_truth`."""
     truth = exam.acquisition.truth
-    if truth.count == 0:
-        return None
     labels = truth.array
     if exam.modality is Modality.SPECT:
         descend = exam.acquisition.scanner.slices_descend
@@ -142,22 +136,15 @@ STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired, and still what RT Referenced Study Sequence names a study by (PS3.3 C.8.8.5)."""
 
 
-def truth_structure_set(exam: Examination, sources: list[Dataset]) -> Dataset | None:
-    """The RTSTRUCT of the truth; None when there is no lesion to see.
-
-    Args:
-        sources: the functional image as written: one dataset a slice in grid order, or one multi-frame.
-    """
-    truth = exam.acquisition.truth
-    if truth.count == 0:
-        return None
+def truth_structure_set(exam: Examination, sources: list[Dataset]) -> Dataset:
+    """The RTSTRUCT of the truth, one ROI a lesion; see :func:`write_truth`."""
     structures = new_instance(exam, RTStructureSetStorage, exam.uid("truth structures"))
     structures.SeriesInstanceUID = exam.uid("truth structures series")
     set_series(structures, "RTSTRUCT", 101, "Truth (simulated)", exam.protocol.scan_start)
     structures.StructureSetLabel, structures.OperatorsName = "TRUTH", ""
     structures.StructureSetDate, structures.StructureSetTime = structures.SeriesDate, structures.SeriesTime
     structures.ReferencedFrameOfReferenceSequence = Sequence([_frame(exam, sources)])
-    numbers = range(1, truth.count + 1)
+    numbers = range(1, exam.acquisition.truth.count + 1)
     structures.StructureSetROISequence = Sequence([_region(exam, number) for number in numbers])
     structures.ROIContourSequence = Sequence([_contours(exam, sources, number) for number in numbers])
     structures.RTROIObservationsSequence = Sequence([_observation(number) for number in numbers])
@@ -224,7 +211,7 @@ def _observation(number: int) -> Dataset:
 def write_truth(
     exam: Examination, functional: list[Dataset], form: TruthFileForm, folder: Path
 ) -> Path | None:
-    """Write the lesions of a scan; ``None`` when there is none to see.
+    """Write the lesions of a scan; ``None`` when there is no lesion to see.
 
     A NIfTI is named after the functional image's Series Instance UID, for it holds no reference.
 
@@ -240,7 +227,4 @@ def write_truth(
         write_array(path, truth.array, truth.grid)
         return path
     writer = truth_segmentation if form is TruthFileForm.SEG else truth_structure_set
-    dataset = writer(exam, functional)
-    if dataset is None:
-        raise RuntimeError("a scan with lesions gave no truth")
-    return save(dataset, folder / f"truth_{exam.modality.value}.dcm")
+    return save(writer(exam, functional), folder / f"truth_{exam.modality.value}.dcm")

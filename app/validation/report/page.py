@@ -28,9 +28,16 @@ from app.files.durable import write_durably
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, check_unique, described, groups_of
 from app.validation.report import tables
-from app.validation.report.about import ABOUT_FILE, ReportAbout, check_scores, read_about, without_folders
-from app.validation.report.cases import Predictions, case_in_words, chosen_cases, draw_cases, predictions_in
-from app.validation.report.figures import BOXED, agreement, bland_altman, box_plots, volume_groups
+from app.validation.report.figures import (
+    BOXED,
+    agreement,
+    bland_altman,
+    box_plots,
+    case_in_words,
+    chosen_cases,
+    draw_cases,
+    volume_groups,
+)
 from app.validation.report.wording import (
     MODEL_MEANING,
     VALIDATION_NAMES,
@@ -38,8 +45,17 @@ from app.validation.report.wording import (
     main_conclusions,
     other_conclusions,
     warnings,
+    without_folders,
 )
-from app.validation.scores import PREDICTIONS_FOLDER, SCORES_FILE, read_scores
+from app.validation.scores import (
+    ABOUT_FILE,
+    PREDICTIONS_FOLDER,
+    SCORES_FILE,
+    ReportAbout,
+    check_scores,
+    read_about,
+    read_scores,
+)
 from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."
@@ -65,7 +81,7 @@ class Picture:
 def write_report(
     scores: Sequence[ScanScore],
     cohort: Path | None,
-    predictions: Predictions | Path | None,
+    predictions: Path | None,
     about: ReportAbout,
     out: Path,
 ) -> None:
@@ -74,7 +90,7 @@ def write_report(
     Args:
         scores: of every scan.
         cohort: folder of the patients' images; without it there are no pictures of cases.
-        predictions: the results, as a function or a folder (:func:`predictions_in`).
+        predictions: folder of the results (:func:`~app.validation.scores.prediction_file`).
         about: what the scores don't say.
         out: the file; its folder exists.
 
@@ -85,9 +101,8 @@ def write_report(
     if not scores:
         raise ValueError("found no score: there is nothing to report")
     check_unique(scores)
-    results = predictions_in(predictions) if isinstance(predictions, Path) else predictions
     content = _of_scores(scores) | _of_about(scores, about)
-    cases = None if cohort is None or results is None else _cases(scores, cohort, results)
+    cases = None if cohort is None or predictions is None else _cases(scores, cohort, predictions)
     text = environment().get_template("report.html.j2").render(content, cases=cases)
     write_durably(out, text.encode())
 
@@ -177,7 +192,7 @@ def _volume_figure(scores: Sequence[ScanScore], validation: Validation) -> Pictu
     return Picture(bland_altman(scores, validation), alt, caption)
 
 
-def _cases(scores: Sequence[ScanScore], cohort: Path, predictions: Predictions) -> list[Picture]:
+def _cases(scores: Sequence[ScanScore], cohort: Path, predictions: Path) -> list[Picture]:
     pictures = []
     for group in groups_of(scores):
         cases = chosen_cases(group.of(scores))

@@ -9,8 +9,14 @@ from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
-from app.validation.report.about import ReportAbout, without_folders
-from app.validation.report.wording import VALIDATION_NAMES, interval_in_words, p_in_words, short_verdict
+from app.validation.report.wording import (
+    VALIDATION_NAMES,
+    interval_in_words,
+    p_in_words,
+    short_verdict,
+    without_folders,
+)
+from app.validation.scores import ReportAbout
 from app.validation.statistics import PairedComparison
 
 DASH = "–"
@@ -128,14 +134,14 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
         measure.shown(found.mean_second),
         measure.shown(found.mean_difference, signed=True) + spread,
         DASH if found.interval is None else interval_in_words(measure, found.interval, signed=True),
-        DASH
-        if found.wilcoxon is None
-        else p_in_words(found.wilcoxon.p).removeprefix("p = ").removeprefix("p "),
-        DASH
-        if found.paired_t is None
-        else p_in_words(found.paired_t.p).removeprefix("p = ").removeprefix("p "),
+        _p(None if found.wilcoxon is None else found.wilcoxon.p),
+        _p(found.paired_t_p),
         short_verdict(rivals, measure, found),
     ]
+
+
+def _p(p: float | None) -> str:
+    return DASH if p is None else p_in_words(p).removeprefix("p = ").removeprefix("p ")
 
 
 def patients(scores: Sequence[ScanScore], validation: Validation) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,6 +42,14 @@ MODEL_MEANING = {
     ModelRole.M3: "one model for PET/CT and SPECT/CT, one at a time",
     ModelRole.M4: "SPECT/CT guided by the patient's lesions on PET; M2 where none could be aligned",
 }
+
+FOLDERS = re.compile(r"(?<![\w.:/~<])(?:~?/[\w.+@-]+)*~?/(?=[\w.+@-])")
+"""The folders of an absolute path: everything before its last name."""
+
+
+def without_folders(text: str) -> str:
+    """The text with absolute paths cut to their last name: a report reveals nothing about its machine."""
+    return FOLDERS.sub("…/", text)
 
 
 def p_in_words(p: float) -> str:
@@ -98,7 +107,7 @@ def verdict(rivals: Rivals, measure: Measure, found: PairedComparison) -> str:
     """What a comparison shows, in sentences: by the rank test, with a word when the t test disagrees."""
     if found.wilcoxon is None:
         return f"No p-value: {found.why_no_p}."
-    t = "" if found.paired_t is None else f"; paired t {p_in_words(found.paired_t.p)}"
+    t = "" if found.paired_t_p is None else f"; paired t {p_in_words(found.paired_t_p)}"
     numbers = f"(Wilcoxon {p_in_words(found.wilcoxon.p)}{t})"
     better = ahead(rivals, measure, found)
     if better is None:
@@ -135,9 +144,9 @@ def _too_few_to_show(found: PairedComparison) -> bool:
 
 
 def _disagree(found: PairedComparison) -> bool:
-    if found.wilcoxon is None or found.paired_t is None:
+    if found.wilcoxon is None or found.paired_t_p is None:
         return False
-    return (found.paired_t.p < SIGNIFICANT) != (found.wilcoxon.p < SIGNIFICANT)
+    return (found.paired_t_p < SIGNIFICANT) != (found.wilcoxon.p < SIGNIFICANT)
 
 
 def main_conclusions(scores: Sequence[ScanScore]) -> list[str]:
