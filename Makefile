@@ -47,14 +47,16 @@ map-test: $(DEV_STAMP)  ## build the CPU image with Podman, and test it as a con
 	$(BIN)/python -m pytest --timeout 1800 tests/map $(ARGS)
 
 fresh:  ## demo and test on a bare Debian made for it (BASE=trixie COMMANDS=test ARGS="-k suv")
-	@ARGS='$(ARGS)' scripts/fresh $(BASE) $(COMMANDS)
+	@scripts/fresh $(BASE) $(COMMANDS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check app operators
 	$(BIN)/python -m mypy
 
-format: $(DEV_STAMP)  ## sort imports, mend what ruff can mend
+format: $(DEV_STAMP)  ## sort imports, set the layout, mend what ruff can mend
 	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format app operators
 
 install: $(RUN_STAMP)  ## only the program: .venv/bin/psma-node
 

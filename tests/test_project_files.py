@@ -198,3 +198,8 @@ def test_an_instance_is_followed_through_files_that_are_there_and_few() -> None:
     assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
     assert [path for _, path in steps if not (ROOT / path).is_file()] == []
     assert len({path for _, path in steps}) == len(steps) <= 45
+
+
+def test_the_command_is_the_one_the_documents_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"psma-node": "app.cli:main"}

@@ -90,12 +90,12 @@ class ChainProcessor:
     ) -> None:
         self._settings = settings
         self._aligner = PriorAligner(settings.align, earlier_results)
-        self._segmentation = LesionSegmentation.from_policy(settings.segment)
+        self._segmentation = LesionSegmentation(settings.segment)
         comparison = StudyComparison(settings.quantify, settings.align, earlier_results)
         self._quantification = LesionQuantification(settings.quantify, comparison)
         self._on_stage = on_stage or (lambda stage: None)
         wanted = settings.segment.shadow_models
-        self._shadows = ShadowModels.from_policy(settings.segment) if wanted else None
+        self._shadows = ShadowModels(settings.segment) if wanted else None
         self._shadow_queue = shadow_queue
         self._one_at_a_time = threading.Lock()
 

@@ -63,9 +63,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 @app.command()
-def show(
-    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder of a cohort.")],
-) -> None:
+def show(cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder of a cohort.")]) -> None:
     """Show patients, exclusions with their reasons, warnings, and how many patients each centre has."""
     from app.cohort.manifest import read_manifest
 

@@ -167,8 +167,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     centre: Annotated[
-        str,
-        typer.Option(help="With --node: only this centre's patients, such as one that trained no model."),
+        str, typer.Option(help="With --node: only this centre's patients, such as one that trained no model.")
     ] = "",
     cards: Annotated[
         bool, typer.Option("--update-cards", help="With --node: write the metrics into the models' cards.")

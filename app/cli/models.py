@@ -31,8 +31,7 @@ WIDTH_IN_FILES = 200
 app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
 
 FolderOption = Annotated[
-    Path,
-    typer.Option("--models-dir", envvar=MAP_MODEL_PATH, help="Folder of the models, one folder each."),
+    Path, typer.Option("--models-dir", envvar=MAP_MODEL_PATH, help="Folder of the models, one folder each.")
 ]
 
 

@@ -232,9 +232,7 @@ def retry(
     ] = False,
     again: Annotated[
         bool,
-        typer.Option(
-            "--again", help="Analyse a done study again; its new results replace the earlier ones."
-        ),
+        typer.Option("--again", help="Analyse a done study again; its new results replace the earlier ones."),
     ] = False,
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing.

@@ -8,20 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.cohort import identity
 from app.cohort.checks import without_repeated
-from app.cohort.identity import (
-    assign,
-    check_key,
-    folder_without_person,
-    names_in_table,
-    path_without_person,
-    person_hash,
-    read_assignment,
-    read_salt,
-    stray_file,
-    write_assignment,
-    write_key,
-)
 from app.cohort.manifest import (
     MANIFEST_FILE,
     CohortManifest,
@@ -65,7 +53,7 @@ class Exclusions:
 
     def of_patient(self, name: str, found: FoundPatient, refusal: Refusal) -> Exclusion:
         """A study or scan of a patient, with the deepest folder whose name does not identify the patient."""
-        folder = folder_without_person(refusal.files, self.root, found)
+        folder = identity.folder_without_person(refusal.files, self.root, found)
         return self._made(refusal.what, refusal.reason, name, folder)
 
     def of_records(
@@ -84,10 +72,10 @@ class Exclusions:
 
     def unattributed(self, source: Source, truths: TruthFolder, persons: Persons) -> Iterator[Exclusion]:
         """Files, rows and studies that belong to no patient of the source."""
-        known = {name for names in names_in_table(persons) for name in names}
+        known = {name for names in identity.names_in_table(persons) for name in names}
         scans = [scan for _, found in persons for scan in found.scans]
         for what, reason, path in unused(truths, scans, known):
-            shown, whose = ("", "") if path is None else stray_file(path, truths.root, persons)
+            shown, whose = ("", "") if path is None else identity.stray_file(path, truths.root, persons)
             yield self._made(f"{what}, {shown}" if shown else what, reason, whose)
         expected = "nothing says whose scans these are: give every patient an ID when anonymising"
         for found in source.without_id:
@@ -144,7 +132,7 @@ def build_cohort(request: CohortRequest) -> CohortManifest:
         if not folder.is_dir():
             raise MisconfiguredError(f"no such folder of {what}: {folder}")
     if request.key is not None:
-        check_key(request.key, request.cohort)
+        identity.check_key(request.key, request.cohort)
     with hold_folder(request.cohort, "`psma-node cohort build`"):
         return _build(request)
 
@@ -155,12 +143,12 @@ def _build(request: CohortRequest) -> CohortManifest:
     truths = read_truth_folder(request.truth)
     source = find_patients(request.source, request.policy.select, request.jobs)
     simulated = _are_simulated(source, before)
-    known = read_assignment(request.cohort, before)
-    names = assign(source.patients, request.centre, known.setdefault(request.centre, {}))
-    write_assignment(request.cohort, known)
+    known = identity.read_assignment(request.cohort, before)
+    names = identity.assign(source.patients, request.centre, known.setdefault(request.centre, {}))
+    identity.write_assignment(request.cohort, known)
     persons = list(zip(names, source.patients, strict=True))
     if request.key is not None:
-        write_key(request.key, request.cohort, persons)
+        identity.write_key(request.key, request.cohort, persons)
     _log.info("%d patients in %s", len(persons), request.source)
     tasks, refusals = _tasks(request, persons, truths)
     refusals += request.exclusions.unattributed(source, truths, persons)
@@ -188,11 +176,11 @@ def _are_simulated(source: Source, before: CohortManifest) -> bool:
 def _tasks(
     request: CohortRequest, persons: Persons, truths: TruthFolder
 ) -> tuple[list[PatientTask], list[Exclusion]]:
-    salt = read_salt(request.cohort)
+    salt = identity.read_salt(request.cohort)
     taken = frozenset(scan.functional.series_instance_uid for _, found in persons for scan in found.scans)
     tasks: list[PatientTask] = []
     refusals: list[Exclusion] = []
-    for (name, found), names in zip(persons, names_in_table(persons), strict=True):
+    for (name, found), names in zip(persons, identity.names_in_table(persons), strict=True):
         candidates: list[Candidate] = []
         refused = list(found.refusals)
         for scan in found.scans:
@@ -221,8 +209,8 @@ def _task(
         ScanTask(
             scan,
             truth,
-            folder_without_person(files_of(scan), request.source, found),
-            "" if truth.path is None else path_without_person(truth.path, request.truth, found),
+            identity.folder_without_person(files_of(scan), request.source, found),
+            "" if truth.path is None else identity.path_without_person(truth.path, request.truth, found),
         )
         for scan, truth in taken
     )
@@ -232,7 +220,7 @@ def _task(
         scans=scans,
         choices=choices,
         simulated=found.is_simulated,
-        person=person_hash(found.patient.patient_id, found.birth_date, salt),
+        person=identity.person_hash(found.patient.patient_id, found.birth_date, salt),
         salt=hashlib.sha256(salt).hexdigest()[:12],
         has_birth_date=bool(found.birth_date),
         cohort=request.cohort,

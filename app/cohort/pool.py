@@ -37,8 +37,8 @@ def in_processes(
             finally:  # an interruption waits for the tasks under way, not for all
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
-        found = "a process was ended from outside, perhaps for want of memory"
-        raise MisconfiguredError(f"{found}: run it again with fewer --jobs; it goes on from here") from error
+        found = "a process was ended from outside, perhaps for lack of memory"
+        raise MisconfiguredError(f"{found}: run it again with fewer --jobs; what is done stays") from error
 
 
 @contextmanager

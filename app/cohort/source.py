@@ -157,7 +157,8 @@ def _read(root: Path, jobs: int) -> StudyReading:
     loose = [entry for entry in root.iterdir() if entry.is_file()] if parts else []
     if jobs == 1 or len(parts) < 2:
         return read_studies(root)
-    readings = [*(found for _, found in in_processes(read_studies, parts, jobs)), read_studies(loose)]
+    found = dict(in_processes(read_studies, parts, jobs))
+    readings = [*(found[part] for part in parts), read_studies(loose)]
     seen: dict[str, list[Study]] = defaultdict(list)
     for study in (study for reading in readings for study in reading.studies):
         seen[study.study_instance_uid].append(study)

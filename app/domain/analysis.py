@@ -139,12 +139,7 @@ class Quantified:
         """Every decision along the chain, in order."""
         aligned = self.segmented.aligned
         loaded = aligned.loaded
-        return (
-            *loaded.selection.decisions,
-            *loaded.decisions,
-            *aligned.decisions,
-            *self.segmented.decisions,
-        )
+        return (*loaded.selection.decisions, *loaded.decisions, *aligned.decisions, *self.segmented.decisions)
 
 
 @dataclass(frozen=True)

@@ -64,140 +64,74 @@ def _relative(found: float, true: float) -> float | None:
 
 
 DICE = Measure(
-    key="dsc",
-    name="DSC",
-    formula="2 TP / (2 TP + FP + FN), in voxels",
-    undefined="truth and result both empty",
-    source=f"doi {STUDY_DOI}",
-    better=Better.HIGHER,
-    decimals=2,
+    key="dsc", name="DSC", formula="2 TP / (2 TP + FP + FN), in voxels",
+    undefined="truth and result both empty", source=f"doi {STUDY_DOI}", better=Better.HIGHER, decimals=2,
     of=lambda score: score.voxels.dice,
-)
+)  # fmt: skip
 VOXEL_PPV = Measure(
-    key="voxel_ppv",
-    name="voxel PPV",
-    formula="TP / (TP + FP), in voxels",
-    undefined="empty result",
-    source=f"doi {STUDY_DOI} (which does not say whether by voxel or by lesion)",
-    better=Better.HIGHER,
-    decimals=2,
-    of=lambda score: score.voxels.ppv,
-)
+    key="voxel_ppv", name="voxel PPV", formula="TP / (TP + FP), in voxels", undefined="empty result",
+    source=f"doi {STUDY_DOI} (which does not say whether by voxel or by lesion)", better=Better.HIGHER,
+    decimals=2, of=lambda score: score.voxels.ppv,
+)  # fmt: skip
 VOXEL_SENSITIVITY = Measure(
-    key="voxel_sensitivity",
-    name="voxel sensitivity",
-    formula="TP / (TP + FN), in voxels",
-    undefined="empty truth",
-    source="usual definition",
-    better=Better.HIGHER,
-    decimals=2,
+    key="voxel_sensitivity", name="voxel sensitivity", formula="TP / (TP + FN), in voxels",
+    undefined="empty truth", source="usual definition", better=Better.HIGHER, decimals=2,
     of=lambda score: score.voxels.sensitivity,
-)
+)  # fmt: skip
 LESION_PPV = Measure(
-    key="lesion_ppv",
-    name="lesion PPV",
+    key="lesion_ppv", name="lesion PPV",
     formula="components of the result that share a voxel with the truth / all components of the result",
-    undefined="empty result",
-    source=AUTOPET,
-    better=Better.HIGHER,
-    decimals=2,
+    undefined="empty result", source=AUTOPET, better=Better.HIGHER, decimals=2,
     of=lambda score: score.lesions.ppv,
-)
+)  # fmt: skip
 LESION_SENSITIVITY = Measure(
-    key="lesion_sensitivity",
-    name="lesion sensitivity",
+    key="lesion_sensitivity", name="lesion sensitivity",
     formula="lesions of the truth that share a voxel with the result / all lesions of the truth",
-    undefined="empty truth",
-    source=AUTOPET,
-    better=Better.HIGHER,
-    decimals=2,
+    undefined="empty truth", source=AUTOPET, better=Better.HIGHER, decimals=2,
     of=lambda score: score.lesions.sensitivity,
-)
+)  # fmt: skip
 FALSE_POSITIVE_ML = Measure(
-    key="fpv_ml",
-    name="FPV",
-    unit="ml",
-    formula="volume of the result's components that share no voxel with the truth",
-    source=AUTOPET,
-    better=Better.LOWER,
-    decimals=1,
-    of=lambda score: score.false_positive_ml,
-)
+    key="fpv_ml", name="FPV", unit="ml",
+    formula="volume of the result's components that share no voxel with the truth", source=AUTOPET,
+    better=Better.LOWER, decimals=1, of=lambda score: score.false_positive_ml,
+)  # fmt: skip
 FALSE_NEGATIVE_ML = Measure(
-    key="fnv_ml",
-    name="FNV",
-    unit="ml",
-    formula="volume of the truth's components that share no voxel with the result",
-    source=AUTOPET,
-    better=Better.LOWER,
-    decimals=1,
-    of=lambda score: score.false_negative_ml,
-)
+    key="fnv_ml", name="FNV", unit="ml",
+    formula="volume of the truth's components that share no voxel with the result", source=AUTOPET,
+    better=Better.LOWER, decimals=1, of=lambda score: score.false_negative_ml,
+)  # fmt: skip
 FALSE_POSITIVE_LESIONS = Measure(
-    key="false_positive_lesions",
-    name="false positive lesions",
-    unit="a patient",
-    formula="components of the result that share no voxel with the truth",
-    source=AUTOPET,
-    better=Better.LOWER,
-    decimals=1,
-    of=lambda score: float(score.lesions.false_positives),
-)
+    key="false_positive_lesions", name="false positive lesions", unit="a patient",
+    formula="components of the result that share no voxel with the truth", source=AUTOPET,
+    better=Better.LOWER, decimals=1, of=lambda score: float(score.lesions.false_positives),
+)  # fmt: skip
 VOLUME_ERROR = Measure(
-    key="psma_tv_error_ml",
-    name="PSMA-TV error",
-    unit="ml",
-    formula="|V found − V true|, V the volume of all lesions",
-    source="PSMA-TV: volume of all lesions",
-    better=Better.LOWER,
-    decimals=1,
-    of=lambda score: abs(score.found_ml - score.true_ml),
-)
+    key="psma_tv_error_ml", name="PSMA-TV error", unit="ml",
+    formula="|V found − V true|, V the volume of all lesions", source="PSMA-TV: volume of all lesions",
+    better=Better.LOWER, decimals=1, of=lambda score: abs(score.found_ml - score.true_ml),
+)  # fmt: skip
 VOLUME_RELATIVE_ERROR = Measure(
-    key="psma_tv_error_percent",
-    name="PSMA-TV relative error",
-    unit="%",
-    formula="100 |V found − V true| / V true",
-    undefined="empty truth",
-    source="PSMA-TV: volume of all lesions",
-    better=Better.LOWER,
-    decimals=0,
+    key="psma_tv_error_percent", name="PSMA-TV relative error", unit="%",
+    formula="100 |V found − V true| / V true", undefined="empty truth",
+    source="PSMA-TV: volume of all lesions", better=Better.LOWER, decimals=0,
     of=lambda score: _relative(score.found_ml, score.true_ml),
-)
+)  # fmt: skip
 UPTAKE_ERROR = Measure(
-    key="tl_psma_error",
-    name="TL-PSMA error",
-    unit="g/ml·ml",
+    key="tl_psma_error", name="TL-PSMA error", unit="g/ml·ml",
     formula="|T found − T true|, T the sum of SUV × voxel volume over all lesions",
-    source="TL-PSMA: volume × SUVmean",
-    better=Better.LOWER,
-    decimals=1,
+    source="TL-PSMA: volume × SUVmean", better=Better.LOWER, decimals=1,
     of=lambda score: abs(score.found_tl - score.true_tl),
-)
+)  # fmt: skip
 UPTAKE_RELATIVE_ERROR = Measure(
-    key="tl_psma_error_percent",
-    name="TL-PSMA relative error",
-    unit="%",
-    formula="100 |T found − T true| / T true",
-    undefined="T true is 0, as with an empty truth",
-    source="TL-PSMA: volume × SUVmean",
-    better=Better.LOWER,
-    decimals=0,
+    key="tl_psma_error_percent", name="TL-PSMA relative error", unit="%",
+    formula="100 |T found − T true| / T true", undefined="T true is 0, as with an empty truth",
+    source="TL-PSMA: volume × SUVmean", better=Better.LOWER, decimals=0,
     of=lambda score: _relative(score.found_tl, score.true_tl),
-)
+)  # fmt: skip
 
 MEASURES = (
-    DICE,
-    VOXEL_PPV,
-    VOXEL_SENSITIVITY,
-    LESION_PPV,
-    LESION_SENSITIVITY,
-    FALSE_POSITIVE_LESIONS,
-    FALSE_POSITIVE_ML,
-    FALSE_NEGATIVE_ML,
-    VOLUME_ERROR,
-    VOLUME_RELATIVE_ERROR,
-    UPTAKE_ERROR,
+    DICE, VOXEL_PPV, VOXEL_SENSITIVITY, LESION_PPV, LESION_SENSITIVITY, FALSE_POSITIVE_LESIONS,
+    FALSE_POSITIVE_ML, FALSE_NEGATIVE_ML, VOLUME_ERROR, VOLUME_RELATIVE_ERROR, UPTAKE_ERROR,
     UPTAKE_RELATIVE_ERROR,
-)
+)  # fmt: skip
 """All of them, in the order in which they are shown."""

@@ -49,23 +49,13 @@ _MIN_S, _H_S = 60.0, 3600.0
 # radionuclide get; 68Ga-PSMA-11: 1.8 to 2.2 MBq/kg at 60 (50 to 100) min, 18F ligands: about 250 to 370 MBq
 # at 60 to 120 min. Three times the usual is refused: no patient is given that much.
 GA68 = Radionuclide(
-    "68Ga",
-    4062.6,
-    Emission.POSITRON,
-    (Code("35337001", "SCT", "68Ga"), Code("C-131A3", "SRT", "68Ga")),
-    activity_mbq=(5.0, 1200.0),
-    usual_activity_mbq=(40.0, 400.0),
-    usual_uptake_s=(30 * _MIN_S, 110 * _MIN_S),
-)
+    "68Ga", 4062.6, Emission.POSITRON, (Code("35337001", "SCT", "68Ga"), Code("C-131A3", "SRT", "68Ga")),
+    activity_mbq=(5.0, 1200.0), usual_activity_mbq=(40.0, 400.0), usual_uptake_s=(30 * _MIN_S, 110 * _MIN_S),
+)  # fmt: skip
 F18 = Radionuclide(
-    "18F",
-    6586.2,
-    Emission.POSITRON,
-    (Code("77004003", "SCT", "18F"), Code("C-111A1", "SRT", "18F")),
-    activity_mbq=(5.0, 1800.0),
-    usual_activity_mbq=(100.0, 600.0),
-    usual_uptake_s=(30 * _MIN_S, 140 * _MIN_S),
-)
+    "18F", 6586.2, Emission.POSITRON, (Code("77004003", "SCT", "18F"), Code("C-111A1", "SRT", "18F")),
+    activity_mbq=(5.0, 1800.0), usual_activity_mbq=(100.0, 600.0), usual_uptake_s=(30 * _MIN_S, 140 * _MIN_S),
+)  # fmt: skip
 CU64 = Radionuclide(
     "64Cu", 45721.0, Emission.POSITRON, (Code("3932008", "SCT", "64Cu"), Code("C-127A2", "SRT", "64Cu"))
 )
@@ -78,15 +68,10 @@ C11 = Radionuclide(
 # 177Lu-PSMA: EANM/SNMMI guideline, doi 10.1007/s00259-023-06255-8: 3.7 to 9.3 GBq a cycle, imaged from hours
 # to a week after it.
 LU177 = Radionuclide(
-    "177Lu",
-    574300.0,
-    Emission.GAMMA,
-    (Code("447553000", "SCT", "177Lu"), Code("C-101ED", "SRT", "177Lu")),
-    activity_mbq=(100.0, 20000.0),
-    usual_activity_mbq=(1000.0, 12000.0),
-    usual_uptake_s=(2 * _H_S, 192 * _H_S),
-    photopeaks_kev=(112.9, 208.4),
-)
+    "177Lu", 574300.0, Emission.GAMMA, (Code("447553000", "SCT", "177Lu"), Code("C-101ED", "SRT", "177Lu")),
+    activity_mbq=(100.0, 20000.0), usual_activity_mbq=(1000.0, 12000.0),
+    usual_uptake_s=(2 * _H_S, 192 * _H_S), photopeaks_kev=(112.9, 208.4),
+)  # fmt: skip
 TC99M = Radionuclide(
     "99mTc", 21624.0, Emission.GAMMA, (Code("72454006", "SCT", "99mTc"), Code("C-163A8", "SRT", "99mTc"))
 )
@@ -94,12 +79,9 @@ I123 = Radionuclide(
     "123I", 47604.0, Emission.GAMMA, (Code("21572004", "SCT", "123I"), Code("C-114A4", "SRT", "123I"))
 )
 I131 = Radionuclide(
-    "131I",
-    693377.0,
-    Emission.GAMMA,
-    (Code("1368003", "SCT", "131I"), Code("C-114B1", "SRT", "131I")),
+    "131I", 693377.0, Emission.GAMMA, (Code("1368003", "SCT", "131I"), Code("C-114B1", "SRT", "131I")),
     activity_mbq=(5.0, 20000.0),
-)
+)  # fmt: skip
 IN111 = Radionuclide(
     "111In", 242330.0, Emission.GAMMA, (Code("56609000", "SCT", "111In"), Code("C-145A4", "SRT", "111In"))
 )

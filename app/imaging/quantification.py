@@ -16,12 +16,7 @@ from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.study import StudyKind
 from app.errors import UnusableStudyError
 from app.imaging.anatomy.sites import with_sites, without_sites
-from app.imaging.earlier_results import (
-    EarlierReport,
-    EarlierResult,
-    EarlierResults,
-    comparison_candidates,
-)
+from app.imaging.earlier_results import EarlierReport, EarlierResult, EarlierResults, comparison_candidates
 from app.imaging.labels import lesion_proximity
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import RigidRegistration, register_rigid

@@ -49,7 +49,7 @@ DELIVERING = "delivering"
 FORGET_AT_ONCE = 200
 """Workflows removed in one transaction: others want to write too."""
 
-ENDED = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
+ENDED_WORKFLOWS = frozenset({"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"})
 """DBOS states after which nothing more happens to a workflow."""
 
 ProcessWork = Callable[[str, int, int], None]
@@ -145,7 +145,7 @@ class DurableEngine:
         if not wanted:
             return frozenset()
         found = DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
-        return frozenset(status.workflow_id for status in found if status.status in ENDED)
+        return frozenset(status.workflow_id for status in found if status.status in ENDED_WORKFLOWS)
 
     def take_over(self, executor_id: str) -> int:
         """Put a dead executor's unfinished work back into its queues; returns how much there was."""
@@ -165,7 +165,7 @@ class DurableEngine:
         count = 0
         while True:
             found = DBOS.list_workflows(
-                status=sorted(ENDED),
+                status=sorted(ENDED_WORKFLOWS),
                 completed_before=before.isoformat(),
                 limit=FORGET_AT_ONCE,
                 load_input=False,

@@ -72,11 +72,11 @@ class NodeService:
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
         self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
-        # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._reception_audit = ReceptionAudit(stores.audit)
         self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
         self._probes = Probes(policy, self._conditions())
         on_study = self._probes.sign_of("watch")
+        # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._watcher = Watcher(stores, plan.receive, plan.examine, policy.poll_s, on_study)
         self._stopping = threading.Event()
         self._wake = threading.Event()

@@ -14,11 +14,11 @@ from itertools import pairwise
 
 from app.domain.decision import ModelRole
 from app.domain.measures import MEASURES, Measure
-from app.domain.scores import ScanScore, Validation
+from app.domain.scores import ScanScore
 from app.errors import MisconfiguredError
 from app.inference.models.card import Metric, ModelCard
 from app.inference.models.store import settings_to_measure
-from app.validation.groups import Group, described, groups_of
+from app.validation.groups import VALIDATION_NAMES, Group, described, groups_of
 
 OUR_COMMAND = "psma-node "
 CENTRE_SETTING = "internal_centre="
@@ -76,13 +76,6 @@ def _shared(card: ModelCard, centres: Collection[str], simulated: bool) -> tuple
     return (centre,) if centre in centres and same_world else ()
 
 
-IN_WORDS = {
-    Validation.INTERNAL: "internal validation",
-    Validation.EXTERNAL: "external validation",
-    Validation.NODE: "the node's own chain",
-}
-
-
 def metrics_of(scores: Sequence[ScanScore], simulated: bool, caveat: str = "") -> tuple[Metric, ...]:
     """Mean and standard deviation over patients of every measure, modality and validation.
 
@@ -104,7 +97,7 @@ def _metric(
 ) -> Metric:
     found, own = described(scores, group, measure), group.of(scores)
     centres = ", ".join(sorted({score.key.centre for score in own}))
-    cohort = f"{IN_WORDS[group.validation]}, {patients} of centre {centres}"
+    cohort = f"{VALIDATION_NAMES[group.validation].lower()}, {patients} of centre {centres}"
     undefined = f"not defined for {found.undefined} of them ({measure.undefined})" if found.undefined else ""
     return Metric(
         name=measure.title,

@@ -14,6 +14,12 @@ from app.validation.statistics import Description, PairedComparison, compare_pai
 
 VALIDATIONS = tuple(Validation)
 
+VALIDATION_NAMES = {
+    Validation.INTERNAL: "Internal validation",
+    Validation.EXTERNAL: "External validation",
+    Validation.NODE: "The node's own chain",
+}
+
 
 @dataclass(frozen=True)
 class Group:

@@ -32,13 +32,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def use_segmentation(monkeypatch: pytest.MonkeyPatch, stand_in: Callable[[], object]) -> None:
     """Every processor made from now on segments with ``stand_in``."""
-
-    class StandIn:
-        @staticmethod
-        def from_policy(policy: object) -> object:
-            return stand_in()
-
-    monkeypatch.setattr(application, "LesionSegmentation", StandIn)
+    monkeypatch.setattr(application, "LesionSegmentation", lambda policy: stand_in())
 
 
 def processor(settings: Settings) -> ChainProcessor:

@@ -11,13 +11,7 @@ import pytest
 
 from app.dicom.results.withdrawal import reason_for
 from app.domain.analysis import SupersededReport
-from app.domain.outcome import (
-    EarlierRevisions,
-    PairOutcome,
-    StandingResult,
-    Status,
-    StudyOutcome,
-)
+from app.domain.outcome import EarlierRevisions, PairOutcome, StandingResult, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import SeriesVerdict
 from app.errors import UnusableStudyError

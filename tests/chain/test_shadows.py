@@ -39,12 +39,7 @@ class FoundMuch:
 
 @pytest.fixture
 def shadowed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    class StandIn:
-        @staticmethod
-        def from_policy(policy: object) -> FoundMuch:
-            return FoundMuch()
-
-    monkeypatch.setattr(application, "ShadowModels", StandIn)
+    monkeypatch.setattr(application, "ShadowModels", lambda policy: FoundMuch())
     return replace(settings, segment=replace(settings.segment, shadow_models=(MARK,)))
 
 

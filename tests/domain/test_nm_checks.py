@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.quantities.nm_checks import (
-    check_detectors,
-    check_energy,
-    check_frames,
-    check_spacing,
-)
+from app.domain.quantities.nm_checks import check_detectors, check_energy, check_frames, check_spacing
 from app.domain.quantities.plausibility import retention_warnings
 from app.domain.radionuclides import GA68, LU177, RADIONUCLIDES
 from app.domain.refusal import Reason, RefusalCode

@@ -28,7 +28,7 @@ def served(tmp_path: Path) -> Segmented:
 
 def shadows(models: Path, *ids: str) -> ShadowModels:
     policy = SegmentPolicy(models_dir=str(models), device=DeviceChoice.CPU, shadow_models=ids)
-    return ShadowModels.from_policy(policy)
+    return ShadowModels(policy)
 
 
 def test_a_shadow_is_compared_by_dice_volume_and_count(served: Segmented, tmp_path: Path) -> None:

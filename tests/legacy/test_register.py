@@ -12,7 +12,6 @@ from app.domain.study import Patient
 from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodeEarlierResults
-from app.node.records.outbox import outcome_of
 from app.node.records.runs import RunKey
 from app.node.records.stores import NodeStores, open_stores
 from tests.legacy.test_upgrade import Legacy, cluster, legacy
@@ -46,7 +45,7 @@ def test_the_pets_of_an_earlier_version_are_the_priors_of_their_patients(
     [result] = priors(stores, patient)
     assert (result.study_instance_uid, result.series_instance_uid) == (study, f"{study}.1")
     assert (result.acquired_at, result.lesion_count) == (ACQUIRED_AT, 1)
-    outcome = outcome_of(stores.outbox, RunKey(study, 1))
+    outcome = stores.outbox.outcome_of(RunKey(study, 1))
     assert outcome is not None
     [pair] = outcome.pairs
     uids = {file.kind: file.sop_instance_uid for file in pair.files}
@@ -64,7 +63,7 @@ def test_a_result_that_the_earlier_version_did_not_come_to_register_is_registere
     [before] = stores.results.of_patient(FALK, LATER)
     stores.results.withdraw(RunKey(run.study_instance_uid, 2), [before.functional_series_instance_uid])
     assert priors(stores, FALK) == []
-    outcome = outcome_of(stores.outbox, run)
+    outcome = stores.outbox.outcome_of(run)
     assert outcome is not None
     stores.results.register_old(run, outcome)
     [again] = stores.results.of_patient(FALK, LATER)

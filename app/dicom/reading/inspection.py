@@ -65,13 +65,7 @@ def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
     return PairInspection(selection.kind, *uids, verdict, None, decisions)
 
 
-FILE_SUFFIX = {
-    Unit.SUVBW: "SUVbw",
-    Unit.BQML: "Bqml",
-    Unit.HU: "HU",
-    Unit.SUL: "SUL",
-    Unit.SUVBSA: "SUVbsa",
-}
+FILE_SUFFIX = {Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU", Unit.SUL: "SUL", Unit.SUVBSA: "SUVbsa"}
 
 
 @dataclass(frozen=True)
@@ -178,10 +172,7 @@ def _study(
 
 
 def _series(
-    series: Series,
-    verdict: SeriesVerdict,
-    policies: tuple[SelectionPolicy, LoadPolicy],
-    volumes: Path | None,
+    series: Series, verdict: SeriesVerdict, policies: tuple[SelectionPolicy, LoadPolicy], volumes: Path | None
 ) -> SeriesInspection:
     selection, loading = policies
     tracer, decisions = _tracer(series, selection)

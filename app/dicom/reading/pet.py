@@ -37,9 +37,7 @@ PHILIPS_CREATOR = "Philips PET Private Group"
 
 
 def read_pet(
-    series: Series,
-    administrations: Sequence[SiteAdministration] = (),
-    series_time_rules: bool = False,
+    series: Series, administrations: Sequence[SiteAdministration] = (), series_time_rules: bool = False
 ) -> FunctionalImage:
     """A series of PET Image Storage in physical units, with the site's section ``load``.
 

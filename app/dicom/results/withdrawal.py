@@ -15,11 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from highdicom.sr import (
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    TrackingIdentifier,
-)
+from highdicom.sr import MeasurementReport, MeasurementsAndQualitativeEvaluations, TrackingIdentifier
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM

@@ -231,11 +231,7 @@ def _voxels_by_label(labels: LabelMap) -> Iterator[tuple[int, IndexArray]]:
 
 
 def _measure_lesion(
-    number: int,
-    voxels: IndexArray,
-    grid: Grid,
-    images: tuple[Volume, Volume | None],
-    kernel: PeakKernel,
+    number: int, voxels: IndexArray, grid: Grid, images: tuple[Volume, Volume | None], kernel: PeakKernel
 ) -> Lesion:
     suv, activity = images
     uptake = _values(suv, voxels)

@@ -47,98 +47,57 @@ PSMA_617_GA68 = Tracer("68Ga-PSMA-617", "68Ga-PSMA-617", "68Ga", Code("126759", 
 PSMA_1007_F18 = Tracer("18F-PSMA-1007", "18F-PSMA-1007", "18F", Code("126758", "DCM", "PSMA-1007 F-18"))
 DCFPYL_F18 = Tracer("18F-DCFPyL", "piflufolastat F-18", "18F", Code("C116352", "NCIt", "Piflufolastat F-18"))
 PSMA_617_LU177 = Tracer(
-    "177Lu-PSMA-617",
-    "lutetium Lu-177 vipivotide tetraxetan",
-    "177Lu",
+    "177Lu-PSMA-617", "lutetium Lu-177 vipivotide tetraxetan", "177Lu",
     Code("1263794005", "SCT", "Lutetium (177-Lu) vipivotide tetraxetan"),
-)
+)  # fmt: skip
 
 KNOWN_TRACERS = (PSMA_11_GA68, PSMA_617_GA68, PSMA_1007_F18, DCFPYL_F18, PSMA_617_LU177)
 """PSMA ligands: allowed unless the site says otherwise."""
 
 OTHER_TRACERS = (
     Tracer(
-        "18F-FDG",
-        "fludeoxyglucose F-18",
-        "18F",
-        Code("35321007", "SCT", "Fluorodeoxyglucose F-18"),
-        (Code("C-B1031", "SRT"), Code("Y-X1743", "SRT")),
-        r"\bFDG\b|fluoro-?deoxy-?glucose|fludeoxyglucose",
+        "18F-FDG", "fludeoxyglucose F-18", "18F", Code("35321007", "SCT", "Fluorodeoxyglucose F-18"),
+        (Code("C-B1031", "SRT"), Code("Y-X1743", "SRT")), r"\bFDG\b|fluoro-?deoxy-?glucose|fludeoxyglucose",
     ),
     Tracer(
-        "18F-NaF",
-        "sodium fluoride F-18",
-        "18F",
-        Code("129501009", "SCT", "Sodium fluoride F-18"),
-        (Code("C-B1032", "SRT"),),
-        r"\bNaF\b|sodium fluoride",
+        "18F-NaF", "sodium fluoride F-18", "18F", Code("129501009", "SCT", "Sodium fluoride F-18"),
+        (Code("C-B1032", "SRT"),), r"\bNaF\b|sodium fluoride",
     ),
     Tracer(
-        "18F-fluorocholine",
-        "fluorocholine F-18",
-        "18F",
-        Code("456992002", "SCT", "Fluorocholine F-18"),
-        (Code("C-E0273", "SRT"),),
-        "choline",
+        "18F-fluorocholine", "fluorocholine F-18", "18F", Code("456992002", "SCT", "Fluorocholine F-18"),
+        (Code("C-E0273", "SRT"),), "choline",
     ),
     Tracer(
-        "18F-fluciclovine",
-        "fluciclovine F-18",
-        "18F",
-        Code("457000009", "SCT", "Fluciclovine F-18"),
-        (Code("C-E026A", "SRT"),),
-        "fluciclovine|axumin",
+        "18F-fluciclovine", "fluciclovine F-18", "18F", Code("457000009", "SCT", "Fluciclovine F-18"),
+        (Code("C-E026A", "SRT"),), "fluciclovine|axumin",
     ),
     Tracer(
-        "18F-FES",
-        "fluoroestradiol F-18",
-        "18F",
-        Code("926372005", "SCT", "Fluoroestradiol F-18"),
-        (),
+        "18F-FES", "fluoroestradiol F-18", "18F", Code("926372005", "SCT", "Fluoroestradiol F-18"), (),
         r"\bFES\b",
     ),
     Tracer(
-        "18F-FET",
-        "fluoroethyltyrosine F-18",
-        "18F",
-        Code("424708001", "SCT", "Fluorethyltyrosin F-18"),
-        (Code("C-B07E0", "SRT"),),
-        r"\bFET\b|fluoro-?ethyl-?tyrosine?",
+        "18F-FET", "fluoroethyltyrosine F-18", "18F", Code("424708001", "SCT", "Fluorethyltyrosin F-18"),
+        (Code("C-B07E0", "SRT"),), r"\bFET\b|fluoro-?ethyl-?tyrosine?",
     ),
     Tracer(
-        "18F-FDOPA",
-        "fluorodopa F-18",
-        "18F",
-        Code("5811000122108", "SCT", "Fluoro-L-dopa F-18"),
-        (Code("C-E0241", "SRT"),),
-        r"F-?DOPA|fluoro-?(L-)?dopa",
+        "18F-FDOPA", "fluorodopa F-18", "18F", Code("5811000122108", "SCT", "Fluoro-L-dopa F-18"),
+        (Code("C-E0241", "SRT"),), r"F-?DOPA|fluoro-?(L-)?dopa",
     ),
     Tracer(
-        "177Lu-DOTATATE",
-        "lutetium Lu-177 dotatate",
-        "177Lu",
-        Code("781259000", "SCT", "Lutetium Lu-177 DOTATATE"),
-        (),
+        "177Lu-DOTATATE", "lutetium Lu-177 dotatate", "177Lu",
+        Code("781259000", "SCT", "Lutetium Lu-177 DOTATATE"), (),
         r"dota-?(ta?te|toc|noc)|octreotate|lutathera|edotreotide",
     ),
     Tracer(
-        "68Ga-DOTATATE",
-        "gallium Ga-68 dotatate",
-        "68Ga",
-        Code("724025002", "SCT", "Dotatate Ga-68"),
-        (),
+        "68Ga-DOTATATE", "gallium Ga-68 dotatate", "68Ga", Code("724025002", "SCT", "Dotatate Ga-68"), (),
         r"dota-?ta?te|octreotate|netspot",
     ),
     Tracer(
-        "68Ga-DOTATOC",
-        "edotreotide Ga-68",
-        "68Ga",
-        Code("C2713594", "UMLS", "Edotreotide Ga-68"),
-        (),
+        "68Ga-DOTATOC", "edotreotide Ga-68", "68Ga", Code("C2713594", "UMLS", "Edotreotide Ga-68"), (),
         r"dota-?toc|edotreotide",
     ),
     Tracer("68Ga-FAPI", "Ga-68 fibroblast activation protein inhibitor", "68Ga", None, (), r"\bFAPI"),
-)
+)  # fmt: skip
 """Recognised so that a refusal can name them; used only when the site allows them."""
 
 

@@ -25,13 +25,7 @@ from app.imaging.registration.search import (
     measure_stretch,
     refine,
 )
-from app.imaging.registration.working_ct import (
-    WorkingCt,
-    bone_centre_mm,
-    bone_ml,
-    smoothed,
-    working_ct,
-)
+from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, bone_ml, smoothed, working_ct
 from app.imaging.resampling import resample
 
 BONE_SHARE = 0.2

@@ -32,11 +32,7 @@ _FILE_RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 class _Ruleset(ctypes.Structure):
     """``struct landlock_ruleset_attr``; earlier kernels know its beginning only."""
 
-    _fields_ = [
-        ("files", ctypes.c_uint64),
-        ("network", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    ]
+    _fields_ = [("files", ctypes.c_uint64), ("network", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]
 
 
 def leave_network() -> tuple[str, ...]:

@@ -108,12 +108,7 @@ def encode_prior(mask: NDArray[np.bool_], spacing_zyx_mm: tuple[float, float, fl
     return encoded
 
 
-FUNCTIONAL = {
-    ModelRole.M1: "PET",
-    ModelRole.M2: "SPECT",
-    ModelRole.M3: "PET or SPECT",
-    ModelRole.M4: "SPECT",
-}
+FUNCTIONAL = {ModelRole.M1: "PET", ModelRole.M2: "SPECT", ModelRole.M3: "PET or SPECT", ModelRole.M4: "SPECT"}
 """The functional image each model takes, as cards call it."""
 
 SUV_UNIT, CT_UNIT, PRIOR_UNIT = "g/ml SUVbw", "HU", "1"

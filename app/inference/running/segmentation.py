@@ -24,19 +24,31 @@ from app.inference.models.store import ModelStore, choose_setting, explain_choic
 from app.inference.policy import SegmentPolicy
 from app.inference.running.segmenter import Segmenter
 
+_log = logging.getLogger(__name__)
 
-class LesionSegmentation:
-    """Holds the models; each is verified and loaded once, when first needed, and stays warm."""
+NO_PRIOR = "not run: M4 looks at PET lesions, and no prior fitted"
 
-    def __init__(self, store: ModelStore, policy: SegmentPolicy) -> None:
-        self._store = store
+
+class WarmModels:
+    """The models of the site's folder; each is verified and loaded when first needed, and stays warm."""
+
+    def __init__(self, policy: SegmentPolicy) -> None:
+        self._store = ModelStore(policy.models_folder)
         self._policy = policy
         self._segmenters: dict[str, Segmenter] = {}
 
-    @classmethod
-    def from_policy(cls, policy: SegmentPolicy) -> LesionSegmentation:
-        """The models of the site's folder; nothing is loaded yet."""
-        return cls(ModelStore(policy.models_folder), policy)
+    def _segmenter(self, card: ModelCard) -> Segmenter:
+        if card.id not in self._segmenters:
+            self._segmenters[card.id] = Segmenter(self._store.verify(card), self._policy.device)
+        return self._segmenters[card.id]
+
+
+class LesionSegmentation(WarmModels):
+    """Runs the model that serves a pair."""
+
+    def __init__(self, policy: SegmentPolicy) -> None:
+        super().__init__(policy)
+        self._serving: dict[str, ModelCard] = {}
 
     def segment(self, aligned: Aligned) -> Segmented:
         """Choose the model, run it, number its lesions.
@@ -47,7 +59,9 @@ class LesionSegmentation:
         """
         loaded = aligned.loaded
         setting = choose_setting(loaded.selection.kind, aligned.prior is not None)
-        segmenter = self._segmenter(setting)
+        if setting not in self._serving:
+            self._serving[setting] = serving_model(self._store, self._policy, setting)
+        segmenter = self._segmenter(self._serving[setting])
         network_input = _network_input(aligned, segmenter.card.role)
         run = segmenter.run(network_input)
         lesions = label_lesions(run.mask, network_input.grid, self._policy.minimum_lesion_ml)
@@ -60,16 +74,6 @@ class LesionSegmentation:
             *run.decisions,
         )
         return Segmented(aligned, lesions.labels, model, decisions, run.computed_by)
-
-    def _segmenter(self, setting: str) -> Segmenter:
-        if setting not in self._segmenters:
-            card = serving_model(self._store, self._policy, setting)
-            loaded = {segmenter.card.id: segmenter for segmenter in self._segmenters.values()}
-            self._segmenters[setting] = loaded.get(card.id) or self._loaded(card)
-        return self._segmenters[setting]
-
-    def _loaded(self, card: ModelCard) -> Segmenter:
-        return Segmenter(self._store.verify(card), self._policy.device)
 
 
 def segment_lesions(segmenter: Segmenter, aligned: Aligned, minimum_lesion_ml: float) -> LabelledLesions:
@@ -102,23 +106,8 @@ def _about_dropped(lesions: LabelledLesions) -> tuple[Decision, ...]:
     return (Decision("segment", text),)
 
 
-_log = logging.getLogger(__name__)
-
-NO_PRIOR = "not run: M4 looks at PET lesions, and no prior fitted"
-
-
-class ShadowModels:
-    """The site's shadow models; each is loaded when first needed, and stays warm."""
-
-    def __init__(self, store: ModelStore, policy: SegmentPolicy) -> None:
-        self._store = store
-        self._policy = policy
-        self._segmenters: dict[str, Segmenter] = {}
-
-    @classmethod
-    def from_policy(cls, policy: SegmentPolicy) -> ShadowModels:
-        """Those of the site's folder; nothing is loaded yet."""
-        return cls(ModelStore(policy.models_folder), policy)
+class ShadowModels(WarmModels):
+    """Runs the site's shadow models."""
 
     def compare(self, segmented: Segmented) -> tuple[ShadowComparison, ...]:
         """Run every shadow model that can look at this pair; a fault of one is its result."""
@@ -155,17 +144,8 @@ class ShadowModels:
         segmenter = self._segmenter(card)
         lesions = segment_lesions(segmenter, segmented.aligned, self._policy.minimum_lesion_ml)
         counts = count_voxels(lesions.labels.array > 0, segmented.labels.array > 0)
-        return replace(
-            known,
-            prior_used=card.role is ModelRole.M4,
-            found=_summary(lesions.labels),
-            dice=counts.dice,
-        )
-
-    def _segmenter(self, card: ModelCard) -> Segmenter:
-        if card.id not in self._segmenters:
-            self._segmenters[card.id] = Segmenter(self._store.verify(card), self._policy.device)
-        return self._segmenters[card.id]
+        is_m4 = card.role is ModelRole.M4
+        return replace(known, prior_used=is_m4, found=_summary(lesions.labels), dice=counts.dice)
 
 
 def _summary(labels: LabelMap) -> MaskSummary:

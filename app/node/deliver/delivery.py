@@ -22,12 +22,8 @@ from app.node.records.deliveries import (
     DeliveryTransition,
     PlannedInstance,
 )
-from app.node.records.outbox import outcome_of
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.runs import FINAL, RunKey, StudyState
 from app.node.records.stores import NodeStores
-
-SUPERSEDING = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
-"""States of a later revision that takes the place of this one, be it with results or without."""
 
 REPORTS = (ResultKind.SR, NoticeKind.SR)
 """Sent first, so that a destination that has anything of a revision has the report that a later one names."""
@@ -123,7 +119,7 @@ class ResultDelivery:
         running = [other.key.revision for other in later if other.state is StudyState.RUNNING]
         if running:
             return SendResult(unreached=f"revision {running[0]}, being processed, may take its place")
-        if any(other.state in SUPERSEDING or self._stores.deliveries.of_run(other.key) for other in later):
+        if any(other.state in FINAL or self._stores.deliveries.of_run(other.key) for other in later):
             return SendResult(superseded=True)
         return None
 
@@ -170,7 +166,7 @@ class ResultDelivery:
     def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
         """A study that only withdrew an earlier result stays rejected, with its reason."""
         try:
-            outcome = outcome_of(self._stores.outbox, run)
+            outcome = self._stores.outbox.outcome_of(run)
         except MisconfiguredError as error:  # everything has arrived; only the words are lost
             _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
             return StudyState.DONE, str(error)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import EarlierRevisions, ResultFile, StandingResult, StudyOutcome
-from app.errors import RetryLaterError
+from app.errors import MisconfiguredError, RetryLaterError
 from app.node.records.deliveries import DeliveryState
-from app.node.records.outbox import is_readable, readable_outcome_of
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores
 
@@ -30,7 +29,7 @@ def earlier_revisions(stores: NodeStores, run: RunKey) -> EarlierRevisions:
             continue
         if earlier.state is StudyState.RUNNING:
             raise RetryLaterError(f"revision {earlier.key.revision} of the study is still being processed")
-        outcome = readable_outcome_of(stores.outbox, earlier.key)
+        outcome = stores.outbox.readable_outcome_of(earlier.key)
         taken = _taken(stores, earlier.key, outcome) if outcome else frozenset()
         if outcome is None or not taken:
             continue
@@ -52,7 +51,7 @@ def unreadable_results(stores: NodeStores, run: RunKey) -> str:
     unreadable = [
         str(earlier.key.revision)
         for earlier in stores.runs.of_study(run.study_instance_uid)
-        if earlier.key.revision < run.revision and not is_readable(stores.outbox, earlier.key)
+        if earlier.key.revision < run.revision and not _is_readable(stores, earlier.key)
     ]
     if not unreadable:
         return ""
@@ -62,9 +61,17 @@ def unreadable_results(stores: NodeStores, run: RunKey) -> str:
     )
 
 
+def _is_readable(stores: NodeStores, run: RunKey) -> bool:
+    try:
+        stores.outbox.outcome_of(run)
+    except MisconfiguredError:
+        return False
+    return True
+
+
 def _own_notices(stores: NodeStores, run: RunKey) -> dict[str, SupersededReport]:
     """A person had this revision tried again after it had withdrawn results: a result replaces the notice."""
-    outcome = readable_outcome_of(stores.outbox, run) if stores.deliveries.of_run(run) else None
+    outcome = stores.outbox.readable_outcome_of(run) if stores.deliveries.of_run(run) else None
     if outcome is None:
         return {}
     return {notice.functional_series_instance_uid: notice for notice in _notices(run, outcome)}

@@ -24,13 +24,9 @@ from app.domain.volume import LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.node.records.inbox import Inbox
-from app.node.records.outbox import readable_outcome_of
 from app.node.records.results import RegisteredResult, SeriesSubject
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.runs import FINAL, RunKey
 from app.node.records.stores import NodeStores
-
-ENDED = (StudyState.DELIVERING, StudyState.DONE, StudyState.REJECTED)
-"""States of a revision whose results are final."""
 
 
 class NodeEarlierResults:
@@ -64,7 +60,7 @@ class NodeEarlierResults:
             times = {StudyKind.PET_CT: study.pet_acquired_at, StudyKind.SPECT_CT: study.spect_acquired_at}
             earlier = {kind: when for kind, when in times.items() if when is not None and when < before}
             key = self._latest_ended(study.study_instance_uid) if earlier else None
-            outcome = readable_outcome_of(self._stores.outbox, key) if key else None
+            outcome = self._stores.outbox.readable_outcome_of(key) if key else None
             if key is None or outcome is None or outcome.status is not Status.DONE:
                 continue  # it has withdrawn what earlier ones had found
             for pair in outcome.pairs:
@@ -72,12 +68,12 @@ class NodeEarlierResults:
                     yield RegisteredResult.of(key, SeriesSubject(patient, earlier[pair.kind]), pair), pair
 
     def _latest_ended(self, study_instance_uid: str) -> RunKey | None:
-        ended = [run.key for run in self._stores.runs.of_study(study_instance_uid) if run.state in ENDED]
+        ended = [run.key for run in self._stores.runs.of_study(study_instance_uid) if run.state in FINAL]
         return max(ended, key=lambda key: key.revision, default=None)
 
     def _pair(self, row: RegisteredResult) -> PairOutcome | None:
         """What the outcome says of a registered result; ``None`` when it can't be read."""
-        outcome = readable_outcome_of(self._stores.outbox, row.run)
+        outcome = self._stores.outbox.readable_outcome_of(row.run)
         pairs = outcome.pairs if outcome else ()
         series = row.functional_series_instance_uid
         return next((pair for pair in pairs if pair.functional_series_instance_uid == series), None)

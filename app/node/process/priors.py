@@ -17,14 +17,12 @@ from app.domain.outcome import PairOutcome
 from app.domain.refusal import RefusalCode
 from app.domain.study import StudyKind
 from app.node.records.audit import AuditEvent
-from app.node.records.outbox import readable_outcome_of
-from app.node.records.runs import Run, RunKey, RunLedger, StudyState
+from app.node.records.runs import WITH_RESULTS, Run, RunKey, RunLedger, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyLedger
 
 ADVICE = "psma-node retry --again analyses it with this prior"
 
-_ANALYSED = (StudyState.DELIVERING, StudyState.DONE)
 _UNDER_WAY = {StudyState.QUEUED: "is queued", StudyState.RUNNING: "is running"}
 
 _log = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class PriorWait:
 
 def late_prior(stores: NodeStores, run: Run) -> str:
     """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
-    return _missed(stores, run.key) if run.state in _ANALYSED else ""
+    return _missed(stores, run.key) if run.state in WITH_RESULTS else ""
 
 
 def note_late_priors(stores: NodeStores, ended: RunKey) -> None:
@@ -91,7 +89,7 @@ def note_late_priors(stores: NodeStores, ended: RunKey) -> None:
     for study in (ended.study_instance_uid, *stores.studies.later_spects(ended.study_instance_uid)):
         revisions = stores.runs.of_study(study)
         # a running one with results in the outbox is about to end
-        if revisions and revisions[-1].state in (*_ANALYSED, StudyState.RUNNING):
+        if revisions and revisions[-1].state in (*WITH_RESULTS, StudyState.RUNNING):
             _note(stores, revisions[-1].key)
 
 
@@ -116,7 +114,7 @@ def _missed(stores: NodeStores, spect: RunKey) -> str:
 
 
 def _found_no_prior(stores: NodeStores, run: RunKey) -> bool:
-    outcome = readable_outcome_of(stores.outbox, run)
+    outcome = stores.outbox.readable_outcome_of(run)
     return outcome is not None and any(_is_without(pair) for pair in outcome.pairs)
 
 

@@ -9,13 +9,11 @@ from collections import OrderedDict
 from app.domain.outcome import ShadowComparison, ShadowWork
 from app.errors import describe_exception
 from app.node.records.audit import AuditEvent
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.runs import WITH_RESULTS, RunKey
 from app.node.records.stores import NodeStores
 
 MOST_WAITING = 4
 """Each holds a study's volumes in memory; more wait only where a study was never recorded."""
-
-SERVED = (StudyState.DELIVERING, StudyState.DONE)
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class WaitingShadows:
         """Run the study's shadow models and keep what they found; a fault goes to the log alone."""
         work = self.take(key)
         try:
-            if self._stores.runs.get(key).state not in SERVED:
+            if self._stores.runs.get(key).state not in WITH_RESULTS:
                 return
             if work is None:
                 _log.warning("shadow models not run: the node was restarted meanwhile", extra=key.facts)

@@ -27,7 +27,6 @@ from app.node.process.earlier_revisions import earlier_revisions, unreadable_res
 from app.node.process.priors import PriorWait, note_late_priors
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
-from app.node.records.outbox import outcome_of
 from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores
@@ -234,7 +233,7 @@ class StudyWork:
 
         A rejected study has something to say when it withdraws the result of an earlier revision.
         """
-        outcome = outcome_of(self._stores.outbox, key)
+        outcome = self._stores.outbox.outcome_of(key)
         if outcome is None:
             return False
         self._stores.results.register_old(key, outcome)
@@ -265,7 +264,7 @@ class StudyWork:
     def _audit(self, key: RunKey, tried: AttemptResult, transition: RunTransition) -> None:
         facts: dict[str, object] = {"revision": key.revision, "reason": tried.reason}
         if tried.kind in (AttemptKind.DONE, AttemptKind.REJECTED):
-            outcome = outcome_of(self._stores.outbox, key)
+            outcome = self._stores.outbox.outcome_of(key)
             facts |= {} if outcome is None else _results_in_words(outcome)
             event = AuditEvent.PROCESSED if tried.kind is AttemptKind.DONE else AuditEvent.REJECTED
         else:

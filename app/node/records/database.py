@@ -10,20 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
-from sqlalchemy import (
-    Connection,
-    DateTime,
-    Engine,
-    Enum,
-    Float,
-    Select,
-    String,
-    Text,
-    create_engine,
-    event,
-    inspect,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -62,7 +49,7 @@ _SCHEMA_LOCK = 0x70736D61
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware instant, kept in UTC without an offset, which every database orders correctly."""
 
-    impl = DateTime
+    impl = sa.DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -89,7 +76,7 @@ class PlainText(TypeDecorator[str]):
         max_length: more is cut off; 0 for no limit.
     """
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     def __init__(self, max_length: int = 0) -> None:
@@ -110,7 +97,7 @@ class LocalDateTime(TypeDecorator[datetime]):
     It always has microseconds, so that the order of the text is the order in time.
     """
 
-    impl = String(32)
+    impl = sa.String(32)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
@@ -121,20 +108,20 @@ class LocalDateTime(TypeDecorator[datetime]):
         return None if value is None else datetime.fromisoformat(value)
 
 
-def text_enum(kind: type[StrEnum]) -> Enum:
+def text_enum(kind: type[StrEnum]) -> sa.Enum:
     """A column of 16 characters that holds a member's value; the database does not check it."""
     values = [member.value for member in kind]
-    return Enum(kind, native_enum=False, length=16, values_callable=lambda _: values)
+    return sa.Enum(kind, native_enum=False, length=16, values_callable=lambda _: values)
 
 
-Uid = Annotated[str, mapped_column(String(64))]
+Uid = Annotated[str, mapped_column(sa.String(64))]
 """A DICOM UID (PS3.5 9.1)."""
 
 
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """What the rows of every table have in common."""
 
-    type_annotation_map = {datetime: UtcDateTime, str: PlainText(), float: Float()}  # noqa: RUF012  only read
+    type_annotation_map = {datetime: UtcDateTime, str: PlainText(), float: sa.Float()}  # noqa: RUF012  only read
 
 
 metadata = Base.metadata
@@ -143,23 +130,23 @@ metadata = Base.metadata
 class Ledger:
     """Reads and changes rows; each method is one transaction."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
 
 T = TypeVar("T")
 
 
-def fetch(engine: Engine, query: Select[T]) -> tuple[T, ...]:
+def fetch(engine: sa.Engine, query: sa.Select[T]) -> tuple[T, ...]:
     """Everything that a query of one row class, or of one column, finds."""
     with Session(engine) as session:
         return tuple(session.scalars(query))
 
 
-def upsert(engine: Engine, row: type[Base], **values: object) -> None:
+def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:
     """Write a row; where there is one with this primary key, only the other values given are changed."""
     insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    key = [column.name for column in inspect(row).primary_key]
+    key = [column.name for column in sa.inspect(row).primary_key]
     new = insert(row).values(**values)
     others = {name: new.excluded[name] for name in values if name not in key}
     with engine.begin() as connection:
@@ -169,7 +156,7 @@ def upsert(engine: Engine, row: type[Base], **values: object) -> None:
             connection.execute(new.on_conflict_do_nothing())
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str) -> sa.Engine:
     """An engine for ``url``, with every table in place, those of an earlier version taken over.
 
     Args:
@@ -191,7 +178,7 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def _bring_up_to_date(engine: Engine) -> None:
+def _bring_up_to_date(engine: sa.Engine) -> None:
     try:
         with engine.connect() as connection:
             is_current = migrations.found_revision(connection) == migrations.REVISION
@@ -204,10 +191,10 @@ def _bring_up_to_date(engine: Engine) -> None:
         raise
 
 
-def _lock_schema(connection: Connection) -> None:
+def _lock_schema(connection: sa.Connection) -> None:
     """Lock the schema until the transaction ends; SQLite's driver would not begin a transaction itself."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
     else:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -234,7 +221,7 @@ def database_url(url: str) -> URL:
     )
 
 
-def create_database_engine(url: str) -> Engine:
+def create_database_engine(url: str) -> sa.Engine:
     """An engine with the durability this node promises, no table touched. Raises as :func:`open_database`."""
     parsed = database_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -243,13 +230,13 @@ def create_database_engine(url: str) -> Engine:
     arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
     try:
         # an error's text would quote a row, and rows name patients
-        engine = create_engine(
+        engine = sa.create_engine(
             parsed, connect_args=arguments, pool_pre_ping=not is_sqlite, hide_parameters=True, **pool
         )
     except (ArgumentError, ImportError) as error:
         raise _unusable(error) from error
     if is_sqlite:
-        event.listen(engine, "connect", _set_sqlite_durability)
+        sa.event.listen(engine, "connect", _set_sqlite_durability)
     return engine
 
 
@@ -260,12 +247,12 @@ def database_cause(error: SQLAlchemyError) -> str:
     return words[0] if driver is not None and words else type(error).__name__
 
 
-def database_place(engine: Engine) -> str:
+def database_place(engine: sa.Engine) -> str:
     """The URL without its password, wherever that stands in it."""
     return engine.url.set(query={}).render_as_string(hide_password=True)
 
 
-def database_advice(engine: Engine) -> str:
+def database_advice(engine: sa.Engine) -> str:
     """What to look at when a database can't be opened."""
     if engine.dialect.name == "sqlite":
         return "may this user read and write the file and its folder, and is there room on the disk?"

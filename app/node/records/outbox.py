@@ -28,6 +28,8 @@ from app.node.records.runs import RunKey
 
 REPLACED = "replaced"
 
+_log = logging.getLogger(__name__)
+
 
 class Outbox:
     """Result folders under ``folder``, which several executors may share."""
@@ -64,6 +66,25 @@ class Outbox:
             with _disk_to_wait_for():
                 self._put_back(working)
             shutil.rmtree(working, ignore_errors=True)
+
+    def outcome_of(self, run: RunKey) -> StudyOutcome | None:
+        """The outcome of a run; ``None`` when it ended before the chain had anything to say.
+
+        Raises:
+            MisconfiguredError: its file is damaged, or of a version that this one can't read.
+        """
+        try:
+            return read_outcome(self.folder_of(run))
+        except FileNotFoundError:
+            return None
+
+    def readable_outcome_of(self, run: RunKey) -> StudyOutcome | None:
+        """As :meth:`outcome_of`; an unreadable one goes into the log and counts as none."""
+        try:
+            return self.outcome_of(run)
+        except MisconfiguredError as error:
+            _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
+            return None
 
     def recover(self) -> int:
         """Put back what was being replaced when this executor stopped, and remove what was being written.
@@ -107,36 +128,3 @@ def _disk_to_wait_for() -> Iterator[None]:
             f"node.data_dir does not take the results: {error.strerror or type(error).__name__}; "
             "look at its free space"
         ) from error
-
-
-_log = logging.getLogger(__name__)
-
-
-def outcome_of(outbox: Outbox, run: RunKey) -> StudyOutcome | None:
-    """The outcome of a run; ``None`` when it ended before the chain had anything to say.
-
-    Raises:
-        MisconfiguredError: its file is damaged, or of a version that this one can't read.
-    """
-    try:
-        return read_outcome(outbox.folder_of(run))
-    except FileNotFoundError:
-        return None
-
-
-def readable_outcome_of(outbox: Outbox, run: RunKey) -> StudyOutcome | None:
-    """As :func:`outcome_of`; an unreadable one goes into the log and counts as none."""
-    try:
-        return outcome_of(outbox, run)
-    except MisconfiguredError as error:
-        _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
-        return None
-
-
-def is_readable(outbox: Outbox, run: RunKey) -> bool:
-    """Whether a run's outcome can be read, or there is none."""
-    try:
-        outcome_of(outbox, run)
-    except MisconfiguredError:
-        return False
-    return True

@@ -41,6 +41,12 @@ class StudyState(StrEnum):
 UNPROCESSED = (StudyState.QUEUED, StudyState.RUNNING, StudyState.FAILED)
 """States from which an attempt may start: a crash leaves ``running`` behind."""
 
+WITH_RESULTS = (StudyState.DELIVERING, StudyState.DONE)
+"""States of a revision whose results are written."""
+
+FINAL = (*WITH_RESULTS, StudyState.REJECTED)
+"""States of a revision that takes the place of earlier ones, be it with results or without."""
+
 
 @dataclass(frozen=True)
 class RunKey:

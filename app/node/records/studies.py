@@ -146,5 +146,3 @@ class StudyLedger(Ledger):
 
     def _select(self, *conditions: ColumnElement[bool]) -> tuple[StudyRow, ...]:
         return fetch(self._engine, select(StudyRow).where(*conditions))
-
-

@@ -15,7 +15,7 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, DeliveryState
 from app.node.records.inbox import InboxStudy
-from app.node.records.runs import Run, StudyState
+from app.node.records.runs import WITH_RESULTS, Run, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 
@@ -168,9 +168,6 @@ _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
 
 DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
 
-_RESENDABLE = (StudyState.DONE, StudyState.DELIVERING)
-"""The second is a sending again that was cut short before its first delivery was planned."""
-
 
 def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
     """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
@@ -201,7 +198,8 @@ def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
     """
     run = _latest(stores, study_instance_uid)
     delivered = stores.deliveries.of_run(run.key)
-    if run.state not in _RESENDABLE or any(item.state is DeliveryState.PENDING for item in delivered):
+    # delivering: a sending again that was cut short before its first delivery was planned
+    if run.state not in WITH_RESULTS or any(item.state is DeliveryState.PENDING for item in delivered):
         raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
     if not delivered:
         raise MisconfiguredError("the results were sent nowhere; they are in the data folder")

@@ -12,25 +12,14 @@ from itertools import pairwise
 import numpy as np
 
 from app.domain.volume import FloatArray
-from app.phantom.anatomy.body import (
-    Arms,
-    Habitus,
-    Physiology,
-    Tissue,
-    arm_outline,
-    arm_skeleton,
-    draw_habitus,
-    draw_physiology,
-    lognormal,
-    trunk_outline,
-)
+from app.phantom.anatomy import body
 from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, Vector, euler, tube
 from app.phantom.anatomy.skeleton import BoneRegion, Site, build_skeleton, scaled_sites, spine_y
 
 
-def _thorax(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _thorax(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Lungs, mediastinum, heart and great vessels."""
-    lung, blood = physiology[Tissue.LUNG], physiology[Tissue.BLOOD]
+    lung, blood = physiology[body.Tissue.LUNG], physiology[body.Tissue.BLOOD]
     dome = float(rng.normal(0, 6))
     shapes = [
         Shape((side * 74, 8, 705 + dome), (56, 80, 122), -820, lung, ROUNDED, euler(0, -side * 4, 0))
@@ -46,9 +35,9 @@ def _thorax(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
     return shapes
 
 
-def _retroperitoneum(physiology: Physiology) -> list[Shape]:
+def _retroperitoneum(physiology: body.Physiology) -> list[Shape]:
     """Abdominal fat, aorta, vena cava, iliac vessels and psoas."""
-    muscle, blood = physiology[Tissue.MUSCLE], physiology[Tissue.BLOOD]
+    muscle, blood = physiology[body.Tissue.MUSCLE], physiology[body.Tissue.BLOOD]
     shapes = [Shape((0, -12, 450), (118, 66, 130), -95, muscle.times(0.45), PLUMP)]
     shapes.append(Shape((0, -6, 290), (70, 50, 70), -90, muscle.times(0.45), PLUMP))
     for side in (-1.0, 1.0):
@@ -60,12 +49,12 @@ def _retroperitoneum(physiology: Physiology) -> list[Shape]:
     return shapes
 
 
-def _liver_and_spleen(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _liver_and_spleen(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Liver of three lobes that tapers to its lower edge; stomach; spleen."""
-    liver, spleen = physiology[Tissue.LIVER], physiology[Tissue.SPLEEN]
+    liver, spleen = physiology[body.Tissue.LIVER], physiology[body.Tissue.SPLEEN]
     size, drop = float(rng.normal(1, 0.07)), float(rng.normal(0, 7))
     return [
-        Shape((62, -30, 582 + drop), (44, 42, 52), 30, physiology[Tissue.BOWEL].times(0.18)),
+        Shape((62, -30, 582 + drop), (44, 42, 52), 30, physiology[body.Tissue.BOWEL].times(0.18)),
         Shape((-64, 6, 594 + drop), (67 * size, 76, 62 * size), 58, liver, ROUNDED, euler(0, 14, 0)),
         Shape((-86, 16, 545 + drop), (40 * size, 52, 62 * size), 58, liver, ELLIPSOID, euler(0, 8, 0)),
         Shape((-6, -36, 606 + drop), (66 * size, 40, 30), 58, liver, ELLIPSOID, euler(0, 12, 0)),
@@ -73,9 +62,9 @@ def _liver_and_spleen(rng: np.random.Generator, physiology: Physiology) -> list[
     ]
 
 
-def _kidneys(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _kidneys(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Cortex around a sinus that opens to the middle, with urine in the pelvis."""
-    cortex, urine = physiology[Tissue.KIDNEY], physiology[Tissue.BLADDER]
+    cortex, urine = physiology[body.Tissue.KIDNEY], physiology[body.Tissue.BLADDER]
     size, shapes = float(rng.normal(1, 0.06)), []
     for side in (-1, 1):
         x, y = side * 62 + float(rng.normal(0, 4)), 50 + float(rng.normal(0, 3))
@@ -90,10 +79,10 @@ def _kidneys(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
     return shapes
 
 
-def _head_glands(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _head_glands(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Parotid, submandibular, sublingual and lacrimal glands; mucosa of nose and throat."""
-    parotid, mandibular = physiology[Tissue.PAROTID], physiology[Tissue.SUBMANDIBULAR]
-    lacrimal = physiology[Tissue.LACRIMAL]
+    parotid, mandibular = physiology[body.Tissue.PAROTID], physiology[body.Tissue.SUBMANDIBULAR]
+    lacrimal = physiology[body.Tissue.LACRIMAL]
     shapes = [
         Shape((0, -62, 926), (12, 20, 15), None, mandibular.times(0.16)),
         Shape((0, -18, 885), (13, 8, 20), None, mandibular.times(0.14)),
@@ -113,9 +102,9 @@ def _head_glands(rng: np.random.Generator, physiology: Physiology) -> list[Shape
     return shapes
 
 
-def _bowel(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _bowel(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Duodenum as a C around the pancreas, jejunal loops on the left, fading ileum, and colon."""
-    wall = physiology[Tissue.BOWEL]
+    wall = physiology[body.Tissue.BOWEL]
     duodenum = (
         (-30, -18, 545), (-42, -10, 525), (-46, 0, 500), (-40, 2, 475),
         (-18, 0, 462), (8, -8, 466), (26, -16, 482),
@@ -158,10 +147,10 @@ def _colon(rng: np.random.Generator, wall: Uptake) -> list[Shape]:
     return shapes
 
 
-def _pelvic_organs(rng: np.random.Generator, physiology: Physiology) -> list[Shape]:
+def _pelvic_organs(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
     """Bladder of varying filling, prostate, rectum, and penile urethra."""
-    urine, fill = physiology[Tissue.BLADDER], float(rng.uniform(0.7, 1.25))
-    prostate, wall = physiology[Tissue.PROSTATE], physiology[Tissue.BOWEL]
+    urine, fill = physiology[body.Tissue.BLADDER], float(rng.uniform(0.7, 1.25))
+    prostate, wall = physiology[body.Tissue.PROSTATE], physiology[body.Tissue.BOWEL]
     size, tilt = float(rng.uniform(0.85, 1.25)), euler(float(rng.normal(0, 8)), 0, 0)
     return [
         tube((0, 42, 290), (0, 38, 205), (17, 15)).grown(1.0, 20, wall.times(0.08)),
@@ -172,10 +161,10 @@ def _pelvic_organs(rng: np.random.Generator, physiology: Physiology) -> list[Sha
     ]
 
 
-def _spinal_cord(physiology: Physiology) -> list[Shape]:
+def _spinal_cord(physiology: body.Physiology) -> list[Shape]:
     """The cord in its canal: cool on both scans."""
     heights = np.arange(370.0, 900.0, 60.0)
-    cool = physiology[Tissue.BRAIN].times(1.3)
+    cool = physiology[body.Tissue.BRAIN].times(1.3)
     return [Shape((0, spine_y(z) + 17.0, float(z)), (7, 7, 32), 35, cool, CYLINDER) for z in heights.tolist()]
 
 
@@ -198,7 +187,7 @@ def _ureters(rng: np.random.Generator) -> list[Shape]:
         for _ in range(int(rng.poisson(1.0))):
             z = float(rng.uniform(275, 450))
             x = side * float(np.interp(z, (275, 350, 450), (52, 30, 36)))
-            avid = Uptake(lognormal(rng, 14, 9, (3, 45)), lognormal(rng, 3, 1.8, (0.8, 9)))
+            avid = Uptake(body.lognormal(rng, 14, 9, (3, 45)), body.lognormal(rng, 3, 1.8, (0.8, 9)))
             size = (7.0, 7.0, float(rng.uniform(10, 30)))
             foci.append(_focus(rng, (x, float(np.interp(z, (275, 450), (24, 14))), z), size, avid, None))
     return foci
@@ -233,7 +222,7 @@ def _bowel_foci(rng: np.random.Generator) -> list[Shape]:
     foci = []
     for _ in range(int(rng.poisson(2.5))):
         x, y, z = rng.uniform((-90, -60, 340), (90, 10, 480)).tolist()
-        avid = Uptake(float(rng.uniform(2, 6)), lognormal(rng, 3.2, 1.8, (1, 9)))
+        avid = Uptake(float(rng.uniform(2, 6)), body.lognormal(rng, 3.2, 1.8, (1, 9)))
         a, b, c = rng.uniform(10, 22, 3).tolist()
         foci.append(_focus(rng, (x, y, z), (a, b, c), avid, 35.0))
     return foci
@@ -258,8 +247,8 @@ class Anatomy:
     """
 
     scale: float
-    habitus: Habitus
-    physiology: Physiology
+    habitus: body.Habitus
+    physiology: body.Physiology
     fat: tuple[Shape, ...]
     muscle: tuple[Shape, ...]
     interior: tuple[Shape, ...]
@@ -271,10 +260,10 @@ class Anatomy:
         """Standing height in metres."""
         return REFERENCE_HEIGHT_M * self.scale
 
-    def shapes(self, arms: Arms) -> list[Shape]:
+    def shapes(self, arms: body.Arms) -> list[Shape]:
         """All shapes in painting order with the arms in that position."""
-        fat, muscle = arm_outline(arms, self.habitus, self.physiology)
-        limbs = arm_skeleton(arms, self.habitus, self.physiology)
+        fat, muscle = body.arm_outline(arms, self.habitus, self.physiology)
+        limbs = body.arm_skeleton(arms, self.habitus, self.physiology)
         grown = [[shape.scaled(self.scale) for shape in layer] for layer in (fat, muscle, limbs)]
         return [*self.fat, *grown[0], *self.muscle, *grown[1], *grown[2], *self.interior, *self.benign]
 
@@ -282,8 +271,8 @@ class Anatomy:
 def build_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one body."""
     scale = float(np.clip(rng.normal(1.0, 0.035), 0.93, 1.07))
-    habitus, physiology = draw_habitus(rng), draw_physiology(rng)
-    fat, muscle = trunk_outline(habitus, physiology)
+    habitus, physiology = body.draw_habitus(rng), body.draw_physiology(rng)
+    fat, muscle = body.trunk_outline(habitus, physiology)
     skeleton = build_skeleton(rng, physiology)
     interior = [
         *_thorax(rng, physiology),

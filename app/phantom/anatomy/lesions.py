@@ -19,12 +19,7 @@ NEW_SHARE = 0.04
 LEADING_MM, LEADING_SUV = 15.0, 10.0
 """The least diameter and SUV of a patient's first lesion: without one, there is no therapy."""
 
-BONE_SPREAD = {
-    BoneRegion.SPINE: 0.46,
-    BoneRegion.PELVIS: 0.28,
-    BoneRegion.RIB: 0.14,
-    BoneRegion.OTHER: 0.12,
-}
+BONE_SPREAD = {BoneRegion.SPINE: 0.46, BoneRegion.PELVIS: 0.28, BoneRegion.RIB: 0.14, BoneRegion.OTHER: 0.12}
 
 
 class LesionKind(StrEnum):

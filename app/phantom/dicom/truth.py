@@ -80,9 +80,7 @@ def _segment(exam: Examination, number: int) -> hd.seg.SegmentDescription:
         segmented_property_type=_concept(finding),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="Truth of the simulation",
-            family=_concept(ARTIFICIAL_INTELLIGENCE),
-            version=SOFTWARE_VERSION,
+            name="Truth of the simulation", family=_concept(ARTIFICIAL_INTELLIGENCE), version=SOFTWARE_VERSION
         ),
         tracking_uid=exam.uid("lesion", str(number)),
         tracking_id=f"Lesion {number}",

@@ -243,10 +243,7 @@ class WrittenPatient:
 
 
 def write_patient(
-    patient: SimulatedPatient,
-    out_dir: Path,
-    rwvm: bool = True,
-    truth_form: TruthFileForm = TruthFileForm.SEG,
+    patient: SimulatedPatient, out_dir: Path, rwvm: bool = True, truth_form: TruthFileForm = TruthFileForm.SEG
 ) -> WrittenPatient:
     """Write a patient to ``out_dir``: ``pet/``, ``ct_pet/``, ``spect/``, ``ct_spect/`` and ``truth/``.
 

@@ -39,11 +39,7 @@ FONT = "DejaVu Sans"
 """Comes with matplotlib, so figures look the same on every machine."""
 
 INK, FAINT = "#16202b", "#4c5866"
-COLOURS = {
-    Validation.INTERNAL: "#0072B2",
-    Validation.EXTERNAL: "#E69F00",
-    Validation.NODE: "#009E73",
-}
+COLOURS = {Validation.INTERNAL: "#0072B2", Validation.EXTERNAL: "#E69F00", Validation.NODE: "#009E73"}
 """Okabe and Ito's palette, which colour-blind readers can distinguish; hatches serve without colour."""
 
 HATCHES = {Validation.INTERNAL: "", Validation.EXTERNAL: "//", Validation.NODE: ".."}

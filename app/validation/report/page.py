@@ -26,7 +26,7 @@ from app.domain.scores import ScanScore, Validation
 from app.errors import MisconfiguredError
 from app.files.durable import write_durably
 from app.validation import study_table
-from app.validation.groups import VALIDATIONS, check_unique, described, groups_of
+from app.validation.groups import VALIDATION_NAMES, VALIDATIONS, check_unique, described, groups_of
 from app.validation.report import tables
 from app.validation.report.figures import (
     BOXED,
@@ -40,7 +40,6 @@ from app.validation.report.figures import (
 )
 from app.validation.report.wording import (
     MODEL_MEANING,
-    VALIDATION_NAMES,
     cohort_sentences,
     main_conclusions,
     other_conclusions,
@@ -79,11 +78,7 @@ class Picture:
 
 
 def write_report(
-    scores: Sequence[ScanScore],
-    cohort: Path | None,
-    predictions: Path | None,
-    about: ReportAbout,
-    out: Path,
+    scores: Sequence[ScanScore], cohort: Path | None, predictions: Path | None, about: ReportAbout, out: Path
 ) -> None:
     """Write the report of an evaluation; the same arguments give the same bytes.
 

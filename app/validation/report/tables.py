@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
-from app.validation.groups import VALIDATIONS, Group, Rivals, compared, described, groups_of, rivals_of
-from app.validation.report.wording import (
+from app.validation.groups import (
     VALIDATION_NAMES,
-    interval_in_words,
-    p_in_words,
-    short_verdict,
-    without_folders,
+    VALIDATIONS,
+    Group,
+    Rivals,
+    compared,
+    described,
+    groups_of,
+    rivals_of,
 )
+from app.validation.report.wording import interval_in_words, p_in_words, short_verdict, without_folders
 from app.validation.scores import ReportAbout
 from app.validation.statistics import PairedComparison
 

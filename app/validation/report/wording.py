@@ -13,6 +13,7 @@ from app.domain.study import StudyKind
 from app.validation.groups import (
     M4_OR_M2,
     RIVALS,
+    VALIDATION_NAMES,
     VALIDATIONS,
     Group,
     Rivals,
@@ -26,11 +27,6 @@ from app.validation.statistics import SIGNIFICANT, Interval, PairedComparison
 FEW, VERY_FEW = 30, 10
 """Patients: below the first, intervals are wide; below the second, a single patient can turn a result."""
 
-VALIDATION_NAMES = {
-    Validation.INTERNAL: "Internal validation",
-    Validation.EXTERNAL: "External validation",
-    Validation.NODE: "The node's own chain",
-}
 VALIDATION_MEANING = {
     Validation.INTERNAL: "cross-validation, each segmented by a model that had not seen that patient",
     Validation.EXTERNAL: "another centre, segmented by models trained on all of the first centre's patients",

@@ -10,14 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from app.domain.outcome import (
-    EarlierRevisions,
-    ResultFile,
-    RunContext,
-    Status,
-    StudyOutcome,
-    Withdrawal,
-)
+from app.domain.outcome import EarlierRevisions, ResultFile, RunContext, Status, StudyOutcome, Withdrawal
 from app.errors import RetryLaterError
 from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery

@@ -16,16 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, finish, plain
-from app.dicom.results.page.sheet import (
-    FAINT,
-    INK,
-    LEFT,
-    ORANGE,
-    RED,
-    RIGHT,
-    WARNING_YELLOW,
-    Sheet,
-)
+from app.dicom.results.page.sheet import FAINT, INK, LEFT, ORANGE, RED, RIGHT, WARNING_YELLOW, Sheet
 from app.dicom.results.page.table import draw_numbers
 from app.dicom.results.page.views import draw_views
 from app.dicom.results.report.content import (

@@ -4,37 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from highdicom.sr import (
-    ContainerContentItem,
-    ContentItem,
-    ContentSequence,
-    RelationshipTypeValues,
-    TextContentItem,
-)
+import highdicom as hd
 
 from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, plain
-from app.dicom.results.report.quantities import (
-    activity_instant_in_words,
-    processed_item,
-    uptake_in_words,
-)
+from app.dicom.results.report.quantities import activity_instant_in_words, processed_item, uptake_in_words
+from app.domain import codes
 from app.domain.analysis import Prior, RegistrationFit
-from app.domain.codes import (
-    CHANGE,
-    CORRESPONDENCE,
-    DECISION,
-    DOSE,
-    INPUT,
-    INTENDED_USE,
-    PRIOR,
-    QUALITATIVE_EVALUATIONS,
-    QUANTIFICATION,
-    RECIP,
-    REFERENCE,
-    REPLACES,
-    SITE_REASON,
-    SUMMARY,
-)
 from app.domain.dose import EFFECTIVE_HALF_LIVES_H
 from app.domain.findings.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
 from app.domain.quantities.suv_scale import Quantification
@@ -44,21 +19,23 @@ DEMONSTRATION_MODEL = "Demonstration model, trained on simulated patients"
 NO_LESION = "No lesion found"
 
 
-def qualitative_evaluations(context: ResultContext) -> ContainerContentItem:
+def qualitative_evaluations(context: ResultContext) -> hd.sr.ContainerContentItem:
     """TID 1500 row 10: the summary, the intended use, and how the numbers came about, in words."""
     statements = ((name, plain(text)) for name, text in _statements(context))
     processed = processed_item(context)
     return evaluations(statements, *([] if processed is None else [processed]))
 
 
-def evaluations(statements: Iterable[tuple[Code, str]], *further: ContentItem) -> ContainerContentItem:
+def evaluations(
+    statements: Iterable[tuple[Code, str]], *further: hd.sr.ContentItem
+) -> hd.sr.ContainerContentItem:
     """Qualitative evaluations: each concept with its text, then other items."""
-    found = container(QUALITATIVE_EVALUATIONS)
+    found = container(codes.QUALITATIVE_EVALUATIONS)
     texts = (
-        TextContentItem(name=coded(name), value=text, relationship_type=RelationshipTypeValues.CONTAINS)
+        hd.sr.TextContentItem(coded(name), text, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
         for name, text in statements
     )
-    found.ContentSequence = ContentSequence([*texts, *further])
+    found.ContentSequence = hd.sr.ContentSequence([*texts, *further])
     return found
 
 
@@ -101,25 +78,25 @@ def prior_statement(context: ResultContext, with_uids: bool = True) -> str:
 
 
 def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
-    yield SUMMARY, summary(context)
+    yield codes.SUMMARY, summary(context)
     if context.warnings:
-        yield SUMMARY, warnings_statement(context.warnings)
+        yield codes.SUMMARY, warnings_statement(context.warnings)
     if context.replaced is not None:
-        yield REPLACES, f"{replaces_statement(context)} (SR {context.replaced.sop_instance_uid})"
-    yield INTENDED_USE, RESEARCH_USE
+        yield codes.REPLACES, f"{replaces_statement(context)} (SR {context.replaced.sop_instance_uid})"
+    yield codes.INTENDED_USE, RESEARCH_USE
     if context.model.demonstration_only:
-        yield INTENDED_USE, DEMONSTRATION_MODEL
+        yield codes.INTENDED_USE, DEMONSTRATION_MODEL
     selection = context.loaded.selection
-    yield INPUT, f"{selection.functional.modality} series {selection.functional.series_instance_uid}"
-    yield INPUT, f"CT series {selection.ct.series_instance_uid}"
-    yield QUANTIFICATION, quantification_in_words(context.loaded.quantification)
+    yield codes.INPUT, f"{selection.functional.modality} series {selection.functional.series_instance_uid}"
+    yield codes.INPUT, f"CT series {selection.ct.series_instance_uid}"
+    yield codes.QUANTIFICATION, quantification_in_words(context.loaded.quantification)
     if (instant := context.quantified.findings.activity_instant) is not None:
-        yield QUANTIFICATION, f"activities as at: {activity_instant_in_words(instant)}"
+        yield codes.QUANTIFICATION, f"activities as at: {activity_instant_in_words(instant)}"
     if prior := prior_statement(context):
-        yield PRIOR, prior
+        yield codes.PRIOR, prior
     yield from biomarker_statements(context.quantified.findings)
     for decision in context.decisions:
-        yield DECISION, f"{decision.stage}: {decision.line}"
+        yield codes.DECISION, f"{decision.stage}: {decision.line}"
 
 
 def quantification_in_words(used: Quantification) -> str:
@@ -168,24 +145,24 @@ def _fit_in_words(fit: RegistrationFit) -> str:
     return ", ".join(parts)
 
 
-def container(name: Code) -> ContainerContentItem:
+def container(name: Code) -> hd.sr.ContainerContentItem:
     """An empty one; what is in it comes later."""
-    return ContainerContentItem(name=coded(name), relationship_type=RelationshipTypeValues.CONTAINS)
+    return hd.sr.ContainerContentItem(coded(name), relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
 
 
 def biomarker_statements(findings: Findings) -> Iterator[tuple[Code, str]]:
     """Each concept with its text, in the order of the report; only what somebody looked for."""
     for reference in findings.references:
-        yield REFERENCE, _reference_in_words(reference)
+        yield codes.REFERENCE, _reference_in_words(reference)
     sites = [f"lesion {x.number}: {x.site} ({x.site_reason})" for x in findings.lesions if x.site_reason]
     if sites:
-        yield SITE_REASON, "; ".join(sites)
+        yield codes.SITE_REASON, "; ".join(sites)
     if findings.no_change_because:
-        yield CHANGE, f"not reported: {findings.no_change_because}"
+        yield codes.CHANGE, f"not reported: {findings.no_change_because}"
     if findings.change is not None:
         yield from _change_statements(findings.change)
     if findings.dose is not None:
-        yield DOSE, dose_in_words(findings.dose)
+        yield codes.DOSE, dose_in_words(findings.dose)
 
 
 def change_in_words(change: Change) -> str:
@@ -213,13 +190,13 @@ def recip_in_words(change: Change) -> str:
 
 
 def _change_statements(change: Change) -> Iterator[tuple[Code, str]]:
-    yield CHANGE, f"{change_in_words(change)}; previous series {change.series_instance_uid}"
+    yield codes.CHANGE, f"{change_in_words(change)}; previous series {change.series_instance_uid}"
     if change.registration:
-        yield CHANGE, change.registration
+        yield codes.CHANGE, change.registration
     if change.links:
-        yield CORRESPONDENCE, "; ".join(_link_in_words(link) for link in change.links)
+        yield codes.CORRESPONDENCE, "; ".join(_link_in_words(link) for link in change.links)
     if change.recip is not None:
-        yield RECIP, recip_in_words(change)
+        yield codes.RECIP, recip_in_words(change)
 
 
 def _reference_in_words(reference: ReferenceUptake) -> str:

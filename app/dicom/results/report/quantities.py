@@ -10,28 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from highdicom.sr import (
-    CodeContentItem,
-    ContentItem,
-    ContentSequence,
-    DateTimeContentItem,
-    Measurement,
-    NumContentItem,
-    RelationshipTypeValues,
-)
+import highdicom as hd
 from pydicom.valuerep import DT
 
 from app.dicom.header_values import offset_of
 from app.dicom.results.context import ResultContext, coded
 from app.domain import codes
-from app.domain.codes import (
-    ACTIVITY_AT,
-    IMAGING_START,
-    MINUTE,
-    PROCESSED_AT,
-    RADIOPHARMACEUTICAL_START,
-    UPTAKE_TIME,
-)
 from app.domain.findings.findings import ActivityInstant, Burden, Change, InstantKind, Lesion, LinkKind, Organ
 from app.domain.study import Code, StudyKind
 
@@ -181,45 +165,45 @@ def uptake_in_words(uptake_s: float) -> str:
     return f"{minutes:.0f} min" if minutes < MINUTES_SHOWN_UP_TO else f"{minutes / 60.0:.1f} h"
 
 
-def add_instant(measurement: Measurement, instant: ActivityInstant) -> None:
+def add_instant(measurement: hd.sr.Measurement, instant: ActivityInstant) -> None:
     """The observation context of a number that decays: to what it is corrected, and when that was."""
     item = measurement[0]
     at_scan = instant.kind is InstantKind.SCAN_START
-    event = IMAGING_START if at_scan else RADIOPHARMACEUTICAL_START
-    relation = RelationshipTypeValues.HAS_OBS_CONTEXT
-    context: list[ContentItem] = [
-        CodeContentItem(name=coded(ACTIVITY_AT), value=coded(event), relationship_type=relation)
+    event = codes.IMAGING_START if at_scan else codes.RADIOPHARMACEUTICAL_START
+    relation = hd.sr.RelationshipTypeValues.HAS_OBS_CONTEXT
+    context: list[hd.sr.ContentItem] = [
+        hd.sr.CodeContentItem(name=coded(codes.ACTIVITY_AT), value=coded(event), relationship_type=relation)
     ]
     if instant.at is not None:
         value = DT(f"{instant.at:%Y%m%d%H%M%S.%f}")
-        context.append(DateTimeContentItem(name=coded(event), value=value, relationship_type=relation))
+        context.append(hd.sr.DateTimeContentItem(name=coded(event), value=value, relationship_type=relation))
     children = list(item.ContentSequence) if "ContentSequence" in item else []
-    item.ContentSequence = ContentSequence([*children, *context])
+    item.ContentSequence = hd.sr.ContentSequence([*children, *context])
 
 
-def uptake_item(context: ResultContext) -> ContentItem | None:
+def uptake_item(context: ResultContext) -> hd.sr.ContentItem | None:
     """Of a PET, the time from the injection to the scan (TID 1607)."""
     uptake_s = context.loaded.quantification.uptake_s
     if uptake_s is None or context.loaded.selection.kind is not StudyKind.PET_CT:
         return None
-    return NumContentItem(
-        name=coded(UPTAKE_TIME),
+    return hd.sr.NumContentItem(
+        name=coded(codes.UPTAKE_TIME),
         value=round(uptake_s / SECONDS_PER_MINUTE, 2),
-        unit=coded(MINUTE),
-        relationship_type=RelationshipTypeValues.HAS_ACQ_CONTEXT,
+        unit=coded(codes.MINUTE),
+        relationship_type=hd.sr.RelationshipTypeValues.HAS_ACQ_CONTEXT,
     )
 
 
-def processed_item(context: ResultContext) -> ContentItem | None:
+def processed_item(context: ResultContext) -> hd.sr.ContentItem | None:
     """When the analysis began, with the zone; but for UTC, whose +0000 DCMTK 3.6.7 takes for an error."""
     local = processed_local(context)
     if local is None:
         return None
     zone = f"{local:%z}" if local.utcoffset() else ""
-    return DateTimeContentItem(
-        name=coded(PROCESSED_AT),
+    return hd.sr.DateTimeContentItem(
+        name=coded(codes.PROCESSED_AT),
         value=DT(f"{local:%Y%m%d%H%M%S}{zone}"),
-        relationship_type=RelationshipTypeValues.CONTAINS,
+        relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
     )
 
 

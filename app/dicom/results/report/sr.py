@@ -11,28 +11,6 @@ from collections.abc import Iterator
 
 import highdicom as hd
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
-    ContainerContentItem,
-    ContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    FindingSite,
-    ImageContentItem,
-    Measurement,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    NumContentItem,
-    ObservationContext,
-    ObserverContext,
-    ReferencedSegment,
-    RelationshipTypeValues,
-    SourceSeriesForSegmentation,
-    TrackingIdentifier,
-    UIDRefContentItem,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
-)
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 from pydicom.valuerep import DA, TM
@@ -98,8 +76,8 @@ def _date_content(report: Dataset, context: ResultContext) -> None:
     report.InstanceCreationDate, report.InstanceCreationTime = report.ContentDate, report.ContentTime
 
 
-def _content(context: ResultContext, segmentation: Dataset | None) -> MeasurementReport:
-    groups: list[MeasurementsAndQualitativeEvaluations] = [_whole_body_group(context)]
+def _content(context: ResultContext, segmentation: Dataset | None) -> hd.sr.MeasurementReport:
+    groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = [_whole_body_group(context)]
     if segmentation is not None:
         lesions = context.quantified.findings.lesions
         groups.extend(_lesion_group(context, lesion, segmentation) for lesion in lesions)
@@ -108,7 +86,7 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> Measuremen
         if context.loaded.selection.kind is StudyKind.PET_CT
         else codes.SPECT_CT_OF_WHOLE_BODY
     )
-    report = MeasurementReport(
+    report = hd.sr.MeasurementReport(
         observation_context=observer(context.provenance.software_version),
         procedure_reported=coded(procedure),
         imaging_measurements=groups,
@@ -120,30 +98,30 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> Measuremen
     return report
 
 
-def observer(version: str) -> ObservationContext:
+def observer(version: str) -> hd.sr.ObservationContext:
     """The program itself observed (TID 1004)."""
-    device = DeviceObserverIdentifyingAttributes(
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", DEVICE_NAME, version),
         name=DEVICE_NAME,
         manufacturer_name=MANUFACTURER,
         model_name=f"{DEVICE_NAME} {version}",
     )
-    context = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
-    return ObservationContext(observer_device_context=context)
+    observer = hd.sr.ObserverContext(dicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return hd.sr.ObservationContext(observer_device_context=observer)
 
 
 def _lesion_group(
     context: ResultContext, lesion: Lesion, segmentation: Dataset
-) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-    segment = ReferencedSegment(
+) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    segment = hd.sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
         sop_instance_uid=segmentation.SOPInstanceUID,
         segment_number=lesion.number,
-        source_series=SourceSeriesForSegmentation(context.functional.series_instance_uid),
+        source_series=hd.sr.SourceSeriesForSegmentation(context.functional.series_instance_uid),
     )
     identifier, uid = context.tracking(lesion.number)
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=uid, identifier=identifier),
+    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=uid, identifier=identifier),
         referenced_segment=segment,
         finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE),
         finding_type=coded(codes.NEOPLASM),
@@ -153,28 +131,28 @@ def _lesion_group(
     )
 
 
-def _finding_sites(lesion: Lesion) -> list[FindingSite] | None:
+def _finding_sites(lesion: Lesion) -> list[hd.sr.FindingSite] | None:
     """``None`` where no rule decided the site."""
     code = codes.SITES.get(lesion.site)
-    return None if code is None else [FindingSite(anatomic_location=coded(code))]
+    return None if code is None else [hd.sr.FindingSite(anatomic_location=coded(code))]
 
 
-def _whole_body_group(context: ResultContext) -> MeasurementsAndQualitativeEvaluations:
+def _whole_body_group(context: ResultContext) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     _, uid = context.tracking(0)
     findings = context.quantified.findings
     found = findings.burden.lesion_count > 0
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=uid, identifier=WHOLE_BODY),
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=uid, identifier=WHOLE_BODY),
         finding_category=coded(codes.MORPHOLOGICALLY_ABNORMAL_STRUCTURE) if found else None,
         finding_type=coded(codes.NEOPLASM) if found else None,
-        finding_sites=[FindingSite(anatomic_location=coded(codes.ENTIRE_BODY))],
+        finding_sites=[hd.sr.FindingSite(anatomic_location=coded(codes.ENTIRE_BODY))],
         algorithm_id=algorithm(context, in_full=True),
         measurements=[_measurement(quantity) for quantity in whole_body_quantities(context)],
     )
 
 
-def _measurement(quantity: Quantity) -> Measurement:
-    measurement = Measurement(
+def _measurement(quantity: Quantity) -> hd.sr.Measurement:
+    measurement = hd.sr.Measurement(
         name=coded(quantity.name),
         value=quantity.value,
         unit=coded(quantity.unit),
@@ -187,17 +165,17 @@ def _measurement(quantity: Quantity) -> Measurement:
     return measurement
 
 
-def _add_range(measurement: Measurement, quantity: Quantity) -> None:
+def _add_range(measurement: hd.sr.Measurement, quantity: Quantity) -> None:
     """How far the true number may lie to either side (TID 310, CID 225), in the number's own unit."""
     ends = ((codes.UPPER_UNCERTAINTY, quantity.above), (codes.LOWER_UNCERTAINTY, quantity.below))
     for name, value in ends:
         if value is not None:
             measurement[0].ContentSequence.append(
-                NumContentItem(
+                hd.sr.NumContentItem(
                     name=coded(name),
                     value=value,
                     unit=coded(quantity.unit),
-                    relationship_type=RelationshipTypeValues.HAS_PROPERTIES,
+                    relationship_type=hd.sr.RelationshipTypeValues.HAS_PROPERTIES,
                 )
             )
 
@@ -222,7 +200,7 @@ def private_scheme() -> CodingSchemeIdentificationItem:
     )
 
 
-def algorithm(context: ResultContext, in_full: bool) -> AlgorithmIdentification:
+def algorithm(context: ResultContext, in_full: bool) -> hd.sr.AlgorithmIdentification:
     """TID 4019: which model; in full also its weights, the software, the settings and the revision."""
     model, provenance = context.model, context.provenance
     parameters = (
@@ -231,7 +209,7 @@ def algorithm(context: ResultContext, in_full: bool) -> AlgorithmIdentification:
         f"settings SHA-256: {provenance.settings_digest}",
         f"revision: {provenance.revision}",
     )
-    return AlgorithmIdentification(
+    return hd.sr.AlgorithmIdentification(
         name=plain(f"{model.role.value} {model.model_id}"),
         version=plain(model.version),
         manufacturer=MANUFACTURER,
@@ -239,11 +217,11 @@ def algorithm(context: ResultContext, in_full: bool) -> AlgorithmIdentification:
     )
 
 
-def image_library(context: ResultContext) -> ContainerContentItem:
+def image_library(context: ResultContext) -> hd.sr.ContainerContentItem:
     """TID 1600 with one group a series: the functional images, then the CT."""
     library = container(codes.IMAGE_LIBRARY)
     groups = [_library_group(series, context) for series in (context.functional, context.ct)]
-    library.ContentSequence = ContentSequence(groups)
+    library.ContentSequence = hd.sr.ContentSequence(groups)
     return library
 
 
@@ -264,29 +242,29 @@ def in_order(series: Series) -> list[Instance]:
     return sorted(series.instances, key=lambda item: item.sop_instance_uid)
 
 
-def _library_group(series: Series, context: ResultContext) -> ContainerContentItem:
+def _library_group(series: Series, context: ResultContext) -> hd.sr.ContainerContentItem:
     group = container(codes.IMAGE_LIBRARY_GROUP)
-    acquisition = RelationshipTypeValues.HAS_ACQ_CONTEXT
-    items: list[ContentItem] = []
+    acquisition = hd.sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
+    items: list[hd.sr.ContentItem] = []
     if series.modality in codes.ACQUISITION_MODALITY:
         value = coded(codes.ACQUISITION_MODALITY[series.modality])
-        items.append(CodeContentItem(name=coded(codes.MODALITY), value=value, relationship_type=acquisition))
+        items.append(hd.sr.CodeContentItem(coded(codes.MODALITY), value, acquisition))
     frame = series.frame_of_reference_uid or (
         context.frame_of_reference_uid if series is context.functional else ""
     )
     if frame:
         name = coded(codes.FRAME_OF_REFERENCE_UID)
-        items.append(UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
+        items.append(hd.sr.UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
     if series is context.functional and (uptake := uptake_item(context)) is not None:
         items.append(uptake)
     images = (
-        ImageContentItem(
+        hd.sr.ImageContentItem(
             name=coded(codes.SOURCE),
             referenced_sop_class_uid=instance.sop_class_uid,
             referenced_sop_instance_uid=instance.sop_instance_uid,
-            relationship_type=RelationshipTypeValues.CONTAINS,
+            relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
         )
         for instance in in_order(series)
     )
-    group.ContentSequence = ContentSequence([*items, *images])
+    group.ContentSequence = hd.sr.ContentSequence([*items, *images])
     return group
