@@ -47,7 +47,7 @@ map-test: $(DEV_STAMP)  ## build the CPU image with Podman, and test it as a con
 	$(BIN)/python -m pytest --timeout 1800 tests/map $(ARGS)
 
 fresh:  ## demo and test on a bare Debian made for it (BASE=trixie COMMANDS=test ARGS="-k suv")
-	@scripts/fresh $(BASE) $(COMMANDS)
+	@scripts/fresh '$(BASE)' $(COMMANDS)
 
 check: $(DEV_STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .

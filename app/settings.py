@@ -129,14 +129,16 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     file = path or _default_path()
     tree = _read_yaml(file)
     _refuse_unknown_keys(tree, file.name)
+    origins: dict[str, str] = {}
     for dotted, value, origin in [*_from_environment(os.environ), *map(_parse_override, overrides)]:
         _place(tree, dotted, value, origin)
         _refuse_unknown_keys(tree, origin)
+        origins[dotted] = origin
     try:
         return settings_adapter().validate_python(tree)
     except ValidationError as error:
-        words = "; ".join(_describe(item) for item in error.errors())
-        raise MisconfiguredError(f"{file.name}: {words}") from error
+        words = (f"{_origin(item, origins, file.name)}: {_describe(item)}" for item in error.errors())
+        raise MisconfiguredError("; ".join(words)) from error
 
 
 def _default_path() -> Path:
@@ -152,7 +154,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise MisconfiguredError(f"cannot read the settings file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{file} is not valid YAML: {error}") from error
+        raise MisconfiguredError(f"{file} is not valid YAML: {_yaml_problem(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -198,7 +200,13 @@ def _parsed(text: str, origin: str, dotted: str) -> Any:
     except yaml.YAMLError as error:
         if _is_text(dotted):
             return text  # such as {SUVbw}g/ml, which would need quotes within the shell's
-        raise MisconfiguredError(f"{origin}: the value is not valid YAML: {error}") from error
+        raise MisconfiguredError(f"{origin}: the value is not valid YAML: {_yaml_problem(error)}") from error
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Where and what, on one line; without the text around it, which may be a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return str(error) if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
@@ -254,10 +262,39 @@ def _record_within(annotation: Any) -> Any:
     return next((found for found in inner if found is not None), None)
 
 
+def _origin(item: ErrorDetails, origins: Mapping[str, str], file: str) -> str:
+    """Where a wrong value was set; of a section whose values contradict each other, all who set one."""
+    place = _place_of(item)
+    for dotted, origin in origins.items():
+        if f"{place}.".startswith(f"{dotted}."):
+            return origin
+    within = [origin for dotted, origin in origins.items() if dotted.startswith(f"{place}.")]
+    return " with ".join([file, *within])
+
+
+def _place_of(item: ErrorDetails) -> str:
+    return ".".join(str(part) for part in item["loc"])
+
+
+EXPECTED = {
+    "dataclass_type": "expected a section (key: value)",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected a list",
+}
+"""What pydantic's commonest errors mean to someone who writes YAML."""
+
+
 def _describe(item: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in item["loc"])
+    place = _place_of(item)
     if item["type"] == "missing":
         return f"{place}: missing"
-    message, found = item["msg"].removeprefix("Value error, "), item["input"]
+    message = EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
+    found = item["input"]
     # a whole section is not quoted: it may hold a password
     return f"{place}: {message}" if isinstance(found, dict) else f"{place}: found {found!r}, {message}"

@@ -175,7 +175,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Write the study's table beside ours, every patient and figures into one HTML file.
+    """Write the published study's table next to ours, every patient and figures into one HTML file.
 
     With --node every patient's DICOM goes through folder mode with the site's settings and models, and the
     SEG that comes out is compared with the truth: what is validated is what runs. It says which models may

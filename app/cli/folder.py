@@ -56,6 +56,8 @@ def inspect(
         typer.echo(json.dumps(found, indent=2, default=_plain))
     else:
         _print(found)
+        if not found.studies:
+            typer.echo(f"found no DICOM image in {directory}; give the folder that holds its files")
 
 
 def _plain(value: object) -> object:

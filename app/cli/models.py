@@ -98,18 +98,27 @@ _SPECT_KEYS = {ModelRole.M2: "spect_model_without_prior", ModelRole.M4: "spect_m
 SourceArgument = Annotated[
     Path, typer.Argument(metavar="SOURCE", help="nnU-Net's exported zip or results folder, or a package.")
 ]
-RoleOption = Annotated[ModelRole | None, typer.Option("--role", help="M1 to M4: what it is to be used for.")]
-IdOption = Annotated[str, typer.Option("--id", help="What to call it; the name of its folder.")]
+RoleOption = Annotated[
+    ModelRole | None, typer.Option("--role", help="The role that the model is to have: M1 to M4.")
+]
+IdOption = Annotated[str, typer.Option("--id", help="Name of the model, and of its folder.")]
 FoldOption = Annotated[
-    list[str] | None, typer.Option("--fold", help="0 to 4 or all; repeat it for an ensemble.")
+    list[str] | None,
+    typer.Option("--fold", help="Fold to take, 0 to 4 or all; repeat the option for an ensemble."),
 ]
 CardOption = Annotated[
-    Path | None, typer.Option("--card", help="YAML: channels, training_data, licence, intended_use, …")
+    Path | None,
+    typer.Option("--card", help="YAML file with channels, training_data, licence, intended_use, …"),
 ]
-TrustOption = Annotated[bool, typer.Option("--trust", help="Read the pickle that nnU-Net's checkpoint is.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Read the checkpoint, which is a pickle, in a confined process.")
+]
 UseOption = Annotated[
     bool | None,
-    typer.Option("--demonstration-only/--not-demonstration-only", help="Whether it may touch patients."),
+    typer.Option(
+        "--demonstration-only/--not-demonstration-only",
+        help="For demonstration only, never for patients; or for patients.",
+    ),
 ]
 
 
@@ -118,16 +127,26 @@ def import_model(  # noqa: PLR0913, PLR0917 - one parameter an option
     source: SourceArgument,
     role: RoleOption = None,
     model_id: IdOption = "",
-    tracers: Annotated[str, typer.Option(help="Comma separated, as 68Ga-PSMA-11.")] = "",
+    tracers: Annotated[
+        str, typer.Option(help="Tracers that it was trained on, separated by commas, such as 68Ga-PSMA-11.")
+    ] = "",
     card: CardOption = None,
-    training_data: Annotated[str, typer.Option(help="In words; instead of the card's.")] = "",
+    training_data: Annotated[
+        str, typer.Option(help="What it was trained on, in words; instead of the card's.")
+    ] = "",
     demonstration_only: UseOption = None,
-    configuration: Annotated[str, typer.Option(help="3d_fullres; where SOURCE holds several.")] = "",
+    configuration: Annotated[
+        str, typer.Option(help="Configuration to take if SOURCE holds several, such as 3d_fullres.")
+    ] = "",
     fold: FoldOption = None,
-    checkpoint: Annotated[str, typer.Option(help="File in each fold's folder.")] = "checkpoint_final.pth",
-    lesion_label: Annotated[str, typer.Option(help="What dataset.json calls the lesions.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint to take from each fold's folder.")
+    ] = "checkpoint_final.pth",
+    lesion_label: Annotated[str, typer.Option(help="Name of the lesions in dataset.json.")] = "",
     trust: TrustOption = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Of a model that has this id.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an installed model of this id.")
+    ] = False,
     models_dir: Annotated[Path, typer.Option("--models-dir", help="Folder of the models.")] = Path("models"),
 ) -> None:
     """Install a model: the weights converted to a format that runs no code, everything checked, with a card.
@@ -251,7 +270,7 @@ def shadow(
     pairs = sorted({(row.kind, row.serving_id, row.shadow_id) for row in rows})
     for kind, serving, name in pairs:
         of_pair = [r for r in rows if (r.kind, r.serving_id, r.shadow_id) == (kind, serving, name)]
-        typer.echo(f"{kind}, {name} beside {serving}: {_summary(of_pair)}")
+        typer.echo(f"{kind}, {name} next to {serving}: {_summary(of_pair)}")
 
 
 def _line(row: ShadowRow) -> str:

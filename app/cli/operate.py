@@ -209,7 +209,7 @@ def _print_studies(studies: tuple[StudyStatus, ...]) -> None:
         images = f"{study.image_count} images{acquired}"
         typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
         if study.beside:
-            typer.echo(f"{'':<20} kept beside the images: {study.beside}")
+            typer.echo(f"{'':<20} kept with the images: {study.beside}")
         if study.conflicts:
             typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
         for title, words in (("why", study.reason), ("next", study.next_step)):

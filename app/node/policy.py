@@ -11,6 +11,11 @@ from pathlib import Path
 _EXECUTOR_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
+def _check_port(key: str, port: int, lowest: int) -> None:
+    if not lowest <= port <= 65535:
+        raise ValueError(f"{key} is a TCP port, {lowest} to 65535, found {port}")
+
+
 def _check_ae_title(title: str) -> None:
     if not 1 <= len(title.strip()) <= 16:
         raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {title!r}")
@@ -79,8 +84,7 @@ class NodePolicy:
             raise ValueError(f"workers must be 0 or more, found {self.workers}")
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s, or a slow disk kills a node")
-        if not 0 <= self.probe_port <= 65535:
-            raise ValueError(f"probe_port is a TCP port, or 0 for none, found {self.probe_port}")
+        _check_port("probe_port", self.probe_port, lowest=0)
         if self.hung_after_s <= 2 * max(self.poll_s, self.heartbeat_s):
             raise ValueError("hung_after_s must be more than twice poll_s and heartbeat_s")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -192,6 +196,7 @@ class ReceivePolicy:
 
     def __post_init__(self) -> None:
         _check_ae_title(self.ae_title)
+        _check_port("port", self.port, lowest=0)
         if self.give_up_s < self.settle_s:
             raise ValueError("give_up_s must not be shorter than settle_s")
 
@@ -213,8 +218,7 @@ class Destination:
         _check_ae_title(self.ae_title)
         if not 1 <= len(self.name) <= 64:
             raise ValueError(f"a destination's name has 1 to 64 characters, found {len(self.name)}")
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"a TCP port is 1 to 65535, found {self.port}")
+        _check_port("port", self.port, lowest=1)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,32 @@ def test_a_value_out_of_range_is_refused(tmp_path: Path) -> None:
         load_settings(written(tmp_path, "segment: {minimum_lesion_ml: -1}\n"))
 
 
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_tcp_does_not_have_is_refused(port: str) -> None:
+    with pytest.raises(MisconfiguredError, match="port is a TCP port, 0 to 65535"):
+        load_settings(SHIPPED_CONFIG, [f"receive.port={port}"])
+
+
+def test_a_wrong_value_names_where_it_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "receive: {port: many}\n")
+    monkeypatch.setenv("PSMA_NODE__SEGMENT__MINIMUM_LESION_ML", "little")
+    with pytest.raises(MisconfiguredError) as raised:
+        load_settings(file, ["node.workers=-1", "align.max_prior_age_days=old"])
+    assert sorted(str(raised.value).split("; ")) == [
+        "--set align.max_prior_age_days: align.max_prior_age_days: found 'old', expected a number",
+        "PSMA_NODE__SEGMENT__MINIMUM_LESION_ML: segment.minimum_lesion_ml: found 'little', expected a number",
+        f"{file.name} with --set node.workers: node: workers must be 0 or more, found -1",
+        f"{file.name}: receive.port: found 'many', expected a whole number",
+    ]
+
+
+def test_yaml_that_is_none_names_the_place_and_quotes_nothing() -> None:
+    with pytest.raises(MisconfiguredError) as raised:
+        load_settings(SHIPPED_CONFIG, ["receive.port=[secret"])
+    assert "line 1, column " in str(raised.value)
+    assert "unicode string" not in str(raised.value)
+
+
 @pytest.mark.parametrize("text", ["a: [", "- 1\n", "just text\n"])
 def test_what_is_not_sections_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(MisconfiguredError, match=r"app\.yaml"):

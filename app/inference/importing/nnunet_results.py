@@ -94,7 +94,7 @@ def _root(source: Path, files: set[str], choice: TrainingChoice) -> PurePosixPat
     if not roots:
         wanted = f" for {choice.configuration}" if choice.configuration else ""
         raise MisconfiguredError(
-            f"{source}: no {PLANS_FILE} with {DATASET_FILE} beside it{wanted}; give the zip of "
+            f"{source}: no {PLANS_FILE} with {DATASET_FILE} in one folder{wanted}; give the zip of "
             "nnUNetv2_export_model_to_zip or a results folder (…/nnUNetTrainer__nnUNetPlans__3d_fullres)"
         )
     if len(roots) > 1:

@@ -127,7 +127,7 @@ def test_status_counts_images_apart_from_other_objects(command: Command, stores:
     stores.studies.observe("1.1", StudyState.WAITING, "no image")
     output = command("status").stdout
     assert "1.1  0 images\n" in output
-    assert "kept beside the images: 1 Segmentation Storage\n" in output
+    assert "kept with the images: 1 Segmentation Storage\n" in output
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert (study["image_count"], study["instance_count"]) == (0, 1)
 
