@@ -71,7 +71,7 @@ def functional_image(
     for volume in (suv, activity):
         if volume is not None:
             _refuse_implausible(volume, series)
-    told = () if suv is None else _share_decisions(suv, conversion.quantification, series)
+    shared = () if suv is None else _share_decisions(suv, conversion.quantification, series)
     no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=series.series_instance_uid)
     return FunctionalImage(
         suv,
@@ -80,7 +80,7 @@ def functional_image(
         conversion.quantification,
         slices.sop_instance_uids,
         slices.frame_numbers,
-        (*conversion.decisions, *told),
+        (*conversion.decisions, *shared),
     )
 
 

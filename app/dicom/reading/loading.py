@@ -74,7 +74,7 @@ def ct_image(series: Series) -> CtImage:
     order = settled(check_order(array, slice_numbers(slices.headers), AIR_HU), series)
     volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
     # the PET may give the same sentence, so this one says which image it is about
-    return CtImage(volume, tuple(replace(told, text=f"of the CT, {told.text}") for told in order))
+    return CtImage(volume, tuple(replace(one, text=f"of the CT, {one.text}") for one in order))
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,18 @@ def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> 
     weight_kg = image.quantification.weight_kg
     if image.suv is None or not kinds:
         return image
-    factors, told = [], []
+    factors, decisions = [], []
     for kind in kinds:
         found: OtherSuv | Reason = Reason(RefusalCode.WEIGHT_MISSING, "PatientWeight", "nothing", "kg")
         if weight_kg is not None:
             found = other_suv(kind, weight_kg, image.body.height_m, image.body.sex)
         if isinstance(found, Reason):
-            told.append(Decision.warning("load", f"no {kind}, because {found}"))
+            decisions.append(Decision.warning("load", f"no {kind}, because {found}"))
         else:
             factors.append(found)
-            told.append(Decision("load", f"{kind} = SUVbw x {found.per_suvbw:.5f}"))
+            decisions.append(Decision("load", f"{kind} = SUVbw x {found.per_suvbw:.5f}"))
     quantification = replace(image.quantification, other_suv=tuple(factors))
-    return replace(image, quantification=quantification, decisions=(*image.decisions, *told))
+    return replace(image, quantification=quantification, decisions=(*image.decisions, *decisions))
 
 
 def _no_suv(series: Series) -> Reason:

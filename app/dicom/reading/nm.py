@@ -53,7 +53,7 @@ def read_nm(
     _refuse_differing_scales(series, slices.headers)
     dataset = slices.headers[0]
     _refuse_other_dimensions(series, dataset)
-    told = _header_findings(series, slices)
+    found = _header_findings(series, slices)
     slope = _slope(series, dataset)
     nm_header = _nm_header(series, slices, administrations)
     conversion = settled(convert_nm(nm_header, calibrations), series)
@@ -65,8 +65,8 @@ def read_nm(
     image = functional_image(series, slices, slopes, conversion)
     volume = image.suv or image.activity
     if volume is not None:
-        told += settled(check_content(volume, slices.stored, slopes), series)
-    return replace(image, decisions=(*image.decisions, *told), body=nm_header.injection.body)
+        found += settled(check_content(volume, slices.stored, slopes), series)
+    return replace(image, decisions=(*image.decisions, *found), body=nm_header.injection.body)
 
 
 def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]:

@@ -56,8 +56,8 @@ def read_pet(
     _refuse_other_scale(series, slices, slopes)
     conversion = settled(convert_pet(pet_header), series)
     image = functional_image(series, slices, slopes, conversion)
-    told = _slice_findings(series, slices, image, slopes)
-    return replace(image, decisions=(*decisions, *image.decisions, *told), body=pet_header.injection.body)
+    found = _slice_findings(series, slices, image, slopes)
+    return replace(image, decisions=(*decisions, *image.decisions, *found), body=pet_header.injection.body)
 
 
 def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.float64]) -> None:
@@ -97,8 +97,8 @@ def _pet_header(
     series: Series, slices: SliceStack, administrations: Sequence[SiteAdministration]
 ) -> tuple[PetHeader, tuple[Decision, ...]]:
     first = slices.headers[0]
-    suv_factor, told = _philips_factor(series, slices.headers, 0x00)
-    bqml_factor, told_too = _philips_factor(series, slices.headers, 0x09)
+    suv_factor, of_suv = _philips_factor(series, slices.headers, 0x00)
+    bqml_factor, of_bqml = _philips_factor(series, slices.headers, 0x09)
     return PetHeader(
         units=header.text(first, "Units").upper(),
         injection=injection(series, first, administrations, is_nm=False),
@@ -110,7 +110,7 @@ def _pet_header(
         philips_suv_factor=suv_factor,
         philips_bqml_factor=bqml_factor,
         corrected_image=series.corrected_image,
-    ), (*told, *told_too)[:1]
+    ), (*of_suv, *of_bqml)[:1]
 
 
 def _timing(dataset: Dataset) -> FrameTiming:

@@ -70,8 +70,8 @@ def read_studies(source: Path | Iterable[Path]) -> StudyReading:
                 headers.append(found)
     unique, conflicting = _without_duplicates(headers)
     by_study = _grouped(unique, lambda item: item.study.study_instance_uid)
-    told = tuple(str(reason) for reason in unreadable)
-    studies = (replace(_study(members, conflicting), unreadable=told) for _, members in by_study)
+    lines = tuple(str(reason) for reason in unreadable)
+    studies = (replace(_study(members, conflicting), unreadable=lines) for _, members in by_study)
     return StudyReading(tuple(studies), tuple(unreadable))
 
 

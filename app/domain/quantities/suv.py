@@ -92,9 +92,9 @@ def from_activity(
 def _with_uptake(header: PetHeader, conversion: Conversion | Reason) -> Conversion | Reason:
     if isinstance(conversion, Reason):
         return conversion
-    uptake_s, told = uptake_of_suv(header)
+    uptake_s, added = uptake_of_suv(header)
     used = replace(conversion.quantification, uptake_s=uptake_s)
-    return replace(conversion, quantification=used, decisions=(*conversion.decisions, *told))
+    return replace(conversion, quantification=used, decisions=(*conversion.decisions, *added))
 
 
 def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
@@ -105,8 +105,8 @@ def _from_suv(header: PetHeader, suv_type: str) -> Conversion | Reason:
         return _undecayed_suv(header)
     weight = weight_kg(header.injection)
     if suv_type == "BW" and header.units == Units.GML:
-        kg, told = _weight_used(weight)
-        return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices, decisions=told)
+        kg, added = _weight_used(weight)
+        return Conversion(Quantification(source, weight_kg=kg), None, (1.0,) * slices, decisions=added)
     if suv_type not in NORMALISATIONS or (suv_type == "BSA") is not (header.units == Units.CM2ML):
         expected = "BW, IBW, LBM, LBMJAMES128 or LBMJANMA in g/ml; BSA in cm2/ml"
         return Reason(RefusalCode.UNITS_UNSUPPORTED, "SUVType", f"{suv_type} in {header.units}", expected)
@@ -147,10 +147,10 @@ def _renormalised(source: str, suv_type: str, header: PetHeader) -> Conversion |
         return factor
     text = f"SUV {suv_type} is turned into SUVbw by weight, height and sex, factor {factor:.4f}"
     if sex not in ("M", "F") and suv_type != "BSA":
-        told = Decision.warning("load", f"{text}; PatientSex is O, so the mean of both formulas is taken")
+        decision = Decision.warning("load", f"{text}; PatientSex is O, so the mean of both formulas is taken")
     else:
-        told = Decision("load", text)
-    decisions = (*weight[1], told)
+        decision = Decision("load", text)
+    decisions = (*weight[1], decision)
     quantification = Quantification(source, weight_kg=weight[0])
     return Conversion(quantification, None, (factor,) * len(header.frames), decisions=decisions)
 
@@ -167,10 +167,10 @@ def _from_philips_counts(header: PetHeader) -> Conversion | Reason:
         return _undecayed_suv(header)
     if suv_factor:
         source = "Units=CNTS, Philips SUV factor (7053,xx00)"
-        kg, told = _weight_used(weight_kg(header.injection))  # so that the share in the image is checked
+        kg, added = _weight_used(weight_kg(header.injection))  # so that the share in the image is checked
         factors = (suv_factor,) * len(header.frames)
         quantification = Quantification(source, weight_kg=kg)
-        return _with_uptake(header, Conversion(quantification, None, factors, decisions=told))
+        return _with_uptake(header, Conversion(quantification, None, factors, decisions=added))
     expected = "BQML, GML, or Philips' private factors (7053,xx00) or (7053,xx09)"
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", "CNTS without a factor", expected)
 
@@ -189,5 +189,5 @@ def _philips_cross_check(header: PetHeader, conversion: Conversion) -> Conversio
         attribute = "(7053,xx00), RadionuclideTotalDose, PatientWeight"
         code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, f"a ratio of 1 within {FACTOR_CONTRADICTION:.0%}"
         return Reason(code, attribute, text, expected, advice)
-    told = Decision.warning("load", f"{text}; the former is used")
-    return replace(conversion, decisions=(*conversion.decisions, told))
+    decision = Decision.warning("load", f"{text}; the former is used")
+    return replace(conversion, decisions=(*conversion.decisions, decision))

@@ -106,13 +106,13 @@ def suv_scale(header: PetHeader) -> SuvScale | Reason:
     life = half_life_s(header.injection.injected)
     if isinstance(life, Reason):
         return life
-    (kg, told_kg), (bq, told_bq), (life_s, told_life) = weight, dose, life
+    (kg, of_kg), (bq, of_bq), (life_s, of_life) = weight, dose, life
     timing = _to_reference(header, life_s)
     if isinstance(timing, Reason):
         return timing
-    doubted = doubts(_claim(header, timing, life_s))
-    if isinstance(doubted, Reason):
-        return doubted
+    claim_doubts = doubts(_claim(header, timing, life_s))
+    if isinstance(claim_doubts, Reason):
+        return claim_doubts
     quantification = Quantification(
         source=f"DecayCorrection={header.decay_correction}",
         suv_per_bqml=1000.0 * kg / (bq * timing.dose_left),
@@ -125,8 +125,8 @@ def suv_scale(header: PetHeader) -> SuvScale | Reason:
     )
     nuclide = header.injection.nuclide
     unusual = (*activity_warnings(nuclide, bq, kg), *uptake_warnings(nuclide, timing.uptake_s))
-    told = (*told_kg, *told_bq, *told_life, *timing.decisions, *doubted, *unusual)
-    return SuvScale(quantification, timing.slice_factors, told)
+    decisions = (*of_kg, *of_bq, *of_life, *timing.decisions, *claim_doubts, *unusual)
+    return SuvScale(quantification, timing.slice_factors, decisions)
 
 
 def uptake_of_suv(header: PetHeader) -> tuple[float | None, tuple[Decision, ...]]:
@@ -138,9 +138,9 @@ def uptake_of_suv(header: PetHeader) -> tuple[float | None, tuple[Decision, ...]
     if isinstance(life, Reason) or header.decay_correction not in (_START, _ADMIN):
         return None, ()
     timing = _at_administration(header)
-    doubted = doubts(_claim(header, timing, life[0]))
+    claim_doubts = doubts(_claim(header, timing, life[0]))
     unusual = uptake_warnings(header.injection.nuclide, timing.uptake_s)
-    return timing.uptake_s, (*without_effect(doubted), *unusual)
+    return timing.uptake_s, (*without_effect(claim_doubts), *unusual)
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ def _at_administration(header: PetHeader) -> _Timing:
     if not isinstance(found, Reason):
         uptake_s = (started - found[0]).total_seconds()
         return _Timing(found[0], found[0], 1.0, unity, (), started, uptake_s)
-    told: tuple[Decision, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     if found.code is RefusalCode.INJECTION_TIME_IMPLAUSIBLE:
         text = f"injected {found.found}; no effect on SUV with DecayCorrection ADMIN"
-        told = (Decision.warning("load", f"{text}, and activities stay as at the injection"),)
-    return _Timing(None, None, 1.0, unity, told, started)
+        decisions = (Decision.warning("load", f"{text}, and activities stay as at the injection"),)
+    return _Timing(None, None, 1.0, unity, decisions, started)
 
 
 def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
@@ -217,10 +217,10 @@ def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
     start = min(acquired for acquired, _ in instants)
     elapsed_s = [(acquired - start).total_seconds() + offset_s for acquired, offset_s in instants]
     factors = tuple(1.0 / decay_factor(seconds, life_s) for seconds in elapsed_s)
-    told = Decision(
+    decision = Decision(
         "load", "DecayCorrection is NONE; every slice is decay corrected to the start of the scan"
     )
-    return _dose_at(header, start, life_s, factors, (told,))
+    return _dose_at(header, start, life_s, factors, (decision,))
 
 
 def _dose_at(
@@ -234,5 +234,5 @@ def _dose_at(
     if isinstance(injected, Reason):
         return injected
     uptake_s = (reference - injected[0]).total_seconds()
-    left, told = decay_factor(uptake_s, life_s), (*decisions, *injected[1])
-    return _Timing(reference, injected[0], left, slice_factors, told, reference, uptake_s)
+    left, all_decisions = decay_factor(uptake_s, life_s), (*decisions, *injected[1])
+    return _Timing(reference, injected[0], left, slice_factors, all_decisions, reference, uptake_s)

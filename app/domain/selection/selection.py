@@ -234,8 +234,8 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
         doubts.append("no FrameOfReferenceUID; the CT was taken by coverage, by the site's rule")
     if pair.cover.axial < 1.0:
         doubts.append(f"the CT covers {pair.cover.axial:.0%} of the functional slices")
-    told = (*identified.decisions, *(Decision.warning("select", text) for text in doubts))
-    return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, told)
+    decisions = (*identified.decisions, *(Decision.warning("select", text) for text in doubts))
+    return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, decisions)
 
 
 def _verdicts(
