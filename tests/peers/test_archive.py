@@ -100,9 +100,11 @@ def test_every_result_is_stored_found_and_returned_as_it_was(
 def test_a_pacs_that_does_not_know_label_maps_says_so_at_once(
     cases: dict[str, Case], pacs: Orthanc, tmp_path: Path
 ) -> None:
+    """Orthanc takes the classes that its DCMTK knows: 1.10.1 (Debian 12) not this one, 1.12.7 (13) does."""
     [answer] = store(pacs, [cases["PET, other choices"].of_kind(ResultKind.SEG)], tmp_path)
-    assert not answer.ok
-    assert "not accept" in answer.comment
+    version = tuple(map(int, json.loads(ask(pacs, "/system"))["Version"].split(".")))
+    assert answer.ok is (version >= (1, 12, 7))
+    assert answer.ok or "not accept" in answer.comment
 
 
 @pytest.mark.parametrize("alphabet", NAMES)
