@@ -201,8 +201,8 @@ def test_a_folder_of_an_earlier_version_is_shown_before_a_node_is_started_on_it(
         assert progress(told[legacy.uid(name)]) == progress(killed), name
     assert "whole" in legacy.node.run("audit", "verify")
     listing = legacy.node.run("models", "shadow")
-    assert "new-m2 beside m2: 1 compared" in listing
-    assert "other-m2 beside m2: 0 compared, 1 without result" in listing
+    assert "new-m2 next to m2: 1 compared" in listing
+    assert "other-m2 next to m2: 0 compared, 1 without result" in listing
 
 
 def test_a_line_that_was_cut_off_before_the_upgrade_is_still_found_out(on_sqlite: Legacy) -> None:

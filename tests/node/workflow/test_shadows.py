@@ -140,7 +140,7 @@ def test_the_listing_sums_up_each_pair_of_models(stores: NodeStores, tmp_path: P
     options = ["models", "shadow", "--set", f"node.data_dir={tmp_path}"]
     listing = CliRunner().invoke(app, options)
     assert listing.exit_code == 0, listing.output
-    assert "new-m2 beside m2: 2 compared, 1 without result; DSC median 0.625, lowest 0.500" in listing.output
+    assert "new-m2 next to m2: 2 compared, 1 without result; DSC median 0.625, lowest 0.500" in listing.output
     assert "+10.0 ml" in listing.output
     written = tmp_path / "shadows.csv"
     assert CliRunner().invoke(app, [*options, "--csv", str(written)]).exit_code == 0
