@@ -103,8 +103,11 @@ class Node:
         return {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self._scratch)}
 
     def _command(self, *words: str) -> list[str]:
-        settings = [word for item in self._overrides for word in ("--set", item)]
-        return [*COMMAND, *words, "--config", str(REPOSITORY / "app.yaml"), *settings]
+        return [*COMMAND, *words, "--config", str(REPOSITORY / "app.yaml"), *self._settings()]
+
+    def _settings(self) -> list[str]:
+        """Also of the node in a container, which the tests of the image start."""
+        return [word for item in self._overrides for word in ("--set", item)]
 
 
 def _listed(item: dict[str, Any]) -> ListedStudy:
