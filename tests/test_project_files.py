@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -203,3 +204,13 @@ def test_an_instance_is_followed_through_files_that_are_there_and_few() -> None:
 def test_the_command_is_the_one_the_documents_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"psma-node": "app.cli:main"}
+
+
+@pytest.mark.parametrize("base", ["../x", "book worm"])
+def test_fresh_makes_no_folder_for_what_is_no_release(base: str, tmp_path: Path) -> None:
+    command = [str(ROOT / "scripts" / "fresh"), base]
+    cache = {**os.environ, "PSMA_NODE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=cache, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"found '{base}'" in done.stderr
+    assert not (tmp_path / "cache").exists()

@@ -38,7 +38,7 @@ def in_processes(
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool as error:
         found = "a process was ended from outside, perhaps for lack of memory"
-        raise MisconfiguredError(f"{found}: run it again with fewer --jobs; what is done stays") from error
+        raise MisconfiguredError(f"{found}: run it again with fewer --jobs; finished ones stay") from error
 
 
 @contextmanager

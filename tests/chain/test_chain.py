@@ -302,6 +302,22 @@ def test_a_failure_within_the_chain_is_reported_without_the_framework_s_lines(
     assert [line for line in done.stderr.splitlines() if not line.startswith(("{", "psma-node: "))] == []
 
 
+@pytest.mark.parametrize("words", [["process", "in", "out"], ["inspect", "in"]], ids=lambda words: words[0])
+def test_a_folder_without_an_image_is_named_without_loading_the_framework(
+    tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    arguments = [str(tmp_path / word) if word in ("in", "out") else word for word in words]
+    code = (
+        "import atexit, sys; from app.cli import main; "
+        "atexit.register(lambda: print([name for name in ('torch', 'monai') if name in sys.modules])); "
+        f"sys.argv[1:] = {arguments!r}; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "found no DICOM image" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
 def test_usage_names_the_command_that_a_person_types() -> None:
     done = run_program("process", "--no-such-option")
     assert done.returncode == 2
