@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import coverage
-from app.domain.stack.geometry import Stack, stack_frames, stack_slices
-from app.domain.study import Instance
+from app.domain.stack.geometry import Stack, stack_frames, stack_gaps, stack_slices
+from app.domain.study import Instance, Series
 from app.domain.volume import Grid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -105,6 +105,35 @@ def test_a_gap_names_where_it_is_and_how_many_slices_are_lost() -> None:
     assert isinstance(reason, Reason)
     assert "6.00 mm between the slices at" in reason.found
     assert "(2 lost)" in reason.found
+
+
+def rounded(step_mm: float, count: int = 60) -> list[float]:
+    return [round(step_mm * i, 1) for i in range(count)]
+
+
+@pytest.mark.parametrize("step_mm", [0.5, 0.625, 0.65, 0.75, 1.25, 1.953125, 3.27])
+def test_positions_written_with_one_decimal_are_the_regular_grid_that_they_round(step_mm: float) -> None:
+    """0.625 mm becomes steps of 0.6 and 0.7, up to 0.07 mm off; the ends are 0.05 mm off at most."""
+    stack = stacked(stack_slices(instances(rounded(step_mm))))
+    assert stack.grid.spacing_mm[2] == pytest.approx(step_mm, abs=0.1 / 59)
+
+
+def test_a_slice_lost_from_rounded_positions_is_still_a_gap() -> None:
+    places = rounded(0.625)
+    assert refused(stack_slices(instances(places[:30] + places[31:]))) is RefusalCode.SLICE_GAP
+
+
+@pytest.mark.parametrize(
+    "steps", [[2.5] * 20 + [5.0] * 40, [3.0] * 20 + [5.0] * 15, [5.0] * 9 + [1.0] * 30 + [5.0] * 9]
+)
+def test_a_spacing_that_varies_is_called_that_and_not_a_lost_slice(steps: list[float]) -> None:
+    slices = instances(list(np.cumsum([0.0, *steps])))
+    reason = stack_slices(slices)
+    assert isinstance(reason, Reason)
+    assert reason.code is RefusalCode.GEOMETRY_INCONSISTENT
+    assert "a spacing that varies from one part of the scan to another" in reason.found
+    assert f"{min(steps):.3f} to {max(steps):.3f} mm" in reason.found
+    assert stack_gaps(Series("1", "CT", tuple(slices))) == ()
 
 
 def test_a_tilted_gantry_is_refused() -> None:

@@ -47,7 +47,8 @@ SECONDARY_CAPTURES = (
 
 MADE_FROM_OTHER_IMAGES = frozenset(
     {
-        "LOCALIZER", "SCOUT", "MIP", "MINIP", "MAX_IP", "MAX IP", "MIN_IP", "MPR", "REFORMATTED", "CPR",
+        "LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM", "SCANOGRAM",
+        "MIP", "MINIP", "MAX_IP", "MAX IP", "MIN_IP", "MPR", "REFORMATTED", "CPR",
         "PROJECTION", "PROJECTION IMAGE", "REPROJECTION", "AVERAGE", "FUSION", "FUSED", "CAPTURE",
         "SCREEN SAVE", "VOLREN", "VOLUME", "3D", "CSA MPR", "CSA MPR THIN", "CSAPARALLEL", "DOSE_INFO",
         "SUBTRACTION", "RTDOSE", "PARAMETRIC",
@@ -113,7 +114,7 @@ def _not_primary(series: Series) -> Reason | None:
     made = [value for value in values[2:] if value in MADE_FROM_OTHER_IMAGES]
     if made:
         return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "an image of the scan itself")
-    if series.sop_class_uid == CT_IMAGE and len(values) > 2 and values[2] != "AXIAL":
+    if series.sop_class_uid == CT_IMAGE and len(values) > 2 and not _is_axial_ct(values):
         return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "value 3 AXIAL")
     if series.sop_class_uid == NM_IMAGE:
         if len(values) < 3 or values[2] != "RECON TOMO":
@@ -125,6 +126,11 @@ def _not_primary(series: Series) -> Reason | None:
         found = "\\".join(series.series_type)
         return series.reason(RefusalCode.NOT_PRIMARY, "SeriesType", found, "value 2 IMAGE")
     return None
+
+
+def _is_axial_ct(image_type: tuple[str, ...]) -> bool:
+    """Value 3 AXIAL (PS3.3 C.8.2.1.1.1); a scan's own images may have none, or the vendor's word (HELIX)."""
+    return image_type[2] in ("AXIAL", "") or image_type[:2] == ("ORIGINAL", "PRIMARY")
 
 
 def _not_attenuation_corrected(series: Series) -> Reason | None:

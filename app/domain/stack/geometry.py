@@ -5,8 +5,8 @@ spacing attributes of single-frame images play no part. ``z`` always grows along
 row × column (PS3.3 C.7.6.2.1.1), so every grid is right-handed.
 
 A stack may be slightly uneven: scanners that join bed positions round (real GE series have gaps of 3.19
-to 3.29 mm). It is then laid on the regular grid through its first and last slice, provided that no slice
-moves by more than :data:`LARGEST_MISPLACEMENT` of a step.
+to 3.29 mm), and writers round positions. It is then laid on the regular grid through its first and last
+slice, provided that no slice moves by more than :data:`LARGEST_MISPLACEMENT` of a step.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ SAME_POSITION_MM = 0.01
 
 GAP = 1.5
 """A step above this many regular steps has lost a slice."""
+
+FEWEST_OF_ANOTHER_STEP = 3
+"""So many wide steps side by side, all alike, are a part of the scan with another spacing, with none lost."""
+
+ROUNDING_MM = 0.1
+"""Positions written with one decimal make steps differ by so much: 0.625 mm becomes 0.6 and 0.7."""
 
 LARGEST_UNEVENNESS = 0.10
 """Relative; GE's bed joints reach 0.025, lost or doubled slices start at 0.5."""
@@ -149,12 +155,22 @@ def stack_gaps(series: Series) -> tuple[Gap, ...]:
 
 
 def _gaps(along_mm: FloatArray) -> tuple[Gap, ...]:
-    """Gaps between sorted, distinct positions along the normal."""
+    """Gaps between sorted, distinct positions along the normal; none where the spacing varies by design."""
     steps = np.diff(along_mm)
     usual = float(np.median(steps))
+    wide = np.flatnonzero(steps > GAP * usual + ROUNDING_MM)
+    if _is_another_spacing(steps, wide):
+        return ()
     return tuple(
-        Gap(round(float(steps[i]) / usual) - 1, float(along_mm[i]), float(along_mm[i + 1]))
-        for i in np.flatnonzero(steps > GAP * usual)
+        Gap(round(float(steps[i]) / usual) - 1, float(along_mm[i]), float(along_mm[i + 1])) for i in wide
+    )
+
+
+def _is_another_spacing(steps_mm: FloatArray, wide: NDArray[np.int64]) -> bool:
+    """Whether some of the steps called ``wide`` are those of a part of the scan with a spacing of its own."""
+    runs = np.split(wide, np.flatnonzero(np.diff(wide) > 1) + 1)
+    return any(
+        len(run) >= FEWEST_OF_ANOTHER_STEP and float(np.ptp(steps_mm[run])) <= 2 * ROUNDING_MM for run in runs
     )
 
 
@@ -193,11 +209,21 @@ def _uneven(along_mm: FloatArray) -> Reason | None:
         return Reason(RefusalCode.SLICE_GAP, "ImagePositionPatient", found, f"{usual:.2f} mm")
     regular = np.linspace(along_mm[0], along_mm[-1], len(along_mm))
     moved_mm = float(np.abs(along_mm - regular).max())
-    unevenness = float(np.abs(steps / usual - 1.0).max())
-    if unevenness > LARGEST_UNEVENNESS or moved_mm > LARGEST_MISPLACEMENT * usual:
-        found = f"steps of {steps.min():.3f} to {steps.max():.3f} mm, {moved_mm:.2f} mm off a regular grid"
-        return _inconsistent("ImagePositionPatient", found, f"even steps of {usual:.3f} mm")
+    uneven_mm = float(np.abs(steps - usual).max())
+    limits_mm = [max(share * usual, ROUNDING_MM) for share in (LARGEST_UNEVENNESS, LARGEST_MISPLACEMENT)]
+    if uneven_mm > limits_mm[0] + SAME_POSITION_MM or moved_mm > limits_mm[1] + SAME_POSITION_MM:
+        return _varying(steps, usual, moved_mm)
     return None
+
+
+def _varying(steps_mm: FloatArray, usual_mm: float, moved_mm: float) -> Reason:
+    """Uneven steps; several of another size side by side are a spacing that varies by design."""
+    lowest, highest = float(steps_mm.min()), float(steps_mm.max())
+    found = f"steps of {lowest:.3f} to {highest:.3f} mm, {moved_mm:.2f} mm off a regular grid"
+    rare = np.flatnonzero(np.abs(steps_mm - usual_mm) > LARGEST_UNEVENNESS * usual_mm + ROUNDING_MM)
+    if _is_another_spacing(steps_mm, rare):
+        found = f"a spacing that varies from one part of the scan to another: {found}"
+    return _inconsistent("ImagePositionPatient", found, f"even steps of {usual_mm:.3f} mm")
 
 
 def _sheared(positions_mm: FloatArray, normal: FloatArray) -> Reason | None:
