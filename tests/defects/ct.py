@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from app.domain.refusal import RefusalCode as Code
-from tests.defects.damage import OTHER, Damage, Defect, both, copied, every_ct, lost, moved, one_ct
+from tests.defects.damage import OTHER, Damage, Defect, both, copied, every_ct, lost, moved, one_ct, padded
 from tests.defects.studies import Images
 
 
@@ -36,6 +36,18 @@ def numbered(*numbers: int) -> Damage:
     return damage
 
 
+def padded_in_two_ways(images: Images) -> None:
+    """Another padding value on one slice."""
+    padded(-2000, True, PixelPaddingValue=-2000)(images)
+    alone = Images([], images.ct[OTHER:][:1])
+    padded(1500, True, PixelPaddingValue=1500)(alone)
+
+
+AIR = padded(0, True)
+"""The same columns as air."""
+
+TWELVE_BITS = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+
 DEFECTS = (
     Defect("no CT", lost(0, 1, 2, 3, 4, 5, in_ct=True), Code.NO_CT, "SOPClassUID"),
     Defect("a CT slice lost", lost(2, in_ct=True), Code.SLICE_GAP, "ImagePositionPatient"),
@@ -63,5 +75,20 @@ DEFECTS = (
     Defect("CT compressed with loss", every_ct(LossyImageCompression="01")),
     Defect("CT slices numbered from the head to the feet", numbered(6, 5, 4, 3, 2, 1)),
     Defect("numbers of two CT slices exchanged, and too few voxels to see it", numbered(1, 2, 4, 3, 5, 6), warned="of the CT, slices 3, 4 of 6 (along the normal) not where InstanceNumber has them"),
+    # padding
+    Defect("CT padded with -2000", padded(-2000, True, PixelPaddingValue=-2000), like=AIR),
+    Defect("CT padded with -2000, nowhere stated", padded(-2000, True), like=AIR),
+    Defect("CT padded with -2000, stated as 63536", padded(-2000, True, PixelPaddingValue=63536), like=AIR),
+    Defect("CT padded with -2000 and called unsigned", padded(-2000, True, PixelPaddingValue=-2000, PixelRepresentation=0), like=AIR),
+    Defect("CT padded with -2000 and called unsigned, stated as 63536", padded(63536, True, PixelPaddingValue=63536, PixelRepresentation=0), like=AIR),
+    Defect("CT padded with -2000 and called unsigned, nowhere stated", padded(63536, True, PixelRepresentation=0), like=AIR),
+    Defect("CT padded with -2000 in 12 bits", padded(-2000, True, PixelPaddingValue=-2000, **TWELVE_BITS), like=AIR),
+    Defect("CT padded with -2000 in 12 bits, nowhere stated", padded(-2000, True, **TWELVE_BITS), like=AIR),
+    Defect("CT padded with -2000, cut to 12 bits", padded(0x830, True, PixelPaddingValue=63536, **TWELVE_BITS), like=AIR),
+    Defect("CT padded with the value of water", padded(1024, True, PixelPaddingValue=1024), like=AIR),
+    Defect("CT padded with the value of bone, a range", padded(2100, True, PixelPaddingValue=2000, PixelPaddingRangeLimit=2200), like=AIR),
+    Defect("CT padded with the highest value", padded(32767, True, PixelPaddingValue=32767), like=AIR),
+    Defect("CT padded with another value on one slice", padded_in_two_ways, like=AIR),
+    Defect("a CT padding value that tissue has too", padded(0, True, columns=(), PixelPaddingValue=224)),
     Defect("fewer CT images than announced", every_ct(ImagesInAcquisition=300)),
 )

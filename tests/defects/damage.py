@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from app.domain.refusal import RefusalCode
 from tests.defects.studies import Images
@@ -98,6 +100,25 @@ def lost(*indices: int, in_ct: bool = False) -> Damage:
     def damage(images: Images) -> None:
         stack = images.ct if in_ct else images.functional
         stack[:] = [each for index, each in enumerate(stack) if index not in indices]
+
+    return damage
+
+
+def padded(stored: int, in_ct: bool, columns: Sequence[int] = (0, -1), **changes: Any) -> Damage:
+    """The outer columns hold a stored value of 16 bits, whatever its sign; ``changes`` describe it."""
+
+    def damage(images: Images) -> None:
+        for each in images.ct if in_ct else images.functional:
+            if each.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
+                raise ValueError("packed images are not padded")
+            pixels = np.frombuffer(each.PixelData, "<u2").reshape(each.Rows, each.Columns).copy()
+            pixels[:, list(columns)] = stored % 0x10000
+            each.PixelData = pixels.tobytes()
+            for keyword, value in changes.items():
+                if keyword.startswith("PixelPadding"):  # the VR that its sign asks for, right or wrong
+                    each.add_new(keyword, "SS" if value < 0 else "US", value)
+                else:
+                    put(each, keyword, value)
 
     return damage
 

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.valuerep import DSfloat
 
 from app.domain.refusal import RefusalCode as Code
-from tests.defects.damage import Damage, Defect, both, copied, every, injected, one
+from tests.defects.damage import Damage, Defect, both, copied, every, injected, one, padded
 from tests.defects.studies import Images
 from tests.dicom.reading import tiny
 
@@ -105,6 +105,9 @@ def beds(wrong: int, shift_min: int, **changes: object) -> Damage:
 
 ADMIN = every(DecayCorrection="ADMIN")
 UNTIMED = both(ADMIN, injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None))
+NOTHING = padded(0, False)
+"""The same columns without activity."""
+
 STAYS = "activities stay as at the injection"
 
 DEFECTS = (
@@ -145,6 +148,17 @@ DEFECTS = (
     Defect("slope a thousand times too small", every(RescaleSlope=0.025), Code.VALUES_IMPLAUSIBLE, "Units, RescaleSlope, RadionuclideTotalDose"),
     Defect("a rescale type that means nothing", every(RescaleType="SUV")),
     Defect("values that wrap around", wrapped, Code.VALUES_IMPLAUSIBLE, "PixelRepresentation"),
+    # padding
+    Defect("padded with -32768", padded(-32768, False, PixelPaddingValue=-32768), like=NOTHING),
+    Defect("padded with -32768, nowhere stated", padded(-32768, False), like=NOTHING),
+    Defect("padded with -2000, stated as 63536", padded(-2000, False, PixelPaddingValue=63536), like=NOTHING),
+    Defect("padded with -2000 and called unsigned", padded(-2000, False, PixelPaddingValue=-2000, PixelRepresentation=0), like=NOTHING),
+    Defect("padded with the highest value", padded(32767, False, PixelPaddingValue=32767), like=NOTHING),
+    Defect("padded with the highest value, nowhere stated", padded(32767, False), like=NOTHING),
+    Defect("padded with an ordinary value", padded(60, False, PixelPaddingValue=60), like=NOTHING),
+    Defect("padded with a range of values", padded(-1500, False, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1000), like=NOTHING),
+    Defect("a padding value that tissue has too", padded(0, False, columns=(), PixelPaddingValue=48)),
+    Defect("values above the stored bits", both(padded(5000, False, columns=(2,)), every(BitsStored=12, HighBit=11)), Code.VALUES_IMPLAUSIBLE, "BitsStored"),
     # decay correction
     Defect("decay correction not stated", every(DecayCorrection=None), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),
     Defect("decay correction of an unknown kind", every(DecayCorrection="SCAN"), Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrection"),

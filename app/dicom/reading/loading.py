@@ -66,7 +66,9 @@ def ct_image(series: Series) -> CtImage:
         raise unusable(series, RefusalCode.UNITS_UNSUPPORTED, "RescaleType", kind, "HU")
     array = slices.stored.astype(np.float32) * slopes.astype(np.float32)[:, None, None]
     array += intercepts.astype(np.float32)[:, None, None]
-    lowest = float(array.min())
+    if slices.outside is not None:
+        array[slices.outside] = -np.inf
+    lowest = float(array.min(where=array >= AIR_HU, initial=np.inf))  # what lies below is outside the image
     if not lowest < HIGHEST_PLAUSIBLE_MINIMUM_HU:
         found = f"a minimum of {lowest:g}"
         raise unusable(series, RefusalCode.VALUES_IMPLAUSIBLE, "PixelData", found, "air or fat below 0 HU")

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 
 from app.dicom import header_values as header
-from app.dicom.reading import compression
+from app.dicom.reading import compression, padding
 from app.dicom.reading.compression import (
     JPEG_LS,
     DecoderDiedError,
@@ -41,9 +41,11 @@ class SliceStack:
 
     Attributes:
         stack: its grid.
-        stored: ``(z, y, x)`` stored values, of the type that the files have (the widest, if they differ).
+        stored: ``(z, y, x)`` stored values, of the type that the files have (the widest, if they differ); 0
+            outside the image where 0 is no activity: in a PET and a SPECT.
         headers: for each z its data set, without pixels; one repeated for a multi-frame.
         sop_instance_uids, frame_numbers: for each z where it came from; frame numbers count from 1.
+        outside: ``(z, y, x)``, what is padding and no image; ``None`` when nothing is.
     """
 
     stack: Stack
@@ -51,6 +53,7 @@ class SliceStack:
     headers: tuple[Dataset, ...]
     sop_instance_uids: tuple[str, ...]
     frame_numbers: tuple[int, ...]
+    outside: NDArray[np.bool_] | None = None
 
 
 def unusable(
@@ -89,31 +92,40 @@ def read_stack(series: Series) -> SliceStack:
 
 def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     ordered = [series.instances[index] for index in stack.order]
-    planes, headers = [], []
+    planes, headers, padded = [], [], []
     for instance in ordered:
-        dataset, plane = _pixels(series, instance.path, stack.grid.shape[1:], decoder)
+        dataset, plane, outside = _pixels(series, instance.path, stack.grid.shape[1:], decoder)
         planes.append(plane)
         headers.append(dataset)
+        padded.append(outside)
     uids = tuple(instance.sop_instance_uid for instance in ordered)
     # np.stack promotes to a type that holds every slice: the first one alone must not decide
-    return SliceStack(stack, np.stack(planes), tuple(headers), uids, (1,) * len(uids))
+    return SliceStack(stack, np.stack(planes), tuple(headers), uids, (1,) * len(uids), _joined(padded))
+
+
+def _joined(masks: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+    """One mask of all slices, unless none has one."""
+    some = next((mask for mask in masks if mask is not None), None)
+    return (
+        None if some is None else np.stack([np.zeros_like(some) if mask is None else mask for mask in masks])
+    )
 
 
 def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     instance = series.instances[0]
-    dataset, frames = _pixels(series, instance.path, stack.grid.shape, decoder)
+    dataset, frames, outside = _pixels(series, instance.path, stack.grid.shape, decoder)
     order = np.array(stack.order)
     slices = len(order)
     numbers = tuple(int(frame) + 1 for frame in order)
-    return SliceStack(
-        stack, frames[order], (dataset,) * slices, (instance.sop_instance_uid,) * slices, numbers
-    )
+    uids = (instance.sop_instance_uid,) * slices
+    padded = None if outside is None else outside[order]
+    return SliceStack(stack, frames[order], (dataset,) * slices, uids, numbers, padded)
 
 
 def _pixels(
     series: Series, path: Path, shape: tuple[int, ...], decoder: IsolatedDecoder
-) -> tuple[Dataset, NDArray[Any]]:
-    """Data set without pixels, and its pixels as ``shape``."""
+) -> tuple[Dataset, NDArray[Any], NDArray[np.bool_] | None]:
+    """Data set without pixels, its pixels as ``shape``, and which of them are none."""
     try:
         dataset = header.read_with_pixels(path)
     except header.READ_ERRORS as error:
@@ -137,13 +149,20 @@ def _pixels(
         found, expected = f"pixels of shape {pixels.shape}", f"{shape}, one sample each"
         raise unusable(series, missing, "PixelData", found, expected)
     del dataset.PixelData
-    return dataset, pixels
+    is_ct = series.sop_class_uid == CT_IMAGE
+    outside = settled(padding.outside(dataset, pixels, is_ct), series)
+    if outside is not None and not is_ct:
+        pixels = np.where(outside, pixels.dtype.type(0), pixels)
+    return dataset, pixels, outside
 
 
 def _decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:
     """The pixels; of JPEG-LS, whose decoder may crash, from a child process."""
-    if dataset.file_meta.get("TransferSyntaxUID", "") in JPEG_LS:
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
+    if syntax in JPEG_LS:
         return decoder.decode(path)
+    if syntax in UNCOMPRESSED and padding.has_spare_bits(dataset):
+        return padding.with_spare_bits(dataset)
     return np.asarray(dataset.pixel_array)
 
 

@@ -1,0 +1,170 @@
+"""Pixels that are no image: padding to a rectangle, and bit patterns that no measurement has.
+
+Pixel Padding Value and Range Limit are stored values, before any rescale (PS3.3 C.7.5.1.1.2). Their VR is US
+or SS by Pixel Representation, and writers confuse the two: 63536 is -2000, in the attribute and in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels import get_decoder
+
+from app.dicom import header_values as header
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.volume import AIR_HU
+
+Stored = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+HIGHEST_HU = 32767.0
+"""The extended scale of CT ends at 30710; what is above is a negative value that was read as unsigned."""
+
+TISSUE_HU = (-900.0, 4000.0)
+"""Padding of a value in between might be lung, tissue or metal: it counts where it reaches a slice's edge."""
+
+ADVICE = "Send the image again from the scanner"
+
+
+def has_spare_bits(dataset: Dataset) -> bool:
+    """Whether samples of 16 bits have unused ones on top that no overlay occupies."""
+    bits = header.whole(dataset, "BitsStored") or 16
+    is_usual = header.whole(dataset, "BitsAllocated") == 16 and header.whole(dataset, "HighBit") == bits - 1
+    overlays = any((group, 0x0102) in dataset for group in range(0x6000, 0x6020, 2))
+    return is_usual and bits < 16 and not overlays
+
+
+def with_spare_bits(dataset: Dataset) -> Stored:
+    """Uncompressed pixels with the bits above Bits Stored, which pydicom drops: -2000 would become bone.
+
+    Negative values may be written in the stored bits alone, or in all.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    stored = np.asarray(get_decoder(syntax).as_array(dataset, correct_unused_bits=False)[0])
+    bits = int(dataset.BitsStored)
+    if stored.dtype.kind == "i":
+        is_negative = (stored >= 1 << (bits - 1)) & (stored < 1 << bits)
+        stored = np.where(is_negative, stored - (1 << bits), stored).astype(stored.dtype)
+    return stored
+
+
+def outside(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | None:
+    """Which pixels lie outside the image, of the shape of ``stored``: ``(y, x)``, or ``(z, y, x)`` of frames.
+
+    ``None`` when all are image; a reason when pixels contradict their own description.
+    """
+    findings = [_stated(dataset, stored, is_ct), _beyond_bits(dataset, stored, is_ct)]
+    findings += [_unsigned(dataset, stored)] if is_ct else []
+    masks = []
+    for found in findings:
+        if isinstance(found, Reason):
+            return found
+        if found is not None and found.any():
+            masks.append(found)
+    if not masks and not is_ct:
+        return _unstated(stored)
+    return np.logical_or.reduce(masks) if masks else None
+
+
+def _stated(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | None:
+    """What Pixel Padding Value, and the range to its limit, say."""
+    value = header.whole(dataset, "PixelPaddingValue")
+    if value is None or stored.dtype.kind not in "iu":
+        return None
+    limit = header.whole(dataset, "PixelPaddingRangeLimit")
+    ends = sorted(_read_as(each, stored.dtype) for each in (value, value if limit is None else limit))
+    if ends[1] - ends[0] > 0x7FFF:  # negative values in an unsigned VR
+        ends = sorted(_read_as(each, np.dtype(np.int16)) for each in ends)
+    padded = _within(stored, ends, 16 if stored.dtype.itemsize <= 2 else 32)
+    if not padded.any() and has_spare_bits(dataset):  # the writer kept the stored bits alone
+        padded = _within(stored, ends, int(dataset.BitsStored))
+    if not padded.any():
+        return None
+    return _at_edges(padded) if _may_be_tissue(dataset, stored[padded], is_ct) else padded
+
+
+def _read_as(value: int, dtype: np.dtype[Any]) -> int:
+    """A value of 16 bits, whose sign is the writer's guess, as the pixels are read."""
+    if dtype.kind == "u":
+        return value % 0x10000 if dtype.itemsize <= 2 else value
+    return value - 0x10000 if 0x7FFF < value <= 0xFFFF else value
+
+
+def _within(stored: Stored, ends: list[int], bits: int) -> Mask:
+    """Values from one end to the other, in arithmetic of so many bits: 63536 and -2000 are one."""
+    modulus = 1 << bits
+    return np.asarray((stored.astype(np.int64) - ends[0]) % modulus <= ends[1] - ends[0], dtype=np.bool_)
+
+
+def _may_be_tissue(dataset: Dataset, values: Stored, is_ct: bool) -> bool:
+    if not is_ct:
+        return bool(values.max() > 0)
+    low, high = (_hu(dataset, float(value)) for value in (values.min(), values.max()))
+    return low < TISSUE_HU[1] and high > TISSUE_HU[0]
+
+
+def _hu(dataset: Dataset, stored: float) -> float:
+    slope, intercept = header.number(dataset, "RescaleSlope"), header.number(dataset, "RescaleIntercept")
+    return stored * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def _at_edges(mask: Mask) -> Mask:
+    """The parts of a mask that reach an edge of their slice."""
+    from scipy.ndimage import label  # for those that need it
+
+    in_plane = np.zeros((3,) * mask.ndim, dtype=bool)
+    in_plane[(1,) * (mask.ndim - 2)] = [[False, True, False], [True, True, True], [False, True, False]]
+    parts, count = label(mask, in_plane)
+    reaches = np.zeros(count + 1, dtype=bool)
+    for edge in (parts[..., 0, :], parts[..., -1, :], parts[..., 0], parts[..., -1]):
+        reaches[edge] = True
+    reaches[0] = False
+    return np.asarray(reaches[parts])
+
+
+def _beyond_bits(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | None:
+    """What lies below all that Bits Stored can hold. Above it a CT has metal, and nothing else has a use."""
+    if not has_spare_bits(dataset) or stored.dtype.itemsize != 2:
+        return None
+    bits = int(dataset.BitsStored)
+    signed = stored.view(np.dtype(stored.dtype.str.replace("u", "i")))
+    is_signed = stored.dtype.kind == "i"
+    below = signed < (-(1 << (bits - 1)) if is_signed else 0)
+    most = int(signed.max())
+    if not is_ct and most >= 1 << bits:
+        found, expected = f"a value of {most} in {bits} bits", "values that the stored bits can hold"
+        return Reason(RefusalCode.VALUES_IMPLAUSIBLE, "BitsStored", found, expected, ADVICE)
+    return np.asarray(below)
+
+
+def _unsigned(dataset: Dataset, stored: Stored) -> Mask | Reason | None:
+    """Negative values of a CT that is called unsigned: below air they are padding."""
+    if stored.dtype.str[1:] != "u2" or _hu(dataset, float(stored.max())) <= HIGHEST_HU:
+        return None
+    slope = header.number(dataset, "RescaleSlope") or 1.0
+    negative = np.asarray(stored > (HIGHEST_HU - _hu(dataset, 0.0)) / slope)
+    highest = _hu(dataset, float(stored[negative].max()) - 0x10000)
+    if highest > AIR_HU:
+        found = f"{_hu(dataset, float(stored.max())):.0f} HU by unsigned values, {highest:.0f} by signed ones"
+        expected = "1: the pixels are signed"
+        return Reason(RefusalCode.VALUES_IMPLAUSIBLE, "PixelRepresentation", found, expected, ADVICE)
+    return negative
+
+
+def _unstated(stored: Stored) -> Mask | None:
+    """Padding that no attribute names: one extreme value in all four corners of a PET or SPECT slice.
+
+    Corners lie outside the ring; no measurement has its hottest, or its most negative, value in all of them.
+    """
+    planes = stored.reshape(-1, *stored.shape[-2:])
+    corners = planes[:, :: planes.shape[1] - 1 or 1, :: planes.shape[2] - 1 or 1].reshape(len(planes), -1)
+    value, low, high = corners[:, 0], planes.min(axis=(1, 2)), planes.max(axis=(1, 2))
+    is_extreme = (low < high) & ((value == high) | ((value == low) & (value < 0)))
+    is_padded = is_extreme & (corners == value[:, None]).all(axis=1) & (value != 0)
+    if not is_padded.any():
+        return None
+    same = (planes == value[:, None, None]) & is_padded[:, None, None]
+    return _at_edges(same).reshape(stored.shape)
