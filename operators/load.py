@@ -7,6 +7,7 @@ from app.domain.analysis import Loaded
 from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
+from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.registration.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import StageOperator
@@ -22,6 +23,9 @@ class LoadOperator(StageOperator):
         super().__init__(fragment, on_stage=on_stage)
 
     def step(self, item: Selection) -> Loaded | Rejection:
-        """PET in SUV, SPECT in Bq/ml and SUV, CT in HU, and whether the two lie on each other."""
+        """PET and SPECT in SUV, CT in HU, whether the two lie on each other; counts over the liver."""
         found = load(item, self._policy)
-        return found if isinstance(found, Rejection) else check_ct(found, self._policy.ct_agreement)
+        if isinstance(found, Rejection):
+            return found
+        checked = check_ct(found, self._policy.ct_agreement)
+        return related_to_liver(checked, self._policy.training_liver_suv)

@@ -249,11 +249,12 @@ def _with_paths_below(outcome: StudyOutcome, name: str) -> StudyOutcome:
 
 
 def _pair_lines(pair: PairOutcome) -> list[str]:
-    burden = pair.findings.burden
+    burden, tl_psma = pair.findings.burden, pair.findings.burden.tl_psma
+    uptake = "not quantified" if tl_psma is None else f"TL-PSMA {tl_psma:.1f} g"
     prior = ", with prior" if pair.prior_used else ""
     lines = [
         f"  {pair.kind} {pair.tracer}: {pair.model.role} ({pair.model.model_id}{prior}), "
-        f"{burden.lesion_count} lesion(s), PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
+        f"{burden.lesion_count} lesion(s), PSMA-TV {burden.psma_tv_ml:.1f} ml, {uptake}"
     ]
     lines += [f"    {file.kind}: {file.path}" for file in pair.files]
     return lines + [f"    no prior used: {reason}" for reason in pair.no_prior]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from app.cohort.pool import in_processes, progress
 from app.cohort.source import CohortPolicy, acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth, numbered_lesions, read_outlines
 from app.dicom.outlines.truth import Outlines, UnusableTruthError
-from app.dicom.reading.loading import load
+from app.dicom.reading.loading import SpectInCounts, load
 from app.domain.analysis import Loaded
 from app.domain.decision import ModelRole, Severity
 from app.domain.refusal import Rejection
@@ -142,7 +142,7 @@ def build_patient(task: PatientTask) -> PatientRecord:
 
 def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
     """The scan written, or in words why not."""
-    loaded = load(scan.selection, task.policy.load)
+    loaded = load(scan.selection, replace(task.policy.load, spect_in_counts=SpectInCounts.REFUSE))
     if not isinstance(loaded, Rejection):
         loaded = check_ct(loaded, task.policy.load.ct_agreement)
     if isinstance(loaded, Rejection):
@@ -151,10 +151,10 @@ def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
         outlines = read_outlines(scan.truth, loaded, task.policy.roi)
     except UnusableTruthError as error:
         return str(error)
-    network_input = build_input(ModelRole.M3, loaded.suv, loaded.ct)
+    network_input = build_input(ModelRole.M3, loaded.uptake, loaded.ct)
     channels, orientation = canonical(network_input)
     regions = LabelMap(
-        orientation.apply(outlines.labels.array).astype(np.uint16), orientation.grid(loaded.suv.grid)
+        orientation.apply(outlines.labels.array).astype(np.uint16), orientation.grid(loaded.uptake.grid)
     )
     lesions, parted = numbered_lesions(regions)
     place = check_place(outlines.share_outside)
@@ -171,7 +171,7 @@ def _build_scan(task: PatientTask, scan: ScanTask) -> _Built | str:
         *_warnings_of_truth(scan.truth, outlines, lesions, parted),
         *(finding.warning for finding in (place, uptake) if finding.warning),
     )
-    return _Built(_cohort_scan(scan, lesions, warnings), loaded, fingerprint(loaded.suv))
+    return _Built(_cohort_scan(scan, lesions, warnings), loaded, fingerprint(loaded.uptake))
 
 
 def _warnings_of_truth(truth: Truth, outlines: Outlines, lesions: LabelMap, parted: bool) -> list[str]:

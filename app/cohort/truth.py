@@ -159,7 +159,7 @@ def read_outlines(truth: Truth, loaded: Loaded, roi: str) -> Outlines:
     Raises:
         UnusableTruthError: they can't be used for this scan.
     """
-    grid = loaded.suv.grid
+    grid = loaded.uptake.grid
     if truth.path is None:
         return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid))
     if truth.form is TruthForm.SEG:

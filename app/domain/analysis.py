@@ -11,13 +11,28 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.domain.decision import Decision, ModelRole, ModelUsed
-from app.domain.findings.findings import Findings
+from app.domain.findings.findings import Findings, ReferenceUptake
 from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection
 from app.domain.stack.ct_agreement import CtAgreement
 from app.domain.study import StudyKind
-from app.domain.volume import LabelMap, Volume
+from app.domain.volume import LabelMap, Unit, Volume
+
+
+@dataclass(frozen=True)
+class LiverScale:
+    """What a SPECT in counts is related to.
+
+    Attributes:
+        liver: where and how it was found; its mean is 1 by definition.
+        assumed_suv: what the liver is given for the networks and for nothing else, g/ml SUVbw.
+        why: why the image has no SUV, in words.
+    """
+
+    liver: ReferenceUptake
+    assumed_suv: float
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,18 +40,20 @@ class Loaded:
     """Volumes in physical units.
 
     Attributes:
-        suv: functional image in SUVbw.
-        activity: functional image in Bq/ml; ``None`` when the source is SUV already.
+        uptake: functional image, in SUVbw; or, not quantified, over the mean of the liver. From counts it is
+            ``Unit.COUNTS`` until the liver is found.
+        activity: functional image in Bq/ml; ``None`` when the source is SUV already, or not quantified.
         ct: in HU, on its own grid.
         slice_sop_instance_uids: for each z index of the functional grid, the SOP instance it came from
             (one repeated UID for a multi-frame).
         slice_frame_numbers: for each z index, the 1-based frame number in that instance.
         ct_agreement: how the image lies on its CT; ``None`` when that was not or could not be measured.
         ct_doubt: why nothing is read from the CT at lesions and organs; empty when the image lies on it.
+        liver_scale: what ``uptake`` is relative to; ``None`` when it is SUVbw.
     """
 
     selection: Selection
-    suv: Volume
+    uptake: Volume
     activity: Volume | None
     ct: Volume
     quantification: Quantification
@@ -45,6 +62,14 @@ class Loaded:
     decisions: tuple[Decision, ...] = ()
     ct_agreement: CtAgreement | None = None
     ct_doubt: str = ""
+    liver_scale: LiverScale | None = None
+
+    @property
+    def network_uptake(self) -> Volume:
+        """What networks and placing see: SUVbw, assumed where the image is not quantified; never reported."""
+        if self.liver_scale is None:
+            return self.uptake
+        return self.uptake.scaled(self.liver_scale.assumed_suv, Unit.SUVBW)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Unit(StrEnum):
     BQML = "Bq/ml"
     HU = "[hnsf'U]"
     COUNTS = "{counts}"
+    TO_LIVER = "{ratio}"
+    """Over the mean of the liver."""
     NONE = "1"
 
 

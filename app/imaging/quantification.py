@@ -15,6 +15,7 @@ from app.domain.findings.findings import Change, Findings, LesionLink, LinkKind,
 from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.study import StudyKind
 from app.errors import UnusableStudyError
+from app.imaging.anatomy.relative_uptake import relative_findings
 from app.imaging.anatomy.sites import with_sites, without_sites
 from app.imaging.earlier_results import EarlierReport, EarlierResult, EarlierResults, comparison_candidates
 from app.imaging.labels import lesion_proximity
@@ -42,6 +43,8 @@ class StudyComparison:
         """``findings`` with the change, or with why there is none."""
         if not self.policy.compare_with_previous:
             return replace(findings, no_change_because="the site's settings leave it out")
+        if findings.not_quantified:
+            return replace(findings, no_change_because="this study is not quantified")
         selection = segmented.aligned.loaded.selection
         now = selection.functional.when or selection.study.study_datetime
         if now is None:
@@ -49,7 +52,7 @@ class StudyComparison:
         found = self.source.for_patient(selection.study.patient, now)
         candidates = comparison_candidates(found, selection, now, self.policy.min_days_to_previous)
         for previous in candidates:
-            if previous.report is not None:
+            if previous.report is not None and not previous.report.findings.not_quantified:
                 return replace(findings, change=self._change(segmented, findings, previous, previous.report))
         nothing = f"no result of an earlier {selection.kind.value} of this patient"
         return replace(findings, no_change_because=nothing)
@@ -153,11 +156,13 @@ class LesionQuantification:
     def quantify(self, segmented: Segmented) -> Quantified:
         """Every biomarker of one study."""
         loaded = segmented.aligned.loaded
-        findings = measure(segmented.labels, loaded.suv, loaded.activity, self.policy)
+        findings = measure(segmented.labels, loaded.uptake, loaded.activity, self.policy)
         if loaded.ct_doubt:
             findings = without_sites(findings, loaded.ct_doubt)
         else:
-            findings = with_sites(findings, segmented.labels, (loaded.suv, loaded.ct), self.policy.sites)
+            findings = with_sites(findings, segmented.labels, (loaded.uptake, loaded.ct), self.policy.sites)
         findings = with_dose(findings, loaded, self.policy)  # before activities leave the image's instant
         findings = with_activity_at_scan_start(findings, loaded)
+        if loaded.liver_scale is not None:
+            findings = relative_findings(findings, loaded.liver_scale)
         return Quantified(segmented, self.comparison.compare(segmented, findings))

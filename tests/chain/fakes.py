@@ -13,7 +13,7 @@ class ThresholdSegmentation:
     """Calls everything above SUV 12 a lesion."""
 
     def segment(self, aligned: Aligned) -> Segmented:
-        suv = aligned.loaded.suv
+        suv = aligned.loaded.network_uptake
         lesions = label_lesions(suv.array > HOT_SUV, suv.grid, minimum_ml=0.1)
         model = ModelUsed("threshold", ModelRole.M1, "1", "0" * 64, demonstration_only=True)
         return Segmented(aligned, lesions.labels, model)

@@ -97,7 +97,7 @@ def test_a_result_of_the_same_run_is_read_again_as_it_was_analysed(
     uids = {file.kind: file.sop_instance_uid for file in pair.files}
     assert prior.segmentation_sop_instance_uid == uids["SEG"]
     assert prior.report == EarlierReport(uids["SR"], pair.tracer, pair.model, pair.findings)
-    for again, then in ((prior.ct(), loaded.ct), (prior.suv(), loaded.suv)):
+    for again, then in ((prior.ct(), loaded.ct), (prior.suv(), loaded.uptake)):
         assert np.array_equal(again.array, then.array)
         assert again.grid.matches(then.grid)
         assert again.frame_of_reference_uid == then.frame_of_reference_uid

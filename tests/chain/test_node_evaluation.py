@@ -41,7 +41,7 @@ class HalfOfTheHottest:
     """A model that takes what is above half of the maximum: the tiny patients' true lesion."""
 
     def segment(self, aligned: Aligned) -> Segmented:
-        selection, suv = aligned.loaded.selection, aligned.loaded.suv
+        selection, suv = aligned.loaded.selection, aligned.loaded.uptake
         lesions = label_lesions(suv.array > suv.array.max() / 2, suv.grid, minimum_ml=0.1)
         role = ModelRole.M1 if selection.kind is StudyKind.PET_CT else ModelRole.M2
         model = ModelUsed("half", role, "1", "0" * 64, demonstration_only=True)

@@ -120,7 +120,7 @@ def undamaged(kind: str) -> Loaded:
 
 def same_numbers(found: Loaded, expected: Loaded) -> bool:
     """Every voxel's SUV, activity and HU, at the same place, and the activity that would be reported."""
-    pairs = [(found.suv, expected.suv), (found.activity, expected.activity), (found.ct, expected.ct)]
+    pairs = [(found.uptake, expected.uptake), (found.activity, expected.activity), (found.ct, expected.ct)]
     if not _same_activity(reported_mbq(found), reported_mbq(expected)):
         return False
     return all(
@@ -132,9 +132,9 @@ def same_numbers(found: Loaded, expected: Loaded) -> bool:
 
 def reported_mbq(loaded: Loaded) -> tuple[str, float] | None:
     """To what instant activities are reported, and that of a lesion in the middle of the image."""
-    labels = np.zeros(loaded.suv.grid.shape, dtype=np.uint16)
+    labels = np.zeros(loaded.uptake.grid.shape, dtype=np.uint16)
     labels[tuple(slice(n // 3, n // 3 + 2) for n in labels.shape)] = 1
-    measured = measure(LabelMap(labels, loaded.suv.grid), loaded.suv, loaded.activity)
+    measured = measure(LabelMap(labels, loaded.uptake.grid), loaded.uptake, loaded.activity)
     found = with_activity_at_scan_start(measured, loaded)
     if found.activity_instant is None or found.burden.activity_mbq is None:
         return None

@@ -23,7 +23,7 @@ AN_HOUR_LEFT = 2.0 ** (-3600.0 / HALF_LIFE_S)
 def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Findings, Loaded]:
     quantified = sources.pet(tmp_path_factory.mktemp("pet"))
     loaded = quantified.segmented.aligned.loaded
-    return measure(quantified.segmented.labels, loaded.suv, loaded.activity), loaded
+    return measure(quantified.segmented.labels, loaded.uptake, loaded.activity), loaded
 
 
 def timed(loaded: Loaded, reference: datetime | None, acquired: datetime | None = SCANNED) -> Loaded:

@@ -16,6 +16,7 @@ from app.domain.quantities.calibration import (
     NmHeader,
     RealWorldMapping,
     convert_nm,
+    left_in_counts,
 )
 from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import LU177
@@ -89,6 +90,17 @@ def test_a_mapping_is_for_stored_values_and_a_calibration_for_rescaled_ones(unit
 
 def test_counts_without_a_calibration_are_refused_never_guessed() -> None:
     assert refusal(HEADER) is RefusalCode.CALIBRATION_MISSING
+
+
+def test_counts_may_stay_counts_where_nothing_but_the_calibration_is_missing() -> None:
+    why = convert_nm(HEADER, ())
+    assert isinstance(why, Reason)
+    found = left_in_counts(HEADER, why)
+    assert isinstance(found, Conversion)
+    assert found.count_factors == (1.0,) * HEADER.slices
+    assert (found.suv_factors, found.activity_factors) == (None, None)
+    other = Reason(RefusalCode.UNITS_UNSUPPORTED, "MeasurementUnitsCodeSequence", "Gy", "Bq/ml")
+    assert left_in_counts(HEADER, other) is other
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ GIVEN = datetime(2026, 3, 1, 9, 0)
 def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Findings, Loaded]:
     quantified = sources.spect(tmp_path_factory.mktemp("spect"))
     loaded = quantified.segmented.aligned.loaded
-    return measure(quantified.segmented.labels, loaded.suv, loaded.activity), loaded
+    return measure(quantified.segmented.labels, loaded.uptake, loaded.activity), loaded
 
 
 def scanned_after(loaded: Loaded, hours: float, reference_h: float | None = None) -> Loaded:

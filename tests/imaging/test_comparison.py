@@ -89,13 +89,13 @@ def previous_of(quantified: Quantified, days: float = 60.0, labels: LabelMap | N
             "1.2.3.9",
             loaded.selection.tracer.key,
             quantified.segmented.model,
-            measure(found, loaded.suv, loaded.activity),
+            measure(found, loaded.uptake, loaded.activity),
         ),
         may_be_prior=True,
         may_be_compared=True,
         labels=lambda: found,
         ct=lambda: loaded.ct,
-        suv=lambda: loaded.suv,
+        suv=lambda: loaded.uptake,
     )
 
 
@@ -104,6 +104,18 @@ def compared(
 ) -> Findings:
     comparison = StudyComparison(policy or QuantifyPolicy(), AlignPolicy(), Source(previous))
     return comparison.compare(quantified.segmented, quantified.findings)
+
+
+def test_what_is_not_quantified_is_compared_with_nothing(pet: Quantified) -> None:
+    earlier = previous_of(pet)
+    assert compared(pet, earlier).change is not None
+    in_counts = replace(pet.findings, not_quantified="SPECT in counts")
+    found = compared(replace(pet, findings=in_counts), earlier)
+    assert found.change is None
+    assert found.no_change_because == "this study is not quantified"
+    assert earlier.report is not None
+    report = replace(earlier.report, findings=replace(earlier.report.findings, not_quantified="counts"))
+    assert compared(pet, replace(earlier, report=report)).change is None
 
 
 def change_of(quantified: Quantified, *previous: EarlierResult) -> Change:

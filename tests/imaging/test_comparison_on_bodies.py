@@ -40,7 +40,7 @@ def test_lesions_are_matched_across_poses_and_the_one_that_came_is_new(tmp_path:
     scan = simulate_patient(901, Centre.A).pet
     findings = measure(scan.truth, scan.functional, None)
     template = dated(sources.pet(tmp_path)).segmented
-    loaded = replace(template.aligned.loaded, suv=scan.functional, ct=scan.ct, activity=None)
+    loaded = replace(template.aligned.loaded, uptake=scan.functional, ct=scan.ct, activity=None)
     aligned = replace(template.aligned, loaded=loaded)
     now = Quantified(replace(template, aligned=aligned, labels=scan.truth), findings)
     before = without_largest(scan.truth)

@@ -67,7 +67,7 @@ def spect_study(number: int = 1, ct: Volume | None = None, kind: StudyKind = Stu
     study = Study("1.2", Patient("P"), (functional,), SCANNED)
     return Loaded(
         selection=Selection(study, kind, functional, Series("1.2.2", "CT", ()), PSMA_617_LU177),
-        suv=Person(number).suv(grid, POSE, fwhm_mm=15.0),
+        uptake=Person(number).suv(grid, POSE, fwhm_mm=15.0),
         activity=None,
         ct=ct or later_ct(number),
         quantification=Quantification("RWVM"),
@@ -137,8 +137,8 @@ def test_the_patients_own_lesions_come_to_lie_on_the_spects_grid() -> None:
     aligned = align_prior(loaded, [pet_result()], AlignPolicy())
     assert aligned.prior is not None, aligned.no_prior
     prior = aligned.prior
-    assert prior.mask.grid.matches(loaded.suv.grid)
-    truth = Person(1).lesion_labels(loaded.suv.grid, POSE)
+    assert prior.mask.grid.matches(loaded.uptake.grid)
+    truth = Person(1).lesion_labels(loaded.uptake.grid, POSE)
     for number in range(1, truth.count + 1):
         there, here = (np.argwhere(labels.array == number).mean(axis=0) for labels in (truth, prior.mask))
         assert np.linalg.norm(there - here) * 5.0 < 8.0
@@ -151,7 +151,7 @@ def test_a_short_field_of_view_takes_the_lesions_that_it_sees() -> None:
     pelvis = Person(1).ct(trunk_grid(180.0, 400.0), POSE)
     loaded = spect_study(ct=pelvis)
     grid = trunk_grid(220.0, 390.0, 5.0)
-    loaded = replace(loaded, suv=Person(1).suv(grid, POSE, fwhm_mm=15.0))
+    loaded = replace(loaded, uptake=Person(1).suv(grid, POSE, fwhm_mm=15.0))
     aligned = align_prior(loaded, [pet_result()], AlignPolicy())
     assert aligned.prior is not None, aligned.no_prior
     assert 0 < aligned.prior.mask.count < 8

@@ -21,7 +21,7 @@ READER = Path(__file__).parent / "node" / "node_modules" / ".read_seg.cjs"
 def viewer_source(case: Case) -> dict[str, Any]:
     """The source image as a viewer knows it: its planes, with a frame number where it is multi-frame."""
     loaded = case.quantified.segmented.aligned.loaded
-    grid = loaded.suv.grid
+    grid = loaded.uptake.grid
     column_mm, row_mm, _ = grid.spacing_mm
     cosines = (grid.affine[:3, :3] / np.array(grid.spacing_mm)).T.tolist()
     positions = grid.to_lps(np.array([[0.0, 0.0, float(z)] for z in range(grid.shape[0])])).tolist()
@@ -37,7 +37,7 @@ def viewer_source(case: Case) -> dict[str, Any]:
     ]
     return {
         "seriesInstanceUID": loaded.selection.functional.series_instance_uid,
-        "frameOfReferenceUID": loaded.suv.frame_of_reference_uid,
+        "frameOfReferenceUID": loaded.uptake.frame_of_reference_uid,
         "rows": grid.shape[1],
         "columns": grid.shape[2],
         "rowCosines": cosines[0],

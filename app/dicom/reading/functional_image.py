@@ -43,7 +43,8 @@ class FunctionalImage:
 
     Attributes:
         suv: in SUVbw; ``None`` with ``no_suv`` saying why.
-        activity: in Bq/ml; ``None`` when the image is SUV by itself.
+        activity: in Bq/ml; ``None`` when the image is SUV by itself, or in counts.
+        counts: where no unit can be established and the site takes it so; on a scale of its own.
         slice_sop_instance_uids, slice_frame_numbers: for each z where it came from.
         body: as the header has it.
     """
@@ -56,6 +57,12 @@ class FunctionalImage:
     slice_frame_numbers: tuple[int, ...]
     decisions: tuple[Decision, ...]
     body: BodySize = field(default_factory=BodySize)
+    counts: Volume | None = None
+
+    @property
+    def volume(self) -> Volume | None:
+        """In the best unit that there is."""
+        return self.suv or self.activity or self.counts
 
 
 def functional_image(
@@ -68,7 +75,8 @@ def functional_image(
     """
     suv = _volume(series, slices, slopes, conversion.suv_factors, Unit.SUVBW)
     activity = _volume(series, slices, slopes, conversion.activity_factors, Unit.BQML)
-    for volume in (suv, activity):
+    counts = _volume(series, slices, slopes, conversion.count_factors, Unit.COUNTS)
+    for volume in (suv, activity, counts):
         if volume is not None:
             _refuse_implausible(volume, series)
     shared = () if suv is None else _share_decisions(suv, conversion.quantification, series)
@@ -81,6 +89,7 @@ def functional_image(
         slices.sop_instance_uids,
         slices.frame_numbers,
         (*conversion.decisions, *shared),
+        counts=counts,
     )
 
 

@@ -24,6 +24,7 @@ from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
+from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.registration.ct_agreement import check_ct
 
 
@@ -56,7 +57,7 @@ def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
     uids = (selection.functional.series_instance_uid, selection.ct.series_instance_uid)
     found = load(selection, policy)
     if not isinstance(found, Rejection):
-        found = check_ct(found, policy.ct_agreement)
+        found = related_to_liver(check_ct(found, policy.ct_agreement), policy.training_liver_suv)
     if isinstance(found, Rejection):
         return PairInspection(selection.kind, *uids, PairVerdict.REFUSED, found)
     decisions = (*selection.decisions, *found.decisions)
@@ -65,7 +66,10 @@ def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
     return PairInspection(selection.kind, *uids, verdict, None, decisions)
 
 
-FILE_SUFFIX = {Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU", Unit.SUL: "SUL", Unit.SUVBSA: "SUVbsa"}
+FILE_SUFFIX = {
+    Unit.SUVBW: "SUVbw", Unit.BQML: "Bqml", Unit.HU: "HU", Unit.SUL: "SUL", Unit.SUVBSA: "SUVbsa",
+    Unit.COUNTS: "counts",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def _with_values(
         image = read_functional(series, loading)
     except UnusableStudyError as error:
         return replace(looked_at, problems=_new(error.rejection.reasons, looked_at.verdict))
-    found = [volume for volume in (image.suv, image.activity) if volume is not None]
+    found = [volume for volume in (image.suv, image.activity, image.counts) if volume is not None]
     if image.suv is not None:
         found += [image.suv.scaled(item.per_suvbw, item.unit) for item in image.quantification.other_suv]
     return replace(

@@ -1,12 +1,14 @@
 """The stage ``load``: a pair's series become volumes in physical units, or a reason why not.
 
 ``Volume.array`` runs along the slice normal row × column for z, whatever the order of files or frames was. A
-PET or SPECT is in SUVbw, and in Bq/ml where its source is not SUV already; a CT is in Hounsfield units.
+PET or SPECT is in SUVbw, and in Bq/ml where its source is not SUV already; a CT is in Hounsfield units. A
+SPECT that no calibration fits may stay in counts, if the site wants it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 
@@ -79,6 +81,13 @@ def ct_image(series: Series) -> CtImage:
     return CtImage(volume, tuple(replace(one, text=f"of the CT, {one.text}") for one in order))
 
 
+class SpectInCounts(StrEnum):
+    """What becomes of a SPECT in counts that no calibration fits."""
+
+    REFUSE = "refuse"
+    RELATIVE_TO_LIVER = "relative to liver"
+
+
 @dataclass(frozen=True)
 class LoadPolicy:
     """How stored values become numbers with a unit."""
@@ -93,24 +102,37 @@ class LoadPolicy:
     series_time_rules: bool = False
     """Where Series Time of a PET lies before the start that its frames' times imply, take Series Time. Off: a
     difference that changes SUV by more than 5 % is refused."""
+    spect_in_counts: SpectInCounts = SpectInCounts.REFUSE
+    """A SPECT in counts that no calibration fits: ``refuse`` it, or segment it with its uptake ``relative to
+    liver``. Its results are marked "not quantified"; they give volumes and ratios, never an SUV, an activity
+    or a dose."""
+    training_liver_suv: float = 1.0
+    """SUVbw that the networks are shown the liver of such a SPECT with: its mean in the SPECTs that they were
+    trained on (``psma-node process`` reports it for each). 0.9 to 1.1 in the simulated SPECTs of the
+    shipped models. No reported number uses it."""
     ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
     """How far a PET or SPECT may be shifted against its CT, and when it counts as mirrored."""
 
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.training_liver_suv <= 30.0:
+            raise ValueError(f"training_liver_suv is 0.1..30 g/ml, found {self.training_liver_suv}")
+
 
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
-    """The pair in SUVbw, Bq/ml (where the source is not SUV already) and HU."""
+    """The pair in SUVbw, Bq/ml (where the source is not SUV already) and HU; or counts, where they may be."""
     try:
         image = read_functional(selection.functional, policy)
         ct = ct_image(selection.ct)
     except UnusableStudyError as error:
         return error.rejection
-    if image.suv is None:
+    uptake = image.suv or image.counts
+    if uptake is None:
         return Rejection((image.no_suv or _no_suv(selection.functional),))
     life_s, scan, ct_scan = image.quantification.half_life_s, selection.functional, selection.ct
     clocks = () if life_s is None else ct_clock_doubts(scan.acquired_at, ct_scan.acquired_at, life_s)
     return Loaded(
         selection=selection,
-        suv=image.suv,
+        uptake=uptake,
         activity=image.activity,
         ct=ct.volume,
         quantification=image.quantification,
@@ -127,7 +149,8 @@ def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
         UnusableStudyError: none can.
     """
     if series.sop_class_uid == NM_IMAGE:
-        image = read_nm(series, policy.calibrations, policy.administrations)
+        in_counts = policy.spect_in_counts is SpectInCounts.RELATIVE_TO_LIVER
+        image = read_nm(series, policy.calibrations, policy.administrations, in_counts)
     else:
         image = read_pet(series, policy.administrations, policy.series_time_rules)
     life_s = image.quantification.half_life_s

@@ -20,6 +20,7 @@ from app.domain.quantities.calibration import (
     NmHeader,
     RealWorldMapping,
     convert_nm,
+    left_in_counts,
 )
 from app.domain.quantities.nm_checks import (
     EnergyWindow,
@@ -43,8 +44,9 @@ def read_nm(
     series: Series,
     calibrations: tuple[CameraCalibration, ...] = (),
     administrations: Sequence[SiteAdministration] = (),
+    may_be_in_counts: bool = False,
 ) -> FunctionalImage:
-    """A RECON TOMO image of NM Image Storage in physical units.
+    """A RECON TOMO image of NM Image Storage in physical units; in counts where it may be and has no other.
 
     Raises:
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
@@ -56,16 +58,18 @@ def read_nm(
     found = _header_findings(series, slices)
     slope = _slope(series, dataset)
     nm_header = _nm_header(series, slices, administrations)
-    conversion = settled(convert_nm(nm_header, calibrations), series)
+    converted = convert_nm(nm_header, calibrations)
+    if may_be_in_counts and isinstance(converted, Reason):
+        converted = left_in_counts(nm_header, converted)
+    conversion = settled(converted, series)
     # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
     mapped = conversion.applies_to_stored_values
     slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
     if mapped:
         _refuse_outside_mapping(series, nm_header.mappings, slices)
     image = functional_image(series, slices, slopes, conversion)
-    volume = image.suv or image.activity
-    if volume is not None:
-        found += settled(check_content(volume, slices.stored, slopes), series)
+    if image.volume is not None:
+        found += settled(check_content(image.volume, slices.stored, slopes), series)
     return replace(image, decisions=(*image.decisions, *found), body=nm_header.injection.body)
 
 

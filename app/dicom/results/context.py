@@ -107,7 +107,7 @@ class ResultContext:
     @property
     def frame_of_reference_uid(self) -> str:
         """Of the functional image; a derived one when the source has none."""
-        found = self.loaded.suv.frame_of_reference_uid or self.functional.frame_of_reference_uid
+        found = self.loaded.uptake.frame_of_reference_uid or self.functional.frame_of_reference_uid
         return found or derived_uid("frame of reference", self.functional.series_instance_uid)
 
     def series_instance_uid(self, kind: ResultKind) -> str:

@@ -63,7 +63,7 @@ def source_images(context: ResultContext) -> list[Dataset]:
     Raises:
         ValueError: the number of slices differs from the grid's.
     """
-    grid, uids = context.loaded.suv.grid, context.loaded.slice_sop_instance_uids
+    grid, uids = context.loaded.uptake.grid, context.loaded.slice_sop_instance_uids
     if len(uids) != grid.shape[0]:
         raise ValueError(f"found {len(uids)} source slices, expected the grid's {grid.shape[0]}")
     base = _placed_source(context, grid)

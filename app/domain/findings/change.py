@@ -7,7 +7,7 @@ without one; complete response no uptake left; everything else is stable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.domain.findings.findings import Lesion, LesionLink, LinkKind, Recip, RecipCategory
@@ -188,9 +188,15 @@ def _link(
         kind,
         *numbers,
         volume_percent=percent_change(sum(x.volume_ml for x in before), sum(x.volume_ml for x in now)),
-        tl_psma_percent=percent_change(sum(x.tl_psma for x in before), sum(x.tl_psma for x in now)),
-        suv_max_percent=percent_change(max(x.suv_max for x in before), max(x.suv_max for x in now)),
+        tl_psma_percent=percent_change(*(_of_all(sum, [x.tl_psma for x in side]) for side in (before, now))),
+        suv_max_percent=percent_change(*(_of_all(max, [x.suv_max for x in side]) for side in (before, now))),
     )
+
+
+def _of_all(total: Callable[[list[float]], float], values: list[float | None]) -> float | None:
+    """``None`` unless every value is known: a lesion that is not quantified has none."""
+    known = [value for value in values if value is not None]
+    return total(known) if len(known) == len(values) else None
 
 
 def _kind(before: Sequence[Lesion], now: Sequence[Lesion], proximity: Proximity) -> LinkKind:

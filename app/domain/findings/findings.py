@@ -30,24 +30,27 @@ class Lesion:
         number: its label in the label map; 1 is the largest.
         volume_ml: voxels times voxel volume.
         suv_max, suv_mean, suv_peak: g/ml SUVbw; peak is the mean in a 1 cm³ sphere placed where that mean is
-            highest within the lesion; ``None`` when the sphere does not fit the image.
-        tl_psma: volume_ml x suv_mean (g).
+            highest within the lesion; ``None`` when the sphere does not fit the image. All ``None`` in an
+            image that is not quantified.
+        tl_psma: volume_ml x suv_mean (g); ``None`` without that.
         activity_mbq, concentration_max_bqml, concentration_mean_bqml: when the image is known in Bq/ml; at
             :attr:`Findings.activity_instant`.
         centre_mm: centre of mass, LPS mm.
         hottest_mm: LPS mm of the voxel with SUVmax.
         longest_diameter_mm: largest distance of two of its voxel centres; 0 for a single voxel.
         site: where it sits; ``site_reason`` says which rule decided, or why none did.
-        to_liver, to_parotid: SUVmean over the mean of the reference organ; ``None`` without that organ.
+        to_liver, to_parotid: mean uptake over that of the reference organ; ``None`` without that organ.
+        to_liver_max, to_liver_peak: as SUVmax and SUVpeak, over the liver's mean: in an image that is not
+            quantified.
         absorbed_dose_gy: single-time-point estimate (research), only when the site asks for it.
     """
 
     number: int
     volume_ml: float
-    suv_max: float
-    suv_mean: float
+    suv_max: float | None
+    suv_mean: float | None
     suv_peak: float | None
-    tl_psma: float
+    tl_psma: float | None
     centre_mm: tuple[float, float, float]
     hottest_mm: tuple[float, float, float]
     activity_mbq: float | None = None
@@ -58,7 +61,14 @@ class Lesion:
     site_reason: str = ""
     to_liver: float | None = None
     to_parotid: float | None = None
+    to_liver_max: float | None = None
+    to_liver_peak: float | None = None
     absorbed_dose_gy: float | None = None
+
+    @property
+    def highest_uptake(self) -> float:
+        """SUVmax, or the same over the liver: to draw with, in the image's own scale."""
+        return self.suv_max or self.to_liver_max or 0.0
 
 
 @dataclass(frozen=True)
@@ -66,17 +76,30 @@ class Burden:
     """Whole body: PSMA-TV = sum of volumes (ml), TL-PSMA = sum of volume x SUVmean (g).
 
     Attributes:
+        tl_psma, suv_max: ``None`` in an image that is not quantified.
         dmax_mm: distance of the centres of the two lesions farthest apart; ``None`` below two lesions.
         dmax_lesions: their numbers.
+        to_liver_max: highest uptake over the liver's mean, in an image that is not quantified.
     """
 
     lesion_count: int
     psma_tv_ml: float
-    tl_psma: float
+    tl_psma: float | None
     suv_max: float | None
     activity_mbq: float | None = None
     dmax_mm: float | None = None
     dmax_lesions: tuple[int, int] | None = None
+    to_liver_max: float | None = None
+
+
+def burden_in_words(burden: Burden) -> str:
+    """``3 lesions, PSMA-TV 12.0 ml, TL-PSMA 80.1 g``; not quantified, its highest uptake over the liver's."""
+    noun = "lesion" if burden.lesion_count == 1 else "lesions"
+    volume = f"{burden.lesion_count} {noun}, PSMA-TV {burden.psma_tv_ml:.1f} ml"
+    if burden.tl_psma is not None:
+        return f"{volume}, TL-PSMA {burden.tl_psma:.1f} g"
+    highest = burden.to_liver_max
+    return volume if highest is None else f"{volume}, uptake at most {highest:.1f} times the liver's"
 
 
 class Organ(StrEnum):
@@ -91,10 +114,12 @@ class ReferenceUptake:
     """Uptake of a reference organ; descriptive.
 
     Attributes:
-        suv_mean: in the volume of interest, g/ml SUVbw; ``None`` when the organ could not be found.
+        suv_mean: in the volume of interest, g/ml SUVbw; ``None`` when the organ could not be found, and in an
+            image that is not quantified.
         volume_ml: size of the volume of interest.
         centres_mm: LPS mm of its spheres' centres.
         method: how it was placed, or why it could not be.
+        to_liver: its mean over the liver's, in an image that is not quantified.
     """
 
     organ: Organ
@@ -102,6 +127,7 @@ class ReferenceUptake:
     method: str
     volume_ml: float = 0.0
     centres_mm: tuple[tuple[float, float, float], ...] = ()
+    to_liver: float | None = None
 
 
 class LinkKind(StrEnum):
@@ -233,6 +259,7 @@ class Findings:
         no_change_because: why there is none; empty when nobody looked.
         dose: ``None`` unless the site asks for the estimate.
         activity_instant: when the lesions' activities hold; ``None`` where there are none.
+        not_quantified: why the image has no SUV, and so no finding has; empty when it has.
     """
 
     lesions: tuple[Lesion, ...]
@@ -242,6 +269,7 @@ class Findings:
     no_change_because: str = ""
     dose: DoseEstimate | None = None
     activity_instant: ActivityInstant | None = None
+    not_quantified: str = ""
 
     def reference(self, organ: Organ) -> ReferenceUptake | None:
         """What is known of an organ; ``None`` when nobody looked."""

@@ -279,12 +279,13 @@ def _peak(suv: NDArray[np.float32], voxels: IndexArray, kernel: PeakKernel) -> f
 
 def _burden(lesions: tuple[Lesion, ...]) -> Burden:
     activities = [lesion.activity_mbq for lesion in lesions if lesion.activity_mbq is not None]
+    maxima = [lesion.suv_max for lesion in lesions if lesion.suv_max is not None]
     dmax_mm, dmax_lesions = _dmax(lesions)
     return Burden(
         lesion_count=len(lesions),
         psma_tv_ml=float(sum(lesion.volume_ml for lesion in lesions)),
-        tl_psma=float(sum(lesion.tl_psma for lesion in lesions)),
-        suv_max=max((lesion.suv_max for lesion in lesions), default=None),
+        tl_psma=float(sum(lesion.tl_psma or 0.0 for lesion in lesions)),
+        suv_max=max(maxima, default=None),
         activity_mbq=float(sum(activities)) if activities else None,
         dmax_mm=dmax_mm,
         dmax_lesions=dmax_lesions,

@@ -30,6 +30,8 @@ SAME_SCALE = 1e-3
 COUNT_UNITS = ("{counts}", "counts", "{count}", "CNTS", "1", "")
 """Units that leave the values counts: the site's calibration may turn them into Bq/ml."""
 
+NOT_QUANTIFIED = "not quantified: counts without a calibration"
+
 SUV_UNITS = ("g/ml{SUVbw}", "{SUVbw}g/ml", "g/mL{SUVbw}", "{SUVbw}g/mL")
 
 
@@ -129,6 +131,13 @@ def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) ->
     else:
         found = _from_activity(header, slope * BQML_PER_UNIT[mapping.unit], source, ())
     return replace(found, applies_to_stored_values=True)
+
+
+def left_in_counts(header: NmHeader, why: Reason) -> Conversion | Reason:
+    """Counts as they are, where nothing but the calibration is missing: any other reason stands."""
+    if why.code is not RefusalCode.CALIBRATION_MISSING:
+        return why
+    return Conversion(Quantification(NOT_QUANTIFIED), None, None, why, count_factors=(1.0,) * header.slices)
 
 
 def _unknown_unit(mappings: tuple[RealWorldMapping, ...]) -> Reason | None:

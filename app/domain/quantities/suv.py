@@ -45,6 +45,7 @@ class Conversion:
         suv_factors: to SUVbw; ``None`` when SUV can't be had.
         no_suv: why not.
         applies_to_stored_values: the factors are for stored values, before any rescale.
+        count_factors: to counts, on any scale, where neither can be had and the site takes it so.
     """
 
     quantification: Quantification
@@ -53,6 +54,7 @@ class Conversion:
     no_suv: Reason | None = None
     decisions: tuple[Decision, ...] = ()
     applies_to_stored_values: bool = False
+    count_factors: tuple[float, ...] | None = None
 
 
 def convert_pet(header: PetHeader) -> Conversion | Reason:

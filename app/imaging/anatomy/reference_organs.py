@@ -49,6 +49,9 @@ LIVER_VOI_RADIUS_MM = 15.0
 LIVER_MAX_VARIATION = 0.35
 """Standard deviation over mean within the sphere; beyond, it is no even tissue."""
 
+LIVER_MAX_NOISE = 0.7
+"""The same where the mean alone is wanted, whatever the noise: the sphere holds some 220 voxels of 4 mm."""
+
 PAROTID_LATERAL_MM = (40.0, 85.0)
 """The submandibular glands lie nearer the midline."""
 
@@ -105,7 +108,7 @@ def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: La
     return BodyUptake(ct, landmarks, moved, smooth, soft, float(np.median(moved[soft])))
 
 
-def find_liver(body: BodyUptake) -> Liver:
+def find_liver(body: BodyUptake, max_variation: float = LIVER_MAX_VARIATION) -> Liver:
     """The liver with its uptake, or an uptake that says why there is none."""
     heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
     if heights.size == 0:
@@ -118,7 +121,7 @@ def find_liver(body: BodyUptake) -> Liver:
     candidates &= body.smooth_suv >= LIVER_OVER_SOFT_TISSUE * body.typical_suv
     if not candidates.any():
         return _no_liver("no soft tissue on the right takes up more than the rest")
-    return _liver_among(candidates, body)
+    return _liver_among(candidates, body, max_variation)
 
 
 def find_parotids(body: BodyUptake) -> ReferenceUptake:
@@ -171,7 +174,7 @@ def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
         left &= ~gland
 
 
-def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver:
+def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake, max_variation: float) -> Liver:
     low, high = (share * float(np.median(body.smooth_suv[candidates])) for share in LIVER_RANGE)
     even = candidates & (body.smooth_suv >= low) & (body.smooth_suv <= high)
     spacing_mm = body.ct.grid.spacing_mm[0]
@@ -187,7 +190,8 @@ def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake) -> Liver:
     if volume_ml < LIVER_MIN_ML:
         return _no_liver(f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml")
     centre = np.array(np.unravel_index(int(np.where(core, depth_mm, 0).argmax()), core.shape))
-    uptake = _sphere_uptake(centre, float(depth_mm[tuple(centre)]), body)
+    depth = float(depth_mm[tuple(centre)])
+    uptake = _sphere_uptake(centre, depth, body, max_variation)
     return Liver(_filled(mask, spacing_mm) if uptake.suv_mean is not None else None, uptake)
 
 
@@ -201,7 +205,9 @@ def _filled(liver: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.bool_]:
     return filled
 
 
-def _sphere_uptake(centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUptake) -> ReferenceUptake:
+def _sphere_uptake(
+    centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUptake, max_variation: float
+) -> ReferenceUptake:
     grid = body.ct.grid
     if depth_mm < LIVER_VOI_RADIUS_MM:
         return _unknown(Organ.LIVER, f"nowhere thicker than {2 * depth_mm:.0f} mm, expected 30 mm")
@@ -209,7 +215,7 @@ def _sphere_uptake(centre_zyx: NDArray[np.int64], depth_mm: float, body: BodyUpt
     apart = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
     values = body.suv[apart <= LIVER_VOI_RADIUS_MM**2].astype(np.float64)
     mean, variation = float(values.mean()), float(values.std() / values.mean())
-    if variation > LIVER_MAX_VARIATION:
+    if variation > max_variation:
         return _unknown(Organ.LIVER, f"uptake varies by {100 * variation:.0f} % where it is thickest")
     return ReferenceUptake(
         Organ.LIVER,

@@ -185,6 +185,7 @@ def without_sites(findings: Findings, doubt: str) -> Findings:
 
 def _against(lesion: Lesion, references: tuple[ReferenceUptake, ReferenceUptake]) -> Lesion:
     to_liver, to_parotid = (
-        lesion.suv_mean / reference.suv_mean if reference.suv_mean else None for reference in references
+        lesion.suv_mean / reference.suv_mean if lesion.suv_mean is not None and reference.suv_mean else None
+        for reference in references
     )
     return replace(lesion, to_liver=to_liver, to_parotid=to_parotid)

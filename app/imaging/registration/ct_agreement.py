@@ -115,7 +115,7 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
 
 def check_ct(loaded: Loaded, policy: CtAgreementPolicy) -> Loaded | Rejection:
     """The pair with what was measured, warned of when it is doubtful; refused when it is wrong."""
-    found = measure_ct_agreement(loaded.suv, loaded.ct)
+    found = measure_ct_agreement(loaded.uptake, loaded.ct)
     if found is None:
         return _decided(loaded, None, Decision(STAGE, NOT_CHECKED))
     selection = loaded.selection

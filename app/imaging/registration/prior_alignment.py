@@ -68,7 +68,7 @@ def _aligned(loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy) -> A
     broken = broken_limits(registration.fit, policy)
     if broken:
         return _without(loaded, *broken)
-    mask, fit = place_lesions(candidate.labels(), registration, loaded.suv, candidate.suv())
+    mask, fit = place_lesions(candidate.labels(), registration, loaded.network_uptake, candidate.suv())
     if fit is None:
         found = f"none of the {candidate.lesion_count} PET lesions in the SPECT's field of view"
         return _without(loaded, _empty(candidate, found, "at least one"))

@@ -84,7 +84,7 @@ def segment_lesions(segmenter: Segmenter, aligned: Aligned, minimum_lesion_ml: f
 
 def _network_input(aligned: Aligned, role: ModelRole) -> NetworkInput:
     prior = aligned.prior.mask.mask if aligned.prior is not None and role is ModelRole.M4 else None
-    return build_input(role, aligned.loaded.suv, aligned.loaded.ct, prior)
+    return build_input(role, aligned.loaded.network_uptake, aligned.loaded.ct, prior)
 
 
 def model_used(card: ModelCard) -> ModelUsed:

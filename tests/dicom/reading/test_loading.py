@@ -76,10 +76,10 @@ def test_every_slice_is_rescaled_by_its_own_slope(tmp_path: Path) -> None:
     found = accepted(tmp_path)
     assert np.array_equal(array_of(found.activity), ACTIVITY)
     factor = 70e3 / (150e6 * 2.0 ** (-3600.0 / 4062.6))
-    assert np.allclose(found.suv.array, ACTIVITY * factor, rtol=1e-6)
-    assert found.suv.unit is Unit.SUVBW
+    assert np.allclose(found.uptake.array, ACTIVITY * factor, rtol=1e-6)
+    assert found.uptake.unit is Unit.SUVBW
     assert np.array_equal(found.ct.array, STORED - 1024)
-    assert found.suv.grid.spacing_mm == (4.0, 4.0, 5.0)
+    assert found.uptake.grid.spacing_mm == (4.0, 4.0, 5.0)
     assert found.slice_frame_numbers == (1,) * 6
     assert found.slice_sop_instance_uids == tuple(f"1.2.3.1.{i}" for i in range(1, 7))
 
@@ -93,8 +93,8 @@ def test_the_order_of_files_makes_no_difference_to_any_voxel(tmp_path: Path, ord
     expected = accepted(tmp_path)
     tiny.rename(paths, order)
     found = accepted(tmp_path)
-    assert np.array_equal(found.suv.array, expected.suv.array)
-    assert found.suv.grid.matches(expected.suv.grid)
+    assert np.array_equal(found.uptake.array, expected.uptake.array)
+    assert found.uptake.grid.matches(expected.uptake.grid)
     assert found.slice_sop_instance_uids == expected.slice_sop_instance_uids
 
 
@@ -166,7 +166,7 @@ def test_without_weight_there_is_no_suv_but_bqml_is_still_read(tmp_path: Path) -
     pair(tmp_path, change)
     assert refused(tmp_path) is RefusalCode.WEIGHT_MISSING
     found = read_functional(read_study(tmp_path).series[0], LoadPolicy())
-    assert found.suv is None
+    assert found.uptake is None
     assert np.array_equal(array_of(found.activity), ACTIVITY)
 
 
@@ -200,7 +200,7 @@ def test_losslessly_compressed_slices_give_the_same_values(tmp_path: Path) -> No
         dataset = dcmread(path)
         dataset.compress(RLELossless, generate_instance_uid=False)
         dataset.save_as(path)
-    assert np.array_equal(accepted(tmp_path).suv.array, expected.suv.array)
+    assert np.array_equal(accepted(tmp_path).uptake.array, expected.uptake.array)
 
 
 def test_a_compression_without_a_decoder_is_refused_by_its_uid(tmp_path: Path) -> None:

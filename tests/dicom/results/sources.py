@@ -98,9 +98,9 @@ def as_bytes(dataset: Dataset) -> bytes:
 def without_lesions(quantified: Quantified) -> Quantified:
     """The same, where the model found nothing."""
     loaded = quantified.segmented.aligned.loaded
-    labels = LabelMap(np.zeros(loaded.suv.grid.shape, dtype=np.uint16), loaded.suv.grid)
+    labels = LabelMap(np.zeros(loaded.uptake.grid.shape, dtype=np.uint16), loaded.uptake.grid)
     segmented = replace(quantified.segmented, labels=labels)
-    return Quantified(segmented, measure(labels, loaded.suv, loaded.activity))
+    return Quantified(segmented, measure(labels, loaded.uptake, loaded.activity))
 
 
 def without_prior(quantified: Quantified) -> Quantified:
@@ -134,7 +134,7 @@ def _quantified(labels: LabelMap, functional: Series, kind: StudyKind) -> Quanti
     depth = grid.shape[0]
     loaded = Loaded(
         selection=selection,
-        suv=suv,
+        uptake=suv,
         activity=suv.scaled(2500.0, Unit.BQML),
         ct=ct,
         quantification=_quantification(is_pet),

@@ -129,8 +129,8 @@ def test_more_lesions_than_rows_are_counted(pet: Quantified, page: Pixels) -> No
 def test_an_image_without_any_uptake_can_be_drawn(pet: Quantified) -> None:
     empty = sources.without_lesions(pet)
     loaded = empty.segmented.aligned.loaded
-    dark = Volume(np.zeros_like(loaded.suv.array), loaded.suv.grid, loaded.suv.unit)
-    aligned = replace(empty.segmented.aligned, loaded=replace(loaded, suv=dark))
+    dark = Volume(np.zeros_like(loaded.uptake.array), loaded.uptake.grid, loaded.uptake.unit)
+    aligned = replace(empty.segmented.aligned, loaded=replace(loaded, uptake=dark))
     changed = replace(empty, segmented=replace(empty.segmented, aligned=aligned))
     assert draw_page(context_of(changed)).shape == (HEIGHT, WIDTH, 3)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.dicom.results.context import ResultContext, open_context
-from app.dicom.results.page.views import LOWEST_WINDOW_SUV, window_suv
+from app.dicom.results.page.views import LOWEST_WINDOW_SUV, window_top
 from app.dicom.results.policy import WritePolicy
 from app.domain.analysis import Quantified
 from tests.dicom.results import sources
@@ -21,7 +21,7 @@ def spect(tmp_path_factory: pytest.TempPathFactory) -> Quantified:
 
 
 def window(quantified: Quantified, policy: WritePolicy | None = None) -> float:
-    return window_suv(context_of(quantified, policy))
+    return window_top(context_of(quantified, policy))
 
 
 def context_of(quantified: Quantified, policy: WritePolicy | None = None) -> ResultContext:
@@ -36,8 +36,8 @@ def with_maxima(quantified: Quantified, *maxima: float) -> Quantified:
 
 def brightened(quantified: Quantified, factor: float) -> Quantified:
     aligned = quantified.segmented.aligned
-    suv = aligned.loaded.suv
-    loaded = replace(aligned.loaded, suv=replace(suv, array=suv.array * factor))
+    suv = aligned.loaded.uptake
+    loaded = replace(aligned.loaded, uptake=replace(suv, array=suv.array * factor))
     return replace(
         quantified, segmented=replace(quantified.segmented, aligned=replace(aligned, loaded=loaded))
     )
@@ -61,7 +61,7 @@ def test_the_window_has_a_floor_and_the_sites_ceiling(spect: Quantified) -> None
 
 def test_without_a_lesion_the_image_decides(spect: Quantified) -> None:
     empty = sources.without_lesions(spect)
-    highest = float(empty.segmented.aligned.loaded.suv.array.max())
+    highest = float(empty.segmented.aligned.loaded.uptake.array.max())
     assert window(brightened(empty, 1.0 / highest)) <= LOWEST_WINDOW_SUV
     assert window(brightened(empty, 100.0 / highest)) == WritePolicy().page_window_spect_suv
 

@@ -123,7 +123,7 @@ def test_a_source_without_frame_of_reference_gets_a_derived_one(tmp_path: Path) 
     functional = replace(loaded.selection.functional, frame_of_reference_uid="")
     loaded = replace(
         loaded,
-        suv=replace(loaded.suv, frame_of_reference_uid=""),
+        uptake=replace(loaded.uptake, frame_of_reference_uid=""),
         selection=replace(loaded.selection, functional=functional),
     )
     aligned = replace(quantified.segmented.aligned, loaded=loaded)

@@ -85,11 +85,11 @@ def _draw_burden(sheet: Sheet, burden: Burden, with_activity: bool) -> float:
         ("PSMA-TV, ml", burden.psma_tv_ml, 1),
         ("TL-PSMA, g", burden.tl_psma, 1),
         ("SUVmax, g/ml", burden.suv_max, 1),
+        ("Max / liver", burden.to_liver_max, 1),
+        ("Activity, MBq", burden.activity_mbq if with_activity else None, 3),
+        ("Dmax, cm", None if burden.dmax_mm is None else burden.dmax_mm / 10.0, 1),
     ]
-    if with_activity and burden.activity_mbq is not None:
-        numbers.append(("Activity, MBq", burden.activity_mbq, 3))
-    if burden.dmax_mm is not None:
-        numbers.append(("Dmax, cm", burden.dmax_mm / 10.0, 1))
+    numbers = [number for number in numbers if number[1] is not None]
     step = (RIGHT - TABLE_LEFT) / FIGURES_IN_A_ROW
     for i, (name, value, decimals) in enumerate(numbers):
         x, y = TABLE_LEFT + i % FIGURES_IN_A_ROW * step, TABLE_TOP + i // FIGURES_IN_A_ROW * 62
@@ -143,15 +143,30 @@ def columns_of(lesions: tuple[Lesion, ...], with_activity: bool) -> list[Column]
     found = [
         Column(("Volume", "ml"), tuple(lesion.volume_ml for lesion in lesions), 2),
         Column(("Length", "mm"), tuple(lesion.longest_diameter_mm or None for lesion in lesions), 0),
-        Column(("SUV", "max"), tuple(lesion.suv_max for lesion in lesions), 1),
-        Column(("SUV", "mean"), tuple(lesion.suv_mean for lesion in lesions), 1),
-        Column(("SUV", "peak"), tuple(lesion.suv_peak for lesion in lesions), 1),
-        Column(("TL-PSMA", "g"), tuple(lesion.tl_psma for lesion in lesions), 1),
+        *(_of_suv(lesions) if lesions and lesions[0].suv_max is not None else _of_ratios(lesions)),
     ]
     activity = tuple(lesion.activity_mbq for lesion in lesions) if with_activity else ()
     dose = tuple(lesion.absorbed_dose_gy for lesion in lesions)
     further = [Column(("Activity", "MBq"), activity, 3), Column(("Dose*", "Gy"), dose, 1)]
     return found + [column for column in further if any(value is not None for value in column.values)]
+
+
+def _of_suv(lesions: tuple[Lesion, ...]) -> list[Column]:
+    return [
+        Column(("SUV", "max"), tuple(lesion.suv_max for lesion in lesions), 1),
+        Column(("SUV", "mean"), tuple(lesion.suv_mean for lesion in lesions), 1),
+        Column(("SUV", "peak"), tuple(lesion.suv_peak for lesion in lesions), 1),
+        Column(("TL-PSMA", "g"), tuple(lesion.tl_psma for lesion in lesions), 1),
+    ]
+
+
+def _of_ratios(lesions: tuple[Lesion, ...]) -> list[Column]:
+    """Of an image that is not quantified."""
+    return [
+        Column(("Max /", "liver"), tuple(lesion.to_liver_max for lesion in lesions), 1),
+        Column(("Mean /", "liver"), tuple(lesion.to_liver for lesion in lesions), 1),
+        Column(("Peak /", "liver"), tuple(lesion.to_liver_peak for lesion in lesions), 1),
+    ]
 
 
 def _right_edges(rows: list[list[str]]) -> NDArray[np.float64]:
@@ -181,8 +196,11 @@ def _draw_notes(sheet: Sheet, context: ResultContext, left_out: tuple[Lesion, ..
 def notes(context: ResultContext) -> list[str]:
     """What the numbers of the table mean, below it."""
     findings = context.quantified.findings
-    sphere = "SUVpeak in a sphere of 1 ml, so below SUVmean in lesions smaller than it can be"
+    suv = "" if findings.not_quantified else "SUV"
+    sphere = f"{suv}peak in a sphere of 1 ml, so below {suv}mean in lesions smaller than it can be"
     found = [f"SUVbw in g/ml; {sphere}; TL-PSMA = volume x SUVmean."]
+    if findings.not_quantified:
+        found = [f"Not quantified ({findings.not_quantified}): uptake over the liver's mean; {sphere}."]
     instant = findings.activity_instant
     if instant is not None and context.loaded.selection.kind is StudyKind.SPECT_CT:
         found.append(f"Activity as at: {activity_instant_in_words(instant)}.")

@@ -94,19 +94,19 @@ LOWEST_WINDOW_SUV, WINDOW_STEP_SUV = 1.5, 0.5
 """A window below the floor would show noise as uptake; steps make a number that a person can read."""
 
 
-def window_suv(context: ResultContext) -> float:
-    """Upper end of the page's grey scale, SUVbw (g/ml); the same analysis gives the same number.
+def window_top(context: ResultContext) -> float:
+    """Upper end of the page's grey scale, in the image's unit; the same analysis gives the same number.
 
     A SPECT days after the injection has faint lesions beside bright kidneys, another is bright throughout:
     one fixed window would show one of them empty. ``write.page_window_spect_suv`` is its ceiling.
     """
-    widest = widest_window_suv(context)
+    widest = widest_window(context)
     if not is_fitted(context):
         return widest
     lesions = context.quantified.findings.lesions
     wanted = _faint_lesion(lesions) / LESION_AT_SHARE if lesions else _bright_uptake(context)
     rounded = math.ceil(wanted / WINDOW_STEP_SUV) * WINDOW_STEP_SUV
-    return min(max(rounded, LOWEST_WINDOW_SUV), widest)
+    return min(max(rounded, LOWEST_WINDOW_SUV / _suv_per_step(context)), widest)
 
 
 def is_fitted(context: ResultContext) -> bool:
@@ -114,18 +114,25 @@ def is_fitted(context: ResultContext) -> bool:
     return context.loaded.selection.kind is StudyKind.SPECT_CT
 
 
-def widest_window_suv(context: ResultContext) -> float:
+def widest_window(context: ResultContext) -> float:
     """The site's setting for this kind of study: the window of a PET, the ceiling of a SPECT's."""
     policy, kind = context.policy, context.loaded.selection.kind
-    return policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
+    suv = policy.page_window_pet_suv if kind is StudyKind.PET_CT else policy.page_window_spect_suv
+    return suv / _suv_per_step(context)
+
+
+def _suv_per_step(context: ResultContext) -> float:
+    """What 1 of the image's unit is in SUVbw, for the darkness of a picture alone."""
+    scale = context.loaded.liver_scale
+    return 1.0 if scale is None else scale.assumed_suv
 
 
 def _faint_lesion(lesions: tuple[Lesion, ...]) -> float:
-    return float(np.percentile([lesion.suv_max for lesion in lesions], FAINT_PERCENTILE))
+    return float(np.percentile([lesion.highest_uptake for lesion in lesions], FAINT_PERCENTILE))
 
 
 def _bright_uptake(context: ResultContext) -> float:
-    suv = context.loaded.suv
+    suv = context.loaded.uptake
     return float(np.percentile(anterior(suv.array, suv.grid).image, BRIGHT_PERCENTILE))
 
 
@@ -179,13 +186,14 @@ def draw_views(sheet: Sheet, context: ResultContext) -> None:
         _draw_view(sheet, view, (left, pixels_per_mm), context)
         left += (width + GAP_MM) * pixels_per_mm
     fitted = ", fitted" if is_fitted(context) else ""
-    _draw_scale(sheet, (window_suv(context), fitted), pixels_per_mm)
+    start, unit = ("SUVbw 0", " g/ml") if context.loaded.liver_scale is None else ("0", " x liver")
+    _draw_scale(sheet, (start, f"{window_top(context):g}{unit}{fitted}"), pixels_per_mm)
 
 
 def views_of(context: ResultContext) -> tuple[View, View]:
     """The patient from the front and from the left side, without the air beside him."""
-    suv, labels = context.loaded.suv, context.quantified.segmented.labels
-    threshold = BODY_SHARE_OF_WINDOW * widest_window_suv(context)
+    suv, labels = context.loaded.uptake, context.quantified.segmented.labels
+    threshold = BODY_SHARE_OF_WINDOW * widest_window(context)
     front = _cut(anterior(suv.array, suv.grid), anterior(labels.mask, labels.grid), threshold)
     side = _cut(left_lateral(suv.array, suv.grid), left_lateral(labels.mask, labels.grid), threshold)
     return View("Anterior", *front, 0, ("R", "L")), View("Left lateral", *side, 1, ("A", "P"))
@@ -215,7 +223,7 @@ def _draw_view(sheet: Sheet, view: View, where: tuple[float, float], context: Re
     axes = sheet.axes((left, VIEWS_TOP, width, height))
     axes.set_axis_off()
     axes.imshow(
-        view.image.image, cmap="gray_r", vmin=0, vmax=window_suv(context), extent=view.extent,
+        view.image.image, cmap="gray_r", vmin=0, vmax=window_top(context), extent=view.extent,
         aspect="auto", interpolation="bilinear",
     )  # fmt: skip
     _outline(axes, view)
@@ -274,10 +282,10 @@ def _reach_mm(lesion: Lesion) -> float:
     return float((3.0 * lesion.volume_ml * 1000.0 / (4.0 * np.pi)) ** (1 / 3))
 
 
-def _draw_scale(sheet: Sheet, window: tuple[float, str], pixels_per_mm: float) -> None:
+def _draw_scale(sheet: Sheet, ends: tuple[str, str], pixels_per_mm: float) -> None:
     """A bar of 10 cm (1 cm where the image is small) and the grey scale, below the views.
 
-    ``window`` is the scale's upper end, SUVbw, and a remark on it.
+    ``ends`` are the scale's, in words.
     """
     y = VIEWS_TOP + VIEWS_HEIGHT + 22
     length_cm = 10 if 100 * pixels_per_mm <= LONGEST_BAR else 1
@@ -289,5 +297,5 @@ def _draw_scale(sheet: Sheet, window: tuple[float, str], pixels_per_mm: float) -
     ramp.imshow(np.linspace(0, 1, 160)[None], cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     ramp.set_xticks([])
     ramp.set_yticks([])
-    sheet.write(ramp_left - 8, y + 6, "SUVbw 0", ha="right")
-    sheet.write(ramp_left + 168, y + 6, f"{window[0]:g} g/ml{window[1]}")
+    sheet.write(ramp_left - 8, y + 6, ends[0], ha="right")
+    sheet.write(ramp_left + 168, y + 6, ends[1])

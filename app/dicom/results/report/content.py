@@ -11,7 +11,15 @@ from app.dicom.results.report.quantities import activity_instant_in_words, proce
 from app.domain import codes
 from app.domain.analysis import Prior, RegistrationFit
 from app.domain.dose import EFFECTIVE_HALF_LIVES_H
-from app.domain.findings.findings import Change, DoseEstimate, Findings, LesionLink, LinkKind, ReferenceUptake
+from app.domain.findings.findings import (
+    Change,
+    DoseEstimate,
+    Findings,
+    LesionLink,
+    LinkKind,
+    ReferenceUptake,
+    burden_in_words,
+)
 from app.domain.quantities.suv_scale import Quantification
 from app.domain.study import Code, StudyKind
 
@@ -41,11 +49,11 @@ def evaluations(
 
 def summary(context: ResultContext) -> str:
     """One sentence on the burden."""
-    burden = context.quantified.findings.burden
-    if burden.lesion_count == 0:
-        return NO_LESION
-    noun = "lesion" if burden.lesion_count == 1 else "lesions"
-    return f"{burden.lesion_count} {noun}, PSMA-TV {burden.psma_tv_ml:.1f} ml, TL-PSMA {burden.tl_psma:.1f} g"
+    findings = context.quantified.findings
+    marked = f"; not quantified: {findings.not_quantified}" if findings.not_quantified else ""
+    if findings.burden.lesion_count == 0:
+        return NO_LESION + marked
+    return burden_in_words(findings.burden) + marked
 
 
 def warnings_statement(warnings: tuple[str, ...]) -> str:
@@ -200,11 +208,15 @@ def _change_statements(change: Change) -> Iterator[tuple[Code, str]]:
 
 
 def _reference_in_words(reference: ReferenceUptake) -> str:
-    if reference.suv_mean is None:
+    if reference.suv_mean is not None:
+        uptake = f"SUVmean {reference.suv_mean:.3g}"
+    elif reference.to_liver is not None:
+        uptake = f"mean uptake {reference.to_liver:.3g} times the liver's"
+    else:
         return f"{reference.organ}: {reference.method}"
     places = ", ".join(f"({x:.0f}, {y:.0f}, {z:.0f})" for x, y, z in reference.centres_mm)
     return (
-        f"{reference.organ}: SUVmean {reference.suv_mean:.3g} in {reference.volume_ml:.1f} ml, "
+        f"{reference.organ}: {uptake} in {reference.volume_ml:.1f} ml, "
         f"{reference.method}; centre LPS mm {places}"
     )
 

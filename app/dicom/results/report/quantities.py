@@ -63,6 +63,8 @@ def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity,
         (codes.SUVBW, lesion.suv_mean, suv, codes.MEAN, suv_method),
         (codes.SUVBW, lesion.suv_peak, suv, codes.PEAK, suv_method),
         (codes.TL_PSMA, lesion.tl_psma, codes.GRAM, None, None),
+        (codes.TO_LIVER_MAX, lesion.to_liver_max, codes.COUNT, None, None),
+        (codes.TO_LIVER_PEAK, lesion.to_liver_peak, codes.COUNT, None, None),
         (codes.TO_LIVER, lesion.to_liver, codes.COUNT, None, None),
         (codes.TO_PAROTID, lesion.to_parotid, codes.COUNT, None, None),
         (codes.LESION_ACTIVITY, lesion.activity_mbq, codes.MEGABECQUEREL, None, None),
@@ -92,6 +94,10 @@ def whole_body_quantities(context: ResultContext) -> tuple[Quantity, ...]:
         (REFERENCE_CODES[organ.organ], organ.suv_mean, suv, codes.MEAN, codes.SUV_BODY_WEIGHT_METHOD)
         for organ in findings.references
     ]
+    found += [
+        (REFERENCE_CODES[organ.organ], organ.to_liver, codes.COUNT, codes.MEAN, None)
+        for organ in findings.references
+    ]
     if findings.change is not None:
         found += _change(findings.change)
     return tuple(_qualified(quantity, context) for quantity in _quantities(found))
@@ -115,6 +121,7 @@ def _burden(burden: Burden, suv: Code) -> tuple[Found, ...]:
         (codes.PSMA_TV, burden.psma_tv_ml, codes.MILLILITRE, None, codes.SUM_OF_SEGMENTED_VOXELS),
         (codes.TL_PSMA, burden.tl_psma, codes.GRAM, None, None),
         (codes.SUVBW, burden.suv_max, suv, codes.MAXIMUM, codes.SUV_BODY_WEIGHT_METHOD),
+        (codes.TO_LIVER_MAX, burden.to_liver_max, codes.COUNT, None, None),
         (codes.DMAX, burden.dmax_mm, codes.MILLIMETRE, None, None),
         (codes.LESION_ACTIVITY, burden.activity_mbq, codes.MEGABECQUEREL, None, None),
     )
