@@ -18,6 +18,7 @@ from app.domain.selection.pair import (
     refused_cts,
     rejection_of,
 )
+from app.domain.selection.parts import Part, told_of_parts
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.screening import NM_IMAGE, ImageRole, is_derived, screen
 from app.domain.stack.geometry import stack_series
@@ -96,8 +97,8 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
         if item.series.series_instance_uid not in roles:
             reasons.setdefault(item.series.series_instance_uid, _unused(item, chosen, bool(pairs)))
     rejection = None if chosen else rejection_of(study, reasons, any_ct=bool(cts))
-    selections = tuple(_selection(study, pair, policy) for pair in chosen)
-    return SelectionResult(selections, _verdicts(study, roles, reasons), rejection)
+    parts = (Part.of(_selection(study, pair, policy), pair.functional.grid) for pair in chosen)
+    return SelectionResult(told_of_parts(parts), _verdicts(study, roles, reasons), rejection)
 
 
 def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
