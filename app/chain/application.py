@@ -59,7 +59,7 @@ class PsmaApplication(Application):
     def compose(self) -> None:
         tools, settings, on_stage = self._tools, self._tools.settings, self._tools.on_stage
         receive = ReceiveOperator(self, source=self._source)
-        select = SelectOperator(self, policy=settings.select)
+        select = SelectOperator(self, policy=settings.select, administrations=settings.load.administrations)
         load = LoadOperator(self, policy=settings.load, on_stage=on_stage)
         align = AlignOperator(self, aligner=tools.aligner, on_stage=on_stage)
         segment = SegmentOperator(self, segmentation=tools.segmentation, on_stage=on_stage)

@@ -73,13 +73,14 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
     from app.chain.application import ChainProcessor
     from app.dicom.reading.studies import read_study
+    from app.domain.selection.identification import with_site_entries
     from app.domain.selection.selection import select
     from app.node.process.earlier_studies import NodeEarlierResults
     from app.node.process.shadows import WaitingShadows
     from app.node.service import NodePlan
 
     def examine(paths: Sequence[Path]) -> tuple[Study, SelectionResult]:
-        study = read_study(paths)
+        study = with_site_entries(read_study(paths), settings.load.administrations)
         return study, select(study, settings.select)
 
     settings, chains = compute.settings, compute.settings_of_chains()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,11 +96,38 @@ def radionuclide_named(key: str) -> Radionuclide | None:
 
 
 def radionuclide_coded(code: Code) -> Radionuclide | None:
-    """The radionuclide of a Radionuclide Code Sequence (0054,0300) item, if this program knows it."""
-    for nuclide in RADIONUCLIDES:
-        if any(code.same_as(known) for known in nuclide.codes):
-            return nuclide
-    return None
+    """The radionuclide of a Radionuclide Code Sequence (0054,0300) item, if this program knows it.
+
+    By the value alone: no scheme gives these values to anything else, and scanners write many a designator.
+    """
+    value = code.value.upper()
+    return next((item for item in RADIONUCLIDES if any(value == own.value for own in item.codes)), None)
+
+
+def radionuclide_spelled(text: str) -> str:
+    """The radionuclide that a code's meaning spells (``^68^Gallium``, ``F-18``), as a key; else empty."""
+    for found in _SPELLED.finditer(text):
+        word = (found["after"] or found["before"]).lower()
+        symbol = next((symbol for symbol, name in _ELEMENTS.items() if word.startswith(name)), "")
+        symbol = symbol or next((symbol for symbol in _ELEMENTS if symbol.lower() == word), "")
+        mass = (found["mass"] or found["mass_after"] or "").lower()
+        if symbol and mass:
+            return f"{mass}{symbol}"
+    return ""
+
+
+_SPELLED = re.compile(
+    r"(?P<mass>\d{2,3}m?)(?![\dA-Za-z]*\d)[\W_]*(?P<after>[A-Za-z]+)"
+    r"|(?P<before>[A-Za-z]+)[\W_]*(?P<mass_after>\d{2,3}m?)(?!\d)", re.ASCII,
+)  # fmt: skip
+
+_ELEMENTS = {
+    "Ga": "galli", "F": "fluor", "Cu": "copper", "Zr": "zircon", "C": "carbon", "Lu": "luteti", "Tc": "techn",
+    "I": "iod", "In": "indium", "Tb": "terbi", "Y": "yttri", "Ac": "actini", "Sc": "scandi", "Tl": "thalli",
+    "Ra": "radium", "Rb": "rubid", "Sm": "samari", "Ho": "holmi", "Re": "rheni", "N": "nitrogen",
+    "O": "oxygen", "Bi": "bismut", "Pb": "lead", "Ge": "german", "Br": "brom", "Xe": "xenon", "Kr": "krypt",
+}  # fmt: skip
+"""What images are made with: symbols, and how the names begin in English, Latin and German alike."""
 
 
 def radionuclide_decaying(half_life_s: float) -> Radionuclide | None:
@@ -114,9 +142,24 @@ def half_life_agrees(half_life_s: float, nuclide: Radionuclide) -> bool:
 
 
 def radionuclide_of(injected: Radiopharmaceutical | None) -> Radionuclide | None:
-    """By code; without a code by half-life; ``None`` when neither tells."""
+    """By the site's entry for the study, else by code; where no known code is, by half-life and by what the
+    code's meaning spells, which must agree. ``None`` when nothing tells, or they do not.
+    """
     if injected is None:
         return None
-    if injected.radionuclide_code is not None:
-        return radionuclide_coded(injected.radionuclide_code)
-    return radionuclide_decaying(injected.half_life_s) if injected.half_life_s else None
+    if injected.site_radionuclide:
+        return radionuclide_named(injected.site_radionuclide)
+    return radionuclide_in(injected)
+
+
+def radionuclide_in(injected: Radiopharmaceutical) -> Radionuclide | None:
+    """As :func:`radionuclide_of`, by the header alone."""
+    code, half_life_s = injected.radionuclide_code, injected.half_life_s
+    coded = radionuclide_coded(code) if code else None
+    if coded is not None:
+        return coded
+    spelled = radionuclide_spelled(code.meaning) if code else ""
+    if not half_life_s:
+        return radionuclide_named(spelled)
+    decaying = radionuclide_decaying(half_life_s)
+    return decaying if decaying is not None and spelled in ("", decaying.key) else None

@@ -43,7 +43,8 @@ class Radiopharmaceutical:
     ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
     C.8.9.2); :mod:`app.domain.quantities.administration` decides what it means. ``start_time`` is the time of
     day, since midnight. ``lone_offset`` is set where injection and scan are not known to be in one time zone;
-    ``start_datetime`` then is by its own clock.
+    ``start_datetime`` then is by its own clock. ``set_aside`` names further items that are no
+    radiopharmaceuticals. ``site_radionuclide`` and ``site_tracer`` are the site's entry for the study.
     """
 
     name: str = ""
@@ -54,6 +55,9 @@ class Radiopharmaceutical:
     start_datetime: datetime | None = None
     start_time: timedelta | None = None
     lone_offset: LoneOffset | None = None
+    set_aside: tuple[str, ...] = ()
+    site_radionuclide: str = ""
+    site_tracer: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Series:
     processing. ``is_lossy``: an image was compressed with loss at some time. ``faults`` are reasons found in
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     ``timezone_offset`` is Timezone Offset From UTC (0008,0201); ``clocks`` are further witnesses of when it
-    was made.
+    was made. ``study_texts`` are what the headers call study and procedure, by keyword.
     """
 
     series_instance_uid: str
@@ -112,6 +116,8 @@ class Series:
     faults: tuple[Reason, ...] = ()
     timezone_offset: str = ""
     clocks: Clocks = field(default_factory=Clocks)
+    protocol_name: str = ""
+    study_texts: tuple[tuple[str, str], ...] = ()
 
     def reason(
         self, code: RefusalCode, attribute: str, found: str, expected: str, advice: str = ""

@@ -103,6 +103,29 @@ def beds(wrong: int, shift_min: int, **changes: object) -> Damage:
     return damage
 
 
+def named(**texts: str) -> Damage:
+    """Only text says what was injected."""
+    return both(injected(RadiopharmaceuticalCodeSequence=None), every(**texts))
+
+
+def nuclide(value: str, scheme: str, meaning: str) -> Damage:
+    return injected(RadionuclideCodeSequence=[tiny.code_item(value, scheme, meaning)])
+
+
+def given_along(name: str, first: bool = False, **changes: object) -> Damage:
+    """Furosemide, say, as a second item, or as the first."""
+
+    def damage(images: Images) -> None:
+        for each in images.functional:
+            item = Dataset()
+            item.Radiopharmaceutical = name
+            for keyword, value in changes.items():
+                setattr(item, keyword, value)
+            each.RadiopharmaceuticalInformationSequence.insert(0 if first else 1, item)
+
+    return damage
+
+
 ADMIN = every(DecayCorrection="ADMIN")
 UNTIMED = both(ADMIN, injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None))
 NOTHING = padded(0, False)
@@ -208,6 +231,26 @@ DEFECTS = (
     Defect("another drug", injected(RadiopharmaceuticalCodeSequence=[FDG]), Code.TRACER_NOT_ALLOWED, "RadiopharmaceuticalCodeSequence"),
     Defect("a drug and a radionuclide that do not belong together", injected(RadionuclideHalfLife=6586.2, RadionuclideCodeSequence=[tiny.code_item("77004003", "SCT")]), Code.TRACER_UNKNOWN, "RadionuclideCodeSequence"),
     Defect("FDG", injected(RadiopharmaceuticalCodeSequence=[FDG], RadionuclideHalfLife=6586.2, RadionuclideCodeSequence=[tiny.code_item("77004003", "SCT")]), Code.TRACER_NOT_ALLOWED, "RadiopharmaceuticalCodeSequence"),
+    # what was injected
+    Defect("DOTATOC named as the drug", both(named(), injected(Radiopharmaceutical="68Ga-DOTA-TOC")), Code.TRACER_NOT_ALLOWED, "Radiopharmaceutical"),
+    Defect("FAPI named by the series", named(SeriesDescription="WB Ga68 FAPI-46 (AC)"), Code.TRACER_NOT_ALLOWED, "SeriesDescription"),
+    Defect("DOTANOC named by the study", named(StudyDescription="PET/CT DOTA-NOC"), Code.TRACER_NOT_ALLOWED, "StudyDescription"),
+    Defect("PSMA-11 named by the series alone", named(SeriesDescription="PSMA-11"), Code.TRACER_UNKNOWN, "RadiopharmaceuticalCodeSequence"),
+    Defect("PSMA-11 named as the drug, not coded", both(named(), injected(Radiopharmaceutical="[68Ga]Ga-PSMA-11"))),
+    Defect("PSMA-11 coded, DOTATATE in the text of the drug", injected(Radiopharmaceutical="DOTATATE"), warned="reads as 68Ga-DOTATATE"),
+    Defect("PSMA-11 coded, the series named DOTATATE", every(SeriesDescription="Dotatate WB"), warned="SeriesDescription 'Dotatate WB' reads as 68Ga-DOTATATE"),
+    Defect("PSMA-11 coded, the study named for PSMA and FDG", every(StudyDescription="PSMA + FDG PET/CT")),
+    Defect("radionuclide under a vendor's code", nuclide("Ga-68", "99GEMS", "Gallium 68")),
+    Defect("radionuclide under a vendor's code that says nothing", nuclide("17", "99VENDOR", "isotope 17")),
+    Defect("radionuclide in SNOMED RT under another designator", nuclide("C-131A3", "SNOMED", "^68^Gallium")),
+    Defect("radionuclide code without a value", nuclide("", "", "")),
+    Defect("a vendor's code called 18F, half-life of 68Ga", nuclide("F18", "99GEMS", "F-18"), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("a vendor's code called 124I, half-life of 68Ga", nuclide("I124", "99GEMS", "Iodine-124"), Code.HALF_LIFE_MISMATCH, "RadionuclideHalfLife"),
+    Defect("a vendor's code, no half-life", both(nuclide("17", "99VENDOR", "isotope 17"), injected(RadionuclideHalfLife=None)), Code.TRACER_UNKNOWN, "RadionuclideCodeSequence"),
+    Defect("furosemide as a second item", given_along("Furosemid 20 mg")),
+    Defect("furosemide as the first item", given_along("LASIX", first=True, RadionuclideTotalDose=20)),
+    Defect("an oral contrast agent as a second item", given_along("Oral agent", RadiopharmaceuticalVolume=500)),
+    Defect("FDG as a second item", given_along("FDG", RadionuclideTotalDose=300e6), Code.ATTRIBUTE_INCONSISTENT, RPIS),
     Defect("another dose on one slice", one(RadiopharmaceuticalInformationSequence__RadionuclideTotalDose=300e6), Code.ATTRIBUTE_INCONSISTENT, RPIS),
     # body
     Defect("no weight", every(PatientWeight=None), Code.WEIGHT_MISSING, "PatientWeight"),

@@ -49,7 +49,8 @@ def test_a_defect_is_refused_by_its_reason_or_changes_no_number(
         return
     assert found.loaded is not None, found.reasons
     if defect.warned:
-        told_of = [decision.line for decision in found.loaded.decisions]
+        all_decisions = (*found.loaded.selection.decisions, *found.loaded.decisions)
+        told_of = [decision.line for decision in all_decisions]
         assert [text for text in told_of if text.startswith("warning:") and defect.warned in text], told_of
     if defect.like is not None:
         assert same_numbers(found.loaded, damaged_otherwise(kind, defect.like, tmp_path / "like"))

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.radionuclides import F18, GA68, LU177, TC99M
+from app.domain.quantities.administration import SiteAdministration
+from app.domain.radionuclides import F18, GA68, IN111, LU177, TC99M, ZR89, Emission, Radionuclide
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.identification import with_site_entries
 from app.domain.selection.pair import Selection, rejection_lines
 from app.domain.selection.policy import IsotopeRule, SelectionPolicy, TextPattern
 from app.domain.selection.selection import SelectionResult, select
@@ -96,6 +98,132 @@ def test_a_tracer_that_the_isotope_alone_tells_is_warned_of() -> None:
     assert assumed.startswith("warning: tracer 177Lu-PSMA-617 by the site's rule")
     assert "another 177Lu drug (such as DOTATATE) would be taken for it" in assumed
     assert not only(selected(pet(), ct())).decisions[0].line.startswith("warning:")
+
+
+@pytest.mark.parametrize(
+    ("nuclide", "example"), [(TC99M, "MDP"), (F18, "FDG"), (IN111, "pentetreotide"), (ZR89, "")]
+)
+def test_what_would_be_taken_for_an_assumed_tracer_is_of_its_radionuclide(
+    nuclide: Radionuclide, example: str
+) -> None:
+    own = f"{nuclide.key}-PSMA"
+    policy = SelectionPolicy(additional_tracers=(own,), isotope_tracers=(IsotopeRule(nuclide.key, own),))
+    image = spect if nuclide.emission is Emission.GAMMA else pet
+    found = only(selected(image(radiopharmaceutical=drug(nuclide, None)), ct(), policy=policy))
+    line = found.decisions[0].line
+    assert "DOTATATE" not in line
+    such = f" (such as {example})" if example else ""
+    assert f"another {nuclide.key} drug{such} would be taken for it" in line
+
+
+def test_the_advice_for_99m_tc_is_complete() -> None:
+    """All of it, put into the settings, takes the image: no second refusal teaches the rest."""
+    image = spect(radiopharmaceutical=drug(TC99M, None, "99mTc-PSMA"))
+    refused = reason(selected(image, ct()), "1.3")
+    assert refused.code is RefusalCode.TRACER_UNKNOWN
+    assert "select.isotope_tracers: [{isotope: 99mTc, tracer: 99mTc-PSMA-I&S}]" in refused.advice
+    assert "select.additional_tracers: [99mTc-PSMA-I&S]" in refused.advice
+    rule = IsotopeRule("99mTc", "99mTc-PSMA-I&S")
+    policy = SelectionPolicy(additional_tracers=("99mTc-PSMA-I&S",), isotope_tracers=(rule,))
+    assert only(selected(image, ct(), policy=policy)).tracer.key == "99mTc-PSMA-I&S"
+    named = spect(radiopharmaceutical=drug(TC99M, None), description="PSMA I&S SPECT")
+    assert "[99mTc-PSMA-I&S]" in reason(selected(named, ct()), "1.3").advice
+    allowed = SelectionPolicy(additional_tracers=("99mTc-PSMA-I&S",))
+    assert only(selected(named, ct(), policy=allowed)).tracer.key == "99mTc-PSMA-I&S"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"description": "Lu PSMA I&T d1"}, "177Lu-PSMA-I&T", "by SeriesDescription 'Lu PSMA I&T d1'"),
+        ({"protocol_name": "PSMA-617"}, "177Lu-PSMA-617", "by ProtocolName 'PSMA-617'"),
+        ({"study_texts": (("StudyDescription", "FDG PET, 177Lu-PSMA SPECT"),)}, "177Lu-PSMA-617", "rule for"),
+        ({"description": "SPECT AC"}, "177Lu-PSMA-617", "the header names no drug"),
+    ],
+)
+def test_a_text_that_names_an_allowed_drug_is_quoted(
+    changes: dict[str, object], key: str, words: str
+) -> None:
+    found = only(selected(spect(**changes), ct()))
+    assert found.tracer.key == key
+    assert words in found.decisions[0].line
+
+
+@pytest.mark.parametrize("level", ["drug", "series", "study"])
+def test_a_text_that_names_another_drug_is_refused_unless_the_site_allows_it(level: str) -> None:
+    text = "177Lu-FAP-2286"
+    image = {
+        "drug": spect(radiopharmaceutical=drug(LU177, None, text)),
+        "series": spect(description=text),
+        "study": spect(study_texts=(("StudyDescription", text),)),
+    }[level]
+    refused = reason(selected(image, ct()), "1.3")
+    assert refused.code is RefusalCode.TRACER_NOT_ALLOWED
+    assert repr(text) in refused.found
+    assert "select.additional_tracers: [177Lu-FAP-2286]" in refused.advice
+    policy = SelectionPolicy(additional_tracers=(text,))
+    assert only(selected(image, ct(), policy=policy)).tracer.key == text
+
+
+def test_the_nearest_text_counts_and_a_farther_one_is_doubt() -> None:
+    image = spect(description="PSMA-617", study_texts=(("StudyDescription", "Lutathera"),))
+    found = only(selected(image, ct()))
+    assert found.tracer.key == "177Lu-PSMA-617"
+    assert "reads as 177Lu-DOTATATE" in found.decisions[1].line
+    contrary = spect(description="Lutathera", study_texts=(("StudyDescription", "PSMA-617"),))
+    assert reason(selected(contrary, ct()), "1.3").code is RefusalCode.TRACER_NOT_ALLOWED
+
+
+def test_a_sites_own_name_for_a_drug_goes_before_the_programs() -> None:
+    policy = SelectionPolicy(
+        additional_tracers=("68Ga-FAPI-46",), text_patterns=(TextPattern("fapi", "68Ga-FAPI-46"),)
+    )
+    image = pet(radiopharmaceutical=drug(GA68, None, "FAPI"))
+    assert only(selected(image, ct(), policy=policy)).tracer.key == "68Ga-FAPI-46"
+
+
+def entered(series: Series, **entry: str) -> SelectionResult:
+    """With the site's entry for the study."""
+    study = Study("1", Patient("P"), (series, ct()))
+    return select(with_site_entries(study, [SiteAdministration("1", **entry)]), DEFAULT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "injected", [None, Radiopharmaceutical(), drug(GA68, None), drug(GA68, Code("L1", "99SITE"))]
+)
+def test_a_sites_entry_names_the_tracer_of_a_study(injected: Radiopharmaceutical | None) -> None:
+    found = only(entered(pet(radiopharmaceutical=injected), tracer="68Ga-PSMA-11"))
+    assert found.kind is StudyKind.PET_CT
+    assert found.tracer.key == "68Ga-PSMA-11"
+    assert "by the site's entry for this study" in found.decisions[0].line
+
+
+def test_a_sites_entry_names_the_radionuclide_of_a_study() -> None:
+    coded = Radiopharmaceutical(drug_code=PSMA_11)
+    assert reason(selected(pet(radiopharmaceutical=coded), ct()), "1.1").code is RefusalCode.TRACER_UNKNOWN
+    assert only(entered(pet(radiopharmaceutical=coded), radionuclide="68Ga")).tracer.key == "68Ga-PSMA-11"
+
+
+def test_a_sites_entry_that_contradicts_the_header_is_refused_with_both_named() -> None:
+    refused = reason(entered(pet(radiopharmaceutical=drug(F18, None)), tracer="68Ga-PSMA-11"), "1.1")
+    assert refused.code is RefusalCode.ATTRIBUTE_INCONSISTENT
+    assert "18F" in refused.found
+    assert "68Ga" in refused.expected
+
+
+def test_an_entry_is_for_its_study_alone() -> None:
+    study = Study("1", Patient("P"), (pet(radiopharmaceutical=None), ct()))
+    other = [SiteAdministration("2", tracer="68Ga-PSMA-11")]
+    assert with_site_entries(study, other) is study
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"radionuclide": "68-Ga"}, {"tracer": "PSMA-11"}, {"tracer": "68Ga-PSMA-11", "radionuclide": "18F"}],
+)
+def test_an_entry_that_cannot_be_meant_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"load\.administrations"):
+        SiteAdministration("1", **wrong)  # type: ignore[arg-type]
 
 
 def test_spect_stored_as_pet_is_known_by_its_isotope() -> None:

@@ -15,7 +15,7 @@ from app.dicom.reading.studies import read_studies
 from app.domain.decision import Decision, Severity
 from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.selection.identification import describe, identify_tracer
+from app.domain.selection.identification import describe, identify_tracer, with_site_entries
 from app.domain.selection.pair import Selection, SeriesVerdict
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.screening import CT_IMAGE, MODALITY_OF_CLASS, NM_IMAGE
@@ -164,6 +164,7 @@ def inspect_folder(
 def _study(
     study: Study, selection: SelectionPolicy, loading: LoadPolicy, volumes: Path | None
 ) -> StudyInspection:
+    study = with_site_entries(study, loading.administrations)
     result = select(study, selection)
     verdict_of = {verdict.series_instance_uid: verdict for verdict in result.verdicts}
     series = tuple(

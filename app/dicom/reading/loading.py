@@ -95,7 +95,7 @@ class LoadPolicy:
     calibrations: tuple[CameraCalibration, ...] = ()
     """Bq/cps of each camera and collimator with its dates, for SPECT without a mapping."""
     administrations: tuple[SiteAdministration, ...] = ()
-    """Injection date, activity or weight of studies whose headers lack them."""
+    """Injection date, activity, weight, radionuclide or tracer of studies whose headers lack them."""
     other_suv: tuple[OtherSuvKind, ...] = ()
     """Further SUVs in the SR besides each lesion's SUVbw: ``SUL`` (lean mass by Janmahasatian) and
     ``SUVbsa``. The networks and the page always use SUVbw."""

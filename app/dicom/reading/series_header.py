@@ -5,6 +5,7 @@ Only values are read here; what they mean, and whether they contradict each othe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,8 @@ KEYWORDS = (
     "InstanceCreationDate", "InstanceCreationTime",
     "Units", "TimezoneOffsetFromUTC", "LossyImageCompression",
     "NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber",
+    "ProtocolName", "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription",
+    "ProcedureCodeSequence", "RequestAttributesSequence",
 )  # fmt: skip
 """All that the selection looks at."""
 
@@ -40,6 +43,18 @@ LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 NUMBERS = ("InstanceNumber", "ImageIndex", "SliceLocation")
 
 BED_TIME = "FrameReferenceTime"
+
+STUDY_TEXTS = ("StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription")
+"""What a study or a procedure is called; they may name what was injected."""
+
+INJECTIONS = "RadiopharmaceuticalInformationSequence"
+
+NO_RADIOPHARMACEUTICAL = re.compile(
+    r"furosemid|lasix|frusemid|saline|salin|nacl|sodium chlorid|kochsalz|iohexol|iodixanol|iopamidol|iomeprol"
+    r"|iopromid|omnipaque|visipaque|imeron|ultravist|contrast|kontrast|butylscopol|buscopan|hyoscin|glucagon"
+    r"|midazolam|diazepam|insulin|water", re.IGNORECASE,
+)  # fmt: skip
+"""Names of what is given along with a tracer, for kidneys, bowel, vessels or nerves."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,8 @@ def file_header(dataset: Dataset, path: Path) -> FileHeader:
         faults=several_injections(dataset),
         timezone_offset=header.text(dataset, "TimezoneOffsetFromUTC"),
         clocks=clocks(dataset),
+        protocol_name=header.text(dataset, "ProtocolName"),
+        study_texts=study_texts(dataset),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
@@ -170,11 +187,53 @@ def _positive(count: int | None) -> int | None:
     return count if count is not None and count > 0 else None
 
 
+def study_texts(dataset: Dataset) -> tuple[tuple[str, str], ...]:
+    """What the header calls study and procedure, by keyword; also in the request that it cites."""
+    found = [(keyword, header.text(dataset, keyword)) for keyword in STUDY_TEXTS]
+    for item in header.items(dataset, "RequestAttributesSequence"):
+        found += [("RequestAttributesSequence", header.text(item, STUDY_TEXTS[1]))]
+        found += [("RequestAttributesSequence", header.text(item, "ScheduledProcedureStepDescription"))]
+    code = header.code(dataset, "ProcedureCodeSequence")
+    found += [("ProcedureCodeSequence", code.meaning)] if code else []
+    return tuple((keyword, text) for keyword, text in found if text)
+
+
+def injections(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[str, ...]]:
+    """Items of Radiopharmaceutical Information Sequence (0054,0016), and the names of those set aside.
+
+    Workflow systems write there what else was given, such as furosemide: an item by such a name, or one
+    without radionuclide, half-life and activity, beside another that has them.
+    """
+    items = header.items(dataset, INJECTIONS)
+    foreign = [_is_foreign(item) for item in items]
+    if all(foreign) or not any(foreign):
+        return items, ()
+    named = (_name(item) for item, is_foreign in zip(items, foreign, strict=True) if is_foreign)
+    kept = tuple(item for item, is_foreign in zip(items, foreign, strict=True) if not is_foreign)
+    return kept, tuple(named)
+
+
+def _is_foreign(item: Dataset) -> bool:
+    if NO_RADIOPHARMACEUTICAL.search(_name(item)):
+        return True
+    keywords = ("RadionuclideHalfLife", "RadionuclideTotalDose")
+    return header.code(item, "RadionuclideCodeSequence") is None and not any(
+        header.number(item, keyword) for keyword in keywords
+    )
+
+
+def _name(item: Dataset) -> str:
+    code = header.code(item, "RadiopharmaceuticalCodeSequence")
+    names = (header.text(item, "Radiopharmaceutical"), code.meaning if code else "")
+    return " / ".join(dict.fromkeys(name for name in names if name)) or "an item without a name"
+
+
 def radiopharmaceutical(dataset: Dataset) -> Radiopharmaceutical | None:
-    """The first item of Radiopharmaceutical Information Sequence (0054,0016)."""
-    item = next(iter(header.items(dataset, "RadiopharmaceuticalInformationSequence")), None)
-    if item is None:
+    """The first of :func:`injections`."""
+    items, set_aside = injections(dataset)
+    if not items:
         return None
+    item = items[0]
     zone = header.stated_zone(dataset)
     return Radiopharmaceutical(
         name=header.text(item, "Radiopharmaceutical"),
@@ -185,6 +244,7 @@ def radiopharmaceutical(dataset: Dataset) -> Radiopharmaceutical | None:
         start_datetime=header.moment(item, "RadiopharmaceuticalStartDateTime", zone),
         start_time=header.time_of_day(item, "RadiopharmaceuticalStartTime"),
         lone_offset=_lone_offset(dataset, item, zone),
+        set_aside=set_aside,
     )
 
 
@@ -203,12 +263,11 @@ def _lone_offset(dataset: Dataset, item: Dataset, zone: timedelta | None) -> Lon
 
 def several_injections(dataset: Dataset) -> tuple[Reason, ...]:
     """Two injections, or two tracers, in one image: which one its values are scaled by is not said."""
-    keyword = "RadiopharmaceuticalInformationSequence"
-    items = header.items(dataset, keyword)
+    items, _ = injections(dataset)
     if all(str(item) == str(items[0]) for item in items):
         return ()
-    found, expected = f"{len(items)} different items", "one injection"
-    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, keyword, found, expected),)
+    found = f"{len(items)} different items ({', '.join(_name(item) for item in items)})"
+    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, INJECTIONS, found, "one injection"),)
 
 
 def clocks(dataset: Dataset) -> Clocks:

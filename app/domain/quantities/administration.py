@@ -10,10 +10,12 @@ from app.domain.decision import Decision
 from app.domain.quantities.decay import LARGEST_CLOCK_EFFECT, decay_factor
 from app.domain.quantities.plausibility import body_doubts, is_rather_mci
 from app.domain.radionuclides import (
+    RADIONUCLIDES,
     Emission,
     Radionuclide,
     half_life_agrees,
-    radionuclide_coded,
+    radionuclide_decaying,
+    radionuclide_named,
     radionuclide_of,
 )
 from app.domain.refusal import Reason, RefusalCode
@@ -62,6 +64,22 @@ class SiteAdministration:
     """Injected activity at that time, MBq."""
     weight_kg: float | None = None
     """Weight of the patient, kg."""
+    radionuclide: str = ""
+    """Radionuclide, written as ``68Ga``, where the headers name none that is known."""
+    tracer: str = ""
+    """Tracer key, written as ``68Ga-PSMA-11``: what was injected, whatever the headers call it. It names the
+    radionuclide too."""
+
+    def __post_init__(self) -> None:
+        if self.tracer and not self.radionuclide:
+            object.__setattr__(self, "radionuclide", self.tracer.partition("-")[0])
+        if self.radionuclide and radionuclide_named(self.radionuclide) is None:
+            known = ", ".join(item.key for item in RADIONUCLIDES)
+            raise ValueError(
+                f"load.administrations: {self.radionuclide!r} is none of the radionuclides {known}"
+            )
+        if self.tracer and not self.tracer.startswith(f"{self.radionuclide}-"):
+            raise ValueError(f"load.administrations: {self.tracer} is not labelled with {self.radionuclide}")
 
 
 @dataclass(frozen=True)
@@ -81,11 +99,12 @@ class Administration:
 
 def half_life_s(injected: Radiopharmaceutical) -> tuple[float, tuple[Decision, ...]] | Reason:
     """The header's half-life, checked against the isotope; the isotope's own where the header has none."""
-    code, stated_s = injected.radionuclide_code, injected.half_life_s
-    coded = radionuclide_coded(code) if code else None
+    coded, stated_s = radionuclide_of(injected), injected.half_life_s
     if stated_s and coded and not half_life_agrees(stated_s, coded):
+        other = radionuclide_decaying(stated_s)
+        found = f"{stated_s:g} s ({other.key})" if other else f"{stated_s:g} s"
         expected = f"{coded.half_life_s:.1f} s ({coded.key}) within 2 %"
-        return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", f"{stated_s:g} s", expected)
+        return Reason(RefusalCode.HALF_LIFE_MISMATCH, "RadionuclideHalfLife", found, expected)
     if stated_s and stated_s > 0.0:
         return stated_s, ()
     if coded:

@@ -56,7 +56,8 @@ class SelectionPolicy:
     isotope_tracers: tuple[IsotopeRule, ...] = (IsotopeRule("177Lu", PSMA_617_LU177.key),)
     """The tracer that an isotope alone stands for at this site. 177Lu is on: at a PSMA node 177Lu SPECT is
     the treatment that the node is for, its drug code is hardly ever in the header, and the report states the
-    decision; a drug that the header does name (DOTATATE) is never overruled. 68Ga and 18F are off: PET
+    decision; a drug that any text of the header names (DOTATATE, say, in Series, Study or Protocol
+    Description) is never overruled. 68Ga and 18F are off: PET
     centres give DOTATATE and FDG to other patients every day."""
     text_patterns: tuple[TextPattern, ...] = ()
     """Free text that names a tracer at this site."""

@@ -22,8 +22,6 @@ class Tracer:
     Attributes:
         code: the current code, for writing.
         aliases: other codes under which it is found.
-        named: regular expression over free text; only for tracers that are *not* PSMA's, so that an isotope
-            rule never takes one of them for a PSMA tracer.
     """
 
     key: str
@@ -31,15 +29,10 @@ class Tracer:
     radionuclide: str
     code: Code | None = None
     aliases: tuple[Code, ...] = ()
-    named: str = ""
 
     def coded_as(self, code: Code) -> bool:
         """Whether ``code`` means this tracer."""
         return any(code.same_as(own) for own in (self.code, *self.aliases) if own is not None)
-
-    def named_in(self, text: str) -> bool:
-        """Whether free text names this tracer."""
-        return bool(self.named) and re.search(self.named, text, re.IGNORECASE) is not None
 
 
 PSMA_11_GA68 = Tracer("68Ga-PSMA-11", "68Ga-PSMA-11", "68Ga", Code("C118961", "NCIt", "PSMA-11 Ga-68"))
@@ -50,55 +43,49 @@ PSMA_617_LU177 = Tracer(
     "177Lu-PSMA-617", "lutetium Lu-177 vipivotide tetraxetan", "177Lu",
     Code("1263794005", "SCT", "Lutetium (177-Lu) vipivotide tetraxetan"),
 )  # fmt: skip
+PSMA_IT_LU177 = Tracer("177Lu-PSMA-I&T", "lutetium Lu-177 zadavotide guraxetan", "177Lu")
+"""No code of CID 25 or 4021 and none of SNOMED CT is known for it: the header's text names it."""
 
-KNOWN_TRACERS = (PSMA_11_GA68, PSMA_617_GA68, PSMA_1007_F18, DCFPYL_F18, PSMA_617_LU177)
+KNOWN_TRACERS = (PSMA_11_GA68, PSMA_617_GA68, PSMA_1007_F18, DCFPYL_F18, PSMA_617_LU177, PSMA_IT_LU177)
 """PSMA ligands: allowed unless the site says otherwise."""
 
 OTHER_TRACERS = (
     Tracer(
         "18F-FDG", "fludeoxyglucose F-18", "18F", Code("35321007", "SCT", "Fluorodeoxyglucose F-18"),
-        (Code("C-B1031", "SRT"), Code("Y-X1743", "SRT")), r"\bFDG\b|fluoro-?deoxy-?glucose|fludeoxyglucose",
+        (Code("C-B1031", "SRT"), Code("Y-X1743", "SRT")),
     ),
     Tracer(
         "18F-NaF", "sodium fluoride F-18", "18F", Code("129501009", "SCT", "Sodium fluoride F-18"),
-        (Code("C-B1032", "SRT"),), r"\bNaF\b|sodium fluoride",
+        (Code("C-B1032", "SRT"),),
     ),
     Tracer(
         "18F-fluorocholine", "fluorocholine F-18", "18F", Code("456992002", "SCT", "Fluorocholine F-18"),
-        (Code("C-E0273", "SRT"),), "choline",
+        (Code("C-E0273", "SRT"),),
     ),
     Tracer(
         "18F-fluciclovine", "fluciclovine F-18", "18F", Code("457000009", "SCT", "Fluciclovine F-18"),
-        (Code("C-E026A", "SRT"),), "fluciclovine|axumin",
+        (Code("C-E026A", "SRT"),),
     ),
-    Tracer(
-        "18F-FES", "fluoroestradiol F-18", "18F", Code("926372005", "SCT", "Fluoroestradiol F-18"), (),
-        r"\bFES\b",
-    ),
+    Tracer("18F-FES", "fluoroestradiol F-18", "18F", Code("926372005", "SCT", "Fluoroestradiol F-18")),
     Tracer(
         "18F-FET", "fluoroethyltyrosine F-18", "18F", Code("424708001", "SCT", "Fluorethyltyrosin F-18"),
-        (Code("C-B07E0", "SRT"),), r"\bFET\b|fluoro-?ethyl-?tyrosine?",
+        (Code("C-B07E0", "SRT"),),
     ),
     Tracer(
         "18F-FDOPA", "fluorodopa F-18", "18F", Code("5811000122108", "SCT", "Fluoro-L-dopa F-18"),
-        (Code("C-E0241", "SRT"),), r"F-?DOPA|fluoro-?(L-)?dopa",
+        (Code("C-E0241", "SRT"),),
     ),
     Tracer(
         "177Lu-DOTATATE", "lutetium Lu-177 dotatate", "177Lu",
-        Code("781259000", "SCT", "Lutetium Lu-177 DOTATATE"), (),
-        r"dota-?(ta?te|toc|noc)|octreotate|lutathera|edotreotide",
+        Code("781259000", "SCT", "Lutetium Lu-177 DOTATATE"),
     ),
-    Tracer(
-        "68Ga-DOTATATE", "gallium Ga-68 dotatate", "68Ga", Code("724025002", "SCT", "Dotatate Ga-68"), (),
-        r"dota-?ta?te|octreotate|netspot",
-    ),
-    Tracer(
-        "68Ga-DOTATOC", "edotreotide Ga-68", "68Ga", Code("C2713594", "UMLS", "Edotreotide Ga-68"), (),
-        r"dota-?toc|edotreotide",
-    ),
-    Tracer("68Ga-FAPI", "Ga-68 fibroblast activation protein inhibitor", "68Ga", None, (), r"\bFAPI"),
+    Tracer("68Ga-DOTATATE", "gallium Ga-68 dotatate", "68Ga", Code("724025002", "SCT", "Dotatate Ga-68")),
+    Tracer("68Ga-DOTATOC", "edotreotide Ga-68", "68Ga", Code("C2713594", "UMLS", "Edotreotide Ga-68")),
+    Tracer("68Ga-FAPI", "Ga-68 fibroblast activation protein inhibitor", "68Ga"),
+    Tracer("99mTc-PSMA-I&S", "technetium Tc-99m PSMA-I&S", "99mTc"),
+    Tracer("99mTc-trofolastat", "trofolastat Tc-99m", "99mTc", Code("C116887", "NCIt", "Trofolastat Tc-99m")),
 )  # fmt: skip
-"""Recognised so that a refusal can name them; used only when the site allows them."""
+"""Recognised by code, so that a refusal can name them; used only when the site allows them."""
 
 
 def tracer_named(key: str) -> Tracer:
