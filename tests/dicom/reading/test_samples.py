@@ -17,8 +17,8 @@ from app.dicom.reading.inspection import StudyInspection, inspect_folder
 from app.dicom.reading.loading import LoadPolicy, load, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
-from app.domain.refusal import RefusalCode
 from app.domain.quantities.administration import SiteAdministration
+from app.domain.refusal import RefusalCode
 from app.domain.selection.identification import with_site_entries
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
