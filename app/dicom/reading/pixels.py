@@ -138,7 +138,7 @@ def _pixels(
     try:
         _refuse_wide_samples(series, dataset)
         _refuse_lost_values(series, dataset)
-        pixels = _decoded(dataset, path, decoder)
+        pixels = decoded(dataset, path, decoder)
     except DecoderDiedError as error:
         found, expected = f"pixel data can't be decoded: {error}", f"{shape} decodable values"
         raise unusable(series, RefusalCode.UNREADABLE, "PixelData", found, expected) from error
@@ -156,7 +156,7 @@ def _pixels(
     return dataset, pixels, outside
 
 
-def _decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:
+def decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:
     """The pixels; of JPEG-LS, whose decoder may crash, from a child process."""
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     if syntax in JPEG_LS:

@@ -15,6 +15,8 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
+from app.dicom.reading.compression import IsolatedDecoder
+from app.dicom.reading.content import differing_tags
 from app.dicom.reading.series_header import KEYWORDS, FileHeader, announced_images, file_header
 from app.domain.clocks import earliest, earliest_clocks
 from app.domain.refusal import Reason, RefusalCode
@@ -51,9 +53,9 @@ class StudyReading:
 def read_studies(source: Path | Iterable[Path]) -> StudyReading:
     """Every study in a folder (nested folders too) or in the given files.
 
-    The result does not depend on names or order of the files: instances are sorted by SOP Instance UID, exact
-    duplicates count once. Two contents under one SOP Instance UID, and instances that contradict each other,
-    become faults of their series.
+    The result does not depend on names or order of the files: instances are sorted by SOP Instance UID,
+    duplicates count once, whatever their lossless transfer syntax (:mod:`app.dicom.reading.content`). Two
+    contents under one SOP Instance UID, and instances that contradict each other, become faults of a series.
 
     Raises:
         FileNotFoundError: ``source`` is a path where nothing is.
@@ -147,18 +149,25 @@ def _read(path: Path, root: Path) -> FileHeader | Reason:
 def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], set[str]]:
     """One header a SOP Instance UID, sorted by it; and the UIDs under which there are several contents."""
     unique, conflicting = [], set()
-    for uid, same in _grouped(headers, lambda item: item.instance.sop_instance_uid):
-        if len(same) == 1:
-            unique.append(same[0])
-            continue
-        contents = {_content_sha256(item.instance.path): item for item in reversed(same)}
-        if len(contents) > 1:
-            conflicting.add(uid)
+    with IsolatedDecoder() as decoder:
+        for uid, same in _grouped(headers, lambda item: item.instance.sop_instance_uid):
+            kept = same if len(same) == 1 else _contents(same, decoder)
+            if len(kept) > 1:
+                conflicting.add(uid)
             # kept apart, so that every series that one of them claims to be in gets the fault
-            unique.extend(contents[digest] for digest in sorted(contents))
-        else:
-            unique.extend(contents.values())
+            unique.extend(kept)
     return unique, conflicting
+
+
+def _contents(same: Sequence[FileHeader], decoder: IsolatedDecoder) -> list[FileHeader]:
+    """One header a content; the other bytes of another transfer syntax are the same one."""
+    kept: list[FileHeader] = []
+    by_bytes = {_content_sha256(item.instance.path): item for item in reversed(same)}
+    for _, item in sorted(by_bytes.items()):
+        path = item.instance.path
+        if all(differing_tags(path, other.instance.path, decoder) for other in kept):
+            kept.append(item)
+    return kept
 
 
 def _content_sha256(path: Path) -> str:

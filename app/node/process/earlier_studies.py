@@ -152,6 +152,10 @@ class StoredImages:
 
     @cached_property
     def _study(self) -> Study:
+        if self.inbox.damaged(self.result.study_instance_uid):
+            raise UnusableStudyError(
+                self._unreadable("images that are damaged in the inbox, or gone from it")
+            )
         return read_study(self.inbox.image_paths(self.result.study_instance_uid))
 
     def _unreadable(self, found: str) -> Reason:

@@ -157,11 +157,11 @@ class StudyWork:
         paths = self._content(run)
         if paths is None:
             return AttemptResult(AttemptKind.SUPERSEDED, "more images arrived before it was processed")
-        gone = sum(not path.is_file() for path in paths)
-        if gone:
+        damaged = self._stores.inbox.damaged(key.study_instance_uid)
+        if damaged:
             # not rejected: that would withdraw what an earlier revision found with them
             advice = "send the whole study again, then psma-node retry"
-            found = f"{gone} of {len(paths)} images are gone from the inbox; {advice}"
+            found = f"{damaged} of {len(paths)} images are gone from the inbox, or damaged in it; {advice}"
             return AttemptResult(AttemptKind.MISCONFIGURED, found)
         # looked at again: the PET may have come while this study waited for its turn
         wait = self._prior_wait.check(run, utc_now())

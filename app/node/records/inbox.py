@@ -6,40 +6,41 @@ Layout of the folder::
     studies/<StudyInstanceUID>/<SOPInstanceUID>_<digest>.dcm
     quarantine/    files found at a start that can't be what their names say
 
-A file's name follows from its content, so the same content can't be kept twice, whatever is interrupted.
+A file's name follows from its bytes, so the same bytes can't be kept twice, whatever is interrupted. Other
+bytes under the same SOP Instance UID are compared as they are decoded (:mod:`app.dicom.reading.content`): the
+same image in another transfer syntax is not kept again. A file that was damaged after its reception is found
+by its digest when the instance comes again, and replaced.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydicom.uid import UID
-from sqlalchemy import ColumnElement, Engine, case, func, select, true, update
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.domain.selection.screening import IMAGE_CLASSES
+from app.dicom.reading.compression import IsolatedDecoder
+from app.dicom.reading.content import differing_tags
 from app.errors import RetryLaterError
 from app.files.durable import free_mb, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
+from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts
 from app.node.records.instances import (
     InstanceRow,
-    MismatchedInstanceError,
     ReceivedInstance,
-    UnsafeUidError,
     instance_file_name,
     read_received,
     study_folder_name,
@@ -47,8 +48,8 @@ from app.node.records.instances import (
 
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
-_IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
-"""The one place that decides which of what was received can change a result."""
+_LOCKS = 64
+"""Instances stored at the same time that don't wait for each other, as a rule."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,25 +68,6 @@ class Stored(StrEnum):
 
 
 @dataclass(frozen=True)
-class InboxStudy:
-    """A study as far as it has arrived.
-
-    Attributes:
-        conflicts: UIDs that came with more than one content.
-        image_count, last_image_at: of what can be analysed, the classes in
-            :data:`~app.domain.selection.screening.IMAGE_CLASSES`; 0 and ``None`` without such an image.
-    """
-
-    study_instance_uid: str
-    instance_count: int
-    first_received_at: datetime
-    last_received_at: datetime
-    conflicts: int
-    image_count: int
-    last_image_at: datetime | None
-
-
-@dataclass(frozen=True)
 class Recovery:
     """What was put in order after a stop: counts of files."""
 
@@ -96,15 +78,14 @@ class Recovery:
     """Rows whose file is gone: someone removed it by hand."""
 
 
-class Inbox:
+class Inbox(InboxIndex):
     """Keeps instances under ``folder``, and their index in the database ``engine`` leads to.
 
     Any number of processes may read; one stores. Threads may share it.
     """
 
     def __init__(self, folder: Path, engine: Engine) -> None:
-        self.folder = folder
-        self._engine = engine
+        super().__init__(folder, engine)
         self._incoming = folder / "incoming"
         self._studies = folder / "studies"
         self._quarantine = folder / "quarantine"
@@ -115,6 +96,7 @@ class Inbox:
         sync_folder(folder.parent)
         self._durable_folders: set[Path] = set()
         self._durable_folders_lock = threading.Lock()
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     def store(self, instance: ReceivedInstance) -> Stored:
         """Keep an instance. When this returns, it is on disk (file, folder and index) for good.
@@ -124,68 +106,29 @@ class Inbox:
             RetryLaterError: the index does not answer; the file may be kept and is found at the next start.
         """
         path = self._path_of(instance)
-        with _translated_errors():
-            known = self._is_indexed(instance)
-            if known and path.exists():
+        one_at_a_time = self._locks[hash(instance.sop_instance_uid) % _LOCKS]
+        with _translated_errors(), one_at_a_time:
+            kept = self._contents(InstanceRow.sop_instance_uid == instance.sop_instance_uid)
+            known = any(row.sha256 == instance.sha256 for row in kept)
+            damaged = [row for row in kept if not self._is_intact(row)]
+            if known and all(row.sha256 != instance.sha256 for row in damaged):
                 return Stored.DUPLICATE
-            self._write(instance, path)
+            whole = [self.folder / row.path for row in kept if row not in damaged]
+            temporary = self._incoming / f"{uuid.uuid4().hex}.part"
+            try:
+                self._write(instance, temporary)
+                if not known and _holds_the_same(temporary, whole):
+                    return Stored.DUPLICATE
+                self._name(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
             if known:
+                _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
                 return Stored.DUPLICATE
-            return self._index(instance, path, utc_now())
+            return self._index(instance, path, utc_now(), damaged)
 
     def free_mb(self) -> float:
         return free_mb(self.folder)
-
-    def studies(self) -> tuple[InboxStudy, ...]:
-        """Every study, the one that grew last first."""
-        return self._summaries(true())
-
-    def study(self, study_instance_uid: str) -> InboxStudy | None:
-        """One study, or ``None`` when nothing of it has arrived."""
-        found = self._summaries(InstanceRow.study_instance_uid == study_instance_uid)
-        return found[0] if found else None
-
-    def received_after(self, instant: datetime) -> tuple[InboxStudy, ...]:
-        """Studies that grew after ``instant`` (aware), the latest first."""
-        late = select(InstanceRow.study_instance_uid).where(InstanceRow.received_at > instant)
-        return self._summaries(InstanceRow.study_instance_uid.in_(late))
-
-    def paths(self, study_instance_uid: str) -> tuple[Path, ...]:
-        """Files of a study, sorted by name; conflicting contents are all there."""
-        query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == study_instance_uid)
-        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
-
-    def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
-        """Those of :meth:`paths` that can be analysed: what the chain is given."""
-        query = select(InstanceRow.path).where(
-            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE
-        )
-        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
-
-    def beside(self, study_instance_uid: str) -> str:
-        """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
-        sop_class = InstanceRow.sop_class_uid
-        query = (
-            select(sop_class, func.count())
-            .where(InstanceRow.study_instance_uid == study_instance_uid, ~_IS_IMAGE)
-            .group_by(sop_class)
-        )
-        with self._engine.connect() as connection:
-            counts = sorted((UID(uid).name, count) for uid, count in connection.execute(query))
-        return ", ".join(f"{count} {name}" for name, count in counts)
-
-    def content_digest(self, study_instance_uid: str) -> str:
-        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it.
-
-        Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
-        did they count, each revision would send results that make the next one.
-        """
-        query = select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
-            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE
-        )
-        with self._engine.connect() as connection:
-            lines = sorted(f"{uid} {sha256}\n" for uid, sha256 in connection.execute(query))
-        return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
     def recover(self) -> Recovery:
         """Put in order what a kill or a power cut left; to be called before anything is received."""
@@ -194,7 +137,7 @@ class Inbox:
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
             indexed = set(fetch(self._engine, select(InstanceRow.path)))
             outcomes = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
-            self._flag_conflicts()
+            flag_conflicts(self._engine)
         recovery = Recovery(removed, outcomes[True], outcomes[False], len(indexed - found))
         if recovery != Recovery():
             _log.warning("inbox put in order: %s", recovery)
@@ -204,27 +147,18 @@ class Inbox:
         folder = self._studies / study_folder_name(instance.study_instance_uid)
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
-    def _is_indexed(self, instance: ReceivedInstance) -> bool:
-        query = select(InstanceRow.path).where(
-            InstanceRow.sop_instance_uid == instance.sop_instance_uid, InstanceRow.sha256 == instance.sha256
-        )
-        return bool(fetch(self._engine, query))
+    def _write(self, instance: ReceivedInstance, temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(instance.file_header())
+            file.write(instance.data_set)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _write(self, instance: ReceivedInstance, path: Path) -> None:
-        """Write, sync, rename, sync: at no instant is a partial file under its final name."""
-        temporary = self._incoming / f"{uuid.uuid4().hex}.part"
-        try:
-            with temporary.open("wb") as file:
-                file.write(instance.file_header())
-                file.write(instance.data_set)
-                file.flush()
-                os.fsync(file.fileno())
-            self._make_study_folder(path.parent)
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+    def _name(self, temporary: Path, path: Path) -> None:
+        """Rename what is on the disk already: at no instant is a partial file under its final name."""
+        self._make_study_folder(path.parent)
+        temporary.replace(path)
+        sync_folder(path.parent)
 
     def _make_study_folder(self, folder: Path) -> None:
         """Make the folder; it is on the disk for good when this returns, whoever made it."""
@@ -235,7 +169,14 @@ class Inbox:
             sync_folder(folder.parent)
             self._durable_folders.add(folder)
 
-    def _index(self, instance: ReceivedInstance, path: Path, received_at: datetime) -> Stored:
+    def _index(
+        self,
+        instance: ReceivedInstance,
+        path: Path,
+        received_at: datetime,
+        damaged: Sequence[InstanceRow] = (),
+    ) -> Stored:
+        """Index a file in the place of ``damaged`` ones, with which it can't be compared any more."""
         row = InstanceRow(
             sop_instance_uid=instance.sop_instance_uid,
             sha256=instance.sha256,
@@ -246,45 +187,19 @@ class Inbox:
             bytes=path.stat().st_size,
             received_at=received_at,
             calling_ae=instance.calling_ae,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
         )
         try:
             with Session(self._engine) as session, session.begin():
                 session.add(row)
+                for lost in damaged:
+                    session.execute(delete(InstanceRow).where(InstanceRow.path == lost.path))
         except IntegrityError:  # the same content came in over another association at the same time
             return Stored.DUPLICATE
-        return Stored.CONFLICT if self._flag_conflicts(instance.sop_instance_uid) else Stored.NEW
-
-    def _flag_conflicts(self, sop_instance_uid: str | None = None) -> bool:
-        """Flag UIDs with more than one content; after the commit, so that the last writer sees all."""
-        query = select(InstanceRow.sop_instance_uid).group_by(InstanceRow.sop_instance_uid)
-        if sop_instance_uid is not None:
-            query = query.where(InstanceRow.sop_instance_uid == sop_instance_uid)
-        twofold = fetch(self._engine, query.having(func.count() > 1))
-        for uid in twofold:
-            with self._engine.begin() as connection:
-                flag = update(InstanceRow).where(InstanceRow.sop_instance_uid == uid).values(conflict=True)
-                connection.execute(flag)
-        return bool(twofold)
-
-    def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
-        conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
-        last = func.max(InstanceRow.received_at)
-        query = (
-            select(
-                InstanceRow.study_instance_uid,
-                func.count(),
-                func.min(InstanceRow.received_at),
-                last,
-                conflicting,
-                func.count(case((_IS_IMAGE, 1))),
-                func.max(case((_IS_IMAGE, InstanceRow.received_at))),
-            )
-            .where(wanted)
-            .group_by(InstanceRow.study_instance_uid)
-            .order_by(last.desc(), InstanceRow.study_instance_uid)
-        )
-        with self._engine.connect() as connection:
-            return tuple(InboxStudy(*row) for row in connection.execute(query))
+        for lost in damaged:
+            _log.error("a damaged file was replaced", extra={"study": instance.study_instance_uid})
+            self._set_aside(self.folder / lost.path)
+        return Stored.CONFLICT if flag_conflicts(self._engine, instance.sop_instance_uid) else Stored.NEW
 
     def _remove_unfinished(self) -> int:
         """Files being written when the process stopped: their senders got no answer, and send again."""
@@ -299,12 +214,21 @@ class Inbox:
             instance = read_received(path)
             if self._path_of(instance) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
-        except (UnreadableHeaderError, UnsafeUidError, MismatchedInstanceError) as error:
+        except NOT_AS_RECEIVED as error:
             _log.error("file without an index row set aside in quarantine: %s", error)
-            path.replace(self._quarantine / f"{uuid.uuid4().hex}.dcm")
+            self._set_aside(path)
             return False
         self._index(instance, path, datetime.fromtimestamp(path.stat().st_mtime, UTC))
         return True
+
+    def _set_aside(self, path: Path) -> None:
+        if path.is_file():
+            path.replace(self._quarantine / f"{uuid.uuid4().hex}.dcm")
+
+
+def _holds_the_same(new: Path, kept: Sequence[Path]) -> bool:
+    with IsolatedDecoder() as decoder:
+        return any(not differing_tags(new, path, decoder) for path in kept)
 
 
 @contextmanager

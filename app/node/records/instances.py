@@ -16,7 +16,7 @@ from pathlib import Path
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
-from sqlalchemy import BigInteger, Index, String
+from sqlalchemy import BigInteger, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.node.records.database import Base, Uid
@@ -81,7 +81,9 @@ class InstanceRow(Base):
     Attributes:
         sha256: of the data set without its file meta header.
         path: relative to the inbox folder.
-        conflict: the UID arrived with more than one content; true of each of its rows.
+        conflict: the UID arrived with more than one content; true of each of its rows that stand.
+        transfer_syntax_uid: empty for what version 0.1.0 received.
+        discarded: a person has decided for another content of the UID; the file stays.
     """
 
     __tablename__ = "instances"
@@ -100,6 +102,8 @@ class InstanceRow(Base):
     received_at: Mapped[datetime]
     calling_ae: Mapped[str] = mapped_column(String(16))
     conflict: Mapped[bool] = mapped_column(default=False)
+    transfer_syntax_uid: Mapped[Uid] = mapped_column(server_default="", default="")
+    discarded: Mapped[bool] = mapped_column(server_default=false(), default=False)
 
 
 IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"

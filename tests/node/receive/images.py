@@ -59,10 +59,12 @@ def data_set_of(file: bytes) -> bytes:
     return file[132 + 12 + int(length) :]
 
 
-def received(image: Dataset, calling_ae: str = "SCANNER") -> ReceivedInstance:
+def received(
+    image: Dataset, calling_ae: str = "SCANNER", syntax: str = ExplicitVRLittleEndian
+) -> ReceivedInstance:
     """The instance as the SCP would hand it to the inbox."""
-    command = StoreCommand(image.SOPInstanceUID, image.SOPClassUID, str(ExplicitVRLittleEndian), calling_ae)
-    return identify(command, encoded(image))
+    command = StoreCommand(image.SOPInstanceUID, image.SOPClassUID, str(syntax), calling_ae)
+    return identify(command, encoded(image, syntax))
 
 
 def write_study(folder: Path, count: int, study: str = STUDY, size: int = 16) -> list[Path]:

@@ -3,13 +3,20 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.uid import BasicTextSRStorage
+from pydicom.uid import (
+    BasicTextSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from sqlalchemy import Engine, delete, event, text, update
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
@@ -74,6 +81,113 @@ def test_another_content_under_the_same_uid_is_kept_too_and_flagged(inbox: Inbox
     (study,) = inbox.studies()
     assert (study.instance_count, study.conflicts) == (3, 1)
     assert inbox.content_digest(STUDY) != before
+
+
+def test_the_same_image_in_another_transfer_syntax_is_a_duplicate(inbox: Inbox) -> None:
+    """A PACS forwards as implicit VR what the scanner has sent as explicit VR."""
+    inbox.store(received(ct_slice(1)))
+    before, paths = inbox.content_digest(STUDY), files(inbox)
+    for syntax in (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        again = received(ct_slice(1), "PACS", syntax)
+        assert again.sha256 != received(ct_slice(1)).sha256
+        assert inbox.store(again) is Stored.DUPLICATE
+    assert (inbox.content_digest(STUDY), files(inbox)) == (before, paths)
+    assert inbox.studies()[0].conflicts == 0
+    assert inbox.store(received(ct_slice(1, value=500), "PACS", ImplicitVRLittleEndian)) is Stored.CONFLICT
+
+
+def test_two_associations_that_send_an_image_at_once_in_two_syntaxes_make_no_conflict(inbox: Inbox) -> None:
+    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian) * 4
+    instances_ = [received(ct_slice(1), "PACS", syntax) for syntax in syntaxes]
+    outcomes: list[Stored] = []
+    threads = [
+        threading.Thread(target=lambda one=one: outcomes.append(inbox.store(one))) for one in instances_
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [Stored.DUPLICATE] * 7 + [Stored.NEW]
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-100]
+
+
+def emptied(_: bytes) -> bytes:
+    return b""
+
+
+def flipped(content: bytes) -> bytes:
+    """A bit of a pixel."""
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+def in_another_syntax(content: bytes) -> bytes:
+    """A bit of the transfer syntax in the file meta, which the digest of the data set does not hold."""
+    assert content.count(b"1.2.840.10008.1.2.1\0") == 1
+    return content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.3\0")
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, flipped, in_another_syntax])
+def test_a_file_that_was_damaged_is_found_and_made_good_by_the_next_sending(
+    inbox: Inbox, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.store(received(ct_slice(1)))
+    inbox.store(received(ct_slice(2)))
+    (path, _) = inbox.paths(STUDY)
+    whole, digest = path.read_bytes(), inbox.content_digest(STUDY)
+    assert inbox.damaged(STUDY) == 0
+    path.write_bytes(damage(whole))
+    assert inbox.damaged(STUDY) == 1
+    assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
+    assert path.read_bytes() == whole
+    assert (inbox.damaged(STUDY), inbox.content_digest(STUDY)) == (0, digest)
+    assert "a damaged file was written again" in caplog.messages
+
+
+def test_a_damaged_file_gives_way_to_its_image_in_another_syntax(inbox: Inbox) -> None:
+    """What the scanner had sent was damaged; the PACS sends it again, in its own syntax."""
+    inbox.store(received(ct_slice(1)))
+    (path,) = inbox.paths(STUDY)
+    path.write_bytes(flipped(path.read_bytes()))
+    assert inbox.store(received(ct_slice(1), "PACS", ImplicitVRLittleEndian)) is Stored.NEW
+    (now,) = inbox.paths(STUDY)
+    assert np.array_equal(dcmread(now).pixel_array, ct_slice_values(1))
+    assert (inbox.damaged(STUDY), inbox.studies()[0].conflicts) == (0, 0)
+    assert [file.parent.name for file in files(inbox)] == ["quarantine", STUDY]
+    assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
+
+
+def test_a_kill_while_a_damaged_file_is_replaced_is_made_good(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of the two points between which something is on the disk and something is not."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    other = received(ct_slice(1), "PACS", ImplicitVRLittleEndian)
+    inbox.store(received(ct_slice(1)))
+    (path,) = inbox.paths(STUDY)
+    path.write_bytes(flipped(path.read_bytes()))
+    for point in ("_set_aside", "_index"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Inbox, point, kill)
+            with pytest.raises(Killed):
+                inbox.store(other if point == "_set_aside" else received(ct_slice(2)))
+        after_restart = Inbox(inbox.folder, engine)
+        after_restart.recover()
+        assert after_restart.damaged(STUDY) == 0
+        assert after_restart.studies()[0].conflicts == 0
+        assert after_restart.store(other) is Stored.DUPLICATE
+
+
+def ct_slice_values(number: int) -> np.ndarray:
+    return np.full((16, 16), number, np.uint16)
 
 
 def test_a_duplicate_whose_file_was_removed_is_written_again(inbox: Inbox) -> None:

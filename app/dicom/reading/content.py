@@ -1,0 +1,167 @@
+"""What a file holds once it is decoded, whatever the transfer syntax: is it the same image as another file?
+
+A PACS forwards in another syntax than the scanner sent in: implicit VR, big endian, deflated, or with pixels
+that are compressed without loss. Those are other bytes and the same content. What is compared is each
+attribute's value as implicit VR little endian has it, without padding (PS3.5 6.2), and the decoded pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_sequence
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag
+
+from app.dicom import header_values as header
+from app.dicom.reading import compression
+from app.dicom.reading.compression import DecoderDiedError, IsolatedDecoder
+from app.dicom.reading.pixels import decoded
+
+PIXEL_DATA = 0x7FE00010
+LOSSY = 0x00282110
+
+OF_THE_ENCODING = frozenset({0x00080001, 0x00082111, 0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC})
+"""Length to End; Derivation Description, where a compressor writes that it was there; the offset tables and
+the length of encapsulated pixels; Data Set Trailing Padding."""
+
+OF_COLOURS = frozenset({0x00280004, 0x00280006})
+"""Photometric Interpretation and Planar Configuration: colours are compared as they are decoded."""
+
+WORD_BYTES = {
+    **dict.fromkeys(("US", "SS", "OW", "AT"), 2),
+    **dict.fromkeys(("UL", "SL", "FL", "OL", "OF"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+"""Of value representations that a big endian syntax turns round (PS3.5 7.3)."""
+
+SPACES_MEAN_NOTHING = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "PN", "SH", "TM", "UC", "UI"])
+NUMBERS_IN_WORDS = frozenset(("DS", "IS"))
+TRAILING_SPACES_MEAN_NOTHING = frozenset(("LT", "ST", "UR", "UT"))
+
+PADDING = b" \0"
+FIRST_ITEM = b"\xfe\xff\x00\xe0"
+
+Content = Mapping[int, bytes]
+"""The value of each attribute of a data set, by its tag; of the pixels a digest."""
+
+
+def differing_tags(one: Path, other: Path, decoder: IsolatedDecoder) -> tuple[int, ...]:
+    """Tags of the attributes in which two files differ, sorted; Pixel Data where a file can't be decoded.
+
+    Empty for files with the same content.
+    """
+    try:
+        mine, theirs = content_of(one, decoder), content_of(other, decoder)
+    except (*header.READ_ERRORS, RuntimeError, DecoderDiedError):
+        return (PIXEL_DATA,)
+    return tuple(sorted(tag for tag in {*mine, *theirs} if mine.get(tag) != theirs.get(tag)))
+
+
+def content_of(path: Path, decoder: IsolatedDecoder) -> Content:
+    """What a file holds.
+
+    Raises:
+        one of :data:`app.dicom.header_values.READ_ERRORS`, RuntimeError, DecoderDiedError: it can't be read.
+    """
+    with header.tolerant():
+        dataset = header.read_with_pixels(path)
+        content = _values(dataset)
+        if PIXEL_DATA in dataset:
+            compression.register()
+            pixels = np.ascontiguousarray(decoded(dataset, path, decoder))
+            kind = f"{pixels.dtype.newbyteorder('<').str} {pixels.shape}".encode()
+            plain = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+            content[PIXEL_DATA] = hashlib.sha256(kind + plain.tobytes()).digest()
+            if plain.ndim > 2 and dataset.get("SamplesPerPixel") == 3:
+                content = {tag: value for tag, value in content.items() if tag not in OF_COLOURS}
+    return content
+
+
+def _values(dataset: Dataset) -> dict[int, bytes]:
+    """Every attribute's value, those of the encoding left out."""
+    found = {
+        int(tag): _value(dataset, tag)
+        for tag in dataset.keys()  # noqa: SIM118  iterating the data set itself would convert every value
+        if tag.group != 2 and tag.element != 0 and tag not in OF_THE_ENCODING and tag != PIXEL_DATA
+    }
+    if found.get(LOSSY) in (b"00", b""):
+        del found[LOSSY]  # what a compression without loss may add
+    return found
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> bytes:
+    element = dataset.get_item(tag)
+    if isinstance(element, RawDataElement):
+        value = element.value or b""
+        if element.VR != "SQ" and not (element.VR in (None, "UN") and value.startswith(FIRST_ITEM)):
+            return _without_padding(tag, _little_endian(element, value))
+        if element.VR == "SQ":
+            return _items(list(dataset[tag].value))
+        try:
+            # implicit VR, and unknown VR that holds a sequence (PS3.5 6.2.2)
+            return _items(list(read_sequence(BytesIO(value), True, True, len(value), "iso8859", 0)))
+        except header.READ_ERRORS:
+            return value
+    return _without_padding(tag, _of_parsed(element))
+
+
+def _of_parsed(element: DataElement | None) -> bytes:
+    """pydicom parses sequences of undefined length, and attributes that it needs, as it reads a file."""
+    if element is None or element.is_empty:
+        return b""
+    if element.VR == "SQ":
+        return _items(list(element.value))
+    buffer = DicomBytesIO()
+    buffer.is_little_endian = buffer.is_implicit_VR = True
+    write_data_element(buffer, element)
+    written: bytes = buffer.getvalue()
+    return written[len("ggeellll") :]
+
+
+def _items(items: list[Dataset]) -> bytes:
+    """Items of a sequence, each attribute by tag and length, so that no two sequences look the same."""
+    return b"".join(b"item" + b"".join(_entry(tag, value) for tag, value in sorted(_nested(item).items()))
+                    for item in items)  # fmt: skip
+
+
+def _nested(item: Dataset) -> dict[int, bytes]:
+    """An icon's pixels are compared as they are."""
+    icon = {PIXEL_DATA: _value(item, BaseTag(PIXEL_DATA))} if PIXEL_DATA in item else {}
+    return _values(item) | icon
+
+
+def _entry(tag: int, value: bytes) -> bytes:
+    return tag.to_bytes(4, "big") + len(value).to_bytes(8, "big") + value
+
+
+def _little_endian(element: RawDataElement, value: bytes) -> bytes:
+    width = 1 if element.is_little_endian else WORD_BYTES.get(element.VR or "", 1)
+    return value if width == 1 else np.frombuffer(value, f">u{width}").astype(f"<u{width}").tobytes()
+
+
+def _without_padding(tag: BaseTag, value: bytes) -> bytes:
+    """By the dictionary's VR: implicit VR knows no other, and binary values have no padding."""
+    vr = "LO" if tag.is_private_creator else dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    if vr in TRAILING_SPACES_MEAN_NOTHING:
+        return value.rstrip(PADDING)
+    if vr not in SPACES_MEAN_NOTHING | NUMBERS_IN_WORDS:
+        return value
+    parts = [part.strip(PADDING) for part in value.split(b"\\")]
+    return b"\\".join(map(_number, parts) if vr in NUMBERS_IN_WORDS else parts)
+
+
+def _number(part: bytes) -> bytes:
+    """``1.50`` and ``1.5`` are one number."""
+    try:
+        return repr(float(part)).encode()
+    except ValueError:
+        return part

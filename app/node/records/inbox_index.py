@@ -1,0 +1,157 @@
+"""The index of the inbox: what has arrived, which of it stands, and whether it is still what was received."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.uid import UID
+from sqlalchemy import ColumnElement, Engine, and_, case, func, select, true, update
+
+from app.domain.selection.screening import IMAGE_CLASSES
+from app.node.records.database import Ledger, fetch
+from app.node.records.header_scan import UnreadableHeaderError
+from app.node.records.instances import InstanceRow, MismatchedInstanceError, UnsafeUidError, read_received
+
+_IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
+"""The one place that decides which of what was received can change a result."""
+
+_STANDS = ~InstanceRow.discarded
+
+NOT_AS_RECEIVED = (UnreadableHeaderError, UnsafeUidError, MismatchedInstanceError)
+"""What reading a file of the inbox raises when it is not as it was written."""
+
+
+@dataclass(frozen=True)
+class InboxStudy:
+    """A study as far as it has arrived.
+
+    Attributes:
+        conflicts: UIDs that came with more than one content, of which a person has not chosen one yet.
+        image_conflicts: those of them that can be analysed.
+        image_count, last_image_at: of what can be analysed, the classes in
+            :data:`~app.domain.selection.screening.IMAGE_CLASSES`; 0 and ``None`` without such an image.
+    """
+
+    study_instance_uid: str
+    instance_count: int
+    first_received_at: datetime
+    last_received_at: datetime
+    conflicts: int
+    image_count: int
+    last_image_at: datetime | None
+    image_conflicts: int = 0
+
+
+class InboxIndex(Ledger):
+    """Looks up instances; any number of processes may."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        super().__init__(engine)
+        self.folder = folder
+
+    def studies(self) -> tuple[InboxStudy, ...]:
+        """Every study, the one that grew last first."""
+        return self._summaries(true())
+
+    def study(self, study_instance_uid: str) -> InboxStudy | None:
+        """One study, or ``None`` when nothing of it has arrived."""
+        found = self._summaries(InstanceRow.study_instance_uid == study_instance_uid)
+        return found[0] if found else None
+
+    def received_after(self, instant: datetime) -> tuple[InboxStudy, ...]:
+        """Studies that grew after ``instant`` (aware), the latest first."""
+        late = select(InstanceRow.study_instance_uid).where(InstanceRow.received_at > instant)
+        return self._summaries(InstanceRow.study_instance_uid.in_(late))
+
+    def paths(self, study_instance_uid: str) -> tuple[Path, ...]:
+        """Files of a study, sorted by name; conflicting contents are all there."""
+        query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == study_instance_uid, _STANDS)
+        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
+
+    def damaged(self, study_instance_uid: str) -> int:
+        """How many images of a study are gone, or not what was received any more; every file is read."""
+        images = self._contents(InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS)
+        return sum(not self._is_intact(row) for row in images)
+
+    def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
+        """Those of :meth:`paths` that can be analysed: what the chain is given."""
+        query = select(InstanceRow.path).where(
+            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS
+        )
+        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
+
+    def beside(self, study_instance_uid: str) -> str:
+        """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
+        sop_class = InstanceRow.sop_class_uid
+        query = (
+            select(sop_class, func.count())
+            .where(InstanceRow.study_instance_uid == study_instance_uid, ~_IS_IMAGE, _STANDS)
+            .group_by(sop_class)
+        )
+        with self._engine.connect() as connection:
+            counts = sorted((UID(uid).name, count) for uid, count in connection.execute(query))
+        return ", ".join(f"{count} {name}" for name, count in counts)
+
+    def content_digest(self, study_instance_uid: str) -> str:
+        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it.
+
+        Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
+        did they count, each revision would send results that make the next one.
+        """
+        query = select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
+            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS
+        )
+        with self._engine.connect() as connection:
+            lines = sorted(f"{uid} {sha256}\n" for uid, sha256 in connection.execute(query))
+        return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+    def _contents(self, *which: ColumnElement[bool]) -> tuple[InstanceRow, ...]:
+        return fetch(self._engine, select(InstanceRow).where(*which).order_by(InstanceRow.received_at))
+
+    def _is_intact(self, row: InstanceRow) -> bool:
+        """Whether the file is still what was received."""
+        try:
+            found = read_received(self.folder / row.path)
+        except (OSError, *NOT_AS_RECEIVED):
+            return False
+        syntax = row.transfer_syntax_uid or found.transfer_syntax_uid
+        return (found.sha256, found.transfer_syntax_uid) == (row.sha256, syntax)
+
+    def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
+        conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
+        last = func.max(InstanceRow.received_at)
+        query = (
+            select(
+                InstanceRow.study_instance_uid,
+                func.count(),
+                func.min(InstanceRow.received_at),
+                last,
+                conflicting,
+                func.count(case((_IS_IMAGE, 1))),
+                func.max(case((_IS_IMAGE, InstanceRow.received_at))),
+                func.count(case((InstanceRow.conflict & _IS_IMAGE, InstanceRow.sop_instance_uid)).distinct()),
+            )
+            .where(wanted, _STANDS)
+            .group_by(InstanceRow.study_instance_uid)
+            .order_by(last.desc(), InstanceRow.study_instance_uid)
+        )
+        with self._engine.connect() as connection:
+            return tuple(InboxStudy(*row) for row in connection.execute(query))
+
+
+def flag_conflicts(engine: Engine, sop_instance_uid: str | None = None) -> bool:
+    """Flag the UIDs, or one, with more than one content that stands; returns whether there is any.
+
+    After the commit, so that the last writer sees all.
+    """
+    uid = InstanceRow.sop_instance_uid
+    wanted = true() if sop_instance_uid is None else uid == sop_instance_uid
+    twofold = select(uid).where(wanted, _STANDS).group_by(uid).having(func.count() > 1)
+    conflict = and_(_STANDS, uid.in_(twofold))
+    with engine.begin() as connection:
+        changed = update(InstanceRow).where(wanted, InstanceRow.conflict != conflict)
+        connection.execute(changed.values(conflict=conflict))
+        return connection.scalar(twofold.limit(1)) is not None
