@@ -1,4 +1,4 @@
-"""Commands for whoever runs a node: ``serve``, ``check``, ``status``, ``retry`` and ``audit verify``."""
+"""Commands for whoever runs a node: serve, check, status, retry, discard and ``audit verify``."""
 
 from __future__ import annotations
 
@@ -249,6 +249,32 @@ def retry(
     stores = open_known_stores(load_settings(config, overrides or []).node)
     act = resend_study if resend else analyse_again if again else retry_study
     typer.echo(act(stores, study))
+    stores.close()
+
+
+def discard(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
+    content: Annotated[
+        list[str] | None,
+        typer.Option(help="A content that shall not stand: its number, or the AE title it came from."),
+    ] = None,
+    series: Annotated[str, typer.Option(help="Only in this series (Series Instance UID).")] = "",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Choose between contents that came under one SOP Instance UID; without --content, list them.
+
+    Nothing is deleted: to choose again, discard the other. The node may be running or stopped.
+    """
+    from app.node.records.stores import open_known_stores
+    from app.node.watch.contents import describe_contents, discard_contents
+    from app.settings import load_settings
+
+    stores = open_known_stores(load_settings(config, overrides or []).node)
+    if content:
+        typer.echo(discard_contents(stores, study, content, series))
+    else:
+        typer.echo("\n".join(describe_contents(stores, study)))
     stores.close()
 
 

@@ -16,7 +16,7 @@ from app.node.receive.completeness import Completeness, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox_index import InboxStudy
-from app.node.records.runs import StudyState
+from app.node.records.runs import Run, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudySubject
 
@@ -78,6 +78,7 @@ class Watcher:
             self._remember_settled(grown)
         else:
             grown = inbox.received_after(self._looked_at - LATE_COMMIT)
+        self._take_up_chosen()
         for study in grown:
             if self._settled.get(study.study_instance_uid) != _content(study):
                 self._open[study.study_instance_uid] = study
@@ -87,12 +88,21 @@ class Watcher:
             self._look_at(study)
         self._looked_at = started
 
+    def _take_up_chosen(self) -> None:
+        """Studies of which a person has chosen the content: nothing of them has grown."""
+        for uid in self._stores.studies.receiving():
+            study = self._stores.inbox.study(uid) if uid not in self._open else None
+            if study is not None:
+                self._observed.pop(uid, None)
+                self._open[uid] = study
+
     def _remember_settled(self, studies: Sequence[InboxStudy]) -> None:
         """After a start: what has its revision is not read again."""
         for study in studies:
             self._on_study()
             uid = study.study_instance_uid
-            if self._stores.runs.of_content(uid, self._stores.inbox.content_digest(uid)):
+            revisions = self._stores.runs.of_study(uid)
+            if revisions and revisions[-1].content_digest == self._stores.inbox.content_digest(uid):
                 self._settled[uid] = _content(study)
 
     def _look_at(self, study: InboxStudy) -> None:
@@ -106,6 +116,12 @@ class Watcher:
             self._identify(study)
             self._observe(uid, StudyState.RECEIVING, f"{study.image_count} images so far")
             return
+        held = self._held(study)
+        if held:
+            _log.warning("waits for a choice of content", extra={"study": uid, "reason": held})
+            self._observe(uid, StudyState.WAITING, held)
+            self._settle(study)
+            return
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
             self._observe(uid, StudyState.WAITING, completeness.waits_for)
@@ -114,8 +130,25 @@ class Watcher:
         now = self._stores.inbox.study(uid)
         if now is None or _content(now) != _content(study):
             return  # grew while it was looked at: the next look judges it anew
-        self._open_revision(study, digest, completeness)
-        self._settle(study)
+        if self._open_revision(study, digest, completeness):
+            self._settle(study)
+
+    def _held(self, study: InboxStudy) -> str:
+        """Why the content is not processed, in words: a conflict would withdraw a result that stands."""
+        if not study.image_conflicts:
+            return ""
+        uid, stores = study.study_instance_uid, self._stores
+        if stores.runs.of_content(uid, stores.inbox.content_digest(uid)):
+            return ""
+        gave = [run.key.revision for run in stores.runs.of_study(uid) if self._gives_result(run)]
+        what = f"{study.image_conflicts} images arrived with more than one content"
+        return f"{what}; the result of revision {gave[-1]} stands until a person chooses" if gave else ""
+
+    def _gives_result(self, run: Run) -> bool:
+        if run.state is StudyState.RUNNING:
+            return True
+        outcome = self._stores.outbox.readable_outcome_of(run.key)
+        return outcome is not None and bool(outcome.pairs)
 
     def _settle(self, study: InboxStudy) -> None:
         """It is looked at again when it grows."""
@@ -163,12 +196,19 @@ class Watcher:
             return _Examined(_content(study), unreadable=describe_exception(error))
         return _Examined(_content(study), headers, selected)
 
-    def _open_revision(self, study: InboxStudy, content_digest: str, completeness: Completeness) -> None:
+    def _open_revision(self, study: InboxStudy, content_digest: str, completeness: Completeness) -> bool:
+        """Whether the last revision is that of this content now."""
         uid = study.study_instance_uid
         run, created = self._stores.runs.open(uid, content_digest)
+        if not created and (run.state is StudyState.SUPERSEDED or not self._is_last(run)):
+            # a person has chosen a content that was there before others came
+            reopened = self._stores.runs.reopen(run)
+            if reopened is None:
+                return False
+            run, created = reopened, True
         self._observe(uid, StudyState.QUEUED, "")
         if not created:
-            return
+            return True
         facts: dict[str, object] = {"revision": run.key.revision, "instances": study.image_count}
         _log.info("study complete", extra={"study": uid, **facts})
         self._stores.audit.append(
@@ -184,6 +224,10 @@ class Watcher:
                 "given_up_waiting": completeness.given_up,
             },
         )
+        return True
+
+    def _is_last(self, run: Run) -> bool:
+        return self._stores.runs.of_study(run.study_instance_uid)[-1].key == run.key
 
     def _observe(self, study_instance_uid: str, state: StudyState, reason: str) -> None:
         if self._observed.get(study_instance_uid) != (state, reason):

@@ -41,6 +41,7 @@ class AuditEvent(StrEnum):
     CALLER_REFUSED = "caller refused"
     INSTANCE_REFUSED = "instance refused"
     CONTENT_CONFLICT = "instance arrived with another content"
+    CONTENT_CHOSEN = "content chosen"
     STUDY_ARRIVES = "study arrives"
     STUDY_RECEIVED = "study received"
     PROCESSED = "study processed"

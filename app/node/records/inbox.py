@@ -137,7 +137,8 @@ class Inbox(InboxIndex):
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
             indexed = set(fetch(self._engine, select(InstanceRow.path)))
             outcomes = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
-            flag_conflicts(self._engine)
+            with self._engine.begin() as connection:
+                flag_conflicts(connection)
         recovery = Recovery(removed, outcomes[True], outcomes[False], len(indexed - found))
         if recovery != Recovery():
             _log.warning("inbox put in order: %s", recovery)
@@ -199,7 +200,9 @@ class Inbox(InboxIndex):
         for lost in damaged:
             _log.error("a damaged file was replaced", extra={"study": instance.study_instance_uid})
             self._set_aside(self.folder / lost.path)
-        return Stored.CONFLICT if flag_conflicts(self._engine, instance.sop_instance_uid) else Stored.NEW
+        with self._engine.begin() as connection:
+            several = flag_conflicts(connection, instance.sop_instance_uid)
+        return Stored.CONFLICT if several else Stored.NEW
 
     def _remove_unfinished(self) -> int:
         """Files being written when the process stopped: their senders got no answer, and send again."""

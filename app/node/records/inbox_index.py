@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydicom.uid import UID
-from sqlalchemy import ColumnElement, Engine, and_, case, func, select, true, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, select, true, update
 
 from app.domain.selection.screening import IMAGE_CLASSES
 from app.node.records.database import Ledger, fetch
@@ -76,6 +77,21 @@ class InboxIndex(Ledger):
         images = self._contents(InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS)
         return sum(not self._is_intact(row) for row in images)
 
+    def contents(self, study_instance_uid: str) -> tuple[InstanceRow, ...]:
+        """Every row of the images that came with more than one content, in order of arrival."""
+        uid, of_study = InstanceRow.sop_instance_uid, InstanceRow.study_instance_uid == study_instance_uid
+        twofold = select(uid).where(of_study, _IS_IMAGE).group_by(uid).having(func.count() > 1)
+        return self._contents(of_study, _IS_IMAGE, uid.in_(twofold))
+
+    def choose(self, discarded: Collection[str], standing: Collection[str]) -> None:
+        """Discard the contents in these files, and let those in the others stand, all or none of it."""
+        rows = InstanceRow.metadata.tables[InstanceRow.__tablename__]
+        change = update(rows).where(rows.c.path == bindparam("of")).values(discarded=bindparam("to"))
+        choice = [{"of": path, "to": True} for path in discarded]
+        with self._engine.begin() as connection:
+            connection.execute(change, [*choice, *({"of": path, "to": False} for path in standing)])
+            flag_conflicts(connection)
+
     def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Those of :meth:`paths` that can be analysed: what the chain is given."""
         query = select(InstanceRow.path).where(
@@ -142,7 +158,7 @@ class InboxIndex(Ledger):
             return tuple(InboxStudy(*row) for row in connection.execute(query))
 
 
-def flag_conflicts(engine: Engine, sop_instance_uid: str | None = None) -> bool:
+def flag_conflicts(connection: Connection, sop_instance_uid: str | None = None) -> bool:
     """Flag the UIDs, or one, with more than one content that stands; returns whether there is any.
 
     After the commit, so that the last writer sees all.
@@ -151,7 +167,6 @@ def flag_conflicts(engine: Engine, sop_instance_uid: str | None = None) -> bool:
     wanted = true() if sop_instance_uid is None else uid == sop_instance_uid
     twofold = select(uid).where(wanted, _STANDS).group_by(uid).having(func.count() > 1)
     conflict = and_(_STANDS, uid.in_(twofold))
-    with engine.begin() as connection:
-        changed = update(InstanceRow).where(wanted, InstanceRow.conflict != conflict)
-        connection.execute(changed.values(conflict=conflict))
-        return connection.scalar(twofold.limit(1)) is not None
+    changed = update(InstanceRow).where(wanted, InstanceRow.conflict != conflict)
+    connection.execute(changed.values(conflict=conflict))
+    return connection.scalar(twofold.limit(1)) is not None

@@ -47,6 +47,9 @@ WITH_RESULTS = (StudyState.DELIVERING, StudyState.DONE)
 FINAL = (*WITH_RESULTS, StudyState.REJECTED)
 """States of a revision that takes the place of earlier ones, be it with results or without."""
 
+ENDED = (StudyState.DONE, StudyState.REJECTED, StudyState.FAILED, StudyState.SUPERSEDED)
+"""States from which the content of a revision may become that of a new one."""
+
 
 @dataclass(frozen=True)
 class RunKey:
@@ -224,19 +227,19 @@ class RunLedger(Ledger):
         )
 
     def reopen(self, run: Run) -> Run | None:
-        """The content of a run that is done as a new revision, queued; ``None`` when the run moved meanwhile.
+        """The content of a run that has ended as a new revision, queued; ``None`` when it moved meanwhile.
 
         The content is the new revision's from here on. Its tries are counted on from the former's, whose
         numbers the durable engine knows already.
         """
-        former = (*_is(run.key), Run.content_digest == run.content_digest, Run.state == StudyState.DONE)
+        former = (*_is(run.key), Run.content_digest == run.content_digest, Run.state.in_(ENDED))
         past = f"{run.content_digest[:48]}-r{run.key.revision}"
         with contextlib.suppress(IntegrityError), Session(self._engine) as session, session.begin():
             moved = session.connection().execute(update(Run).where(*former).values(content_digest=past))
             if moved.rowcount:
                 _add_next_revision(session, run.study_instance_uid, run.content_digest, run.attempt + 1)
         found = self.of_content(run.key.study_instance_uid, run.content_digest)
-        return found if found is not None and found.key.revision == run.key.revision + 1 else None
+        return found if found is not None and found.key.revision > run.key.revision else None
 
     def resume_delivery(self, key: RunKey) -> None:
         """Back to ``delivering`` from ``failed`` or ``done``, because somebody asked for the results."""

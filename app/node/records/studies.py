@@ -106,6 +106,11 @@ class StudyLedger(Ledger):
     def all(self) -> dict[str, StudyRow]:
         return {row.study_instance_uid: row for row in self._select()}
 
+    def receiving(self) -> tuple[str, ...]:
+        """Studies of which images come in, or of which a person has chosen the content."""
+        query = select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.RECEIVING)
+        return fetch(self._engine, query)
+
     def of_patient(self, patient: Patient) -> tuple[StudyRow, ...]:
         """Every study of a patient, by its identifier; none for a patient without one."""
         if not patient.patient_id:

@@ -19,6 +19,9 @@ from app.node.records.runs import WITH_RESULTS, Run, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 
+CHOOSE = "psma-node discard shows the contents, and lets one stand"
+"""Two contents came under one SOP Instance UID, and the program can't know which is right."""
+
 
 @dataclass(frozen=True)
 class DeliveryStatus:
@@ -94,7 +97,7 @@ def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: 
         state=str(run.state),
         stage=run.stage,
         reason="; ".join(filter(None, (run.reason or _delivery_reason(run, deliveries), _late(stores, run)))),
-        next_step=_next_step(run, next_try_at),
+        next_step=CHOOSE if _needs_choice(study, run) else _next_step(run, next_try_at),
         next_try_at=next_try_at,
         deliveries=deliveries,
     )
@@ -117,7 +120,7 @@ def _arriving(study: InboxStudy, known: StudyRow | None, run: Run | None) -> Stu
         state=str(StudyState.WAITING if waiting else StudyState.RECEIVING),
         stage="",
         reason=reason + earlier,
-        next_step="processed when complete",
+        next_step=CHOOSE if waiting and study.image_conflicts else "processed when complete",
         next_try_at=None,
         revision=run.key.revision if run else 0,
         instance_count=study.instance_count,
@@ -150,6 +153,10 @@ def _delivery_reason(run: Run, deliveries: tuple[DeliveryStatus, ...]) -> str:
         for item in deliveries
         if item.state == DeliveryState.PENDING
     )
+
+
+def _needs_choice(study: InboxStudy, run: Run) -> bool:
+    return run.state is StudyState.REJECTED and study.image_conflicts > 0
 
 
 def _next_step(run: Run, next_try_at: datetime | None) -> str:
