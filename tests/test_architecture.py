@@ -62,7 +62,7 @@ FLOORS = {
     ),
     "app.imaging": (
         "earlier_results labels mip nifti resampling",
-        "registration",
+        "registration shared_region",
         "anatomy",
         "quantification",
     ),

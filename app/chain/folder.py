@@ -92,6 +92,7 @@ class RunResults:
         report = EarlierReport(
             uids[ResultKind.SR], selection.tracer.key, segmented.model, quantified.findings
         )
+        facts = segmented.aligned.loaded.facts
         result = EarlierResult(
             study_instance_uid=selection.study.study_instance_uid,
             series_instance_uid=selection.functional.series_instance_uid,
@@ -101,7 +102,7 @@ class RunResults:
             segmentation_sop_instance_uid=uids.get(ResultKind.SEG, ""),
             report=report,
             may_be_prior=True,
-            may_be_compared=True,
+            facts=lambda: facts,
             labels=_kept(segmented.labels),
             ct=partial(read_ct, selection.ct),
             suv=partial(read_suv, selection.functional, self._load_policy),
@@ -109,6 +110,9 @@ class RunResults:
         self._results.append((selection.study.patient, result))
 
     def for_patient(self, patient: Patient, before: datetime) -> Sequence[EarlierResult]:
+        """Nobody without an identity has earlier results."""
+        if patient.unidentified:
+            return []
         return [result for owner, result in self._results if owner == patient and result.acquired_at < before]
 
 

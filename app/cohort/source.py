@@ -100,9 +100,11 @@ def find_patients(root: Path, policy: SelectionPolicy, jobs: int = 1) -> Source:
     by_patient: dict[Patient, list[Study]] = defaultdict(list)
     for study in reading.studies:
         by_patient[study.patient].append(study)
-    anonymous = [study for study in reading.studies if not study.patient.patient_id]
+    anonymous = [study for study in reading.studies if study.patient.unidentified]
     patients = [
-        _patient(patient, studies, policy) for patient, studies in by_patient.items() if patient.patient_id
+        _patient(patient, studies, policy)
+        for patient, studies in by_patient.items()
+        if not patient.unidentified
     ]
     patients.sort(key=lambda each: (each.first_acquired, each.studies[0].study_instance_uid))
     return Source(

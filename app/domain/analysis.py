@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.domain.decision import Decision, ModelRole, ModelUsed
+from app.domain.findings.comparability import ScanFacts
 from app.domain.findings.findings import Findings, ReferenceUptake
 from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason
@@ -70,6 +71,13 @@ class Loaded:
         if self.liver_scale is None:
             return self.uptake
         return self.uptake.scaled(self.liver_scale.assumed_suv, Unit.SUVBW)
+
+    @property
+    def facts(self) -> ScanFacts:
+        """What a comparison with another scan of the patient hangs on."""
+        selection, uptake_s = self.selection, self.quantification.uptake_s
+        scan = selection.kind, selection.tracer.key
+        return ScanFacts.of(selection.study.patient, scan, selection.functional, uptake_s, self.uptake.grid)
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,8 @@ class Quantified:
         """Every decision along the chain, in order."""
         aligned = self.segmented.aligned
         loaded = aligned.loaded
-        return (*loaded.selection.decisions, *loaded.decisions, *aligned.decisions, *self.segmented.decisions)
+        before = (*loaded.selection.decisions, *loaded.decisions, *aligned.decisions)
+        return (*before, *self.segmented.decisions, *self.findings.decisions)
 
 
 @dataclass(frozen=True)

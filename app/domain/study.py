@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -93,6 +94,7 @@ class Series:
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     ``timezone_offset`` is Timezone Offset From UTC (0008,0201); ``clocks`` are further witnesses of when it
     was made. ``study_texts`` are what the headers call study and procedure, by keyword.
+    ``reconstruction_method`` is (0054,1103), ``convolution_kernel`` (0018,1210).
     """
 
     series_instance_uid: str
@@ -118,6 +120,8 @@ class Series:
     clocks: Clocks = field(default_factory=Clocks)
     protocol_name: str = ""
     study_texts: tuple[tuple[str, str], ...] = ()
+    reconstruction_method: str = ""
+    convolution_kernel: str = ""
 
     def reason(
         self, code: RefusalCode, attribute: str, found: str, expected: str, advice: str = ""
@@ -131,12 +135,70 @@ class Series:
         return self.acquired_at or self.series_datetime
 
 
+PLACEHOLDERS = frozenset({
+    "anon", "anonym", "anonyme", "anonymised", "anonymized", "anonymisiert", "anonymous",
+    "anonymouspatient", "blank", "deid", "deidentified", "default", "dummy", "empty", "hidden", "id",
+    "inconnu", "masked", "na", "nan", "nil", "noid", "noname", "none", "nopatientid", "notavailable",
+    "null", "patient", "patientid", "pid", "redacted", "removed", "unbekannt", "undefined", "unidentified",
+    "unknown", "unknownpatient",
+})  # fmt: skip
+"""What anonymisers and modalities write where an identifier or a name is due, without case and punctuation.
+``ANON-017`` is none: a pseudonym with a number of its own tells patients apart."""
+
+PLACEHOLDER_BIRTH_DATES = frozenset({"00010101", "19000101", "19700101"})
+
+
 @dataclass(frozen=True)
 class Patient:
-    """Identity for matching studies; never printed, never logged."""
+    """Identity for matching studies; never printed, never logged.
+
+    Identifier and issuer are what studies are matched by; ``name`` and ``birth_date`` (DA) are further
+    witnesses, and not looked at by ``==``.
+    """
 
     patient_id: str = field(repr=False)
     issuer: str = field(default="", repr=False)
+    name: str = field(default="", repr=False, compare=False)
+    birth_date: str = field(default="", repr=False, compare=False)
+
+    @property
+    def unidentified(self) -> str:
+        """Why studies can't be matched by this identity, without naming anybody; empty when they can."""
+        if not self.patient_id.strip():
+            return "PatientID is empty"
+        return "PatientID is a placeholder" if _is_placeholder(self.patient_id) else ""
+
+    def contradiction(self, other: Patient) -> str:
+        """What shows that two records under one identifier are two people; empty when nothing does.
+
+        Names change and are spelled in several ways, so they count only where no birth date is known.
+        """
+        born = {self.birth_date, other.birth_date} - PLACEHOLDER_BIRTH_DATES - {""}
+        if len(born) == 2:
+            return "PatientBirthDate differs under one PatientID"
+        known = self.birth_date == other.birth_date and born
+        family = {_family_name(self.name), _family_name(other.name)} - {""}
+        return "PatientName differs under one PatientID" if len(family) == 2 and not known else ""
+
+
+def _family_name(name: str) -> str:
+    """In plain letters, of the first spelling (PS3.5 6.2.1); empty for a placeholder."""
+    family = re.split("[=^]", name, maxsplit=1)[0]
+    return "" if _is_placeholder(family) else _plain(family)
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def _is_placeholder(text: str) -> bool:
+    """A word of :data:`PLACEHOLDERS`, nothing but punctuation, zeros, or one sign over and over."""
+    plain = _plain(text)
+    return plain in PLACEHOLDERS or set(plain) <= {"0"} or set(plain) == {"x"} or _is_one_sign(plain)
+
+
+def _is_one_sign(plain: str) -> bool:
+    return len(plain) > 2 and len(set(plain)) == 1
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@ candidates for M4's prior and for the comparison with the previous study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from app.domain.decision import ModelUsed
+from app.domain.findings.comparability import ScanFacts
 from app.domain.findings.findings import Findings
 from app.domain.selection.pair import Selection
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume
+
+ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,14 @@ class EarlierResult:
         acquired_at: when that was made, in the clinic's local time.
         lesion_count: 0 is a result too.
         segmentation_sop_instance_uid: the SEG with the lesions; empty when there is none.
-        report: ``None`` when it can't be read any more.
+        report: ``None`` unless it can be read and is the last word of its study: one to compare with.
         may_be_prior: the store is certain whose the image is and when it was acquired.
-        may_be_compared: it is the last word of its study, and has a report.
+        facts: gives what a comparison hangs on, as the images say it now: old records don't have it.
         labels: gives the lesions on the grid of the functional image, numbered as in the findings.
         ct: gives the CT in HU, in the same frame of reference.
         suv: gives the functional image in SUVbw.
 
-    ``labels``, ``ct`` and ``suv`` may raise :class:`app.errors.UnusableStudyError`.
+    ``facts``, ``labels``, ``ct`` and ``suv`` may raise :class:`app.errors.UnusableStudyError`.
     """
 
     study_instance_uid: str
@@ -55,7 +58,7 @@ class EarlierResult:
     segmentation_sop_instance_uid: str
     report: EarlierReport | None
     may_be_prior: bool
-    may_be_compared: bool
+    facts: Callable[[], ScanFacts]
     labels: Callable[[], LabelMap]
     ct: Callable[[], Volume]
     suv: Callable[[], Volume]
@@ -69,29 +72,55 @@ class EarlierResults(Protocol):
         ...
 
 
+def results_of(source: EarlierResults, patient: Patient, before: datetime) -> Sequence[EarlierResult] | str:
+    """The patient's earlier results, or why nobody can tell whose they would be."""
+    if patient.unidentified:
+        return f"{patient.unidentified}, so no other study is known to be this patient's"
+    return source.for_patient(patient, before)
+
+
 def prior_candidates(found: Iterable[EarlierResult], scanned_at: datetime) -> Sequence[EarlierResult]:
-    """PET results that may be the prior of a SPECT made at ``scanned_at``, the best first."""
+    """PET results that may be the prior of a SPECT made at ``scanned_at``, the latest first."""
     pets = (result for result in found if result.kind is StudyKind.PET_CT and result.may_be_prior)
-    return _ranked(pets, scanned_at, timedelta.resolution)
+    return _latest_first(pets, scanned_at, timedelta.resolution)
 
 
 def comparison_candidates(
     found: Iterable[EarlierResult], selection: Selection, scanned_at: datetime, min_days: float
 ) -> Sequence[EarlierResult]:
-    """Results of other studies that one made at ``scanned_at`` may be compared with, the best first."""
+    """Results of other studies that one made at ``scanned_at`` may be compared with, the latest first."""
     own = selection.study.study_instance_uid
     others = (
         result
         for result in found
-        if result.may_be_compared and result.kind is selection.kind and result.study_instance_uid != own
+        if result.report is not None and result.kind is selection.kind and result.study_instance_uid != own
     )
-    return _ranked(others, scanned_at, max(timedelta(days=min_days), timedelta.resolution))
+    return _latest_first(others, scanned_at, max(timedelta(days=min_days), timedelta.resolution))
 
 
-def _ranked(
+def examinations(
+    latest_first: Sequence[EarlierResult], min_days: float
+) -> Iterator[tuple[EarlierResult, ...]]:
+    """Results that belong to one examination or cycle, together; the latest examination first.
+
+    Early and late images, parts of the body and reconstructions are series, or studies, of one examination.
+    """
+    rest = list(latest_first)
+    while rest:
+        begin = rest[0].acquired_at - max(timedelta(days=min_days), ONE_DAY)
+        yield tuple(result for result in rest if result.acquired_at > begin)
+        rest = [result for result in rest if result.acquired_at <= begin]
+
+
+def named(result: EarlierResult) -> str:
+    """For reports: kind, day and series."""
+    return f"{result.kind} of {result.acquired_at.date()} (series {result.series_instance_uid})"
+
+
+def _latest_first(
     results: Iterable[EarlierResult], scanned_at: datetime, min_age: timedelta
 ) -> Sequence[EarlierResult]:
-    """The latest first; of several at one instant, the one with the last Series Instance UID."""
+    """Of several at one instant, the one with the last Series Instance UID."""
     old_enough = [result for result in results if scanned_at - result.acquired_at >= min_age]
     return sorted(
         old_enough, key=lambda result: (result.acquired_at, result.series_instance_uid), reverse=True

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.domain.analysis import Quantified, RegistrationFit
+from app.domain.decision import Decision
 from app.domain.findings.findings import Change, Findings, LinkKind, RecipCategory
 from app.domain.findings.measurements import QuantifyPolicy, measure
 from app.domain.refusal import Reason, RefusalCode
@@ -65,11 +66,18 @@ def lay_on_each_other(monkeypatch: pytest.MonkeyPatch, registration: RigidRegist
 
 
 def dated(quantified: Quantified) -> Quantified:
-    """The same, acquired now."""
+    """The same, acquired now, an hour after the injection, by a known reconstruction."""
     segmented = quantified.segmented
     loaded = segmented.aligned.loaded
-    functional = replace(loaded.selection.functional, series_datetime=NOW)
-    loaded = replace(loaded, selection=replace(loaded.selection, functional=functional))
+    functional = replace(
+        loaded.selection.functional,
+        series_datetime=NOW,
+        manufacturer="MAKER",
+        reconstruction_method="OSEM 3i21s",
+    )
+    quantification = replace(loaded.quantification, uptake_s=3600.0)
+    selection = replace(loaded.selection, functional=functional)
+    loaded = replace(loaded, selection=selection, quantification=quantification)
     aligned = replace(segmented.aligned, loaded=loaded)
     return replace(quantified, segmented=replace(segmented, aligned=aligned))
 
@@ -92,7 +100,7 @@ def previous_of(quantified: Quantified, days: float = 60.0, labels: LabelMap | N
             measure(found, loaded.uptake, loaded.activity),
         ),
         may_be_prior=True,
-        may_be_compared=True,
+        facts=lambda: loaded.facts,
         labels=lambda: found,
         ct=lambda: loaded.ct,
         suv=lambda: loaded.uptake,
@@ -167,43 +175,65 @@ def test_a_study_is_never_compared_with_itself(pet: Quantified) -> None:
     assert compared(pet, replace(previous_of(pet), study_instance_uid=own)).change is None
 
 
-def test_cts_that_do_not_fit_leave_the_totals_and_say_so(
+def why_not(quantified: Quantified, *previous: EarlierResult) -> str:
+    """The one reason, where there is no change."""
+    findings = compared(quantified, *previous)
+    assert findings.change is None
+    assert findings.no_change_because == "no earlier result can be compared with this one"
+    (reason,) = findings.not_compared
+    (decision,) = findings.decisions
+    assert decision == Decision.warning("quantify", f"not compared with {reason}")
+    named, _, words = reason.partition("): ")
+    assert named == "PET/CT of 2026-01-03 (series 1.2.3.60"
+    return words
+
+
+def test_cts_that_do_not_fit_leave_no_totals_and_say_so(
     pet: Quantified, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay_on_each_other(monkeypatch, RigidRegistration(np.eye(4), replace(FITTING, bone_dice=0.1)))
-    change = change_of(pet, previous_of(pet, labels=only(pet.segmented.labels, 2, 3)))
-    assert change.links == ()
-    assert change.no_links_because == ("Dice of bone 0.1, expected at least 0.5",)
-    assert change.psma_tv_percent is not None
-    assert change.recip is not None
-    assert change.recip.category is None
-    assert change.recip.new_lesion_count is None
+    previous = previous_of(pet, labels=only(pet.segmented.labels, 2, 3))
+    assert why_not(pet, previous) == "Dice of bone 0.1, expected at least 0.5"
 
 
-def test_without_common_bone_there_are_no_links(pet: Quantified, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cts_that_share_half_of_the_body_leave_no_totals(
+    pet: Quantified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = replace(FITTING, overlap_fraction=0.498)
+    lay_on_each_other(monkeypatch, RigidRegistration(np.eye(4), half))
+    assert why_not(pet, previous_of(pet)).startswith("share of the body that both CTs show 0.498")
+
+
+def test_without_common_bone_there_is_no_change(pet: Quantified, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_on_each_other(monkeypatch, None)
-    assert change_of(pet, previous_of(pet)).no_links_because == ("too little bone in common on the two CTs",)
+    assert why_not(pet, previous_of(pet)) == "too little bone in common on the two CTs"
 
 
-def test_a_previous_result_that_is_gone_leaves_the_totals(pet: Quantified) -> None:
+@pytest.mark.parametrize("what", ["ct", "labels", "facts"])
+def test_a_previous_result_that_is_gone_leaves_no_totals(pet: Quantified, what: str) -> None:
     def gone() -> Volume:
         raise UnusableStudyError(Reason(RefusalCode.PRIOR_UNREADABLE, "", "a series that is gone", "it"))
 
-    change = change_of(pet, replace(previous_of(pet), ct=gone))
-    assert change.no_links_because == ("the previous result can't be read: a series that is gone",)
-    assert change.psma_tv_percent == 0.0
+    assert "can't be read: a series that is gone" in why_not(pet, replace(previous_of(pet), **{what: gone}))
 
 
-def test_another_tracer_or_model_is_a_caution_and_no_recip(pet: Quantified) -> None:
+def with_facts(previous: EarlierResult, **changes: Any) -> EarlierResult:
+    facts = replace(previous.facts(), **changes)
+    return replace(previous, facts=lambda: facts)
+
+
+def test_another_tracer_is_not_compared(pet: Quantified) -> None:
+    words = why_not(pet, with_facts(previous_of(pet), tracer="18F-PSMA-1007"))
+    assert words == "another radiopharmaceutical: 18F-PSMA-1007 then, 68Ga-PSMA-11 now"
+
+
+def test_another_model_is_a_caution_and_no_recip(pet: Quantified) -> None:
     model = replace(pet.segmented.model, weights_sha256="ef" * 32)
     previous = previous_of(pet)
     assert previous.report is not None
-    report = replace(previous.report, tracer="18F-PSMA-1007", model=model)
+    report = replace(previous.report, model=model)
     change = change_of(pet, replace(previous, report=report))
-    assert change.cautions == (
-        "another radiopharmaceutical: 18F-PSMA-1007 then, 68Ga-PSMA-11 now",
-        "another model: m1-demo 1.0.0 (efefefef) then, m1-demo 1.0.0 (cdcdcdcd) now",
-    )
+    assert change.cautions == ("another model: m1-demo 1.0.0 (efefefef) then, m1-demo 1.0.0 (cdcdcdcd) now",)
     assert change.recip is not None
     assert change.recip.category is None
 
@@ -221,7 +251,7 @@ def test_lesions_in_neither_study_need_no_registration(
     lay_on_each_other(monkeypatch, None)
     empty = sources.without_lesions(pet)
     change = change_of(empty, previous_of(empty, labels=empty.segmented.labels))
-    assert (change.links, change.no_links_because, change.psma_tv_percent) == ((), (), None)
+    assert (change.links, change.psma_tv_percent) == ((), None)
 
 
 def test_an_undated_study_is_not_compared(tmp_path: Path) -> None:
@@ -245,11 +275,8 @@ def test_a_store_without_results_gives_no_change(pet: Quantified) -> None:
     assert findings.no_change_because == "no result of an earlier PET/CT of this patient"
 
 
-@pytest.mark.parametrize("changes", [{"may_be_compared": False}, {"report": None}])
-def test_a_result_that_its_study_does_not_stand_by_is_passed_over(
-    pet: Quantified, changes: dict[str, Any]
-) -> None:
-    late = replace(previous_of(pet, 20), **changes)
+def test_a_result_that_its_study_does_not_stand_by_is_passed_over(pet: Quantified) -> None:
+    late = replace(previous_of(pet, 20), report=None)
     assert change_of(pet, late, previous_of(pet, 90)).series_instance_uid == "1.2.3.90"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.domain.analysis import Aligned, Loaded
+from app.domain.findings.comparability import ScanFacts
 from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import Selection
@@ -76,6 +77,12 @@ def spect_study(number: int = 1, ct: Volume | None = None, kind: StudyKind = Stu
     )
 
 
+def facts_of(grid: Grid) -> ScanFacts:
+    """A PET of the SPECT's patient on ``grid``."""
+    scan = StudyKind.PET_CT, "68Ga-PSMA-11"
+    return ScanFacts.of(Patient("P"), scan, Series("1.3.1", "PT", ()), 3600.0, grid)
+
+
 def pet_result(number: int = 1, days_before: float = 30.0, **changes: object) -> EarlierResult:
     person, grid = Person(number), trunk_grid(spacing_mm=4.0)
     candidate = EarlierResult(
@@ -90,7 +97,7 @@ def pet_result(number: int = 1, days_before: float = 30.0, **changes: object) ->
         segmentation_sop_instance_uid="1.3.9",
         report=None,
         may_be_prior=True,
-        may_be_compared=False,
+        facts=lambda: facts_of(grid),
     )
     return replace(candidate, **changes)  # type: ignore[arg-type]
 

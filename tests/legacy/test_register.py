@@ -50,8 +50,7 @@ def test_the_pets_of_an_earlier_version_are_the_priors_of_their_patients(
     [pair] = outcome.pairs
     uids = {file.kind: file.sop_instance_uid for file in pair.files}
     assert result.segmentation_sop_instance_uid == uids["SEG"]
-    assert result.report is not None
-    assert (result.report.sop_instance_uid, result.report.findings) == (uids["SR"], pair.findings)
+    assert result.report is None  # whether it is the last word of its study was not recorded then
     for other in (Patient(patient.patient_id, "OTHER"), Patient(patient.patient_id), Patient("", "CLINIC")):
         assert priors(stores, other) == []
 

@@ -25,6 +25,7 @@ KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
     "SeriesDate", "SeriesTime", "AccessionNumber", "Modality", "Manufacturer", "ManufacturerModelName",
     "StationName", "SeriesDescription", "PatientID", "IssuerOfPatientID", "SpacingBetweenSlices",
+    "PatientName", "PatientBirthDate", "ReconstructionMethod", "ConvolutionKernel",
     "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient",
     "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CorrectedImage",
     "RadiopharmaceuticalInformationSequence", "DetectorInformationSequence", "SliceVector", "SeriesType",
@@ -39,6 +40,8 @@ KEYWORDS = (
 
 LOSSY_SYNTAXES = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 """JPEG baseline and extended, which have no lossless mode; the others say it in Lossy Image Compression."""
+
+PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 
 NUMBERS = ("InstanceNumber", "ImageIndex", "SliceLocation")
 
@@ -107,10 +110,12 @@ def file_header(dataset: Dataset, path: Path) -> FileHeader:
         clocks=clocks(dataset),
         protocol_name=header.text(dataset, "ProtocolName"),
         study_texts=study_texts(dataset),
+        reconstruction_method=header.text(dataset, "ReconstructionMethod"),
+        convolution_kernel=header.text(dataset, "ConvolutionKernel"),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),
-        patient=Patient(header.text(dataset, "PatientID"), header.text(dataset, "IssuerOfPatientID")),
+        patient=Patient(*(header.text(dataset, keyword) for keyword in PATIENT)),
         series=(),
         study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
         accession_number=header.text(dataset, "AccessionNumber"),

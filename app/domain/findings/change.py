@@ -182,8 +182,8 @@ def _link(
     now = [lesion for lesion in current if (True, lesion.number) in group]
     kind = _kind(before, now, proximity)
     numbers = tuple(lesion.number for lesion in before), tuple(lesion.number for lesion in now)
-    if not before or not now:
-        return LesionLink(kind, *numbers)
+    if not before or not now or any(lesion.volume_ml <= 0 for lesion in (*before, *now)):
+        return LesionLink(kind, *numbers)  # one without volume lies outside what both show
     return LesionLink(
         kind,
         *numbers,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.decision import Decision
+
 
 class Site(StrEnum):
     """Where a lesion sits, as far as CT and position can tell."""
@@ -192,12 +194,12 @@ class Change:
     Attributes:
         study_instance_uid, series_instance_uid, acquired_at: of the previous study.
         burden: the previous one.
-        psma_tv_percent, tl_psma_percent, suv_max_percent: change in percent of the previous value; ``None``
-            where that is 0 or unknown.
-        links: which lesions belong together; empty when the studies could not be laid on each other.
-        no_links_because: why not; empty when they could.
+        psma_tv_percent, tl_psma_percent, suv_max_percent: change in percent of the previous value, over the
+            region that both studies show; ``None`` where that is 0 or unknown.
+        links: which lesions belong together.
+        region: what is compared where that is not all lesions of both studies, in words.
         registration: how well the CTs lie on each other, in words.
-        cautions: what else differs between the studies.
+        cautions: what else differs between the studies, or is unknown.
         recip: for PET alone.
     """
 
@@ -209,10 +211,16 @@ class Change:
     tl_psma_percent: float | None
     suv_max_percent: float | None
     links: tuple[LesionLink, ...] = ()
-    no_links_because: tuple[str, ...] = ()
+    region: str = ""
     registration: str = ""
     cautions: tuple[str, ...] = ()
     recip: Recip | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What belongs next to each of its numbers."""
+        cautions = tuple(f"caution: {caution}" for caution in self.cautions)
+        return (*cautions, self.region) if self.region else cautions
 
     def lesions_that_are(self, kind: LinkKind) -> int:
         """How many lesions a kind of link holds: current ones, or previous ones where there is no current."""
@@ -257,6 +265,7 @@ class Findings:
         references: uptake of reference organs; empty when nobody looked.
         change: since the previous study of the same kind; ``None`` without one.
         no_change_because: why there is none; empty when nobody looked.
+        not_compared: earlier results that were there and passed over, each with why.
         dose: ``None`` unless the site asks for the estimate.
         activity_instant: when the lesions' activities hold; ``None`` where there are none.
         not_quantified: why the image has no SUV, and so no finding has; empty when it has.
@@ -267,9 +276,16 @@ class Findings:
     references: tuple[ReferenceUptake, ...] = ()
     change: Change | None = None
     no_change_because: str = ""
+    not_compared: tuple[str, ...] = ()
     dose: DoseEstimate | None = None
     activity_instant: ActivityInstant | None = None
     not_quantified: str = ""
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Which earlier results were passed over; a warning where that leaves nothing to compare with."""
+        decide = Decision if self.change else Decision.warning
+        return tuple(decide("quantify", f"not compared with {text}") for text in self.not_compared)
 
     def reference(self, organ: Organ) -> ReferenceUptake | None:
         """What is known of an organ; ``None`` when nobody looked."""

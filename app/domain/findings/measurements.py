@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.findings.comparability import ComparabilityLimits
 from app.domain.findings.findings import Burden, Findings, Lesion
 from app.domain.findings.site import SiteRules
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
@@ -133,6 +134,8 @@ class QuantifyPolicy:
     """When a lesion is said to sit in bone, a lymph node, the prostate or the liver."""
     compare_with_previous: bool = True
     """Report the change since the patient's previous study of the same kind."""
+    comparable: ComparabilityLimits = field(default_factory=ComparabilityLimits)
+    """How alike two studies have to be before they are compared."""
     min_days_to_previous: float = 14.0
     """Scans closer together than this, days, belong to one examination or one cycle of therapy."""
     link_min_overlap: float = 0.1
@@ -196,7 +199,7 @@ def measure(
         _measure_lesion(number, voxels, labels.grid, (suv, activity), kernel)
         for number, voxels in _voxels_by_label(labels)
     )
-    return Findings(lesions, _burden(lesions))
+    return Findings(lesions, total(lesions))
 
 
 def sphere_kernel(grid: Grid, sphere_ml: float) -> PeakKernel:
@@ -277,7 +280,9 @@ def _peak(suv: NDArray[np.float32], voxels: IndexArray, kernel: PeakKernel) -> f
     return float(means.max())
 
 
-def _burden(lesions: tuple[Lesion, ...]) -> Burden:
+def total(lesions: tuple[Lesion, ...]) -> Burden:
+    """The burden of these lesions; one without volume is none."""
+    lesions = tuple(lesion for lesion in lesions if lesion.volume_ml > 0)
     activities = [lesion.activity_mbq for lesion in lesions if lesion.activity_mbq is not None]
     maxima = [lesion.suv_max for lesion in lesions if lesion.suv_max is not None]
     dmax_mm, dmax_lesions = _dmax(lesions)

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_suv
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional, read_suv
 from app.dicom.reading.studies import read_study
 from app.dicom.results.read_back import ResultMismatchError, labels_on_grid
 from app.dicom.uids import ResultKind
+from app.domain.findings.comparability import ScanFacts
 from app.domain.outcome import PairOutcome, Status
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Patient, Series, Study, StudyKind
-from app.domain.volume import LabelMap, Volume
+from app.domain.volume import Grid, LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.node.records.inbox import Inbox
@@ -47,9 +48,9 @@ class NodeEarlierResults:
         found = []
         for row, pair in self._last_words(patient, before):
             may_be_prior = registered.pop(_identity(row), None) is not None
-            found.append(self._result(row, pair, may_be_prior, may_be_compared=True))
+            found.append(self._result(row, pair, may_be_prior, _report(pair)))
         for row in registered.values():
-            found.append(self._result(row, self._pair(row), may_be_prior=True, may_be_compared=False))
+            found.append(self._result(row, self._pair(row), may_be_prior=True, report=None))
         return found
 
     def _last_words(
@@ -79,21 +80,26 @@ class NodeEarlierResults:
         return next((pair for pair in pairs if pair.functional_series_instance_uid == series), None)
 
     def _result(
-        self, row: RegisteredResult, pair: PairOutcome | None, may_be_prior: bool, may_be_compared: bool
+        self,
+        row: RegisteredResult,
+        pair: PairOutcome | None,
+        may_be_prior: bool,
+        report: EarlierReport | None,
     ) -> EarlierResult:
         folder = self._stores.outbox.folder_of(row.run)
         segmentation = folder / row.segmentation_path if row.segmentation_path else None
         images = StoredImages(row, segmentation, self._stores.inbox, self._load_policy)
+        kind = pair.kind if pair else StudyKind.PET_CT
         return EarlierResult(
             study_instance_uid=row.study_instance_uid,
             series_instance_uid=row.functional_series_instance_uid,
             acquired_at=row.acquired_at,
-            kind=pair.kind if pair else StudyKind.PET_CT,
+            kind=kind,
             lesion_count=row.lesion_count,
             segmentation_sop_instance_uid=row.segmentation_sop_instance_uid,
-            report=_report(pair) if pair else None,
+            report=report,
             may_be_prior=may_be_prior,
-            may_be_compared=may_be_compared,
+            facts=partial(images.facts, kind, pair.tracer if pair else ""),
             labels=images.labels,
             ct=images.ct,
             suv=images.suv,
@@ -121,12 +127,15 @@ class StoredImages:
     inbox: Inbox
     load_policy: LoadPolicy
 
+    def facts(self, kind: StudyKind, tracer: str) -> ScanFacts:
+        """What a comparison with it hangs on."""
+        series = self._series(self.result.functional_series_instance_uid)
+        uptake_s = read_functional(series, self.load_policy).quantification.uptake_s
+        return ScanFacts.of(self._study.patient, (kind, tracer), series, uptake_s, self._grid())
+
     def labels(self) -> LabelMap:
         """The lesions on the grid of the functional image."""
-        stack = stack_series(self._series(self.result.functional_series_instance_uid))
-        if isinstance(stack, Reason):
-            raise UnusableStudyError(stack)
-        grid = stack.grid
+        grid = self._grid()
         if self.segmentation is None:
             return LabelMap(np.zeros(grid.shape, dtype=np.uint16), grid)
         try:
@@ -135,6 +144,12 @@ class StoredImages:
             # a mismatch: late images have changed the PET since
             found = f"{type(error).__name__}: the SEG does not lie on the PET"
             raise UnusableStudyError(self._unreadable(found)) from error
+
+    def _grid(self) -> Grid:
+        stack = stack_series(self._series(self.result.functional_series_instance_uid))
+        if isinstance(stack, Reason):
+            raise UnusableStudyError(stack)
+        return stack.grid
 
     def ct(self) -> Volume:
         """The CT in HU."""

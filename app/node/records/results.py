@@ -149,7 +149,7 @@ class ResultRegister:
 
         Nobody without a patient identifier has earlier results.
         """
-        if not patient.patient_id:
+        if patient.unidentified:
             return ()
         query = select(RegisteredResult).where(
             RegisteredResult.patient_id == patient.patient_id, RegisteredResult.issuer == patient.issuer

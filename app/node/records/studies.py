@@ -113,7 +113,7 @@ class StudyLedger(Ledger):
 
     def of_patient(self, patient: Patient) -> tuple[StudyRow, ...]:
         """Every study of a patient, by its identifier; none for a patient without one."""
-        if not patient.patient_id:
+        if patient.unidentified:
             return ()
         return self._select(StudyRow.patient_id == patient.patient_id, StudyRow.issuer == patient.issuer)
 
@@ -142,7 +142,7 @@ class StudyLedger(Ledger):
 
     def _others(self, own: StudyRow, when: ColumnElement[bool], order: ColumnElement[Any]) -> tuple[str, ...]:
         """Other studies of the same patient; none for a patient without an identifier."""
-        if not own.patient_id:
+        if Patient(own.patient_id or "", own.issuer or "").unidentified:
             return ()
         same = (StudyRow.patient_id == own.patient_id, StudyRow.issuer == own.issuer)
         other = StudyRow.study_instance_uid != own.study_instance_uid

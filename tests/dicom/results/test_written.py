@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result, numbers_by_group, texts
+from app.dicom.results.report.content import change_in_words
 from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
 from app.domain.analysis import Quantified
@@ -131,14 +132,50 @@ def test_the_report_says_it_in_words(results: dict[ResultKind, Result]) -> None:
     assert said["DOSE"] == ["research estimate from one SPECT at 72.0 h (Haenscheid 2018)"]
 
 
-def test_lesions_not_compared_are_not_counted_as_new(quantified: Quantified) -> None:
-    alone = replace(CHANGE, links=(), no_links_because=("too little bone in common on the two CTs",))
-    findings = replace(quantified.findings, change=alone)
-    written = write_results(replace(quantified, findings=findings), WritePolicy(), PROVENANCE).results
-    report = next(result.dataset for result in written if result.kind is ResultKind.SR)
-    assert ("NEW-LESIONS", "", "{1}") not in numbers_by_group(report)["Whole body"]
-    (change, _) = [text for concept, text in texts(report) if concept == "CHANGE"]
-    assert "lesions not compared one by one: too little bone in common on the two CTs" in change
+def report_of(quantified: Quantified, findings: Findings) -> tuple[Dataset, tuple[Decision, ...]]:
+    written = write_results(replace(quantified, findings=findings), WritePolicy(), PROVENANCE)
+    report = next(result.dataset for result in written.results if result.kind is ResultKind.SR)
+    return report, written.decisions
+
+
+def test_a_study_that_could_not_be_compared_has_no_number_of_change_and_a_warning(
+    quantified: Quantified,
+) -> None:
+    passed = ("PET/CT of 2026-01-05 (series 1.2.3.4): Dice of bone 0.1, expected at least 0.5",)
+    because = "no earlier result can be compared with this one"
+    findings = replace(
+        quantified.findings, change=None, no_change_because=because, not_compared=passed
+    )
+    report, decisions = report_of(quantified, findings)
+    numbers = numbers_by_group(report)["Whole body"]
+    assert not {name for name, _, _ in numbers} & {"PSMA-TV-CHANGE", "SUVMAX-CHANGE", "NEW-LESIONS"}
+    assert [text for concept, text in texts(report) if concept == "CHANGE"] == [f"not reported: {because}"]
+    assert Decision.warning("quantify", f"not compared with {passed[0]}") in decisions
+
+
+def test_what_differs_between_the_studies_stands_next_to_each_number(quantified: Quantified) -> None:
+    told = "time after injection 60 min then, 80 min now"
+    change = replace(CHANGE, cautions=(told,), region="over the region that both show")
+    report, _ = report_of(quantified, replace(quantified.findings, change=change))
+    remark = f"caution: {told}; over the region that both show"
+    assert comments_by_number(report) == dict.fromkeys(
+        ("PSMA-TV-CHANGE", "TL-PSMA-CHANGE", "NEW-LESIONS", "VANISHED-LESIONS"), remark
+    )
+    assert change_in_words(change).startswith(f"since 2026-01-05: caution: {told}, over the region")
+
+
+def comments_by_number(report: Dataset) -> dict[str, str]:
+    found: dict[str, str] = {}
+
+    def look(item: Dataset) -> None:
+        for child in item.get("ContentSequence", []):
+            if item.get("ValueType") == "NUM" and child.ConceptNameCodeSequence[0].CodeValue == "121106":
+                found[item.ConceptNameCodeSequence[0].CodeValue] = child.TextValue
+            look(child)
+
+    look(report)
+    return found
+
 
 
 def test_segments_and_groups_bear_the_site_where_it_is_known(results: dict[ResultKind, Result]) -> None:

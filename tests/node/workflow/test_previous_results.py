@@ -72,7 +72,7 @@ def known(stores: NodeStores, study: str, when: datetime = DAY, patient: Patient
 
 
 def found(stores: NodeStores, patient: Patient = ANNA, kind: StudyKind = StudyKind.PET_CT) -> list[str]:
-    return [r.study_instance_uid for r in results(stores, patient) if r.may_be_compared and r.kind is kind]
+    return [r.study_instance_uid for r in results(stores, patient) if r.report is not None and r.kind is kind]
 
 
 def results(stores: NodeStores, patient: Patient = ANNA) -> Sequence[EarlierResult]:
@@ -92,7 +92,7 @@ def test_a_processed_study_is_found_with_its_numbers(stores: NodeStores, pair: P
     uids = {file.kind: file.sop_instance_uid for file in pair.files}
     assert report.sop_instance_uid == uids["SR"]
     assert (result.lesion_count, result.segmentation_sop_instance_uid) == (3, uids["SEG"])
-    assert (result.may_be_prior, result.may_be_compared) == (False, True)
+    assert (result.may_be_prior, result.report is not None) == (False, True)
 
 
 def test_no_other_patients_no_later_and_no_other_kind(stores: NodeStores, pair: PairOutcome) -> None:
@@ -131,7 +131,7 @@ def test_images_that_are_gone_are_a_refusal_only_when_they_are_asked_for(
     known(stores, "1.2.3")
     processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
     (result,) = results(stores)
-    for read in (result.ct, result.suv, result.labels):
+    for read in (result.ct, result.suv, result.labels, result.facts):
         with pytest.raises(UnusableStudyError):
             read()
 
@@ -150,7 +150,7 @@ def test_a_pet_that_is_registered_and_the_last_word_of_its_study_is_one_result(
     key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
     registered(stores, key, pair)
     (result,) = results(stores)
-    assert (result.may_be_prior, result.may_be_compared) == (True, True)
+    assert (result.may_be_prior, result.report is not None) == (True, True)
     assert (result.acquired_at, result.lesion_count) == (DAY, 3)
 
 
@@ -161,9 +161,7 @@ def test_a_pet_of_a_run_that_has_not_ended_well_is_a_prior_and_nothing_to_compar
     key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)), StudyState.FAILED)
     registered(stores, key, pair)
     (result,) = results(stores)
-    assert (result.may_be_prior, result.may_be_compared) == (True, False)
-    assert result.report is not None
-    assert result.report.findings == pair.findings
+    assert (result.may_be_prior, result.report) == (True, None)
 
 
 def test_a_registered_pet_whose_outcome_is_damaged_stays_a_prior(
@@ -174,7 +172,7 @@ def test_a_registered_pet_whose_outcome_is_damaged_stays_a_prior(
     registered(stores, key, pair)
     (stores.outbox.folder_of(key) / "outcome.json").write_text("{")
     (result,) = results(stores)
-    assert (result.may_be_prior, result.may_be_compared, result.report) == (True, False, None)
+    assert (result.may_be_prior, result.report) == (True, None)
     assert (result.kind, result.lesion_count) == (StudyKind.PET_CT, 3)
 
 
@@ -184,7 +182,7 @@ def test_a_time_of_the_study_that_is_not_the_pets_own_makes_no_prior(
     known(stores, "1.2.3")
     key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
     registered(stores, key, pair, DAY + timedelta(hours=1))
-    found = {result.acquired_at: (result.may_be_prior, result.may_be_compared) for result in results(stores)}
+    found = {each.acquired_at: (each.may_be_prior, each.report is not None) for each in results(stores)}
     assert found == {DAY: (False, True), DAY + timedelta(hours=1): (True, False)}
 
 
@@ -194,7 +192,7 @@ def test_folder_mode_remembers_lesions_of_any_kind_and_gives_them_back_whole(tmp
     memory.remember(write_results(spect, WritePolicy(), sources.PROVENANCE))
     patient, now = _patient(spect), datetime(2026, 6, 1)
     (result,) = memory.for_patient(patient, now)
-    assert (result.kind, result.may_be_compared) == (StudyKind.SPECT_CT, True)
+    assert (result.kind, result.report is not None) == (StudyKind.SPECT_CT, True)
     labels = result.labels()
     assert np.array_equal(labels.array, spect.segmented.labels.array)
     assert labels.grid.matches(spect.segmented.labels.grid)

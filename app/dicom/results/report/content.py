@@ -176,15 +176,12 @@ def biomarker_statements(findings: Findings) -> Iterator[tuple[Code, str]]:
 def change_in_words(change: Change) -> str:
     """One sentence on the totals and on lesions come and gone."""
     parts = [
+        *change.remarks,
         _percent("PSMA-TV", change.psma_tv_percent),
         _percent("TL-PSMA", change.tl_psma_percent),
         _percent("SUVmax", change.suv_max_percent),
     ]
-    if change.no_links_because:
-        parts.append(f"lesions not compared one by one: {'; '.join(change.no_links_because)}")
-    else:
-        parts += [f"{n} {kind}" for kind in LinkKind if (n := change.lesions_that_are(kind))]
-    parts += [f"caution: {caution}" for caution in change.cautions]
+    parts += [f"{n} {kind}" for kind in LinkKind if (n := change.lesions_that_are(kind))]
     return f"since {change.acquired_at.date().isoformat()}: {', '.join(parts)}"
 
 

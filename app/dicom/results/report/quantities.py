@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import highdicom as hd
+from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
 from app.dicom.header_values import offset_of
-from app.dicom.results.context import ResultContext, coded
+from app.dicom.results.context import ResultContext, coded, plain
 from app.domain import codes
 from app.domain.findings.findings import ActivityInstant, Burden, Change, InstantKind, Lesion, LinkKind, Organ
 from app.domain.study import Code, StudyKind
@@ -30,6 +31,9 @@ Found = tuple[Code, float | None, Code, Code | None, Code | None]
 OF_ACTIVITY = (codes.LESION_ACTIVITY, codes.ACTIVITY_CONCENTRATION, codes.PET_ACTIVITY_CONCENTRATION)
 """They decay: each names the instant at which it holds."""
 
+OF_CHANGE = (codes.PSMA_TV_CHANGE, codes.TL_PSMA_CHANGE, codes.SUV_MAX_CHANGE, codes.NEW_LESIONS,
+             codes.VANISHED_LESIONS)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -38,6 +42,7 @@ class Quantity:
     Attributes:
         instant: at which an activity holds.
         below, above: how far under and over the number the true one may lie, in its unit.
+        remark: what a reader of a change must know of the two studies.
     """
 
     name: Code
@@ -48,6 +53,7 @@ class Quantity:
     instant: ActivityInstant | None = None
     below: float | None = None
     above: float | None = None
+    remark: str = ""
 
 
 def lesion_quantities(lesion: Lesion, context: ResultContext) -> tuple[Quantity, ...]:
@@ -104,8 +110,10 @@ def whole_body_quantities(context: ResultContext) -> tuple[Quantity, ...]:
 
 
 def _qualified(quantity: Quantity, context: ResultContext) -> Quantity:
-    """With the instant of an activity, and the range of a dose."""
+    """With the instant of an activity, the range of a dose, and how alike the studies of a change are."""
     findings = context.quantified.findings
+    if quantity.name in OF_CHANGE and findings.change is not None:
+        return replace(quantity, remark="; ".join(findings.change.remarks))
     if quantity.name in OF_ACTIVITY:
         return replace(quantity, instant=findings.activity_instant)
     dose = findings.dose
@@ -128,15 +136,10 @@ def _burden(burden: Burden, suv: Code) -> tuple[Found, ...]:
 
 
 def _change(change: Change) -> tuple[Found, ...]:
-    percents: tuple[Found, ...] = (
+    return (
         (codes.PSMA_TV_CHANGE, change.psma_tv_percent, codes.PERCENT, None, None),
         (codes.TL_PSMA_CHANGE, change.tl_psma_percent, codes.PERCENT, None, None),
         (codes.SUV_MAX_CHANGE, change.suv_max_percent, codes.PERCENT, None, None),
-    )
-    if change.no_links_because:
-        return percents
-    return (
-        *percents,
         (codes.NEW_LESIONS, change.lesions_that_are(LinkKind.NEW), codes.COUNT, None, None),
         (codes.VANISHED_LESIONS, change.lesions_that_are(LinkKind.VANISHED), codes.COUNT, None, None),
     )
@@ -184,8 +187,18 @@ def add_instant(measurement: hd.sr.Measurement, instant: ActivityInstant) -> Non
     if instant.at is not None:
         value = DT(f"{instant.at:%Y%m%d%H%M%S.%f}")
         context.append(hd.sr.DateTimeContentItem(name=coded(event), value=value, relationship_type=relation))
+    _add_children(item, context)
+
+
+def add_remark(measurement: hd.sr.Measurement, remark: str) -> None:
+    """A comment (121106 DCM) on a number."""
+    relation = hd.sr.RelationshipTypeValues.HAS_PROPERTIES
+    _add_children(measurement[0], [hd.sr.TextContentItem(coded(codes.COMMENT), plain(remark), relation)])
+
+
+def _add_children(item: Dataset, added: list[hd.sr.ContentItem]) -> None:
     children = list(item.ContentSequence) if "ContentSequence" in item else []
-    item.ContentSequence = hd.sr.ContentSequence([*children, *context])
+    item.ContentSequence = hd.sr.ContentSequence([*children, *added])
 
 
 def uptake_item(context: ResultContext) -> hd.sr.ContentItem | None:

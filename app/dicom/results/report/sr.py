@@ -29,6 +29,7 @@ from app.dicom.results.report.content import container, qualitative_evaluations
 from app.dicom.results.report.quantities import (
     Quantity,
     add_instant,
+    add_remark,
     lesion_quantities,
     processed_local,
     uptake_item,
@@ -162,6 +163,8 @@ def _measurement(quantity: Quantity) -> hd.sr.Measurement:
     if quantity.instant is not None:
         add_instant(measurement, quantity.instant)
     _add_range(measurement, quantity)
+    if quantity.remark:
+        add_remark(measurement, quantity.remark)
     return measurement
 
 
