@@ -225,6 +225,11 @@ class RefusalCode(StrEnum):
         "SPECT in counts, and no single calibration of the site for its camera, collimator and day.",
         "Add the camera's Bq/cps with its dates to load.calibrations",
     )
+    CAMERA_TIME_IMPLAUSIBLE = (
+        "camera-time-implausible",
+        "SPECT in counts whose header can't have the acquisition's time: a placeholder, or a contradiction.",
+        "State frame_duration_s, projections and detectors in the camera's entry of load.calibrations",
+    )
     VALUES_IMPLAUSIBLE = (
         "values-implausible",
         "The values can't be in the unit stated: more activity than was injected, none, or wrapped around.",

@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.quantities.administration import Administration, BodySize
-from app.domain.quantities.calibration import (
-    Camera,
-    CameraCalibration,
-    NmHeader,
-    RealWorldMapping,
-    convert_nm,
-    left_in_counts,
-)
+from app.domain.quantities.calibration import Camera, CameraCalibration, NmHeader, convert_nm, left_in_counts
+from app.domain.quantities.nm_checks import CameraTime
+from app.domain.quantities.scales import RealWorldMapping
 from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import LU177
 from app.domain.refusal import Reason, RefusalCode
@@ -36,9 +31,7 @@ HEADER = NmHeader(
     slices=2,
     voxel_ml=0.1,
     is_decay_corrected=True,
-    frame_duration_s=20.0,
-    projections=60,
-    detectors=2,
+    time=CameraTime(20.0, 60, 2),
 )
 FACTOR = CameraCalibration(
     120.0, date(2026, 1, 1), date(2026, 12, 31), manufacturer="acme", collimator="MEGP"
@@ -76,16 +69,6 @@ def test_without_acquisition_time_there_is_no_suv() -> None:
     corrected_to_injection = convert_nm(replace(mapped, decay_correction="ADMIN"), ())
     assert isinstance(corrected_to_injection, Conversion)
     assert corrected_to_injection.suv_factors is not None
-
-
-@pytest.mark.parametrize("unit", ["Bq/ml", "g/ml{SUVbw}"])
-def test_a_mapping_is_for_stored_values_and_a_calibration_for_rescaled_ones(unit: str) -> None:
-    mapped = convert_nm(replace(HEADER, mappings=(RealWorldMapping(1.0, 0.0, unit),)), ())
-    calibrated = convert_nm(HEADER, (FACTOR,))
-    assert isinstance(mapped, Conversion)
-    assert isinstance(calibrated, Conversion)
-    assert mapped.applies_to_stored_values
-    assert not calibrated.applies_to_stored_values
 
 
 def test_counts_without_a_calibration_are_refused_never_guessed() -> None:
@@ -126,7 +109,8 @@ def test_two_calibrations_that_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["frame_duration_s", "projections", "detectors"])
 def test_counts_without_their_time_are_refused(name: str) -> None:
-    assert refusal(replace(HEADER, **{name: None}), FACTOR) is RefusalCode.CALIBRATION_MISSING  # type: ignore[arg-type]
+    header = replace(HEADER, time=replace(HEADER.time, **{name: None}))  # type: ignore[arg-type]
+    assert refusal(header, FACTOR) is RefusalCode.CALIBRATION_MISSING
 
 
 @pytest.mark.parametrize(

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection
+from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection, same_in_all
+from app.dicom.reading.nm_scales import FrameScales, frame_scales
 from app.dicom.reading.pixels import SliceStack, read_stack, settled, unusable
-from app.dicom.reading.series_header import real_world_mappings
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
-from app.domain.quantities.calibration import (
-    Camera,
-    CameraCalibration,
-    NmHeader,
-    RealWorldMapping,
-    convert_nm,
-    left_in_counts,
-)
+from app.domain.quantities.calibration import Camera, CameraCalibration, NmHeader, convert_nm, left_in_counts
 from app.domain.quantities.nm_checks import (
+    CameraTime,
     EnergyWindow,
     check_detectors,
     check_energy,
     check_frames,
     check_spacing,
 )
+from app.domain.quantities.scales import MAPPING
+from app.domain.quantities.suv import Conversion
 from app.domain.radionuclides import radionuclide_of
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.stack.slice_consistency import check_scales, is_one_slope
 from app.domain.stack.slice_content import check_content
 from app.domain.study import Series
 
 SLICE_VECTOR = (0x0054, 0x0080)
 
-ONE_VALUE = ("RescaleSlope", "RescaleIntercept", "DecayCorrection", "PatientWeight", "CorrectedImage")
-"""What decides on the numbers, apart from the mapping."""
+ONE_VALUE = ("Units", "RescaleType", "DecayCorrection", "PatientWeight", "CorrectedImage")
+"""What decides on the numbers of all frames; scales may differ."""
 
 
 def read_nm(
@@ -52,25 +50,68 @@ def read_nm(
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
     """
     slices = read_stack(series)
-    _refuse_differing_scales(series, slices.headers)
-    dataset = slices.headers[0]
-    _refuse_other_dimensions(series, dataset)
+    same_in_all(series, slices.headers, ONE_VALUE)
+    _refuse_other_dimensions(series, slices.headers[0])
     found = _header_findings(series, slices)
-    slope = _slope(series, dataset)
     nm_header = _nm_header(series, slices, administrations)
-    converted = convert_nm(nm_header, calibrations)
-    if may_be_in_counts and isinstance(converted, Reason):
-        converted = left_in_counts(nm_header, converted)
-    conversion = settled(converted, series)
-    # a real-world value mapping applies to stored values, before any rescale (PS3.3 C.7.6.16.2.11)
-    mapped = conversion.applies_to_stored_values
-    slopes = np.full(len(slices.headers), 1.0 if mapped else slope)
-    if mapped:
-        _refuse_outside_mapping(series, nm_header.mappings, slices)
-    image = functional_image(series, slices, slopes, conversion)
-    if image.volume is not None:
-        found += settled(check_content(image.volume, slices.stored, slopes), series)
+    convert = partial(_converted, calibrations=calibrations, may_be_in_counts=may_be_in_counts)
+    conversion = _conversion(series, slices, nm_header, convert)
+    image = functional_image(series, slices, np.ones(len(slices.headers)), conversion)
+    slopes = conversion.suv_factors or conversion.activity_factors or conversion.count_factors
+    if image.volume is not None and slopes is not None:
+        if not is_one_slope(np.array(slopes)):
+            found += settled(check_scales(image.volume, np.array(slopes)), series)
+        found += settled(check_content(image.volume, slices.stored, np.array(slopes)), series)
     return replace(image, decisions=(*image.decisions, *found), body=nm_header.injection.body)
+
+
+def _converted(
+    nm_header: NmHeader, calibrations: tuple[CameraCalibration, ...], may_be_in_counts: bool
+) -> Conversion | Reason:
+    found = convert_nm(nm_header, calibrations)
+    return left_in_counts(nm_header, found) if may_be_in_counts and isinstance(found, Reason) else found
+
+
+def _conversion(
+    series: Series,
+    slices: SliceStack,
+    nm_header: NmHeader,
+    convert: Callable[[NmHeader], Conversion | Reason],
+) -> Conversion:
+    """Every slice by the scales that hold for it; an empty one has no number to scale, whatever its slope.
+
+    Raises:
+        UnusableStudyError: a unit can't be established, or slices have different ones.
+    """
+    scales = frame_scales(slices.headers, slices.frame_numbers)
+    filled = [z for z, plane in enumerate(slices.stored) if plane.any()] or [0]
+    converted: dict[FrameScales, Conversion] = {}
+    for one in dict.fromkeys(scales[z] for z in filled):
+        planes = slices.stored[[z for z in filled if scales[z] == one]]
+        stored = (float(planes.min()), float(planes.max()))
+        scaled = replace(nm_header, stored=stored, mappings=one.mappings, rescale=one.rescale)
+        scaled = replace(scaled, vendor_scales=one.vendor)
+        converted[one] = settled(convert(scaled), series)
+    first = converted[scales[filled[0]]]
+    units = {(each.quantification.source, each.suv_factors is None) for each in converted.values()}
+    if len(units) > 1:
+        found = " and ".join(sorted(source for source, _ in units))
+        code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, "one unit for all frames"
+        raise unusable(series, code, MAPPING, found, expected)
+    of_slices = [converted.get(one, first) for one in scales]
+    return replace(
+        first,
+        activity_factors=_of_each([one.activity_factors for one in of_slices]),
+        suv_factors=_of_each([one.suv_factors for one in of_slices]),
+        count_factors=_of_each([one.count_factors for one in of_slices]),
+        decisions=tuple(dict.fromkeys(line for one in converted.values() for line in one.decisions)),
+    )
+
+
+def _of_each(factors: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    """The factor of slice z by the conversion of slice z."""
+    found = tuple(each[z] for z, each in enumerate(factors) if each is not None)
+    return found if len(found) == len(factors) else None
 
 
 def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]:
@@ -114,33 +155,6 @@ def _energy_windows(dataset: Dataset) -> tuple[EnergyWindow, ...]:
     return tuple(found)
 
 
-def _refuse_differing_scales(series: Series, headers: Sequence[Dataset]) -> None:
-    """Images of one frame each may be scaled one by one; only one scale for all is read."""
-    scales = {
-        (real_world_mappings(dataset), *(header.text(dataset, keyword) for keyword in ONE_VALUE))
-        for dataset in {id(dataset): dataset for dataset in headers}.values()
-    }
-    if len(scales) > 1:
-        attribute, found = "RealWorldValueMappingSequence", f"{len(scales)} different scales in one series"
-        code, expected = RefusalCode.ATTRIBUTE_INCONSISTENT, "the same on every image"
-        raise unusable(series, code, attribute, found, expected)
-
-
-def _refuse_outside_mapping(series: Series, mappings: Sequence[RealWorldMapping], slices: SliceStack) -> None:
-    """A mapping holds for the stored values that it names (PS3.3 C.7.6.16.2.11.1.2)."""
-    lowest, highest = int(slices.stored.min()), int(slices.stored.max())
-    for item in mappings:
-        if item.first_value is None or item.last_value is None:
-            continue
-        if item.first_value <= max(lowest, 0) and highest <= item.last_value:
-            continue
-        mapped = f"{item.first_value:g} to {item.last_value:g}"
-        found = f"stored values {lowest} to {highest}, a mapping of {mapped}"
-        attribute = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
-        code, expected = RefusalCode.VALUES_IMPLAUSIBLE, "a mapping of every stored value"
-        raise unusable(series, code, attribute, found, expected)
-
-
 def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
     """Frames may be counted by slice alone: not by energy window, time slot or detector."""
     pointer = header.value(dataset, "FrameIncrementPointer")
@@ -152,25 +166,9 @@ def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
     raise unusable(series, code, "FrameIncrementPointer", found, expected)
 
 
-def _slope(series: Series, dataset: Dataset) -> float:
-    """NM has no rescale of its own; where one was added it counts, and an intercept is refused."""
-    intercept = header.number(dataset, "RescaleIntercept")
-    if intercept:
-        raise unusable(series, RefusalCode.RESCALE_INTERCEPT, "RescaleIntercept", f"{intercept:g}", "0")
-    slope = header.number(dataset, "RescaleSlope")
-    if "RescaleSlope" in dataset and not (slope and slope > 0.0):
-        found = header.text(dataset, "RescaleSlope") or "nothing"
-        expected = "a positive slope, or none at all"
-        raise unusable(series, RefusalCode.RESCALE_MISSING, "RescaleSlope", found, expected)
-    return slope or 1.0
-
-
 def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[SiteAdministration]) -> NmHeader:
     dataset = slices.headers[0]
     detector = next(iter(header.items(dataset, "DetectorInformationSequence")), Dataset())
-    rotations = header.items(dataset, "RotationInformationSequence")
-    rotation = rotations[0] if len(rotations) == 1 else Dataset()
-    duration_ms = header.number(rotation, "ActualFrameDuration")
     collimators = (header.text(detector, "CollimatorGridName"), header.text(detector, "CollimatorType"))
     return NmHeader(
         injection=injection(series, dataset, administrations, is_nm=True),
@@ -180,14 +178,31 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
             series.station_name,
             tuple(name for name in collimators if name),
         ),
-        mappings=real_world_mappings(dataset),
+        mappings=(),
         acquired_at=series.acquired_at,
         slices=len(slices.headers),
         voxel_ml=slices.stack.grid.voxel_ml,
         decay_correction=header.text(dataset, "DecayCorrection").upper(),
         is_decay_corrected="DECY" in series.corrected_image,
+        time=_camera_time(dataset),
+        energy_windows=_energy_windows(dataset),
+        unit=(header.text(dataset, "Units") or header.text(dataset, "RescaleType")).upper(),
+        length_mm=len(slices.headers) * slices.stack.grid.spacing_mm[2],
+    )
+
+
+def _camera_time(dataset: Dataset) -> CameraTime:
+    rotations = header.items(dataset, "RotationInformationSequence")
+    rotation = rotations[0] if rotations else Dataset()
+    duration_ms = header.number(rotation, "ActualFrameDuration")
+    total_s = (header.number(dataset, f"{kind}Duration") for kind in ("Effective", "Acquisition"))
+    return CameraTime(
         frame_duration_s=None if duration_ms is None else duration_ms / 1000.0,
         projections=header.whole(rotation, "NumberOfFramesInRotation"),
         detectors=header.whole(dataset, "NumberOfDetectors"),
-        energy_windows=_energy_windows(dataset),
+        angular_step_deg=abs(header.number(rotation, "AngularStep") or 0.0),
+        scan_arc_deg=abs(header.number(rotation, "ScanArc") or 0.0),
+        rotations=max(len(rotations), header.whole(dataset, "NumberOfRotations") or 0),
+        detector_items=len(header.items(dataset, "DetectorInformationSequence")) or 1,
+        total_s=next((seconds for seconds in total_s if seconds and seconds > 0.0), 0.0),
     )

@@ -16,8 +16,8 @@ from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors, se
 from app.dicom.reading.series_header import real_world_mappings, slice_numbers
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
-from app.domain.quantities.calibration import BQML_PER_UNIT, RealWorldMapping, same_scale
 from app.domain.quantities.decay import FrameTiming
+from app.domain.quantities.scales import BQML_PER_UNIT, RealWorldMapping, is_no_offset, same_scale
 from app.domain.quantities.suv import Units, convert_pet
 from app.domain.quantities.suv_scale import PetHeader
 from app.domain.refusal import RefusalCode
@@ -46,7 +46,7 @@ def read_pet(
     """
     slices = read_stack(series)
     slopes, intercepts = rescale_factors(series, slices)
-    if np.any(intercepts != 0.0):
+    if not all(map(is_no_offset, intercepts, slopes)):
         worst = intercepts[np.abs(intercepts).argmax()]
         code, expected = RefusalCode.RESCALE_INTERCEPT, "0 (PS3.3 C.8.9.1.1.4)"
         raise unusable(series, code, "RescaleIntercept", f"{worst:g}", expected)

@@ -15,7 +15,7 @@ from pydicom import Dataset
 
 from app.dicom import header_values as header
 from app.domain.clocks import Clocks, LoneOffset, lag_s
-from app.domain.quantities.calibration import RealWorldMapping
+from app.domain.quantities.scales import RealWorldMapping
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.stack.slice_order import Numbering, by_bed
@@ -289,17 +289,26 @@ def clocks(dataset: Dataset) -> Clocks:
     )
 
 
-def real_world_mappings(dataset: Dataset) -> tuple[RealWorldMapping, ...]:
-    """Every item, at the top or in the shared functional groups."""
+def functional_groups(dataset: Dataset, frame: int = 1) -> tuple[Dataset, ...]:
+    """Where what holds for a frame, counted from 1, may stand: at the top, in shared groups, in its own."""
     shared = header.items(dataset, "SharedFunctionalGroupsSequence")
+    own = header.items(dataset, "PerFrameFunctionalGroupsSequence")[frame - 1 : frame]
+    return (dataset, *shared, *own)
+
+
+def real_world_mappings(dataset: Dataset, frame: int = 1) -> tuple[RealWorldMapping, ...]:
+    """Every item that holds for a frame."""
     found = []
-    for holder in (dataset, *shared):
+    for holder in functional_groups(dataset, frame):
         for item in header.items(holder, "RealWorldValueMappingSequence"):
             unit = header.code(item, "MeasurementUnitsCodeSequence")
             slope = header.number(item, "RealWorldValueSlope")
             intercept = header.number(item, "RealWorldValueIntercept")
             first, last = (_mapped(item, end) for end in ("First", "Last"))
-            found.append(RealWorldMapping(slope, intercept, unit.value if unit else "", first, last))
+            has_table = "RealWorldValueLUTData" in item
+            found.append(
+                RealWorldMapping(slope, intercept, unit.value if unit else "", first, last, has_table)
+            )
     return tuple(found)
 
 

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration
 from app.domain.quantities.decay import DecayCorrection, FrameTiming
-from app.domain.quantities.nm_checks import EnergyWindow, covers
+from app.domain.quantities.nm_checks import BED_S, CameraTime, EnergyWindow, check_camera_time, covers
+from app.domain.quantities.scales import (
+    BQML_PER_UNIT,
+    MAPPING,
+    SAME_SCALE,
+    Kind,
+    RealWorldMapping,
+    Scale,
+    chosen_mapping,
+    counts_per_value,
+    scale_fault,
+)
 from app.domain.quantities.suv import Conversion, from_activity
 from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
 
-BQML_PER_UNIT = {
-    f"{prefix}Bq/{millilitre}": factor
-    for prefix, factor in (("", 1.0), ("k", 1e3), ("M", 1e6))
-    for millilitre in ("ml", "mL", "cm3")
-}
-"""UCUM codes of Measurement Units Code Sequence (0040,08EA)."""
-
 _ADMIN = DecayCorrection.ADMIN
 
-SAME_SCALE = 1e-3
-"""Relative: one scale written in two units, with the digits that a header has."""
+BQML, CNTS = "BQML", "CNTS"
 
-COUNT_UNITS = ("{counts}", "counts", "{count}", "CNTS", "1", "")
-"""Units that leave the values counts: the site's calibration may turn them into Bq/ml."""
+UNITS_OF_COUNTS = ("", CNTS, "COUNTS", "NONE", "US")
+"""Units (0054,1001) and Rescale Type (0028,1054) of values that are counts, or unspecified."""
+
+LARGEST_CONTRADICTION = 1.5
+"""Factor between a mapping to Bq/ml and the site's calibration, of values that are called counts too."""
 
 NOT_QUANTIFIED = "not quantified: counts without a calibration"
-
-SUV_UNITS = ("g/ml{SUVbw}", "{SUVbw}g/ml", "g/mL{SUVbw}", "{SUVbw}g/mL")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,13 @@ class CameraCalibration:
     """Radionuclide, written as ``177Lu``."""
     energy_kev: float | None = None
     """Photopeak that the image's energy window must cover, keV; ``null`` fits any."""
+    frame_duration_s: float | None = None
+    """Duration of one projection, s, where this camera's reconstructions have a placeholder for Actual Frame
+    Duration (0018,1242); it overrules the header."""
+    projections: int | None = None
+    """Projections of each detector, where Number of Frames in Rotation (0054,0053) is a placeholder."""
+    detectors: int | None = None
+    """Detectors that counted, where Number of Detectors (0054,0021) is a placeholder."""
 
     def __post_init__(self) -> None:
         if not self.bq_per_cps > 0.0:
@@ -66,6 +78,15 @@ class CameraCalibration:
             raise ValueError(f"load.calibrations: valid_to {self.valid_to} lies before {self.valid_from}")
         if radionuclide_named(self.radionuclide) is None:
             raise ValueError(f"load.calibrations: unknown radionuclide {self.radionuclide!r}")
+        for name, stated in self.time.items():
+            if not stated > 0:
+                raise ValueError(f"load.calibrations: {name} must be positive, found {stated}")
+
+    @property
+    def time(self) -> dict[str, Any]:
+        """What the site states of the camera's time, by field of :class:`CameraTime`."""
+        fields = ("frame_duration_s", "projections", "detectors")
+        return {name: stated for name in fields if (stated := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -79,24 +100,14 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class RealWorldMapping:
-    """One item of Real World Value Mapping Sequence (0040,9096), for stored values first to last."""
-
-    slope: float | None
-    intercept: float | None
-    unit: str
-    first_value: float | None = None
-    last_value: float | None = None
-
-
-@dataclass(frozen=True)
 class NmHeader:
     """What a reconstructed NM image says of its numbers.
 
     Attributes:
-        frame_duration_s: Actual Frame Duration of the rotation, for one projection.
-        projections: Number of Frames in Rotation; detectors: Number of Detectors.
-        voxel_ml: of the reconstructed image.
+        stored: least and largest stored value.
+        rescale, vendor_scales: further scales between stored values and counts.
+        unit: Units, or Rescale Type: neither is an attribute of NM, and some writers add them.
+        voxel_ml, length_mm: of the reconstructed image.
         acquired_at: Acquisition Date and Time, never those of the series.
         energy_windows: lower and upper limits, keV.
     """
@@ -109,66 +120,74 @@ class NmHeader:
     voxel_ml: float
     decay_correction: str = ""
     is_decay_corrected: bool = False
-    frame_duration_s: float | None = None
-    projections: int | None = None
-    detectors: int | None = None
+    time: CameraTime = field(default_factory=CameraTime)
     energy_windows: tuple[EnergyWindow, ...] = ()
+    stored: tuple[float, float] = (0.0, 0.0)
+    rescale: tuple[Scale, ...] = ()
+    vendor_scales: tuple[Scale, ...] = ()
+    unit: str = ""
+    length_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """Counts as Bq/ml: the factor from stored values, and the time that it was made with."""
+
+    to_bqml: float
+    time: CameraTime
+    decisions: tuple[Decision, ...]
 
 
 def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
     """How stored values become Bq/ml and SUVbw; never a guess from the values themselves."""
-    usable = [item for item in header.mappings if item.unit in (*BQML_PER_UNIT, *SUV_UNITS)]
-    mapping = min(usable, key=lambda item: item.unit in SUV_UNITS, default=None)
-    if mapping is None:
-        return _unknown_unit(header.mappings) or _by_calibration(header, calibrations)
-    wrong = _unusable_mapping(mapping, usable)
+    mapping = chosen_mapping(header.mappings, header.stored)
+    if isinstance(mapping, Reason):
+        return mapping
+    wrong = next((fault for scale in header.rescale if (fault := scale_fault(scale))), None)
     if wrong is not None:
         return wrong
-    source = f"RealWorldValueMappingSequence in {mapping.unit}"
-    slope = mapping.slope or 0.0
-    if mapping.unit in SUV_UNITS:
-        found = Conversion(Quantification(source), None, (slope,) * header.slices)
-    else:
-        found = _from_activity(header, slope * BQML_PER_UNIT[mapping.unit], source, ())
-    return replace(found, applies_to_stored_values=True)
+    if mapping is None or mapping.kind is Kind.COUNTS:
+        found = _by_calibration(header, mapping, calibrations)
+        if isinstance(found, Reason):
+            return found
+        timed = replace(header, time=found.time)
+        return _from_activity(timed, found.to_bqml, "site calibration", found.decisions)
+    source, slope = f"{MAPPING} in {mapping.unit}", mapping.slope or 0.0
+    if mapping.kind is Kind.SUV:
+        return Conversion(Quantification(source), None, (slope,) * header.slices)
+    to_bqml = slope * BQML_PER_UNIT[mapping.unit]
+    return _contradiction(header, to_bqml, calibrations) or _from_activity(header, to_bqml, source, ())
 
 
 def left_in_counts(header: NmHeader, why: Reason) -> Conversion | Reason:
-    """Counts as they are, where nothing but the calibration is missing: any other reason stands."""
-    if why.code is not RefusalCode.CALIBRATION_MISSING:
+    """Counts as they are, where nothing but the calibration or its time is missing: other reasons stand."""
+    if why.code not in (RefusalCode.CALIBRATION_MISSING, RefusalCode.CAMERA_TIME_IMPLAUSIBLE):
         return why
-    return Conversion(Quantification(NOT_QUANTIFIED), None, None, why, count_factors=(1.0,) * header.slices)
+    mapping = chosen_mapping(header.mappings, header.stored)
+    scale = mapping if isinstance(mapping, Reason) else _to_counts(header, mapping)
+    if isinstance(scale, Reason):
+        return scale
+    factors = (scale.slope or 1.0,) * header.slices
+    return Conversion(Quantification(NOT_QUANTIFIED), None, None, why, count_factors=factors)
 
 
-def _unknown_unit(mappings: tuple[RealWorldMapping, ...]) -> Reason | None:
-    """A mapping to something that is neither activity nor counts."""
-    other = [item.unit for item in mappings if item.unit not in COUNT_UNITS]
-    if not other:
-        return None
-    expected = "Bq/ml, kBq/ml, MBq/ml, g/ml{SUVbw}, or counts"
-    return Reason(RefusalCode.UNITS_UNSUPPORTED, "MeasurementUnitsCodeSequence", other[0], expected)
-
-
-def _unusable_mapping(mapping: RealWorldMapping, usable: list[RealWorldMapping]) -> Reason | None:
-    """Why a mapping can't be taken: another contradicts it, its slope or its intercept."""
-    attribute = "RealWorldValueMappingSequence"
-    rivals = [item for item in usable if (item.unit in SUV_UNITS) is (mapping.unit in SUV_UNITS)]
-    if not all(same_scale(item, mapping) for item in rivals):
-        found, expected = f"{len(rivals)} mappings that contradict each other", "one"
-        return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected)
-    if not mapping.slope or mapping.slope <= 0:
-        found = f"slope {mapping.slope}"
-        return Reason(RefusalCode.RESCALE_MISSING, attribute, found, "a positive RealWorldValueSlope")
-    if mapping.intercept:
-        found = f"RealWorldValueIntercept {mapping.intercept:g}"
-        return Reason(RefusalCode.RESCALE_INTERCEPT, attribute, found, "0")
+def _contradiction(
+    header: NmHeader, to_bqml: float, calibrations: tuple[CameraCalibration, ...]
+) -> Reason | None:
+    """A mapping to Bq/ml against a rescale in Units BQML, or the calibration of what is counts too."""
+    rivals = [(scale.attribute, scale.slope or 0.0) for scale in header.rescale if header.unit == BQML]
+    nearest = SAME_SCALE
+    counts = next((item for item in header.mappings if item.kind is Kind.COUNTS), None)
+    if not rivals and (counts is not None or header.unit == CNTS):
+        calibrated = _by_calibration(header, counts, calibrations)
+        if not isinstance(calibrated, Reason):
+            rivals, nearest = [("load.calibrations", calibrated.to_bqml)], math.log(LARGEST_CONTRADICTION)
+    for attribute, other in rivals:
+        if abs(math.log(other / to_bqml)) > nearest:
+            found = f"{to_bqml:g} Bq/ml and {other:g} Bq/ml for one stored value"
+            both = f"{MAPPING}, {attribute}"
+            return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, both, found, "one scale")
     return None
-
-
-def same_scale(one: RealWorldMapping, other: RealWorldMapping) -> bool:
-    """Whether two mappings say the same, each in its own unit."""
-    scales = [(item.slope or 0.0) * BQML_PER_UNIT.get(item.unit, 1.0) for item in (one, other)]
-    return math.isclose(*scales, rel_tol=SAME_SCALE) and (one.intercept or 0.0) == (other.intercept or 0.0)
 
 
 def matching_calibrations(
@@ -196,31 +215,64 @@ def _fits(wanted: str, found: str) -> bool:
     return not wanted or wanted.strip().casefold() == found.strip().casefold()
 
 
-def _by_calibration(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) -> Conversion | Reason:
+def _by_calibration(
+    header: NmHeader, mapping: RealWorldMapping | None, calibrations: tuple[CameraCalibration, ...]
+) -> _Calibrated | Reason:
+    """Of counts, which ``mapping`` may lead to."""
+    scale = _to_counts(header, mapping)
+    if isinstance(scale, Reason):
+        return scale
     found = matching_calibrations(header, calibrations)
-    camera, code = header.camera, RefusalCode.CALIBRATION_MISSING
     if len(found) != 1:
-        seen = (
-            f"{len(found)} site calibrations for camera {camera.manufacturer!r} {camera.model_name!r} "
-            f"{camera.station_name!r}, collimator {' or '.join(camera.collimators) or 'not stated'}, "
-            f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
-        )
-        expected = "RealWorldValueMappingSequence in Bq/ml, or exactly one entry of load.calibrations"
-        advice = "Let only the right one of them fit this camera and day" if found else ""
-        return Reason(code, "RealWorldValueMappingSequence", seen, expected, advice)
-    if not (header.frame_duration_s and header.projections and header.detectors):
-        seen = f"{header.frame_duration_s} s, {header.projections} projections, {header.detectors} detectors"
-        expected = "all three, to make a count rate of counts"
-        attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
-        advice = "Have camera, workstation and anonymiser keep them in the reconstruction"
-        return Reason(code, attribute, seen, expected, advice)
-    seconds = header.frame_duration_s * header.projections * header.detectors
-    to_bqml = found[0].bq_per_cps / seconds / header.voxel_ml
+        return _no_calibration(header, len(found))
+    site = found[0].time
+    time = replace(header.time, **site)
+    wrong = _no_time(time) or check_camera_time(time, tuple(site), header.slices, header.length_mm)
+    if wrong is not None:
+        return wrong
+    seconds, slope = time.bed_s * (time.detectors or 0), scale.slope or 1.0
     text = (
         f"counts / {seconds:g} s x {found[0].bq_per_cps:g} Bq/cps / {header.voxel_ml:.5f} ml by the site's "
         f"calibration of {found[0].valid_from} to {found[0].valid_to}"
     )
-    return _from_activity(header, to_bqml, "site calibration", (Decision("load", text),))
+    decisions = [Decision("load", text)]
+    if slope != 1.0:
+        decisions.append(Decision("load", f"counts = stored values x {slope:g}, by {scale.attribute}"))
+    if site:
+        stated = ", ".join(f"{name} {value:g}" for name, value in site.items())
+        decisions.append(Decision("load", f"camera time by the site: {stated}"))
+    return _Calibrated(slope * found[0].bq_per_cps / seconds / header.voxel_ml, time, tuple(decisions))
+
+
+def _to_counts(header: NmHeader, mapping: RealWorldMapping | None) -> Scale | Reason:
+    """The scale to counts; where a unit is stated that no mapping leads to, values are none."""
+    if header.unit in UNITS_OF_COUNTS:
+        return counts_per_value(mapping, (*header.rescale, *header.vendor_scales))
+    found = f"{header.unit} without a mapping to it, where a calibration is for counts"
+    expected, advice = f"{MAPPING} in that unit, or {CNTS}", "Have it exported with the mapping, or in counts"
+    return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "Units", found, expected, advice)
+
+
+def _no_calibration(header: NmHeader, fitting: int) -> Reason:
+    camera = header.camera
+    seen = (
+        f"{fitting} site calibrations for camera {camera.manufacturer!r} {camera.model_name!r} "
+        f"{camera.station_name!r}, collimator {' or '.join(camera.collimators) or 'not stated'}, "
+        f"acquired {header.acquired_at.date() if header.acquired_at else 'at no stated date'}"
+    )
+    expected = f"{MAPPING} in Bq/ml, or exactly one entry of load.calibrations"
+    advice = "Let only the right one of them fit this camera and day" if fitting else ""
+    return Reason(RefusalCode.CALIBRATION_MISSING, MAPPING, seen, expected, advice)
+
+
+def _no_time(time: CameraTime) -> Reason | None:
+    if time.frame_duration_s and time.projections and time.detectors:
+        return None
+    seen = f"{time.frame_duration_s} s, {time.projections} projections, {time.detectors} detectors"
+    attribute = "ActualFrameDuration, NumberOfFramesInRotation, NumberOfDetectors"
+    expected = "all three, to make a count rate of counts"
+    advice = "Have the workstation keep them, or state them in the camera's entry of load.calibrations"
+    return Reason(RefusalCode.CALIBRATION_MISSING, attribute, seen, expected, advice)
 
 
 def _from_activity(
@@ -261,7 +313,8 @@ def _as_pet(header: NmHeader) -> PetHeader:
     """
     reference = header.acquired_at
     if reference is not None and not header.is_decay_corrected:
-        seconds = (header.frame_duration_s or 0.0) * (header.projections or 0)
+        # what no bed takes is a placeholder, and no duration
+        seconds = header.time.bed_s if header.time.bed_s <= BED_S[1] else 0.0
         reference = reference + timedelta(seconds=seconds / 2.0)
     return PetHeader(
         units="BQML",

@@ -1,11 +1,13 @@
-"""What a reconstructed NM image's header says against itself: spacing, frames, detectors, energy windows.
+"""What a reconstructed NM image's header says against itself: spacing, frames, detectors, windows, its time.
 
 Reasons and decisions on values that a header gave; reading them is :mod:`app.dicom.reading.nm`'s part.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +30,51 @@ CUBIC = 0.1
 DETECTORS_APART_MM = 0.1
 DETECTORS_TURNED = 1e-3
 """What items of Detector Information Sequence may differ by rounding."""
+
+VIEW_S = (2.0, 120.0)
+VIEWS = (12, 360)
+DETECTORS = (2, 24)
+BED_S = (120.0, 5400.0)
+"""Of 177Lu: one projection, projections of one detector, detectors, one bed position. A reconstruction often
+has 1 of each, its own number of slices, or ms for s; SPECT/CT with a single detector is out of use."""
+
+MOST_ARC_DEG = 361.0
+"""A detector turns once at most; a degree for rounded steps."""
+
+TOTAL_OVER_BED = (0.9, 2.0)
+"""Time of the whole acquisition over that of a bed: it holds at least one, and each at most twice."""
+
+SHORTEST_BED_MM = 300.0
+"""Of the field of view of cameras for whole bodies, less what two bed positions share."""
+
+
+@dataclass(frozen=True)
+class CameraTime:
+    """For how long, and by how much camera, a tomogram was counted.
+
+    Attributes:
+        frame_duration_s: Actual Frame Duration, of one projection.
+        projections: Number of Frames in Rotation: of each detector.
+        detectors: Number of Detectors.
+        angular_step_deg, scan_arc_deg: Angular Step and Scan Arc; 0 where not stated.
+        rotations: more than one may be beds or passes over one bed.
+        detector_items: of Detector Information Sequence.
+        total_s: Effective Duration or Acquisition Duration of the whole; 0 where not stated.
+    """
+
+    frame_duration_s: float | None = None
+    projections: int | None = None
+    detectors: int | None = None
+    angular_step_deg: float = 0.0
+    scan_arc_deg: float = 0.0
+    rotations: int = 1
+    detector_items: int = 1
+    total_s: float = 0.0
+
+    @property
+    def bed_s(self) -> float:
+        """On the clock, for one bed position; 0 where unknown."""
+        return (self.frame_duration_s or 0.0) * (self.projections or 0)
 
 
 def check_spacing(
@@ -101,3 +148,66 @@ def check_energy(windows: Sequence[EnergyWindow], nuclide: Radionuclide | None) 
 def covers(windows: Sequence[EnergyWindow], energy_kev: float) -> bool:
     """Whether a window has this energy in it, whichever limit is called lower."""
     return any(min(window) <= energy_kev <= max(window) for window in windows)
+
+
+def check_camera_time(
+    used: CameraTime, by_site: Sequence[str], slices: int, length_mm: float
+) -> Reason | None:
+    """Whether a header's time can be that of the acquisition; ``by_site``: fields that the site states.
+
+    Counts become a rate by it, so that a placeholder is as wrong as a wrong calibration.
+    """
+    per_bed = ("frame_duration_s", "projections")
+    judged = (
+        ("ActualFrameDuration", per_bed[:1], _duration_doubt(used)),
+        ("NumberOfFramesInRotation", per_bed[1:], _projections_doubt(used, slices)),
+        ("NumberOfDetectors", ("detectors",), _detectors_doubt(used)),
+        ("ActualFrameDuration, NumberOfFramesInRotation", per_bed, _bed_doubt(used, length_mm)),
+    )
+    doubts = {name: doubt for name, fields, doubt in judged if doubt and not set(fields) <= set(by_site)}
+    if not doubts:
+        return None
+    if len(doubts) > 1:
+        doubts.pop("ActualFrameDuration, NumberOfFramesInRotation", None)  # a consequence of the others
+    found, expected = "; ".join(doubts.values()), "the acquisition's own, as the camera counted"
+    return Reason(RefusalCode.CAMERA_TIME_IMPLAUSIBLE, ", ".join(doubts), found, expected)
+
+
+def _duration_doubt(time: CameraTime) -> str:
+    seconds = time.frame_duration_s or 0.0
+    usual = VIEW_S[0] <= seconds <= VIEW_S[1]
+    return "" if usual else f"{seconds:g} s for a projection (usual are {VIEW_S[0]:g} to {VIEW_S[1]:g} s)"
+
+
+def _projections_doubt(time: CameraTime, slices: int) -> str:
+    """Against what is usual, the angles, and the number of slices, which reconstructions write there."""
+    views, step_deg, arc_deg = time.projections or 0, time.angular_step_deg, time.scan_arc_deg
+    if time.rotations > 1:
+        return f"{time.rotations} rotations, which may be bed positions or passes over one"
+    if not VIEWS[0] <= views <= VIEWS[1]:
+        return f"{views} projections of a detector (usual are {VIEWS[0]} to {VIEWS[1]})"
+    if step_deg and step_deg * views > MOST_ARC_DEG:
+        return f"{views} projections in steps of {step_deg:g} degrees, more than a turn"
+    shares = {1, time.detectors or 1}  # the arc is that of one detector, or of all
+    if step_deg and arc_deg and not any(abs(arc_deg / step_deg / n - views) <= 1.0 for n in shares):
+        return f"{views} projections in steps of {step_deg:g} degrees over {arc_deg:g} degrees"
+    if not step_deg and views == slices:
+        return f"{views} projections, as many as slices, and no AngularStep to tell"
+    return ""
+
+
+def _detectors_doubt(time: CameraTime) -> str:
+    detectors, items = time.detectors or 0, time.detector_items
+    if not DETECTORS[0] <= detectors <= DETECTORS[1]:
+        return f"{detectors} detectors (SPECT/CT has {DETECTORS[0]} to {DETECTORS[1]})"
+    return f"{detectors} detectors, {items} described" if items not in (1, detectors) else ""
+
+
+def _bed_doubt(time: CameraTime, length_mm: float) -> str:
+    if not BED_S[0] <= time.bed_s <= BED_S[1]:
+        return f"{time.bed_s:g} s for a bed position (usual are {BED_S[0]:g} to {BED_S[1]:g} s)"
+    beds = max(math.ceil(length_mm / SHORTEST_BED_MM), 1)
+    least, most = TOTAL_OVER_BED[0] * time.bed_s, TOTAL_OVER_BED[1] * time.bed_s * beds
+    if time.total_s and not least <= time.total_s <= most:
+        return f"{time.bed_s:g} s for a bed position, {time.total_s:g} s for the whole acquisition"
+    return ""

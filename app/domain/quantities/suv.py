@@ -38,13 +38,12 @@ class Units(StrEnum):
 
 @dataclass(frozen=True)
 class Conversion:
-    """Factors from rescaled values, one a slice.
+    """Factors from rescaled values (of NM: from stored ones), one a slice.
 
     Attributes:
         activity_factors: to Bq/ml; ``None`` when the image is SUV already.
         suv_factors: to SUVbw; ``None`` when SUV can't be had.
         no_suv: why not.
-        applies_to_stored_values: the factors are for stored values, before any rescale.
         count_factors: to counts, on any scale, where neither can be had and the site takes it so.
     """
 
@@ -53,7 +52,6 @@ class Conversion:
     suv_factors: tuple[float, ...] | None
     no_suv: Reason | None = None
     decisions: tuple[Decision, ...] = ()
-    applies_to_stored_values: bool = False
     count_factors: tuple[float, ...] | None = None
 
 
