@@ -31,6 +31,14 @@ def second_injection(**changes: object) -> Damage:
     return damage
 
 
+def empty_end(images: Images) -> None:
+    images.functional[0].PixelData = bytes(len(images.functional[0].PixelData))
+
+
+def slope_0_at_end(images: Images) -> None:
+    images.functional[0].RescaleSlope = 0
+
+
 def over_midnight(images: Images) -> None:
     """Injected at 23:45, scanned at 00:45; no date with the injection's time."""
     for each in images.functional:
@@ -163,6 +171,8 @@ DEFECTS = (
     Defect("an intercept", every(RescaleIntercept=-10), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
     Defect("an intercept on one slice", one(RescaleIntercept=5), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
     Defect("slope missing on one slice", one(RescaleSlope=None), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("an intercept of 1e-7", every(RescaleIntercept=1e-7)),
+    Defect("an empty end slice with slope 0", both(empty_end, slope_0_at_end), like=empty_end),
     Defect("slope 0 on one slice", one(RescaleSlope=0), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("slope negative on one slice", one(RescaleSlope=-20), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("slope not a number", one(RescaleSlope="nan"), Code.RESCALE_MISSING, "RescaleSlope"),

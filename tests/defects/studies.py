@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ from app.dicom.reading.studies import read_studies
 from app.domain.analysis import Loaded
 from app.domain.dose import with_activity_at_scan_start
 from app.domain.findings.measurements import measure
+from app.domain.quantities.calibration import CameraCalibration
 from app.domain.refusal import Reason, Rejection
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
@@ -30,6 +33,25 @@ SPACING_MM = (40.0, 40.0, 50.0)
 """Coarse, so that 120 voxels hold ten litres: shares of the injected activity are as in a patient."""
 
 BODY_SPACING_MM = 10.0
+
+COUNTS_CAMERA, PLACEHOLDER_CAMERA = "COUNTS", "PLACEHOLDER"
+_CALIBRATION = CameraCalibration(
+    2000.0 * (20.0 * 60 * 2) * 80.0, date(2026, 1, 1), date(2026, 12, 31), station_name=COUNTS_CAMERA
+)
+"""A count is 2000 Bq/ml: 20 s, 60 projections, 2 detectors, voxels of 80 ml."""
+
+POLICY = LoadPolicy(
+    calibrations=(
+        _CALIBRATION,
+        replace(
+            _CALIBRATION,
+            station_name=PLACEHOLDER_CAMERA,
+            frame_duration_s=20.0,
+            projections=60,
+            detectors=2,
+        ),
+    )
+)
 
 
 @dataclass
@@ -66,6 +88,14 @@ def spect_ct() -> Images:
     return copy.deepcopy(_spect_ct())
 
 
+def counts_ct() -> Images:
+    """The same in counts, which the site's calibration turns into the same Bq/ml."""
+    images = spect_ct()
+    del images.functional[0].RealWorldValueMappingSequence
+    images.functional[0].StationName = COUNTS_CAMERA
+    return images
+
+
 def body_pet_ct() -> Images:
     """A person from the thighs to the neck, 10 mm voxels: enough body to lay PET and CT on each other."""
     return copy.deepcopy(_body_pet_ct())
@@ -98,9 +128,9 @@ def read_outcome(folder: Path) -> Outcome:
         reasons += [verdict.reason for verdict in result.verdicts if verdict.reason is not None]
         reasons += result.rejection.reasons if result.rejection else ()
         for selection in result.selections:
-            found = load(selection, LoadPolicy())
+            found = load(selection, POLICY)
             if not isinstance(found, Rejection):
-                found = check_ct(found, LoadPolicy().ct_agreement)
+                found = check_ct(found, POLICY.ct_agreement)
             if isinstance(found, Rejection):
                 reasons += found.reasons
             else:
@@ -111,9 +141,8 @@ def read_outcome(folder: Path) -> Outcome:
 @cache
 def undamaged(kind: str) -> Loaded:
     """The numbers that are right."""
-    made = {"PET/CT": pet_ct, "SPECT/CT": spect_ct, "PET/CT of a body": body_pet_ct}[kind]
     with TemporaryDirectory() as folder:
-        found = outcome(made(), Path(folder))
+        found = outcome(STUDIES[kind](), Path(folder))
     assert found.loaded is not None, found.reasons
     return found.loaded
 
@@ -195,3 +224,11 @@ def _spect_ct() -> Images:
 def _ct(folder: Path) -> list[Dataset]:
     scan = tiny.Scan(tiny.ramp() * 8, CT_UID, SPACING_MM)
     return [dcmread(path) for path in tiny.write_ct(folder, scan)]
+
+
+STUDIES: dict[str, Callable[[], Images]] = {
+    "PET/CT": pet_ct,
+    "SPECT/CT": spect_ct,
+    "SPECT/CT in counts": counts_ct,
+    "PET/CT of a body": body_pet_ct,
+}

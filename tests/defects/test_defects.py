@@ -16,8 +16,8 @@ from pydicom import config
 
 from app.domain.analysis import Loaded
 from tests.defects.damage import Damage, Defect
-from tests.defects.studies import outcome, read_outcome, same_numbers, undamaged, write_study
-from tests.defects.table import STUDIES, TABLE
+from tests.defects.studies import STUDIES, outcome, read_outcome, same_numbers, undamaged, write_study
+from tests.defects.table import TABLE
 
 
 @pytest.fixture(autouse=True)

@@ -150,3 +150,27 @@ def test_without_decay_correction_the_activity_is_that_of_mid_acquisition() -> N
 def test_a_calibration_that_ends_before_it_begins_is_a_wrong_setting() -> None:
     with pytest.raises(ValueError, match="valid_to"):
         replace(FACTOR, valid_to=date(2025, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["frame_duration_s", "projections", "detectors"])
+def test_a_camera_time_of_nothing_is_a_wrong_setting(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(FACTOR, **{name: 0})  # type: ignore[arg-type]
+
+
+def test_the_sites_camera_time_overrules_the_header_and_is_told() -> None:
+    header = replace(HEADER, time=CameraTime(30.0, 1, 1))
+    assert refusal(header, FACTOR) is RefusalCode.CAMERA_TIME_IMPLAUSIBLE
+    assert refusal(header, replace(FACTOR, projections=30)) is RefusalCode.CAMERA_TIME_IMPLAUSIBLE
+    found = convert_nm(header, (replace(FACTOR, projections=30, detectors=2),))
+    assert isinstance(found, Conversion)
+    assert found.activity_factors == pytest.approx((120.0 / (30.0 * 30 * 2) / 0.1,) * 2)
+    assert "camera time by the site: projections 30, detectors 2" in [item.text for item in found.decisions]
+
+
+def test_a_duration_of_days_is_none_for_the_middle_of_the_acquisition() -> None:
+    """Half of it would be decay of a day."""
+    mapped = replace(HEADER, mappings=(RealWorldMapping(1.0, 0.0, "Bq/ml"),), is_decay_corrected=False)
+    found = convert_nm(replace(mapped, time=CameraTime(20000.0, 60, 2)), ())
+    assert isinstance(found, Conversion)
+    assert found.quantification.reference_datetime == datetime(2026, 3, 1, 11, 0)

@@ -478,3 +478,14 @@ def test_every_series_has_a_role_or_a_reason() -> None:
     odd = [ct("1.8", sop_class_uid="1.2.3.4"), pet("1.9", instances=())]
     for verdict in selected(pet(), ct(), spect(), *odd).verdicts:
         assert bool(verdict.role) is (verdict.reason is None)
+
+
+def test_nm_images_of_another_modality_are_taken_by_the_sites_rule_alone() -> None:
+    """GE's Xeleris writes OT into its reconstructions."""
+    by_name = reason(selected(spect(modality="OT"), ct()), "1.3")
+    assert (by_name.code, by_name.attribute) == (RefusalCode.OTHER_MODALITY, "Modality")
+    assert "select.nm_modalities" in by_name.advice
+    taken = only(selected(spect(modality="OT"), ct(), policy=SelectionPolicy(nm_modalities=("OT",))))
+    assert taken.functional.series_instance_uid == "1.3"
+    foreign = selected(pet(modality="OT"), ct(), policy=SelectionPolicy(nm_modalities=("OT",)))
+    assert reason(foreign, "1.1").code is RefusalCode.OTHER_MODALITY

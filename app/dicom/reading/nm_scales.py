@@ -126,10 +126,11 @@ def _private_values(dataset: Dataset, private: _Private) -> Iterator[object]:
 
 
 def _value(dataset: Dataset, tag: tuple[int, int] | BaseTag) -> object:
+    """As it is; its bytes where they don't fit the representation that it is said to have."""
     try:
         return dataset[tag].value if tag in dataset else None
     except header.READ_ERRORS:
-        return ""
+        return getattr(dataset.get_item(tag), "value", "")
 
 
 def _items(dataset: Dataset, tag: BaseTag) -> tuple[Dataset, ...]:

@@ -201,12 +201,18 @@ def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rescale Slope and Intercept of every z, each of shape ``(z,)``.
 
+    A slice of zeros that was scaled to its maximum has slope 0: it takes another's, and stays as it is.
+
     Raises:
         UnusableStudyError: a slice has no slope, or one that is not positive.
     """
-    slopes, intercepts = [], []
-    for dataset in slices.headers:
+    slopes: list[float] = []
+    intercepts: list[float] = []
+    usual = next((slope for one in slices.headers if (slope := header.number(one, "RescaleSlope"))), None)
+    for dataset, plane in zip(slices.headers, slices.stored, strict=True):
         slope, intercept = header.number(dataset, "RescaleSlope"), header.number(dataset, "RescaleIntercept")
+        if slope == 0.0 and intercept == 0.0 and not plane.any():
+            slope = usual
         if slope is None or intercept is None or slope <= 0.0:
             found = f"slope {slope}, intercept {intercept}"
             expected = "a positive slope, and an intercept, on every image"

@@ -74,6 +74,9 @@ class SelectionPolicy:
     """Take a PET with fewer slices than its Number of Slices (0054,0081); the report says so. Off: a stack
     that ends too early looks like a shorter patient. For sites whose anonymiser crops images and leaves the
     count."""
+    nm_modalities: tuple[str, ...] = ()
+    """What NM images may have as Modality (0008,0060) besides NM, for example ``[OT]``: some workstations
+    write that into their reconstructions."""
     pair_without_frame_of_reference: bool = False
     """Take the CT for a SPECT that has no Frame of Reference UID, by coverage alone. Off: nothing in the
     headers then says that they were acquired together."""

@@ -37,6 +37,8 @@ can change a result: the node keeps what else comes with a study, and analyses n
 
 CLASSIC_ADVICE = "Have the scanner or PACS send it as classic single-frame images"
 
+NM_ADVICE = "If it is a reconstructed SPECT all the same: select.nm_modalities"
+
 SECONDARY_CAPTURES = (
     "1.2.840.10008.5.1.4.1.1.7",
     "1.2.840.10008.5.1.4.1.1.7.1",
@@ -97,7 +99,8 @@ def _not_an_image_we_read(series: Series) -> Reason | None:
         if series.modality == MODALITY_OF_CLASS[uid]:
             return None
         found = f"{series.modality or 'nothing'} in {MODALITY_OF_CLASS[uid]} images"
-        return series.reason(RefusalCode.OTHER_MODALITY, "Modality", found, MODALITY_OF_CLASS[uid])
+        advice = NM_ADVICE if uid == NM_IMAGE else ""
+        return series.reason(RefusalCode.OTHER_MODALITY, "Modality", found, MODALITY_OF_CLASS[uid], advice)
     if uid in SECONDARY_CAPTURES:
         return series.reason(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected)
     if uid in OTHER_IMAGES:

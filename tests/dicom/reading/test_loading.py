@@ -141,6 +141,22 @@ def test_counts_become_bqml_by_the_sites_calibration_alone(tmp_path: Path) -> No
     assert found.quantification.source == "site calibration"
 
 
+def test_counts_are_stored_values_times_ges_pixel_scale(tmp_path: Path) -> None:
+    """As a real header of GE's Xeleris has it."""
+
+    def change(dataset: Dataset, index: int) -> None:
+        del dataset.RealWorldValueMappingSequence
+        dataset.private_block(0x0011, "GEMS_GENIE_1", create=True).add_new(0x3B, "FD", 4.179501533508301)
+
+    tiny.write_nm(tmp_path, tiny.Scan(STORED, change=change), 5.0)
+    tiny.write_ct(tmp_path, tiny.Scan(STORED, series_uid=CT_UID))
+    calibration = CameraCalibration(192e3, date(2026, 1, 1), date(2026, 12, 31))
+    found = accepted(tmp_path, LoadPolicy(calibrations=(calibration,)))
+    assert np.allclose(array_of(found.activity), 4.179501533508301 * STORED * 192e3 / (20.0 * 60 * 2) / 0.08)
+    told = [item.text for item in found.decisions]
+    assert "counts = stored values x 4.1795, by (0011,xx3B) Pixel Scale" in told
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
