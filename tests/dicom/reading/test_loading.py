@@ -182,7 +182,7 @@ def test_without_weight_there_is_no_suv_but_bqml_is_still_read(tmp_path: Path) -
     pair(tmp_path, change)
     assert refused(tmp_path) is RefusalCode.WEIGHT_MISSING
     found = read_functional(read_study(tmp_path).series[0], LoadPolicy())
-    assert found.uptake is None
+    assert found.suv is None
     assert np.array_equal(array_of(found.activity), ACTIVITY)
 
 
