@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.dicom.reading.loading import LoadPolicy, load
 from app.domain.analysis import Loaded
 from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
 from app.imaging.anatomy.relative_uptake import related_to_liver
+from app.imaging.joined_parts import joined_parts
 from app.imaging.registration.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import StageOperator
@@ -29,3 +32,7 @@ class LoadOperator(StageOperator):
             return found
         checked = check_ct(found, self._policy.ct_agreement)
         return related_to_liver(checked, self._policy.training_liver_suv)
+
+    def together(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The parts of a SPECT joined."""
+        return joined_parts(items) if self._policy.join_parts else items

@@ -32,8 +32,12 @@ class StageOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Receive, one step an item, emit."""
         self._on_stage(self.stage)
-        items = advance(op_input.receive(self.inlet), self.step)
+        items = self.together(advance(op_input.receive(self.inlet), self.step))
         op_output.emit(items, self.outlet, PYTHON_OBJECT)
+
+    def together(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the stage makes of a study's items, once each has had its step."""
+        return items
 
     @abstractmethod
     def step(self, item: Any) -> Any:

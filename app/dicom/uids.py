@@ -55,7 +55,7 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
     replaced = provenance.superseded_on(selection.functional.series_instance_uid)
     ingredients = [
         selection.study.study_instance_uid,
-        _series_ingredients(selection.functional),
+        *map(_series_ingredients, aligned.loaded.functional_series),
         _series_ingredients(selection.ct),
         [] if prior is None else [prior.series_instance_uid, prior.segmentation_sop_instance_uid],
         [model.model_id, model.role.value, model.version, model.weights_sha256],

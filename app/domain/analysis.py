@@ -17,7 +17,7 @@ from app.domain.quantities.suv_scale import Quantification
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection
 from app.domain.stack.ct_agreement import CtAgreement
-from app.domain.study import StudyKind
+from app.domain.study import Series, StudyKind
 from app.domain.volume import LabelMap, Unit, Volume
 
 
@@ -51,6 +51,7 @@ class Loaded:
         ct_agreement: how the image lies on its CT; ``None`` when that was not or could not be measured.
         ct_doubt: why nothing is read from the CT at lesions and organs; empty when the image lies on it.
         liver_scale: what ``uptake`` is relative to; ``None`` when it is SUVbw.
+        joined: the functional series that were joined, the selection's among them; empty for a single one.
     """
 
     selection: Selection
@@ -64,6 +65,12 @@ class Loaded:
     ct_agreement: CtAgreement | None = None
     ct_doubt: str = ""
     liver_scale: LiverScale | None = None
+    joined: tuple[Series, ...] = ()
+
+    @property
+    def functional_series(self) -> tuple[Series, ...]:
+        """Every series that the functional image was made of."""
+        return self.joined or (self.selection.functional,)
 
     @property
     def network_uptake(self) -> Volume:
@@ -172,7 +179,7 @@ class Quantified:
         """Every decision along the chain, in order."""
         aligned = self.segmented.aligned
         loaded = aligned.loaded
-        before = (*loaded.selection.decisions, *loaded.decisions, *aligned.decisions)
+        before = (*loaded.selection.told, *loaded.decisions, *aligned.decisions)
         return (*before, *self.segmented.decisions, *self.findings.decisions)
 
 

@@ -21,14 +21,14 @@ def bed(uid: str, start_mm: float, **changes: object) -> Series:
 
 
 def warned(selection: Selection) -> list[str]:
-    lines = (decision.line for decision in selection.decisions)
+    lines = (decision.line for decision in selection.told)
     return [line for line in lines if line.startswith("warning: part ")]
 
 
 @pytest.mark.parametrize(
     ("start_mm", "shared"),
     [
-        (190.0, "10 mm of it in both: a lesion there is reported twice"),
+        (190.0, "10 mm of it in both: a lesion there may be reported twice"),
         (200.0, "next to this one: a lesion at the seam may be in both"),
         (204.0, "next to this one: a lesion at the seam may be in both"),
         (300.0, "z 298 to 498 mm"),

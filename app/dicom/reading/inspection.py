@@ -28,6 +28,13 @@ from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.registration.ct_agreement import check_ct
 
 
+STAGE = "load"
+
+PARTS_ARE_JOINED = (
+    "parts of a SPECT are joined when they are processed, if they overlap or abut on one lattice"
+)
+
+
 class PairVerdict(StrEnum):
     """What becomes of a pair."""
 
@@ -60,7 +67,9 @@ def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
         found = related_to_liver(check_ct(found, policy.ct_agreement), policy.training_liver_suv)
     if isinstance(found, Rejection):
         return PairInspection(selection.kind, *uids, PairVerdict.REFUSED, found)
-    decisions = (*selection.decisions, *found.decisions)
+    decisions = (*selection.told, *found.decisions)
+    if selection.part and policy.join_parts and selection.kind is StudyKind.SPECT_CT:
+        decisions = (*decisions, Decision(STAGE, PARTS_ARE_JOINED))
     warned = any(decision.severity is Severity.WARNING for decision in decisions)
     verdict = PairVerdict.WARNED if warned else PairVerdict.TAKEN
     return PairInspection(selection.kind, *uids, verdict, None, decisions)

@@ -110,6 +110,9 @@ class LoadPolicy:
     """SUVbw that the networks are shown the liver of such a SPECT with: its mean in the SPECTs that they were
     trained on (``psma-node process`` reports it for each). 0.9 to 1.1 in the simulated SPECTs of the
     shipped models. No reported number uses it."""
+    join_parts: bool = True
+    """Join bed positions of a SPECT that come as series of their own, where they overlap or abut on one
+    lattice; off: each is reported apart."""
     ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
     """How far a PET or SPECT may be shifted against its CT, and when it counts as mirrored."""
 

@@ -156,7 +156,7 @@ def open_context(quantified: Quantified, policy: WritePolicy, provenance: Proven
         UnusableStudyError: the source bears no date that a result could carry.
     """
     loaded = quantified.segmented.aligned.loaded
-    header = decoded_header(_instance(loaded.selection.functional, loaded.slice_sop_instance_uids[0]).path)
+    header = decoded_header(_first_instance(loaded).path)
     return ResultContext(
         quantified=quantified,
         policy=policy,
@@ -177,7 +177,7 @@ def blank_source(context: ResultContext) -> Dataset:
     source.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
     source.SeriesInstanceUID = context.functional.series_instance_uid
     source.SOPClassUID = context.header.SOPClassUID
-    source.SOPInstanceUID = context.loaded.slice_sop_instance_uids[0]
+    source.SOPInstanceUID = context.header.SOPInstanceUID
     source.Modality = context.functional.modality
     source.FrameOfReferenceUID = context.frame_of_reference_uid
     return source
@@ -244,11 +244,14 @@ def plain(text: str) -> str:
     return kept.encode("ascii", "replace").decode("ascii")
 
 
-def _instance(series: Series, sop_instance_uid: str) -> Instance:
-    for instance in series.instances:
-        if instance.sop_instance_uid == sop_instance_uid:
-            return instance
-    raise ValueError(f"instance {sop_instance_uid} is not in series {series.series_instance_uid}")
+def _first_instance(loaded: Loaded) -> Instance:
+    """Of the selected series, that of the first slice which comes from it."""
+    series = loaded.selection.functional
+    known = {instance.sop_instance_uid: instance for instance in series.instances}
+    for uid in loaded.slice_sop_instance_uids:
+        if uid in known:
+            return known[uid]
+    raise ValueError(f"no slice comes from series {series.series_instance_uid}")
 
 
 def decoded_header(path: Path) -> Dataset:

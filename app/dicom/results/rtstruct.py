@@ -18,10 +18,11 @@ from pydicom.valuerep import DSfloat
 from app.dicom.contours import Polygon, outlines
 from app.dicom.results.context import ResultContext, coded, finish, plain
 from app.dicom.results.report.sr import in_order
-from app.dicom.results.seg import LESION_RGB
+from app.dicom.results.seg import LESION_RGB, is_multi_frame
 from app.dicom.uids import ResultKind
 from app.domain.codes import NEOPLASM
 from app.domain.findings.findings import Site
+from app.domain.study import Series
 
 COORDINATE_DECIMALS = 4
 """A tenth of a micrometre, in few enough digits for DS (16 characters)."""
@@ -64,16 +65,21 @@ def write_structure_set(context: ResultContext) -> Dataset | None:
 
 
 def _referenced_frame(context: ResultContext) -> Dataset:
-    frame, study, series = Dataset(), Dataset(), Dataset()
-    series.SeriesInstanceUID = context.functional.series_instance_uid
-    images = [_image(item.sop_class_uid, item.sop_instance_uid) for item in in_order(context.functional)]
-    series.ContourImageSequence = Sequence(images)
+    frame, study = Dataset(), Dataset()
     study.ReferencedSOPClassUID = DETACHED_STUDY_MANAGEMENT
     study.ReferencedSOPInstanceUID = context.loaded.selection.study.study_instance_uid
-    study.RTReferencedSeriesSequence = Sequence([series])
+    study.RTReferencedSeriesSequence = Sequence(map(_referenced_series, context.loaded.functional_series))
     frame.FrameOfReferenceUID = context.frame_of_reference_uid
     frame.RTReferencedStudySequence = Sequence([study])
     return frame
+
+
+def _referenced_series(source: Series) -> Dataset:
+    series = Dataset()
+    series.SeriesInstanceUID = source.series_instance_uid
+    images = [_image(item.sop_class_uid, item.sop_instance_uid) for item in in_order(source)]
+    series.ContourImageSequence = Sequence(images)
+    return series
 
 
 def _region(context: ResultContext, number: int) -> Dataset:
@@ -116,7 +122,7 @@ def _contour(context: ResultContext, polygon: Polygon, z: int) -> Dataset:
 def _image_of_slice(context: ResultContext, z: int) -> Dataset:
     uid = context.loaded.slice_sop_instance_uids[z]
     image = _image(str(context.header.SOPClassUID), uid)
-    if len(set(context.loaded.slice_sop_instance_uids)) == 1:
+    if is_multi_frame(context):
         image.ReferencedFrameNumber = context.loaded.slice_frame_numbers[z]
     return image
 

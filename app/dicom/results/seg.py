@@ -18,6 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from app.dicom.results.context import MANUFACTURER, ResultContext, blank_source, coded, finish, plain
 from app.dicom.uids import ResultKind, derived_uid
+from app.domain.analysis import Loaded
 from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM, SITES
 from app.domain.volume import Grid
 
@@ -52,8 +53,10 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     )
     finish(segmentation, context)
     _fix_dimension_organization(segmentation, context.identity)
-    if len(set(context.loaded.slice_sop_instance_uids)) == 1:
-        _restore_frame_numbers(segmentation, context.loaded.slice_frame_numbers)
+    if is_multi_frame(context):
+        _restore_frames(segmentation, context.loaded)
+    if context.loaded.joined:
+        _refer_to_every_series(segmentation, context.loaded)
     return segmentation
 
 
@@ -67,7 +70,7 @@ def source_images(context: ResultContext) -> list[Dataset]:
     if len(uids) != grid.shape[0]:
         raise ValueError(f"found {len(uids)} source slices, expected the grid's {grid.shape[0]}")
     base = _placed_source(context, grid)
-    if _is_multi_frame(context):
+    if is_multi_frame(context):
         return [_with_functional_groups(base, grid)]
     sources = []
     for z, uid in enumerate(uids):
@@ -78,11 +81,13 @@ def source_images(context: ResultContext) -> list[Dataset]:
     return sources
 
 
-def _is_multi_frame(context: ResultContext) -> bool:
+def is_multi_frame(context: ResultContext) -> bool:
+    """Whether the slices are frames, of one instance for each series."""
     if context.header.SOPClassUID not in MULTI_FRAME_SOP_CLASSES:
         return False
-    if len(set(context.loaded.slice_sop_instance_uids)) > 1:
-        raise ValueError("a volume from several multi-frame instances can't be the source of one SEG")
+    series, instances = context.loaded.functional_series, set(context.loaded.slice_sop_instance_uids)
+    if len(instances) > len(series):
+        raise ValueError("several multi-frame instances of one series can't be the source of one SEG")
     return True
 
 
@@ -172,10 +177,29 @@ def _fix_dimension_organization(segmentation: Dataset, identity: str) -> None:
         item.DimensionOrganizationUID = uid
 
 
-def _restore_frame_numbers(segmentation: Dataset, frame_numbers: tuple[int, ...]) -> None:
-    """The in-memory source counts slices; references must name the file's own frames."""
+def _restore_frames(segmentation: Dataset, loaded: Loaded) -> None:
+    """The in-memory source counts slices; references must name each file and its own frames."""
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
         for derivation in frame.get("DerivationImageSequence", []):
             for source in derivation.SourceImageSequence:
                 if "ReferencedFrameNumber" in source:
-                    source.ReferencedFrameNumber = frame_numbers[int(source.ReferencedFrameNumber) - 1]
+                    z = int(source.ReferencedFrameNumber) - 1
+                    source.ReferencedFrameNumber = loaded.slice_frame_numbers[z]
+                    source.ReferencedSOPInstanceUID = loaded.slice_sop_instance_uids[z]
+
+
+def _refer_to_every_series(segmentation: Dataset, loaded: Loaded) -> None:
+    """Common Instance Reference (PS3.3 C.12.2): highdicom knows one source series."""
+    used = set(loaded.slice_sop_instance_uids)
+    items = []
+    for series in loaded.functional_series:
+        item, images = Dataset(), []
+        for instance in (each for each in series.instances if each.sop_instance_uid in used):
+            image = Dataset()
+            image.ReferencedSOPClassUID = instance.sop_class_uid
+            image.ReferencedSOPInstanceUID = instance.sop_instance_uid
+            images.append(image)
+        item.ReferencedInstanceSequence = Sequence(images)
+        item.SeriesInstanceUID = series.series_instance_uid
+        items.append(item)
+    segmentation.ReferencedSeriesSequence = Sequence(items)

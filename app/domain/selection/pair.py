@@ -85,7 +85,11 @@ class SeriesVerdict:
 
 @dataclass(frozen=True)
 class Selection:
-    """A functional series with its CT, ready to be loaded."""
+    """A functional series with its CT, ready to be loaded.
+
+    Attributes:
+        part: where it is one of several parts of an examination, what a report on it alone must say.
+    """
 
     study: Study
     kind: StudyKind
@@ -93,6 +97,12 @@ class Selection:
     ct: Series
     tracer: Tracer
     decisions: tuple[Decision, ...] = ()
+    part: Decision | None = None
+
+    @property
+    def told(self) -> tuple[Decision, ...]:
+        """Its decisions, with the one on parts."""
+        return self.decisions if self.part is None else (*self.decisions, self.part)
 
 
 def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> Rejection:

@@ -1,7 +1,7 @@
 """Functional images that are parts of one examination: bed positions as series of their own, in one space.
 
-Each is analysed on its own and has a report of its own. So each says which part it is, where the others lie,
-and what they share: a lesion there stands in both reports, and no report has the total.
+Those that can't be joined (:mod:`app.imaging.joined_parts`) have a report each. So each says which part it
+is, where the others lie, and what they share: a lesion there stands in both reports, and none has the total.
 """
 
 from __future__ import annotations
@@ -67,17 +67,16 @@ def _told(part: Part, parts: Sequence[Part]) -> Selection:
     others = "; ".join(_other(one, part) for one in parts if one is not part)
     text = (
         f"part {parts.index(part) + 1} of {len(parts)} of one examination (1 is the head), {part.where()}; "
-        f"every total is of this part alone; reported apart: {others}"
+        f"every total is of this part alone, without: {others}"
     )
-    selection = part.selection
-    return replace(selection, decisions=(*selection.decisions, Decision.warning("select", text)))
+    return replace(part.selection, part=Decision.warning("select", text))
 
 
 def _other(other: Part, part: Part) -> str:
     shared_mm = min(other.high_mm, part.high_mm) - max(other.low_mm, part.low_mm)
     words = f"series {other.series_instance_uid}, {other.where()}"
     if shared_mm > 0.0:
-        return f"{words}, {shared_mm:.0f} mm of it in both: a lesion there is reported twice"
+        return f"{words}, {shared_mm:.0f} mm of it in both: a lesion there may be reported twice"
     if shared_mm >= -ABUT_MM:
         return f"{words}, next to this one: a lesion at the seam may be in both"
     return words

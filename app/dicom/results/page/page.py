@@ -165,7 +165,7 @@ def secondary_capture(
 
 def _source_images(context: ResultContext) -> list[Dataset]:
     items = []
-    for instance in in_order(context.functional):
+    for instance in (each for series in context.loaded.functional_series for each in in_order(series)):
         item = Dataset()
         item.ReferencedSOPClassUID = instance.sop_class_uid
         item.ReferencedSOPInstanceUID = instance.sop_instance_uid

@@ -95,7 +95,8 @@ def _statements(context: ResultContext) -> Iterator[tuple[Code, str]]:
     if context.model.demonstration_only:
         yield codes.INTENDED_USE, DEMONSTRATION_MODEL
     selection = context.loaded.selection
-    yield codes.INPUT, f"{selection.functional.modality} series {selection.functional.series_instance_uid}"
+    for series in context.loaded.functional_series:
+        yield codes.INPUT, f"{series.modality} series {series.series_instance_uid}"
     yield codes.INPUT, f"CT series {selection.ct.series_instance_uid}"
     yield codes.QUANTIFICATION, quantification_in_words(context.loaded.quantification)
     if (instant := context.quantified.findings.activity_instant) is not None:

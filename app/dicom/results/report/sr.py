@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import highdicom as hd
+import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
@@ -114,11 +115,13 @@ def observer(version: str) -> hd.sr.ObservationContext:
 def _lesion_group(
     context: ResultContext, lesion: Lesion, segmentation: Dataset
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    of_one = hd.sr.SourceSeriesForSegmentation(context.functional.series_instance_uid)
     segment = hd.sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
         sop_instance_uid=segmentation.SOPInstanceUID,
         segment_number=lesion.number,
-        source_series=hd.sr.SourceSeriesForSegmentation(context.functional.series_instance_uid),
+        source_series=None if context.loaded.joined else of_one,
+        source_images=_images_of(lesion, context) if context.loaded.joined else None,
     )
     identifier, uid = context.tracking(lesion.number)
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
@@ -130,6 +133,13 @@ def _lesion_group(
         algorithm_id=algorithm(context, in_full=False),
         measurements=[_measurement(quantity) for quantity in lesion_quantities(lesion, context)],
     )
+
+
+def _images_of(lesion: Lesion, context: ResultContext) -> list[hd.sr.SourceImageForSegmentation]:
+    """The images that a lesion lies in, where they are of several series."""
+    inside = (context.quantified.segmented.labels.array == lesion.number).any(axis=(1, 2))
+    uids = dict.fromkeys(context.loaded.slice_sop_instance_uids[z] for z in np.flatnonzero(inside))
+    return [hd.sr.SourceImageForSegmentation(context.functional.sop_class_uid, uid) for uid in uids]
 
 
 def _finding_sites(lesion: Lesion) -> list[hd.sr.FindingSite] | None:
@@ -223,14 +233,15 @@ def algorithm(context: ResultContext, in_full: bool) -> hd.sr.AlgorithmIdentific
 def image_library(context: ResultContext) -> hd.sr.ContainerContentItem:
     """TID 1600 with one group a series: the functional images, then the CT."""
     library = container(codes.IMAGE_LIBRARY)
-    groups = [_library_group(series, context) for series in (context.functional, context.ct)]
+    sources = (*context.loaded.functional_series, context.ct)
+    groups = [_library_group(series, context) for series in sources]
     library.ContentSequence = hd.sr.ContentSequence(groups)
     return library
 
 
 def evidence(context: ResultContext) -> Iterator[Dataset]:
     """Every input instance, as the report's evidence sequences want it."""
-    for series in (context.functional, context.ct):
+    for series in (*context.loaded.functional_series, context.ct):
         for instance in in_order(series):
             reference = Dataset()
             reference.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
