@@ -27,7 +27,6 @@ from app.errors import UnusableStudyError
 from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.registration.ct_agreement import check_ct
 
-
 STAGE = "load"
 
 PARTS_ARE_JOINED = (
