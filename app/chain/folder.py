@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_suv
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_joined_suv, read_suv
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
 from app.dicom.uids import ResultKind
@@ -92,7 +92,10 @@ class RunResults:
         report = EarlierReport(
             uids[ResultKind.SR], selection.tracer.key, segmented.model, quantified.findings
         )
-        facts = segmented.aligned.loaded.facts
+        loaded = segmented.aligned.loaded
+        facts, suv = loaded.facts, partial(read_suv, selection.functional, self._load_policy)
+        if loaded.joined:
+            suv = partial(read_joined_suv, selection.study, loaded.joined, selection.ct, self._load_policy)
         result = EarlierResult(
             study_instance_uid=selection.study.study_instance_uid,
             series_instance_uid=selection.functional.series_instance_uid,
@@ -105,7 +108,7 @@ class RunResults:
             facts=lambda: facts,
             labels=_kept(segmented.labels),
             ct=partial(read_ct, selection.ct),
-            suv=partial(read_suv, selection.functional, self._load_policy),
+            suv=suv,
         )
         self._results.append((selection.study.patient, result))
 

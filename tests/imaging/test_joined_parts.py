@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from app.dicom.reading.loading import LoadPolicy, load
+from app.dicom.reading.loading import LoadPolicy, load, read_joined_suv
 from app.dicom.reading.studies import read_study
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import Result, write_results
@@ -23,6 +23,7 @@ from app.domain.refusal import Rejection
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
 from app.domain.volume import LabelMap
+from app.errors import UnusableStudyError
 from app.imaging.joined_parts import joined_parts
 from tests.dicom.reading import tiny
 from tests.dicom.results.conformance import errors_of
@@ -163,6 +164,17 @@ def test_beds_off_one_lattice_stay_apart(tmp_path: Path) -> None:
     assert len(told) == 2
     assert isinstance(told[0], Loaded)
     assert "0.40 of a slice off one lattice" in told[0].decisions[-1].text
+
+
+def test_a_joined_image_is_read_again_as_it_was(tmp_path: Path) -> None:
+    [found] = joined_parts(loaded_of_two(tmp_path))
+    assert isinstance(found, Loaded)
+    selection = found.selection
+    again = read_joined_suv(selection.study, found.joined, selection.ct, LoadPolicy())
+    assert np.array_equal(again.array, found.uptake.array)
+    assert again.grid.matches(found.uptake.grid)
+    with pytest.raises(UnusableStudyError):
+        read_joined_suv(selection.study, found.joined[:1], selection.ct, LoadPolicy())
 
 
 def loaded_of_two(folder: Path) -> list[Loaded]:

@@ -7,6 +7,7 @@ SPECT that no calibration fits may stay in counts, if the site wants it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -27,11 +28,13 @@ from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.pair import Selection
 from app.domain.selection.screening import NM_IMAGE
+from app.domain.selection.tracers import PSMA_617_LU177
 from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.domain.stack.slice_order import check_order
-from app.domain.study import Series
+from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import AIR_HU, Unit, Volume
 from app.errors import UnusableStudyError
+from app.imaging.joined_parts import joined_parts
 
 HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 """A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""
@@ -172,6 +175,22 @@ def read_suv(series: Series, policy: LoadPolicy) -> Volume:
     if image.suv is None:
         raise UnusableStudyError(image.no_suv or _no_suv(series))
     return image.suv
+
+
+def read_joined_suv(study: Study, parts: Sequence[Series], ct: Series, policy: LoadPolicy) -> Volume:
+    """As :func:`read_suv`, of a SPECT that was joined from parts of ``study`` with this CT.
+
+    Raises:
+        UnusableStudyError: they can't be read, or don't join any more.
+    """
+    said = Decision("select", "a part")
+    kind, tracer = StudyKind.SPECT_CT, PSMA_617_LU177  # the tracer plays no part in where slices lie
+    found = joined_parts(load(Selection(study, kind, one, ct, tracer, part=said), policy) for one in parts)
+    refused = [reason for item in found if isinstance(item, Rejection) for reason in item.reasons]
+    if refused or not isinstance(found[0], Loaded) or not found[0].joined:
+        code, expected = RefusalCode.PRIOR_UNREADABLE, "the parts as they were joined"
+        raise UnusableStudyError(*refused or (parts[0].reason(code, "", "parts that don't join", expected),))
+    return found[0].uptake
 
 
 def _with_other_suv(image: FunctionalImage, kinds: tuple[OtherSuvKind, ...]) -> FunctionalImage:

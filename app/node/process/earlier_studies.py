@@ -12,7 +12,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional, read_suv
+from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional, read_joined_suv, read_suv
 from app.dicom.reading.studies import read_study
 from app.dicom.results.read_back import ResultMismatchError, labels_on_grid
 from app.dicom.uids import ResultKind
@@ -146,7 +146,9 @@ class StoredImages:
             raise UnusableStudyError(self._unreadable(found)) from error
 
     def _grid(self) -> Grid:
-        stack = stack_series(self._series(self.result.functional_series_instance_uid))
+        if len(self._parts) > 1:
+            return self.suv().grid
+        stack = stack_series(self._parts[0])
         if isinstance(stack, Reason):
             raise UnusableStudyError(stack)
         return stack.grid
@@ -157,7 +159,20 @@ class StoredImages:
 
     def suv(self) -> Volume:
         """The functional image in SUVbw."""
-        return read_suv(self._series(self.result.functional_series_instance_uid), self.load_policy)
+        if len(self._parts) == 1:
+            return read_suv(self._parts[0], self.load_policy)
+        ct = self._series(self.result.ct_series_instance_uid)
+        return read_joined_suv(self._study, self._parts, ct, self.load_policy)
+
+    @cached_property
+    def _parts(self) -> tuple[Series, ...]:
+        """The functional series, of which a SPECT joined from parts has several: its SEG names them."""
+        named = [self.result.functional_series_instance_uid]
+        if self.segmentation is not None and self.segmentation.is_file():
+            segmentation = dcmread(self.segmentation, stop_before_pixels=True, force=True)
+            referenced = segmentation.get("ReferencedSeriesSequence", [])
+            named = [str(item.SeriesInstanceUID) for item in referenced] if len(referenced) > 1 else named
+        return tuple(map(self._series, named))
 
     def _series(self, series_instance_uid: str) -> Series:
         found = [item for item in self._study.series if item.series_instance_uid == series_instance_uid]
