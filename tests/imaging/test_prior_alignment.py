@@ -277,6 +277,67 @@ def test_a_pet_without_lesions_gives_no_prior_and_older_ones_are_not_dug_out() -
     assert codes(aligned) == {RefusalCode.PRIOR_EMPTY}
 
 
+def test_a_pelvis_that_is_the_latest_pet_does_not_hide_the_whole_body() -> None:
+    short = facts_of(trunk_grid(0.0, 200.0, spacing_mm=4.0))
+    pelvis = pet_result(days_before=30.0, facts=lambda: short, ct=never, series_instance_uid="1.3.2")
+    aligned = align_prior(spect_study(), [pelvis, pet_result(days_before=30.1)], AlignPolicy())
+    assert aligned.prior is not None, aligned.no_prior
+    assert aligned.prior.series_instance_uid == "1.3.1"
+
+
+def test_an_older_pet_is_used_where_the_latest_does_not_fit_and_a_decision_says_so() -> None:
+    another = pet_result(2, days_before=10.0, series_instance_uid="1.3.2")
+    aligned = align_prior(spect_study(), [another, pet_result(days_before=30.0)], AlignPolicy())
+    assert aligned.prior is not None, aligned.no_prior
+    assert aligned.prior.series_instance_uid == "1.3.1"
+    used, passed_over = aligned.decisions
+    assert "the PET of 2026-04-20" in used.text
+    tried = "PET/CT of 2026-05-10 (series 1.3.2) was tried before it and is no prior"
+    assert passed_over.text.startswith(tried)
+    assert "align." in passed_over.text
+
+
+def test_every_pet_that_was_tried_is_named_with_its_reason() -> None:
+    def gone() -> Volume:
+        raise UnusableStudyError(Reason(RefusalCode.SLICE_GAP, "", "a gap", "none"))
+
+    another = pet_result(2, days_before=10.0, series_instance_uid="1.3.2")
+    aligned = align_prior(spect_study(), [another, pet_result(days_before=30.0, ct=gone)], AlignPolicy())
+    assert codes(aligned) == {RefusalCode.PRIOR_MISFIT, RefusalCode.PRIOR_UNREADABLE}
+    named = {(reason.series_instance_uid, reason.found.split(":")[0]) for reason in aligned.no_prior}
+    assert named == {("1.3.2", "PET of 2026-05-10"), ("1.3.1", "PET of 2026-04-20")}
+
+
+def test_an_empty_scan_of_the_same_day_does_not_hide_the_lesions_of_the_whole_body() -> None:
+    short = facts_of(trunk_grid(0.0, 200.0, spacing_mm=4.0))
+    pelvis = pet_result(days_before=30.0, facts=lambda: short, lesion_count=0, ct=never)
+    late = pet_result(days_before=30.0, lesion_count=0, ct=never)
+    for empty in (pelvis, late):
+        aligned = align_prior(spect_study(), [empty, pet_result(days_before=30.1)], AlignPolicy())
+        assert aligned.prior is not None, aligned.no_prior
+
+
+@pytest.mark.parametrize("identifier", ["", "ANON", "00000"])
+def test_a_spect_of_nobody_known_has_no_prior(identifier: str) -> None:
+    loaded = spect_study()
+    study = replace(loaded.selection.study, patient=Patient(identifier))
+    loaded = replace(loaded, selection=replace(loaded.selection, study=study))
+    aligned = align_prior(loaded, [pet_result(ct=never)], AlignPolicy())
+    assert codes(aligned) == {RefusalCode.NO_PRIOR}
+    assert limits(aligned) == {"PatientID"}
+
+
+def test_a_pet_of_another_birth_date_under_the_same_identifier_is_no_prior() -> None:
+    def other() -> ScanFacts:
+        return replace(facts_of(VIEW), patient=Patient("P", "", "", "19500101"))
+
+    loaded = spect_study()
+    study = replace(loaded.selection.study, patient=Patient("P", "", "", "19610203"))
+    loaded = replace(loaded, selection=replace(loaded.selection, study=study))
+    aligned = align_prior(loaded, [pet_result(ct=never, facts=other)], AlignPolicy())
+    assert limits(aligned) == {"PatientBirthDate"}
+
+
 def test_lesions_outside_the_spects_field_of_view_give_no_prior() -> None:
     labels = Person(1).lesion_labels(trunk_grid(spacing_mm=4.0))
     aside = pet_result(labels=lambda: LabelMap(labels.array, shifted(labels.grid, (900.0, 0.0, 0.0))))

@@ -109,6 +109,29 @@ def test_no_other_patients_no_later_and_no_other_kind(stores: NodeStores, pair: 
     assert found(stores, Patient("", "clinic")) == []
 
 
+@pytest.mark.parametrize("identifier", ["", "ANON", "0000"])
+def test_studies_without_an_identity_have_no_history_of_each_other(
+    stores: NodeStores, pair: PairOutcome, identifier: str, tmp_path: Path
+) -> None:
+    nobody = Patient(identifier, "clinic")
+    known(stores, "1.2.3", patient=nobody)
+    key = processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
+    stores.results.register(
+        key,
+        StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)),
+        {pair.functional_series_instance_uid: SeriesSubject(nobody, DAY)},
+    )
+    assert results(stores, nobody) == []
+    memory, one = RunResults(LoadPolicy()), sources.pet(tmp_path)
+    written = write_results(one, WritePolicy(), sources.PROVENANCE)
+    loaded = one.segmented.aligned.loaded
+    study = replace(loaded.selection.study, patient=nobody)
+    loaded = replace(loaded, selection=replace(loaded.selection, study=study))
+    segmented = replace(one.segmented, aligned=replace(one.segmented.aligned, loaded=loaded))
+    memory.remember(replace(written, quantified=replace(one, segmented=segmented)))
+    assert memory.for_patient(nobody, datetime(2030, 1, 1)) == []
+
+
 def test_a_later_revision_has_the_last_word_even_when_it_withdraws(
     stores: NodeStores, pair: PairOutcome
 ) -> None:

@@ -34,11 +34,13 @@ def stores(tmp_path: Path) -> Iterator[NodeStores]:
     opened.close()
 
 
-def known(stores: NodeStores, pet: StudySubject | None = None) -> Callable[..., Wait]:
+def known(
+    stores: NodeStores, pet: StudySubject | None = None, patient: Patient = ANNA
+) -> Callable[..., Wait]:
     """A complete SPECT/CT of Anna, ten days after a PET; returns its wait after so many seconds."""
-    spect = StudySubject(SPECT, ANNA, spect_acquired_at=DAY + timedelta(days=10))
+    spect = StudySubject(SPECT, patient, spect_acquired_at=DAY + timedelta(days=10))
     stores.studies.identify(spect)
-    stores.studies.identify(pet or StudySubject(PET, ANNA, pet_acquired_at=DAY))
+    stores.studies.identify(pet or StudySubject(PET, patient, pet_acquired_at=DAY))
     run, _ = stores.runs.open(SPECT, "s" * 64)
 
     def wait_after(after_s: float = 0.0) -> Wait:
@@ -52,6 +54,13 @@ def queued_pet(stores: NodeStores) -> RunKey:
     """The PET has arrived whole."""
     stores.studies.observe(PET, StudyState.QUEUED)
     return stores.runs.open(PET, "p" * 64)[0].key
+
+
+@pytest.mark.parametrize("identifier", ["", "ANON"])
+def test_nobody_known_is_waited_for(stores: NodeStores, identifier: str) -> None:
+    wait_after = known(stores, patient=Patient(identifier))
+    queued_pet(stores)
+    assert wait_after() == Wait()
 
 
 def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStores) -> None:
