@@ -119,6 +119,7 @@ def _rows(series: SeriesInspection) -> tuple[tuple[str, str], ...]:
         ("geometry", _geometry(series)),
         ("tracer", series.tracer),
         ("units", "\n".join(dict.fromkeys(filter(None, (series.units, *_factor(series)))))),
+        ("times", _times(series)),
         ("values", "\n".join(_values(item) for item in series.statistics)),
         ("files", "\n".join(item.file for item in series.statistics if item.file)),
         ("problems", "\n".join(str(reason) for reason in series.problems)),
@@ -166,6 +167,12 @@ def _factor(series: SeriesInspection) -> list[str]:
     if used.uptake_s is not None:
         lines.append(f"uptake time {used.uptake_s / 60:.0f} min ({used.uptake_s / 3600:.1f} h)")
     return lines
+
+
+def _times(series: SeriesInspection) -> str:
+    """What each clock says of the instant that the image is decay corrected to, and which was taken."""
+    witnesses = series.quantification.time_witnesses if series.quantification else ()
+    return "\n".join(one.line for one in witnesses)
 
 
 def process(

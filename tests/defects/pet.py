@@ -134,6 +134,37 @@ def given_along(name: str, first: bool = False, **changes: object) -> Damage:
     return damage
 
 
+def scanned(moment: str, group: int = 0x0009, creator: str = "GEMS_PETD_01", element: int = 0x0D) -> Damage:
+    """The scanner's private time, GE's scan or Siemens' decay correction."""
+
+    def damage(images: Images) -> None:
+        for each in images.functional:
+            each.private_block(group, creator, create=True).add_new(element, "DT", moment)
+
+    return damage
+
+
+def timed_beds(pause_s: int = 0, **changes: object) -> Damage:
+    """Each slice a bed position of 2 min from 11:00 on, timed by its start and its acquisition."""
+
+    def damage(images: Images) -> None:
+        for index, each in enumerate(images.functional):
+            seconds = 120 * index + (pause_s if index > 2 else 0)
+            each.FrameReferenceTime = 1000 * seconds
+            each.AcquisitionTime = f"11{seconds // 60:02d}00"
+        every(**changes)(images)
+
+    return damage
+
+
+def unchanged(images: Images) -> None:
+    """The numbers are those of the undamaged study."""
+
+
+LATER = every(SeriesTime="153000")
+CROPPED = every(FrameReferenceTime=1215000, DecayFactor=1.24305)
+"""The bed that was measured 1215 s after the scan began, at 11:00 by its Acquisition Time."""
+
 ADMIN = every(DecayCorrection="ADMIN")
 UNTIMED = both(ADMIN, injected(RadiopharmaceuticalStartDateTime=None, RadiopharmaceuticalStartTime=None))
 NOTHING = padded(0, False)
@@ -198,6 +229,9 @@ DEFECTS = (
     Defect("ADMIN written on an image corrected to the start", every(DecayCorrection="ADMIN", DecayFactor=1.01026), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
     Defect("START written on an image corrected to the administration", every(DecayFactor=1.8672), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
     Defect("NONE written on a decay corrected image", beds(0, 0, DecayCorrection="NONE", DecayFactor=1.2), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("each bed corrected to its own start, timed by its start", timed_beds(DecayFactor=1.01026), Code.DECAY_CORRECTION_CONTRADICTED, DECAY),
+    Defect("one decay factor and one frame reference time for all beds", beds(0, 0, DecayFactor=1.01026), warned="later beds may be corrected to their own start", like=unchanged),
+    Defect("not decay corrected, one acquisition time for all beds", timed_beds(DecayCorrection="NONE", AcquisitionTime="110000"), warned="CorrectedImage names DECY", like=timed_beds(DecayCorrection="NONE")),
     Defect("NONE beside DECY, no decay factor", every(DecayCorrection="NONE"), warned="CorrectedImage names DECY"),
     Defect("NONE beside DECY, decay factor 1", every(DecayCorrection="NONE", DecayFactor=1), warned="CorrectedImage names DECY"),
     Defect("START without DECY", every(CorrectedImage=UNDECAYED), warned="without DECY"),
@@ -330,6 +364,27 @@ DEFECTS = (
     Defect("one slice acquired hours later", one(AcquisitionTime="170000"), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
     Defect("one bed acquired an hour late", beds(3, 60), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
     Defect("the first bed acquired 30 min early", beds(0, -30), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime"),
+    Defect("frame reference time of the bed's start, series time of a later processing", both(LATER, every(FrameReferenceTime=0))),
+    Defect("frame reference time of a bed of 20 min, series time of a later processing", both(LATER, every(FrameReferenceTime=0, ActualFrameDuration=1200000))),
+    Defect("frame reference times of the beds' starts, series time of a later processing", timed_beds(SeriesTime="153000")),
+    Defect("an interrupted scan, as all its times say", timed_beds(1800)),
+    Defect("frame reference time 0 in every bed, series time of a later processing", beds(0, 0, SeriesTime="153000", FrameReferenceTime=0)),
+    Defect("a part of a scan, with the acquisition and series time of the whole", CROPPED),
+    Defect("a part of a scan, series time of a later processing, GE's private time", both(CROPPED, LATER, every(StudyTime=None), scanned("20260301110000.00"))),
+    Defect("a part of a scan, series time of a later processing, Siemens' private time", both(CROPPED, LATER, every(StudyTime=None), scanned("20260301110000.000000", 0x0071, "SIEMENS MED PT", 0x22))),
+    Defect("a part of a scan, private time with a date that an anonymiser left behind", both(CROPPED, LATER, every(StudyTime=None), scanned("20210517110000"))),
+    Defect("a part of a scan, series time of a later processing", both(CROPPED, LATER)),
+    Defect("a part of a scan by GE, of whose start nothing tells", both(CROPPED, LATER, every(StudyTime=None, Manufacturer="GE MEDICAL SYSTEMS")), Code.SERIES_TIME_IMPLAUSIBLE, "AcquisitionTime, FrameReferenceTime"),
+    Defect("a part of a scan, of whose start nothing tells", both(CROPPED, LATER, every(StudyTime=None)), warned="it is taken as the bed's own"),
+    Defect("acquisition time alone half an hour late", both(scanned("20260301110000"), every(AcquisitionTime="113000")), warned="with which the scanner's private time agrees", like=unchanged),
+    Defect("acquisition time alone half an hour early", both(scanned("20260301110000"), every(AcquisitionTime="103000")), warned="with which the scanner's private time agrees"),
+    Defect("series time an hour early, private time right", both(scanned("20260301110000"), every(SeriesTime="100100")), warned="reference time is the scanner's private time", like=unchanged),
+    Defect("private time an hour early", scanned("20260301100100"), warned="away from SeriesDateTime", like=unchanged),
+    Defect("series, private time and frames an hour apart each", both(scanned("20260301100000"), every(SeriesTime="103000")), Code.SERIES_TIME_IMPLAUSIBLE, "SeriesTime, FrameReferenceTime"),
+    Defect("decay factor and frame reference time imply two starts", both(LATER, every(DecayFactor=1.3)), Code.SERIES_TIME_IMPLAUSIBLE, "DecayFactor, FrameReferenceTime"),
+    Defect("no frame duration, series time of a later processing", both(LATER, every(FrameReferenceTime=1215000, ActualFrameDuration=None)), Code.SERIES_TIME_MISSING, "ActualFrameDuration"),
+    Defect("a static image from list mode that began with the injection", both(at("20260301110000"), every(FrameReferenceTime=3600000, ActualFrameDuration=1200000)), warned="static image from list mode"),
+    Defect("a part of a scan, all times set to midnight", both(CROPPED, at("20260301000000"), every(SeriesTime="000000", AcquisitionTime="000000")), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
     Defect("frame reference time in seconds", every(FrameReferenceTime=59.8)),
     Defect("dates and times removed", every(SeriesDate=None, AcquisitionDate=None), Code.SERIES_TIME_MISSING, "SeriesTime, AcquisitionTime"),
     Defect("acquisition time lost", every(AcquisitionTime=None)),

@@ -146,9 +146,9 @@ def test_series_time_after_acquisition_gives_way_to_the_times_of_the_frames() ->
 
 
 def test_series_time_after_acquisition_gives_way_to_ge_private_scan_time_first() -> None:
-    header = replace(HEADER, series_datetime=SCANNED + timedelta(hours=1), ge_scan_datetime=SCANNED)
+    header = replace(HEADER, series_datetime=SCANNED + timedelta(hours=1), scanner_datetime=SCANNED)
     assert suv_factor(header) == pytest.approx(suv_factor(HEADER))
-    assert "private scan date" in told(header)
+    assert "private time" in told(header)
 
 
 def test_series_time_after_acquisition_falls_back_to_the_earliest_acquisition() -> None:

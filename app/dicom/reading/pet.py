@@ -14,6 +14,7 @@ from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection, same_in_all
 from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors, settled, unusable
 from app.dicom.reading.series_header import real_world_mappings, slice_numbers
+from app.domain.clocks import earliest
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.decay import FrameTiming
@@ -32,7 +33,9 @@ MUST_AGREE = (
 )  # fmt: skip
 """They decide on the numbers of the whole series."""
 
-GE_CREATOR = "GEMS_PETD_01"
+SCAN_TIMES = ((0x0009, "GEMS_PETD_01", 0x0D), (0x0071, "SIEMENS MED PT", 0x22))
+"""GE's scan date and time, and Siemens' date and time to which the image was decay corrected, both DT."""
+
 PHILIPS_CREATOR = "Philips PET Private Group"
 
 
@@ -106,10 +109,12 @@ def _pet_header(
         suv_type=header.text(first, "SUVType").upper(),
         decay_correction=header.text(first, "DecayCorrection").upper(),
         series_datetime=series.series_datetime,
-        ge_scan_datetime=_ge_scan_datetime(first),
+        scanner_datetime=earliest(_scanner_datetime(dataset) for dataset in slices.headers),
         philips_suv_factor=suv_factor,
         philips_bqml_factor=bqml_factor,
         corrected_image=series.corrected_image,
+        study_datetime=series.clocks.study,
+        manufacturer=series.manufacturer,
     ), (*of_suv, *of_bqml)[:1]
 
 
@@ -125,14 +130,17 @@ def _timing(dataset: Dataset) -> FrameTiming:
     )
 
 
-def _ge_scan_datetime(dataset: Dataset) -> datetime | None:
-    """GE's scan date and time (0009,xx0D), a DT."""
-    block = _private_element(dataset, 0x0009, GE_CREATOR, 0x0D)
-    if block is None:
-        return None
-    holder = Dataset()
-    holder.add_new("AcquisitionDateTime", "DT", block)
-    return header.moment(holder, "AcquisitionDateTime", header.stated_zone(dataset))
+def _scanner_datetime(dataset: Dataset) -> datetime | None:
+    """The scanner's private time, by the first of :data:`SCAN_TIMES` that is there."""
+    for group, creator, element in SCAN_TIMES:
+        stated = _private_element(dataset, group, creator, element)
+        if stated is None:
+            continue
+        spelled = stated.decode("ascii", "replace") if isinstance(stated, bytes) else str(stated)
+        holder = Dataset()
+        holder.add_new("AcquisitionDateTime", "DT", spelled.strip("\0 "))
+        return header.moment(holder, "AcquisitionDateTime", header.stated_zone(dataset))
+    return None
 
 
 def _philips_factor(

@@ -9,9 +9,9 @@ from app.domain.clocks import LoneOffset, spelled, zone_offset
 from app.domain.decision import Decision
 from app.domain.quantities.decay import LARGEST_CLOCK_EFFECT, decay_factor
 from app.domain.quantities.plausibility import body_doubts, is_rather_mci
+from app.domain.quantities.scan_start import SHORTEST_WAIT_S
 from app.domain.radionuclides import (
     RADIONUCLIDES,
-    Emission,
     Radionuclide,
     half_life_agrees,
     radionuclide_decaying,
@@ -37,10 +37,6 @@ MOST_HALF_LIVES = 6.0
 """After six half-lives less than 2 % is left: nothing to image, so one of the two times is wrong."""
 
 DAY_S = 86400.0
-
-SHORTEST_WAIT_S = 60.0
-"""The earliest PSMA images are taken some minutes after injection: a scan and an injection at one instant are
-two times of which one was overwritten (anonymisers set both to midnight)."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,8 @@ def administered_at(
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """When it was injected: the site's word, else start date and time, else start time with the scan's date.
 
-    Refused: a time without a date for radionuclides imaged on later days; an instant that is no injection of
-    this scan; two instants that contradict each other.
+    Refused: a time without a date where the injection of the day before would fit the scan too; an instant
+    that is no injection of this scan; two instants that contradict each other.
     """
     life = half_life_s(injection.injected)
     if isinstance(life, Reason):
@@ -164,6 +160,11 @@ def _fits_scan(instant: datetime, reference: datetime, life_s: float) -> bool:
     return SHORTEST_WAIT_S <= (reference - instant).total_seconds() <= MOST_HALF_LIVES * life_s
 
 
+def _is_day_certain(instant: datetime, reference: datetime, life_s: float) -> bool:
+    """Whether nothing of an injection a day earlier would be left: 18F and 68Ga, not 64Cu, 89Zr or 177Lu."""
+    return not _fits_scan(instant - timedelta(days=1), reference, life_s)
+
+
 def _midnight(instant: datetime) -> datetime:
     return instant.replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -181,24 +182,24 @@ def _stated_time(
         text = f"injected at {site.administered_at} by the site's entry for this study"
         return site.administered_at, (Decision("load", text),)
     clock = injected.start_time
-    nuclide = injection.nuclide
-    is_positron = nuclide is not None and nuclide.emission is Emission.POSITRON
     if injected.start_datetime is not None:
         if injected.lone_offset is not None:
-            return _by_lone_offset(injected, injected.lone_offset, reference, (life_s, is_positron))
-        return _compared(injected.start_datetime, clock, reference, (life_s, is_positron))
+            return _by_lone_offset(injected, injected.lone_offset, reference, life_s)
+        return _compared(injected.start_datetime, clock, reference, life_s)
     code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
     if clock is None:
         return Reason(code, attribute, "nothing", "date and time of the injection")
-    if not is_positron:
-        seen = "a time without a date (RadiopharmaceuticalStartTime)"
-        expected = "date and time: this radionuclide is imaged on later days"
-        return Reason(code, attribute, seen, expected)
-    return _with_scan_date(clock, reference)
+    instant, decisions = _with_scan_date(clock, reference)
+    if _is_day_certain(instant, reference, life_s):
+        return instant, decisions
+    seen = "a time without a date (RadiopharmaceuticalStartTime)"
+    share = 1.0 / decay_factor(DAY_S, life_s)
+    expected = f"date and time: a day earlier is possible, with {share:.3g} times the SUV"
+    return Reason(code, attribute, seen, expected)
 
 
 def _by_lone_offset(
-    injected: Radiopharmaceutical, lone: LoneOffset, reference: datetime, isotope: tuple[float, bool]
+    injected: Radiopharmaceutical, lone: LoneOffset, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """A start where only the injection or only the scan states its offset from UTC.
 
@@ -208,11 +209,11 @@ def _by_lone_offset(
     """
     start, clock = injected.start_datetime or reference, injected.start_time
     if clock and not lone.is_scans:
-        moved = None if lone.offset else _in_zone_of(clock, start, reference, isotope[0])
-        return moved or _compared(start, clock, reference, isotope)
+        moved = None if lone.offset else _in_zone_of(clock, start, reference, life_s)
+        return moved or _compared(start, clock, reference, life_s)
     side, other = ("scan's", "injection's") if lone.is_scans else ("injection's", "scan's")
     text = f"the {side} time states an offset from UTC ({lone.spelled}), the {other} none"
-    if lone.offset or 1.0 - decay_factor(ZONE_ERROR_S, isotope[0]) <= LARGEST_CLOCK_EFFECT:
+    if lone.offset or 1.0 - decay_factor(ZONE_ERROR_S, life_s) <= LARGEST_CLOCK_EFFECT:
         return start, (Decision.warning("load", f"{text}; both are taken as times of one zone"),)
     expected = "one zone stated for both, as an hour changes SUV by more than 5 %"
     advice = "Have scanner or archive keep TimezoneOffsetFromUTC, or add the study to load.administrations"
@@ -238,34 +239,31 @@ def _in_zone_of(
 
 
 def _compared(
-    start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
+    start: datetime, clock: timedelta | None, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
-    """Start date and time against Start Time (where midnight is a placeholder).
-
-    ``isotope`` is the half-life in s, and whether it emits positrons.
-    """
+    """Start date and time against Start Time (where midnight is a placeholder)."""
     apart_s = abs((start - _midnight(start) - clock).total_seconds()) if clock else 0.0
     apart_s = min(apart_s, DAY_S - apart_s)
     if apart_s <= CLOCK_TOLERANCE_S:
-        return _on_scan_date(start, clock, reference, isotope)
+        return _on_scan_date(start, clock, reference, life_s)
     names = "RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime"
-    if 1.0 - decay_factor(apart_s, isotope[0]) > LARGEST_CLOCK_EFFECT:
+    if 1.0 - decay_factor(apart_s, life_s) > LARGEST_CLOCK_EFFECT:
         return _implausible(f"{names} {apart_s / 60:.0f} min apart", "one time of injection")
     return start, (Decision.warning("load", f"{names} are {apart_s:.0f} s apart; the former is used"),)
 
 
 def _on_scan_date(
-    start: datetime, clock: timedelta | None, reference: datetime, isotope: tuple[float, bool]
+    start: datetime, clock: timedelta | None, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]]:
     """A start on another date than the scan's, with the same time of day in both attributes.
 
-    Anonymisers shift dates and leave DT attributes alone. For positron emitters the scan's date is certain.
+    Anonymisers shift dates and leave DT attributes alone. Of a short half-life the scan's date is certain.
     """
-    life_s, is_positron = isotope
-    if not is_positron or not clock or _fits_scan(start, reference, life_s):
+    if not clock or _fits_scan(start, reference, life_s):
         return start, ()
     moved, _ = _with_scan_date(clock, reference)
-    if start.date() == moved.date() or not _fits_scan(moved, reference, life_s):
+    is_certain = _fits_scan(moved, reference, life_s) and _is_day_certain(moved, reference, life_s)
+    if start.date() == moved.date() or not is_certain:
         return start, ()
     text = (
         "the date in RadiopharmaceuticalStartDateTime is not this scan's; its time of day, which "

@@ -1,4 +1,4 @@
-"""Radioactive decay, and the instant to which a PET image is decay corrected."""
+"""Radioactive decay, and what the slices of a PET image say of when they were measured."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 
-from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode
 
 AGREEMENT_S = 10.0
 """Starts that several beds imply for one scan agree within clock rounding; 10 s is 0.2 % of a 68Ga dose."""
-
-NOTABLE_DISAGREEMENT_S = 30.0
-"""Clocks that differ by more are worth a sentence (0.5 % of a 68Ga dose)."""
 
 LARGEST_CLOCK_EFFECT = 0.05
 """Share of SUV. Clocks whose choice changes SUV by more contradict each other: no number is right then. It is
@@ -27,6 +23,15 @@ PAUSES_S = 600.0
 
 LONGEST_SPAN = 3.0
 """Of the measured time: a scan from its first to its last bed that takes longer has a wrong time in it."""
+
+LONGEST_REFERENCE_S = 86400.0
+"""A Frame Reference Time beyond a day is garbage, and is as good as absent."""
+
+FILLED_IN = 1e-4
+"""Decay factors this near 1 in every slice are no measurement: even half a minute of 18F makes 2e-3."""
+
+FACTOR_FIT = 0.005
+"""Decay factors are written with two to six decimals: they bear out times that explain them this well."""
 
 
 class DecayCorrection(StrEnum):
@@ -77,62 +82,97 @@ def mean_activity_offset_s(duration_s: float, half_life_s: float) -> float:
     return math.log(exponent / -math.expm1(-exponent)) / decay_constant
 
 
-def scan_start(
-    series_datetime: datetime | None,
-    frames: Sequence[FrameTiming],
-    ge_scan_datetime: datetime | None,
-    half_life_s: float,
-    series_time_rules: bool = False,
-) -> tuple[datetime, tuple[Decision, ...]] | Reason:
-    """The instant to which ``DecayCorrection=START`` refers (QIBA SUV pseudo-code, and FACTS).
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand the frames' times.
 
-    1. Series Date/Time, when it is not after the earliest Acquisition Date/Time;
-    2. GE's private scan time (0009,xx0D);
-    3. the start that acquisition time, Frame Reference Time and duration imply, when all slices agree;
-    4. the earliest Acquisition Date/Time, when no bed position lies far off the others.
-
-    1 and 2 are compared with what the frames' own times imply. A difference gives a warning, and a refusal
-    when it changes SUV by more than :data:`LARGEST_CLOCK_EFFECT`, unless the site sets ``series_time_rules``.
+    Attributes:
+        name: how Acquisition Time, where it is each bed's own, becomes the reference.
+        begun_s: seconds from the reference of the decay correction to the beginning of each slice's frame.
+        by_factor: whether Decay Factor, and not Frame Reference Time, says so.
     """
-    earliest = min((frame.acquired_at for frame in frames if frame.acquired_at is not None), default=None)
-    scattered = scattered_times(frames)
-    if scattered is not None:
-        return scattered
-    window = _implied_window(frames, half_life_s)
-    if series_datetime is not None and (earliest is None or series_datetime <= earliest):
-        limit = 1.0 if series_time_rules else LARGEST_CLOCK_EFFECT
-        warned = _compared("SeriesDateTime", series_datetime, window, (half_life_s, limit))
-        return warned if isinstance(warned, Reason) else (series_datetime, warned)
-    found = "SeriesDateTime is absent"
-    if series_datetime is not None:
-        found = f"SeriesDateTime {series_datetime} is after AcquisitionDateTime {earliest}"
-    if ge_scan_datetime is not None and (earliest is None or ge_scan_datetime <= earliest):
-        warned = _compared("GE's scan time", ge_scan_datetime, window, (half_life_s, LARGEST_CLOCK_EFFECT))
-        text = f"reference time is the scanner's private scan date and time, because {found}"
-        return warned if isinstance(warned, Reason) else (ge_scan_datetime, (Decision("load", text), *warned))
-    if earliest is None:
-        attribute, expected = "SeriesTime, AcquisitionTime", "the time to which DecayCorrection=START refers"
-        return Reason(RefusalCode.SERIES_TIME_MISSING, attribute, "neither", expected)
-    return _start_by_frames(frames, earliest, half_life_s, found)
+
+    name: str
+    begun_s: tuple[float, ...]
+    by_factor: bool = False
 
 
-def _start_by_frames(
-    frames: Sequence[FrameTiming], earliest: datetime, half_life_s: float, because: str
-) -> tuple[datetime, tuple[Decision, ...]] | Reason:
-    """Rules 3 and 4 of :func:`scan_start`: no clock but the frames' own is usable."""
-    implied = _implied_starts(frames, half_life_s)
-    if implied and _spread_s(implied) <= AGREEMENT_S:
-        text = "reference time is AcquisitionDateTime + mean-activity time − FrameReferenceTime"
-        return min(implied), (Decision("load", f"{text} (equal for all slices), because {because}"),)
-    why = "frame times don't agree" if implied else "not all frames state their times"
-    text = f"reference time is the earliest AcquisitionDateTime, because {because} and {why}"
-    return torn_times(frames, half_life_s) or (earliest, (Decision("load", text),))
+def readings(frames: Sequence[FrameTiming], half_life_s: float, is_ge: bool = False) -> tuple[Reading, ...]:
+    """How long after the reference each frame began, the likeliest first; empty where frames don't say.
+
+    Frame Reference Time is due to be the instant of mean activity (PS3.3 C.8.9.4.1.5). GE and CPS write the
+    frame's start; a first frame that would be referred to before its middle shows it. Decay Factor is what
+    the values were multiplied by: where it bears out one of both, that one is the only reading; where it
+    bears out neither, it is a reading of its own, and where all reference times are 0, it is the only one.
+    """
+    if not all(frame.duration_s and frame.duration_s > 0.0 for frame in frames):
+        return ()
+    offsets_s = [mean_activity_offset_s(frame.duration_s or 0.0, half_life_s) for frame in frames]
+    by_time, by_factor = _by_reference_time(frames, offsets_s, is_ge), None
+    factors = [frame.decay_factor or 0.0 for frame in frames]
+    if min(factors) > 0.0 and any(abs(factor - 1.0) > FILLED_IN for factor in factors):
+        pairs = zip(factors, offsets_s, strict=True)
+        begun_s = tuple(half_life_s * math.log2(factor) - offset_s for factor, offset_s in pairs)
+        by_factor = Reading("AcquisitionDateTime − the time that DecayFactor means", begun_s, True)
+    if by_factor is None:
+        return by_time
+    misfits = [_misfit(reading, by_factor, half_life_s) for reading in by_time]
+    if misfits and min(misfits) <= FACTOR_FIT:
+        is_first = misfits[0] <= min(misfits) + FILLED_IN
+        return by_time[:1] if is_first else by_time[1:]
+    has_times = any(frame.reference_s for frame in frames)
+    return (*by_time, by_factor) if has_times else (by_factor,)
 
 
-def scattered_times(frames: Sequence[FrameTiming]) -> Reason | None:
-    """Acquisition times that are too far apart to be one scan's."""
+def _by_reference_time(
+    frames: Sequence[FrameTiming], offsets_s: Sequence[float], is_ge: bool
+) -> tuple[Reading, ...]:
+    """Frame Reference Time as a frame's middle and as its start, the likelier first."""
+    times_s = [frame.reference_s for frame in frames if frame.reference_s is not None]
+    if len(times_s) < len(frames) or any(abs(time_s) > LONGEST_REFERENCE_S for time_s in times_s):
+        return ()
+    from_start = Reading("AcquisitionDateTime − FrameReferenceTime", tuple(times_s))
+    from_middle = Reading(
+        "AcquisitionDateTime + mean-activity time − FrameReferenceTime",
+        tuple(time_s - offset_s for time_s, offset_s in zip(times_s, offsets_s, strict=True)),
+    )
+    is_start = is_ge or min(from_middle.begun_s) < -AGREEMENT_S
+    return (from_start, from_middle) if is_start else (from_middle, from_start)
+
+
+def _misfit(reading: Reading, other: Reading, half_life_s: float) -> float:
+    """Largest relative difference of the decay factors that both mean."""
+    pairs = zip(reading.begun_s, other.begun_s, strict=True)
+    return max(abs(math.exp2((one - two) / half_life_s) - 1.0) for one, two in pairs)
+
+
+def own_start(frames: Sequence[FrameTiming], reading: Reading, half_life_s: float) -> datetime | None:
+    """The reference, where Acquisition Time is each bed's own and all beds imply one."""
+    tolerance_s = half_life_s * math.log2(1.0 + FACTOR_FIT) if reading.by_factor else AGREEMENT_S
+    acquired = [frame.acquired_at for frame in frames if frame.acquired_at is not None]
+    if len(acquired) < len(frames):
+        return None
+    starts = [at - timedelta(seconds=s) for at, s in zip(acquired, reading.begun_s, strict=True)]
+    return min(starts) if spread_s(starts) <= tolerance_s else None
+
+
+def series_wide(frames: Sequence[FrameTiming]) -> datetime | None:
+    """The one Acquisition Time of all slices: the scan's start, or the only bed's."""
+    acquired = {frame.acquired_at for frame in frames}
+    return acquired.pop() if len(acquired) == 1 else None
+
+
+def spread_s(instants: Sequence[datetime]) -> float:
+    """From the first to the last."""
+    return (max(instants) - min(instants)).total_seconds()
+
+
+def scattered_times(frames: Sequence[FrameTiming], half_life_s: float) -> Reason | None:
+    """Acquisition times that are too far apart to be one scan's, unless other times bear them out."""
+    if _borne_out(frames, half_life_s):
+        return None
     beds = {frame.acquired_at: frame.duration_s or 0.0 for frame in frames if frame.acquired_at is not None}
-    span_s = _spread_s(list(beds)) if beds else 0.0
+    span_s = spread_s(list(beds)) if beds else 0.0
     if span_s <= LONGEST_SPAN * sum(beds.values()) + PAUSES_S:
         return None
     found = f"{span_s / 60:.0f} min from first to last of {len(beds)} bed positions"
@@ -146,8 +186,7 @@ def torn_times(frames: Sequence[FrameTiming], half_life_s: float) -> Reason | No
     shows in Frame Reference Time as well: where that agrees with the acquisition times, the scan was
     interrupted.
     """
-    starts = _implied_starts(frames, half_life_s)
-    if starts and _spread_s(starts) <= AGREEMENT_S:
+    if _borne_out(frames, half_life_s):
         return None
     beds = sorted(
         {frame.acquired_at: frame.duration_s or 0.0 for frame in frames if frame.acquired_at}.items()
@@ -160,61 +199,12 @@ def torn_times(frames: Sequence[FrameTiming], half_life_s: float) -> Reason | No
     return None
 
 
+def _borne_out(frames: Sequence[FrameTiming], half_life_s: float) -> bool:
+    """Whether Frame Reference Time or Decay Factor tells the beds apart as Acquisition Time does."""
+    found = readings(frames, half_life_s)
+    return any(own_start(frames, reading, half_life_s) is not None for reading in found)
+
+
 def _wrong_acquisition(found: str, expected: str) -> Reason:
     code, advice = RefusalCode.SERIES_TIME_IMPLAUSIBLE, "Correct AcquisitionDate and AcquisitionTime"
     return Reason(code, "AcquisitionTime", found, expected, advice)
-
-
-def _implied_starts(frames: Sequence[FrameTiming], half_life_s: float) -> list[datetime]:
-    """One start a frame, or nothing when any frame lacks a time."""
-    starts = []
-    for frame in frames:
-        if frame.acquired_at is None or frame.reference_s is None or not frame.duration_s:
-            return []
-        offset_s = mean_activity_offset_s(frame.duration_s, half_life_s) - frame.reference_s
-        starts.append(frame.acquired_at + timedelta(seconds=offset_s))
-    return starts
-
-
-def _spread_s(instants: Sequence[datetime]) -> float:
-    return (max(instants) - min(instants)).total_seconds()
-
-
-def _implied_window(frames: Sequence[FrameTiming], half_life_s: float) -> tuple[datetime, datetime] | None:
-    """The earliest and the latest start that the first frame implies.
-
-    Frame Reference Time is due to be the frame's mean-activity time; some scanners write the frame's start.
-    Scanners that write one reference time for every bed give it within the bed: the earliest bed counts then.
-    """
-    late = _implied_starts(frames, half_life_s)
-    if not late:
-        return None
-    lowest_s = min(frame.reference_s or 0.0 for frame in frames)
-    start, frame = min(
-        (pair for pair in zip(late, frames, strict=True) if pair[1].reference_s == lowest_s),
-        key=lambda pair: pair[0],
-    )
-    return start - timedelta(seconds=mean_activity_offset_s(frame.duration_s or 0.0, half_life_s)), start
-
-
-def _compared(
-    name: str, used: datetime, window: tuple[datetime, datetime] | None, limits: tuple[float, float]
-) -> tuple[Decision, ...] | Reason:
-    """Nothing, a warning or a reason: how far ``used`` is from what the frames imply.
-
-    ``limits`` are the half-life in s and the largest share of SUV.
-    """
-    if window is None:
-        return ()
-    half_life_s, largest_effect = limits
-    apart_s = max((window[0] - used).total_seconds(), (used - window[1]).total_seconds(), 0.0)
-    effect = 1.0 - decay_factor(apart_s, half_life_s)
-    text = f"AcquisitionTime and FrameReferenceTime imply a start {apart_s:.0f} s away from {name}"
-    if effect > largest_effect:
-        found = f"{text}: {effect:.0%} of SUV"
-        advice = "Correct the clock; or, if SeriesTime is right at this site, load.series_time_rules: true"
-        code, expected = RefusalCode.SERIES_TIME_IMPLAUSIBLE, f"clocks that agree within {largest_effect:.0%}"
-        return Reason(code, "SeriesTime, FrameReferenceTime", found, expected, advice)
-    if apart_s <= NOTABLE_DISAGREEMENT_S:
-        return ()
-    return (Decision.warning("load", f"{text}, which is used"),)

@@ -9,20 +9,18 @@ factor of exactly 1 in every slice is what a writer without one fills in: alone 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from app.domain.decision import Decision
 from app.domain.quantities.decay import (
+    FILLED_IN,
     LARGEST_CLOCK_EFFECT,
     DecayCorrection,
     FrameTiming,
     mean_activity_offset_s,
 )
 from app.domain.refusal import Reason, RefusalCode
-
-FILLED_IN = 1e-4
-"""Decay factors this near 1 in every slice are no measurement: even half a minute of 18F makes 2e-3."""
 
 OVERFLOW_HALF_LIVES = 50.0
 """Dates years apart, or a reference time of garbage, must not overflow."""
@@ -107,6 +105,8 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     if claim.stated is DecayCorrection.ADMIN and claim.uptake_factor is None:  # it can only be disproved
         is_borne_out = _misfit(claim, other) > LARGEST_CLOCK_EFFECT
     if is_borne_out:
+        if unlike := _unlike_bed(claim):
+            return unlike
         text = f"CorrectedImage lacks DECY, yet DecayFactor bears out DecayCorrection {claim.stated}"
         return _warned(text) if claim.lacks_decy else ()
     found = f"{claim.stated}, with a DecayFactor of {factor:.4g} in the first bed"
@@ -115,6 +115,30 @@ def _by_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
     if claim.uptake_factor is None:
         return _warned(f"DecayCorrection is {found}, which is that of {other}; DecayCorrection is taken")
     return _contradicted(found, f"{other}, which that factor means ({claim.uptake_factor:.3g} times in SUV)")
+
+
+def _unlike_bed(claim: DecayClaim) -> Reason | tuple[Decision, ...]:
+    """A bed whose times tell it from the others, and whose decay factor they don't explain.
+
+    Values that were corrected to each bed's own start carry the first bed's factor everywhere, and a later
+    bed is low by its whole delay. Where Frame Reference Time is one for all beds too, it may be so, or both
+    are filled in.
+    """
+    is_timed = len({frame.reference_s for frame in claim.frames}) > 1
+    is_placed = is_timed or len({frame.acquired_at for frame in claim.frames}) > 1
+    if not is_placed or (claim.stated is DecayCorrection.ADMIN and claim.uptake_factor is None):
+        return ()
+    for frame in claim.frames:
+        due = _expected(claim, claim.stated, frame if is_timed else replace(frame, reference_s=None))
+        factor = frame.decay_factor or due[0]
+        if min(abs(factor / other - 1.0) for other in due) <= LARGEST_CLOCK_EFFECT:
+            continue
+        found = f"{claim.stated}, with a DecayFactor of {factor:.4g} where a bed's times mean {due[0]:.4g}"
+        if is_timed:
+            return _contradicted(found, "decay factors of one reference in all beds")
+        text = f"DecayCorrection is {found}; FrameReferenceTime does not tell the beds apart either"
+        return _warned(f"{text}: later beds may be corrected to their own start, and too low by as much")
+    return ()
 
 
 def _without_factor(claim: DecayClaim) -> Reason | tuple[Decision, ...]:

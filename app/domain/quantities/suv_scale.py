@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time
 
 from app.domain.decision import Decision
 from app.domain.quantities.administration import (
@@ -18,16 +18,18 @@ from app.domain.quantities.administration import (
 )
 from app.domain.quantities.body_size import OtherSuv
 from app.domain.quantities.decay import (
+    LARGEST_CLOCK_EFFECT,
     DecayCorrection,
     FrameTiming,
     decay_factor,
     mean_activity_offset_s,
-    scan_start,
     scattered_times,
     torn_times,
 )
 from app.domain.quantities.decay_evidence import DecayClaim, doubts, without_effect
 from app.domain.quantities.plausibility import activity_warnings, uptake_warnings
+from app.domain.quantities.scan_clocks import ScanClocks, TimeWitness
+from app.domain.quantities.scan_start import SHORTEST_WAIT_S, ScanStart, frame_beginnings, scan_start
 from app.domain.refusal import Reason, RefusalCode
 
 _START, _ADMIN = DecayCorrection.START, DecayCorrection.ADMIN
@@ -44,6 +46,7 @@ class Quantification:
         injected_activity_bq, weight_kg, half_life_s: what was used; ``None`` when not needed or unknown.
         other_suv: what SUVbw is multiplied by for the other SUVs that the site asks for (``load.other_suv``).
         source: how the unit was found (``Units=BQML, DecayCorrection=START``, ``RWVM``, ...).
+        time_witnesses: what each clock says of the reference, and which was taken.
     """
 
     source: str
@@ -55,6 +58,7 @@ class Quantification:
     half_life_s: float | None = None
     other_suv: tuple[OtherSuv, ...] = ()
     uptake_s: float | None = None
+    time_witnesses: tuple[TimeWitness, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,14 @@ class PetHeader:
         injection: dose, times, body.
         series_datetime: Series Date and Time.
         frames: one timing a slice, in the order of the slices.
-        ge_scan_datetime: (0009,xx0D) of "GEMS_PETD_01".
+        scanner_datetime: GE's scan time, (0009,xx0D) of "GEMS_PETD_01", or Siemens' time of decay correction,
+            (0071,xx22) of "SIEMENS MED PT".
         philips_suv_factor: (7053,xx00) of "Philips PET Private Group": stored value to SUVbw.
         philips_bqml_factor: (7053,xx09): stored value to Bq/ml.
         series_time_rules: the site's word that Series Time is right where frame times contradict it.
         corrected_image: (0028,0051); empty when absent.
+        study_datetime: Study Date and Time.
+        manufacturer: whose habits the times follow.
     """
 
     units: str
@@ -79,11 +86,27 @@ class PetHeader:
     suv_type: str = ""
     decay_correction: str = ""
     series_datetime: datetime | None = None
-    ge_scan_datetime: datetime | None = None
+    scanner_datetime: datetime | None = None
     philips_suv_factor: float | None = None
     philips_bqml_factor: float | None = None
     series_time_rules: bool = False
     corrected_image: tuple[str, ...] = ()
+    study_datetime: datetime | None = None
+    manufacturer: str = ""
+
+    def clocks(self, half_life_s: float) -> ScanClocks:
+        """All that it says of when it was measured."""
+        site, injected = self.injection.site, self.injection.injected.start_datetime
+        return ScanClocks(
+            self.frames,
+            half_life_s,
+            series=self.series_datetime,
+            private=self.scanner_datetime,
+            study=self.study_datetime,
+            injected=(site and site.administered_at) or injected,
+            manufacturer=self.manufacturer,
+            series_time_rules=self.series_time_rules,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +145,7 @@ def suv_scale(header: PetHeader) -> SuvScale | Reason:
         weight_kg=kg,
         half_life_s=life_s,
         uptake_s=timing.uptake_s,
+        time_witnesses=timing.witnesses,
     )
     nuclide = header.injection.nuclide
     unusual = (*activity_warnings(nuclide, bq, kg), *uptake_warnings(nuclide, timing.uptake_s))
@@ -137,7 +161,7 @@ def uptake_of_suv(header: PetHeader) -> tuple[float | None, tuple[Decision, ...]
     life = half_life_s(header.injection.injected)
     if isinstance(life, Reason) or header.decay_correction not in (_START, _ADMIN):
         return None, ()
-    timing = _at_administration(header)
+    timing = _at_administration(header, life[0])
     claim_doubts = doubts(_claim(header, timing, life[0]))
     unusual = uptake_warnings(header.injection.nuclide, timing.uptake_s)
     return timing.uptake_s, (*without_effect(claim_doubts), *unusual)
@@ -154,6 +178,7 @@ class _Timing:
     decisions: tuple[Decision, ...] = ()
     started: datetime | None = None
     uptake_s: float | None = None
+    witnesses: tuple[TimeWitness, ...] = ()
 
 
 def _claim(header: PetHeader, timing: _Timing, life_s: float) -> DecayClaim:
@@ -164,20 +189,18 @@ def _claim(header: PetHeader, timing: _Timing, life_s: float) -> DecayClaim:
 
 def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
     """The instant to which the image refers, and what is left of the dose then."""
-    unity = (1.0,) * len(header.frames)
     if header.decay_correction == DecayCorrection.ADMIN:
-        return _at_administration(header)
+        return _at_administration(header, life_s)
     if header.decay_correction == DecayCorrection.START:
-        clocks = (header.series_datetime, header.frames, header.ge_scan_datetime)
-        start = scan_start(*clocks, life_s, header.series_time_rules)
-        return start if isinstance(start, Reason) else _dose_at(header, start[0], life_s, unity, start[1])
+        start, unity = scan_start(header.clocks(life_s)), (1.0,) * len(header.frames)
+        return start if isinstance(start, Reason) else _dose_at(header, start, life_s, unity)
     if header.decay_correction == DecayCorrection.NONE:
         return _undecayed(header, life_s)
     found = header.decay_correction or "nothing"
     return Reason(RefusalCode.DECAY_CORRECTION_UNKNOWN, "DecayCorrection", found, "START, ADMIN or NONE")
 
 
-def _at_administration(header: PetHeader) -> _Timing:
+def _at_administration(header: PetHeader, life_s: float) -> _Timing:
     """ADMIN: the whole dose, whenever it was injected.
 
     A time that can't be true is left out with a warning: activities would be decayed by it.
@@ -188,11 +211,15 @@ def _at_administration(header: PetHeader) -> _Timing:
     started = min(acquired, default=header.series_datetime)
     if started is None:
         return _Timing(stated, stated, 1.0, unity)
-    found = administered_at(header.injection, started)
+    first = started
+    if len(acquired) == len(header.frames):
+        begun = frame_beginnings(header.clocks(life_s))
+        first = started if isinstance(begun, Reason) else min(begun[0])
+    found = _injection(header, ScanStart(started, first), life_s)
     if not isinstance(found, Reason):
-        uptake_s = (started - found[0]).total_seconds()
-        return _Timing(found[0], found[0], 1.0, unity, (), started, uptake_s)
-    decisions: tuple[Decision, ...] = ()
+        injected_at, uptake_s, decisions = found
+        return _Timing(injected_at, injected_at, 1.0, unity, decisions, started, uptake_s)
+    decisions = ()
     if found.code is RefusalCode.INJECTION_TIME_IMPLAUSIBLE:
         text = f"injected {found.found}; no effect on SUV with DecayCorrection ADMIN"
         decisions = (Decision.warning("load", f"{text}, and activities stay as at the injection"),)
@@ -201,38 +228,65 @@ def _at_administration(header: PetHeader) -> _Timing:
 
 def _undecayed(header: PetHeader, life_s: float) -> _Timing | Reason:
     """Without decay correction: bring every slice from its own mean-activity time to the earliest one."""
-    instants = []
-    for frame in header.frames:
-        if frame.acquired_at is None or not frame.duration_s:
-            expected = (
-                "AcquisitionDateTime and ActualFrameDuration on every slice, as DecayCorrection is NONE"
-            )
-            attribute = "AcquisitionTime, ActualFrameDuration"
-            return Reason(RefusalCode.NOT_DECAY_CORRECTED, attribute, "slices without them", expected)
-        offset_s = mean_activity_offset_s(frame.duration_s, life_s)
-        instants.append((frame.acquired_at, offset_s))
-    implausible = scattered_times(header.frames) or torn_times(header.frames, life_s)
+    durations_s = [frame.duration_s for frame in header.frames if frame.acquired_at and frame.duration_s]
+    if len(durations_s) < len(header.frames):
+        expected = "AcquisitionDateTime and ActualFrameDuration on every slice, as DecayCorrection is NONE"
+        attribute = "AcquisitionTime, ActualFrameDuration"
+        return Reason(RefusalCode.NOT_DECAY_CORRECTED, attribute, "slices without them", expected)
+    implausible = scattered_times(header.frames, life_s) or torn_times(header.frames, life_s)
     if implausible is not None:
         return implausible
-    start = min(acquired for acquired, _ in instants)
-    elapsed_s = [(acquired - start).total_seconds() + offset_s for acquired, offset_s in instants]
-    factors = tuple(1.0 / decay_factor(seconds, life_s) for seconds in elapsed_s)
-    decision = Decision(
-        "load", "DecayCorrection is NONE; every slice is decay corrected to the start of the scan"
-    )
-    return _dose_at(header, start, life_s, factors, (decision,))
+    begun = frame_beginnings(header.clocks(life_s))
+    if isinstance(begun, Reason):
+        return begun
+    start, factors = min(begun[0]), []
+    for instant, duration_s in zip(begun[0], durations_s, strict=True):
+        mean_s = (instant - start).total_seconds() + mean_activity_offset_s(duration_s, life_s)
+        factors.append(1.0 / decay_factor(mean_s, life_s))
+    text = "DecayCorrection is NONE; every slice is decay corrected to the start of the scan"
+    found = ScanStart(start, start, decisions=(Decision("load", text), *begun[1]))
+    return _dose_at(header, found, life_s, tuple(factors))
 
 
 def _dose_at(
-    header: PetHeader,
-    reference: datetime,
-    life_s: float,
-    slice_factors: tuple[float, ...],
-    decisions: tuple[Decision, ...],
+    header: PetHeader, start: ScanStart, life_s: float, slice_factors: tuple[float, ...]
 ) -> _Timing | Reason:
-    injected = administered_at(header.injection, reference)
-    if isinstance(injected, Reason):
-        return injected
-    uptake_s = (reference - injected[0]).total_seconds()
-    left, all_decisions = decay_factor(uptake_s, life_s), (*decisions, *injected[1])
-    return _Timing(reference, injected[0], left, slice_factors, all_decisions, reference, uptake_s)
+    found = _injection(header, start, life_s)
+    if isinstance(found, Reason):
+        return found
+    injected_at, uptake_s, added = found
+    reference = start.reference
+    left = decay_factor((reference - injected_at).total_seconds(), life_s)
+    decisions = (*start.decisions, *added)
+    return _Timing(
+        reference, injected_at, left, slice_factors, decisions, reference, uptake_s, start.witnesses
+    )
+
+
+def _injection(
+    header: PetHeader, start: ScanStart, life_s: float
+) -> tuple[datetime, float, tuple[Decision, ...]] | Reason:
+    """When it was injected, the uptake time in s, and how both were found.
+
+    A list-mode acquisition begins with the injection, or a little before, and its static image is of later
+    minutes: the reference of the decay correction is then no sign of a wrong time, if the first frame is late
+    enough. Both at midnight are times that an anonymiser removed.
+    """
+    reference, first = start.reference, start.first_frame_at
+    found = administered_at(header.injection, reference)
+    if not isinstance(found, Reason):
+        return found[0], (reference - found[0]).total_seconds(), found[1]
+    is_late = first is not None and (first - reference).total_seconds() >= SHORTEST_WAIT_S
+    if first is None or not is_late or found.code is not RefusalCode.INJECTION_TIME_IMPLAUSIBLE:
+        return found
+    again = administered_at(header.injection, first)
+    if isinstance(again, Reason):
+        return found
+    lead_s = (again[0] - reference).total_seconds()
+    is_early = 1.0 - decay_factor(lead_s, life_s) > LARGEST_CLOCK_EFFECT
+    if is_early or time() in (again[0].time(), reference.time()):
+        return found
+    uptake_s = (first - again[0]).total_seconds()
+    text = f"the acquisition began with the injection, its first frame {uptake_s / 60:.0f} min later"
+    decision = Decision.warning("load", f"{text}: taken as a static image from list mode")
+    return again[0], uptake_s, (*again[1], decision)
