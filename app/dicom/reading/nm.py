@@ -186,7 +186,7 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
         is_decay_corrected="DECY" in series.corrected_image,
         time=_camera_time(dataset),
         energy_windows=_energy_windows(dataset),
-        unit=(header.text(dataset, "Units") or header.text(dataset, "RescaleType")).upper(),
+        units={keyword: header.text(dataset, keyword).upper() for keyword in ("Units", "RescaleType")},
         length_mm=len(slices.headers) * slices.stack.grid.spacing_mm[2],
     )
 

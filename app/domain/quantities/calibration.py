@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -106,7 +107,7 @@ class NmHeader:
     Attributes:
         stored: least and largest stored value.
         rescale, vendor_scales: further scales between stored values and counts.
-        unit: Units, or Rescale Type: neither is an attribute of NM, and some writers add them.
+        units: Units and Rescale Type, by keyword: neither is an attribute of NM, and some writers add them.
         voxel_ml, length_mm: of the reconstructed image.
         acquired_at: Acquisition Date and Time, never those of the series.
         energy_windows: lower and upper limits, keV.
@@ -125,7 +126,7 @@ class NmHeader:
     stored: tuple[float, float] = (0.0, 0.0)
     rescale: tuple[Scale, ...] = ()
     vendor_scales: tuple[Scale, ...] = ()
-    unit: str = ""
+    units: Mapping[str, str] = field(default_factory=dict)
     length_mm: float = 0.0
 
 
@@ -175,10 +176,11 @@ def _contradiction(
     header: NmHeader, to_bqml: float, calibrations: tuple[CameraCalibration, ...]
 ) -> Reason | None:
     """A mapping to Bq/ml against a rescale in Units BQML, or the calibration of what is counts too."""
-    rivals = [(scale.attribute, scale.slope or 0.0) for scale in header.rescale if header.unit == BQML]
+    is_bqml = BQML in header.units.values()
+    rivals = [(scale.attribute, scale.slope or 0.0) for scale in header.rescale if is_bqml]
     nearest = SAME_SCALE
     counts = next((item for item in header.mappings if item.kind is Kind.COUNTS), None)
-    if not rivals and (counts is not None or header.unit == CNTS):
+    if not rivals and (counts is not None or CNTS in header.units.values()):
         calibrated = _by_calibration(header, counts, calibrations)
         if not isinstance(calibrated, Reason):
             rivals, nearest = [("load.calibrations", calibrated.to_bqml)], math.log(LARGEST_CONTRADICTION)
@@ -246,11 +248,13 @@ def _by_calibration(
 
 def _to_counts(header: NmHeader, mapping: RealWorldMapping | None) -> Scale | Reason:
     """The scale to counts; where a unit is stated that no mapping leads to, values are none."""
-    if header.unit in UNITS_OF_COUNTS:
-        return counts_per_value(mapping, (*header.rescale, *header.vendor_scales))
-    found = f"{header.unit} without a mapping to it, where a calibration is for counts"
-    expected, advice = f"{MAPPING} in that unit, or {CNTS}", "Have it exported with the mapping, or in counts"
-    return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "Units", found, expected, advice)
+    for attribute, unit in header.units.items():
+        if unit not in UNITS_OF_COUNTS:
+            found = f"{unit} without a mapping to it, where a calibration is for counts"
+            expected = f"{MAPPING} in that unit, or {CNTS}"
+            advice = "Have it exported with the mapping, or in counts"
+            return Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, attribute, found, expected, advice)
+    return counts_per_value(mapping, (*header.rescale, *header.vendor_scales))
 
 
 def _no_calibration(header: NmHeader, fitting: int) -> Reason:

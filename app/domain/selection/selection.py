@@ -103,7 +103,7 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
 
 def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
     """A series on its own: what it is, where it lies, what it shows."""
-    if series.sop_class_uid == NM_IMAGE and series.modality in policy.nm_modalities:
+    if series.sop_class_uid == NM_IMAGE and series.modality in map(str.upper, policy.nm_modalities):
         series = replace(series, modality="NM")
     role = screen(series)
     if isinstance(role, Reason):

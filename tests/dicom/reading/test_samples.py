@@ -115,12 +115,12 @@ def test_the_cropped_pair_is_analysed_once_its_tracer_is_allowed(
     found = load(selection, LoadPolicy())
     assert isinstance(found, Loaded), found
     assert found.activity is None
-    assert found.suv.grid.shape == (59, 43, 41)
+    assert found.uptake.grid.shape == (59, 43, 41)
     assert -1024.0 <= found.ct.array.min() < -900.0
     whole, grid = real_suv
-    x, y, z = np.rint(grid.to_index(found.suv.grid.origin_mm))[0].astype(int)
+    x, y, z = np.rint(grid.to_index(found.uptake.grid.origin_mm))[0].astype(int)
     part = whole[z : z + 59, y : y + 43, x : x + 41]
-    assert np.abs(part - found.suv.array).max() < 0.001
+    assert np.abs(part - found.uptake.array).max() < 0.001
 
 
 def test_quantitative_spect_stored_as_pet_is_taken_as_spect(samples: Path, tmp_path: Path) -> None:
