@@ -21,7 +21,7 @@ from app.domain.findings.findings import Burden, Change, Findings, Lesion, Lesio
 from app.domain.findings.measurements import QuantifyPolicy, measure, total
 from app.domain.study import StudyKind
 from app.errors import UnusableStudyError
-from app.imaging.anatomy.relative_uptake import relative_findings
+from app.imaging.anatomy.relative_uptake import liver_doubts, relative_findings
 from app.imaging.anatomy.sites import with_sites, without_sites
 from app.imaging.earlier_results import (
     EarlierReport,
@@ -282,5 +282,6 @@ class LesionQuantification:
         findings = with_dose(findings, loaded, self.policy)  # before activities leave the image's instant
         findings = with_activity_at_scan_start(findings, loaded)
         if loaded.liver_scale is not None:
+            segmented = replace(segmented, decisions=(*segmented.decisions, *liver_doubts(findings)))
             findings = relative_findings(findings, loaded.liver_scale)
         return Quantified(segmented, self.comparison.compare(segmented, findings))

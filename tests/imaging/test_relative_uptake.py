@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from app.domain.analysis import Loaded
-from app.domain.findings.findings import Findings, Lesion, Organ
+from app.domain.findings.findings import Burden, Findings, Lesion, Organ, ReferenceUptake
 from app.domain.findings.measurements import measure
 from app.domain.refusal import RefusalCode, Rejection
 from app.domain.volume import FloatArray, Grid, Unit, Volume
-from app.imaging.anatomy.relative_uptake import related_to_liver, relative_findings
+from app.imaging.anatomy.relative_uptake import liver_doubts, related_to_liver, relative_findings
 from tests.imaging.bodies import Person, trunk_grid
 from tests.imaging.test_prior_alignment import spect_study
 
@@ -89,6 +89,16 @@ def test_the_networks_see_the_liver_at_its_usual_suv(loaded: Loaded) -> None:
 def test_a_warning_says_that_it_is_not_quantified(loaded: Loaded) -> None:
     [warning] = [one.line for one in loaded.decisions if one.line.startswith("warning:")]
     assert "not quantified: SPECT in counts" in warning
+
+
+@pytest.mark.parametrize(
+    ("again", "warned"), [(1.0, False), (0.9, False), (0.7, True), (1.3, True), (None, False)]
+)
+def test_a_liver_that_is_another_without_its_lesions_is_warned_of(again: float | None, warned: bool) -> None:
+    liver = ReferenceUptake(Organ.LIVER, again, "sphere")
+    found = liver_doubts(Findings((), Burden(0, 0.0, 0.0, None), (liver,)))
+    assert bool(found) is warned
+    assert all(item.line.startswith("warning: without the lesions found in it") for item in found)
 
 
 def test_without_a_liver_in_view_it_is_refused() -> None:

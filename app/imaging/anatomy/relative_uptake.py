@@ -22,6 +22,9 @@ from app.imaging.registration.working_ct import working_ct
 
 STAGE = "load"
 
+LIVER_AGREEMENT = 0.15
+"""Between the liver found before lesions are known and after; another sphere of it differs by less."""
+
 WHY = "SPECT in counts, and no calibration for its camera"
 
 
@@ -42,7 +45,7 @@ def related_to_liver(loaded: Loaded | Rejection, assumed_suv: float) -> Loaded |
     uptake = loaded.uptake.scaled(1.0 / liver.suv_mean, Unit.TO_LIVER)
     scale = LiverScale(replace(liver, suv_mean=None, to_liver=1.0), assumed_suv, WHY)
     text = (
-        f"not quantified: {WHY}; uptake is given over the mean of the liver ({liver.method}), and "
+        f"not quantified: {WHY}; uptake is relative to the mean of the liver ({liver.method}), and "
         "standardised uptake, activity and dose are unknown"
     )
     shown = (
@@ -63,6 +66,15 @@ def _liver(loaded: Loaded) -> ReferenceUptake:
     if body is None:
         return ReferenceUptake(Organ.LIVER, None, NO_BODY)
     return find_liver(body, LIVER_MAX_NOISE).uptake
+
+
+def liver_doubts(findings: Findings) -> tuple[Decision, ...]:
+    """A warning where the liver, 1 before lesions were known, is another without them."""
+    again = findings.reference(Organ.LIVER)
+    if again is None or again.suv_mean is None or abs(again.suv_mean - 1.0) <= LIVER_AGREEMENT:
+        return ()
+    text = f"without the lesions found in it, the liver has {again.suv_mean:.2f} times the uptake that all is"
+    return (Decision.warning("quantify", f"{text} relative to: lesions may have raised it"),)
 
 
 def relative_findings(findings: Findings, scale: LiverScale) -> Findings:

@@ -87,10 +87,10 @@ def draw_banner(sheet: Sheet, text: str) -> None:
 
 def _draw_heading(sheet: Sheet, context: ResultContext) -> None:
     selection = context.loaded.selection
-    sheet.write(LEFT, 42, f"PSMA lesions, {selection.kind.value}", fontsize=20, weight="bold")
+    marked = "" if context.loaded.liver_scale is None else ", not quantified"
+    sheet.write(LEFT, 42, f"PSMA lesions, {selection.kind.value}{marked}", fontsize=20, weight="bold")
     uptake_s = context.loaded.quantification.uptake_s
     parts = [selection.tracer.key, f"scanned {context.dated:%Y-%m-%d %H:%M}"]
-    parts += [] if context.loaded.liver_scale is None else ["not quantified: uptake over the liver's"]
     parts += [] if uptake_s is None else [f"uptake time {uptake_in_words(uptake_s)}"]
     sheet.write(LEFT, 70, "   |   ".join(parts), fontsize=12.5, color=FAINT)
     sheet.write(RIGHT, 40, RESEARCH_USE, fontsize=15, color=RED, ha="right", weight="bold")

@@ -17,6 +17,7 @@ from app.domain.findings.findings import (
     Findings,
     LesionLink,
     LinkKind,
+    Organ,
     ReferenceUptake,
     burden_in_words,
 )
@@ -208,6 +209,8 @@ def _change_statements(change: Change) -> Iterator[tuple[Code, str]]:
 def _reference_in_words(reference: ReferenceUptake) -> str:
     if reference.suv_mean is not None:
         uptake = f"SUVmean {reference.suv_mean:.3g}"
+    elif reference.to_liver is not None and reference.organ is Organ.LIVER:
+        uptake = "what all uptake is relative to"
     elif reference.to_liver is not None:
         uptake = f"mean uptake {reference.to_liver:.3g} times the liver's"
     else:
