@@ -37,6 +37,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 MOST_INFLATED_BYTES = 256 * 2**20
 """A deflated file that grows beyond this is a bomb: an image of this size isn't sent deflated."""
 
+MIDNIGHT_H = 2
+"""Hours before and after it in which a scan runs over midnight; no PET takes longer."""
+
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?")
 _DATE_TIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)([+-]\d{4})?")
@@ -234,10 +237,18 @@ def stated_zone(dataset: Dataset) -> timedelta | None:
 
 
 def acquired_at(dataset: Dataset) -> datetime | None:
-    """Acquisition Date and Time, else Acquisition DateTime, as local time."""
-    return date_and_time(dataset, "AcquisitionDate", "AcquisitionTime") or moment(
-        dataset, "AcquisitionDateTime", stated_zone(dataset)
-    )
+    """Acquisition Date and Time, else Acquisition DateTime, as local time.
+
+    A bed soon after midnight, with the date of the series that began soon before, is of the next day.
+    """
+    found = date_and_time(dataset, "AcquisitionDate", "AcquisitionTime")
+    if found is None:
+        return moment(dataset, "AcquisitionDateTime", stated_zone(dataset))
+    began = date_and_time(dataset, "SeriesDate", "SeriesTime")
+    if began is None or began.date() != found.date():
+        return found
+    is_over_midnight = found.hour < MIDNIGHT_H and began.hour >= 24 - MIDNIGHT_H
+    return found + timedelta(days=1) if is_over_midnight else found
 
 
 def offset_of(spelled: str | None) -> timedelta | None:

@@ -44,8 +44,9 @@ class Radiopharmaceutical:
     ``injected_activity_header`` is the number as written: Bq in PET, MBq in NM (PS3.3 C.8.4.10,
     C.8.9.2); :mod:`app.domain.quantities.administration` decides what it means. ``start_time`` is the time of
     day, since midnight. ``lone_offset`` is set where injection and scan are not known to be in one time zone;
-    ``start_datetime`` then is by its own clock. ``set_aside`` names further items that are no
-    radiopharmaceuticals. ``site_radionuclide`` and ``site_tracer`` are the site's entry for the study.
+    ``start_datetime`` then is by its own clock; ``private_start`` is GE's. ``set_aside`` names further items
+    that are no radiopharmaceuticals. ``site_radionuclide`` and ``site_tracer`` are the site's entry for the
+    study.
     """
 
     name: str = ""
@@ -54,6 +55,7 @@ class Radiopharmaceutical:
     half_life_s: float | None = None
     injected_activity_header: float | None = None
     start_datetime: datetime | None = None
+    private_start: datetime | None = None
     start_time: timedelta | None = None
     lone_offset: LoneOffset | None = None
     set_aside: tuple[str, ...] = ()

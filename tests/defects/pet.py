@@ -157,6 +157,23 @@ def timed_beds(pause_s: int = 0, **changes: object) -> Damage:
     return damage
 
 
+def beds_over_midnight(date_is_kept: bool) -> Damage:
+    """A scan from 23:56 on, with the series' date in every bed or the right one; injected at 22:56."""
+
+    def damage(images: Images) -> None:
+        for index, each in enumerate(images.functional):
+            minutes = 23 * 60 + 56 + 2 * index
+            is_next = minutes >= 1440
+            each.FrameReferenceTime = 120000 * index + 59800
+            each.SeriesTime, each.AcquisitionTime = "235600", f"{minutes // 60 % 24:02d}{minutes % 60:02d}00"
+            each.AcquisitionDate = "20260302" if is_next and not date_is_kept else "20260301"
+        for each in images.ct:
+            each.AcquisitionTime = "235000"
+        at("20260301225600")(images)
+
+    return damage
+
+
 def unchanged(images: Images) -> None:
     """The numbers are those of the undamaged study."""
 
@@ -367,6 +384,8 @@ DEFECTS = (
     Defect("frame reference time of the bed's start, series time of a later processing", both(LATER, every(FrameReferenceTime=0))),
     Defect("frame reference time of a bed of 20 min, series time of a later processing", both(LATER, every(FrameReferenceTime=0, ActualFrameDuration=1200000))),
     Defect("frame reference times of the beds' starts, series time of a later processing", timed_beds(SeriesTime="153000")),
+    Defect("beds over midnight", beds_over_midnight(False)),
+    Defect("beds over midnight, with the date of the series", beds_over_midnight(True)),
     Defect("an interrupted scan, as all its times say", timed_beds(1800)),
     Defect("frame reference time 0 in every bed, series time of a later processing", beds(0, 0, SeriesTime="153000", FrameReferenceTime=0)),
     Defect("a part of a scan, with the acquisition and series time of the whole", CROPPED),

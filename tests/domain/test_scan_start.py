@@ -251,6 +251,15 @@ def test_a_day_that_could_be_another_is_never_taken_as_the_scans(
     assert found.code is (missing if start is None else implausible)
 
 
+def test_ges_private_time_of_injection_gives_the_day() -> None:
+    made = header(FrameTiming(SCANNED, 60.0, 120.0), nuclide=CU64, series_datetime=SCANNED)
+    private = INJECTED - timedelta(days=1)
+    made = injected(made, start_datetime=None, start_time=timedelta(hours=10), private_start=private)
+    assert converted(made).suv_factors == pytest.approx([expected(25.0 * 3600.0, CU64)])
+    other = injected(made, start_time=timedelta(hours=9))
+    assert refused(other).code is RefusalCode.INJECTION_TIME_MISSING
+
+
 def test_the_sites_entry_gives_the_day() -> None:
     made = header(FrameTiming(SCANNED, 60.0, 120.0), nuclide=CU64, series_datetime=SCANNED)
     made = injected(made, start_datetime=None, start_time=timedelta(hours=10))
@@ -264,6 +273,13 @@ def test_of_a_short_half_life_the_day_is_the_scans(nuclide: Radionuclide) -> Non
     made = header(FrameTiming(SCANNED, 60.0, 120.0), nuclide=nuclide, series_datetime=SCANNED)
     made = injected(made, start_datetime=None, start_time=timedelta(hours=10))
     assert converted(made).suv_factors == pytest.approx([expected(3600.0, nuclide)])
+
+
+def test_a_refusal_keeps_the_witnesses() -> None:
+    made = header(*BEDS, series_datetime=after(-3600.0), scanner_datetime=after(-1800.0))
+    lines = [one.line for one in converted(made).quantification.time_witnesses]
+    assert len(lines) == 3
+    assert lines[1] == "the scanner's private time: 2026-03-01 10:30:00, not borne out"
 
 
 def test_every_witness_is_kept_with_what_became_of_it() -> None:

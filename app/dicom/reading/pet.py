@@ -36,6 +36,9 @@ MUST_AGREE = (
 SCAN_TIMES = ((0x0009, "GEMS_PETD_01", 0x0D), (0x0071, "SIEMENS MED PT", 0x22))
 """GE's scan date and time, and Siemens' date and time to which the image was decay corrected, both DT."""
 
+INJECTION_TIME = (0x0009, "GEMS_PETD_01", 0x3B)
+"""GE's date and time of administration, a DT."""
+
 PHILIPS_CREATOR = "Philips PET Private Group"
 
 
@@ -102,9 +105,11 @@ def _pet_header(
     first = slices.headers[0]
     suv_factor, of_suv = _philips_factor(series, slices.headers, 0x00)
     bqml_factor, of_bqml = _philips_factor(series, slices.headers, 0x09)
+    given = injection(series, first, administrations, is_nm=False)
+    injected = replace(given.injected, private_start=_private_start(first))
     return PetHeader(
         units=header.text(first, "Units").upper(),
-        injection=injection(series, first, administrations, is_nm=False),
+        injection=replace(given, injected=injected),
         frames=tuple(_timing(dataset) for dataset in slices.headers),
         suv_type=header.text(first, "SUVType").upper(),
         decay_correction=header.text(first, "DecayCorrection").upper(),
@@ -132,15 +137,26 @@ def _timing(dataset: Dataset) -> FrameTiming:
 
 def _scanner_datetime(dataset: Dataset) -> datetime | None:
     """The scanner's private time, by the first of :data:`SCAN_TIMES` that is there."""
-    for group, creator, element in SCAN_TIMES:
-        stated = _private_element(dataset, group, creator, element)
-        if stated is None:
-            continue
-        spelled = stated.decode("ascii", "replace") if isinstance(stated, bytes) else str(stated)
-        holder = Dataset()
-        holder.add_new("AcquisitionDateTime", "DT", spelled.strip("\0 "))
-        return header.moment(holder, "AcquisitionDateTime", header.stated_zone(dataset))
-    return None
+    return next((at for place in SCAN_TIMES if (at := _private_moment(dataset, *place)) is not None), None)
+
+
+def _private_start(dataset: Dataset) -> datetime | None:
+    """GE's private time of injection, unless that of the scan shows that an anonymiser left both dates."""
+    scanned, acquired = _private_moment(dataset, *SCAN_TIMES[0]), header.acquired_at(dataset)
+    if scanned is None or acquired is None or scanned.date() != acquired.date():
+        return None
+    return _private_moment(dataset, *INJECTION_TIME)
+
+
+def _private_moment(dataset: Dataset, group: int, creator: str, element: int) -> datetime | None:
+    """A private DT."""
+    stated = _private_element(dataset, group, creator, element)
+    if stated is None:
+        return None
+    spelled = stated.decode("ascii", "replace") if isinstance(stated, bytes) else str(stated)
+    holder = Dataset()
+    holder.add_new("AcquisitionDateTime", "DT", spelled.strip("\0 "))
+    return header.moment(holder, "AcquisitionDateTime", header.stated_zone(dataset))
 
 
 def _philips_factor(

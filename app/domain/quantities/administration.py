@@ -186,15 +186,25 @@ def _stated_time(
         if injected.lone_offset is not None:
             return _by_lone_offset(injected, injected.lone_offset, reference, life_s)
         return _compared(injected.start_datetime, clock, reference, life_s)
-    code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
     if clock is None:
+        code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
         return Reason(code, attribute, "nothing", "date and time of the injection")
+    return _without_date(clock, injected.private_start, reference, life_s)
+
+
+def _without_date(
+    clock: timedelta, private: datetime | None, reference: datetime, life_s: float
+) -> tuple[datetime, tuple[Decision, ...]] | Reason:
+    """A time of day alone: on the scan's day, where that is certain; else on that of the private time."""
     instant, decisions = _with_scan_date(clock, reference)
     if _is_day_certain(instant, reference, life_s):
         return instant, decisions
+    if private is not None and _clock_apart_s(private, clock) <= CLOCK_TOLERANCE_S:
+        return private, (Decision("load", "the date of RadiopharmaceuticalStartTime is GE's (0009,xx3B)"),)
     seen = "a time without a date (RadiopharmaceuticalStartTime)"
     share = 1.0 / decay_factor(DAY_S, life_s)
     expected = f"date and time: a day earlier is possible, with {share:.3g} times the SUV"
+    code, attribute = RefusalCode.INJECTION_TIME_MISSING, "RadiopharmaceuticalStartDateTime"
     return Reason(code, attribute, seen, expected)
 
 
@@ -238,12 +248,16 @@ def _in_zone_of(
     return None
 
 
+def _clock_apart_s(start: datetime, clock: timedelta) -> float:
+    apart_s = abs((start - _midnight(start) - clock).total_seconds())
+    return min(apart_s, DAY_S - apart_s)
+
+
 def _compared(
     start: datetime, clock: timedelta | None, reference: datetime, life_s: float
 ) -> tuple[datetime, tuple[Decision, ...]] | Reason:
     """Start date and time against Start Time (where midnight is a placeholder)."""
-    apart_s = abs((start - _midnight(start) - clock).total_seconds()) if clock else 0.0
-    apart_s = min(apart_s, DAY_S - apart_s)
+    apart_s = _clock_apart_s(start, clock) if clock else 0.0
     if apart_s <= CLOCK_TOLERANCE_S:
         return _on_scan_date(start, clock, reference, life_s)
     names = "RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime"

@@ -91,7 +91,7 @@ class TimeWitness:
     @property
     def line(self) -> str:
         """In words, for ``psma-node inspect``."""
-        return f"{self.name}: {self.instant}, {self.remark}"
+        return f"{self.name}: {self.instant}, {self.remark or 'not borne out'}"
 
 
 def stamps(clocks: ScanClocks) -> tuple[TimeWitness, ...]:

@@ -13,7 +13,14 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import weight_kg
 from app.domain.quantities.body_size import NORMALISATIONS, Body, height_m, suvbw_per
 from app.domain.quantities.decay import DecayCorrection
-from app.domain.quantities.suv_scale import PetHeader, Quantification, SuvScale, suv_scale, uptake_of_suv
+from app.domain.quantities.suv_scale import (
+    PetHeader,
+    Quantification,
+    SuvScale,
+    suv_scale,
+    undecided_witnesses,
+    uptake_of_suv,
+)
 from app.domain.refusal import Reason, RefusalCode
 
 FACTOR_AGREEMENT = 0.02
@@ -59,7 +66,7 @@ def convert_pet(header: PetHeader) -> Conversion | Reason:
     """How this series' values become Bq/ml and SUVbw; a reason when not even their unit is known."""
     if header.units == Units.BQML:
         source = f"Units=BQML, DecayCorrection={header.decay_correction or 'absent'}"
-        return from_activity((1.0,) * len(header.frames), suv_scale(header), source)
+        return _weighed(header, from_activity((1.0,) * len(header.frames), suv_scale(header), source))
     if header.units == Units.GML:
         return _with_uptake(header, _from_suv(header, header.suv_type or "BW"))
     if header.units == Units.CM2ML:
@@ -68,6 +75,14 @@ def convert_pet(header: PetHeader) -> Conversion | Reason:
         return _from_philips_counts(header)
     expected = "BQML, GML, CM2ML, or CNTS with Philips' private factors"
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", header.units or "nothing", expected)
+
+
+def _weighed(header: PetHeader, conversion: Conversion) -> Conversion:
+    """With the witnesses of its time, where these are why there is no SUV."""
+    if conversion.no_suv is None or conversion.no_suv.code is not RefusalCode.SERIES_TIME_IMPLAUSIBLE:
+        return conversion
+    used = replace(conversion.quantification, time_witnesses=undecided_witnesses(header))
+    return replace(conversion, quantification=used)
 
 
 def from_activity(

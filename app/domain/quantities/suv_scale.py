@@ -28,7 +28,7 @@ from app.domain.quantities.decay import (
 )
 from app.domain.quantities.decay_evidence import DecayClaim, doubts, without_effect
 from app.domain.quantities.plausibility import activity_warnings, uptake_warnings
-from app.domain.quantities.scan_clocks import ScanClocks, TimeWitness
+from app.domain.quantities.scan_clocks import ScanClocks, TimeWitness, framed_witnesses, stamps
 from app.domain.quantities.scan_start import SHORTEST_WAIT_S, ScanStart, frame_beginnings, scan_start
 from app.domain.refusal import Reason, RefusalCode
 
@@ -165,6 +165,15 @@ def uptake_of_suv(header: PetHeader) -> tuple[float | None, tuple[Decision, ...]
     claim_doubts = doubts(_claim(header, timing, life[0]))
     unusual = uptake_warnings(header.injection.nuclide, timing.uptake_s)
     return timing.uptake_s, (*without_effect(claim_doubts), *unusual)
+
+
+def undecided_witnesses(header: PetHeader) -> tuple[TimeWitness, ...]:
+    """What each clock says of the reference, where they contradict each other."""
+    life = half_life_s(header.injection.injected)
+    if isinstance(life, Reason):
+        return ()
+    clocks = header.clocks(life[0])
+    return (*stamps(clocks), *framed_witnesses(clocks))
 
 
 @dataclass(frozen=True)

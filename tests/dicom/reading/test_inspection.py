@@ -158,3 +158,15 @@ def test_a_pet_shorter_than_announced_is_refused_yet_its_values_are_shown(tmp_pa
     assert [item.unit for item in study.series[0].statistics] == ["g/ml{SUVbw}", "Bq/ml"]
     allowed = SelectionPolicy(fewer_slices_than_announced=True)
     assert inspect_folder(tmp_path, allowed, LoadPolicy()).studies[0].pairs == 1
+
+
+def test_the_dry_run_lists_what_each_clock_says_of_the_start(tmp_path: Path) -> None:
+    def change(dataset: Dataset, index: int) -> None:
+        dataset.FrameReferenceTime = 59800
+
+    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(), change=change))
+    command = typer.Typer()
+    command.command()(inspect)
+    printed = " ".join(CliRunner().invoke(command, [str(tmp_path)]).output.replace("│", "").split())
+    assert "times SeriesDateTime: 2026-03-01 11:00:00, taken AcquisitionDateTime + mean" in printed
+    assert "AcquisitionDateTime of all slices: 2026-03-01 11:00:00, agrees" in printed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -280,8 +280,9 @@ def test_ge_private_scan_time_replaces_a_series_time_that_is_too_late(tmp_path: 
         block.add_new(0x0D, "DT", "20260301110000")
 
     pair(tmp_path, change)
-    assert accepted(tmp_path).quantification.reference_datetime is not None
-    assert any("private scan" in item.line for item in accepted(tmp_path).decisions)
+    found = accepted(tmp_path)
+    assert found.quantification.reference_datetime == datetime(2026, 3, 1, 11, 0)
+    assert any("the scanner's private time" in item.line for item in found.decisions)
 
 
 def test_a_selection_of_series_is_enough_to_load(tmp_path: Path) -> None:
