@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.dicom.reading.loading import LoadPolicy, load
+from app.dicom.reading.loading import LoadPolicy, load_first_usable
 from app.domain.analysis import Loaded
 from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection
 from app.domain.selection.pair import Selection
-from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.joined_parts import joined_parts
-from app.imaging.registration.ct_agreement import check_ct
 from operators.framework import Fragment
 from operators.stage import StageOperator
 
@@ -26,12 +24,8 @@ class LoadOperator(StageOperator):
         super().__init__(fragment, on_stage=on_stage)
 
     def step(self, item: Selection) -> Loaded | Rejection:
-        """PET and SPECT in SUV, CT in HU, whether the two lie on each other; counts over the liver."""
-        found = load(item, self._policy)
-        if isinstance(found, Rejection):
-            return found
-        checked = check_ct(found, self._policy.ct_agreement)
-        return related_to_liver(checked, self._policy.training_liver_suv)
+        """PET in SUV, SPECT in Bq/ml and SUV, CT in HU: the first pair that loads and whose images fit."""
+        return load_first_usable(item, self._policy)
 
     def together(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         """The parts of a SPECT joined."""

@@ -259,3 +259,14 @@ def offset_of(spelled: str | None) -> timedelta | None:
     sign, hours, minutes = found.groups()
     offset = (1 if sign == "+" else -1) * timedelta(hours=int(hours), minutes=int(minutes))
     return offset if FARTHEST_WEST <= offset <= FARTHEST_EAST else None
+
+
+def energy_windows(dataset: Dataset) -> tuple[tuple[float, float], ...]:
+    """Every range of every item of Energy Window Information Sequence (0054,0012), keV."""
+    found = []
+    for item in items(dataset, "EnergyWindowInformationSequence"):
+        for limits in items(item, "EnergyWindowRangeSequence"):
+            low, high = (number(limits, f"EnergyWindow{end}Limit") for end in ("Lower", "Upper"))
+            if low is not None and high is not None and high > 0.0:
+                found.append((low, high))
+    return tuple(found)

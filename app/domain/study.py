@@ -96,7 +96,8 @@ class Series:
     reading for which the whole series must not be used: instances that disagree, two contents under one UID.
     ``timezone_offset`` is Timezone Offset From UTC (0008,0201); ``clocks`` are further witnesses of when it
     was made. ``study_texts`` are what the headers call study and procedure, by keyword.
-    ``reconstruction_method`` is (0054,1103), ``convolution_kernel`` (0018,1210).
+    ``reconstruction_method`` is (0054,1103), ``convolution_kernel`` (0018,1210); ``energy_windows_kev`` are
+    those of NM, each from lowest to highest.
     """
 
     series_instance_uid: str
@@ -124,6 +125,7 @@ class Series:
     study_texts: tuple[tuple[str, str], ...] = ()
     reconstruction_method: str = ""
     convolution_kernel: str = ""
+    energy_windows_kev: tuple[tuple[float, float], ...] = ()
 
     def reason(
         self, code: RefusalCode, attribute: str, found: str, expected: str, advice: str = ""

@@ -14,17 +14,17 @@ import numpy as np
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
-from app.dicom.reading.loading import LoadPolicy, load
+from app.dicom.reading.loading import LoadPolicy, load_first_usable
 from app.dicom.reading.studies import read_studies
 from app.domain.analysis import Loaded
 from app.domain.dose import with_activity_at_scan_start
 from app.domain.findings.measurements import measure
 from app.domain.quantities.calibration import CameraCalibration
 from app.domain.refusal import Reason, Rejection
+from app.domain.selection.pair import verdicts_after_loading
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
 from app.domain.volume import LabelMap
-from app.imaging.registration.ct_agreement import check_ct
 from tests.dicom.reading import tiny
 from tests.imaging.bodies import Person, trunk_grid
 
@@ -125,16 +125,17 @@ def read_outcome(folder: Path) -> Outcome:
     loaded = None
     for study in reading.studies:
         result = select(study, SelectionPolicy())
-        reasons += [verdict.reason for verdict in result.verdicts if verdict.reason is not None]
         reasons += result.rejection.reasons if result.rejection else ()
+        refused, used = [], []
         for selection in result.selections:
-            found = load(selection, POLICY)
-            if not isinstance(found, Rejection):
-                found = check_ct(found, POLICY.ct_agreement)
+            found = load_first_usable(selection, POLICY)
             if isinstance(found, Rejection):
-                reasons += found.reasons
+                refused += found.reasons
             else:
                 loaded = found
+                used.append(found.selection)
+        verdicts = verdicts_after_loading(result.verdicts, used, refused)
+        reasons += [*refused, *(verdict.reason for verdict in verdicts if verdict.reason is not None)]
     return Outcome(loaded, tuple(reasons))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from app.dicom.reading.loading import LoadPolicy, ct_image, load, read_functional
+from app.dicom.reading.loading import LoadPolicy, ct_image, load_first_usable, read_functional
 from app.dicom.reading.studies import read_studies
 from app.domain.decision import Decision, Severity
 from app.domain.quantities.suv_scale import Quantification
@@ -24,8 +24,6 @@ from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import Unit, Volume
 from app.errors import UnusableStudyError
-from app.imaging.anatomy.relative_uptake import related_to_liver
-from app.imaging.registration.ct_agreement import check_ct
 
 STAGE = "load"
 
@@ -59,19 +57,18 @@ class PairInspection:
 
 
 def inspect_pair(selection: Selection, policy: LoadPolicy) -> PairInspection:
-    """Load a pair as the chain would; its volumes are let go again."""
-    uids = (selection.functional.series_instance_uid, selection.ct.series_instance_uid)
-    found = load(selection, policy)
-    if not isinstance(found, Rejection):
-        found = related_to_liver(check_ct(found, policy.ct_agreement), policy.training_liver_suv)
+    """Load a pair as the chain would, or its first alternative that loads; its volumes are let go again."""
+    found = load_first_usable(selection, policy)
+    used = selection if isinstance(found, Rejection) else found.selection
+    functional, ct = used.roles
     if isinstance(found, Rejection):
-        return PairInspection(selection.kind, *uids, PairVerdict.REFUSED, found)
-    decisions = (*selection.told, *found.decisions)
-    if selection.part and policy.join_parts and selection.kind is StudyKind.SPECT_CT:
+        return PairInspection(selection.kind, functional, ct, PairVerdict.REFUSED, found)
+    decisions = (*used.told, *found.decisions)
+    if used.part and policy.join_parts and used.kind is StudyKind.SPECT_CT:
         decisions = (*decisions, Decision(STAGE, PARTS_ARE_JOINED))
     warned = any(decision.severity is Severity.WARNING for decision in decisions)
     verdict = PairVerdict.WARNED if warned else PairVerdict.TAKEN
-    return PairInspection(selection.kind, *uids, verdict, None, decisions)
+    return PairInspection(selection.kind, functional, ct, verdict, None, decisions)
 
 
 FILE_SUFFIX = {

@@ -34,7 +34,9 @@ from app.domain.stack.slice_order import check_order
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import AIR_HU, Unit, Volume
 from app.errors import UnusableStudyError
+from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.joined_parts import joined_parts
+from app.imaging.registration.ct_agreement import check_ct
 
 HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 """A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""
@@ -133,7 +135,8 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         return error.rejection
     uptake = image.suv or image.counts
     if uptake is None:
-        return Rejection((image.no_suv or _no_suv(selection.functional),))
+        reason, uid = image.no_suv or _no_suv(selection.functional), selection.functional.series_instance_uid
+        return Rejection((replace(reason, series_instance_uid=uid),))
     life_s, scan, ct_scan = image.quantification.half_life_s, selection.functional, selection.ct
     clocks = () if life_s is None else ct_clock_doubts(scan.acquired_at, ct_scan.acquired_at, life_s)
     return Loaded(
@@ -146,6 +149,65 @@ def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
         slice_frame_numbers=image.slice_frame_numbers,
         decisions=(*image.decisions, *clocks, *ct.decisions),
     )
+
+
+def load_first_usable(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
+    """The pair as it lies on its CT, or else the first of its alternatives that can be used; the report says
+    what failed.
+
+    A series that can't be read takes every pair that it is in with it. Where image and CT don't lie on each
+    other, nothing says which of them is wrong: that pair alone is out. A SPECT in counts serves where no
+    other one is quantified.
+    """
+    failed: list[tuple[Selection, Reason]] = []
+    unusable_uids: set[str] = set()
+    in_counts: Loaded | None = None
+    for pair in (selection, *selection.alternatives):
+        if unusable_uids & pair.roles.keys():
+            continue
+        found = _load_on_ct(pair, policy)
+        if isinstance(found, Loaded):
+            found = replace(found, selection=_after(failed, pair)) if failed else found
+            if found.liver_scale is None:
+                return found
+            in_counts = in_counts or found
+            found = Rejection((_not_quantified(pair.functional),))
+        failed += ((pair, reason) for reason in found.reasons)
+        unusable_uids |= {
+            one.series_instance_uid for one in found.reasons if one.code is not RefusalCode.CT_MISPLACED
+        }
+    return in_counts or Rejection(tuple(dict.fromkeys(reason for _, reason in failed)))
+
+
+def _load_on_ct(pair: Selection, policy: LoadPolicy) -> Loaded | Rejection:
+    found = load(pair, policy)
+    if isinstance(found, Rejection):
+        return found
+    return related_to_liver(check_ct(found, policy.ct_agreement), policy.training_liver_suv)
+
+
+def _not_quantified(series: Series) -> Reason:
+    found, expected = "a SPECT in counts", "a quantified one, where the study has it"
+    return series.reason(RefusalCode.CALIBRATION_MISSING, "load.calibrations", found, expected)
+
+
+def _after(failed: Sequence[tuple[Selection, Reason]], pair: Selection) -> Selection:
+    """A pair that took the place of others, and why they failed: of a misfit, the one that is not used."""
+    reasons = []
+    for earlier, reason in failed:
+        is_used = reason.series_instance_uid in pair.roles
+        uid = earlier.ct.series_instance_uid if is_used else reason.series_instance_uid
+        reasons.append(replace(reason, series_instance_uid=uid))
+    functional, ct = pair.roles
+    told = tuple(
+        Decision.warning(
+            "load",
+            f"series {reason.series_instance_uid} went first and can't be used: {reason.in_brief}; "
+            f"used in its place is {pair.functional.modality} series {functional} with CT series {ct}",
+        )
+        for reason in dict.fromkeys(reasons)
+    )
+    return replace(pair, decisions=(*pair.decisions, *told), failed=tuple(dict.fromkeys(reasons)))
 
 
 def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:

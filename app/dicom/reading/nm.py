@@ -18,7 +18,6 @@ from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.calibration import Camera, CameraCalibration, NmHeader, convert_nm, left_in_counts
 from app.domain.quantities.nm_checks import (
     CameraTime,
-    EnergyWindow,
     check_detectors,
     check_energy,
     check_frames,
@@ -123,7 +122,7 @@ def _header_findings(series: Series, slices: SliceStack) -> tuple[Decision, ...]
     dataset = slices.headers[0]
     found: list[tuple[Decision, ...] | Reason | None] = [
         check_detectors(*_detector_places(dataset)),
-        check_energy(_energy_windows(dataset), radionuclide_of(series.radiopharmaceutical)),
+        check_energy(header.energy_windows(dataset), radionuclide_of(series.radiopharmaceutical)),
     ]
     if series.instances[0].number_of_frames > 1:
         announced = header.whole(dataset, "NumberOfSlices")
@@ -142,17 +141,6 @@ def _detector_places(dataset: Dataset) -> tuple[list[tuple[float, ...]], list[tu
     positions = [header.numbers(item, "ImagePositionPatient") for item in items]
     orientations = [header.numbers(item, "ImageOrientationPatient") for item in items]
     return [item for item in positions if len(item) == 3], [item for item in orientations if len(item) == 6]
-
-
-def _energy_windows(dataset: Dataset) -> tuple[EnergyWindow, ...]:
-    """Every range of every item of Energy Window Information Sequence, keV."""
-    found = []
-    for item in header.items(dataset, "EnergyWindowInformationSequence"):
-        for limits in header.items(item, "EnergyWindowRangeSequence"):
-            low, high = (header.number(limits, f"EnergyWindow{end}Limit") for end in ("Lower", "Upper"))
-            if low is not None and high is not None and high > 0.0:
-                found.append((low, high))
-    return tuple(found)
 
 
 def _refuse_other_dimensions(series: Series, dataset: Dataset) -> None:
@@ -185,7 +173,7 @@ def _nm_header(series: Series, slices: SliceStack, administrations: Sequence[Sit
         decay_correction=header.text(dataset, "DecayCorrection").upper(),
         is_decay_corrected="DECY" in series.corrected_image,
         time=_camera_time(dataset),
-        energy_windows=_energy_windows(dataset),
+        energy_windows=header.energy_windows(dataset),
         units={keyword: header.text(dataset, keyword).upper() for keyword in ("Units", "RescaleType")},
         length_mm=len(slices.headers) * slices.stack.grid.spacing_mm[2],
     )

@@ -35,6 +35,7 @@ KEYWORDS = (
     "NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber",
     "ProtocolName", "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription",
     "ProcedureCodeSequence", "RequestAttributesSequence",
+    "EnergyWindowInformationSequence",
 )  # fmt: skip
 """All that the selection looks at."""
 
@@ -112,6 +113,7 @@ def file_header(dataset: Dataset, path: Path) -> FileHeader:
         study_texts=study_texts(dataset),
         reconstruction_method=header.text(dataset, "ReconstructionMethod"),
         convolution_kernel=header.text(dataset, "ConvolutionKernel"),
+        energy_windows_kev=header.energy_windows(dataset),
     )
     study = Study(
         study_instance_uid=header.uid(dataset, "StudyInstanceUID"),

@@ -29,7 +29,7 @@ from app.domain.analysis import Provenance, Quantified
 from app.domain.decision import Decision
 from app.domain.outcome import PairOutcome, ResultFile, Status, StudyOutcome
 from app.domain.refusal import Rejection
-from app.domain.selection.pair import SeriesVerdict
+from app.domain.selection.pair import SeriesVerdict, verdicts_after_loading
 from app.errors import RetryLaterError
 from app.files.outcome import remove_results, write_outcome
 
@@ -121,7 +121,9 @@ class ResultFolder:
             remove_results(self._folder)
             pairs = tuple(_pair_outcome(item, store_files(item.results, self._folder)) for item in written)
             status = Status.DONE if pairs else Status.REJECTED
-            outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, tuple(verdicts))
+            used = [item.quantified.segmented.aligned.loaded.selection for item in written]
+            settled = verdicts_after_loading(verdicts, used, reasons)
+            outcome = StudyOutcome(study_instance_uid, status, tuple(reasons), pairs, settled)
             write_outcome(outcome, self._folder)
         except OSError as error:
             raise RetryLaterError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,6 +89,8 @@ class Selection:
 
     Attributes:
         part: where it is one of several parts of an examination, what a report on it alone must say.
+        alternatives: other pairs of the same region and session, best first, should this one not load.
+        failed: why pairs that went before this one could not be loaded; each names its series.
     """
 
     study: Study
@@ -98,11 +100,39 @@ class Selection:
     tracer: Tracer
     decisions: tuple[Decision, ...] = ()
     part: Decision | None = None
+    alternatives: tuple[Selection, ...] = ()
+    failed: tuple[Reason, ...] = ()
 
     @property
     def told(self) -> tuple[Decision, ...]:
         """Its decisions, with the one on parts."""
         return self.decisions if self.part is None else (*self.decisions, self.part)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """What each of its series is used as, by Series Instance UID."""
+        functional = "PET" if self.kind is StudyKind.PET_CT else "SPECT"
+        return {self.functional.series_instance_uid: functional, self.ct.series_instance_uid: "CT"}
+
+
+def verdicts_after_loading(
+    verdicts: Iterable[SeriesVerdict], used: Sequence[Selection], refused: Iterable[Reason]
+) -> tuple[SeriesVerdict, ...]:
+    """What became of each series once pairs were loaded: a chosen one may have failed, another served.
+
+    ``refused`` are the reasons of pairs of which no alternative could be loaded either.
+    """
+    roles = {uid: role for selection in used for uid, role in selection.roles.items()}
+    reasons = [*refused, *(reason for selection in used for reason in selection.failed)]
+    failed = {reason.series_instance_uid: reason for reason in reversed(reasons)}
+
+    def settled(verdict: SeriesVerdict) -> SeriesVerdict:
+        uid = verdict.series_instance_uid
+        if uid in roles:
+            return replace(verdict, role=roles[uid], reason=None)
+        return replace(verdict, role="", reason=failed[uid]) if uid in failed else verdict
+
+    return tuple(map(settled, verdicts))
 
 
 def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> Rejection:

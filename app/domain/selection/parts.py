@@ -69,7 +69,9 @@ def _told(part: Part, parts: Sequence[Part]) -> Selection:
         f"part {parts.index(part) + 1} of {len(parts)} of one examination (1 is the head), {part.where()}; "
         f"every total is of this part alone, without: {others}"
     )
-    return replace(part.selection, part=Decision.warning("select", text))
+    warning, selection = Decision.warning("select", text), part.selection
+    alternatives = tuple(replace(pair, part=warning) for pair in selection.alternatives)
+    return replace(selection, part=warning, alternatives=alternatives)
 
 
 def _other(other: Part, part: Part) -> str:

@@ -36,13 +36,15 @@ class TextPattern:
     """Tracer key."""
 
     def __post_init__(self) -> None:
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ValueError(
-                f"select.text_patterns: {self.pattern!r} is no regular expression: {error}"
-            ) from error
+        _refuse_no_expression("text_patterns", self.pattern)
         tracer_named(self.tracer)
+
+
+def _refuse_no_expression(setting: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"select.{setting}: {pattern!r} is no regular expression: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,24 @@ class SelectionPolicy:
     """Share of the functional slices that the CT must cover, 0 to 1."""
     minimum_field_overlap: float = 0.5
     """Share of the smaller field of view that both images must have in common, 0 to 1."""
+    preferred_uptake_min: float | None = None
+    """Of several time points in one study the one nearest to so many minutes after the injection is taken.
+    Left out: the tracer's usual time (68Ga-PSMA 60 min, 18F ligands 90 min, 177Lu-PSMA 24 h)."""
+    preferred_energies_kev: tuple[float, ...] = (208.0,)
+    """Of SPECTs from several energy windows the one whose window holds the first of these energies, keV.
+    208 keV of 177Lu has less scatter under it than 113 keV."""
+    preferred_reconstructions: tuple[str, ...] = ()
+    """Of several reconstructions of one scan the one that the first of these regular expressions is found in:
+    in Reconstruction Method (0054,1103), Convolution Kernel (0018,1210) or Series Description (0008,103E),
+    without regard to case. Two reconstructions can be 40 % apart in SUV: name yours."""
+    preferred_kernels: tuple[str, ...] = ()
+    """The same for CTs, for example ``[STANDARD, "Br38|B31"]``; it goes before the thickness of slices."""
+    ct_within_min: float = 30.0
+    """A CT taken within so many minutes of the functional image is of its time. Of CTs beyond it the nearest
+    is taken, and only where no other serves."""
     thinnest_ct_mm: float = 1.0
-    """Of several CTs the one with the thinnest slices wins, but none thinner than this, mm: such stacks cost
-    memory and hold nothing more at the functional image's resolution."""
+    """Of several CTs of that time the one with the thinnest slices wins, but none thinner than this, mm: such
+    stacks cost memory and hold nothing more at the functional image's resolution."""
     fewer_slices_than_announced: bool = False
     """Take a PET with fewer slices than its Number of Slices (0054,0081); the report says so. Off: a stack
     that ends too early looks like a shorter patient. For sites whose anonymiser crops images and leaves the
@@ -84,6 +101,9 @@ class SelectionPolicy:
     def __post_init__(self) -> None:
         for key in self.allowed:
             tracer_named(key)
+        for name in ("preferred_reconstructions", "preferred_kernels"):
+            for pattern in getattr(self, name):
+                _refuse_no_expression(name, pattern)
         for name in ("minimum_ct_coverage", "minimum_field_overlap"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(

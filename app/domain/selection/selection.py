@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode, Rejection
-from app.domain.selection.identification import Identified, identify_tracer
+from app.domain.selection.identification import identify_tracer
 from app.domain.selection.pair import (
-    Coverage,
     Selection,
     SeriesVerdict,
     axial_overlap,
@@ -20,14 +20,25 @@ from app.domain.selection.pair import (
 )
 from app.domain.selection.parts import Part, told_of_parts
 from app.domain.selection.policy import SelectionPolicy
+from app.domain.selection.ranking import (
+    Candidate,
+    Pair,
+    ct_in_words,
+    ct_rules,
+    decided_by,
+    functional_in_words,
+    functional_rules,
+    ranked,
+)
 from app.domain.selection.screening import NM_IMAGE, ImageRole, is_derived, screen
 from app.domain.stack.geometry import stack_series
 from app.domain.study import Series, Study, StudyKind
-from app.domain.volume import Grid
 
 SAME_REGION = 0.5
 """Two functional images of one frame of reference that share more than this of their length show the same
 region: one of them is taken. Images of other regions, or of another session, are analysed on their own."""
+
+BY_UID = "no rule of section select decides, so the lower UID does"
 
 
 @dataclass(frozen=True)
@@ -50,31 +61,10 @@ class SelectionResult:
         return self.selections if self.rejection is None else (self.rejection,)
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A series that could play a role, with its place in space."""
-
-    series: Series
-    role: ImageRole
-    grid: Grid
-    identified: Identified | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    functional: _Candidate
-    ct: _Candidate
-    cover: Coverage
-
-    @property
-    def uid(self) -> str:
-        return self.functional.series.series_instance_uid
-
-
 def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     """Pair every usable functional image with its CT."""
     judged = {series.series_instance_uid: _judge(series, policy) for series in study.series}
-    candidates = [item for item in judged.values() if isinstance(item, _Candidate)]
+    candidates = [item for item in judged.values() if isinstance(item, Candidate)]
     reasons = {
         uid: replace(item, series_instance_uid=uid)
         for uid, item in judged.items()
@@ -82,26 +72,26 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     }
     refused = refused_cts(study, reasons)
     cts = [item for item in candidates if item.role is ImageRole.CT]
-    pairs = []
+    pairs = {}
     for functional in (item for item in candidates if item.role is not ImageRole.CT):
-        uid = functional.series.series_instance_uid
-        pair = _pair(functional, cts, policy) if cts else no_ct(refused, uid)
-        if isinstance(pair, Reason):
-            reasons[uid] = pair
+        found = _pairs(functional, cts, policy) if cts else no_ct(refused, functional.uid)
+        if isinstance(found, Reason):
+            reasons[functional.uid] = found
         else:
-            pairs.append(pair)
-    chosen = _best(pairs, reasons)
-    members = [member for pair in chosen for member in (pair.functional, pair.ct)]
-    roles = {member.series.series_instance_uid: member.role for member in members}
-    for item in candidates:
-        if item.series.series_instance_uid not in roles:
-            reasons.setdefault(item.series.series_instance_uid, _unused(item, chosen, bool(pairs)))
+            pairs[functional.uid] = found
+    regions = _regions(candidates, pairs, policy)
+    chosen = [region[0] for region in regions]
+    roles = {member.uid: member.role for pair in chosen for member in (pair.functional, pair.ct)}
+    for region in regions:
+        reasons = _reasons_of_others(region, policy) | reasons
+    for item in cts:
+        reasons.setdefault(item.uid, _unused(item, chosen))
     rejection = None if chosen else rejection_of(study, reasons, any_ct=bool(cts))
-    parts = (Part.of(_selection(study, pair, policy), pair.functional.grid) for pair in chosen)
+    parts = (Part.of(_selection(study, region, policy), region[0].functional.grid) for region in regions)
     return SelectionResult(told_of_parts(parts), _verdicts(study, roles, reasons), rejection)
 
 
-def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
+def _judge(series: Series, policy: SelectionPolicy) -> Candidate | Reason:
     """A series on its own: what it is, where it lies, what it shows."""
     if series.sop_class_uid == NM_IMAGE and series.modality in map(str.upper, policy.nm_modalities):
         series = replace(series, modality="NM")
@@ -122,7 +112,7 @@ def _judge(series: Series, policy: SelectionPolicy) -> _Candidate | Reason:
         advice = "Send all slices; for cropped images: select.fewer_slices_than_announced: true"
         code, expected = RefusalCode.INCOMPLETE_SERIES, f"{series.expected_instance_count} as announced"
         return series.reason(code, "NumberOfSlices", f"{len(series.instances)} slices", expected, advice)
-    return _Candidate(series, role, stack.grid, identified)
+    return Candidate(series, role, stack.grid, identified)
 
 
 def _short_of(series: Series) -> str:
@@ -133,8 +123,8 @@ def _short_of(series: Series) -> str:
     return f"{len(series.instances)} of {expected} announced images"
 
 
-def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPolicy) -> _Pair | Reason:
-    """The CT for a functional image, or why it has none."""
+def _pairs(functional: Candidate, cts: Sequence[Candidate], policy: SelectionPolicy) -> list[Pair] | Reason:
+    """A functional image with each CT that serves it, best first, or why none does."""
     frame = functional.series.frame_of_reference_uid
     blind = not frame and policy.pair_without_frame_of_reference
     same_frame = [ct for ct in cts if blind or (frame and ct.series.frame_of_reference_uid == frame)]
@@ -145,11 +135,11 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
         expected = "one Frame of Reference UID for both"
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
         return functional.series.reason(code, "FrameOfReferenceUID", found, expected)
-    pairs = [_Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
+    pairs = [Pair(functional, ct, coverage(functional.grid, ct.grid)) for ct in same_frame]
     least = (policy.minimum_ct_coverage, policy.minimum_field_overlap)
     covering = [pair for pair in pairs if pair.cover.axial >= least[0] and pair.cover.in_plane >= least[1]]
     if covering:
-        return min(covering, key=lambda pair: _ct_rank(pair, policy))
+        return ranked(covering, ct_rules(policy), lambda pair: pair.ct.uid)
     best = max(pairs, key=lambda pair: (pair.cover.axial, pair.cover.in_plane)).cover
     return functional.series.reason(
         RefusalCode.CT_DOES_NOT_COVER,
@@ -160,54 +150,59 @@ def _pair(functional: _Candidate, cts: Sequence[_Candidate], policy: SelectionPo
     )
 
 
-def _ct_rank(pair: _Pair, policy: SelectionPolicy) -> tuple[object, ...]:
-    """Smallest is best: original, covers most (in whole per cents), thinnest that is not too thin, UID."""
-    step_mm = pair.ct.grid.spacing_mm[2]
-    too_thin = step_mm < policy.thinnest_ct_mm
-    finest_first = -step_mm if too_thin else step_mm
-    covered = round(pair.cover.axial, 2) + round(pair.cover.in_plane, 2)
-    return is_derived(pair.ct.series), -covered, too_thin, finest_first, pair.ct.series.series_instance_uid
+def _regions(
+    candidates: Sequence[Candidate], pairs: Mapping[str, Sequence[Pair]], policy: SelectionPolicy
+) -> list[list[Pair]]:
+    """The pairs of each region and session, best first; regions by time."""
+    sessions: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
+    for item in candidates:
+        if item.uid in pairs:
+            sessions[item.role, item.series.frame_of_reference_uid].append(item)
+    regions: list[list[Candidate]] = []
+    for session in sessions.values():
+        own: list[list[Candidate]] = []
+        for item in ranked(session, functional_rules(policy), lambda item: item.uid):
+            alike = (region for region in own if axial_overlap(item.grid, region[0].grid) > SAME_REGION)
+            region = next(alike, None)
+            if region is None:
+                own.append([item])
+            else:
+                region.append(item)
+        regions += own
+    regions.sort(key=lambda region: (str(region[0].series.when), region[0].uid))
+    return [[pair for item in region for pair in pairs[item.uid]] for region in regions]
 
 
-def _best(pairs: Sequence[_Pair], reasons: dict[str, Reason]) -> list[_Pair]:
-    """One pair for each region and session; the others get their reason."""
-    chosen: list[_Pair] = []
-    for pair in sorted(pairs, key=_functional_rank):
-        better = next((other for other in chosen if _same_region(pair, other)), None)
-        if better is None:
-            chosen.append(pair)
-        else:
-            reasons[pair.uid] = _better_chosen(pair.functional.series, better.functional.series)
-    return sorted(chosen, key=lambda pair: (str(pair.functional.series.when), pair.uid))
+def _reasons_of_others(region: Sequence[Pair], policy: SelectionPolicy) -> dict[str, Reason]:
+    """What each functional image and CT of a region is that another one goes before."""
+    first = region[0]
+    reasons: dict[str, Reason] = {}
+    for pair in region:
+        item, best = pair.functional, first.functional
+        if item is not best:
+            words = functional_in_words(item, best)
+            by = decided_by(best, item, functional_rules(policy))
+            reasons.setdefault(item.uid, _goes_after(item, best, words, by))
+        elif pair is not first:
+            by = decided_by(first, pair, ct_rules(policy))
+            reasons.setdefault(pair.ct.uid, _goes_after(pair.ct, first.ct, ct_in_words(pair, first), by))
+    return reasons
 
 
-def _functional_rank(pair: _Pair) -> tuple[object, ...]:
-    """Smallest is best: original, correction stated, longest (in cm), finest voxels, UID."""
-    series, grid = pair.functional.series, pair.functional.grid
-    length_cm = round(grid.shape[0] * grid.spacing_mm[2] / 10.0)
-    return (
-        is_derived(series),
-        "ATTN" not in series.corrected_image,
-        -length_cm,
-        round(grid.voxel_ml, 5),
-        pair.uid,
-    )
+def _goes_after(item: Candidate, first: Candidate, words: str, by: str) -> Reason:
+    expected = f"series {first.uid}: {by or BY_UID}"
+    return item.series.reason(RefusalCode.BETTER_SERIES_CHOSEN, "", words, expected)
 
 
-def _same_region(first: _Pair, second: _Pair) -> bool:
-    a, b = first.functional, second.functional
-    if a.role is not b.role or a.series.frame_of_reference_uid != b.series.frame_of_reference_uid:
-        return False
-    return axial_overlap(a.grid, b.grid) > SAME_REGION
-
-
-def _unused(item: _Candidate, chosen: Sequence[_Pair], any_pair: bool) -> Reason:
+def _unused(item: Candidate, chosen: Sequence[Pair]) -> Reason:
     """Why a usable CT serves nothing."""
     frame = item.series.frame_of_reference_uid
-    rivals = [pair.ct.series for pair in chosen if pair.ct.series.frame_of_reference_uid == frame]
+    rivals = [pair for pair in chosen if pair.ct.series.frame_of_reference_uid == frame]
     if rivals:
-        return _better_chosen(item.series, rivals[0])
-    if any_pair:
+        first = rivals[0]
+        pair = Pair(first.functional, item, coverage(first.functional.grid, item.grid))
+        return _goes_after(item, first.ct, ct_in_words(pair, first), "covers enough of the functional image")
+    if chosen:
         code = RefusalCode.CT_OTHER_FRAME_OF_REFERENCE
         found, expected = "another UID than any functional image taken", "the functional image's"
         return item.series.reason(code, "FrameOfReferenceUID", found, expected)
@@ -215,13 +210,26 @@ def _unused(item: _Candidate, chosen: Sequence[_Pair], any_pair: bool) -> Reason
     return item.series.reason(RefusalCode.NO_FUNCTIONAL_SERIES, "", found, expected)
 
 
-def _better_chosen(series: Series, better: Series) -> Reason:
-    found = f"series {better.series_instance_uid} of the same region"
-    expected = "the only or the best one"
-    return series.reason(RefusalCode.BETTER_SERIES_CHOSEN, "", found, expected)
+def _selection(study: Study, region: Sequence[Pair], policy: SelectionPolicy) -> Selection:
+    """The first pair, with the others as its alternatives."""
+    first, *others = (_with_decisions(study, region[place:], policy) for place in range(len(region)))
+    return replace(first, alternatives=tuple(others))
 
 
-def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
+def _rivals(region: Sequence[Pair], policy: SelectionPolicy) -> Iterator[Decision]:
+    """What else there was, for the report: every other functional image, and CTs that no rule decides on."""
+    for reason in _reasons_of_others(region, policy).values():
+        is_open = reason.expected.endswith(BY_UID)
+        is_ct = reason.series_instance_uid in {pair.ct.uid for pair in region}
+        if is_open or not is_ct:
+            uid = reason.series_instance_uid
+            text = f"series {uid} is not taken, {reason.found}; taken is {reason.expected}"
+            yield Decision.warning("select", text) if is_open else Decision("select", text)
+
+
+def _with_decisions(study: Study, region: Sequence[Pair], policy: SelectionPolicy) -> Selection:
+    """The first of these pairs, and what a report must say of it."""
+    pair = region[0]
     functional, identified = pair.functional, pair.functional.identified
     if identified is None:  # every functional candidate was identified in _judge
         raise RuntimeError("a functional series was paired before its tracer was identified")
@@ -237,7 +245,8 @@ def _selection(study: Study, pair: _Pair, policy: SelectionPolicy) -> Selection:
         doubts.append("no FrameOfReferenceUID; the CT was taken by coverage, by the site's rule")
     if pair.cover.axial < 1.0:
         doubts.append(f"the CT covers {pair.cover.axial:.0%} of the functional slices")
-    decisions = (*identified.decisions, *(Decision.warning("select", text) for text in doubts))
+    warnings = (Decision.warning("select", text) for text in doubts)
+    decisions = (*identified.decisions, *warnings, *_rivals(region, policy))
     return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, decisions)
 
 

@@ -30,6 +30,11 @@ class Tracer:
     code: Code | None = None
     aliases: tuple[Code, ...] = ()
 
+    @property
+    def usual_uptake_min(self) -> float | None:
+        """From injection to scan; ``None`` where none is known to be usual."""
+        return USUAL_UPTAKE_MIN.get(self.key)
+
     def coded_as(self, code: Code) -> bool:
         """Whether ``code`` means this tracer."""
         return any(code.same_as(own) for own in (self.code, *self.aliases) if own is not None)
@@ -48,6 +53,17 @@ PSMA_IT_LU177 = Tracer("177Lu-PSMA-I&T", "lutetium Lu-177 zadavotide guraxetan",
 
 KNOWN_TRACERS = (PSMA_11_GA68, PSMA_617_GA68, PSMA_1007_F18, DCFPYL_F18, PSMA_617_LU177, PSMA_IT_LU177)
 """PSMA ligands: allowed unless the site says otherwise."""
+
+USUAL_UPTAKE_MIN = {
+    PSMA_11_GA68.key: 60.0,
+    PSMA_617_GA68.key: 60.0,
+    PSMA_1007_F18.key: 90.0,
+    DCFPYL_F18.key: 90.0,
+    PSMA_617_LU177.key: 1440.0,
+    PSMA_IT_LU177.key: 1440.0,
+}
+"""Which of several time points is taken. 68Ga-PSMA: 60 (50 to 100) min, 18F ligands: the middle of 60 to 120
+min (EANM/SNMMI guideline 2.0, doi 10.1007/s00259-022-06089-w); 177Lu-PSMA: 24 h (LuPIN, PubMed 36008120)."""
 
 OTHER_TRACERS = (
     Tracer(

@@ -1,0 +1,91 @@
+"""Defects of studies with more than one image that could be taken: what is taken, and what is told of the rest."""
+
+# ruff: noqa: E501  one defect a line, so that the table reads as one
+
+from __future__ import annotations
+
+from pydicom import Dataset
+
+from app.domain.refusal import RefusalCode as Code
+from tests.defects.ct import second_ct
+from tests.defects.damage import Damage, Defect, both, copied, put
+from tests.defects.studies import Images
+
+EVERY = slice(None)
+
+
+def unchanged(images: Images) -> None:
+    """The numbers are the undamaged study's."""
+
+
+def first_by_uid(**changes: object) -> Damage:
+    """Another functional series of half the values, before the right one in order of UIDs."""
+
+    def damage(images: Images) -> None:
+        uid = "1.2.3.0"
+        for index, each in enumerate(list(images.functional)):
+            other = copied(each, f"{uid}.{index}", SeriesInstanceUID=uid, **changes)
+            if changes.get("RescaleSlope", "") is not None and "RescaleSlope" in other:
+                other.RescaleSlope = float(other.RescaleSlope) / 2.0
+            images.functional.append(other)
+
+    return damage
+
+
+def with_window(images: Images, low: float, high: float) -> None:
+    """Energy window of each NM image."""
+    for each in images.functional:
+        limits, window = Dataset(), Dataset()
+        limits.EnergyWindowLowerLimit, limits.EnergyWindowUpperLimit = low, high
+        window.EnergyWindowRangeSequence = [limits]
+        each.EnergyWindowInformationSequence = [window]
+
+
+def second_window(low: float, high: float, **changes: object) -> Damage:
+    """A series of another window of the same SPECT, first by UID; the right one is of 208 keV."""
+
+    def damage(images: Images) -> None:
+        with_window(images, low, high)
+        first_by_uid(RealWorldValueMappingSequence__RealWorldValueSlope=1000.0, **changes)(images)
+        with_window(Images(images.functional[:1], []), 187.2, 228.8)
+
+    return damage
+
+
+def injected_otherwise(keyword: str, value: object) -> Damage:
+    """The first series alone lacks, or has wrong, an attribute of its injection."""
+
+    def damage(images: Images) -> None:
+        first_by_uid()(images)
+        for each in images.functional[len(images.functional) // 2 :]:
+            put(each, f"RadiopharmaceuticalInformationSequence.{keyword}", value)
+
+    return damage
+
+
+def _failed(name: str, damage: Damage, code: Code) -> Defect:
+    told = "went first and can't be used"
+    return Defect(name, damage, beside=code, warned=told, like=unchanged)
+
+
+PET = (
+    Defect("a late PET that is first by UID", first_by_uid(SeriesTime="130000", AcquisitionTime="130000"), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("an early PET that is first by UID", first_by_uid(SeriesTime="102000", AcquisitionTime="102000"), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("a late PET whose injection has no date", both(first_by_uid(SeriesTime="130000", AcquisitionTime="130000", RadiopharmaceuticalInformationSequence__RadiopharmaceuticalStartDateTime=None)), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("another reconstruction, and no rule which goes first", first_by_uid(ReconstructionMethod="OSEM 3i"), beside=Code.BETTER_SERIES_CHOSEN, warned="no rule of section select decides"),
+    _failed("first a PET in PROPCNTS", first_by_uid(Units="PROPCNTS"), Code.UNITS_UNSUPPORTED),
+    _failed("first a PET without dose", injected_otherwise("RadionuclideTotalDose", None), Code.DOSE_MISSING),
+    _failed("first a PET without weight", first_by_uid(PatientWeight=None), Code.WEIGHT_MISSING),
+    _failed("first a PET without slope", first_by_uid(RescaleSlope=None), Code.RESCALE_MISSING),
+    _failed("first a PET whose pixels are cut off", first_by_uid(PixelData=b"\0\0"), Code.PIXEL_DATA_MISSING),
+    Defect("a CT of another hour that is first by UID", second_ct(EVERY, AcquisitionTime="130000", RescaleIntercept=-1000), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("a CT twenty minutes later that is first by UID", second_ct(EVERY, AcquisitionTime="112000", RescaleIntercept=-1000), beside=Code.BETTER_SERIES_CHOSEN),
+    Defect("another CT kernel, and no rule which goes first", second_ct(EVERY, ConvolutionKernel="B60f"), beside=Code.BETTER_SERIES_CHOSEN, warned="another convolution kernel"),
+    _failed("first a CT whose pixels are cut off", second_ct(EVERY, PixelData=b"\0\0"), Code.PIXEL_DATA_MISSING),
+    _failed("first a CT in another unit", second_ct(EVERY, RescaleType="MGML"), Code.UNITS_UNSUPPORTED),
+)  # fmt: skip
+
+SPECT = (
+    Defect("the window at 113 keV first by UID", second_window(101.7, 124.3), beside=Code.BETTER_SERIES_CHOSEN),
+    _failed("first a SPECT in counts without calibration", first_by_uid(RealWorldValueMappingSequence=None), Code.CALIBRATION_MISSING),
+)  # fmt: skip
