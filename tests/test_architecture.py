@@ -56,7 +56,7 @@ FLOORS = {
     "app.dicom.results": (
         "policy",
         "context",
-        "report seg",
+        "report seg source_text",
         "page rtstruct read_back",
         "writer withdrawal",
     ),

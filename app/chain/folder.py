@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
+from app.dicom.header_values import archive_kind
 from app.dicom.reading.loading import LoadPolicy, read_ct, read_joined_suv, read_suv
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
@@ -141,7 +142,9 @@ def process_folder(input_folder: Path, output_folder: Path, settings: Settings) 
         RetryLaterError: the disk has no room for the outcome.
     """
     if not input_folder.is_dir():
-        raise MisconfiguredError(f"{input_folder} is not a folder; give a folder with DICOM files")
+        archive = archive_kind(input_folder) if input_folder.is_file() else ""
+        kind = f"a {archive} archive: unpack it, and" if archive else "not a folder;"
+        raise MisconfiguredError(f"{input_folder} is {kind} give a folder with DICOM files")
     _prepare(output_folder)
     try:
         return _finished(_process_all(input_folder, output_folder, settings), output_folder)

@@ -205,7 +205,8 @@ def _counted(reasons: Iterable[Reason]) -> tuple[tuple[str, int], ...]:
     counts: dict[str, int] = defaultdict(int)
     for reason in reasons:
         kind = re.sub(r"^.*: ", "", reason.found)
-        counts[f"{kind}; expected {reason.expected}"] += 1
+        advice = f"; {reason.advice}" if reason.advice != reason.code.advice else ""
+        counts[f"{kind}; expected {reason.expected}{advice}"] += 1
     return tuple(sorted(counts.items()))
 
 

@@ -21,6 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from app.domain.clocks import FARTHEST_EAST, FARTHEST_WEST, zone_offset
 from app.domain.study import Code
@@ -39,6 +40,21 @@ MOST_INFLATED_BYTES = 256 * 2**20
 
 MIDNIGHT_H = 2
 """Hours before and after it in which a scan runs over midnight; no PET takes longer."""
+
+_HEADERLESS_BYTES = 4096
+_HEADERLESS_ELEMENTS = 3
+_LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT"))
+
+_ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?")
@@ -60,8 +76,7 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     Raises:
         one of :data:`READ_ERRORS`.
     """
-    _refuse_bomb(path)
-    return dcmread(path, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None)
+    return _opened(path, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None)
 
 
 def read_with_pixels(path: Path) -> Dataset:
@@ -70,8 +85,59 @@ def read_with_pixels(path: Path) -> Dataset:
     Raises:
         one of :data:`READ_ERRORS`.
     """
-    _refuse_bomb(path)
-    return dcmread(path)
+    return _opened(path)
+
+
+def _opened(path: Path, **options: Any) -> Dataset:
+    try:
+        _refuse_bomb(path)
+        return dcmread(path, **options)
+    except InvalidDicomError:
+        if not is_headerless(path):
+            raise
+    dataset = dcmread(path, force=True, **options)
+    if "TransferSyntaxUID" not in dataset.file_meta and not _is_encapsulated(dataset):
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
+
+
+def _is_encapsulated(dataset: Dataset) -> bool:
+    """Compressed pixels: without a header nothing says how."""
+    pixels = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    return pixels is not None and bool(pixels.value) and pixels.value.startswith(b"\xfe\xff\x00\xe0")
+
+
+def is_headerless(path: Path) -> bool:
+    """Whether a file is a data set in little endian without preamble, or without file meta information too.
+
+    Old archives and some exports write such files, though PS3.10 7.1 demands both. The first elements have to
+    be those that every data set begins with, in ascending order and of modest length.
+    """
+    with path.open("rb") as file:
+        start = file.read(_HEADERLESS_BYTES)
+    position, last, explicit = 0, (0, 0), start[4:6].isalpha()
+    for _ in range(_HEADERLESS_ELEMENTS):
+        if len(start) < position + 8:
+            return False
+        group, element, length = struct.unpack_from("<HHL", start, position)
+        explicit = start[position + 4 : position + 6].isalpha() if last[0] == 2 < group else explicit
+        if explicit:
+            long = start[position + 4 : position + 6] in _LONG_VRS
+            length = struct.unpack_from("<L" if long else "<H", start, position + (8 if long else 6))[0]
+            position += 4 if long else 0
+        if group not in (2, 8) or (group, element) <= last or length > _HEADERLESS_BYTES:
+            return False
+        position, last = position + 8 + length, (group, element)
+    return DEFLATED.encode() not in start
+
+
+def archive_kind(path: Path) -> str:
+    """What kind of archive a file is by its first bytes; empty for none."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    kinds = (name for magic, name in _ARCHIVES.items() if start.startswith(magic))
+    return next(kinds, "tar" if start[257:262] == b"ustar" else "")
 
 
 def _refuse_bomb(path: Path) -> None:

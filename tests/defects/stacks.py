@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
@@ -149,6 +150,40 @@ def second_series(**changes: object) -> Damage:
 
 def not_dicom(content: bytes) -> Damage:
     return lambda images: images.unreadable.append(content)
+
+
+def once_more(**encoding: bool) -> Damage:
+    """The PET again as a PACS forwards it, after what its scanner has sent."""
+
+    def damage(images: Images) -> None:
+        images.unreadable += [data_set(each, **encoding) for each in images.functional]
+
+    return damage
+
+
+def once_more_changed(images: Images) -> None:
+    """One of them with another weight."""
+    changed = copy.deepcopy(images.functional[OTHER])
+    changed.PatientWeight = 80
+    images.unreadable.append(data_set(changed, implicit_vr=True))
+
+
+def headerless(**encoding: bool) -> Damage:
+    """Data sets alone: no preamble, no file meta information."""
+
+    def damage(images: Images) -> None:
+        images.unreadable += [data_set(each, **encoding) for each in images.functional]
+        images.functional.clear()
+
+    return damage
+
+
+def data_set(dataset: Dataset, implicit_vr: bool) -> bytes:
+    """As PS3.5 has it, without the file around it."""
+    buffer = BytesIO()
+    plain = Dataset(dataset)
+    dcmwrite(buffer, plain, implicit_vr=implicit_vr, little_endian=True)
+    return buffer.getvalue()
 
 
 def scaled(factor: float, *indices: int) -> Damage:
@@ -322,6 +357,12 @@ DEFECTS = (
     Defect("video", video, Code.TRANSFER_SYNTAX_UNSUPPORTED, "TransferSyntaxUID"),
     # files
     Defect("a file that is no DICOM", not_dicom(b"no image"), beside=Code.UNREADABLE),
+    Defect("a zip", not_dicom(b"PK\x03\x04" + bytes(200)), beside=Code.UNREADABLE),
+    Defect("without preamble and file meta, explicit VR", headerless(implicit_vr=False)),
+    Defect("without preamble and file meta, implicit VR", headerless(implicit_vr=True)),
+    Defect("without preamble and file meta, compressed", both(compressed(RLELossless), headerless(implicit_vr=False)), Code.TRANSFER_SYNTAX_UNSUPPORTED, "TransferSyntaxUID"),
+    Defect("every slice once more as implicit VR", once_more(implicit_vr=True)),
+    Defect("a slice once more with another weight", once_more_changed, Code.CONFLICTING_DUPLICATE, "SOPInstanceUID"),
     Defect("an empty file", not_dicom(b""), beside=Code.UNREADABLE),
     Defect("a slice without UID", one(SOPInstanceUID=None), Code.UNREADABLE, "SOPInstanceUID"),
     Defect("a UID that is a path", one(SeriesInstanceUID="../../x"), Code.UNREADABLE, "SeriesInstanceUID"),

@@ -35,6 +35,9 @@ MOST_VOXELS = 1 << 29
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", header.DEFLATED)
 
 
+HEADERLESS = "nothing: the file is headerless (PS3.10 7.1), so how its pixels are compressed is unknown"
+
+
 @dataclass(frozen=True, eq=False)
 class SliceStack:
     """A series read in full.
@@ -178,7 +181,7 @@ def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
     if not usable:
         expected = "an uncompressed image, or a compression with a decoder installed here"
         code = RefusalCode.TRANSFER_SYNTAX_UNSUPPORTED
-        raise unusable(series, code, "TransferSyntaxUID", syntax or "nothing", expected)
+        raise unusable(series, code, "TransferSyntaxUID", syntax or HEADERLESS, expected)
 
 
 def _refuse_wide_samples(series: Series, dataset: Dataset) -> None:

@@ -37,6 +37,9 @@ MUST_AGREE = {
 """Fields of a series that every one of its instances must give the same, with their keywords."""
 
 
+UNPACK = "Unpack it, and give the folder with its files"
+
+
 @dataclass(frozen=True)
 class StudyReading:
     """What a set of files holds.
@@ -141,9 +144,16 @@ def _read(path: Path, root: Path) -> FileHeader | Reason:
             return Reason(RefusalCode.UNREADABLE, missing[0], found, expected)
         return file_header(dataset, path)
     except header.READ_ERRORS as error:
-        no_file = "not a DICOM file (PS3.10: DICM after 128 bytes)"
-        what = no_file if isinstance(error, InvalidDicomError) else type(error).__name__
-        return Reason(RefusalCode.UNREADABLE, "", f"{name}: {what}", expected)
+        what, advice = _foreign(path) if isinstance(error, InvalidDicomError) else (type(error).__name__, "")
+        return Reason(RefusalCode.UNREADABLE, "", f"{name}: {what}", expected, advice)
+
+
+def _foreign(path: Path) -> tuple[str, str]:
+    """What a file without DICOM's preamble is, and what to do, where that is not what UNREADABLE says."""
+    archive = header.archive_kind(path)
+    if archive:
+        return f"a {archive} archive", UNPACK
+    return "not a DICOM file (PS3.10: DICM after 128 bytes)", ""
 
 
 def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], set[str]]:

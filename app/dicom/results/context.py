@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from app.dicom.header_values import tolerant
+from app.dicom.header_values import read_header, tolerant
 from app.dicom.results.policy import WritePolicy
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.domain.analysis import Loaded, Provenance, Quantified, SupersededReport
@@ -58,8 +57,8 @@ class ResultContext:
         quantified: what was found.
         policy: how to write it.
         provenance: what made it.
-        header: attributes of one functional instance as it came in, without pixels; patient and study
-            attributes of the results are its.
+        source: the file of one functional instance; patient and study attributes of the results are its.
+        header: its attributes as it came in, without pixels.
         identity: SHA-256 that all UIDs are derived from.
         dated: the acquisition's date and time, which the results carry.
     """
@@ -67,6 +66,7 @@ class ResultContext:
     quantified: Quantified
     policy: WritePolicy
     provenance: Provenance
+    source: Path
     header: Dataset
     identity: str
     dated: datetime
@@ -156,11 +156,13 @@ def open_context(quantified: Quantified, policy: WritePolicy, provenance: Proven
         UnusableStudyError: the source bears no date that a result could carry.
     """
     loaded = quantified.segmented.aligned.loaded
-    header = decoded_header(_first_instance(loaded).path)
+    source = _first_instance(loaded).path
+    header = decoded_header(source)
     return ResultContext(
         quantified=quantified,
         policy=policy,
         provenance=provenance,
+        source=source,
         header=header,
         identity=result_identity(quantified, provenance),
         dated=_acquisition_datetime(header, loaded.selection.functional.series_instance_uid),
@@ -257,7 +259,7 @@ def _first_instance(loaded: Loaded) -> Instance:
 def decoded_header(path: Path) -> Dataset:
     """A file's header with its values decoded, so that odd ones are met here, once."""
     with tolerant():
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = read_header(path)
         header.decode()
     return header
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import unpack_bits
 
 from app.dicom.contours import filled
-from app.dicom.header_values import tolerant
+from app.dicom.header_values import read_header, tolerant
 from app.dicom.results.context import PATIENT_KEYWORDS, ResultContext
 from app.dicom.results.report.quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.results.report.sr import WHOLE_BODY
+from app.dicom.results.source_text import file_of
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain import codes
 from app.domain.outcome import ResultFile
@@ -39,7 +39,8 @@ class ResultMismatchError(RuntimeError):
 
 def parse(content: bytes) -> Dataset:
     """A DICOM file from its bytes."""
-    return pydicom.dcmread(BytesIO(content))
+    with tolerant():
+        return pydicom.dcmread(BytesIO(content))
 
 
 def labels_on_grid(segmentation: Dataset, grid: Grid) -> LabelMap:
@@ -166,9 +167,11 @@ def _check_identity(result: Dataset, context: ResultContext, kind: ResultKind) -
     _expect("Series Instance UID", str(result.SeriesInstanceUID), context.series_instance_uid(kind))
     study = context.loaded.selection.study.study_instance_uid
     _expect("Study Instance UID", str(result.StudyInstanceUID), study)
+    with tolerant():
+        source = read_header(context.source)
     for keyword in PATIENT_KEYWORDS:
         with tolerant():
-            same = str(result.get(keyword) or "") == str(context.header.get(keyword) or "")
+            same = str(result.get(keyword) or "") == str(source.get(keyword) or "")
         if not same:  # the values identify a patient: say which attribute, never what it holds
             raise ResultMismatchError(f"{keyword} of the {kind} is not the source's")
 
@@ -269,11 +272,9 @@ class Result:
     content: bytes
 
 
-def encoded(kind: ResultKind | NoticeKind, dataset: Dataset) -> Result:
-    """The file of a dataset, and what it reads as."""
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    content = buffer.getvalue()
+def encoded(kind: ResultKind | NoticeKind, dataset: Dataset, source: Path) -> Result:
+    """The file of a dataset, and what it reads as; patient and study are those of the file ``source``."""
+    content = file_of(dataset, source)
     return Result(kind, f"{kind.value}.{dataset.SOPInstanceUID}.dcm", parse(content), content)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from app.dicom.header_values import tolerant
+from app.dicom.header_values import read_header, tolerant
 from app.dicom.results.context import (
     RESEARCH_USE,
     anonymous,
@@ -174,8 +174,8 @@ def write_withdrawal(
     """
     reason = reason[:LONGEST_REASON].strip()
     notice = _Notice(decoded_header(result.report_file), result, reason, policy, provenance)
-    report = encoded(NoticeKind.SR, _write_report(notice))
-    page = encoded(NoticeKind.PAGE, _write_page(notice))
+    report = encoded(NoticeKind.SR, _write_report(notice), result.report_file)
+    page = encoded(NoticeKind.PAGE, _write_page(notice), result.report_file)
     _check(report.dataset, notice)
     return report, page
 
@@ -273,7 +273,9 @@ def _check(report: Dataset, notice: _Notice) -> None:
     meant = [(code.value, text) for code, text in notice.statements()]
     if [statement for statement in texts(report) if statement in meant] != meant:
         raise ResultMismatchError("the notice does not say what was meant")
+    with tolerant():
+        withdrawn = read_header(notice.result.report_file)
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
         with tolerant():
-            if str(report.get(keyword) or "") != str(notice.withdrawn.get(keyword) or ""):
+            if str(report.get(keyword) or "") != str(withdrawn.get(keyword) or ""):
                 raise ResultMismatchError(f"{keyword} of the notice is not the withdrawn report's")

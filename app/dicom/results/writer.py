@@ -61,18 +61,18 @@ def write_results(quantified: Quantified, policy: WritePolicy, provenance: Prove
     results: list[Result] = []
     segmentation = write_segmentation(context)
     if segmentation is not None:
-        seg = encoded(ResultKind.SEG, segmentation)
+        seg = encoded(ResultKind.SEG, segmentation, context.source)
         check_segmentation(seg.dataset, context)
         results.append(seg)
-    report = encoded(ResultKind.SR, write_report(context, segmentation))
+    report = encoded(ResultKind.SR, write_report(context, segmentation), context.source)
     check_report(report.dataset, segmentation, context)
     results.append(report)
     rgb = draw_page(context)
-    page = encoded(ResultKind.PAGE, write_page(context, rgb))
+    page = encoded(ResultKind.PAGE, write_page(context, rgb), context.source)
     check_page(page.dataset, rgb, context)
     results.append(page)
     if policy.rtstruct and (structures := write_structure_set(context)) is not None:
-        contours = encoded(ResultKind.RTSTRUCT, structures)
+        contours = encoded(ResultKind.RTSTRUCT, structures, context.source)
         check_structure_set(contours.dataset, context)
         results.append(contours)
     return Written(quantified, tuple(results), context.decisions)

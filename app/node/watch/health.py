@@ -18,10 +18,13 @@ from app.files.durable import free_mb
 from app.node.deliver import scu
 from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
-from app.node.records.migrations import refuse_newer
+from app.node.records.inbox_index import InboxIndex
+from app.node.records.migrations import REVISION, found_revision, refuse_newer
 
 ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
+
+CHOICE_ADVICE = "psma-node status names them; psma-node discard STUDY shows the contents, and lets one stand"
 
 NOBODY_AE_TITLE = "NOBODY"
 """A title that no node has: does the listener check the title it is called by?"""
@@ -61,6 +64,24 @@ def check_database(policy: NodePolicy) -> CheckResult:
     finally:
         engine.dispose()
     return CheckResult(name, True, f"{engine.dialect.name} answers")
+
+
+def check_contents(policy: NodePolicy) -> CheckResult:
+    """No image waits for a person to choose between its contents; such a wait is a warning, no failure."""
+    name = "contents"
+    if not policy.database_url and not policy.data_dir.is_dir():
+        return CheckResult(name, True, "no images yet")
+    engine = create_database_engine(policy.node_database_url)
+    try:
+        with engine.connect() as connection:
+            is_current = found_revision(connection) == REVISION
+        studies = InboxIndex(policy.inbox_dir, engine).studies() if is_current else ()
+    finally:
+        engine.dispose()
+    count = sum(study.image_conflicts > 0 for study in studies)
+    if not count:
+        return CheckResult(name, True, "no image with more than one content")
+    return CheckResult(name, True, f"warning: {count} studies with images of two contents", CHOICE_ADVICE)
 
 
 def check_disk(policy: NodePolicy) -> CheckResult:
@@ -119,6 +140,7 @@ def node_checks(node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy
     checks = {
         "database": partial(check_database, node),
         "disk": partial(check_disk, node),
+        "contents": partial(check_contents, node),
         "listener": partial(check_listener, receive, node),
     }
     for destination in deliver.destinations:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from app.dicom import header_values as header
 from app.dicom.reading.studies import read_studies, read_study
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy
@@ -102,15 +103,6 @@ def test_files_that_are_no_dicom_are_named_by_their_relative_path(tmp_path: Path
 def test_a_named_pipe_does_not_hold_the_reader_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert read_studies(tmp_path).studies == ()
-
-
-def test_a_data_set_without_the_prefix_of_a_file_is_refused_for_it(tmp_path: Path) -> None:
-    tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp()))
-    one = min(tmp_path.iterdir())
-    one.write_bytes(one.read_bytes()[132:])
-    [reason] = read_studies(tmp_path).unreadable
-    assert "DICM after 128 bytes" in reason.found
-    assert reason.advice
 
 
 def test_linked_folders_are_read_too_each_once_even_in_a_ring(tmp_path: Path) -> None:
@@ -223,3 +215,50 @@ def test_hostile_files_neither_crash_nor_harm_another_study(samples: Path, tmp_p
     for study in reading.studies:
         result = select(study, SelectionPolicy())
         assert (result.rejection is None) is (study.study_instance_uid == tiny.STUDY)
+
+
+ARCHIVES = {
+    "zip": lambda path, files: shutil.make_archive(str(path), "zip", files),
+    "gzip": lambda path, files: shutil.make_archive(str(path), "gztar", files),
+    "tar": lambda path, files: shutil.make_archive(str(path), "tar", files),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_an_archive_is_called_that_alone_or_in_a_folder(tmp_path: Path, kind: str) -> None:
+    tiny.write_pet(tmp_path / "files", tiny.Scan(tiny.ramp()))
+    archive = Path(ARCHIVES[kind](tmp_path / "folder" / "study", tmp_path / "files"))
+    for source in (archive, archive.parent):
+        reading = read_studies(source)
+        [reason] = reading.unreadable
+        assert (reading.studies, reason.found) == ((), f"{archive.name}: a {kind} archive")
+        assert reason.advice == "Unpack it, and give the folder with its files"
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("with_meta", [True, False])
+def test_a_file_without_preamble_is_read(tmp_path: Path, implicit: bool, with_meta: bool) -> None:
+    """Its pixels too, and above the size from which deflated files are looked into."""
+    paths = tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(2, 400, 400)))
+    assert paths[0].stat().st_size > 256 * 2**20 // 1100
+    expected = read_study(tmp_path)
+    for path in paths:
+        dataset = dcmread(path)
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(path, implicit_vr=implicit, enforce_file_format=True)
+        content = path.read_bytes()[128 + len("DICM") :]
+        length = 12 + int.from_bytes(content[8:12], "little")
+        path.write_bytes(content if with_meta else content[length:])
+    assert without_paths(read_study(tmp_path)) == without_paths(expected)
+    read = header.read_with_pixels(paths[1])
+    assert (read.pixel_array == tiny.ramp(2, 400, 400)[1]).all()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x08\0" * 400, b"\x08\0\x05\0CS\x0a\0ISO_IR 100", b"DICM", b"\x02\0\0\0"]
+)
+def test_what_only_begins_like_a_data_set_is_no_dicom_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    [reason] = read_studies(tmp_path).unreadable
+    assert reason.found == "file: not a DICOM file (PS3.10: DICM after 128 bytes)"

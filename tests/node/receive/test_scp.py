@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     CTImageStorage,
     EncapsulatedPDFStorage,
     EnhancedPETImageStorage,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -116,6 +120,28 @@ def test_a_duplicate_and_a_conflict_are_success_for_the_sender(
     kinds = [reception.event for reception in receptions]
     assert kinds == [ReceptionEvent.STORED, ReceptionEvent.DUPLICATE, ReceptionEvent.CONFLICT]
     assert inbox.studies()[0].conflicts == 1
+
+
+def test_another_syntax_is_a_duplicate_over_the_network_and_heals_what_was_damaged(
+    scp: StoreScp, inbox: Inbox, receptions: list[Reception]
+) -> None:
+    """First as the scanner sends it, then as the PACS forwards it, then again with the kept file emptied."""
+    syntaxes = (JPEGLSLossless, ImplicitVRLittleEndian)
+    image, compressed = ct_slice(1), ct_slice(1)
+    values = np.frombuffer(image.PixelData, np.uint16).reshape(16, 16)
+    compressed.PixelData = encapsulate([bytes(imagecodecs.jpegls_encode(values))])
+    compressed["PixelData"].is_undefined_length = True
+    with raw_sender(scp.port, "SCANNER", (str(CTImageStorage),), tuple(map(str, syntaxes))) as sender:
+        for each, syntax in zip((compressed, image, image), (*syntaxes, syntaxes[1]), strict=True):
+            request = Request(encoded(each, syntax), image.SOPInstanceUID, str(CTImageStorage), str(syntax))
+            assert sender.store(request).Status == 0
+            if len(receptions) == 2:
+                inbox.paths(STUDY)[0].write_bytes(b"")
+    kinds = [reception.event for reception in receptions]
+    assert kinds == [ReceptionEvent.STORED, ReceptionEvent.DUPLICATE, ReceptionEvent.STORED]
+    (path,) = inbox.paths(STUDY)
+    assert (dcmread(path).pixel_array == values).all()
+    assert inbox.studies()[0].conflicts == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from app.node.records.audit import AuditEvent
 from app.node.records.instances import StoreCommand, identify
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
+from app.node.watch.health import check_contents
 from app.node.watch.status import StudyStatus, study_statuses
 from tests.node.receive.images import encoded
 from tests.node.workflow.fake_node import KINDS, _pair, _result, examine, pet_image
@@ -125,6 +126,16 @@ def test_a_conflict_leaves_the_result_and_says_what_to_do(
         assert (status.state, status.revision, status.conflicts) == ("waiting", 1, 1)
         assert status.next_step == "psma-node discard shows the contents, and lets one stand"
         assert standing(stores) == [1]
+
+
+def test_the_check_of_the_node_says_that_a_choice_is_due(stores: NodeStores, tmp_path: Path) -> None:
+    policy = NodePolicy(data_dir=tmp_path / "data")
+    send(stores, tmp_path, "SCANNER")
+    assert check_contents(policy).found == "no image with more than one content"
+    send(stores, tmp_path, "PACS", pixel=7)
+    found = check_contents(policy)
+    assert (found.ok, found.found) == (True, "warning: 1 studies with images of two contents")
+    assert "psma-node discard" in found.advice
 
 
 def test_a_conflict_before_any_result_is_analysed_and_rejected_as_ever(

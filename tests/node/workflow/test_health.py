@@ -29,7 +29,8 @@ def test_healthy_node_has_nothing_to_do(tmp_path: Path, pacs: FakePacs) -> None:
     deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port),))
     node = NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1)
     results = node_checks(node, ReceivePolicy(port=free_port()), deliver)
-    assert [result.name for result in results] == ["database", "disk", "listener", "destination pacs"]
+    names = ["database", "disk", "contents", "listener", "destination pacs"]
+    assert [result.name for result in results] == names
     assert all(result.ok and not result.advice for result in results)
     assert not (tmp_path / "new").exists(), "a check leaves nothing behind"
 
