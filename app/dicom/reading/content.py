@@ -8,6 +8,7 @@ attribute's value as implicit VR little endian has it, without padding (PS3.5 6.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydicom.tag import BaseTag
 from app.dicom import header_values as header
 from app.dicom.reading import compression
 from app.dicom.reading.compression import DecoderDiedError, IsolatedDecoder
-from app.dicom.reading.pixels import decoded
+from app.dicom.reading.pixels import MOST_VOXELS, decoded
 
 PIXEL_DATA = 0x7FE00010
 LOSSY = 0x00282110
@@ -76,6 +77,7 @@ def content_of(path: Path, decoder: IsolatedDecoder) -> Content:
         dataset = header.read_with_pixels(path)
         content = _values(dataset)
         if PIXEL_DATA in dataset:
+            _refuse_bomb(dataset)
             compression.register()
             pixels = np.ascontiguousarray(decoded(dataset, path, decoder))
             kind = f"{pixels.dtype.newbyteorder('<').str} {pixels.shape}".encode()
@@ -84,6 +86,15 @@ def content_of(path: Path, decoder: IsolatedDecoder) -> Content:
             if plain.ndim > 2 and dataset.get("SamplesPerPixel") == 3:
                 content = {tag: value for tag, value in content.items() if tag not in OF_COLOURS}
     return content
+
+
+def _refuse_bomb(dataset: Dataset) -> None:
+    """A short stream may claim to be an image of any size; whoever sends it must not end the node with it."""
+    sizes = [
+        dataset.get(keyword) or 1 for keyword in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
+    ]
+    if math.prod(map(int, sizes)) > MOST_VOXELS:
+        raise ValueError(f"an image of more than {MOST_VOXELS} values")
 
 
 def _values(dataset: Dataset) -> dict[int, bytes]:

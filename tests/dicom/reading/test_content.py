@@ -167,6 +167,27 @@ def test_another_value_is_another_content_and_is_named(
         assert differing_tags(original, saved(other, tmp_path / "other"), decoder) == (tag,)
 
 
+def test_a_short_stream_that_claims_to_be_huge_is_not_decoded(
+    original: Path, tmp_path: Path, decoder: IsolatedDecoder
+) -> None:
+    other = in_syntax(original, RLELossless)
+    other.Rows = other.Columns = 65535
+    assert differing_tags(original, saved(other, tmp_path / "other"), decoder) == (PIXEL_DATA,)
+
+
+@pytest.mark.parametrize("depth", [50, 5000])
+def test_sequences_nested_deeper_than_any_stack_are_another_content(
+    original: Path, tmp_path: Path, decoder: IsolatedDecoder, depth: int
+) -> None:
+    opened = b"\x08\0\x15\x11" + b"SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\0\xe0" + b"\xff" * 4
+    closed = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+    before, after = original.read_bytes().split(b"\x10\0\x20\0LO", 1)
+    other = tmp_path / "other"
+    other.write_bytes(before + opened * depth + closed * depth + b"\x10\0\x20\0LO" + after)
+    assert 0x00081115 in differing_tags(original, other, decoder) or depth > 50
+    assert differing_tags(original, other, decoder) != ()
+
+
 def test_what_can_not_be_decoded_is_not_the_same_as_anything(
     original: Path, tmp_path: Path, decoder: IsolatedDecoder
 ) -> None:
