@@ -133,7 +133,9 @@ def is_headerless(path: Path) -> bool:
 
 
 def archive_kind(path: Path) -> str:
-    """What kind of archive a file is by its first bytes; empty for none."""
+    """What kind of archive a file is by its first bytes; empty for none, and for a gzipped NIfTI."""
+    if path.name.lower().endswith(".nii.gz"):
+        return ""
     with path.open("rb") as file:
         start = file.read(512)
     kinds = (name for magic, name in _ARCHIVES.items() if start.startswith(magic))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import zlib
@@ -233,6 +234,12 @@ def test_an_archive_is_called_that_alone_or_in_a_folder(tmp_path: Path, kind: st
         [reason] = reading.unreadable
         assert (reading.studies, reason.found) == ((), f"{archive.name}: a {kind} archive")
         assert reason.advice == "Unpack it, and give the folder with its files"
+
+
+def test_a_gzipped_nifti_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "mask.nii.gz").write_bytes(gzip.compress(bytes(352)))
+    [reason] = read_studies(tmp_path).unreadable
+    assert reason.found == "mask.nii.gz: not a DICOM file (PS3.10: DICM after 128 bytes)"
 
 
 @pytest.mark.parametrize("implicit", [True, False])
