@@ -168,8 +168,8 @@ def _dicom_of(patients: Sequence[CohortPatient]) -> Files:
     found: dict[str, tuple[Path, ...]] = {}
     for source in sorted({scan.source for patient in patients for scan in patient.scans}):
         for study in read_studies(Path(source)).studies if Path(source).is_dir() else ():
-            instances = (instance for series in study.series for instance in series.instances)
-            found[study.study_instance_uid] = tuple(instance.path.resolve() for instance in instances)
+            paths = (item.path.resolve() for series in study.series for item in series.instances)
+            found[study.study_instance_uid] = tuple(dict.fromkeys(paths))
     missing = sorted({name for uid, name in wanted.items() if uid not in found})
     if missing:
         raise MisconfiguredError(

@@ -150,7 +150,7 @@ def content_key(series: Series) -> str:
 
 
 def _files(series: Iterable[Series]) -> tuple[Path, ...]:
-    return tuple(item.path for each in series for item in each.instances)
+    return tuple(dict.fromkeys(item.path for each in series for item in each.instances))
 
 
 def _read(root: Path, jobs: int) -> StudyReading:

@@ -91,4 +91,4 @@ def tracking_uid(identity: str, lesion_number: int) -> str:
 
 
 def _series_ingredients(series: Series) -> list[object]:
-    return [series.series_instance_uid, sorted(item.sop_instance_uid for item in series.instances)]
+    return [series.series_instance_uid, sorted({item.sop_instance_uid for item in series.instances})]

@@ -68,8 +68,7 @@ class RefusalCode(StrEnum):
     NOT_AN_IMAGE = "not-an-image", "The object is no image: a report, a presentation state, a structure set."
     OTHER_MODALITY = (
         "other-modality",
-        "An image of another kind than PET Image, NM Image and CT Image Storage; enhanced multi-frame PET "
-        "and CT are among these.",
+        "An image of another kind than PET, NM and CT Image Storage, and PET and CT in their enhanced forms.",
     )
     NOT_PRIMARY = "not-primary", "The image was made from other images: a projection, a scout, a capture."
     NOT_ATTENUATION_CORRECTED = (

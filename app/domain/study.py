@@ -69,6 +69,7 @@ class Instance:
 
     ``pixel_spacing_mm`` is (between rows, between columns), as in PS3.3 10.7.1.3.
     For NM the position and orientation come from Detector Information Sequence (0054,0022), and
+    A frame of an Enhanced PET or CT is an instance by itself: ``frame_number`` counts from 1 in its file.
     ``slice_numbers`` is Slice Vector (0054,0080), one number a frame; empty when absent.
     """
 
@@ -84,6 +85,7 @@ class Instance:
     spacing_between_slices_mm: float | None = None
     transfer_syntax_uid: str = ""
     slice_numbers: tuple[int, ...] = ()
+    frame_number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from app.dicom.results.context import DEVICE_NAME, MANUFACTURER
 from app.dicom.results.policy import RESULT_CLASSES, SegType, WritePolicy
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain import codes
-from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.screening import CLASSIC_OF_ENHANCED, CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
@@ -98,7 +98,8 @@ PURPOSES: dict[ResultKind | NoticeKind, str] = {
     NoticeKind.PAGE: "page of that notice",
 }
 
-USED = {PET_IMAGE: "PET", NM_IMAGE: "SPECT", CT_IMAGE: "CT"}
+_CLASSIC = {PET_IMAGE: "PET", NM_IMAGE: "SPECT", CT_IMAGE: "CT"}
+USED = _CLASSIC | {uid: _CLASSIC[classic] for uid, classic in CLASSIC_OF_ENHANCED.items()}
 
 STATUSES = (
     (scp.SUCCESS, "Success", "the instance is on disk (fsync) and indexed, now or from an earlier time"),

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
 from app.dicom import header_values as header
+from app.dicom.reading.injections import radiopharmaceutical
 from app.dicom.reading.pixels import SliceStack, unusable
-from app.dicom.reading.series_header import radiopharmaceutical
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
 from app.domain.quantities.plausibility import retention_warnings, share_warnings

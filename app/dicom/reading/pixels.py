@@ -21,6 +21,7 @@ from app.dicom.reading.compression import (
     loss_in_stream,
     widest_sample_bits,
 )
+from app.dicom.reading.enhanced import classic_frames
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CT_IMAGE
 from app.domain.stack.geometry import Stack, stack_series
@@ -96,14 +97,31 @@ def read_stack(series: Series) -> SliceStack:
 def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     ordered = [series.instances[index] for index in stack.order]
     planes, headers, padded = [], [], []
+    files: dict[Path, tuple[tuple[Dataset, ...], NDArray[Any]]] = {}
     for instance in ordered:
-        dataset, plane, outside = _pixels(series, instance.path, stack.grid.shape[1:], decoder)
+        if instance.frame_number is None:
+            dataset, stored = _stored(series, instance.path, stack.grid.shape[1:], decoder)
+        else:
+            if instance.path not in files:
+                files[instance.path] = _frames(series, instance.path, stack.grid.shape[1:], decoder)
+            dataset, stored = (of_frame[instance.frame_number - 1] for of_frame in files[instance.path])
+        plane, outside = _without_padding(series, dataset, stored)
         planes.append(plane)
         headers.append(dataset)
         padded.append(outside)
     uids = tuple(instance.sop_instance_uid for instance in ordered)
     # np.stack promotes to a type that holds every slice: the first one alone must not decide
-    return SliceStack(stack, np.stack(planes), tuple(headers), uids, (1,) * len(uids), _joined(padded))
+    numbers = tuple(instance.frame_number or 1 for instance in ordered)
+    return SliceStack(stack, np.stack(planes), tuple(headers), uids, numbers, _joined(padded))
+
+
+def _frames(
+    series: Series, path: Path, plane: tuple[int, ...], decoder: IsolatedDecoder
+) -> tuple[tuple[Dataset, ...], NDArray[Any]]:
+    """Each frame of an Enhanced PET or CT as a classic data set without pixels, and its stored values."""
+    count = sum(item.path == path for item in series.instances)
+    dataset, stored = _stored(series, path, (count, *plane) if count > 1 else plane, decoder)
+    return classic_frames(dataset), stored.reshape(count, *plane)
 
 
 def _joined(masks: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
@@ -116,7 +134,8 @@ def _joined(masks: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
 
 def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     instance = series.instances[0]
-    dataset, frames, outside = _pixels(series, instance.path, stack.grid.shape, decoder)
+    dataset, stored = _stored(series, instance.path, stack.grid.shape, decoder)
+    frames, outside = _without_padding(series, dataset, stored)
     order = np.array(stack.order)
     slices = len(order)
     numbers = tuple(int(frame) + 1 for frame in order)
@@ -125,10 +144,10 @@ def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> Slic
     return SliceStack(stack, frames[order], (dataset,) * slices, uids, numbers, padded)
 
 
-def _pixels(
+def _stored(
     series: Series, path: Path, shape: tuple[int, ...], decoder: IsolatedDecoder
-) -> tuple[Dataset, NDArray[Any], NDArray[np.bool_] | None]:
-    """Data set without pixels, its pixels as ``shape``, and which of them are none."""
+) -> tuple[Dataset, NDArray[Any]]:
+    """Data set without pixels, and its pixels as ``shape``."""
     try:
         dataset = header.read_with_pixels(path)
     except header.READ_ERRORS as error:
@@ -152,11 +171,18 @@ def _pixels(
         found, expected = f"pixels of shape {pixels.shape}", f"{shape}, one sample each"
         raise unusable(series, missing, "PixelData", found, expected)
     del dataset.PixelData
+    return dataset, pixels
+
+
+def _without_padding(
+    series: Series, dataset: Dataset, pixels: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Stored values, those that are no image 0 in a PET or SPECT; and which of them these are."""
     is_ct = series.sop_class_uid == CT_IMAGE
     outside = settled(padding.outside(dataset, pixels, is_ct), series)
     if outside is not None and not is_ct:
         pixels = np.where(outside, pixels.dtype.type(0), pixels)
-    return dataset, pixels, outside
+    return pixels, outside
 
 
 def decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:

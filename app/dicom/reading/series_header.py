@@ -5,21 +5,20 @@ Only values are read here; what they mean, and whether they contradict each othe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.domain.clocks import Clocks, LoneOffset, lag_s
+from app.dicom.reading import enhanced
+from app.dicom.reading.injections import radiopharmaceutical, several_injections
+from app.domain.clocks import Clocks, lag_s
 from app.domain.quantities.scales import RealWorldMapping
-from app.domain.refusal import Reason, RefusalCode
-from app.domain.selection.screening import CT_IMAGE, NM_IMAGE, PET_IMAGE
+from app.domain.selection.screening import CLASSIC_OF_ENHANCED, CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.stack.slice_order import Numbering, by_bed
-from app.domain.study import Instance, Patient, Radiopharmaceutical, Series, Study
+from app.domain.study import Instance, Patient, Series, Study
 
 KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "StudyTime",
@@ -34,8 +33,8 @@ KEYWORDS = (
     "Units", "TimezoneOffsetFromUTC", "LossyImageCompression",
     "NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber",
     "ProtocolName", "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription",
-    "ProcedureCodeSequence", "RequestAttributesSequence",
-    "EnergyWindowInformationSequence",
+    "ProcedureCodeSequence", "RequestAttributesSequence", "EnergyWindowInformationSequence",
+    *enhanced.KEYWORDS,
 )  # fmt: skip
 """All that the selection looks at."""
 
@@ -50,15 +49,6 @@ BED_TIME = "FrameReferenceTime"
 
 STUDY_TEXTS = ("StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription")
 """What a study or a procedure is called; they may name what was injected."""
-
-INJECTIONS = "RadiopharmaceuticalInformationSequence"
-
-NO_RADIOPHARMACEUTICAL = re.compile(
-    r"furosemid|lasix|frusemid|saline|salin|nacl|sodium chlorid|kochsalz|iohexol|iodixanol|iopamidol|iomeprol"
-    r"|iopromid|omnipaque|visipaque|imeron|ultravist|contrast|kontrast|butylscopol|buscopan|hyoscin|glucagon"
-    r"|midazolam|diazepam|insulin|water", re.IGNORECASE,
-)  # fmt: skip
-"""Names of what is given along with a tracer, for kidneys, bowel, vessels or nerves."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +66,41 @@ class Announcement:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """One file: its instance, and what it says of its series, study and patient."""
+    """One file: its instance, and what it says of its series, study and patient.
+
+    Attributes:
+        frames: of an Enhanced PET or CT, each as a classic image; its first one is told here.
+        parts: number of instances that a concatenation is said to have; 0: it is none.
+    """
 
     instance: Instance
     series: Series
     study: Study
     announcement: Announcement
+    frames: tuple[FileHeader, ...] = ()
+    parts: int = 0
 
 
 def file_header(dataset: Dataset, path: Path) -> FileHeader:
     """What a file's header, read with :data:`KEYWORDS`, says."""
+    if header.uid(dataset, "SOPClassUID") not in CLASSIC_OF_ENHANCED:
+        return _classic_header(dataset, path)
+    frames = []
+    for number, frame in enumerate(enhanced.classic_frames(dataset), start=1):
+        one = _classic_header(frame, path)
+        frames.append(replace(one, instance=replace(one.instance, number_of_frames=1, frame_number=number)))
+    parts = header.whole(dataset, "InConcatenationTotalNumber") or 0
+    return replace(frames[0], frames=tuple(frames), parts=parts)
+
+
+def _classic_header(dataset: Dataset, path: Path) -> FileHeader:
     instance = _instance(dataset, path)
+    sop_class_uid = CLASSIC_OF_ENHANCED.get(instance.sop_class_uid, instance.sop_class_uid)
     series = Series(
         series_instance_uid=header.uid(dataset, "SeriesInstanceUID"),
         modality=header.text(dataset, "Modality").upper(),
         instances=(),
-        sop_class_uid=instance.sop_class_uid,
+        sop_class_uid=sop_class_uid,
         frame_of_reference_uid=header.uid(dataset, "FrameOfReferenceUID"),
         image_type=header.codes_upper(dataset, "ImageType"),
         corrected_image=header.codes_upper(dataset, "CorrectedImage"),
@@ -164,7 +173,8 @@ def announcement(dataset: Dataset) -> Announcement:
     one has Number of Time Slices (0054,0101) of each, elsewhere GE counts bed positions in it. CT: Images in
     Acquisition (0020,1002). NM: a reconstructed image is one multi-frame instance.
     """
-    sop_class = header.uid(dataset, "SOPClassUID")
+    uid = header.uid(dataset, "SOPClassUID")
+    sop_class = CLASSIC_OF_ENHANCED.get(uid, uid)
     if sop_class == PET_IMAGE:
         return Announcement(_positive(_pet_images(dataset)))
     if sop_class == CT_IMAGE:
@@ -203,78 +213,6 @@ def study_texts(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     code = header.code(dataset, "ProcedureCodeSequence")
     found += [("ProcedureCodeSequence", code.meaning)] if code else []
     return tuple((keyword, text) for keyword, text in found if text)
-
-
-def injections(dataset: Dataset) -> tuple[tuple[Dataset, ...], tuple[str, ...]]:
-    """Items of Radiopharmaceutical Information Sequence (0054,0016), and the names of those set aside.
-
-    Workflow systems write there what else was given, such as furosemide: an item by such a name, or one
-    without radionuclide, half-life and activity, beside another that has them.
-    """
-    items = header.items(dataset, INJECTIONS)
-    foreign = [_is_foreign(item) for item in items]
-    if all(foreign) or not any(foreign):
-        return items, ()
-    named = (_name(item) for item, is_foreign in zip(items, foreign, strict=True) if is_foreign)
-    kept = tuple(item for item, is_foreign in zip(items, foreign, strict=True) if not is_foreign)
-    return kept, tuple(named)
-
-
-def _is_foreign(item: Dataset) -> bool:
-    if NO_RADIOPHARMACEUTICAL.search(_name(item)):
-        return True
-    keywords = ("RadionuclideHalfLife", "RadionuclideTotalDose")
-    return header.code(item, "RadionuclideCodeSequence") is None and not any(
-        header.number(item, keyword) for keyword in keywords
-    )
-
-
-def _name(item: Dataset) -> str:
-    code = header.code(item, "RadiopharmaceuticalCodeSequence")
-    names = (header.text(item, "Radiopharmaceutical"), code.meaning if code else "")
-    return " / ".join(dict.fromkeys(name for name in names if name)) or "an item without a name"
-
-
-def radiopharmaceutical(dataset: Dataset) -> Radiopharmaceutical | None:
-    """The first of :func:`injections`."""
-    items, set_aside = injections(dataset)
-    if not items:
-        return None
-    item = items[0]
-    zone = header.stated_zone(dataset)
-    return Radiopharmaceutical(
-        name=header.text(item, "Radiopharmaceutical"),
-        drug_code=header.code(item, "RadiopharmaceuticalCodeSequence"),
-        radionuclide_code=header.code(item, "RadionuclideCodeSequence"),
-        half_life_s=header.number(item, "RadionuclideHalfLife"),
-        injected_activity_header=header.number(item, "RadionuclideTotalDose"),
-        start_datetime=header.moment(item, "RadiopharmaceuticalStartDateTime", zone),
-        start_time=header.time_of_day(item, "RadiopharmaceuticalStartTime"),
-        lone_offset=_lone_offset(dataset, item, zone),
-        set_aside=set_aside,
-    )
-
-
-def _lone_offset(dataset: Dataset, item: Dataset, zone: timedelta | None) -> LoneOffset | None:
-    """An offset from UTC that the injection alone states, or Acquisition DateTime alone."""
-    own = header.own_offset(item, "RadiopharmaceuticalStartDateTime")
-    if zone is None:
-        return None if own is None else LoneOffset(own)
-    is_scans = (
-        header.own_offset(dataset, "AcquisitionDateTime") is not None
-        and not header.text(dataset, "TimezoneOffsetFromUTC")
-        and header.date_and_time(dataset, "AcquisitionDate", "AcquisitionTime") is None
-    )
-    return LoneOffset(zone, is_scans=True) if is_scans and own is None else None
-
-
-def several_injections(dataset: Dataset) -> tuple[Reason, ...]:
-    """Two injections, or two tracers, in one image: which one its values are scaled by is not said."""
-    items, _ = injections(dataset)
-    if all(str(item) == str(items[0]) for item in items):
-        return ()
-    found = f"{len(items)} different items ({', '.join(_name(item) for item in items)})"
-    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, INJECTIONS, found, "one injection"),)
 
 
 def clocks(dataset: Dataset) -> Clocks:

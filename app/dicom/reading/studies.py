@@ -209,18 +209,22 @@ def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
     return replace(members[0].study, series=series)
 
 
-def _series(mates: Sequence[FileHeader], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
-    uid = mates[0].series.series_instance_uid
+def _series(files: Sequence[FileHeader], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
+    uid = files[0].series.series_instance_uid
+    mates = [frame for item in files for frame in item.frames or (item,)]
     own = dict.fromkeys(fault for item in mates for fault in item.series.faults)
-    found = [*faults, *own, *_conflicts(mates, conflicting), *_contradictions(mates)]
-    instances = {item.instance.sop_instance_uid: item.instance for item in reversed(mates)}
+    found = [*faults, *own, *_conflicts(mates, conflicting), *_contradictions(mates), *_missing_parts(files)]
+    instances = {
+        (item.instance.sop_instance_uid, item.instance.frame_number or 0): item.instance
+        for item in reversed(mates)
+    }
     return replace(
         mates[0].series,
         instances=tuple(instances[key] for key in sorted(instances)),
         series_datetime=earliest(item.series.series_datetime for item in mates),
         acquired_at=earliest(item.series.acquired_at for item in mates),
         clocks=earliest_clocks([item.series.clocks for item in mates]),
-        expected_instance_count=announced_images([item.announcement for item in mates]),
+        expected_instance_count=_announced(files, mates),
         is_lossy=any(item.series.is_lossy for item in mates),
         faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
     )
@@ -233,6 +237,24 @@ def _conflicts(mates: Sequence[FileHeader], conflicting: set[str]) -> list[Reaso
     found = f"{len({item.instance.sop_instance_uid for item in twice})} UIDs with more than one content"
     expected = "one content for each SOP Instance UID"
     return [Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", found, expected)]
+
+
+def _announced(files: Sequence[FileHeader], mates: Sequence[FileHeader]) -> int | None:
+    """An Enhanced PET or CT, whole or with all its parts, holds every frame that it has."""
+    is_whole = len(files) == 1 or all(item.parts for item in files)
+    if all(item.frames for item in files) and is_whole and not _missing_parts(files):
+        return len(mates)
+    return announced_images([item.announcement for item in mates])
+
+
+def _missing_parts(files: Sequence[FileHeader]) -> list[Reason]:
+    """A concatenation, one image in several instances (PS3.3 C.7.6.16.2.2.4), of which some never came."""
+    announced = max(item.parts for item in files)
+    here = len({item.instance.sop_instance_uid for item in files if item.parts})
+    if here >= announced:
+        return []
+    found, expected = f"{here} instances", f"{announced} instances of one concatenation"
+    return [Reason(RefusalCode.INCOMPLETE_SERIES, "InConcatenationTotalNumber", found, expected)]
 
 
 def _contradictions(mates: Sequence[FileHeader]) -> list[Reason]:

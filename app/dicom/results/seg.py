@@ -13,7 +13,11 @@ import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedPETImageStorage, NuclearMedicineImageStorage
+from pydicom.uid import (
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    NuclearMedicineImageStorage,
+)
 from pydicom.valuerep import format_number_as_ds
 
 from app.dicom.results.context import MANUFACTURER, ResultContext, blank_source, coded, finish, plain
@@ -25,8 +29,12 @@ from app.domain.volume import Grid
 POSITION_DECIMALS = 9
 """Rounds float noise (-199.99999999999997) away; a billionth of a millimetre moves nothing."""
 
-MULTI_FRAME_SOP_CLASSES = (NuclearMedicineImageStorage, EnhancedPETImageStorage)
-"""Sources whose slices are frames of one instance."""
+MULTI_FRAME_SOP_CLASSES = (
+    NuclearMedicineImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+)
+"""Sources whose slices are frames, of one instance or of those of a concatenation."""
 
 LESION_RGB = (230, 25, 45)
 """Recommended display colour of every lesion, as on the page."""
@@ -55,8 +63,8 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     _fix_dimension_organization(segmentation, context.identity)
     if is_multi_frame(context):
         _restore_frames(segmentation, context.loaded)
-    if context.loaded.joined:
-        _refer_to_every_series(segmentation, context.loaded)
+    if len(set(context.loaded.slice_sop_instance_uids)) > 1 and is_multi_frame(context):
+        _refer_to_every_instance(segmentation, context.loaded)
     return segmentation
 
 
@@ -82,13 +90,8 @@ def source_images(context: ResultContext) -> list[Dataset]:
 
 
 def is_multi_frame(context: ResultContext) -> bool:
-    """Whether the slices are frames, of one instance for each series."""
-    if context.header.SOPClassUID not in MULTI_FRAME_SOP_CLASSES:
-        return False
-    series, instances = context.loaded.functional_series, set(context.loaded.slice_sop_instance_uids)
-    if len(instances) > len(series):
-        raise ValueError("several multi-frame instances of one series can't be the source of one SEG")
-    return True
+    """Whether the slices are frames, of one instance or of several."""
+    return context.header.SOPClassUID in MULTI_FRAME_SOP_CLASSES
 
 
 def _placed_source(context: ResultContext, grid: Grid) -> Dataset:
@@ -188,13 +191,14 @@ def _restore_frames(segmentation: Dataset, loaded: Loaded) -> None:
                     source.ReferencedSOPInstanceUID = loaded.slice_sop_instance_uids[z]
 
 
-def _refer_to_every_series(segmentation: Dataset, loaded: Loaded) -> None:
-    """Common Instance Reference (PS3.3 C.12.2): highdicom knows one source series."""
+def _refer_to_every_instance(segmentation: Dataset, loaded: Loaded) -> None:
+    """Common Instance Reference (PS3.3 C.12.2): highdicom knows one source instance."""
     used = set(loaded.slice_sop_instance_uids)
     items = []
     for series in loaded.functional_series:
         item, images = Dataset(), []
-        for instance in (each for each in series.instances if each.sop_instance_uid in used):
+        once = {each.sop_instance_uid: each for each in series.instances if each.sop_instance_uid in used}
+        for instance in once.values():
             image = Dataset()
             image.ReferencedSOPClassUID = instance.sop_class_uid
             image.ReferencedSOPInstanceUID = instance.sop_instance_uid

@@ -17,11 +17,16 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 MODALITY_OF_CLASS = {PET_IMAGE: "PT", NM_IMAGE: "NM", CT_IMAGE: "CT"}
 
+CLASSIC_OF_ENHANCED = {
+    "1.2.840.10008.5.1.4.1.1.130": PET_IMAGE,
+    "1.2.840.10008.5.1.4.1.1.128.1": PET_IMAGE,
+    "1.2.840.10008.5.1.4.1.1.2.1": CT_IMAGE,
+    "1.2.840.10008.5.1.4.1.1.2.2": CT_IMAGE,
+}
+"""Enhanced and Legacy Converted Enhanced images: their frames are read as classic images (``Series`` has the
+classic class, ``Instance`` its own)."""
+
 OTHER_IMAGES = {
-    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET Image",
-    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET Image",
-    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image",
-    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image",
     "1.2.840.10008.5.1.4.1.1.4": "MR Image",
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image",
     "1.2.840.10008.5.1.4.1.1.6.1": "Ultrasound Image",
@@ -31,11 +36,9 @@ OTHER_IMAGES = {
 }
 """Images of patients that this node does not read."""
 
-IMAGE_CLASSES = (*MODALITY_OF_CLASS, *OTHER_IMAGES)
+IMAGE_CLASSES = (*MODALITY_OF_CLASS, *CLASSIC_OF_ENHANCED, *OTHER_IMAGES)
 """SOP classes that a study's analysis takes note of: to read them, or to refuse them by name. No other object
 can change a result: the node keeps what else comes with a study, and analyses nothing anew because of it."""
-
-CLASSIC_ADVICE = "Have the scanner or PACS send it as classic single-frame images"
 
 NM_ADVICE = "If it is a reconstructed SPECT all the same: select.nm_modalities"
 
@@ -53,7 +56,8 @@ MADE_FROM_OTHER_IMAGES = frozenset(
         "MIP", "MINIP", "MAX_IP", "MAX IP", "MIN_IP", "MPR", "REFORMATTED", "CPR",
         "PROJECTION", "PROJECTION IMAGE", "REPROJECTION", "AVERAGE", "FUSION", "FUSED", "CAPTURE",
         "SCREEN SAVE", "VOLREN", "VOLUME", "3D", "CSA MPR", "CSA MPR THIN", "CSAPARALLEL", "DOSE_INFO",
-        "SUBTRACTION", "RTDOSE", "PARAMETRIC",
+        "SUBTRACTION", "RTDOSE", "PARAMETRIC", "MAXIMUM", "MINIMUM", "MEAN", "MEDIAN", "STD_DEVIATION",
+        "ADDITION", "MULTIPLICATION", "DIVISION", "RESAMPLED", "VOLUME_RENDER", "SURFACE_RENDER",
     }
 )  # fmt: skip
 """Image Type values 3 and up (PS3.3 C.7.6.1.1.2 and vendors' own) of images that are no primary volume."""
@@ -104,9 +108,7 @@ def _not_an_image_we_read(series: Series) -> Reason | None:
     if uid in SECONDARY_CAPTURES:
         return series.reason(RefusalCode.NOT_PRIMARY, "SOPClassUID", "Secondary Capture Image", expected)
     if uid in OTHER_IMAGES:
-        advice = CLASSIC_ADVICE if "Enhanced" in OTHER_IMAGES[uid] else ""
-        found = OTHER_IMAGES[uid]
-        return series.reason(RefusalCode.OTHER_MODALITY, "SOPClassUID", found, expected, advice)
+        return series.reason(RefusalCode.OTHER_MODALITY, "SOPClassUID", OTHER_IMAGES[uid], expected)
     found = f"{uid or 'nothing'} (modality {series.modality or 'not stated'})"
     return series.reason(RefusalCode.NOT_AN_IMAGE, "SOPClassUID", found, expected)
 

@@ -252,8 +252,9 @@ def evidence(context: ResultContext) -> Iterator[Dataset]:
 
 
 def in_order(series: Series) -> list[Instance]:
-    """The instances of a series by SOP Instance UID, as every result lists them."""
-    return sorted(series.instances, key=lambda item: item.sop_instance_uid)
+    """The instances of a series by SOP Instance UID, as every result lists them; an enhanced one once."""
+    once = {item.sop_instance_uid: item for item in series.instances}
+    return [once[uid] for uid in sorted(once)]
 
 
 def _library_group(series: Series, context: ResultContext) -> hd.sr.ContainerContentItem:

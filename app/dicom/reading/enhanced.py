@@ -1,0 +1,195 @@
+"""Frames of Enhanced and Legacy Converted Enhanced PET and CT, as the classic images that they would be.
+
+One rule then reads both: what functional groups say of a frame (PS3.3 C.7.6.16, C.8.15, C.8.22) stands under
+the classic attributes of the same meaning. What a Legacy Converted image keeps as unassigned attributes is
+classic already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from pydicom import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import DSfloat
+
+from app.dicom import header_values as header
+from app.domain.quantities.administration import CLOCK_TOLERANCE_S
+from app.domain.quantities.calibration import BQML_PER_UNIT, SUV_UNITS
+from app.domain.selection.screening import CLASSIC_OF_ENHANCED, PET_IMAGE
+
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+UNASSIGNED = (
+    "UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence",
+)  # fmt: skip
+GROUPS = (
+    "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "FrameContentSequence",
+    "PixelValueTransformationSequence", "PETFrameTypeSequence", "PETFrameAcquisitionSequence",
+    "PETFrameCorrectionFactorsSequence", "PETReconstructionSequence", "CTImageFrameTypeSequence",
+    "CTReconstructionSequence", *UNASSIGNED,
+)  # fmt: skip
+"""Functional groups whose attributes count; the classic ones last, for they overrule."""
+
+KEPT_GROUPS = ("RealWorldValueMappingSequence", "RadiopharmaceuticalUsageSequence")
+
+KEYWORDS = (
+    SHARED, PER_FRAME, "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
+    "DecayCorrected", "AttenuationCorrected", "ScatterCorrected", "DeadTimeCorrected", "RandomsCorrected",
+    "PatientMotionCorrected", "CountLossNormalizationCorrected", "DecayCorrectionDateTime", "DecayCorrection",
+)  # fmt: skip
+"""What is needed besides the classic attributes."""
+
+CORRECTIONS = {
+    "DecayCorrected": "DECY", "AttenuationCorrected": "ATTN", "ScatterCorrected": "SCAT",
+    "DeadTimeCorrected": "DTIM", "RandomsCorrected": "RAN", "PatientMotionCorrected": "MOTN",
+    "CountLossNormalizationCorrected": "NORM",
+}  # fmt: skip
+"""PS3.3 C.8.22.3 as values of Corrected Image (0028,0051)."""
+
+PLAIN_FLAVORS = ("VOLUME", "AXIAL", "HELIX", "STATIC", "WHOLE_BODY", "WHOLE BODY", "NONE", "")
+"""Image flavors (value 3, PS3.3 C.8.16.1.3) of the slices of a scan."""
+
+
+def classic_frames(dataset: Dataset) -> tuple[Dataset, ...]:
+    """A data set a frame, in the file's order, with SOP class and UIDs of the whole and without pixels."""
+    top = Dataset()
+    _merge(top, dataset, {Tag(keyword) for keyword in (SHARED, PER_FRAME, "PixelData")})
+    top.file_meta = dataset.file_meta
+    base = _with_groups(top, header.items(dataset, SHARED)[:1])
+    groups = header.items(dataset, PER_FRAME) or (Dataset(),)
+    frames = tuple(_with_groups(base, (group,)) for group in groups)
+    is_pet = CLASSIC_OF_ENHANCED.get(header.uid(dataset, "SOPClassUID")) == PET_IMAGE
+    for frame, group in zip(frames, groups, strict=True):
+        _number(frame, group)
+        _type(frame, is_pet)
+        _acquired(frame)
+    if is_pet:
+        earliest = min((at for at in map(header.acquired_at, frames) if at is not None), default=None)
+        for frame in frames:
+            _corrections(frame)
+            _decay(frame, earliest)
+            _units(frame)
+            _injection(frame)
+    return frames
+
+
+def _merge(into: Dataset, source: Dataset, left_out: Iterable[int] = ()) -> None:
+    for tag in source.keys():  # noqa: SIM118  a data set is no mapping: it iterates over elements
+        if tag in left_out:
+            continue
+        try:
+            into[tag] = source[tag]
+        except header.READ_ERRORS:
+            continue  # malformed is as good as absent (see header_values)
+
+
+def _with_groups(base: Dataset, groups: Sequence[Dataset]) -> Dataset:
+    frame = Dataset()
+    _merge(frame, base)
+    frame.file_meta = base.file_meta
+    for group in groups:
+        for keyword in KEPT_GROUPS:
+            if keyword in group:
+                frame[keyword] = group[keyword]
+        for keyword in GROUPS:
+            for item in header.items(group, keyword)[:1]:
+                _merge(frame, item)
+    return frame
+
+
+def _number(frame: Dataset, group: Dataset) -> None:
+    """Instance Number is the whole image's; a frame has its place in the stack, or that of its source."""
+    if any("InstanceNumber" in item for item in header.items(group, UNASSIGNED[1])):
+        return
+    place = header.whole(frame, "InStackPositionNumber")
+    if place is not None:
+        frame.InstanceNumber = place
+    elif "InstanceNumber" in frame:
+        del frame.InstanceNumber
+
+
+def _type(frame: Dataset, is_pet: bool) -> None:
+    """Frame Type as Image Type: value 3 is a flavor here, value 4 says by what other pixels were derived."""
+    values = header.codes_upper(frame, "FrameType") or header.codes_upper(frame, "ImageType")
+    if not values:
+        return
+    flavor, contrast = (*values[2:4], "", "")[:2]
+    kind = [flavor] if flavor not in PLAIN_FLAVORS else [] if is_pet else ["AXIAL"]
+    frame.ImageType = [*values[:2], *kind, *([contrast] if contrast not in ("NONE", "") else [])]
+
+
+def _acquired(frame: Dataset) -> None:
+    if "FrameAcquisitionDateTime" in frame:
+        frame.AcquisitionDateTime = header.text(frame, "FrameAcquisitionDateTime")
+        for keyword in ("AcquisitionDate", "AcquisitionTime"):
+            if keyword in frame:
+                del frame[keyword]
+    duration_ms = header.number(frame, "FrameAcquisitionDuration")
+    if duration_ms is not None and "ActualFrameDuration" not in frame:
+        frame.ActualFrameDuration = round(duration_ms)
+
+
+def _corrections(frame: Dataset) -> None:
+    if "CorrectedImage" in frame:
+        return
+    done = [value for keyword, value in CORRECTIONS.items() if header.text(frame, keyword).upper() == "YES"]
+    if done:
+        frame.CorrectedImage = done
+
+
+def _decay(frame: Dataset, earliest: datetime | None) -> None:
+    """Decay Correction Date Time as START or ADMIN; a later instant than the scan's start is neither."""
+    if "DecayCorrection" in frame:
+        return
+    if header.text(frame, "DecayCorrected").upper() == "NO":
+        frame.DecayCorrection = "NONE"
+    zone = header.stated_zone(frame)
+    reference = header.moment(frame, "DecayCorrectionDateTime", zone)
+    if reference is None or header.text(frame, "DecayCorrected").upper() != "YES":
+        return
+    items = header.items(frame, "RadiopharmaceuticalInformationSequence")
+    starts = [header.moment(item, "RadiopharmaceuticalStartDateTime", zone) for item in items]
+    if any(at and abs(at - reference) <= timedelta(seconds=CLOCK_TOLERANCE_S) for at in starts):
+        frame.DecayCorrection = "ADMIN"
+        return
+    if earliest is None or reference > earliest:
+        frame.DecayCorrection = "AFTER START"
+        return
+    frame.DecayCorrection = "START"
+    frame.SeriesDate, frame.SeriesTime = f"{reference:%Y%m%d}", f"{reference:%H%M%S.%f}"
+    middle = header.moment(frame, "FrameReferenceDateTime", zone)
+    if middle is not None and "FrameReferenceTime" not in frame:
+        frame.FrameReferenceTime = DSfloat((middle - reference).total_seconds() * 1000.0, auto_format=True)
+
+
+def _units(frame: Dataset) -> None:
+    """Units, and the slope to them, by the Real World Value Mapping: these images have no others."""
+    mappings = header.items(frame, "RealWorldValueMappingSequence")
+    if "Units" in frame or not mappings:
+        return
+    codes = [header.code(item, "MeasurementUnitsCodeSequence") for item in mappings]
+    named = [(code.value if code else "", item) for code, item in zip(codes, mappings, strict=True)]
+    unit, item = min(named, key=lambda pair: (pair[0] not in BQML_PER_UNIT, pair[0] not in SUV_UNITS))
+    factor = BQML_PER_UNIT.get(unit, 1.0)
+    frame.Units = "BQML" if unit in BQML_PER_UNIT else unit.upper()[:16]
+    if unit in SUV_UNITS:
+        frame.Units, frame.SUVType = "GML", "BW"
+    for keyword in ("Slope", "Intercept"):
+        value = header.number(item, f"RealWorldValue{keyword}")
+        if value is not None:
+            setattr(frame, f"Rescale{keyword}", DSfloat(value * factor, auto_format=True))
+        elif f"Rescale{keyword}" in frame:
+            del frame[f"Rescale{keyword}"]
+
+
+def _injection(frame: Dataset) -> None:
+    """Of several agents the one that Radiopharmaceutical Usage names for this frame."""
+    used = {
+        header.whole(item, "RadiopharmaceuticalAgentNumber")
+        for item in header.items(frame, "RadiopharmaceuticalUsageSequence")
+    }
+    items = header.items(frame, "RadiopharmaceuticalInformationSequence")
+    chosen = [item for item in items if header.whole(item, "RadiopharmaceuticalAgentNumber") in used]
+    if chosen:
+        frame.RadiopharmaceuticalInformationSequence = chosen

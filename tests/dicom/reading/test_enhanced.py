@@ -1,0 +1,185 @@
+"""Enhanced PET and CT give the numbers of the classic images that they are made of, or are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from app.domain.refusal import RefusalCode as Code
+from tests.defects.studies import Images, Outcome, outcome, pet_ct, same_numbers, undamaged
+from tests.dicom.reading import tiny
+from tests.dicom.reading.enhanced import enhanced_ct, enhanced_pet, legacy
+
+ORDER = [3, 0, 5, 1, 4, 2]
+
+
+def made(
+    pet: Callable[[Images], list[Dataset]], ct: Callable[[Images], list[Dataset]] | None = None
+) -> Images:
+    classic = pet_ct()
+    return Images(pet(classic), ct(classic) if ct else classic.ct)
+
+
+def parts(images: Images) -> list[Dataset]:
+    """A concatenation of two instances."""
+    found = [enhanced_pet(images.functional, ORDER[:2], 1), enhanced_pet(images.functional, ORDER[2:], 2)]
+    for number, each in enumerate(found, start=1):
+        each.ConcatenationUID, each.InConcatenationTotalNumber = "1.2.3.5", 2
+        each.InConcatenationNumber = number
+        each.ConcatenationFrameOffsetNumber = (number - 1) * 2
+    return found
+
+
+STUDIES = {
+    "legacy converted": made(lambda im: [legacy(im.functional)], lambda im: [legacy(im.ct)]),
+    "enhanced": made(lambda im: [enhanced_pet(im.functional)], lambda im: [enhanced_ct(im.ct)]),
+    "frames in any order": made(
+        lambda im: [enhanced_pet(im.functional, ORDER)], lambda im: [enhanced_ct(im.ct, ORDER)]
+    ),
+    "enhanced PET, classic CT": made(lambda im: [enhanced_pet(im.functional)]),
+    "classic PET, enhanced CT": made(lambda im: im.functional, lambda im: [enhanced_ct(im.ct)]),
+    "concatenation": made(parts),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_enhanced_images_give_the_classic_numbers(name: str, tmp_path: Path) -> None:
+    found = outcome(STUDIES[name], tmp_path)
+    assert found.loaded is not None, found.reasons
+    assert same_numbers(found.loaded, undamaged("PET/CT"))
+    assert [item.line for item in found.loaded.decisions if item.line.startswith("warning:")] == []
+
+
+def test_each_slice_names_its_frame(tmp_path: Path) -> None:
+    """Slice z of the volume is frame ORDER.index(z) + 1 of the file."""
+    found = outcome(STUDIES["frames in any order"], tmp_path).loaded
+    assert found is not None
+    assert found.slice_frame_numbers == tuple(ORDER.index(z) + 1 for z in range(6))
+    assert len(set(found.slice_sop_instance_uids)) == 1
+
+
+def test_slices_of_a_concatenation_name_instance_and_frame(tmp_path: Path) -> None:
+    found = outcome(STUDIES["concatenation"], tmp_path).loaded
+    assert found is not None
+    places = {number: ("1.2.3.1.91", place + 1) for place, number in enumerate(ORDER[:2])}
+    places |= {number: ("1.2.3.1.92", place + 1) for place, number in enumerate(ORDER[2:])}
+    named = zip(found.slice_sop_instance_uids, found.slice_frame_numbers, strict=True)
+    assert list(named) == [places[z] for z in range(6)]
+
+
+def damaged(damage: Callable[[Dataset], None], folder: Path) -> Outcome:
+    images = made(lambda im: [enhanced_pet(im.functional, ORDER)])
+    damage(images.functional[0])
+    return outcome(images, folder)
+
+
+def frames(image: Dataset) -> list[Dataset]:
+    return list(image.PerFrameFunctionalGroupsSequence)
+
+
+def at_the_injection(image: Dataset) -> None:
+    """Values as at 10:00: twice and more of what they are at 11:00."""
+    image.DecayCorrectionDateTime = "20260301100000"
+    for frame in frames(image):
+        frame.RealWorldValueMappingSequence[0].RealWorldValueSlope *= 2.0 ** (3600.0 / 4062.6)
+        frame.PETFrameCorrectionFactorsSequence[0].DecayFactor *= 2.0 ** (3600.0 / 4062.6)
+
+
+def in_kilobecquerel(image: Dataset) -> None:
+    for frame in frames(image):
+        mapping = frame.RealWorldValueMappingSequence[0]
+        mapping.RealWorldValueSlope /= 1000.0
+        mapping.MeasurementUnitsCodeSequence = [tiny.code_item("kBq/ml", "UCUM")]
+
+
+def in_suv(image: Dataset) -> None:
+    per_bqml = 70e3 / (150e6 * 2.0 ** (-3600.0 / 4062.6))
+    for frame in frames(image):
+        mapping = frame.RealWorldValueMappingSequence[0]
+        mapping.RealWorldValueSlope *= per_bqml
+        mapping.MeasurementUnitsCodeSequence = [tiny.code_item("g/ml{SUVbw}", "UCUM")]
+
+
+def of_two_agents(image: Dataset) -> None:
+    """Usage names the first; the second is 18F."""
+    other = tiny.psma_injection()
+    other.RadiopharmaceuticalAgentNumber, other.RadionuclideHalfLife = 2, 6586.2
+    image.RadiopharmaceuticalInformationSequence.insert(0, other)
+
+
+@pytest.mark.parametrize("change", [at_the_injection, in_kilobecquerel, in_suv, of_two_agents])
+def test_the_same_numbers_said_otherwise(change: Callable[[Dataset], None], tmp_path: Path) -> None:
+    found = damaged(change, tmp_path)
+    assert found.loaded is not None, found.reasons
+    expected = undamaged("PET/CT").uptake.array
+    assert found.loaded.uptake.array == pytest.approx(expected, rel=2e-3)
+
+
+def dynamic(image: Dataset) -> None:
+    for frame in frames(image)[:3]:
+        frame.PlanePositionSequence = frames(image)[3].PlanePositionSequence
+
+
+def without_units(image: Dataset) -> None:
+    for frame in frames(image):
+        del frame.RealWorldValueMappingSequence
+
+
+def in_counts(image: Dataset) -> None:
+    for frame in frames(image):
+        unit = tiny.code_item("{counts}", "UCUM")
+        frame.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence = [unit]
+
+
+def with_intercept(image: Dataset) -> None:
+    frames(image)[2].RealWorldValueMappingSequence[0].RealWorldValueIntercept = 5.0
+
+
+def corrected_to_a_later_time(image: Dataset) -> None:
+    image.DecayCorrectionDateTime = "20260301113000"
+
+
+def uncorrected(image: Dataset) -> None:
+    image.AttenuationCorrected = "NO"
+
+
+def projection(image: Dataset) -> None:
+    image.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "MAXIMUM"]
+
+
+def one_of_two_parts(image: Dataset) -> None:
+    image.InConcatenationTotalNumber = 2
+
+
+def unplaced(image: Dataset) -> None:
+    del frames(image)[1].PlanePositionSequence
+
+
+def short_of_pixels(image: Dataset) -> None:
+    image.PixelData = image.PixelData[:-40]
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (dynamic, Code.DUPLICATE_SLICE),
+        (without_units, Code.UNITS_UNSUPPORTED),
+        (in_counts, Code.UNITS_UNSUPPORTED),
+        (with_intercept, Code.RESCALE_INTERCEPT),
+        (corrected_to_a_later_time, Code.DECAY_CORRECTION_UNKNOWN),
+        (uncorrected, Code.NOT_ATTENUATION_CORRECTED),
+        (projection, Code.NOT_PRIMARY),
+        (one_of_two_parts, Code.INCOMPLETE_SERIES),
+        (unplaced, Code.GEOMETRY_MISSING),
+        (short_of_pixels, Code.PIXEL_DATA_MISSING),
+    ],
+)
+def test_an_enhanced_pet_is_refused_as_a_classic_one_is(
+    damage: Callable[[Dataset], None], code: Code, tmp_path: Path
+) -> None:
+    found = damaged(damage, tmp_path)
+    assert found.loaded is None
+    assert code in [reason.code for reason in found.reasons]
