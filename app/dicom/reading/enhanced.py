@@ -16,7 +16,7 @@ from pydicom.valuerep import DSfloat
 
 from app.dicom import header_values as header
 from app.domain.quantities.administration import CLOCK_TOLERANCE_S
-from app.domain.quantities.calibration import BQML_PER_UNIT, SUV_UNITS
+from app.domain.quantities.scales import BQML_PER_UNIT, SUV_UNITS
 from app.domain.selection.screening import CLASSIC_OF_ENHANCED, PET_IMAGE
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"

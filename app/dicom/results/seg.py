@@ -63,7 +63,8 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     _fix_dimension_organization(segmentation, context.identity)
     if is_multi_frame(context):
         _restore_frames(segmentation, context.loaded)
-    if len(set(context.loaded.slice_sop_instance_uids)) > 1 and is_multi_frame(context):
+    is_split = is_multi_frame(context) and len(set(context.loaded.slice_sop_instance_uids)) > 1
+    if is_split or context.loaded.joined:
         _refer_to_every_instance(segmentation, context.loaded)
     return segmentation
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import Dataset
 
+from app.dicom.results.context import open_context
+from app.dicom.results.policy import WritePolicy
+from app.dicom.results.report.sr import in_order
+from app.dicom.results.rtstruct import write_structure_set
+from app.dicom.results.seg import write_segmentation
+from app.domain.analysis import Aligned, Provenance, Quantified, Segmented
+from app.domain.decision import ModelRole, ModelUsed
+from app.domain.findings.measurements import measure
 from app.domain.refusal import RefusalCode as Code
+from app.imaging.labels import label_lesions
 from tests.defects.studies import Images, Outcome, outcome, pet_ct, same_numbers, undamaged
 from tests.dicom.reading import tiny
 from tests.dicom.reading.enhanced import enhanced_ct, enhanced_pet, legacy
@@ -68,6 +78,45 @@ def test_slices_of_a_concatenation_name_instance_and_frame(tmp_path: Path) -> No
     places |= {number: ("1.2.3.1.92", place + 1) for place, number in enumerate(ORDER[2:])}
     named = zip(found.slice_sop_instance_uids, found.slice_frame_numbers, strict=True)
     assert list(named) == [places[z] for z in range(6)]
+
+
+@pytest.mark.parametrize("name", ["enhanced", "frames in any order", "concatenation", "legacy converted"])
+def test_a_segmentation_names_the_frames_that_lie_where_it_does(name: str, tmp_path: Path) -> None:
+    """By the positions in the source's own functional groups."""
+    loaded = outcome(STUDIES[name], tmp_path).loaded
+    assert loaded is not None
+    mask = np.zeros(loaded.uptake.grid.shape, dtype=bool)
+    mask[1:5, 1:3, 1:4] = True
+    labels = label_lesions(mask, loaded.uptake.grid, 0.0).labels
+    model = ModelUsed("m1-demo", ModelRole.M1, "1.0.0", "cd" * 32, demonstration_only=True)
+    segmented = Segmented(Aligned(loaded, None), labels, model, ())
+    quantified = Quantified(segmented, measure(labels, loaded.uptake, loaded.activity))
+    context = open_context(quantified, WritePolicy(), Provenance("0.1.0", "ab" * 32))
+    segmentation, structures = write_segmentation(context), write_structure_set(context)
+    assert segmentation is not None
+    assert structures is not None
+    place_of = {
+        (image.SOPInstanceUID, number): [
+            float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient
+        ]
+        for image in STUDIES[name].functional
+        for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence, start=1)
+    }
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        place = place_of[source.ReferencedSOPInstanceUID, int(source.ReferencedFrameNumber)]
+        assert place == pytest.approx([float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient])
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        image = contour.ContourImageSequence[0]
+        place = place_of[image.ReferencedSOPInstanceUID, int(image.ReferencedFrameNumber)]
+        assert place[2] == pytest.approx(float(contour.ContourData[2]))
+    referred = {
+        item.ReferencedSOPInstanceUID
+        for item in segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert referred == {image.SOPInstanceUID for image in STUDIES[name].functional}
+    listed = [item.sop_instance_uid for item in in_order(context.functional)]
+    assert sorted(listed) == sorted(referred)
 
 
 def damaged(damage: Callable[[Dataset], None], folder: Path) -> Outcome:

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
-    EnhancedPETImageStorage,
+    EnhancedMRImageStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     RTStructureSetStorage,
@@ -160,10 +160,10 @@ def test_what_is_no_image_of_a_patient_does_not_count(sop_class_uid: str) -> Non
     assert sop_class_uid not in IMAGE_CLASSES
 
 
-@pytest.mark.parametrize("sop_class_uid", [CTImageStorage, EnhancedPETImageStorage])
+@pytest.mark.parametrize("sop_class_uid", [CTImageStorage, EnhancedMRImageStorage])
 def test_what_is_read_or_refused_by_name_counts(sop_class_uid: str) -> None:
     verdict = screen(Series("1.2", "CT", (), sop_class_uid=sop_class_uid))
-    assert verdict is ImageRole.CT or "Enhanced PET" in str(verdict)
+    assert verdict is ImageRole.CT or "Enhanced MR" in str(verdict)
     assert sop_class_uid in IMAGE_CLASSES
 
 
