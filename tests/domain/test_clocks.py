@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 
 from app.dicom import header_values as header
-from app.dicom.reading.series_header import radiopharmaceutical
+from app.dicom.reading.injections import radiopharmaceutical
 from app.domain.clocks import Clocks, LoneOffset, lag_s, spelled, zone_offset
 from app.domain.quantities.administration import Administration, BodySize, administered_at
 from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
