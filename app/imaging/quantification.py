@@ -20,6 +20,7 @@ from app.domain.findings.comparability import Comparability, ComparabilityLimits
 from app.domain.findings.findings import Burden, Change, Findings, Lesion, LesionLink, LinkKind, Recip
 from app.domain.findings.measurements import QuantifyPolicy, measure, total
 from app.domain.study import StudyKind
+from app.domain.volume import Volume
 from app.errors import UnusableStudyError
 from app.imaging.anatomy.relative_uptake import liver_doubts, relative_findings
 from app.imaging.anatomy.sites import with_sites, without_sites
@@ -94,7 +95,7 @@ class StudyComparison:
                 if isinstance(found, Change):
                     passed += [_less_alike(*other) for other in ranked[place:]]
                     return replace(findings, change=found, not_compared=tuple(passed))
-                left -= not why_not
+                left -= 0 if why_not else 1
                 passed.append(f"{named(previous)}: {'; '.join(found)}")
         return replace(findings, no_change_because=NONE_ALIKE, not_compared=tuple(passed))
 
@@ -150,13 +151,9 @@ class StudyComparison:
         """
         loaded, comparable = segmented.aligned.loaded, self.policy.comparable
         ct = previous.ct()
-        registration = register_rigid(loaded.ct, ct)
-        if registration is None:
-            return ("too little bone in common on the two CTs",)
-        limits = replace(self.limits, min_overlap_fraction=comparable.min_shared_region)
-        broken = broken_limits(registration.fit, limits)
-        if broken:
-            return tuple(f"{b.found}, expected {b.expected}" for b in broken)
+        registration = self._registered(loaded.ct, ct)
+        if isinstance(registration, tuple):
+            return registration
         labels, motion = previous.labels(), registration.fixed_to_moving
         back = np.asarray(np.linalg.inv(motion), dtype=np.float64)
         views = View(labels.grid, ct), View(loaded.uptake.grid, loaded.ct)
@@ -166,6 +163,7 @@ class StudyComparison:
             return (f"{found}, expected at least {comparable.min_shared_region:g}",)
         before = seen_part(report.findings.lesions, labels, previous.suv, back, loaded.uptake.grid)
         now = seen_part(findings.lesions, segmented.labels, lambda: loaded.uptake, motion, labels.grid)
+        is_whole = min(shares) >= comparable.recip_min_shared_region
         cut = before != report.findings.lesions or now != findings.lesions
         reach = LinkLimits(self.policy.link_min_overlap, self.policy.link_max_distance_mm)
         proximity = lesion_proximity(labels, segmented.labels, motion, reach.max_distance_mm)
@@ -173,11 +171,18 @@ class StudyComparison:
             totals=(total(before), total(now)),
             links=link_lesions(before, now, proximity, reach),
             registration=_in_words(registration),
-            region=_region_in_words(shares)
-            if cut or min(shares) < comparable.recip_min_shared_region
-            else "",
-            is_whole=min(shares) >= comparable.recip_min_shared_region,
+            region=_region_in_words(shares) if cut or not is_whole else "",
+            is_whole=is_whole,
         )
+
+    def _registered(self, fixed: Volume, moving: Volume) -> RigidRegistration | tuple[str, ...]:
+        """The fit of this study's CT and the earlier one, or why they don't fit."""
+        registration = register_rigid(fixed, moving)
+        if registration is None:
+            return ("too little bone in common on the two CTs",)
+        limits = replace(self.limits, min_overlap_fraction=self.policy.comparable.min_shared_region)
+        broken = broken_limits(registration.fit, limits)
+        return tuple(f"{b.found}, expected {b.expected}" for b in broken) or registration
 
 
 @dataclass(frozen=True)
