@@ -106,7 +106,7 @@ class LoadPolicy:
     ``SUVbsa``. The networks and the page always use SUVbw."""
     series_time_rules: bool = False
     """Where Series Time of a PET lies before the start that its frames' times imply, take Series Time. Off: a
-    difference that changes SUV by more than 5 % is refused."""
+    difference that changes SUV by more than 5 % is refused, unless the scanner's private time decides it."""
     spect_in_counts: SpectInCounts = SpectInCounts.REFUSE
     """A SPECT in counts that no calibration fits: ``refuse`` it, or segment it with its uptake ``relative to
     liver``. Its results are marked "not quantified"; they give volumes and ratios, never an SUV, an activity

@@ -100,3 +100,68 @@ def test_the_cropped_suv_and_the_real_spect_tell_what_their_decay_factor_leaves_
     assert any("no effect, as the image is SUV already" in item.line for item in cropped)
     spect = functional(samples / "spect-lu177").decisions
     assert any("START would change SUV by 1.6%" in item.line for item in spect)
+
+
+REAL_BEDS = 6
+"""Of 44 slices and more, all with the scan's Acquisition Time, each with its own Frame Reference Time."""
+
+
+@pytest.mark.parametrize("series_time", ["112011.00", "180000", ""])
+def test_the_last_bed_of_the_real_ge_series_alone_has_the_suv_of_the_whole(
+    samples: Path, tmp_path: Path, series_time: str
+) -> None:
+    """By the same Series Time; else by GE's private time."""
+    headers = {path: dcmread(path) for path in (samples / "pet-ge-sts001" / "pet").rglob("*.dcm")}
+    slices = {path: one for path, one in headers.items() if one.Modality == "PT"}
+    beds = sorted({float(one.FrameReferenceTime) for one in slices.values()})
+    assert len(beds) == REAL_BEDS
+    for path, one in slices.items():
+        if float(one.FrameReferenceTime) == beds[-1]:
+            one.SeriesTime = series_time
+            if series_time != "112011.00":
+                one.private_block(0x0009, "GEMS_PETD_01").add_new(0x0D, "DT", "20000907112011.00")
+            one.save_as(tmp_path / path.name)
+    found = functional(tmp_path)
+    whole = 71e3 / (3.88777472e8 * 2.0 ** (-2711.0 / 6588.0))
+    assert found.quantification.suv_per_bqml == pytest.approx(whole, rel=1e-6)
+
+
+def changed(source: Path, folder: Path, private: str = "", **changes: object) -> list[str]:
+    """SUV of a reference object whose headers say something else of the times."""
+    for path in (source / "PT").glob("*.dcm"):
+        dataset = dcmread(path)
+        for keyword, value in changes.items():
+            setattr(dataset, keyword, value)
+        if private:
+            dataset.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", private)
+        dataset.save_as(folder / path.name)
+    found = functional(folder)
+    assert found.suv is not None, found.no_suv
+    return sorted({f"{value:.2f}" for value in np.unique(found.suv.array)})
+
+
+@pytest.mark.parametrize(
+    ("private", "changes"),
+    [
+        ("20250101110000", {"AcquisitionTime": "113000"}),
+        ("20250101110000", {"AcquisitionTime": "103000"}),
+        ("20250101110000", {"SeriesTime": "150000", "FrameReferenceTime": 1500000}),
+        ("", {"SeriesTime": "150000", "FrameReferenceTime": 0}),
+        ("", {"SeriesTime": "110000", "FrameReferenceTime": 1500000}),
+        (
+            "",
+            {
+                "SeriesTime": "150000",
+                "AcquisitionTime": "110500",
+                "FrameReferenceTime": 300000,
+                "Manufacturer": "GE MEDICAL SYSTEMS",
+            },
+        ),
+    ],
+)
+def test_a_reference_object_with_times_as_scanners_write_them_has_its_suv(
+    samples: Path, tmp_path: Path, private: str, changes: dict[str, object]
+) -> None:
+    """Its reference is 11:00; Acquisition Time alone wrong, a later processing, a bed's start or a crop."""
+    found = changed(samples / "suv-dro" / "DRO_0_0", tmp_path, private, **changes)
+    assert found == ["0.00", "0.20", "1.00", "4.00"]
