@@ -99,7 +99,7 @@ class Series:
     ``timezone_offset`` is Timezone Offset From UTC (0008,0201); ``clocks`` are further witnesses of when it
     was made. ``study_texts`` are what the headers call study and procedure, by keyword.
     ``reconstruction_method`` is (0054,1103), ``convolution_kernel`` (0018,1210); ``energy_windows_kev`` are
-    those of NM, each from lowest to highest.
+    those of NM, each from lowest to highest. ``set_aside`` names images of another kind under its UID.
     """
 
     series_instance_uid: str
@@ -128,6 +128,7 @@ class Series:
     reconstruction_method: str = ""
     convolution_kernel: str = ""
     energy_windows_kev: tuple[tuple[float, float], ...] = ()
+    set_aside: tuple[str, ...] = ()
 
     def reason(
         self, code: RefusalCode, attribute: str, found: str, expected: str, advice: str = ""
@@ -209,7 +210,13 @@ def _is_one_sign(plain: str) -> bool:
 
 @dataclass(frozen=True)
 class Study:
-    """One study. ``unreadable`` holds what could not be read, as reasons, so that nothing is silent."""
+    """One study.
+
+    Attributes:
+        unreadable: what could not be read, as reasons, so that nothing is silent.
+        cts_elsewhere: CTs in other studies of the patient, read with this one, that share a frame of
+            reference with its functional images: Frame of Reference UID, and which CT in words.
+    """
 
     study_instance_uid: str
     patient: Patient
@@ -217,3 +224,4 @@ class Study:
     study_datetime: datetime | None = None
     accession_number: str = field(default="", repr=False)
     unreadable: tuple[str, ...] = ()
+    cts_elsewhere: tuple[tuple[str, str], ...] = ()

@@ -8,10 +8,13 @@ from pydicom import Dataset
 
 from app.domain.refusal import RefusalCode as Code
 from tests.defects.ct import second_ct
-from tests.defects.damage import Damage, Defect, both, copied, put
+from tests.defects.damage import Damage, Defect, both, copied, one_ct, put
 from tests.defects.studies import Images
 
 EVERY = slice(None)
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+CORONAL = [1, 0, 0, 0, 0, -1]
 
 
 def unchanged(images: Images) -> None:
@@ -63,6 +66,42 @@ def injected_otherwise(keyword: str, value: object) -> Damage:
     return damage
 
 
+def among_the_ct(**changes: object) -> Damage:
+    """An object of another kind under the CT's own Series Instance UID."""
+    return lambda images: images.ct.append(copied(images.ct[0], "1.2.3.2.900", **changes))
+
+
+def under_the_pets_uid(**changes: object) -> Damage:
+    """The PET once more under its own Series Instance UID, of half the values."""
+
+    def damage(images: Images) -> None:
+        first_by_uid(**changes)(images)
+        for each in images.functional:
+            each.SeriesInstanceUID = images.functional[0].SeriesInstanceUID
+
+    return damage
+
+
+def issuer_of(in_ct: bool, issuer: str) -> Damage:
+    """IssuerOfPatientID in one of both series."""
+
+    def damage(images: Images) -> None:
+        for each in images.ct if in_ct else images.functional:
+            each.IssuerOfPatientID = issuer
+
+    return damage
+
+
+def capture_of(patient_id: str) -> Damage:
+    """A capture in the study, under a patient's number."""
+
+    def damage(images: Images) -> None:
+        changes = {"SOPClassUID": CAPTURE, "Modality": "OT", "SeriesInstanceUID": "1.2.3.8"}
+        images.ct.append(copied(images.ct[0], "1.2.3.8.1", PatientID=patient_id, **changes))
+
+    return damage
+
+
 def _failed(name: str, damage: Damage, code: Code) -> Defect:
     told = "went first and can't be used"
     return Defect(name, damage, beside=code, warned=told, like=unchanged)
@@ -82,6 +121,18 @@ PET = (
     Defect("a CT twenty minutes later that is first by UID", second_ct(EVERY, AcquisitionTime="112000", RescaleIntercept=-1000), beside=Code.BETTER_SERIES_CHOSEN),
     Defect("another CT kernel, and no rule which goes first", second_ct(EVERY, ConvolutionKernel="B60f"), beside=Code.BETTER_SERIES_CHOSEN, warned="another convolution kernel"),
     _failed("first a CT whose pixels are cut off", second_ct(EVERY, PixelData=b"\0\0"), Code.PIXEL_DATA_MISSING),
+    Defect("a localizer under the CT's UID", among_the_ct(ImageType=LOCALIZER, ImageOrientationPatient=CORONAL)),
+    Defect("a localizer of another size under the CT's UID", among_the_ct(ImageType=LOCALIZER, Rows=2, Columns=10)),
+    Defect("a dose page under the CT's UID", among_the_ct(SOPClassUID=CAPTURE, Modality="OT", ImageType=["DERIVED", "SECONDARY"], FrameOfReferenceUID=None, ImagePositionPatient=None)),
+    Defect("a dose page without a place under the CT's UID", among_the_ct(ImageType=["DERIVED", "SECONDARY", "DOSE_INFO"], ImagePositionPatient=None, ImageOrientationPatient=None)),
+    Defect("a slice of the CT called a localizer", one_ct(ImageType=LOCALIZER), Code.ATTRIBUTE_INCONSISTENT, "ImageType"),
+    Defect("an uncorrected PET under the corrected one's UID", under_the_pets_uid(CorrectedImage=["DECY"])),
+    Defect("an uncorrected PET in another unit under the corrected one's UID", under_the_pets_uid(CorrectedImage=["DECY"], Units="PROPCPS")),
+    Defect("a second corrected PET under one UID", under_the_pets_uid(), Code.DUPLICATE_SLICE, "ImagePositionPatient"),
+    Defect("an issuer in the CT alone", issuer_of(True, "HOSPITAL")),
+    Defect("an issuer in the PET alone", issuer_of(False, "HOSPITAL")),
+    Defect("two issuers", both(issuer_of(True, "HOSPITAL"), issuer_of(False, "CLINIC")), Code.ATTRIBUTE_INCONSISTENT, "PatientID"),
+    Defect("a capture under another patient's number", capture_of("Q"), beside=Code.NOT_PRIMARY),
     _failed("first a CT in another unit", second_ct(EVERY, RescaleType="MGML"), Code.UNITS_UNSUPPORTED),
 )  # fmt: skip
 

@@ -58,6 +58,7 @@ DEFECTS = (
     Defect("a tilted CT", moved(lambda i, p: [p[0], p[1] + 10.0 * i, p[2]], in_ct=True), Code.GEOMETRY_INCONSISTENT, "ImagePositionPatient"),
     Defect("one CT slice coronal", one_ct(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), Code.GEOMETRY_INCONSISTENT, "ImageOrientationPatient"),
     Defect("a CT of another session", every_ct(FrameOfReferenceUID="1.2.3.99"), Code.CT_OTHER_FRAME_OF_REFERENCE, "FrameOfReferenceUID"),
+    Defect("a CT of the same space in another study", every_ct(StudyInstanceUID="1.2.4"), Code.NO_CT, "SOPClassUID"),
     Defect("CT slope lost", one_ct(RescaleSlope=None), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("CT intercept lost", one_ct(RescaleIntercept=None), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("CT intercept 0", every_ct(RescaleIntercept=0), Code.VALUES_IMPLAUSIBLE, "PixelData"),

@@ -409,6 +409,28 @@ def test_a_ct_that_misses_a_few_slices_is_taken_with_a_warning() -> None:
     assert any("covers 98%" in item.line for item in selection.decisions)
 
 
+def test_parts_of_a_ct_that_cover_the_pet_together_are_named() -> None:
+    """40 slices of 5 mm; 22 lie in the lower part, 20 in the upper, and its edge is half a slice wide."""
+    lower = ct("1.2", instances=slices("1.2", 22))
+    upper = ct("1.3", instances=slices("1.3", 19, start_mm=105.0))
+    found = reason(selected(pet(), lower, upper), "1.1")
+    assert found.code is RefusalCode.CT_DOES_NOT_COVER
+    assert found.found.startswith("2 CT series that cover 57% and 50% of the slices, together 100%")
+    assert "one series" in found.advice
+
+
+def test_a_ct_of_the_same_space_in_another_study_is_named() -> None:
+    for series, code in ((pet(), RefusalCode.NO_CT), (pet(), RefusalCode.CT_OTHER_FRAME_OF_REFERENCE)):
+        cts = () if code is RefusalCode.NO_CT else (ct(frame_of_reference_uid="1.8"),)
+        elsewhere = (("1.9", "CT series 2.2 of study 2"), ("1.7", "CT series 3.2 of study 3"))
+        study = Study("1", Patient("P"), (series, *cts), cts_elsewhere=elsewhere)
+        rejection = select(study, DEFAULT).rejection
+        assert rejection is not None
+        assert [item.code for item in rejection.reasons] == [code]
+        assert "in the same frame of reference lies CT series 2.2 of study 2" in rejection.reasons[0].found
+        assert "one Study Instance UID" in rejection.reasons[0].advice
+
+
 def test_a_gap_in_the_pet_is_the_reason_for_the_rejection() -> None:
     gapped = slices("1.1")[:10] + slices("1.1")[11:]
     result = selected(pet(instances=gapped), ct())

@@ -18,8 +18,11 @@ from app.dicom import header_values as header
 from app.dicom.reading.compression import IsolatedDecoder
 from app.dicom.reading.content import differing_tags
 from app.dicom.reading.series_header import KEYWORDS, FileHeader, announced_images, file_header
+from app.dicom.reading.set_aside import without_foreign
 from app.domain.clocks import earliest, earliest_clocks
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.pair import FUNCTIONAL_CLASSES
+from app.domain.selection.screening import CT_IMAGE, MODALITY_OF_CLASS
 from app.domain.study import Series, Study
 from app.errors import UnusableStudyError
 
@@ -76,8 +79,21 @@ def read_studies(source: Path | Iterable[Path]) -> StudyReading:
     unique, conflicting = _without_duplicates(headers)
     by_study = _grouped(unique, lambda item: item.study.study_instance_uid)
     lines = tuple(str(reason) for reason in unreadable)
-    studies = (replace(_study(members, conflicting), unreadable=lines) for _, members in by_study)
-    return StudyReading(tuple(studies), tuple(unreadable))
+    studies = [replace(_study(members, conflicting), unreadable=lines) for _, members in by_study]
+    return StudyReading(tuple(_with_cts_elsewhere(study, studies) for study in studies), tuple(unreadable))
+
+
+def _with_cts_elsewhere(study: Study, studies: Sequence[Study]) -> Study:
+    """A study, with the CTs of its functional images' frames of reference that came in other studies."""
+    frames = {one.frame_of_reference_uid for one in study.series if one.sop_class_uid in FUNCTIONAL_CLASSES}
+    found = tuple(
+        (ct.frame_of_reference_uid, f"CT series {ct.series_instance_uid} of study {other.study_instance_uid}")
+        for other in studies
+        if other is not study and other.patient.patient_id == study.patient.patient_id
+        for ct in other.series
+        if ct.sop_class_uid == CT_IMAGE and ct.frame_of_reference_uid in frames - {""}
+    )
+    return replace(study, cts_elsewhere=found)
 
 
 def read_study(source: Path | Iterable[Path]) -> Study:
@@ -200,18 +216,31 @@ def _grouped(
 
 
 def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
-    faults: tuple[Reason, ...] = ()
-    if len({item.study.patient for item in members}) > 1:
-        found, expected = "several patients in one study", "one PatientID and issuer in all images of a study"
-        faults = (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
+    images = [item for item in members if item.series.sop_class_uid in MODALITY_OF_CLASS] or members
+    faults = _several_patients(images)
     by_series = _grouped(members, lambda item: item.series.series_instance_uid)
-    series = tuple(_series(mates, conflicting, faults) for _, mates in by_series)
-    return replace(members[0].study, series=series)
+    series = []
+    for _, mates in by_series:
+        # a report or capture under another patient's number is set aside by itself
+        series.append(_series(mates, conflicting, faults or _several_patients([*images[:1], *mates])))
+    with_issuer = max(images, key=lambda item: bool(item.study.patient.issuer))
+    return replace(with_issuer.study, series=tuple(series))
+
+
+def _several_patients(members: Sequence[FileHeader]) -> tuple[Reason, ...]:
+    """That images are of several patients; an issuer that only some of them name is no other patient."""
+    patients = {item.study.patient for item in members}
+    issuers = {patient.issuer for patient in patients} - {""}
+    if len({patient.patient_id for patient in patients}) == 1 and len(issuers) < 2:
+        return ()
+    found, expected = "several patients in one study", "one PatientID and issuer in all images of a study"
+    return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
 
 
 def _series(files: Sequence[FileHeader], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
     uid = files[0].series.series_instance_uid
-    mates = [frame for item in files for frame in item.frames or (item,)]
+    frames = [frame for item in files for frame in item.frames or (item,)]
+    mates, set_aside = without_foreign(frames)
     own = dict.fromkeys(fault for item in mates for fault in item.series.faults)
     found = [*faults, *own, *_conflicts(mates, conflicting), *_contradictions(mates), *_missing_parts(files)]
     instances = {
@@ -227,6 +256,7 @@ def _series(files: Sequence[FileHeader], conflicting: set[str], faults: tuple[Re
         expected_instance_count=_announced(files, mates),
         is_lossy=any(item.series.is_lossy for item in mates),
         faults=tuple(replace(reason, series_instance_uid=uid) for reason in found),
+        set_aside=set_aside,
     )
 
 

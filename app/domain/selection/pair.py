@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode, Rejection
@@ -45,13 +46,23 @@ def coverage(functional: Grid, ct: Grid) -> Coverage:
     overlap = np.clip(np.minimum(high, ct_high) - np.maximum(low, ct_low), 0.0, None)
     smaller = np.minimum(high - low, ct_high - ct_low)
     in_plane = float(np.prod(overlap[:2] / smaller[:2]))
-    depth = functional.shape[0]
-    centres = low[2] + (np.arange(depth) + 0.5) * (high[2] - low[2]) / depth
-    half_step = functional.spacing_mm[2] / 2.0
-    inside = (centres >= ct_low[2] - EDGE_TOLERANCE_MM - half_step) & (
-        centres <= ct_high[2] + EDGE_TOLERANCE_MM + half_step
-    )
-    return Coverage(float(inside.mean()), min(in_plane, 1.0))
+    return Coverage(float(_slices_within(functional, ct).mean()), min(in_plane, 1.0))
+
+
+def coverage_together(functional: Grid, cts: Iterable[Grid]) -> float:
+    """Share of the functional slices that lie within the extent of any of several CTs."""
+    return float(np.any([_slices_within(functional, ct) for ct in cts], axis=0).mean())
+
+
+def _slices_within(functional: Grid, ct: Grid) -> NDArray[np.bool_]:
+    """For each functional slice whether it lies within the CT's extent along their normal."""
+    (*_, low), (*_, high) = _extent_mm(functional, functional)
+    (*_, ct_low), (*_, ct_high) = _extent_mm(ct, functional)
+    depth, half_step = functional.shape[0], functional.spacing_mm[2] / 2.0
+    centres = low + (np.arange(depth) + 0.5) * (high - low) / depth
+    edge_mm = EDGE_TOLERANCE_MM + half_step
+    within: NDArray[np.bool_] = (centres >= ct_low - edge_mm) & (centres <= ct_high + edge_mm)
+    return within
 
 
 def axial_overlap(first: Grid, second: Grid) -> float:
@@ -149,7 +160,8 @@ def rejection_of(study: Study, reasons: Mapping[str, Reason], any_ct: bool) -> R
         found.append(Reason(code, "SOPClassUID", "no PET or NM image", expected))
     if not any_ct:
         refused = refused_cts(study, reasons)
-        found += [*refused, no_ct(refused)]
+        missing = [reason for reason in functional if reason.code is RefusalCode.NO_CT] or [no_ct(refused)]
+        found += [*refused, *(replace(reason, series_instance_uid="") for reason in missing)]
     return Rejection(tuple(_once(study, found)))
 
 

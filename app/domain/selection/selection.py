@@ -14,6 +14,7 @@ from app.domain.selection.pair import (
     SeriesVerdict,
     axial_overlap,
     coverage,
+    coverage_together,
     no_ct,
     refused_cts,
     rejection_of,
@@ -76,7 +77,7 @@ def select(study: Study, policy: SelectionPolicy) -> SelectionResult:
     for functional in (item for item in candidates if item.role is not ImageRole.CT):
         found = _pairs(functional, cts, policy) if cts else no_ct(refused, functional.uid)
         if isinstance(found, Reason):
-            reasons[functional.uid] = found
+            reasons[functional.uid] = _naming_cts_elsewhere(found, functional.series, study)
         else:
             pairs[functional.uid] = found
     regions = _regions(candidates, pairs, policy)
@@ -140,14 +141,33 @@ def _pairs(functional: Candidate, cts: Sequence[Candidate], policy: SelectionPol
     covering = [pair for pair in pairs if pair.cover.axial >= least[0] and pair.cover.in_plane >= least[1]]
     if covering:
         return ranked(covering, ct_rules(policy), lambda pair: pair.ct.uid)
+    return _not_covered(functional, pairs, policy)
+
+
+def _not_covered(functional: Candidate, pairs: Sequence[Pair], policy: SelectionPolicy) -> Reason:
+    """That no CT covers enough; of several parts, what each covers and all together."""
     best = max(pairs, key=lambda pair: (pair.cover.axial, pair.cover.in_plane)).cover
-    return functional.series.reason(
-        RefusalCode.CT_DOES_NOT_COVER,
-        "ImagePositionPatient",
-        f"at best {best.axial:.0%} of the slices, {best.in_plane:.0%} of the smaller field of view",
-        f"{policy.minimum_ct_coverage:.0%} and {policy.minimum_field_overlap:.0%}",
-        "Send the CT of the whole functional image",
-    )
+    found = f"at best {best.axial:.0%} of the slices, {best.in_plane:.0%} of the smaller field of view"
+    advice = "Send the CT of the whole functional image"
+    together = coverage_together(functional.grid, [pair.ct.grid for pair in pairs])
+    if together > best.axial:
+        shares = " and ".join(f"{pair.cover.axial:.0%}" for pair in pairs if pair.cover.axial > 0.0)
+        found = f"{len(pairs)} CT series that cover {shares} of the slices, together {together:.0%}; {found}"
+        advice = "Have the CT sent as one series, joined on the scanner or workstation"
+    expected = f"{policy.minimum_ct_coverage:.0%} and {policy.minimum_field_overlap:.0%}"
+    code = RefusalCode.CT_DOES_NOT_COVER
+    return functional.series.reason(code, "ImagePositionPatient", found, expected, advice)
+
+
+def _naming_cts_elsewhere(reason: Reason, series: Series, study: Study) -> Reason:
+    """The reason why there is no CT, with those of the same space that came in other studies."""
+    frame = series.frame_of_reference_uid
+    named = [words for other_frame, words in study.cts_elsewhere if other_frame == frame]
+    if not named:
+        return reason
+    found = f"{reason.found}; in the same frame of reference lies {' and '.join(named)}"
+    advice = "Have that CT and the functional image sent under one Study Instance UID"
+    return replace(reason, found=found, advice=advice)
 
 
 def _regions(
@@ -246,7 +266,12 @@ def _with_decisions(study: Study, region: Sequence[Pair], policy: SelectionPolic
     if pair.cover.axial < 1.0:
         doubts.append(f"the CT covers {pair.cover.axial:.0%} of the functional slices")
     warnings = (Decision.warning("select", text) for text in doubts)
-    decisions = (*identified.decisions, *warnings, *_rivals(region, policy))
+    aside = (
+        Decision("select", f"set aside from the series of the {word}: {images}")
+        for word, series in both
+        for images in series.set_aside
+    )
+    decisions = (*identified.decisions, *warnings, *aside, *_rivals(region, policy))
     return Selection(study, kind, functional.series, pair.ct.series, identified.tracer, decisions)
 
 
