@@ -21,7 +21,8 @@ from app.domain.refusal import RefusalCode
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, Flip, judge_ct_agreement
 from app.domain.volume import Grid, Unit, Volume
 from app.imaging.anatomy.sites import without_sites
-from app.imaging.registration.ct_agreement import OutlinePair, ShiftSearch, measure_ct_agreement
+from app.imaging.registration.ct_agreement import measure_ct_agreement
+from app.imaging.registration.outlines import OutlinePair, ShiftSearch
 from app.imaging.registration.working_ct import WorkingCt, working_ct
 from tests.imaging.bodies import Person, Pose, Shape, mirrored, trunk_grid
 
@@ -288,3 +289,86 @@ def test_unmoved_is_the_better_of_both_images_parts_that_are_compared_there() ->
             continue
         expected = max(correlation(pair.density, outline, part) for part in (of_ct, of_image))
         assert found[tuple(REACH + step for step in shift)] == pytest.approx(expected, abs=1e-3)
+
+
+def part(volume: Volume, low_mm: tuple[float, float, float], high_mm: tuple[float, float, float]) -> Volume:
+    """The voxels of a box, LPS mm."""
+    first = np.ceil((np.array(low_mm) - volume.grid.origin_mm) / volume.grid.spacing_mm).astype(int)
+    last = np.floor((np.array(high_mm) - volume.grid.origin_mm) / volume.grid.spacing_mm).astype(int) + 1
+    first, last = np.maximum(first, 0), np.minimum(last, volume.grid.shape[::-1])
+    box = tuple(slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1], strict=True))
+    return Volume(volume.array[box], volume.grid.part(box), volume.unit)  # type: ignore[arg-type]
+
+
+CROPS = {
+    "left half of the pelvis": ((0, -500, 180), (500, 500, 430)),
+    "right half of the abdomen": ((-500, -500, 400), (0, 500, 650)),
+    "left half of the chest": ((0, -500, 650), (500, 500, 900)),
+    "a tumour of the left thigh": ((40, -80, 180), (260, 80, 330)),
+    "a tumour of the shoulder": ((60, -120, 700), (260, 120, 900)),
+    "the front of the belly": ((-500, -500, 350), (500, 10, 650)),
+    "the thighs": ((-500, -500, 180), (500, 500, 300)),
+    "5 cm of the belly": ((-500, -500, 500), (500, 500, 550)),
+    "1 cm of the belly": ((-500, -500, 500), (500, 500, 510)),
+    "22 cm of the pelvis": ((-500, -500, 180), (500, 500, 400)),
+    "26 cm of the belly": ((-500, -500, 300), (500, 500, 560)),
+    "the chest": ((-500, -500, 500), (500, 500, 760)),
+    "neck and head": ((-500, -500, 860), (500, 500, 1060)),
+}
+"""Boxes (LPS mm) of which 12 were called shifted by up to 96 mm, or mirrored, in one of these three ways."""
+
+
+@pytest.mark.parametrize("cropped", ["both", "CT", "PET"])
+@pytest.mark.parametrize("box", CROPS.values(), ids=CROPS)
+def test_no_crop_of_a_right_pair_is_called_shifted_or_reversed(
+    box: tuple[tuple[float, float, float], tuple[float, float, float]], cropped: str
+) -> None:
+    suv = pet() if cropped == "CT" else part(pet(), *box)
+    source = ct() if cropped == "PET" else part(ct(), *box)
+    found = measure_ct_agreement(suv, source)
+    assert found is None or verdict(found) in (CtVerdict.FITS, CtVerdict.UNCHECKED)
+
+
+@pytest.mark.parametrize("by_mm", [(40.0, 0.0, 0.0), (0.0, -40.0, 0.0)])
+@pytest.mark.parametrize("name", ["22 cm of the pelvis", "26 cm of the belly", "the chest", "neck and head"])
+def test_a_shift_across_a_body_that_is_seen_whole_is_found_in_a_short_view(
+    name: str, by_mm: tuple[float, float, float]
+) -> None:
+    found = measured(displaced(part(pet(), *CROPS[name]), by_mm), part(ct(), *CROPS[name]))
+    assert verdict(found) is CtVerdict.DOUBTFUL
+
+
+def test_an_arm_beyond_the_view_of_the_ct_on_one_side_is_no_shift() -> None:
+    narrow = ct().array.copy()
+    narrow[:, :, -16:] = -1000.0
+    assert verdict(measured(pet(), Volume(narrow, GRID, Unit.HU))) is not CtVerdict.WRONG
+
+
+def test_what_the_view_cuts_is_not_judged_and_the_setting_is_named() -> None:
+    judgement = judge_ct_agreement(
+        replace(RIGHT, shift_mm=(80.0, 0.0, 0.0), cut_share=0.4), CtAgreementPolicy(), False
+    )
+    assert judgement.verdict is CtVerdict.UNCHECKED
+    assert "0.40" in judgement.why
+    assert "0.3 (load.ct_agreement.max_cut_share)" in judgement.why
+
+
+@pytest.mark.parametrize(
+    "change, limit",
+    [
+        ({"shift_mm": (40.0, 0.0, 0.0), "gains": (0.1, 0.0, 0.0)}, "15 mm (load.ct_agreement.max_shift_mm)"),
+        (
+            {"shift_mm": (80.0, 0.0, 0.0), "gains": (0.1, 0.0, 0.0)},
+            "60 mm (load.ct_agreement.refused_shift_mm)",
+        ),
+        ({"flip_gain": 0.03}, "0.025 (load.ct_agreement.flip_gain)"),
+        ({"flip_gain": 0.05}, "0.04 (load.ct_agreement.refused_flip_gain)"),
+        ({"side_correlation": -0.2}, "-0.1 (load.ct_agreement.min_side_correlation)"),
+        ({"side_correlation": -0.4}, "-0.35 (load.ct_agreement.refused_side_correlation)"),
+    ],
+)
+def test_a_reason_names_the_limit_that_was_passed_and_its_setting(
+    change: dict[str, object], limit: str
+) -> None:
+    [reason] = judge_ct_agreement(replace(RIGHT, **change), CtAgreementPolicy(), False).reasons  # type: ignore[arg-type]
+    assert limit in reason.expected

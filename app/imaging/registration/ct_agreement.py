@@ -3,20 +3,16 @@
 Both images become outlines on one lattice of 8 mm: the CT by density, the functional image by low uptake,
 which soft tissue has and air and lung lack. They are correlated at every shift within reach, with the CT as
 it is and mirrored or turned about each axis. An outline is symmetrical, so organs decide between left and
-right: left minus right in both images.
-
-The correlation is masked and normalised (Padfield, IEEE Trans Image Process 2012;21:2706): at each shift it
-covers the view that both images share there.
+right: left minus right in both images. What the field of view cuts is no evidence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from app.domain.analysis import Loaded
@@ -32,6 +28,7 @@ from app.domain.stack.ct_agreement import (
 )
 from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Volume
+from app.imaging.registration.outlines import OutlinePair, ShiftSearch, cut_share, edge_gain
 from app.imaging.registration.working_ct import WorkingCt, blurred, shrunk, working_ct
 from app.imaging.resampling import resample
 
@@ -39,7 +36,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 STAGE = "load"
 
-NOT_CHECKED = "not checked whether the image lies on its CT: too little outline on both, or too coarse voxels"
+NOT_CHECKED = "not checked whether the image lies on its CT"
+TOO_LITTLE = "too little outline on both (less than 3 l of body, or 5 % of air), or voxels longer than 12 mm"
 
 REACH_MM = 96.0
 """Shifts up to this along each axis are tried."""
@@ -65,11 +63,22 @@ MIN_BODY_ML = 3000.0
 MIN_AIR_SHARE = 0.05
 """Of the shared view: without air there is no outline."""
 
-OUTLINE_SHARE = (0.1, 1.0)
-"""Uptake between these shares of the body's typical one tells body from air and lung."""
+LEAST_EDGE_GAIN = 0.01
+"""In correlation at the edges that face either way: shifts of 2 cm and more gain 0.03; a view that fits
+anywhere loses at one of them."""
 
-MIN_SHARED_VIEW = 0.4
-"""At a shift, so much of the view shared at the stated place must still be shared."""
+LEAST_LENGTH_MM = 320.0
+"""Of body that both images show, before a reversal is judged: less resembles other parts of it, turned."""
+
+LEAST_FIT = 0.75
+"""Correlation of outlines that a reversed CT has at least, if that is what happened (0.77 to 0.98): where the
+arms lie elsewhere, both fit badly, and either may fit a little better."""
+
+VOXELS_A_VALUE = 44.0
+"""Of the lattice, that hold one independent value once they are blurred by a voxel: (2 sqrt(pi))^3."""
+
+CERTAIN = 3.0
+"""Standard errors of a correlation below which it may be chance."""
 
 FLIPS: tuple[tuple[Flip, tuple[int, ...]], ...] = (
     (Flip.LEFT_RIGHT, (2,)),
@@ -96,31 +105,50 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     upright = search.correlation(())
     gain = upright - np.where(upright > -1.0, search.unmoved(), 0.0)
     best = tuple(int(i) for i in np.unravel_index(int(gain.argmax()), gain.shape))
-    flipped = {flip: search.correlation(axes) for flip, axes in FLIPS}
+    shift = tuple(i - pair.reach for i in best)
+    is_moved = [_edges_agree(pair, shift, axis) for axis in range(3)]
+    place = tuple(step if moved else 0 for step, moved in zip(shift, is_moved, strict=True))
     x, y, z = (step * pair.ct.grid.spacing_mm[0] for step in _refined(gain, best)[::-1])
-    worth_x, worth_y, worth_z = (_worth(gain, best, axis) for axis in (2, 1, 0))
-    side = _side_correlation(pair, tuple(i - pair.reach for i in best), flipped[Flip.LEFT_RIGHT])
-    others = {flip: float(values.max()) for flip, values in flipped.items() if flip is not Flip.LEFT_RIGHT}
-    likeliest = max(others, key=lambda flip: others[flip])
+    worth_x, worth_y, worth_z = (_worth(gain, best, axis) if is_moved[axis] else 0.0 for axis in (2, 1, 0))
+    flip, flip_gain, side = _reversal(pair, search, place, float(upright.max()))
+    view = pair.ct.seen & pair.at(place, pair.seen)
+    slices = np.count_nonzero((pair.ct.body & view).any(axis=(1, 2)))
+    is_long = bool(slices * pair.ct.grid.spacing_mm[2] >= LEAST_LENGTH_MM)
     return CtAgreement(
         shift_mm=(x, y, z),
         gains=(worth_x, worth_y, worth_z),
         overlap=float(upright[(pair.reach,) * 3]),
         best_overlap=float(upright[best]),
-        flip=likeliest,
-        flip_gain=others[likeliest] - float(upright[best]),
-        side_correlation=side,
+        flip=flip,
+        flip_gain=flip_gain if is_long else min(flip_gain, 0.0),
+        side_correlation=side if is_long else 0.0,
+        cut_share=cut_share(pair.ct.body, view),
+        is_long=is_long,
     )
+
+
+def _reversal(
+    pair: OutlinePair, search: ShiftSearch, place: tuple[int, ...], upright: float
+) -> tuple[Flip, float, float]:
+    """The reversal that fits best and what it gains over ``upright``, and left minus right at ``place``."""
+    flipped = {flip: search.correlation(axes) for flip, axes in FLIPS}
+    side = _side_correlation(pair, place, flipped.pop(Flip.LEFT_RIGHT))
+    highest = {flip: float(values.max()) for flip, values in flipped.items()}
+    likeliest = max(highest, key=lambda flip: highest[flip])
+    gain = highest[likeliest] - upright
+    return likeliest, gain if highest[likeliest] >= LEAST_FIT else min(gain, 0.0), side
 
 
 def check_ct(loaded: Loaded, policy: CtAgreementPolicy) -> Loaded | Rejection:
     """The pair with what was measured, warned of when it is doubtful; refused when it is wrong."""
     found = measure_ct_agreement(loaded.uptake, loaded.ct)
     if found is None:
-        return _decided(loaded, None, Decision(STAGE, NOT_CHECKED))
+        return _decided(loaded, None, Decision(STAGE, f"{NOT_CHECKED}: {TOO_LITTLE}"))
     selection = loaded.selection
     is_spect = selection.kind is StudyKind.SPECT_CT
     judgement = judge_ct_agreement(found, policy, is_spect, selection.functional.series_instance_uid)
+    if judgement.verdict is CtVerdict.UNCHECKED:
+        return _decided(loaded, found, Decision(STAGE, f"{NOT_CHECKED}: {judgement.why}"))
     if judgement.verdict is CtVerdict.WRONG:
         return Rejection(judgement.reasons)
     if judgement.verdict is CtVerdict.FITS:
@@ -151,6 +179,16 @@ def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:
     density = np.clip((ct.hu - low) / (high - low), 0.0, 1.0).astype(np.float32)
     density = gaussian_filter(density, SMOOTHING_MM / ct.grid.spacing_mm[0], truncate=2.0)
     return OutlinePair(ct, density, share.astype(np.float32), seen, reach)
+
+
+def _edges_agree(pair: OutlinePair, shift: tuple[int, ...], axis: int) -> bool:
+    """Whether the body's edges on both sides gain by the shift along an axis ``(z, y, x)``."""
+    if not shift[axis]:
+        return True
+    without = (*shift[:axis], 0, *shift[axis + 1 :])
+    view = pair.ct.seen & pair.at(shift, pair.seen) & pair.at(without, pair.seen)
+    moved, unmoved = (pair.at(place, pair.outline) for place in (shift, without))
+    return edge_gain(pair.density, view, moved, unmoved, axis) >= LEAST_EDGE_GAIN
 
 
 def _worth(gain: NDArray[np.float64], best: tuple[int, ...], axis: int) -> float:
@@ -193,98 +231,9 @@ def _side_correlation(pair: OutlinePair, shift: tuple[int, ...], mirrored: NDArr
         return 0.0
     uptake = np.log(np.clip(pair.at(shift, pair.share), *ORGAN_SHARE)).astype(np.float32)
     tissue = np.clip(pair.ct.hu, *ORGAN_HU)
-    pairs = np.corrcoef(minus_other_side(tissue)[both_sides], minus_other_side(uptake)[both_sides])
-    return float(np.nan_to_num(pairs[0, 1]))
-
-
-@dataclass(frozen=True, eq=False)
-class OutlinePair:
-    """Both images on one lattice; arrays ``(z, y, x)``, the functional ones ``reach`` voxels wider all round.
-
-    Attributes:
-        ct: on its 8 mm grid.
-        density: 0 air to 1 soft tissue.
-        share: uptake as a share of the body's typical one; 0 outside the field of view.
-        seen: bool, the functional image's field of view.
-        reach: voxels.
-    """
-
-    ct: WorkingCt
-    density: NDArray[np.float32]
-    share: NDArray[np.float32]
-    seen: NDArray[np.bool_]
-    reach: int
-
-    @property
-    def outline(self) -> NDArray[np.float32]:
-        """Logarithm of low uptake."""
-        outline: NDArray[np.float32] = np.log(np.clip(self.share, *OUTLINE_SHARE))
-        return outline
-
-    def at(self, shift_zyx: tuple[int, ...], array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """A functional array on the CT's lattice, as it lies when moved back by the shift."""
-        start = [self.reach + step for step in shift_zyx]
-        box = tuple(slice(a, a + n) for a, n in zip(start, self.density.shape, strict=True))
-        part: NDArray[Scalar] = array[box]
-        return part
-
-
-class ShiftSearch:
-    """Pearson's correlation of the two outlines at every shift, each over the view that both share there.
-
-    Every result is ``(2 reach + 1,) * 3``, indexed ``reach + shift``: the CT at x against the image at
-    x + shift; -1 where too little view is shared.
-    """
-
-    def __init__(self, pair: OutlinePair) -> None:
-        self._pair = pair
-        self._size = tuple(fft.next_fast_len(n, real=True) for n in pair.share.shape)
-        seen, outline = pair.seen.astype(np.float32), pair.outline
-        self._image = tuple(self._spectrum(image) for image in (seen, outline * seen, outline**2 * seen))
-
-    def correlation(self, reversed_axes: tuple[int, ...]) -> NDArray[np.float64]:
-        """With the CT's array reversed along these axes."""
-        view = np.flip(self._pair.ct.seen, reversed_axes).astype(np.float32)
-        density = np.flip(self._pair.density, reversed_axes) * view
-        of_view, of_ct, of_squares = (np.conj(self._spectrum(a)) for a in (view, density, density**2))
-        seen, image, squares = self._image
-        count = self._at_shifts(of_view * seen)
-        products = (of_ct * seen, of_view * image, of_squares * seen, of_view * squares, of_ct * image)
-        found = _pearson(count, *map(self._at_shifts, products))
-        least = MIN_SHARED_VIEW * count[(self._pair.reach,) * 3]
-        correlation: NDArray[np.float64] = np.where(count >= least, found, -1.0)
-        return correlation
-
-    def unmoved(self) -> NDArray[np.float64]:
-        """Correlation at shift 0 over the parts that are compared at each shift, the better of both images'.
-
-        Without it, a shift that moves a part which fits badly out of view would look like an improvement.
-        """
-        pair, seen = self._pair, self._image[0]
-        outline = pair.at((0, 0, 0), pair.outline)
-        shared = (pair.ct.seen & pair.at((0, 0, 0), pair.seen)).astype(np.float32)
-        one, two = pair.density, outline
-        terms = [image * shared for image in (np.ones_like(one), one, two, one**2, two**2, one * two)]
-        in_ct = np.conj(self._spectrum(pair.ct.seen.astype(np.float32)))
-        of_image = [self._at_shifts(np.conj(self._spectrum(term)) * seen) for term in terms]
-        of_ct = [self._at_shifts(in_ct * self._spectrum(np.pad(term, pair.reach))) for term in terms]
-        better: NDArray[np.float64] = np.maximum(_pearson(*of_image), _pearson(*of_ct))
-        return better
-
-    def _spectrum(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
-        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size)
-        return spectrum
-
-    def _at_shifts(self, product: NDArray[np.complex64]) -> NDArray[np.float64]:
-        n = 2 * self._pair.reach + 1
-        return np.asarray(fft.irfftn(product, self._size)[:n, :n, :n], dtype=np.float64)
-
-
-def _pearson(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson's correlation at each shift, of six sums: number, x, y, x², y², xy."""
-    number, x, y, xx, yy, xy = sums
-    count = np.maximum(number, 1.0)
-    least = 1e-3 * count  # an even field correlates with nothing
-    spread_x, spread_y = np.maximum(xx - x**2 / count, least), np.maximum(yy - y**2 / count, least)
-    found: NDArray[np.float64] = (xy - x * y / count) / np.sqrt(spread_x * spread_y)
-    return found
+    one, two = (minus_other_side(image)[both_sides] for image in (tissue, uptake))
+    if not (one.any() and two.any()):
+        return 0.0
+    found = float(np.corrcoef(one, two)[0, 1])
+    independent = max(1.0, np.count_nonzero(both_sides) / 2.0 / VOXELS_A_VALUE)
+    return found if abs(found) > CERTAIN / np.sqrt(independent) else 0.0

@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from app.dicom.reading.functional_image import FunctionalImage
 from app.dicom.reading.inspection import StudyInspection, inspect_folder
-from app.dicom.reading.loading import LoadPolicy, load, read_functional
+from app.dicom.reading.loading import LoadPolicy, load, read_ct, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
 from app.domain.quantities.administration import SiteAdministration
@@ -22,8 +22,10 @@ from app.domain.refusal import RefusalCode
 from app.domain.selection.identification import with_site_entries
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.selection import select
+from app.domain.stack.ct_agreement import CtAgreementPolicy, CtVerdict, judge_ct_agreement
 from app.domain.study import StudyKind
-from app.domain.volume import Grid
+from app.domain.volume import Grid, Volume
+from app.imaging.registration.ct_agreement import measure_ct_agreement
 from tests.dicom.reading import tiny
 
 REFERENCE_OBJECTS = ("0_0", "1_0", "2_0", "2_2", "2_4", "3_0", "3_2", "4_0")
@@ -172,3 +174,34 @@ def test_each_hostile_file_alone_ends_with_a_reason(samples: Path, category: str
     for path in sorted((samples / "hostile" / category).iterdir()):
         found = inspect_folder(path, SelectionPolicy(), LoadPolicy())
         assert found.unreadable or all(study.rejection for study in found.studies)
+
+
+@pytest.mark.parametrize(
+    "pet, ct",
+    [
+        ("pet-ct-limb-crops/sts017", "pet-ct-limb-crops/sts017"),
+        ("pet-ct-limb-crops/sts026", "pet-ct-limb-crops/sts026"),
+        ("pet-ge-sts001/pet-suv-cropped", "pet-ge-sts001/ct-cropped"),
+    ],
+)
+@pytest.mark.parametrize("by_mm", [0.0, 40.0])
+def test_real_crops_whose_outline_the_view_cuts_are_not_judged(
+    samples: Path, pet: str, ct: str, by_mm: float
+) -> None:
+    [image] = [
+        one
+        for one in read_study(filter(Path.is_file, (samples / pet).rglob("*"))).series
+        if one.modality == "PT"
+    ]
+    [source] = [
+        one
+        for one in read_study(filter(Path.is_file, (samples / ct).rglob("*"))).series
+        if one.modality == "CT"
+    ]
+    suv = read_functional(image, LoadPolicy()).suv
+    assert suv is not None
+    affine = suv.grid.affine.copy()
+    affine[0, 3] += by_mm
+    found = measure_ct_agreement(Volume(suv.array, Grid(suv.grid.shape, affine), suv.unit), read_ct(source))
+    assert found is not None
+    assert judge_ct_agreement(found, CtAgreementPolicy(), False).verdict is CtVerdict.UNCHECKED
