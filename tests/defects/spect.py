@@ -193,7 +193,7 @@ DEFECTS = (
     Defect("FAP-2286 named as the drug", injected(Radiopharmaceutical="177Lu-FAP-2286"), Code.TRACER_NOT_ALLOWED, "Radiopharmaceutical"),
     Defect("EDTMP named by the radionuclide's meaning", injected(RadionuclideCodeSequence=[tiny.code_item("447553000", "SCT", "Lu-177 EDTMP")]), Code.TRACER_NOT_ALLOWED, "RadionuclideCodeSequence"),
     Defect("rosopatamab named by the request", every(RequestedProcedureDescription="TLX591 imaging"), Code.TRACER_NOT_ALLOWED, "RequestedProcedureDescription"),
-    Defect("MIBG named by the study", every(StudyDescription="131I-MIBG"), Code.TRACER_NOT_ALLOWED, "StudyDescription"),
+    Defect("MIBG named by the study", every(StudyDescription="131I-MIBG"), warned="StudyDescription '131I-MIBG' reads as 131I-MIBG"),
     Defect("a drug that nobody knows", injected(Radiopharmaceutical="177Lu-XYZ-12"), Code.TRACER_UNKNOWN, "RadiopharmaceuticalCodeSequence"),
     Defect("a drug of another radionuclide", injected(Radiopharmaceutical="F-18 FDG"), Code.TRACER_NOT_ALLOWED, "Radiopharmaceutical"),
     # kinds of image

@@ -185,13 +185,11 @@ def _texts(series: Series, injected: Radiopharmaceutical) -> tuple[tuple[tuple[s
 def _named(texts: Sequence[tuple[str, str]], nuclide: Radionuclide | None, of_study: bool) -> list[_Named]:
     """Every drug that these texts name.
 
-    A text about a study may be about another image of it: where it says PSMA, a drug that this image's
-    radionuclide can't label is that other image's.
+    A text about a study comes from an order, and may be about another image of it: a drug that this image's
+    radionuclide can't label is not this image's.
     """
     found = [_Named(*item, keyword, text) for keyword, text in texts for item in drugs_in(text)]
-    if of_study and nuclide is not None and any("psma" in plain(text) for _, text in texts):
-        return [item for item in found if item.drug.fits(nuclide.key)]
-    return found
+    return [item for item in found if not of_study or nuclide is None or item.drug.fits(nuclide.key)]
 
 
 def _by_name(
@@ -273,10 +271,14 @@ def _checked(
 
 
 def _contradiction(found: Identified, series: Series, injected: Radiopharmaceutical) -> str:
-    """Another drug that the header's own text names; empty where it names none, or this one too."""
+    """Another drug that the header's own text names; empty where it names none, or this one too.
+
+    An order for PSMA may be for several images: another radionuclide's drug beside it is no contradiction.
+    """
     nuclide = radionuclide_of(injected)
     for texts in _texts(series, injected):
-        named = _named(texts, nuclide, of_study=texts is series.study_texts)
+        orders_psma = texts is series.study_texts and any("psma" in plain(text) for _, text in texts)
+        named = _named(texts, nuclide, of_study=orders_psma)
         if any(item.drug.is_in(found.tracer) for item in named):
             continue
         for item in named:
