@@ -17,7 +17,7 @@ from pathlib import Path
 from app.domain.analysis import SupersededReport
 from app.domain.decision import Decision, ModelUsed
 from app.domain.findings.findings import Findings
-from app.domain.refusal import Reason
+from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import SeriesVerdict
 from app.domain.study import StudyKind
 
@@ -87,6 +87,13 @@ class StudyOutcome:
     verdicts: tuple[SeriesVerdict, ...] = ()
     message: str = ""
     withdrawals: tuple[Withdrawal, ...] = ()
+
+    @property
+    def awaits_choice(self) -> bool:
+        """Whether images have two contents: until a person has chosen one, an earlier result stands that none
+        of these pairs replaces."""
+        found = (*self.reasons, *(verdict.reason for verdict in self.verdicts))
+        return RefusalCode.CONFLICTING_DUPLICATE in {reason.code for reason in found if reason is not None}
 
     @property
     def files(self) -> tuple[ResultFile, ...]:

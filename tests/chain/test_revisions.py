@@ -63,18 +63,18 @@ def test_a_second_result_replaces_and_a_third_content_without_result_withdraws(
 def test_a_study_that_can_no_longer_be_read_withdraws_its_result_too(
     patient: WrittenPatient, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def conflicting(paths: Sequence[Path]) -> object:
-        raise UnusableStudyError(Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", "two", "one"))
+    def unreadable(paths: Sequence[Path]) -> object:
+        raise UnusableStudyError(Reason(RefusalCode.UNREADABLE, "StudyInstanceUID", "two", "one"))
 
     worker = processor(settings)
     [pair] = worker.process(patient.spect.images, tmp_path / "r1", 1).pairs
-    monkeypatch.setattr("app.chain.application.read_study", conflicting)
+    monkeypatch.setattr("app.chain.application.read_study", unreadable)
     with pytest.raises(UnusableStudyError):
         worker.process(patient.spect.images, tmp_path / "alone", 1, EarlierRevisions())
     outcome = worker.process(patient.spect.images, tmp_path / "r2", 2, earlier_of(tmp_path / "r1", pair))
     assert outcome.status is Status.REJECTED
     assert [notice.revision for notice in outcome.withdrawals] == [1]
-    assert "conflicting-duplicate" in outcome.withdrawals[0].reason
+    assert "unreadable" in outcome.withdrawals[0].reason
 
 
 def test_the_reason_is_the_series_own_where_there_is_one() -> None:

@@ -17,6 +17,7 @@ from pydicom.valuerep import DSfloat
 from app.dicom import header_values as header
 from app.domain.quantities.administration import CLOCK_TOLERANCE_S
 from app.domain.quantities.scales import BQML_PER_UNIT, SUV_UNITS
+from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CLASSIC_OF_ENHANCED, PET_IMAGE
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
@@ -72,6 +73,15 @@ def classic_frames(dataset: Dataset) -> tuple[Dataset, ...]:
             _units(frame)
             _injection(frame)
     return frames
+
+
+def missing_groups(dataset: Dataset) -> tuple[Reason, ...]:
+    """That functional groups are not one for each frame: then nothing says what a frame shows, or where."""
+    groups, frames = len(header.items(dataset, PER_FRAME)), header.whole(dataset, "NumberOfFrames")
+    if groups and groups == (frames or groups):
+        return ()
+    found, expected = f"{groups} items for {frames or 'an unknown number of'} frames", "one for each frame"
+    return (Reason(RefusalCode.GEOMETRY_MISSING, PER_FRAME, found, expected),)
 
 
 def _merge(into: Dataset, source: Dataset, left_out: Iterable[int] = ()) -> None:

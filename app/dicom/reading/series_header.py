@@ -85,10 +85,12 @@ def file_header(dataset: Dataset, path: Path) -> FileHeader:
     """What a file's header, read with :data:`KEYWORDS`, says."""
     if header.uid(dataset, "SOPClassUID") not in CLASSIC_OF_ENHANCED:
         return _classic_header(dataset, path)
-    frames = []
+    frames, missing = [], enhanced.missing_groups(dataset)
     for number, frame in enumerate(enhanced.classic_frames(dataset), start=1):
         one = _classic_header(frame, path)
-        frames.append(replace(one, instance=replace(one.instance, number_of_frames=1, frame_number=number)))
+        instance = replace(one.instance, number_of_frames=1, frame_number=number)
+        series = replace(one.series, faults=(*missing, *one.series.faults))
+        frames.append(replace(one, instance=instance, series=series))
     parts = header.whole(dataset, "InConcatenationTotalNumber") or 0
     return replace(frames[0], frames=tuple(frames), parts=parts)
 

@@ -73,25 +73,33 @@ def withdraw_unreplaced(
 ) -> StudyOutcome:
     """The outcome with a notice for every standing result on a series that it gives no result on.
 
-    Notices and outcome are in ``folder`` then.
+    Two contents of an image prove nothing against a result: it stands until a person has chosen, whoever had
+    this content processed. Notices and outcome are in ``folder`` then.
 
     Raises:
         RetryLaterError: the disk does not take them, or no longer gives the report to be withdrawn.
     """
     replaced = {pair.functional_series_instance_uid for pair in outcome.pairs}
+    unreplaced = [
+        one for one in earlier.standing if one.report.functional_series_instance_uid not in replaced
+    ]
+    if not unreplaced:
+        return outcome
     notices = []
     try:
-        for result in earlier.standing:
+        folder.mkdir(parents=True, exist_ok=True)
+        for result in () if outcome.awaits_choice else unreplaced:
             series = result.report.functional_series_instance_uid
-            if series in replaced:
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
             reason = reason_for(series, outcome)
             files = store_files(write_withdrawal(result, reason, policy, provenance), folder)
             notices.append(Withdrawal(series, result.report.revision, reason, files))
         if notices:
             outcome = replace(outcome, withdrawals=tuple(notices))
-            write_outcome(outcome, folder)
+        else:
+            revision = unreplaced[-1].report.revision
+            message = f"the result of revision {revision} stands until a person chooses a content"
+            outcome = replace(outcome, message=message)
+        write_outcome(outcome, folder)
     except OSError as error:
         raise RetryLaterError(f"an earlier result can't be withdrawn: {error.strerror}") from error
     return outcome

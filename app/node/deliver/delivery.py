@@ -22,7 +22,7 @@ from app.node.records.deliveries import (
     DeliveryTransition,
     PlannedInstance,
 )
-from app.node.records.runs import FINAL, RunKey, StudyState
+from app.node.records.runs import FINAL, Run, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 REPORTS = (ResultKind.SR, NoticeKind.SR)
@@ -119,9 +119,16 @@ class ResultDelivery:
         running = [other.key.revision for other in later if other.state is StudyState.RUNNING]
         if running:
             return SendResult(unreached=f"revision {running[0]}, being processed, may take its place")
-        if any(other.state in FINAL or self._stores.deliveries.of_run(other.key) for other in later):
+        if any(self._takes_place(other) for other in later):
             return SendResult(superseded=True)
         return None
+
+    def _takes_place(self, later: Run) -> bool:
+        """Whether earlier results are out of date: not by a rejection over which a person has to decide."""
+        outcome = self._stores.outbox.readable_outcome_of(later.key) if later.state in FINAL else None
+        if outcome is not None and outcome.awaits_choice and not outcome.pairs:
+            return False
+        return later.state in FINAL or bool(self._stores.deliveries.of_run(later.key))
 
     def _write_transition(self, key: DeliveryKey, attempt: int, tried: SendResult) -> None:
         delivery = self._stores.deliveries.get(key)

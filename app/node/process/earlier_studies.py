@@ -69,8 +69,13 @@ class NodeEarlierResults:
                     yield RegisteredResult.of(key, SeriesSubject(patient, earlier[pair.kind]), pair), pair
 
     def _latest_ended(self, study_instance_uid: str) -> RunKey | None:
-        ended = [run.key for run in self._stores.runs.of_study(study_instance_uid) if run.state in FINAL]
-        return max(ended, key=lambda key: key.revision, default=None)
+        runs = sorted(self._stores.runs.of_study(study_instance_uid), key=lambda run: -run.key.revision)
+        return next((run.key for run in runs if run.state in FINAL and not self._left_open(run.key)), None)
+
+    def _left_open(self, run: RunKey) -> bool:
+        """Whether it left standing what earlier ones had found: a person has to choose between contents."""
+        outcome = self._stores.outbox.readable_outcome_of(run)
+        return outcome is not None and not outcome.pairs and outcome.awaits_choice
 
     def _pair(self, row: RegisteredResult) -> PairOutcome | None:
         """What the outcome says of a registered result; ``None`` when it can't be read."""

@@ -10,11 +10,14 @@ import pytest
 
 from app.dicom.results.policy import SrClass, WritePolicy
 from app.dicom.results.read_back import Result, texts
-from app.dicom.results.withdrawal import write_withdrawal
+from app.dicom.results.withdrawal import withdraw_unreplaced, write_withdrawal
 from app.dicom.results.writer import write_results
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.analysis import SupersededReport
-from app.domain.outcome import StandingResult
+from app.domain.outcome import EarlierRevisions, StandingResult, Status, StudyOutcome
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.pair import SeriesVerdict
+from app.files.outcome import read_outcome
 from tests.dicom.results import sources
 from tests.dicom.results.conformance import errors_of
 from tests.dicom.results.sources import PROVENANCE, PatientHeader
@@ -111,3 +114,20 @@ def test_names_in_any_character_set_are_kept(tmp_path: Path, name: str, characte
 def test_a_reason_of_any_length_is_written(withdrawn: StandingResult) -> None:
     report, _ = write_withdrawal(withdrawn, "[slice-gap] found – " * 400, WritePolicy(), SECOND)
     assert any(text.startswith("Why: revision 2") for _, text in texts(report.dataset))
+
+
+@pytest.mark.parametrize("place", ["reasons", "verdicts"])
+def test_two_contents_of_an_image_withdraw_nothing(
+    withdrawn: StandingResult, tmp_path: Path, place: str
+) -> None:
+    two = Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", "2 UIDs with two contents", "one")
+    facts = {"reasons": (two,), "verdicts": (SeriesVerdict("1.2", "CT", "", "", two),)}
+    outcome = StudyOutcome(withdrawn.report.study_instance_uid, Status.REJECTED, **{place: facts[place]})  # type: ignore[arg-type]
+    earlier = EarlierRevisions((withdrawn.report,), (withdrawn,))
+    found = withdraw_unreplaced(outcome, earlier, tmp_path / "out", WritePolicy(), SECOND)
+    assert found.files == ()
+    assert found.message == "the result of revision 1 stands until a person chooses a content"
+    assert read_outcome(tmp_path / "out") == found
+    gap = replace(outcome, reasons=(replace(two, code=RefusalCode.SLICE_GAP),), verdicts=())
+    told = withdraw_unreplaced(gap, earlier, tmp_path / "gap", WritePolicy(), SECOND)
+    assert [notice.revision for notice in told.withdrawals] == [1]

@@ -16,7 +16,7 @@ from app.node.process.work import AttemptKind
 from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryState
 from app.node.records.runs import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from tests.node.workflow.test_revisions import PACS, STUDY, give, record, result
+from tests.node.workflow.test_revisions import PACS, STUDY, give, record, result, two_contents
 
 SECOND = RunKey(STUDY, 2)
 
@@ -105,3 +105,13 @@ def test_unsent_result_is_dropped_when_the_later_content_is_rejected(
     first = processed(stores, tmp_path, 1)
     give(stores, 2, None, StudyState.REJECTED)
     assert tried(stores, first, Pacs(takes=99)).state is DeliveryState.SUPERSEDED
+
+
+def test_unsent_result_is_sent_although_two_contents_came_after_it(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    """A version before queued the conflict, where this one waits for a person's choice."""
+    first = processed(stores, tmp_path, 1)
+    second = give(stores, 2, two_contents(), StudyState.RUNNING)
+    assert record(stores, tmp_path, second, AttemptKind.REJECTED) == StudyState.REJECTED
+    assert tried(stores, first, Pacs(takes=99)).state is DeliveryState.DONE

@@ -16,6 +16,7 @@ from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import ResultFolder, write_results
 from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
+from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
 from app.files.outcome import write_outcome
@@ -140,6 +141,14 @@ def test_a_later_revision_has_the_last_word_even_when_it_withdraws(
     assert found(stores) == ["1.2.3"]
     processed(stores, "1.2.3", None, digest="b")
     assert found(stores) == []
+
+
+def test_a_rejection_over_two_contents_takes_no_result_away(stores: NodeStores, pair: PairOutcome) -> None:
+    known(stores, "1.2.3")
+    processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.DONE, pairs=(pair,)))
+    two = Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", "two", "one")
+    processed(stores, "1.2.3", StudyOutcome("1.2.3", Status.REJECTED, (two,)), digest="b")
+    assert found(stores) == ["1.2.3"]
 
 
 def test_what_is_not_processed_yet_is_not_found(stores: NodeStores) -> None:

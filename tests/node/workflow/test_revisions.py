@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from app.domain.outcome import EarlierRevisions, ResultFile, RunContext, Status, StudyOutcome, Withdrawal
+from app.domain.refusal import Reason, RefusalCode
 from app.errors import RetryLaterError
 from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
@@ -49,6 +50,11 @@ def withdrawal(revision: int) -> StudyOutcome:
     files = (file("WITHDRAWAL", revision), file("WITHDRAWAL-PAGE", revision))
     notice = Withdrawal(SERIES, revision - 1, "a gap", files)
     return StudyOutcome(STUDY, Status.REJECTED, withdrawals=(notice,))
+
+
+def two_contents() -> StudyOutcome:
+    reason = Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", "two", "one")
+    return StudyOutcome(STUDY, Status.REJECTED, (reason,))
 
 
 def give(stores: NodeStores, revision: int, outcome: StudyOutcome | None, state: StudyState) -> RunKey:
