@@ -57,7 +57,7 @@ def test_no_drug_is_found_where_none_is_named(text: str) -> None:
     ("text", "left"),
     [
         ("", ""), ("Lu-177", ""), ("Lutetium [177Lu]", ""), ("177Lu-PSMA", ""), ("LuPSMA Therapie", ""),
-        ("Lösung zur Injektion 7400 MBq", "zur"), ("177Lu-XYZ-12", "xyz"),
+        ("Lu-DOTA-PSMA 24h p.i.", ""), ("Lösung zur Injektion 7400 MBq", "zur"), ("177Lu-XYZ-12", "xyz"),
     ],
 )  # fmt: skip
 def test_what_a_text_says_beyond_the_radionuclide_is_left(text: str, left: str) -> None:

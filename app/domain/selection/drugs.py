@@ -142,8 +142,8 @@ def tracer_of(drug: Drug, words: str, radionuclide: str | None) -> Tracer | None
 
 
 _SAYS_NOTHING = re.compile(
-    r"\d+\w?|\d*m?(lu|ga|f|tc|cu|zr|c|i|in)\d*m?|lutet\w*|lutec\w*|lutez\w*|gall?i\w*|fluor\w*|techn\w*"
-    r"|copper|kupfer|zircon\w*|zirkon\w*|psma|ligand\w*|radioligand\w*|radiopharma\w*|prostat\w*|specific"
+    r"\d+\w?|p|i|pi|dota|\d*m?(lu|ga|f|tc|cu|zr|c|i|in)\d*m?|lutet\w*|lutec\w*|lutez\w*|gall?i\w*|fluor\w*"
+    r"|techn\w*|copper|kupfer|zircon\w*|zirkon\w*|psma|ligand\w*|radioligand\w*|radiopharma\w*|prostat\w*|specific"
     r"|membran\w*|antigen|tetraxetan|therap\w*|terap\w*|treatment|traitement|rlt|imaging|scan|post|solution|losung|soluci\w*"
     r"|soluzione|inj\w*|iny\w*|nca|carrier|free|added|no|iv|[kmg]bq|mci|spect|ct|pet|cycle|zyklus|dose|other"
     r"|unknown|unspecified|not|specified|none|na|n|a"
