@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from app import __version__
-from app.dicom.reading.studies import read_study
+from app.dicom.reading.studies import read_studies, read_study, with_cts_elsewhere
 from app.dicom.results.withdrawal import withdraw_unreplaced
 from app.dicom.results.writer import ResultFolder, Written, write_results
 from app.domain.analysis import Provenance, Quantified
@@ -116,7 +116,7 @@ class ChainProcessor:
             __version__, digest, revision, earlier.last_words, context.begun_at, context.decisions
         )
         try:
-            folder = self._run_chain(lambda: read_study(paths), out, provenance)
+            folder = self._run_chain(partial(_study, paths, context), out, provenance)
             outcome = folder.outcome
             self._leave_shadow_work(folder, revision)
         except UnusableStudyError as error:
@@ -169,6 +169,10 @@ class ChainProcessor:
         if not folder.finished:
             raise RuntimeError("the chain ended before its last stage; nothing was delivered")
         return folder
+
+
+def _study(paths: Sequence[Path], context: RunContext) -> Study:
+    return with_cts_elsewhere(read_study(paths), read_studies(context.other_cts).studies)
 
 
 def _run(application: PsmaApplication) -> None:

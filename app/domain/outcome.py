@@ -130,10 +130,12 @@ class RunContext:
     Attributes:
         begun_at: when this try began, with its zone.
         decisions: what the node decided before the chain began.
+        other_cts: an image of each CT series in the patient's other studies, named where the study lacks one.
     """
 
     begun_at: datetime | None = None
     decisions: tuple[Decision, ...] = ()
+    other_cts: tuple[Path, ...] = ()
 
 
 OnStage = Callable[[str], None]

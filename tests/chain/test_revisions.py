@@ -11,7 +11,7 @@ import pytest
 
 from app.dicom.results.withdrawal import reason_for
 from app.domain.analysis import SupersededReport
-from app.domain.outcome import EarlierRevisions, PairOutcome, StandingResult, Status, StudyOutcome
+from app.domain.outcome import EarlierRevisions, PairOutcome, RunContext, StandingResult, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.pair import SeriesVerdict
 from app.errors import UnusableStudyError
@@ -75,6 +75,19 @@ def test_a_study_that_can_no_longer_be_read_withdraws_its_result_too(
     assert outcome.status is Status.REJECTED
     assert [notice.revision for notice in outcome.withdrawals] == [1]
     assert "unreadable" in outcome.withdrawals[0].reason
+
+
+def test_a_ct_of_the_same_space_in_another_study_is_named(
+    patient: WrittenPatient, settings: Settings, tmp_path: Path
+) -> None:
+    ct = pydicom.dcmread(patient.spect.ct[0])
+    ct.StudyInstanceUID = "1.2.99"
+    ct.save_as(tmp_path / "ct.dcm")
+    context = RunContext(other_cts=(tmp_path / "ct.dcm", tmp_path / "gone.dcm"))
+    outcome = processor(settings).process(patient.spect.functional, tmp_path / "out", 1, context=context)
+    [reason] = outcome.reasons
+    assert reason.code is RefusalCode.NO_CT
+    assert f"lies CT series {ct.SeriesInstanceUID} of study 1.2.99" in reason.found
 
 
 def test_the_reason_is_the_series_own_where_there_is_one() -> None:

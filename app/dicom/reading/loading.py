@@ -216,11 +216,11 @@ def read_functional(series: Series, policy: LoadPolicy) -> FunctionalImage:
     Raises:
         UnusableStudyError: none can.
     """
+    in_counts = policy.spect_in_counts is SpectInCounts.RELATIVE_TO_LIVER
     if series.sop_class_uid == NM_IMAGE:
-        in_counts = policy.spect_in_counts is SpectInCounts.RELATIVE_TO_LIVER
         image = read_nm(series, policy.calibrations, policy.administrations, in_counts)
     else:
-        image = read_pet(series, policy.administrations, policy.series_time_rules)
+        image = read_pet(series, policy.administrations, policy.series_time_rules, in_counts)
     life_s = image.quantification.half_life_s
     if life_s is not None:
         image = replace(image, decisions=(*image.decisions, *clock_doubts(series.clocks, life_s)))

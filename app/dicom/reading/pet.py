@@ -19,9 +19,10 @@ from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.decay import FrameTiming
 from app.domain.quantities.scales import BQML_PER_UNIT, RealWorldMapping, is_no_offset, same_scale
-from app.domain.quantities.suv import Units, convert_pet
+from app.domain.quantities.suv import Units, convert_pet, pet_left_in_counts
 from app.domain.quantities.suv_scale import PetHeader
-from app.domain.refusal import RefusalCode
+from app.domain.refusal import Reason, RefusalCode
+from app.domain.selection.screening import ImageRole, functional_role
 from app.domain.stack.slice_consistency import check_scales
 from app.domain.stack.slice_content import check_content
 from app.domain.stack.slice_order import check_completeness, check_order
@@ -43,9 +44,13 @@ PHILIPS_CREATOR = "Philips PET Private Group"
 
 
 def read_pet(
-    series: Series, administrations: Sequence[SiteAdministration] = (), series_time_rules: bool = False
+    series: Series,
+    administrations: Sequence[SiteAdministration] = (),
+    series_time_rules: bool = False,
+    spect_in_counts: bool = False,
 ) -> FunctionalImage:
-    """A series of PET Image Storage in physical units, with the site's section ``load``.
+    """A series of PET Image Storage in physical units, with the site's section ``load``; a SPECT stored so
+    may stay in counts, where it has no other unit.
 
     Raises:
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
@@ -60,7 +65,10 @@ def read_pet(
     pet_header, decisions = _pet_header(series, slices, administrations)
     pet_header = replace(pet_header, series_time_rules=series_time_rules)
     _refuse_other_scale(series, slices, slopes)
-    conversion = settled(convert_pet(pet_header), series)
+    converted = convert_pet(pet_header)
+    if isinstance(converted, Reason) and spect_in_counts and functional_role(series) is ImageRole.SPECT:
+        converted = pet_left_in_counts(pet_header, converted)
+    conversion = settled(converted, series)
     image = functional_image(series, slices, slopes, conversion)
     found = _slice_findings(series, slices, image, slopes)
     return replace(image, decisions=(*decisions, *image.decisions, *found), body=pet_header.injection.body)
@@ -86,7 +94,7 @@ def _slice_findings(
     Raises:
         UnusableStudyError: two slices contradict each other.
     """
-    volume = image.suv or image.activity
+    volume = image.volume
     if volume is None:
         return ()
     numbers = slice_numbers(slices.headers)

@@ -80,16 +80,17 @@ def read_studies(source: Path | Iterable[Path]) -> StudyReading:
     by_study = _grouped(unique, lambda item: item.study.study_instance_uid)
     lines = tuple(str(reason) for reason in unreadable)
     studies = [replace(_study(members, conflicting), unreadable=lines) for _, members in by_study]
-    return StudyReading(tuple(_with_cts_elsewhere(study, studies) for study in studies), tuple(unreadable))
+    return StudyReading(tuple(with_cts_elsewhere(study, studies) for study in studies), tuple(unreadable))
 
 
-def _with_cts_elsewhere(study: Study, studies: Sequence[Study]) -> Study:
+def with_cts_elsewhere(study: Study, studies: Sequence[Study]) -> Study:
     """A study, with the CTs of its functional images' frames of reference that came in other studies."""
     frames = {one.frame_of_reference_uid for one in study.series if one.sop_class_uid in FUNCTIONAL_CLASSES}
     found = tuple(
         (ct.frame_of_reference_uid, f"CT series {ct.series_instance_uid} of study {other.study_instance_uid}")
         for other in studies
-        if other is not study and other.patient.patient_id == study.patient.patient_id
+        if other.study_instance_uid != study.study_instance_uid
+        and other.patient.patient_id == study.patient.patient_id
         for ct in other.series
         if ct.sop_class_uid == CT_IMAGE and ct.frame_of_reference_uid in frames - {""}
     )

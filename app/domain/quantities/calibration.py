@@ -23,7 +23,7 @@ from app.domain.quantities.scales import (
     counts_per_value,
     scale_fault,
 )
-from app.domain.quantities.suv import Conversion, from_activity
+from app.domain.quantities.suv import NOT_QUANTIFIED, Conversion, from_activity
 from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale
 from app.domain.radionuclides import radionuclide_named
 from app.domain.refusal import Reason, RefusalCode
@@ -37,8 +37,6 @@ UNITS_OF_COUNTS = ("", CNTS, "COUNTS", "NONE", "US")
 
 LARGEST_CONTRADICTION = 1.5
 """Factor between a mapping to Bq/ml and the site's calibration, of values that are called counts too."""
-
-NOT_QUANTIFIED = "not quantified: counts without a calibration"
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ FACTOR_CONTRADICTION = 0.05
 """Beyond it one of the two is wrong, and nothing says which."""
 
 
+NOT_QUANTIFIED = "not quantified: counts without a calibration"
+
+
 class Units(StrEnum):
     """Units (0054,1001) of PET that can become SUV (PS3.3 C.8.9.1.1.3)."""
 
@@ -75,6 +78,14 @@ def convert_pet(header: PetHeader) -> Conversion | Reason:
         return _from_philips_counts(header)
     expected = "BQML, GML, CM2ML, or CNTS with Philips' private factors"
     return Reason(RefusalCode.UNITS_UNSUPPORTED, "Units", header.units or "nothing", expected)
+
+
+def pet_left_in_counts(header: PetHeader, why: Reason) -> Conversion | Reason:
+    """Counts as they are, where nothing but a factor to another unit is missing: other reasons stand."""
+    if header.units != Units.CNTS or why.code is not RefusalCode.UNITS_UNSUPPORTED:
+        return why
+    factors = (1.0,) * len(header.frames)
+    return Conversion(Quantification(NOT_QUANTIFIED), None, None, why, count_factors=factors)
 
 
 def _weighed(header: PetHeader, conversion: Conversion) -> Conversion:

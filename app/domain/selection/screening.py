@@ -26,6 +26,8 @@ CLASSIC_OF_ENHANCED = {
 """Enhanced and Legacy Converted Enhanced images: their frames are read as classic images (``Series`` has the
 classic class, ``Instance`` its own)."""
 
+CT_CLASSES = (CT_IMAGE, *(uid for uid, classic in CLASSIC_OF_ENHANCED.items() if classic == CT_IMAGE))
+
 OTHER_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.4": "MR Image",
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image",

@@ -170,7 +170,9 @@ class StudyWork:
         if wait.reason:
             _log.warning("goes on without its prior", extra=key.facts | {"reason": wait.reason})
         waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
-        result = self._guarded(run, paths, RunContext(run.changed_at, waited))
+        others = self._stores.studies.of_same_patient(key.study_instance_uid)
+        context = RunContext(run.changed_at, waited, self._stores.inbox.other_cts(others))
+        result = self._guarded(run, paths, context)
         words = (wait.reason, unreadable_results(self._stores, key), result.reason)
         return replace(result, reason="; ".join(filter(None, words)))
 

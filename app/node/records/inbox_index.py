@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, select, true, update
 
-from app.domain.selection.screening import IMAGE_CLASSES
+from app.domain.selection.screening import CT_CLASSES, IMAGE_CLASSES
 from app.node.records.database import Ledger, fetch
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import InstanceRow, MismatchedInstanceError, UnsafeUidError, read_received
@@ -98,6 +98,14 @@ class InboxIndex(Ledger):
             InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS
         )
         return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
+
+    def other_cts(self, study_instance_uids: Collection[str]) -> tuple[Path, ...]:
+        """One image of each CT series in these studies."""
+        is_ct = InstanceRow.sop_class_uid.in_(CT_CLASSES)
+        in_them = InstanceRow.study_instance_uid.in_(study_instance_uids)
+        query = select(func.min(InstanceRow.path)).where(in_them, is_ct, _STANDS)
+        grouped = query.group_by(InstanceRow.study_instance_uid, InstanceRow.series_instance_uid)
+        return tuple(sorted(self.folder / path for path in fetch(self._engine, grouped)))
 
     def beside(self, study_instance_uid: str) -> str:
         """What else is kept of a study, in words: how many objects of which class; empty for nothing."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.domain.study import Patient
@@ -116,6 +116,11 @@ class StudyLedger(Ledger):
         if patient.unidentified:
             return ()
         return self._select(StudyRow.patient_id == patient.patient_id, StudyRow.issuer == patient.issuer)
+
+    def of_same_patient(self, study_instance_uid: str) -> tuple[str, ...]:
+        """Other studies of the study's patient; none where it names none."""
+        own = self.get(study_instance_uid)
+        return () if own is None else self._others(own, true(), StudyRow.study_instance_uid.asc())
 
     def later_spects(self, study_instance_uid: str) -> tuple[str, ...]:
         """Other studies of the same patient with a SPECT from after this study's PET, the earliest first.

@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 
 from app.dicom.reading.functional_image import FunctionalImage
-from app.dicom.reading.loading import LoadPolicy, load, read_functional
+from app.dicom.reading.loading import LoadPolicy, SpectInCounts, load, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
 from app.domain.quantities.calibration import CameraCalibration
@@ -139,6 +139,25 @@ def test_counts_become_bqml_by_the_sites_calibration_alone(tmp_path: Path) -> No
     found = accepted(tmp_path, LoadPolicy(calibrations=(calibration,)))
     assert np.allclose(array_of(found.activity), STORED * 192e3 / (20.0 * 60 * 2) / 0.08)
     assert found.quantification.source == "site calibration"
+
+
+@pytest.mark.parametrize(("injection", "is_spect"), [("lutetium", True), ("gallium", False)])
+def test_a_spect_in_counts_stored_as_pet_stays_in_counts_by_the_sites_choice(
+    tmp_path: Path, injection: str, is_spect: bool
+) -> None:
+    def in_counts(dataset: Dataset, index: int) -> None:
+        dataset.Units = "CNTS"
+        if is_spect:
+            dataset.RadiopharmaceuticalInformationSequence = [tiny.lutetium_injection()]
+
+    pair(tmp_path, in_counts)
+    assert refused(tmp_path) is RefusalCode.UNITS_UNSUPPORTED
+    found = loaded(tmp_path, LoadPolicy(spect_in_counts=SpectInCounts.RELATIVE_TO_LIVER))
+    assert isinstance(found, Loaded) is is_spect, "a PET in counts has no such choice"
+    if isinstance(found, Loaded):
+        assert (found.uptake.unit, found.activity) == (Unit.COUNTS, None)
+        assert np.array_equal(found.uptake.array, ACTIVITY)
+        assert found.quantification.source.startswith("not quantified")
 
 
 def test_counts_are_stored_values_times_ges_pixel_scale(tmp_path: Path) -> None:

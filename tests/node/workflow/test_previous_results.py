@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +16,23 @@ from app.chain.folder import RunResults
 from app.dicom.reading.loading import LoadPolicy
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import ResultFolder, write_results
-from app.domain.analysis import Quantified
+from app.dicom.uids import ResultKind
+from app.domain.analysis import Loaded, Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
 from app.files.outcome import write_outcome
 from app.imaging.earlier_results import EarlierResult, prior_candidates
+from app.imaging.joined_parts import joined_parts
 from app.node.policy import NodePolicy
-from app.node.process.earlier_studies import NodeEarlierResults
-from app.node.records.results import SeriesSubject
+from app.node.process.earlier_studies import NodeEarlierResults, StoredImages
+from app.node.records.results import RegisteredResult, SeriesSubject
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.dicom.results import sources
+from tests.imaging.test_joined_parts import LEGS, loaded_of_two, results_of
 
 DAY = datetime(2026, 3, 1, 8)
 ANNA = Patient("ID-ANNA", "clinic")
@@ -216,6 +221,23 @@ def test_a_time_of_the_study_that_is_not_the_pets_own_makes_no_prior(
     registered(stores, key, pair, DAY + timedelta(hours=1))
     found = {each.acquired_at: (each.may_be_prior, each.report is not None) for each in results(stores)}
     assert found == {DAY: (False, True), DAY + timedelta(hours=1): (True, False)}
+
+
+def test_a_joined_spect_is_read_again_from_the_series_that_its_seg_names(tmp_path: Path) -> None:
+    [one] = joined_parts(loaded_of_two(tmp_path))
+    assert isinstance(one, Loaded)
+    paths = tuple(sorted(tmp_path.iterdir()))
+    seg = results_of(one)[ResultKind.SEG]
+    (tmp_path / "seg.dcm").write_bytes(seg.content)
+    study = one.selection.study.study_instance_uid
+    row = RegisteredResult(study, LEGS, 1, "P", "", "1.2.3.2", DAY, 2, "", "")
+    inbox: Any = SimpleNamespace(damaged=lambda study: 0, image_paths=lambda study: paths)
+    images = StoredImages(row, tmp_path / "seg.dcm", inbox, LoadPolicy())
+    assert np.array_equal(images.suv().array, one.uptake.array)
+    assert images.labels().grid.matches(one.uptake.grid)
+    assert images.labels().count == 2
+    facts = images.facts(StudyKind.SPECT_CT, one.selection.tracer.key)
+    assert (facts.voxel_mm, facts.length_mm) == (one.facts.voxel_mm, one.facts.length_mm)
 
 
 def test_folder_mode_remembers_lesions_of_any_kind_and_gives_them_back_whole(tmp_path: Path) -> None:

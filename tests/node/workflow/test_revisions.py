@@ -9,9 +9,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from pydicom import dcmread
 
 from app.domain.outcome import EarlierRevisions, ResultFile, RunContext, Status, StudyOutcome, Withdrawal
 from app.domain.refusal import Reason, RefusalCode
+from app.domain.study import Patient
 from app.errors import RetryLaterError
 from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
@@ -22,6 +24,8 @@ from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, Stu
 from app.node.records.deliveries import DeliveryKey, DeliveryState
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
+from tests.node.receive.images import ct_slice, received
 from tests.node.workflow.fake_node import _pair
 
 STUDY = "1.2.3"
@@ -207,6 +211,7 @@ class Chain:
     def __init__(self, outcome: StudyOutcome) -> None:
         self.outcome = outcome
         self.earlier: EarlierRevisions | None = None
+        self.context = RunContext()
 
     def process(
         self,
@@ -216,7 +221,7 @@ class Chain:
         earlier: EarlierRevisions = EarlierRevisions(),
         context: RunContext = RunContext(),
     ) -> StudyOutcome:
-        self.earlier = earlier
+        self.earlier, self.context = earlier, context
         write_outcome(self.outcome, out)
         return self.outcome
 
@@ -236,6 +241,23 @@ def test_an_unreadable_earlier_result_is_reported_and_does_not_stop_the_next_rev
     assert "earlier result unreadable (revision 1)" in ended.reason
     assert "earlier result unreadable" in caplog.messages
     assert chain.earlier == EarlierRevisions((), ())
+
+
+def test_the_chain_is_told_of_the_cts_in_the_patients_other_studies(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    """It names the one of the same frame of reference where the study has no CT."""
+    for study, patient in ((STUDY, "P"), ("1.2.4", "P"), ("1.2.5", "Q")):
+        stores.studies.identify(StudySubject(study, Patient(patient)))
+    images = [ct_slice(number, study) for study in (STUDY, "1.2.4", "1.2.5") for number in (1, 2)]
+    for image in images:
+        stores.inbox.store(received(image))
+    run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
+    chain = Chain(replace(result(1), pairs=()))
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), ProcessorPool(lambda _: chain, 1), [], Mock())
+    steps.run_chain(run.key, run.attempt)
+    [one] = chain.context.other_cts
+    assert dcmread(one).SOPInstanceUID == "1.2.4.2.1"
 
 
 def test_results_that_can_not_be_read_after_the_chain_are_not_taken_for_none(
