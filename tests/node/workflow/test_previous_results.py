@@ -27,7 +27,7 @@ from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.imaging.joined_parts import joined_parts
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodeEarlierResults, StoredImages
-from app.node.records.results import RegisteredResult, SeriesSubject
+from app.node.records.results import SeriesSubject
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -230,7 +230,9 @@ def test_a_joined_spect_is_read_again_from_the_series_that_its_seg_names(tmp_pat
     seg = results_of(one)[ResultKind.SEG]
     (tmp_path / "seg.dcm").write_bytes(seg.content)
     study = one.selection.study.study_instance_uid
-    row = RegisteredResult(study, LEGS, 1, "P", "", "1.2.3.2", DAY, 2, "", "")
+    row: Any = SimpleNamespace(
+        study_instance_uid=study, functional_series_instance_uid=LEGS, ct_series_instance_uid="1.2.3.2"
+    )
     inbox: Any = SimpleNamespace(damaged=lambda study: 0, image_paths=lambda study: paths)
     images = StoredImages(row, tmp_path / "seg.dcm", inbox, LoadPolicy())
     assert np.array_equal(images.suv().array, one.uptake.array)
