@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.domain.refusal import RefusalCode
+from tests.defects.histories import HISTORIES
+from tests.defects.priors import PRIORS
 from tests.defects.table import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,10 @@ the reason given here; {harmless} give the numbers of the undamaged study, voxel
 others, as headers alone can't tell, and are warned of in outcome, report and page. That is what these tests
 show: of a defect that is not among them they say nothing.
 
+Beside them stand {histories} histories of a patient
+(`tests/defects/histories.py`: {stopped} stop the comparison, {stated} are stated with it, the others change
+nothing), and {priors} earlier PETs that are refused as priors (`tests/defects/priors.py`).
+
 """
 
 
@@ -36,6 +42,9 @@ def refusals_page() -> str:
     warned = [(kind, defect) for kind, defect in TABLE if defect.warned]
     harmless = [(kind, defect) for kind, defect in TABLE if defect.code is None and not defect.warned]
     counts = {"refused": refused, "harmless": len(harmless), "warned": len(warned)}
+    counts |= {"histories": len(HISTORIES), "priors": len(PRIORS)}
+    counts |= {"stopped": sum(bool(one.stopped) for one in HISTORIES)}
+    counts |= {"stated": sum(bool(one.told) for one in HISTORIES)}
     parts = [HEAD.format(total=len(TABLE), **counts)]
     parts.append("| reason | meaning | what to do | attribute | provoked by |\n|---|---|---|---|---|\n")
     tests, stated = provoking_tests(), stated_attributes()
