@@ -20,8 +20,8 @@ from app.domain.volume import AIR_HU
 Stored = NDArray[Any]
 Mask = NDArray[np.bool_]
 
-HIGHEST_HU = 32767.0
-"""The extended scale of CT ends at 30710; what is above is a negative value that was read as unsigned."""
+HIGHEST_HU = 30710.0
+"""The end of CT's extended scale: what is above is padding, or a negative value that was read as unsigned."""
 
 TISSUE_HU = (-900.0, 4000.0)
 """Padding of a value in between might be lung, tissue or metal: it counts where it reaches a slice's edge."""
@@ -57,16 +57,16 @@ def outside(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | No
     ``None`` when all are image; a reason when pixels contradict their own description.
     """
     findings = [_stated(dataset, stored, is_ct), _beyond_bits(dataset, stored, is_ct)]
-    findings += [_unsigned(dataset, stored)] if is_ct else []
+    findings += [_unsigned(dataset, stored), _above_the_scale(dataset, stored)] if is_ct else []
     masks = []
     for found in findings:
         if isinstance(found, Reason):
             return found
         if found is not None and found.any():
             masks.append(found)
-    if not masks and not is_ct:
-        return _unstated(stored)
-    return np.logical_or.reduce(masks) if masks else None
+    if not masks:
+        return _unstated(dataset, stored, is_ct)
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def _stated(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | None:
@@ -154,16 +154,28 @@ def _unsigned(dataset: Dataset, stored: Stored) -> Mask | Reason | None:
     return negative
 
 
-def _unstated(stored: Stored) -> Mask | None:
-    """Padding that no attribute names: one extreme value in all four corners of a PET or SPECT slice.
+def _above_the_scale(dataset: Dataset, stored: Stored) -> Mask | None:
+    """Edges of a signed CT at what no CT measures. Inside the body it is metal that went beyond the scale."""
+    if stored.dtype.kind != "i" or _hu(dataset, float(stored.max())) <= HIGHEST_HU:
+        return None
+    slope = header.number(dataset, "RescaleSlope") or 1.0
+    return _at_edges(np.asarray(stored > (HIGHEST_HU - _hu(dataset, 0.0)) / slope))
 
-    Corners lie outside the ring; no measurement has its hottest, or its most negative, value in all of them.
+
+def _unstated(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | None:
+    """Padding that no attribute names: one extreme value in all four corners of a slice.
+
+    Corners lie outside the ring; no measurement has its hottest, or its most negative, value in all of them,
+    and no CT its densest. A CT's lowest value is air, or is taken for air.
     """
     planes = stored.reshape(-1, *stored.shape[-2:])
     corners = planes[:, :: planes.shape[1] - 1 or 1, :: planes.shape[2] - 1 or 1].reshape(len(planes), -1)
     value, low, high = corners[:, 0], planes.min(axis=(1, 2)), planes.max(axis=(1, 2))
-    is_extreme = (low < high) & ((value == high) | ((value == low) & (value < 0)))
-    is_padded = is_extreme & (corners == value[:, None]).all(axis=1) & (value != 0)
+    if is_ct:
+        is_extreme = (value == high) & np.array([_hu(dataset, float(each)) > 0.0 for each in value])
+    else:
+        is_extreme = (value == high) & (value != 0) | (value == low) & (value < 0)
+    is_padded = is_extreme & (low < high) & (corners == value[:, None]).all(axis=1)
     if not is_padded.any():
         return None
     same = (planes == value[:, None, None]) & is_padded[:, None, None]

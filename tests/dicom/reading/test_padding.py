@@ -135,6 +135,22 @@ def test_padding_of_a_pet_that_nothing_names_is_known_by_its_corners(signed: boo
     assert np.array_equal(found_in(described(signed=signed), sliced(value, signed), False), CORNERS)
 
 
+@pytest.mark.parametrize(
+    ("bits", "signed", "value"), [(16, True, 32767), (16, False, 32767), (16, True, 30000), (12, False, 4095)]
+)
+def test_padding_of_a_ct_that_nothing_names_is_the_highest_in_all_corners(
+    bits: int, signed: bool, value: int
+) -> None:
+    assert np.array_equal(found_in(described(bits, signed), sliced(value, signed)), CORNERS)
+
+
+@pytest.mark.parametrize("value", [4095, 32767])
+def test_metal_is_no_padding(value: int) -> None:
+    stored = sliced(0)
+    stored[SIZE // 2, SIZE // 2 : SIZE // 2 + 3] = value
+    assert outside(described(), stored, True) is None
+
+
 @pytest.mark.parametrize("value", [0, 30])
 def test_ordinary_corners_are_no_padding(value: int) -> None:
     assert outside(described(), sliced(value), False) is None
