@@ -5,7 +5,8 @@ their voxels is near 1 wherever the body goes through both. A slope that is wron
 block of them, multiplies every voxel at once. Three things tell what anatomy and phantoms do from that: a
 shoulder or an end face changes over several slices in one sense (:data:`TREND_WEIGHT`), a lesion or a bladder
 is a small part of the body (the median, with capped weights), and an empty slice beside a full one is another
-picture, not the same one fainter (:data:`LARGEST_UNLIKENESS`).
+picture, not the same one fainter (:data:`LARGEST_UNLIKENESS`). In a small or a noisy body a jump has to
+stand out from what a slice's parts disagree by, and from the stack's other boundaries (:data:`ERRORS`).
 
 Everything is exact under scaling: a slope that is wrong by a factor moves the statistic by just that factor.
 The measured margins are in docs/reference/quantities.md.
@@ -48,6 +49,14 @@ LARGEST_UNLIKENESS = 0.5
 MORE_UNLIKE, MORE_UNLIKE_SHARE = 1.5, 0.1
 """Two slices may differ by so many times what the more alike of the next pairs do, and this share more: a
 body that begins next to noise differs by more still. Undamaged pairs stay 0.04 below."""
+
+ERRORS, TIMES_USUAL, LARGEST_DOUBT = 4.0, 6.0, 1.5
+"""A jump is told if it is so many standard errors of its median, and so many times the median change of the
+stack's boundaries; neither asks for more than the last, a ratio. A wrong slope multiplies a whole slice,
+an organ's edge parts of it. In whole bodies both are below the limits above."""
+
+TILE_MM = 30.0
+"""Voxels nearer than this change together: noise is correlated, and an organ is one thing."""
 
 SMALLEST_BODY_CM2 = 60.0
 SMALLEST_BODY_VOXELS = 100
@@ -127,45 +136,73 @@ def _in_words(jump: Jump, count: int, slices: int) -> str:
 
 def scale_jumps(volume: Volume) -> tuple[Jump, ...]:
     """Every change of scale of one slice against both neighbours, or of a block at its edges."""
-    logs, usable = _log_ratios(volume)
-    single = _peaks(logs, usable)
+    logs, usable, doubts = _log_ratios(volume)
+    stands_out = np.abs(logs) >= doubts
+    single = [jump for jump in _peaks(logs, usable) if stands_out[[jump.first - 1, jump.first]].all()]
     alone = {boundary for jump in single if jump.is_notable for boundary in (jump.first - 1, jump.first)}
-    steps = [step for step in _steps(logs, usable) if step.boundary not in alone]
+    steps = [
+        step for step in _steps(logs, usable) if step.boundary not in alone and stands_out[step.boundary]
+    ]
     return (*single, *_blocks(steps, volume.grid.shape[0]))
 
 
-def _log_ratios(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of each slice over the one before: median log ratio, and whether the two are comparable."""
+def _log_ratios(volume: Volume) -> tuple[FloatArray, NDArray[np.bool_], FloatArray]:
+    """Of each slice over the one before: median log ratio, whether comparable, and what a jump exceeds."""
     stride = stride_to(MOST_VOXELS_A_SLICE, volume.array)
     spacing = volume.grid.spacing_mm
     voxel_cm2 = spacing[0] * spacing[1] * stride**2 / 100.0
+    tiles = _tiles(volume.array[0, ::stride, ::stride].shape, (spacing[1] * stride, spacing[0] * stride))
     slices = [plane[::stride, ::stride].astype(np.float64).ravel() for plane in volume.array]
-    found = np.array([_compared(one, two, voxel_cm2) for one, two in pairwise(slices)])
+    found = np.array([_compared(one, two, voxel_cm2, tiles) for one, two in pairwise(slices)])
     unlike = np.concatenate([[np.inf], found[:, 1], [np.inf]])
     usual = np.minimum(unlike[:-2], unlike[2:])
     limit = np.minimum(LARGEST_UNLIKENESS, MORE_UNLIKE * usual + MORE_UNLIKE_SHARE)
-    return found[:, 0], found[:, 1] <= limit
+    usable = found[:, 1] <= limit
+    return found[:, 0], usable, _doubts(found[:, 0], np.where(usable, found[:, 2], 0.0), usable)
 
 
-def _compared(one: FloatArray, two: FloatArray, voxel_cm2: float) -> tuple[float, float]:
-    """Weighted median of log(two / one), and the unlikeness; infinite where no body goes through both.
+def _doubts(logs: FloatArray, errors: FloatArray, usable: NDArray[np.bool_]) -> FloatArray:
+    """Log ratios that chance and anatomy may make: by the errors here and beside, and the stack's changes."""
+    beside = np.concatenate([[0.0], errors, [0.0]])
+    error = np.maximum(errors, np.maximum(beside[:-2], beside[2:]))
+    usual = float(np.median(np.abs(logs[usable]))) if usable.any() else 0.0
+    found: FloatArray = np.minimum(np.maximum(ERRORS * error, TIMES_USUAL * usual), math.log(LARGEST_DOUBT))
+    return found
+
+
+def _tiles(shape: tuple[int, ...], spacing_mm: tuple[float, float]) -> NDArray[np.intp]:
+    """The number of the square of :data:`TILE_MM` that each pixel of a slice lies in, ``(pixels,)``."""
+    rows, columns = (
+        (np.arange(size) * step // TILE_MM).astype(np.intp)
+        for size, step in zip(shape, spacing_mm, strict=True)
+    )
+    numbers: NDArray[np.intp] = np.add.outer(rows * (columns[-1] + 1), columns).ravel()
+    return numbers
+
+
+def _compared(
+    one: FloatArray, two: FloatArray, voxel_cm2: float, tiles: NDArray[np.intp]
+) -> tuple[float, float, float]:
+    """Weighted median of log(two / one), unlikeness, the median's error; infinite where they share no body.
 
     A voxel weighs as its geometric mean, at most the mean of those: air counts little, a bladder not much.
     """
     both = (one > 0.0) & (two > 0.0)
     if np.count_nonzero(both) < SMALLEST_BODY_VOXELS:
-        return 0.0, math.inf
+        return 0.0, math.inf, math.inf
     means = np.sqrt(one[both] * two[both])
     cap = means.sum() / both.size
     weights = np.minimum(means, cap)
     body_voxels = weights.sum() / cap
     if body_voxels < SMALLEST_BODY_VOXELS or body_voxels * voxel_cm2 < SMALLEST_BODY_CM2:
-        return 0.0, math.inf
+        return 0.0, math.inf, math.inf
     ratios = np.log(two[both] / one[both])
     order = np.argsort(ratios)
     below = np.cumsum(weights[order])
-    middle = float(ratios[order][np.searchsorted(below, 0.5 * below[-1])])
-    return middle, unlikeness(one, two * math.exp(-middle))
+    low, middle, high = ratios[order][np.searchsorted(below, np.array([0.25, 0.5, 0.75]) * below[-1])]
+    pulls = np.bincount(tiles[both], weights * np.sign(ratios - middle))
+    error = float((high - low) * np.sqrt((pulls**2).sum()) / below[-1])
+    return float(middle), unlikeness(one, two * math.exp(-middle)), error
 
 
 def stride_to(voxels: int, slices: NDArray[Any]) -> int:

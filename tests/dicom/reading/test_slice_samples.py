@@ -16,7 +16,7 @@ from app.domain.refusal import Reason
 from app.domain.stack.slice_consistency import check_scales
 from app.domain.stack.slice_order import check_order
 from app.domain.study import Series
-from app.domain.volume import AIR_HU, Unit, Volume
+from app.domain.volume import AIR_HU, Grid, Unit, Volume
 
 PET = ("pet-ge-sts001/pet", "pet-ge-sts001/pet-suv-cropped", "spect-lu177/SCAN_001/image")
 OBJECTS = tuple(f"suv-dro/DRO_{n}/PT" for n in ("0_0", "1_0", "2_0", "2_2", "2_4", "3_0", "3_2", "4_0"))
@@ -59,6 +59,40 @@ def test_a_wrong_slope_anywhere_within_is_refused(
         reason = check_scales(Volume(array, volume.grid, volume.unit), wrong)
         assert isinstance(reason, Reason), (first, reason)
         assert reason.attribute == "RescaleSlope"
+
+
+@pytest.fixture(scope="module")
+def whole_body(samples: Path) -> Volume:
+    series = series_of(samples / "pet-ge-sts001/pet")
+    slices = read_stack(series)
+    slopes, _ = rescale_factors(series, slices)
+    return Volume((slices.stored * slopes[:, None, None]).astype(np.float32), slices.stack.grid, Unit.BQML)
+
+
+@pytest.mark.parametrize(("thickness", "first"), [(1, 30), (1, 60), (1, 90), (1, 150), (1, 180), (2, 30)])
+def test_an_organs_edge_in_a_small_crop_is_no_jump(whole_body: Volume, thickness: int, first: int) -> None:
+    """12 cm wide: the median goes up and down by 1.2 to 1.43 times, as the parts of a slice disagree."""
+    array = whole_body.array[first : first + 60 : thickness, 26:52, 21:47]
+    x, y, z = whole_body.grid.spacing_mm
+    part = Volume(array, Grid.axis_aligned(array.shape, (x, y, z * thickness), (0, 0, 0)), Unit.BQML)
+    assert check_scales(part, np.linspace(1.0, 2.0, len(array))) == ()
+    if first in (60, 90, 180):  # elsewhere too little of a body is in the crop to be judged at that slice
+        wrong = array.copy()
+        wrong[9:] *= np.float32(2.0)
+        assert isinstance(check_scales(Volume(wrong, part.grid, part.unit), np.ones(len(array))), Reason)
+
+
+@pytest.mark.parametrize(("factor", "is_refused"), [(0.56, True), (0.8, False), (1.3, False), (2.0, True)])
+@pytest.mark.parametrize("length", [1, 10])
+def test_a_wrong_slope_in_a_whole_body_is_told(
+    whole_body: Volume, factor: float, is_refused: bool, length: int
+) -> None:
+    array = whole_body.array[80:120].copy()
+    array[20 : 20 + length] *= np.float32(factor)
+    part = Volume(array, type(whole_body.grid)(array.shape, whole_body.grid.affine), Unit.BQML)
+    told = check_scales(part, np.linspace(1.0, 2.0, len(array)))
+    assert told
+    assert isinstance(told, Reason) is is_refused
 
 
 @pytest.mark.parametrize("apart", [2, 5, 20])
