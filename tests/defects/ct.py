@@ -62,6 +62,7 @@ DEFECTS = (
     Defect("CT slope lost", one_ct(RescaleSlope=None), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("CT intercept lost", one_ct(RescaleIntercept=None), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("CT intercept 0", every_ct(RescaleIntercept=0), Code.VALUES_IMPLAUSIBLE, "PixelData"),
+    Defect("an empty CT slice with slope 0, which is no water", one_ct(RescaleSlope=0, RescaleIntercept=0, PixelData=bytes(40)), Code.RESCALE_MISSING, "RescaleSlope"),
     Defect("CT in another unit", every_ct(RescaleType="MGML"), Code.UNITS_UNSUPPORTED, "RescaleType"),
     Defect("another unit on one CT slice", one_ct(RescaleType="US"), Code.ATTRIBUTE_INCONSISTENT, "RescaleType"),
     Defect("a scout", every_ct(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), Code.NOT_PRIMARY, "ImageType"),

@@ -152,8 +152,10 @@ DEFECTS = (
     Defect("mapping for fewer values than there are", mapped_values(0, 100), Code.VALUES_IMPLAUSIBLE, "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"),
     Defect("mapping for all values", mapped_values(0, 32767)),
     Defect("a rescale slope beside the mapping", every(RescaleSlope=3)),
-    Defect("a rescale slope of 0", every(RescaleSlope=0), Code.RESCALE_MISSING, "RescaleSlope"),
-    Defect("a rescale intercept", every(RescaleIntercept=-1), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
+    Defect("a rescale slope of 0 beside the mapping", every(RescaleSlope=0)),
+    Defect("a rescale intercept beside the mapping", every(RescaleIntercept=-1)),
+    Defect("a rescale slope of 0 to Bq/ml", every(RescaleSlope=0, Units="BQML"), Code.RESCALE_MISSING, "RescaleSlope"),
+    Defect("a rescale intercept to Bq/ml", every(RescaleSlope=2000, RescaleIntercept=-100, Units="BQML"), Code.RESCALE_INTERCEPT, "RescaleIntercept"),
     # what was injected
     Defect("dose in Bq", injected(RadionuclideTotalDose=7400e6)),
     Defect("dose in mCi", injected(RadionuclideTotalDose=200), Code.VALUES_IMPLAUSIBLE, SCALE),

@@ -7,6 +7,7 @@ classic already.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -16,7 +17,8 @@ from pydicom.valuerep import DSfloat
 
 from app.dicom import header_values as header
 from app.domain.quantities.administration import CLOCK_TOLERANCE_S
-from app.domain.quantities.scales import BQML_PER_UNIT, SUV_UNITS
+from app.domain.quantities.scales import BQML_PER_UNIT, Kind, RealWorldMapping, best_mapping
+from app.domain.quantities.scan_start import TIME_ROUNDING_S
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import CLASSIC_OF_ENHANCED, PET_IMAGE
 
@@ -48,6 +50,9 @@ CORRECTIONS = {
 }  # fmt: skip
 """PS3.3 C.8.22.3 as values of Corrected Image (0028,0051)."""
 
+MAPPED = "MAPPED"
+"""Rescale Type of a frame whose rescale was made of its real-world mapping."""
+
 PLAIN_FLAVORS = ("VOLUME", "AXIAL", "HELIX", "STATIC", "WHOLE_BODY", "WHOLE BODY", "NONE", "")
 """Image flavors (value 3, PS3.3 C.8.16.1.3) of the slices of a scan."""
 
@@ -75,6 +80,36 @@ def classic_frames(dataset: Dataset) -> tuple[Dataset, ...]:
     return frames
 
 
+def functional_groups(dataset: Dataset, frame: int = 1) -> tuple[Dataset, ...]:
+    """Where what holds for a frame, counted from 1, may stand: at the top, in shared groups, in its own."""
+    shared = header.items(dataset, "SharedFunctionalGroupsSequence")
+    own = header.items(dataset, "PerFrameFunctionalGroupsSequence")[frame - 1 : frame]
+    return (dataset, *shared, *own)
+
+
+def real_world_mappings(dataset: Dataset, frame: int = 1) -> tuple[RealWorldMapping, ...]:
+    """Every item that holds for a frame."""
+    found = []
+    for holder in functional_groups(dataset, frame):
+        for item in header.items(holder, "RealWorldValueMappingSequence"):
+            unit = header.code(item, "MeasurementUnitsCodeSequence")
+            slope = header.number(item, "RealWorldValueSlope")
+            intercept = header.number(item, "RealWorldValueIntercept")
+            first, last = (_mapped(item, end) for end in ("First", "Last"))
+            has_table = "RealWorldValueLUTData" in item
+            found.append(
+                RealWorldMapping(slope, intercept, unit.value if unit else "", first, last, has_table)
+            )
+    return tuple(found)
+
+
+def _mapped(item: Dataset, end: str) -> float | None:
+    """First or last stored value of a mapping: as integer or, for float pixels, as double."""
+    keyword = f"RealWorldValue{end}ValueMapped"
+    integer = header.number(item, keyword)
+    return header.number(item, f"DoubleFloat{keyword}") if integer is None else integer
+
+
 def missing_groups(dataset: Dataset) -> tuple[Reason, ...]:
     """That functional groups are not one for each frame: then nothing says what a frame shows, or where."""
     groups, frames = len(header.items(dataset, PER_FRAME)), header.whole(dataset, "NumberOfFrames")
@@ -85,11 +120,12 @@ def missing_groups(dataset: Dataset) -> tuple[Reason, ...]:
 
 
 def _merge(into: Dataset, source: Dataset, left_out: Iterable[int] = ()) -> None:
+    """Elements of their own: setting an attribute changes its element, which other frames would have too."""
     for tag in source.keys():  # noqa: SIM118  a data set is no mapping: it iterates over elements
         if tag in left_out:
             continue
         try:
-            into[tag] = source[tag]
+            into[tag] = copy.copy(source[tag])
         except header.READ_ERRORS:
             continue  # malformed is as good as absent (see header_values)
 
@@ -163,7 +199,7 @@ def _decay(frame: Dataset, earliest: datetime | None) -> None:
     if any(at and abs(at - reference) <= timedelta(seconds=CLOCK_TOLERANCE_S) for at in starts):
         frame.DecayCorrection = "ADMIN"
         return
-    if earliest is None or reference > earliest:
+    if earliest is None or reference > earliest + timedelta(seconds=TIME_ROUNDING_S):
         frame.DecayCorrection = "AFTER START"
         return
     frame.DecayCorrection = "START"
@@ -174,23 +210,22 @@ def _decay(frame: Dataset, earliest: datetime | None) -> None:
 
 
 def _units(frame: Dataset) -> None:
-    """Units, and the slope to them, by the Real World Value Mapping: these images have no others."""
-    mappings = header.items(frame, "RealWorldValueMappingSequence")
-    if "Units" in frame or not mappings:
+    """Units, and the slope to them, by the Real World Value Mapping: these images have no others.
+
+    Whether it holds for the stored values is seen where these are read.
+    """
+    mapping = best_mapping(real_world_mappings(frame))
+    if "Units" in frame or mapping is None:
         return
-    codes = [header.code(item, "MeasurementUnitsCodeSequence") for item in mappings]
-    named = [(code.value if code else "", item) for code, item in zip(codes, mappings, strict=True)]
-    unit, item = min(named, key=lambda pair: (pair[0] not in BQML_PER_UNIT, pair[0] not in SUV_UNITS))
-    factor = BQML_PER_UNIT.get(unit, 1.0)
-    frame.Units = "BQML" if unit in BQML_PER_UNIT else unit.upper()[:16]
-    if unit in SUV_UNITS:
+    frame.Units = "BQML" if mapping.kind is Kind.ACTIVITY else mapping.unit.upper()[:16]
+    if mapping.kind is Kind.SUV:
         frame.Units, frame.SUVType = "GML", "BW"
-    for keyword in ("Slope", "Intercept"):
-        value = header.number(item, f"RealWorldValue{keyword}")
+    frame.RescaleType, factor = MAPPED, BQML_PER_UNIT.get(mapping.unit, 1.0)
+    for keyword, value in (("RescaleSlope", mapping.slope), ("RescaleIntercept", mapping.intercept)):
         if value is not None:
-            setattr(frame, f"Rescale{keyword}", DSfloat(value * factor, auto_format=True))
-        elif f"Rescale{keyword}" in frame:
-            del frame[f"Rescale{keyword}"]
+            setattr(frame, keyword, DSfloat(value * factor, auto_format=True))
+        elif keyword in frame:
+            del frame[keyword]
 
 
 def _injection(frame: Dataset) -> None:

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.tag import BaseTag
 
 from app.dicom import header_values as header
-from app.dicom.reading.series_header import functional_groups, real_world_mappings
+from app.dicom.reading.enhanced import functional_groups, real_world_mappings
 from app.domain.quantities.scales import RealWorldMapping, Scale, is_no_offset
 
 

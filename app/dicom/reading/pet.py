@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
+from app.dicom.reading.enhanced import MAPPED, real_world_mappings
 from app.dicom.reading.functional_image import FunctionalImage, functional_image, injection, same_in_all
 from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors, settled, unusable
-from app.dicom.reading.series_header import real_world_mappings, slice_numbers
+from app.dicom.reading.series_header import slice_numbers
 from app.domain.clocks import earliest
 from app.domain.decision import Decision
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.decay import FrameTiming
-from app.domain.quantities.scales import BQML_PER_UNIT, RealWorldMapping, is_no_offset, same_scale
+from app.domain.quantities.scales import (
+    BQML_PER_UNIT,
+    RealWorldMapping,
+    chosen_mapping,
+    is_no_offset,
+    same_scale,
+)
 from app.domain.quantities.suv import Units, convert_pet, pet_left_in_counts
 from app.domain.quantities.suv_scale import PetHeader
 from app.domain.refusal import Reason, RefusalCode
@@ -56,6 +63,7 @@ def read_pet(
         UnusableStudyError: its unit can't be established, or its pixels can't be used.
     """
     slices = read_stack(series)
+    _refuse_mappings(series, slices)
     slopes, intercepts = rescale_factors(series, slices)
     if not all(map(is_no_offset, intercepts, slopes)):
         worst = intercepts[np.abs(intercepts).argmax()]
@@ -72,6 +80,14 @@ def read_pet(
     image = functional_image(series, slices, slopes, conversion)
     found = _slice_findings(series, slices, image, slopes)
     return replace(image, decisions=(*decisions, *image.decisions, *found), body=pet_header.injection.body)
+
+
+def _refuse_mappings(series: Series, slices: SliceStack) -> None:
+    """A mapping that was made the rescale must hold for the frame; for an empty one any does."""
+    for dataset, plane in zip(slices.headers, slices.stored, strict=True):
+        if header.text(dataset, "RescaleType") == MAPPED and plane.any():
+            stored = (float(plane.min()), float(plane.max()))
+            settled(chosen_mapping(real_world_mappings(dataset), stored), series)
 
 
 def _refuse_other_scale(series: Series, slices: SliceStack, slopes: NDArray[np.float64]) -> None:
@@ -128,6 +144,7 @@ def _pet_header(
         corrected_image=series.corrected_image,
         study_datetime=series.clocks.study,
         manufacturer=series.manufacturer,
+        decay_corrected_to=header.moment(first, "DecayCorrectionDateTime", header.stated_zone(first)),
     ), (*of_suv, *of_bqml)[:1]
 
 

@@ -119,9 +119,8 @@ def _frames(
     series: Series, path: Path, plane: tuple[int, ...], decoder: IsolatedDecoder
 ) -> tuple[tuple[Dataset, ...], NDArray[Any]]:
     """Each frame of an Enhanced PET or CT as a classic data set without pixels, and its stored values."""
-    count = sum(item.path == path for item in series.instances)
-    dataset, stored = _stored(series, path, (count, *plane) if count > 1 else plane, decoder)
-    return classic_frames(dataset), stored.reshape(count, *plane)
+    dataset, stored = _stored(series, path, plane, decoder, every_frame=True)
+    return classic_frames(dataset), stored.reshape(-1, *plane)
 
 
 def _joined(masks: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
@@ -145,15 +144,17 @@ def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> Slic
 
 
 def _stored(
-    series: Series, path: Path, shape: tuple[int, ...], decoder: IsolatedDecoder
+    series: Series, path: Path, shape: tuple[int, ...], decoder: IsolatedDecoder, every_frame: bool = False
 ) -> tuple[Dataset, NDArray[Any]]:
-    """Data set without pixels, and its pixels as ``shape``."""
+    """Data set without pixels, and its pixels as ``shape``; or as many such as it has frames, used or not."""
     try:
         dataset = header.read_with_pixels(path)
     except header.READ_ERRORS as error:
         found, expected = type(error).__name__, "a readable DICOM file"
         raise unusable(series, RefusalCode.UNREADABLE, "", found, expected) from error
     _refuse_undecodable(series, dataset)
+    frames = header.whole(dataset, "NumberOfFrames") or 1
+    shape = (frames, *shape) if every_frame and frames > 1 else shape
     missing = RefusalCode.PIXEL_DATA_MISSING
     if "PixelData" not in dataset:
         raise unusable(series, missing, "PixelData", "nothing", "pixels in every image")
@@ -230,17 +231,19 @@ def _refuse_lost_values(series: Series, dataset: Dataset) -> None:
 def rescale_factors(series: Series, slices: SliceStack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rescale Slope and Intercept of every z, each of shape ``(z,)``.
 
-    A slice of zeros that was scaled to its maximum has slope 0: it takes another's, and stays as it is.
+    A slice of zeros that was scaled to its maximum has slope 0: it takes another's, and stays as it is. Not
+    in a CT, where 0 is water.
 
     Raises:
         UnusableStudyError: a slice has no slope, or one that is not positive.
     """
+    is_ct = series.sop_class_uid == CT_IMAGE
     slopes: list[float] = []
     intercepts: list[float] = []
     usual = next((slope for one in slices.headers if (slope := header.number(one, "RescaleSlope"))), None)
     for dataset, plane in zip(slices.headers, slices.stored, strict=True):
         slope, intercept = header.number(dataset, "RescaleSlope"), header.number(dataset, "RescaleIntercept")
-        if slope == 0.0 and intercept == 0.0 and not plane.any():
+        if slope == 0.0 and intercept == 0.0 and not is_ct and not plane.any():
             slope = usual
         if slope is None or intercept is None or slope <= 0.0:
             found = f"slope {slope}, intercept {intercept}"

@@ -15,7 +15,6 @@ from app.dicom import header_values as header
 from app.dicom.reading import enhanced
 from app.dicom.reading.injections import radiopharmaceutical, several_injections
 from app.domain.clocks import Clocks, lag_s
-from app.domain.quantities.scales import RealWorldMapping
 from app.domain.selection.screening import CLASSIC_OF_ENHANCED, CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.stack.slice_order import Numbering, by_bed
 from app.domain.study import Instance, Patient, Series, Study
@@ -229,36 +228,6 @@ def clocks(dataset: Dataset) -> Clocks:
         content_lag_s=lag_s(acquired, content),
         creation_lag_s=lag_s(acquired, created),
     )
-
-
-def functional_groups(dataset: Dataset, frame: int = 1) -> tuple[Dataset, ...]:
-    """Where what holds for a frame, counted from 1, may stand: at the top, in shared groups, in its own."""
-    shared = header.items(dataset, "SharedFunctionalGroupsSequence")
-    own = header.items(dataset, "PerFrameFunctionalGroupsSequence")[frame - 1 : frame]
-    return (dataset, *shared, *own)
-
-
-def real_world_mappings(dataset: Dataset, frame: int = 1) -> tuple[RealWorldMapping, ...]:
-    """Every item that holds for a frame."""
-    found = []
-    for holder in functional_groups(dataset, frame):
-        for item in header.items(holder, "RealWorldValueMappingSequence"):
-            unit = header.code(item, "MeasurementUnitsCodeSequence")
-            slope = header.number(item, "RealWorldValueSlope")
-            intercept = header.number(item, "RealWorldValueIntercept")
-            first, last = (_mapped(item, end) for end in ("First", "Last"))
-            has_table = "RealWorldValueLUTData" in item
-            found.append(
-                RealWorldMapping(slope, intercept, unit.value if unit else "", first, last, has_table)
-            )
-    return tuple(found)
-
-
-def _mapped(item: Dataset, end: str) -> float | None:
-    """First or last stored value of a mapping: as integer or, for float pixels, as double."""
-    keyword = f"RealWorldValue{end}ValueMapped"
-    integer = header.number(item, keyword)
-    return header.number(item, f"DoubleFloat{keyword}") if integer is None else integer
 
 
 def slice_numbers(headers: Sequence[Dataset]) -> Mapping[str, Numbering]:

@@ -142,9 +142,6 @@ def convert_nm(header: NmHeader, calibrations: tuple[CameraCalibration, ...]) ->
     mapping = chosen_mapping(header.mappings, header.stored)
     if isinstance(mapping, Reason):
         return mapping
-    wrong = next((fault for scale in header.rescale if (fault := scale_fault(scale))), None)
-    if wrong is not None:
-        return wrong
     if mapping is None or mapping.kind is Kind.COUNTS:
         found = _by_calibration(header, mapping, calibrations)
         if isinstance(found, Reason):
@@ -173,9 +170,15 @@ def left_in_counts(header: NmHeader, why: Reason) -> Conversion | Reason:
 def _contradiction(
     header: NmHeader, to_bqml: float, calibrations: tuple[CameraCalibration, ...]
 ) -> Reason | None:
-    """A mapping to Bq/ml against a rescale in Units BQML, or the calibration of what is counts too."""
-    is_bqml = BQML in header.units.values()
-    rivals = [(scale.attribute, scale.slope or 0.0) for scale in header.rescale if is_bqml]
+    """A mapping to Bq/ml against a rescale in Units BQML, or the calibration of what is counts too.
+
+    It is for stored values, so that a rescale to anything else is none of its business.
+    """
+    stated = header.rescale if BQML in header.units.values() else ()
+    wrong = next((fault for scale in stated if (fault := scale_fault(scale))), None)
+    if wrong is not None:
+        return wrong
+    rivals = [(scale.attribute, scale.slope or 0.0) for scale in stated]
     nearest = SAME_SCALE
     counts = next((item for item in header.mappings if item.kind is Kind.COUNTS), None)
     if not rivals and (counts is not None or CNTS in header.units.values()):

@@ -90,11 +90,16 @@ def is_no_offset(offset: float | None, slope: float | None) -> bool:
     return abs(offset or 0.0) <= LARGEST_OFFSET * abs(slope or 0.0)
 
 
+def best_mapping(mappings: Sequence[RealWorldMapping]) -> RealWorldMapping | None:
+    """The one of the most useful kind, ``None`` without any."""
+    return min(mappings, key=lambda item: item.kind, default=None)
+
+
 def chosen_mapping(
     mappings: Sequence[RealWorldMapping], stored: tuple[float, float]
 ) -> RealWorldMapping | Reason | None:
     """The mapping to go by, ``None`` without any; ``stored`` are the least and the largest stored value."""
-    mapping = min(mappings, key=lambda item: item.kind, default=None)
+    mapping = best_mapping(mappings)
     if mapping is None:
         return None
     if mapping.kind is Kind.OTHER:

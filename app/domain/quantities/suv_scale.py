@@ -78,6 +78,7 @@ class PetHeader:
         corrected_image: (0028,0051); empty when absent.
         study_datetime: Study Date and Time.
         manufacturer: whose habits the times follow.
+        decay_corrected_to: Decay Correction Date Time (0018,9701) of an enhanced image.
     """
 
     units: str
@@ -93,6 +94,7 @@ class PetHeader:
     corrected_image: tuple[str, ...] = ()
     study_datetime: datetime | None = None
     manufacturer: str = ""
+    decay_corrected_to: datetime | None = None
 
     def clocks(self, half_life_s: float) -> ScanClocks:
         """All that it says of when it was measured."""
@@ -205,6 +207,11 @@ def _to_reference(header: PetHeader, life_s: float) -> _Timing | Reason:
         return start if isinstance(start, Reason) else _dose_at(header, start, life_s, unity)
     if header.decay_correction == DecayCorrection.NONE:
         return _undecayed(header, life_s)
+    if header.decay_corrected_to is not None:
+        first = header.clocks(life_s).earliest
+        found = f"{header.decay_corrected_to}, and a first frame {f'of {first}' if first else 'without time'}"
+        expected = "the instant of the injection, or one that is not after the first frame's"
+        return Reason(RefusalCode.DECAY_CORRECTION_UNKNOWN, "DecayCorrectionDateTime", found, expected)
     found = header.decay_correction or "nothing"
     return Reason(RefusalCode.DECAY_CORRECTION_UNKNOWN, "DecayCorrection", found, "START, ADMIN or NONE")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
+from app.dicom import header_values as header
+from app.dicom.reading.enhanced import classic_frames
 from app.dicom.results.context import open_context
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.report.sr import in_order
@@ -22,6 +25,9 @@ from app.imaging.labels import label_lesions
 from tests.defects.studies import Images, Outcome, outcome, pet_ct, same_numbers, undamaged
 from tests.dicom.reading import tiny
 from tests.dicom.reading.enhanced import enhanced_ct, enhanced_pet, legacy
+
+MAPPING = "RealWorldValueMappingSequence"
+MAPPED_VALUES = "RealWorldValueFirstValueMapped, RealWorldValueLastValueMapped"
 
 ORDER = [3, 0, 5, 1, 4, 2]
 
@@ -159,12 +165,110 @@ def of_two_agents(image: Dataset) -> None:
     image.RadiopharmaceuticalInformationSequence.insert(0, other)
 
 
-@pytest.mark.parametrize("change", [at_the_injection, in_kilobecquerel, in_suv, of_two_agents])
+def with_a_shared_rescale(image: Dataset) -> None:
+    """To stored values, for all frames, beside their own mappings."""
+    shared = image.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence = frames(image)[0].PixelValueTransformationSequence
+    for frame in frames(image):
+        del frame.PixelValueTransformationSequence
+
+
+def in_suv_with_a_shared_rescale(image: Dataset) -> None:
+    in_suv(image)
+    with_a_shared_rescale(image)
+
+
+def half_a_second_late(image: Dataset) -> None:
+    """Within the second to which scanners write times."""
+    image.DecayCorrectionDateTime = "20260301110000.500000"
+
+
+def for_all_values(image: Dataset) -> None:
+    mapped_values(image, 0, 32767)
+
+
+def mapped_values(image: Dataset, first: int, last: int) -> None:
+    for frame in frames(image):
+        mapping = frame.RealWorldValueMappingSequence[0]
+        mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = first, last
+
+
+SAME = [
+    at_the_injection,
+    in_kilobecquerel,
+    in_suv,
+    of_two_agents,
+    with_a_shared_rescale,
+    in_suv_with_a_shared_rescale,
+    half_a_second_late,
+    for_all_values,
+]
+
+
+@pytest.mark.parametrize("change", SAME)
 def test_the_same_numbers_said_otherwise(change: Callable[[Dataset], None], tmp_path: Path) -> None:
     found = damaged(change, tmp_path)
     assert found.loaded is not None, found.reasons
     expected = undamaged("PET/CT").uptake.array
     assert found.loaded.uptake.array == pytest.approx(expected, rel=2e-3)
+
+
+def two_beds(image: Dataset) -> None:
+    """Slices 0 to 2 at 11:00, 3 to 5 at 11:20, not corrected for decay, as scanners write it."""
+    image.DecayCorrected = "NO"
+    del image.DecayCorrectionDateTime
+    for index, frame in zip(ORDER, frames(image), strict=True):
+        content = frame.FrameContentSequence[0]
+        content.FrameAcquisitionDateTime = "20260301110000" if index < 3 else "20260301112000"
+        content.FrameAcquisitionDuration, content.InStackPositionNumber = 600000.0, index + 1
+        del content.FrameReferenceDateTime
+        frame.PETFrameCorrectionFactorsSequence[0].DecayFactor = 1.0
+
+
+def test_each_frame_has_its_own_time_and_place_in_the_stack() -> None:
+    """Although Acquisition Date Time and Instance Number stand at the top, once for all."""
+    image = enhanced_pet(pet_ct().functional, ORDER)
+    two_beds(image)
+    found = classic_frames(image)
+    assert [header.whole(each, "InstanceNumber") for each in found] == [index + 1 for index in ORDER]
+    minutes = [at.minute for each in found if (at := header.acquired_at(each))]
+    assert minutes == [0 if index < 3 else 20 for index in ORDER]
+    assert (str(image.AcquisitionDateTime), int(image.InstanceNumber)) == ("20260301110000", 1)
+
+
+def test_each_bed_of_an_uncorrected_image_decays_by_its_own_time(tmp_path: Path) -> None:
+    """Against values that are corrected to 11:00: the mean activity of ten minutes, and 20 minutes later."""
+    found = damaged(two_beds, tmp_path)
+    assert found.loaded is not None, found.reasons
+    rate = np.log(2.0) / 4062.6
+    mean = rate * 600.0 / (1.0 - np.exp(-rate * 600.0))
+    factors = mean * np.exp(rate * np.repeat([0.0, 1200.0], 3))
+    expected = undamaged("PET/CT").uptake.array * factors[:, None, None]
+    assert found.loaded.uptake.array == pytest.approx(expected, rel=2e-3)
+    assert found.loaded.quantification.uptake_s == pytest.approx(3600.0)
+
+
+def with_a_localizer(image: Dataset) -> None:
+    """A coronal frame after those of the scan, as some scanners put it into the same file."""
+    shared, stack = image.SharedFunctionalGroupsSequence[0], frames(image)
+    for frame in stack:
+        for keyword in ("CTImageFrameTypeSequence", "PlaneOrientationSequence"):
+            frame[keyword] = copy.deepcopy(shared[keyword])
+    del shared.CTImageFrameTypeSequence, shared.PlaneOrientationSequence
+    scout = copy.deepcopy(stack[0])
+    scout.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    scout.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    image.PerFrameFunctionalGroupsSequence = [*stack, scout]
+    image.PixelData += image.PixelData[: len(image.PixelData) // len(stack)]
+    image.NumberOfFrames = len(stack) + 1
+
+
+def test_a_frame_that_is_set_aside_leaves_the_others_their_pixels(tmp_path: Path) -> None:
+    images = made(lambda im: im.functional, lambda im: [enhanced_ct(im.ct, ORDER)])
+    with_a_localizer(images.ct[0])
+    found = outcome(images, tmp_path)
+    assert found.loaded is not None, found.reasons
+    assert same_numbers(found.loaded, undamaged("PET/CT"))
 
 
 def dynamic(image: Dataset) -> None:
@@ -185,6 +289,25 @@ def in_counts(image: Dataset) -> None:
 
 def with_intercept(image: Dataset) -> None:
     frames(image)[2].RealWorldValueMappingSequence[0].RealWorldValueIntercept = 5.0
+
+
+def mapped_for_fewer_values(image: Dataset) -> None:
+    mapped_values(image, 0, 10)
+
+
+def with_a_rival(image: Dataset) -> None:
+    """A second mapping to Bq/ml, of twice as much."""
+    for frame in frames(image):
+        rival = copy.deepcopy(frame.RealWorldValueMappingSequence[0])
+        rival.RealWorldValueSlope *= 2.0
+        frame.RealWorldValueMappingSequence.append(rival)
+
+
+def by_a_table(image: Dataset) -> None:
+    for frame in frames(image):
+        mapping = frame.RealWorldValueMappingSequence[0]
+        del mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept
+        mapping.RealWorldValueLUTData = [0.0, 1.0]
 
 
 def corrected_to_a_later_time(image: Dataset) -> None:
@@ -212,23 +335,26 @@ def short_of_pixels(image: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "code"),
+    ("damage", "code", "attribute"),
     [
-        (dynamic, Code.DUPLICATE_SLICE),
-        (without_units, Code.UNITS_UNSUPPORTED),
-        (in_counts, Code.UNITS_UNSUPPORTED),
-        (with_intercept, Code.RESCALE_INTERCEPT),
-        (corrected_to_a_later_time, Code.DECAY_CORRECTION_UNKNOWN),
-        (uncorrected, Code.NOT_ATTENUATION_CORRECTED),
-        (projection, Code.NOT_PRIMARY),
-        (one_of_two_parts, Code.INCOMPLETE_SERIES),
-        (unplaced, Code.GEOMETRY_MISSING),
-        (short_of_pixels, Code.PIXEL_DATA_MISSING),
+        (dynamic, Code.DUPLICATE_SLICE, "ImagePositionPatient"),
+        (without_units, Code.UNITS_UNSUPPORTED, "Units"),
+        (in_counts, Code.UNITS_UNSUPPORTED, "Units"),
+        (with_intercept, Code.RESCALE_INTERCEPT, MAPPING),
+        (mapped_for_fewer_values, Code.VALUES_IMPLAUSIBLE, MAPPED_VALUES),
+        (with_a_rival, Code.ATTRIBUTE_INCONSISTENT, MAPPING),
+        (by_a_table, Code.RESCALE_MISSING, "RealWorldValueLUTData"),
+        (corrected_to_a_later_time, Code.DECAY_CORRECTION_UNKNOWN, "DecayCorrectionDateTime"),
+        (uncorrected, Code.NOT_ATTENUATION_CORRECTED, "CorrectedImage"),
+        (projection, Code.NOT_PRIMARY, "ImageType"),
+        (one_of_two_parts, Code.INCOMPLETE_SERIES, "InConcatenationTotalNumber"),
+        (unplaced, Code.GEOMETRY_MISSING, "ImagePositionPatient"),
+        (short_of_pixels, Code.PIXEL_DATA_MISSING, "PixelData"),
     ],
 )
 def test_an_enhanced_pet_is_refused_as_a_classic_one_is(
-    damage: Callable[[Dataset], None], code: Code, tmp_path: Path
+    damage: Callable[[Dataset], None], code: Code, attribute: str, tmp_path: Path
 ) -> None:
     found = damaged(damage, tmp_path)
     assert found.loaded is None
-    assert code in [reason.code for reason in found.reasons]
+    assert (code, attribute) in [(reason.code, reason.attribute) for reason in found.reasons]
