@@ -143,14 +143,18 @@ class Series:
 
 
 PLACEHOLDERS = frozenset({
-    "anon", "anonym", "anonyme", "anonymised", "anonymized", "anonymisiert", "anonymous",
-    "anonymouspatient", "blank", "deid", "deidentified", "default", "dummy", "empty", "hidden", "id",
-    "inconnu", "masked", "na", "nan", "nil", "noid", "noname", "none", "nopatientid", "notavailable",
-    "null", "patient", "patientid", "pid", "redacted", "removed", "unbekannt", "undefined", "unidentified",
-    "unknown", "unknownpatient",
+    "blank", "confidential", "deid", "deidentified", "default", "doejane", "doejohn", "empty", "hidden", "id",
+    "inconnu", "janedoe", "johndoe", "masked", "mrn", "na", "name", "nan", "nil", "noid", "noname", "none",
+    "nopatientid", "notavailable", "notset", "null", "patientid", "pid", "qa", "qc", "redacted",
+    "removed", "service", "unbekannt", "undefined", "unidentified", "unk",
 })  # fmt: skip
-"""What anonymisers and modalities write where an identifier or a name is due, without case and punctuation.
-``ANON-017`` is none: a pseudonym with a number of its own tells patients apart."""
+"""What anonymisers and modalities write where an identifier or a name is due, in plain letters."""
+
+_STEMS = (
+    r"(an[oó]n([iyí]m[^\W\d]*+)?|pseudo(n[iy]m[^\W\d]*+)?|demo|dummy|emergenc[^\W\d]*+|notfall|urgence"
+    r"|patient|paciente|paziente|phantom|sample|te?mp|test|unassigned|unknown)"
+)
+"""Words that are also written together and with endings, as a pattern."""
 
 PLACEHOLDER_BIRTH_DATES = frozenset({"00010101", "19000101", "19700101"})
 
@@ -173,7 +177,14 @@ class Patient:
         """Why studies can't be matched by this identity, without naming anybody; empty when they can."""
         if not self.patient_id.strip():
             return "PatientID is empty"
-        return "PatientID is a placeholder" if _is_placeholder(self.patient_id) else ""
+        if is_placeholder(self.patient_id):
+            return "PatientID is a placeholder"
+        witnessed = _family_name(self.name) not in ("", _plain(self.patient_id)) or (
+            self.birth_date not in PLACEHOLDER_BIRTH_DATES | {""}
+        )
+        if witnessed or not _is_first_to_hand(_plain(self.patient_id)):
+            return ""
+        return "PatientID is a number that anybody may have, and neither name nor birth date tells whose"
 
     def contradiction(self, other: Patient) -> str:
         """What shows that two records under one identifier are two people; empty when nothing does.
@@ -191,17 +202,28 @@ class Patient:
 def _family_name(name: str) -> str:
     """In plain letters, of the first spelling (PS3.5 6.2.1); empty for a placeholder."""
     family = re.split("[=^]", name, maxsplit=1)[0]
-    return "" if _is_placeholder(family) else _plain(family)
+    return "" if is_placeholder(family) else _plain(family)
 
 
 def _plain(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold()))
 
 
-def _is_placeholder(text: str) -> bool:
-    """A word of :data:`PLACEHOLDERS`, nothing but punctuation, zeros, or one sign over and over."""
-    plain = _plain(text)
-    return plain in PLACEHOLDERS or set(plain) <= {"0"} or set(plain) == {"x"} or _is_one_sign(plain)
+def is_placeholder(text: str) -> bool:
+    """Nothing but placeholders' words, punctuation, zeros, or one sign over and over.
+
+    ``ANON-017`` is none: a pseudonym with a number of its own tells patients apart.
+    """
+    plain, words = _plain(text), re.findall(r"[^\W_]+", text.casefold())
+    if plain in PLACEHOLDERS or set(plain) <= {"0"} or set(plain) == {"x"} or _is_one_sign(plain):
+        return True
+    return all(word in PLACEHOLDERS or re.fullmatch(f"{_STEMS}+", word) for word in words)
+
+
+def _is_first_to_hand(plain: str) -> bool:
+    """1234, and the first of a placeholder's numbers: what a person types who has no number."""
+    is_sequence = len(plain) > 2 and (plain in "01234567890123456789" or plain in "9876543210")
+    return is_sequence or bool(re.fullmatch(f"{_STEMS}+1|te?mp0*1", plain))
 
 
 def _is_one_sign(plain: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.domain.study import Patient
+from app.domain.study import Patient, is_placeholder
 from app.node.records.database import (
     MAX_IDENTIFIER_LENGTH,
     Base,
@@ -147,7 +147,7 @@ class StudyLedger(Ledger):
 
     def _others(self, own: StudyRow, when: ColumnElement[bool], order: ColumnElement[Any]) -> tuple[str, ...]:
         """Other studies of the same patient; none for a patient without an identifier."""
-        if Patient(own.patient_id or "", own.issuer or "").unidentified:
+        if is_placeholder(own.patient_id or ""):
             return ()
         same = (StudyRow.patient_id == own.patient_id, StudyRow.issuer == own.issuer)
         other = StudyRow.study_instance_uid != own.study_instance_uid
