@@ -30,6 +30,20 @@ from app.domain.study import Code, Radiopharmaceutical
         ("J-591", "177Lu-J591"),
         ("rosopatamab tetraxetan", "177Lu-J591"),
         ("177Lu-Pertuzumab", "177Lu-pertuzumab"),
+        *((text, "177Lu-DOTATATE") for text in ("Lu TATE", "HALU tate", "LuTATE 24h")),
+        *((text, "177Lu-DOTATOC") for text in ("Lu TOC 24h", "LuTOC", "177Lu-TOC")),
+        ("Lu-NOC", "177Lu-DOTANOC"),
+        ("OPS201", "177Lu-ops201"),
+        ("177Lu-OPS-201 SPECT", "177Lu-ops-201"),
+        ("DOTA-JR11", "177Lu-dota"),
+        ("NETTER-3", "177Lu-netter-3"),
+        ("NET Therapie", "177Lu-net-therapie"),
+        ("GEP-NET", "177Lu-gep-net"),
+        ("Neuroendokriner Tumor", "177Lu-neuroendokriner"),
+        ("3BP-3940", "177Lu-3BP-3940"),
+        ("PNT6555", "177Lu-PNT6555"),
+        ("Lu-PSMA-10.1", "177Lu-rhPSMA"),
+        ("rhPSMA-10.1", "177Lu-rhPSMA"),
         ("LNTH-1095", "177Lu-LNTH"),
         ("m-IBG", "131I-MIBG"),
         ("F18 FDG", "18F-FDG"),
@@ -46,7 +60,8 @@ def test_a_drug_is_found_in_every_spelling(text: str, key: str) -> None:
     [
         "", "SPECT AC", "177Lu", "Lutetium Lu-177", "Lu PSMA 24h", "PSMA 11.03.2026", "Professor",
         "WB snaffle", "Tumor Imaging", "Ganzkörper", "PSMA THERAPIE ZYKLUS 2", "GAUSS FLT",
-        "C2S1D0 [xSPECT48iNOFILT - AC ]",
+        "PSMA 10.1 GBq", "PSMA 10.1.2026", "Internet Therapie", "Stockholm", "état de base", "AC-TOCHTER",
+        "recon net", "C2S1D0 [xSPECT48iNOFILT - AC ]",
     ],
 )  # fmt: skip
 def test_no_drug_is_found_where_none_is_named(text: str) -> None:
@@ -58,6 +73,14 @@ def test_no_drug_is_found_where_none_is_named(text: str) -> None:
     [
         ("", ""), ("Lu-177", ""), ("Lutetium [177Lu]", ""), ("177Lu-PSMA", ""), ("LuPSMA Therapie", ""),
         ("Lu-DOTA-PSMA 24h p.i.", ""), ("Lösung zur Injektion 7400 MBq", "zur"), ("177Lu-XYZ-12", "xyz"),
+        ("Lu-PSMA-46", "psma 46"), ("177Lu-PSMA-0057", "psma 0057"), ("PSMA 1", "psma 1"),
+        ("Lu-PSMA-46 Therapie 7.4 GBq", "psma 46"), ("Lu-PSMA-46 24h", "psma 46"), ("225Ac-PSMA", "225ac"),
+        ("PSMA-46b", "psma 46b"),
+        *((text, "") for text in (
+            "Lu PSMA 24h", "PSMA 7400 MBq", "PSMA 7400MBq", "Lu-PSMA 7.4 GBq", "PSMA 11.03.2026",
+            "PSMA 2026-03-11", "PSMA 2. Zyklus", "PSMA 3rd cycle", "PSMA Lu-177", "PSMA 177Lu", "PSMA-177",
+            "PSMA Zyklus 2", "PSMA 4 days",
+        )),
     ],
 )  # fmt: skip
 def test_what_a_text_says_beyond_the_radionuclide_is_left(text: str, left: str) -> None:

@@ -65,7 +65,7 @@ DRUGS = (
     Drug("PSMA-11", r"psma 11\b(?! \d)|hbed|gozetotid|illuccix|locametz|gozellix", ("68Ga", "18F", "64Cu")),
     Drug("PSMA-1007", r"psma 1007|radelumin", _F18),
     Drug("DCFPyL", r"dcf pyl|piflufolastat|pylarify|pylclari", _F18),
-    Drug("rhPSMA", r"rh psma|flotufolastat|posluma"),
+    Drug("rhPSMA", r"rh psma|psma 10\s1\b(?! (\d|[mkg]bq|mci))|flotufolastat|posluma"),
     Drug("JK-PSMA-7", r"jk psma", _F18),
     Drug("CTT1057", r"ctt 1057", _F18),
     Drug("bisPSMA", r"bis psma"),
@@ -79,17 +79,21 @@ DRUGS = (
     Drug("J591", r"\bh?u?j 591|rosopatamab|tlx 59[12]"),
     Drug("capromab", r"capromab|prostascint"),
     # of somatostatin receptors
-    Drug("DOTATATE", r"dota ta?te|octreotat|oxodotreotid|lutathera|netspot|lutate\b"),
-    Drug("DOTATOC", r"dota toc|edotreotid|somakit"),
-    Drug("DOTANOC", r"dota noc"),
+    Drug("DOTATATE", r"dota ta?te|octreotat|oxodotreotid|lutathera|netspot|(\b|lu|ga)tate\b"),
+    Drug("DOTATOC", r"dota toc|(\b|lu|ga)toc\b|edotreotid|somakit"),
+    Drug("DOTANOC", r"dota noc|(\b|lu|ga)noc\b"),
     Drug(
         "",
-        r"[a-z]*reotid[a-z]*|octreo\w*|somatostatin|\bprrt\b|sstr|\bdota(?! (psma|ga|617))[a-z]*",
+        r"[a-z]*reotid[a-z]*|octreo\w*|somatostatin|\bprrt\b|sstr|\bops 20[12]\b|\bjr 11\b|\bnetter [123p]\b"
+        r"|neuro endo[ck]r\w*|\b(gep|lu|177|ga) nets?\b|\bnets? t[eh]+rap\w*"
+        r"|\bdota(?! (psma|ga|617))[a-z]*",
         (),
         True,
     ),
     # of the fibroblast activation protein
     Drug("FAP-2286", r"fap 2286"),
+    Drug("3BP-3940", r"3bp 3940"),
+    Drug("PNT6555", r"pnt 6555"),
     Drug("FAPI", r"fapi|fibroblast"),
     Drug("FAP", r"\bfap\b", (), True),
     # bone and others of therapy
@@ -150,7 +154,22 @@ _SAYS_NOTHING = re.compile(
 )
 
 
+_MEASURED = re.compile(
+    r"\b(20\d\d \d\d? \d\d?|\d\d? \d\d? (20)?\d\d|20\d{6})\b"
+    r"|\b(\d+ )?\d+ ?([mkg]bq|mci)\b|\b\d+ ?(h|hrs?|hours?|std|stunden?|min|minutes?|d|days?|tage?|ml|p i)\b"
+    r"|\b\d ?(st|nd|rd|th|er|eme|o|a)? ?(z[iy]k\w*|c[iy][ck]l\w*|cure|kurs|dos[ei]|t[eh]+rap\w*|rlt)\b"
+)
+"""Dates, doses, times and cycles, in plain text."""
+
+_NUMBERED = re.compile(r"psma (?!177\b|\d+m? (lu|ga|cu|f|zr|in|tc|i)\b)\d+[a-z]?( \d+)*\b")
+
+
 def unknown_words(text: str) -> str:
-    """What text for a drug says beyond radionuclide, PSMA and the like: perhaps an unknown drug's name."""
-    words = plain(text).replace("psma", " psma ").split()
-    return " ".join(word for word in words if not _SAYS_NOTHING.fullmatch(word))
+    """What text for a drug says beyond radionuclide, PSMA and the like: perhaps an unknown drug's name.
+
+    So is a number behind PSMA (PSMA-46) that is no dose, date or time.
+    """
+    spelled = _MEASURED.sub("-", " ".join(plain(text).replace("psma", " psma ").split()))
+    numbered = _NUMBERED.search(spelled)
+    words = [word for word in re.split("[ -]+", spelled) if word and not _SAYS_NOTHING.fullmatch(word)]
+    return " ".join([*([numbered.group()] if numbered else []), *words])
