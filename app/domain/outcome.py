@@ -45,7 +45,11 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class PairOutcome:
-    """What one functional series with its CT gave."""
+    """What one functional series with its CT gave.
+
+    Attributes:
+        parts: the functional series that were joined, that one among them; empty for a single one.
+    """
 
     kind: StudyKind
     functional_series_instance_uid: str
@@ -57,6 +61,7 @@ class PairOutcome:
     findings: Findings
     decisions: tuple[Decision, ...]
     files: tuple[ResultFile, ...]
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,11 @@ class StudyOutcome:
         of these pairs replaces."""
         found = (*self.reasons, *(verdict.reason for verdict in self.verdicts))
         return RefusalCode.CONFLICTING_DUPLICATE in {reason.code for reason in found if reason is not None}
+
+    @property
+    def leaves_open(self) -> bool:
+        """Whether it says nothing but that a person has to choose: what earlier revisions found stands."""
+        return self.awaits_choice and not self.pairs
 
     @property
     def files(self) -> tuple[ResultFile, ...]:

@@ -177,22 +177,30 @@ def test_a_joined_image_is_read_again_as_it_was(tmp_path: Path) -> None:
         read_joined_suv(selection.study, found.joined[:1], selection.ct, LoadPolicy())
 
 
-def loaded_of_two(folder: Path) -> list[Loaded]:
+def write_two_beds(folder: Path) -> None:
     write_bed(folder, LEGS, slice(0, 6))
     write_bed(folder, HEAD, slice(6, 12), minutes=30)
+
+
+def loaded_of_two(folder: Path) -> list[Loaded]:
+    write_two_beds(folder)
     found = loaded_in(folder)
     return [item for item in found if isinstance(item, Loaded)]
 
 
-def results_of(loaded: Loaded, rtstruct: bool = True) -> dict[ResultKind, Result]:
+def quantified_of(loaded: Loaded, has_lesions: bool = True) -> Quantified:
     labels = np.zeros(loaded.uptake.grid.shape, dtype=np.uint16)
-    labels[4:8, 1:3, 1:4] = 1  # across the seam
-    labels[10, 0, 0] = 2
+    if has_lesions:
+        labels[4:8, 1:3, 1:4] = 1  # across the seam
+        labels[10, 0, 0] = 2
     lesions = LabelMap(labels, loaded.uptake.grid)
     model = ModelUsed("m", ModelRole.M2, "1", "00" * 32, demonstration_only=True)
     segmented = Segmented(Aligned(loaded), lesions, model)
-    quantified = Quantified(segmented, measure(lesions, loaded.uptake, loaded.activity))
-    written = write_results(quantified, WritePolicy(rtstruct=rtstruct), PROVENANCE)
+    return Quantified(segmented, measure(lesions, loaded.uptake, loaded.activity))
+
+
+def results_of(loaded: Loaded, rtstruct: bool = True) -> dict[ResultKind, Result]:
+    written = write_results(quantified_of(loaded), WritePolicy(rtstruct=rtstruct), PROVENANCE)
     return {item.kind: item for item in written.results}  # type: ignore[misc]
 
 

@@ -148,4 +148,5 @@ def _pair_outcome(written: Written, files: tuple[ResultFile, ...]) -> PairOutcom
         findings=quantified.findings,
         decisions=written.decisions,
         files=files,
+        parts=tuple(part.series_instance_uid for part in aligned.loaded.joined),
     )

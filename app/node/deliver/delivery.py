@@ -126,7 +126,7 @@ class ResultDelivery:
     def _takes_place(self, later: Run) -> bool:
         """Whether earlier results are out of date: not by a rejection over which a person has to decide."""
         outcome = self._stores.outbox.readable_outcome_of(later.key) if later.state in FINAL else None
-        if outcome is not None and outcome.awaits_choice and not outcome.pairs:
+        if outcome is not None and outcome.leaves_open:
             return False
         return later.state in FINAL or bool(self._stores.deliveries.of_run(later.key))
 

@@ -24,7 +24,6 @@ from app.domain.study import Patient, Series, Study, StudyKind
 from app.domain.volume import Grid, LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierReport, EarlierResult
-from app.node.records.inbox import Inbox
 from app.node.records.results import RegisteredResult, SeriesSubject
 from app.node.records.runs import FINAL, RunKey
 from app.node.records.stores import NodeStores
@@ -73,9 +72,8 @@ class NodeEarlierResults:
         return next((run.key for run in runs if run.state in FINAL and not self._left_open(run.key)), None)
 
     def _left_open(self, run: RunKey) -> bool:
-        """Whether it left standing what earlier ones had found: a person has to choose between contents."""
         outcome = self._stores.outbox.readable_outcome_of(run)
-        return outcome is not None and not outcome.pairs and outcome.awaits_choice
+        return outcome is not None and outcome.leaves_open
 
     def _pair(self, row: RegisteredResult) -> PairOutcome | None:
         """What the outcome says of a registered result; ``None`` when it can't be read."""
@@ -93,7 +91,7 @@ class NodeEarlierResults:
     ) -> EarlierResult:
         folder = self._stores.outbox.folder_of(row.run)
         segmentation = folder / row.segmentation_path if row.segmentation_path else None
-        images = StoredImages(row, segmentation, self._stores.inbox, self._load_policy)
+        images = StoredImages(row, pair.parts if pair else (), segmentation, self._stores, self._load_policy)
         kind = pair.kind if pair else StudyKind.PET_CT
         return EarlierResult(
             study_instance_uid=row.study_instance_uid,
@@ -124,12 +122,16 @@ def _report(pair: PairOutcome) -> EarlierReport:
 class StoredImages:
     """The images in the inbox that a result is about, and its SEG; each method reads what it gives.
 
+    They are those that its run had: images that came later, or with another content, are left out.
+    ``parts`` are of a SPECT that was joined from several series, else empty.
+
     All raise :class:`~app.errors.UnusableStudyError` when it can't be read any more.
     """
 
     result: RegisteredResult
+    parts: tuple[str, ...]
     segmentation: Path | None
-    inbox: Inbox
+    stores: NodeStores
     load_policy: LoadPolicy
 
     def facts(self, kind: StudyKind, tracer: str) -> ScanFacts:
@@ -146,7 +148,6 @@ class StoredImages:
         try:
             return labels_on_grid(dcmread(self.segmentation), grid)
         except (OSError, InvalidDicomError, ResultMismatchError) as error:
-            # a mismatch: late images have changed the PET since
             found = f"{type(error).__name__}: the SEG does not lie on the PET"
             raise UnusableStudyError(self._unreadable(found)) from error
 
@@ -171,27 +172,27 @@ class StoredImages:
 
     @cached_property
     def _parts(self) -> tuple[Series, ...]:
-        """The functional series, of which a SPECT joined from parts has several: its SEG names them."""
-        named = [self.result.functional_series_instance_uid]
-        if self.segmentation is not None and self.segmentation.is_file():
-            segmentation = dcmread(self.segmentation, stop_before_pixels=True, force=True)
-            referenced = segmentation.get("ReferencedSeriesSequence", [])
-            named = [str(item.SeriesInstanceUID) for item in referenced] if len(referenced) > 1 else named
+        named = self.parts or (self.result.functional_series_instance_uid,)
         return tuple(map(self._series, named))
 
     def _series(self, series_instance_uid: str) -> Series:
         found = [item for item in self._study.series if item.series_instance_uid == series_instance_uid]
         if not found:
             raise UnusableStudyError(self._unreadable("a series that is gone from the inbox"))
+        if found[0].faults:
+            raise UnusableStudyError(self._unreadable(f"a series with a fault: {found[0].faults[0]}"))
         return found[0]
 
     @cached_property
     def _study(self) -> Study:
-        if self.inbox.damaged(self.result.study_instance_uid):
+        content = self.stores.inbox.content_of_run(self.stores.runs.get(self.result.run))
+        if content is None:
+            raise UnusableStudyError(self._unreadable("images that are not those it had any more"))
+        if content.damaged():
             raise UnusableStudyError(
                 self._unreadable("images that are damaged in the inbox, or gone from it")
             )
-        return read_study(self.inbox.image_paths(self.result.study_instance_uid))
+        return read_study(content.paths)
 
     def _unreadable(self, found: str) -> Reason:
         return Reason(

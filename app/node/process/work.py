@@ -154,10 +154,11 @@ class StudyWork:
         _log.info("processing", extra=key.facts | {"attempt": attempt})
         if run.faults > self._policy.max_attempts:
             return AttemptResult(AttemptKind.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off")
-        paths = self._content(run)
-        if paths is None:
+        # one look: what is read is what was digested, whatever a person chooses meanwhile
+        content = self._stores.inbox.content(key.study_instance_uid)
+        if content.digest != run.content_digest:
             return AttemptResult(AttemptKind.SUPERSEDED, "more images arrived before it was processed")
-        damaged = self._stores.inbox.damaged(key.study_instance_uid)
+        damaged, paths = content.damaged(), content.paths
         if damaged:
             # not rejected: that would withdraw what an earlier revision found with them
             advice = "send the whole study again, then psma-node retry"
@@ -209,13 +210,6 @@ class StudyWork:
             return AttemptResult(AttemptKind.MISCONFIGURED, str(error))
         except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
             return AttemptResult(AttemptKind.FAILED, self._describe(run.key, run.attempt, error))
-
-    def _content(self, run: Run) -> tuple[Path, ...] | None:
-        """The files that the run is about; ``None`` when the study has grown since."""
-        paths = self._stores.inbox.image_paths(run.key.study_instance_uid)
-        now = self._stores.inbox.content_digest(run.key.study_instance_uid)
-        # the inbox only grows: with the digest unchanged after the listing, the listing is what was digested
-        return paths if now == run.content_digest else None
 
     def _process(self, key: RunKey, paths: Sequence[Path], context: RunContext) -> AttemptResult:
         with (

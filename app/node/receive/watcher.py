@@ -16,7 +16,7 @@ from app.node.receive.completeness import Completeness, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
 from app.node.records.inbox_index import InboxStudy
-from app.node.records.runs import Run, StudyState
+from app.node.records.runs import FINAL, Run, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudySubject
 
@@ -118,9 +118,10 @@ class Watcher:
             return
         held = self._held(study)
         if held:
-            _log.warning("waits for a choice of content", extra={"study": uid, "reason": held})
-            self._observe(uid, StudyState.WAITING, held)
-            self._settle(study)
+            self._observe(uid, StudyState.HELD, held)
+            if not self._running(uid):
+                _log.warning("waits for a choice of content", extra={"study": uid, "reason": held})
+                self._settle(study)
             return
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
@@ -140,15 +141,28 @@ class Watcher:
         uid, stores = study.study_instance_uid, self._stores
         if stores.runs.of_content(uid, stores.inbox.content_digest(uid)):
             return ""
-        gave = [run.key.revision for run in stores.runs.of_study(uid) if self._gives_result(run)]
         what = f"{study.image_conflicts} images arrived with more than one content"
-        return f"{what}; the result of revision {gave[-1]} stands until a person chooses" if gave else ""
+        running = self._running(uid)
+        if running:
+            return f"{what}; revision {running}, which may give a result, is running"
+        stands = self._standing(uid)
+        return f"{what}; the result of revision {stands} stands until a person chooses" if stands else ""
 
-    def _gives_result(self, run: Run) -> bool:
-        if run.state is StudyState.RUNNING:
-            return True
-        outcome = self._stores.outbox.readable_outcome_of(run.key)
-        return outcome is not None and bool(outcome.pairs)
+    def _running(self, study_instance_uid: str) -> int:
+        """The revision that is being processed; 0 for none."""
+        runs = self._stores.runs.of_study(study_instance_uid)
+        return next((run.key.revision for run in runs if run.state is StudyState.RUNNING), 0)
+
+    def _standing(self, study_instance_uid: str) -> int:
+        """The revision that has spoken last, if it has given a result; else 0."""
+        for run in reversed(self._stores.runs.of_study(study_instance_uid)):
+            outcome = self._stores.outbox.readable_outcome_of(run.key)
+            if outcome is not None and outcome.leaves_open:
+                continue
+            gives = outcome is not None and bool(outcome.pairs)
+            if gives or run.state in FINAL:
+                return run.key.revision if gives else 0
+        return 0
 
     def _settle(self, study: InboxStudy) -> None:
         """It is looked at again when it grows."""

@@ -37,7 +37,7 @@ from app.errors import RetryLaterError
 from app.files.durable import free_mb, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
-from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts
+from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts, is_intact
 from app.node.records.instances import (
     InstanceRow,
     ReceivedInstance,
@@ -110,7 +110,7 @@ class Inbox(InboxIndex):
         with _translated_errors(), one_at_a_time:
             kept = self._contents(InstanceRow.sop_instance_uid == instance.sop_instance_uid)
             known = any(row.sha256 == instance.sha256 for row in kept)
-            damaged = [row for row in kept if not self._is_intact(row)]
+            damaged = [row for row in kept if not is_intact(self.folder, row)]
             if known and all(row.sha256 != instance.sha256 for row in damaged):
                 return Stored.DUPLICATE
             whole = [self.folder / row.path for row in kept if row not in damaged]

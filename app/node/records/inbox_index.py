@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from pydicom.uid import UID
@@ -15,6 +17,7 @@ from app.domain.selection.screening import CT_CLASSES, IMAGE_CLASSES
 from app.node.records.database import Ledger, fetch
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import InstanceRow, MismatchedInstanceError, UnsafeUidError, read_received
+from app.node.records.runs import Run
 
 _IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that decides which of what was received can change a result."""
@@ -46,6 +49,33 @@ class InboxStudy:
     image_conflicts: int = 0
 
 
+@dataclass(frozen=True)
+class StudyContent:
+    """The images of a study that are analysed together, as of one instant."""
+
+    folder: Path
+    rows: tuple[InstanceRow, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it.
+
+        Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
+        did they count, each revision would send results that make the next one.
+        """
+        lines = sorted(f"{row.sop_instance_uid} {row.sha256}\n" for row in self.rows)
+        return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their files, sorted by name."""
+        return tuple(sorted(self.folder / row.path for row in self.rows))
+
+    def damaged(self) -> int:
+        """How many are gone, or not what was received any more; every file is read."""
+        return sum(not is_intact(self.folder, row) for row in self.rows)
+
+
 class InboxIndex(Ledger):
     """Looks up instances; any number of processes may."""
 
@@ -72,10 +102,26 @@ class InboxIndex(Ledger):
         query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == study_instance_uid, _STANDS)
         return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
 
-    def damaged(self, study_instance_uid: str) -> int:
-        """How many images of a study are gone, or not what was received any more; every file is read."""
-        images = self._contents(InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS)
-        return sum(not self._is_intact(row) for row in images)
+    def content(self, study_instance_uid: str) -> StudyContent:
+        """What stands of a study and can be analysed; conflicting contents are all there."""
+        of_study = InstanceRow.study_instance_uid == study_instance_uid
+        return StudyContent(self.folder, self._contents(of_study, _IS_IMAGE, _STANDS))
+
+    def content_of_run(self, run: Run) -> StudyContent | None:
+        """The images that a run had, whatever came or was chosen since; ``None`` when they can't be told."""
+        of_study = InstanceRow.study_instance_uid == run.study_instance_uid
+        now = self._contents(of_study, _IS_IMAGE)
+        then = [row for row in now if row.received_at <= run.created_at]
+        count = Counter(row.sop_instance_uid for row in then)
+        guesses = (
+            then,
+            [row for row in then if not row.discarded],
+            # a person has taken the choice back since
+            [row for row in then if row.discarded or count[row.sop_instance_uid] == 1],
+            [row for row in now if not row.discarded],
+        )
+        contents = (StudyContent(self.folder, tuple(rows)) for rows in guesses)
+        return next((content for content in contents if run.is_about(content.digest)), None)
 
     def contents(self, study_instance_uid: str) -> tuple[InstanceRow, ...]:
         """Every row of the images that came with more than one content, in order of arrival."""
@@ -94,10 +140,7 @@ class InboxIndex(Ledger):
 
     def image_paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Those of :meth:`paths` that can be analysed: what the chain is given."""
-        query = select(InstanceRow.path).where(
-            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS
-        )
-        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
+        return self.content(study_instance_uid).paths
 
     def other_cts(self, study_instance_uids: Collection[str]) -> tuple[Path, ...]:
         """One image of each CT series in these studies."""
@@ -120,29 +163,11 @@ class InboxIndex(Ledger):
         return ", ".join(f"{count} {name}" for name, count in counts)
 
     def content_digest(self, study_instance_uid: str) -> str:
-        """SHA-256 over the sorted SOP Instance UIDs and content hashes: revisions of a study differ in it.
-
-        Of the images alone that can be analysed. A PACS may send the node's own results back, or a reader's:
-        did they count, each revision would send results that make the next one.
-        """
-        query = select(InstanceRow.sop_instance_uid, InstanceRow.sha256).where(
-            InstanceRow.study_instance_uid == study_instance_uid, _IS_IMAGE, _STANDS
-        )
-        with self._engine.connect() as connection:
-            lines = sorted(f"{uid} {sha256}\n" for uid, sha256 in connection.execute(query))
-        return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+        """See :attr:`StudyContent.digest`."""
+        return self.content(study_instance_uid).digest
 
     def _contents(self, *which: ColumnElement[bool]) -> tuple[InstanceRow, ...]:
         return fetch(self._engine, select(InstanceRow).where(*which).order_by(InstanceRow.received_at))
-
-    def _is_intact(self, row: InstanceRow) -> bool:
-        """Whether the file is still what was received."""
-        try:
-            found = read_received(self.folder / row.path)
-        except (OSError, *NOT_AS_RECEIVED):
-            return False
-        syntax = row.transfer_syntax_uid or found.transfer_syntax_uid
-        return (found.sha256, found.transfer_syntax_uid) == (row.sha256, syntax)
 
     def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
         conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
@@ -164,6 +189,16 @@ class InboxIndex(Ledger):
         )
         with self._engine.connect() as connection:
             return tuple(InboxStudy(*row) for row in connection.execute(query))
+
+
+def is_intact(folder: Path, row: InstanceRow) -> bool:
+    """Whether the file below the inbox's ``folder`` is still what was received."""
+    try:
+        found = read_received(folder / row.path)
+    except (OSError, *NOT_AS_RECEIVED):
+        return False
+    syntax = row.transfer_syntax_uid or found.transfer_syntax_uid
+    return (found.sha256, found.transfer_syntax_uid) == (row.sha256, syntax)
 
 
 def flag_conflicts(connection: Connection, sop_instance_uid: str | None = None) -> bool:

@@ -28,6 +28,8 @@ class StudyState(StrEnum):
 
     RECEIVING = "receiving"
     WAITING = "waiting"
+    HELD = "held"
+    """Of what has come: shown as waiting. A result stands until a person chooses between contents."""
     QUEUED = "queued"
     RUNNING = "running"
     DELIVERING = "delivering"
@@ -49,6 +51,9 @@ FINAL = (*WITH_RESULTS, StudyState.REJECTED)
 
 ENDED = (StudyState.DONE, StudyState.REJECTED, StudyState.FAILED, StudyState.SUPERSEDED)
 """States from which the content of a revision may become that of a new one."""
+
+_KEPT = 48
+"""Characters of the digest that a run keeps when a later one takes up its content."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,10 @@ class Run(Base):
     @property
     def key(self) -> RunKey:
         return RunKey(self.study_instance_uid, self.revision)
+
+    def is_about(self, content_digest: str) -> bool:
+        """Whether this was its content, be it that a later revision has taken it up."""
+        return self.content_digest[:_KEPT] == content_digest[:_KEPT]
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,7 @@ class RunLedger(Ledger):
         numbers the durable engine knows already.
         """
         former = (*_is(run.key), Run.content_digest == run.content_digest, Run.state.in_(ENDED))
-        past = f"{run.content_digest[:48]}-r{run.key.revision}"
+        past = f"{run.content_digest[:_KEPT]}-r{run.key.revision}"
         with contextlib.suppress(IntegrityError), Session(self._engine) as session, session.begin():
             moved = session.connection().execute(update(Run).where(*former).values(content_digest=past))
             if moved.rowcount:

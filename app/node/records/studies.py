@@ -34,8 +34,8 @@ class StudyRow(Base):
     Identifiers of patients are in this table and in no log.
 
     Attributes:
-        state: ``receiving``, ``waiting``, or ``queued`` once a revision was opened for what is there;
-            ``None`` before the first look.
+        state: ``receiving``, ``waiting``, ``held`` until a person chooses, or ``queued`` once a revision was
+            opened for what is there; ``None`` before the first look.
         reason: what it waits for.
         patient_id, issuer: ``None`` before the first header was read, and for a study without an image.
         pet_acquired_at, spect_acquired_at: as in :class:`StudySubject`.
@@ -59,7 +59,7 @@ class StudyRow(Base):
 
     @property
     def is_arriving(self) -> bool:
-        """No revision was opened yet for what has come last."""
+        """No revision was opened yet for what has come last; one will be when it is complete."""
         return self.state in (None, StudyState.RECEIVING, StudyState.WAITING)
 
 

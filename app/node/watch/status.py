@@ -84,7 +84,7 @@ def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
 
 
 def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
-    arriving = known is None or known.is_arriving
+    arriving = known is None or known.is_arriving or known.state is StudyState.HELD
     status = _arriving(study, known, run)
     if run is None or (arriving and run.state is not StudyState.RUNNING):
         return status
@@ -113,14 +113,15 @@ def _late(stores: NodeStores, run: Run) -> str:
 
 def _arriving(study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
     earlier = f" (revision {run.key.revision} is {run.state})" if run else ""
-    waiting = known is not None and known.state is StudyState.WAITING
+    state = known.state if known else None
+    waiting = state in (StudyState.WAITING, StudyState.HELD)
     reason = known.reason if known and known.state else f"{study.image_count} images so far"
     return StudyStatus(
         study_instance_uid=study.study_instance_uid,
         state=str(StudyState.WAITING if waiting else StudyState.RECEIVING),
         stage="",
         reason=reason + earlier,
-        next_step=CHOOSE if waiting and study.image_conflicts else "processed when complete",
+        next_step=CHOOSE if state is StudyState.HELD else "processed when complete",
         next_try_at=None,
         revision=run.key.revision if run else 0,
         instance_count=study.instance_count,

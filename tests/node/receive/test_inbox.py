@@ -137,12 +137,12 @@ def test_a_file_that_was_damaged_is_found_and_made_good_by_the_next_sending(
     inbox.store(received(ct_slice(2)))
     (path, _) = inbox.paths(STUDY)
     whole, digest = path.read_bytes(), inbox.content_digest(STUDY)
-    assert inbox.damaged(STUDY) == 0
+    assert inbox.content(STUDY).damaged() == 0
     path.write_bytes(damage(whole))
-    assert inbox.damaged(STUDY) == 1
+    assert inbox.content(STUDY).damaged() == 1
     assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
     assert path.read_bytes() == whole
-    assert (inbox.damaged(STUDY), inbox.content_digest(STUDY)) == (0, digest)
+    assert (inbox.content(STUDY).damaged(), inbox.content_digest(STUDY)) == (0, digest)
     assert "a damaged file was written again" in caplog.messages
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_file_gives_way_to_its_image_in_another_syntax(inbox: Inbox) -
     assert inbox.store(received(ct_slice(1), "PACS", ImplicitVRLittleEndian)) is Stored.NEW
     (now,) = inbox.paths(STUDY)
     assert np.array_equal(dcmread(now).pixel_array, ct_slice_values(1))
-    assert (inbox.damaged(STUDY), inbox.studies()[0].conflicts) == (0, 0)
+    assert (inbox.content(STUDY).damaged(), inbox.studies()[0].conflicts) == (0, 0)
     assert [file.parent.name for file in files(inbox)] == ["quarantine", STUDY]
     assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
 
@@ -181,7 +181,7 @@ def test_a_kill_while_a_damaged_file_is_replaced_is_made_good(
                 inbox.store(other if point == "_set_aside" else received(ct_slice(2)))
         after_restart = Inbox(inbox.folder, engine)
         after_restart.recover()
-        assert after_restart.damaged(STUDY) == 0
+        assert after_restart.content(STUDY).damaged() == 0
         assert after_restart.studies()[0].conflicts == 0
         assert after_restart.store(other) is Stored.DUPLICATE
 

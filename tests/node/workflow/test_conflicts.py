@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import Result
 from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
+from sqlalchemy import ColumnElement
 from typer.testing import CliRunner
 
 from app.cli.main import app
@@ -18,9 +20,11 @@ from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy, ReceivePolicy
 from app.node.process.earlier_revisions import earlier_revisions
+from app.node.process.work import ProcessorPool, StudyWork
 from app.node.receive.watcher import Watcher
 from app.node.records.audit import AuditEvent
-from app.node.records.instances import StoreCommand, identify
+from app.node.records.inbox_index import InboxIndex
+from app.node.records.instances import InstanceRow, StoreCommand, identify
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.watch.health import check_contents
@@ -104,7 +108,7 @@ def test_the_same_images_in_another_syntax_change_nothing(
     assert (status.state, status.revision, status.conflicts, status.instance_count) == ("done", 1, 0, 2)
 
 
-@pytest.mark.parametrize("state", [StudyState.DONE, StudyState.RUNNING, StudyState.FAILED])
+@pytest.mark.parametrize("state", [StudyState.DONE, StudyState.FAILED])
 def test_a_conflict_leaves_the_result_and_says_what_to_do(
     stores: NodeStores, watcher: Watcher, tmp_path: Path, state: StudyState, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +121,7 @@ def test_a_conflict_leaves_the_result_and_says_what_to_do(
     assert "waits for a choice of content" in caplog.messages
     known = stores.studies.get(STUDY)
     assert known is not None
-    assert known.state is StudyState.WAITING
+    assert known.state is StudyState.HELD
     assert known.reason == (
         "1 images arrived with more than one content; the result of revision 1 stands until a person chooses"
     )
@@ -126,6 +130,42 @@ def test_a_conflict_leaves_the_result_and_says_what_to_do(
         assert (status.state, status.revision, status.conflicts) == ("waiting", 1, 1)
         assert status.next_step == "psma-node discard shows the contents, and lets one stand"
         assert standing(stores) == [1]
+
+
+def test_a_result_that_was_withdrawn_does_not_stand(
+    stores: NodeStores, watcher: Watcher, tmp_path: Path
+) -> None:
+    """A later revision has spoken last, and was rejected."""
+    send(stores, tmp_path, "SCANNER")
+    look(stores, watcher)
+    analyse(stores)
+    run, _ = stores.runs.open(STUDY, "2" * 64)
+    stores.runs.claim(run.key, run.attempt, "x")
+    stores.runs.end(run.key, run.attempt, RunTransition(StudyState.REJECTED, "slice-gap"))
+    send(stores, tmp_path, "PACS", pixel=7)
+    status = look(stores, watcher)
+    assert (status.state, status.revision) == ("queued", 3)
+
+
+@pytest.mark.parametrize("gives_result", [True, False])
+def test_a_running_revision_is_waited_for_and_is_no_result_yet(
+    stores: NodeStores, watcher: Watcher, tmp_path: Path, gives_result: bool
+) -> None:
+    send(stores, tmp_path, "SCANNER")
+    look(stores, watcher)
+    run = stores.runs.of_study(STUDY)[-1]
+    stores.runs.claim(run.key, run.attempt, "x")
+    send(stores, tmp_path, "PACS", pixel=7)
+    assert look(stores, watcher).state == "running"
+    known = stores.studies.get(STUDY)
+    assert known is not None
+    assert known.reason.endswith("; revision 1, which may give a result, is running")
+    if gives_result:
+        analyse(stores, StudyState.RUNNING)
+    end = StudyState.DONE if gives_result else StudyState.FAILED
+    stores.runs.end(run.key, run.attempt, RunTransition(end))
+    status = look(stores, watcher)
+    assert (status.state, status.revision) == (("waiting", 1) if gives_result else ("queued", 2))
 
 
 def test_the_check_of_the_node_says_that_a_choice_is_due(stores: NodeStores, tmp_path: Path) -> None:
@@ -200,6 +240,42 @@ def test_the_other_content_is_analysed_and_the_choice_can_be_taken_back(
     assert (status.state, status.revision) == ("queued", 3)
     assert revisions(stores) == [StudyState.DONE, StudyState.DONE, StudyState.QUEUED]
     assert {bytes(dcmread(path).PixelData) for path in stores.inbox.image_paths(STUDY)} == {bytes(16)}
+
+
+class Reader:
+    """Keeps the pixels that it was given."""
+
+    pixels: set[bytes]
+
+    def process(self, paths: Sequence[Path], out: Path, revision: int, *_: object) -> StudyOutcome:
+        self.pixels = {bytes(dcmread(path).PixelData) for path in paths}
+        outcome = StudyOutcome(STUDY, Status.REJECTED)
+        write_outcome(outcome, out)
+        return outcome
+
+
+def test_a_choice_between_two_looks_changes_no_run_under_way(
+    stores: NodeStores, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is what was digested."""
+    send(stores, tmp_path, "SCANNER")
+    look(stores, watcher)
+    send(stores, tmp_path, "PACS", pixel=7)
+    first, second = (row.path for row in stores.inbox.contents(STUDY))
+    stores.inbox.choose([second], [first])
+    fetched = InboxIndex._contents
+
+    def then_chosen(inbox: InboxIndex, *which: ColumnElement[bool]) -> tuple[InstanceRow, ...]:
+        rows = fetched(inbox, *which)
+        stores.inbox.choose([first], [second])
+        return rows
+
+    monkeypatch.setattr(InboxIndex, "_contents", then_chosen)
+    reader = Reader()
+    pool = ProcessorPool(lambda _: reader, 1)
+    run = stores.runs.of_study(STUDY)[-1]
+    StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [], Mock()).run_chain(run.key, run.attempt)
+    assert reader.pixels == {bytes(16)}
 
 
 def test_the_contents_are_listed_with_what_tells_them_apart(

@@ -6,33 +6,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmread
 
 from app.chain.folder import RunResults
 from app.dicom.reading.loading import LoadPolicy
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import ResultFolder, write_results
-from app.dicom.uids import ResultKind
-from app.domain.analysis import Loaded, Quantified
+from app.domain.analysis import Quantified
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.errors import UnusableStudyError
 from app.files.outcome import write_outcome
 from app.imaging.earlier_results import EarlierResult, prior_candidates
-from app.imaging.joined_parts import joined_parts
 from app.node.policy import NodePolicy
-from app.node.process.earlier_studies import NodeEarlierResults, StoredImages
+from app.node.process.earlier_studies import NodeEarlierResults
 from app.node.records.results import SeriesSubject
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
+from tests.defects.studies import Images, pet_ct
 from tests.dicom.results import sources
-from tests.imaging.test_joined_parts import LEGS, loaded_of_two, results_of
+from tests.imaging.test_joined_parts import HEAD, LEGS, joined_in, quantified_of, write_two_beds
+from tests.node.receive.images import received
 
 DAY = datetime(2026, 3, 1, 8)
 ANNA = Patient("ID-ANNA", "clinic")
@@ -162,6 +161,109 @@ def test_what_is_not_processed_yet_is_not_found(stores: NodeStores) -> None:
     assert found(stores) == []
 
 
+def sent(stores: NodeStores, images: Sequence[Dataset], sender: str) -> None:
+    for image in images:
+        stores.inbox.store(received(image, sender))
+
+
+def analysed(stores: NodeStores, pair: PairOutcome, study: str) -> EarlierResult:
+    """What a later study finds of the present content of the inbox; its PET is in no SEG."""
+    run, _ = stores.runs.open(study, stores.inbox.content_digest(study))
+    stores.runs.claim(run.key, run.attempt, "x")
+    with stores.outbox.fill(run.key) as folder:
+        write_outcome(StudyOutcome(study, Status.DONE, pairs=(pair,)), folder)
+    stores.runs.end(run.key, run.attempt, RunTransition(StudyState.DONE))
+    return results(stores)[0]
+
+
+def analysed_pet(stores: NodeStores, pair: PairOutcome) -> tuple[Images, EarlierResult]:
+    images = pet_ct()
+    sent(stores, [*images.functional, *images.ct], "SCANNER")
+    pet, ct = (one[0].SeriesInstanceUID for one in (images.functional, images.ct))
+    pair = replace(pair, functional_series_instance_uid=pet, ct_series_instance_uid=ct)
+    known(stores, study := images.ct[0].StudyInstanceUID)
+    return images, analysed(stores, pair, study)
+
+
+@pytest.mark.parametrize("choice", ["none yet", "the other"])
+def test_of_two_contents_the_one_that_the_run_had_is_read(
+    stores: NodeStores, pair: PairOutcome, choice: str
+) -> None:
+    """Slices with another slope come later: SUV stays in proportion to the activity that was sent first."""
+    images, result = analysed_pet(stores, pair)
+    activity = np.stack([image.pixel_array * float(image.RescaleSlope) for image in images.functional])
+    per_suv = activity.sum() / result.suv().array.sum()
+    for image in images.functional[::2]:
+        image.RescaleSlope = 3 * float(image.RescaleSlope)
+    sent(stores, images.functional, "PACS")
+    rows = stores.inbox.contents(result.study_instance_uid)
+    assert len(rows) == len(images.functional[::2]) * 2
+    if choice == "the other":
+        other = [row.path for row in rows if row.calling_ae == "PACS"]
+        stores.inbox.choose([row.path for row in rows if row.path not in other], other)
+    [again] = results(stores)
+    assert np.allclose(again.suv().array * per_suv, activity, rtol=1e-4)
+
+
+def test_each_revision_is_read_from_its_own_content_while_a_choice_is_taken_back(
+    stores: NodeStores, pair: PairOutcome
+) -> None:
+    images, result = analysed_pet(stores, pair)
+    first, study = result.suv().array, result.study_instance_uid
+    for image in images.functional:
+        image.RescaleSlope = 3 * float(image.RescaleSlope)
+    sent(stores, images.functional, "PACS")
+    paths = {sender: [] for sender in ("SCANNER", "PACS")}  # type: dict[str, list[str]]
+    for row in stores.inbox.contents(study):
+        paths[row.calling_ae].append(row.path)
+    stores.inbox.choose(paths["SCANNER"], paths["PACS"])
+    (found,) = stores.outbox.outcome_of(RunKey(study, 1)).pairs  # type: ignore[union-attr]
+    second = analysed(stores, found, study)
+    assert np.allclose(second.suv().array, 3 * first)
+    stores.inbox.choose(paths["PACS"], paths["SCANNER"])
+    stores.runs.reopen(stores.runs.of_study(study)[0])
+    [again] = results(stores)
+    assert np.allclose(again.suv().array, 3 * first), "revision 3 is queued"
+
+
+def test_a_result_whose_content_can_not_be_told_is_unreadable(stores: NodeStores, pair: PairOutcome) -> None:
+    images, result = analysed_pet(stores, pair)
+    late = pet_ct().functional[0]
+    late.SOPInstanceUID += ".7"
+    sent(stores, [late], "SCANNER")
+    assert results(stores)[0].suv().grid.shape[0] == len(images.functional), "what came later is left out"
+    key = processed(stores, result.study_instance_uid, StudyOutcome("1", Status.DONE, pairs=(pair,)))
+    assert key.revision == 2
+    with pytest.raises(UnusableStudyError, match="not those it had"):
+        results(stores)[0].suv()
+
+
+@pytest.mark.parametrize("lesions", [2, 0])
+def test_a_joined_spect_is_read_again_from_all_its_parts(
+    stores: NodeStores, tmp_path: Path, lesions: int
+) -> None:
+    write_two_beds(tmp_path)
+    loaded = joined_in(tmp_path)
+    study = loaded.selection.study.study_instance_uid
+    sent(stores, [dcmread(path) for path in tmp_path.glob("*.dcm")], "SCANNER")
+    stores.studies.identify(StudySubject(study, ANNA, spect_acquired_at=DAY))
+    run, _ = stores.runs.open(study, stores.inbox.content_digest(study))
+    stores.runs.claim(run.key, run.attempt, "x")
+    written = write_results(quantified_of(loaded, bool(lesions)), WritePolicy(), sources.PROVENANCE)
+    with stores.outbox.fill(run.key) as folder:
+        ResultFolder(folder).deliver(study, [written], ())
+    stores.runs.end(run.key, run.attempt, RunTransition(StudyState.DONE))
+    outcome = stores.outbox.outcome_of(run.key)
+    assert outcome is not None
+    assert outcome.pairs[0].parts == (LEGS, HEAD)
+    [result] = results(stores)
+    assert np.array_equal(result.suv().array, loaded.uptake.array)
+    assert result.labels().grid.matches(loaded.uptake.grid)
+    assert result.labels().count == lesions
+    facts = result.facts()
+    assert (facts.voxel_mm, facts.length_mm) == (loaded.facts.voxel_mm, loaded.facts.length_mm)
+
+
 def test_images_that_are_gone_are_a_refusal_only_when_they_are_asked_for(
     stores: NodeStores, pair: PairOutcome
 ) -> None:
@@ -221,25 +323,6 @@ def test_a_time_of_the_study_that_is_not_the_pets_own_makes_no_prior(
     registered(stores, key, pair, DAY + timedelta(hours=1))
     found = {each.acquired_at: (each.may_be_prior, each.report is not None) for each in results(stores)}
     assert found == {DAY: (False, True), DAY + timedelta(hours=1): (True, False)}
-
-
-def test_a_joined_spect_is_read_again_from_the_series_that_its_seg_names(tmp_path: Path) -> None:
-    [one] = joined_parts(loaded_of_two(tmp_path))
-    assert isinstance(one, Loaded)
-    paths = tuple(sorted(tmp_path.iterdir()))
-    seg = results_of(one)[ResultKind.SEG]
-    (tmp_path / "seg.dcm").write_bytes(seg.content)
-    study = one.selection.study.study_instance_uid
-    row: Any = SimpleNamespace(
-        study_instance_uid=study, functional_series_instance_uid=LEGS, ct_series_instance_uid="1.2.3.2"
-    )
-    inbox: Any = SimpleNamespace(damaged=lambda study: 0, image_paths=lambda study: paths)
-    images = StoredImages(row, tmp_path / "seg.dcm", inbox, LoadPolicy())
-    assert np.array_equal(images.suv().array, one.uptake.array)
-    assert images.labels().grid.matches(one.uptake.grid)
-    assert images.labels().count == 2
-    facts = images.facts(StudyKind.SPECT_CT, one.selection.tracer.key)
-    assert (facts.voxel_mm, facts.length_mm) == (one.facts.voxel_mm, one.facts.length_mm)
 
 
 def test_folder_mode_remembers_lesions_of_any_kind_and_gives_them_back_whole(tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_nobody_known_is_waited_for(stores: NodeStores, identifier: str) -> None
     assert wait_after() == Wait()
 
 
+def test_a_pet_that_waits_for_a_choice_has_ended(stores: NodeStores) -> None:
+    """Its result stands; a person may take days."""
+    wait_after = known(stores)
+    pet = queued_pet(stores)
+    stores.runs.claim(pet, 1, "x")
+    stores.studies.observe(PET, StudyState.HELD, "two contents")
+    assert wait_after().hold, "it may give a result"
+    stores.runs.end(pet, 1, RunTransition(StudyState.DONE))
+    assert wait_after() == Wait()
+
+
 def test_spect_waits_until_the_pet_has_ended_and_says_for_what(stores: NodeStores) -> None:
     wait_after = known(stores)
     which = f"waits for the PET/CT of the same patient, study {PET}, which"
