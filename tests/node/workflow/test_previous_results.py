@@ -242,10 +242,11 @@ def test_a_result_whose_content_can_not_be_told_is_unreadable(stores: NodeStores
 def test_a_joined_spect_is_read_again_from_all_its_parts(
     stores: NodeStores, tmp_path: Path, lesions: int
 ) -> None:
-    write_two_beds(tmp_path)
-    loaded = joined_in(tmp_path)
+    (source := tmp_path / "source").mkdir()
+    write_two_beds(source)
+    loaded = joined_in(source)
     study = loaded.selection.study.study_instance_uid
-    sent(stores, [dcmread(path) for path in tmp_path.glob("*.dcm")], "SCANNER")
+    sent(stores, [dcmread(path) for path in source.iterdir()], "SCANNER")
     stores.studies.identify(StudySubject(study, ANNA, spect_acquired_at=DAY))
     run, _ = stores.runs.open(study, stores.inbox.content_digest(study))
     stores.runs.claim(run.key, run.attempt, "x")
