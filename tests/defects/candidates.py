@@ -35,6 +35,16 @@ def first_by_uid(**changes: object) -> Damage:
     return damage
 
 
+def zoomed_first(images: Images) -> None:
+    """The middle of every slice at twice the resolution, of half the values."""
+    whole = images.functional[0]
+    spacing = [float(mm) / 2.0 for mm in whole.PixelSpacing]
+    first_by_uid(PixelSpacing=spacing)(images)
+    for each in images.functional[len(images.functional) // 2 :]:
+        x, y, z = (float(mm) for mm in each.ImagePositionPatient)
+        each.ImagePositionPatient = [x + whole.Columns * spacing[1] / 2.0, y + whole.Rows * spacing[0] / 2.0, z]
+
+
 def with_window(images: Images, low: float, high: float) -> None:
     """Energy window of each NM image."""
     for each in images.functional:
@@ -112,6 +122,7 @@ PET = (
     Defect("an early PET that is first by UID", first_by_uid(SeriesTime="102000", AcquisitionTime="102000"), beside=Code.BETTER_SERIES_CHOSEN),
     Defect("a late PET whose injection has no date", both(first_by_uid(SeriesTime="130000", AcquisitionTime="130000", RadiopharmaceuticalInformationSequence__RadiopharmaceuticalStartDateTime=None)), beside=Code.BETTER_SERIES_CHOSEN),
     Defect("another reconstruction, and no rule which goes first", first_by_uid(ReconstructionMethod="OSEM 3i"), beside=Code.BETTER_SERIES_CHOSEN, warned="no rule of section select decides"),
+    Defect("a zoomed reconstruction of finer voxels that is first by UID", zoomed_first, beside=Code.BETTER_SERIES_CHOSEN),
     _failed("first a PET in PROPCNTS", first_by_uid(Units="PROPCNTS"), Code.UNITS_UNSUPPORTED),
     _failed("first a PET without dose", injected_otherwise("RadionuclideTotalDose", None), Code.DOSE_MISSING),
     _failed("first a PET without weight", first_by_uid(PatientWeight=None), Code.WEIGHT_MISSING),

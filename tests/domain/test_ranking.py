@@ -15,7 +15,7 @@ from app.domain.selection.pair import Selection, verdicts_after_loading
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.ranking import Rule, decided_by, ranked, uptake_min
 from app.domain.selection.selection import SelectionResult
-from app.domain.study import Code, Series
+from app.domain.study import Code, Instance, Series
 from tests.domain.test_selection import DEFAULT, ct, drug, only, pet, reason, selected, slices, spect
 
 INJECTED = datetime(2026, 3, 1, 9)
@@ -100,6 +100,50 @@ def test_a_named_reconstruction_goes_first_and_without_a_rule_the_report_warns()
     assert taken(ruled)[0] == "1.5"
     assert not any(line.startswith("warning:") for line in lines(only(ruled)))
     assert "select.preferred_reconstructions" in reason(ruled, "1.1").expected
+
+
+def zoomed(uid: str, size: int, mm: float, start_mm: float) -> tuple[Instance, ...]:
+    return tuple(
+        replace(
+            one, rows=size, columns=size, pixel_spacing_mm=(mm, mm),
+            image_position_mm=(start_mm, start_mm, 5.0 * index),
+        )
+        for index, one in enumerate(slices(uid))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("uid", ["1.0", "1.7"])
+def test_the_whole_body_goes_before_a_zoomed_reconstruction_of_finer_voxels(uid: str) -> None:
+    whole = {"instances": zoomed("1.5", 144, 4.0, -288.0)}
+    policy = SelectionPolicy(preferred_reconstructions=("zoom",))
+    zoom = scanned(uid, 60, instances=zoomed(uid, 150, 2.0, -150.0), reconstruction_method="zoom")
+    for rules in (DEFAULT, policy):
+        result = selected(scanned("1.5", 60, **whole, reconstruction_method="zoom"), zoom, ct(), policy=rules)
+        assert taken(result)[0] == "1.5"
+        assert reason(result, uid).found == "a smaller field of view, 300 mm, other voxels, 2 x 2 x 5 mm"
+        assert reason(result, uid).expected == "series 1.5: the widest field of view"
+
+
+def test_a_field_that_holds_the_body_is_wide_enough() -> None:
+    wide, fine = zoomed("1.0", 200, 4.0, -400.0), zoomed("1.5", 250, 2.0, -250.0)
+    two = (scanned("1.0", 60, instances=wide), scanned("1.5", 60, instances=fine))
+    assert taken(selected(*two, ct()))[0] == "1.5"
+
+
+def test_a_ct_of_the_body_goes_before_a_thinner_zoomed_one() -> None:
+    lung = replace(ct("1.0"), instances=zoomed("1.0", 50, 2.0, -50.0))
+    result = selected(scanned("1.1", 60), lung, ct("1.2"))
+    assert taken(result)[1] == "1.2"
+    assert reason(result, "1.0").found == "a smaller field of view, 100 mm"
+
+
+def test_a_series_so_like_another_is_told_by_its_minutes_or_its_description() -> None:
+    later = selected(scanned("1.1", 60), scanned("1.5", 64), ct())
+    assert reason(later, "1.5").found == "begun 4 min later"
+    named = selected(scanned("1.1", 60, description="AC"), scanned("1.5", 60, description="AC 3i"), ct())
+    assert reason(named, "1.5").found == "another series, described as 'AC 3i'"
+    cts = selected(scanned("1.1", 60), ct("1.2", description="WB"), ct("1.3", description="LUNG"))
+    assert reason(cts, "1.3").found == "another series, described as 'LUNG'"
 
 
 def test_a_ct_of_the_images_own_time_goes_before_a_thinner_one_of_another_hour() -> None:

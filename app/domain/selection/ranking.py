@@ -6,6 +6,7 @@ Only where no rule decides, the Series Instance UID does, and the report says so
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ SAME_TIME_POINT_MIN = 5.0
 
 SAME_LENGTH_CM = 1.0
 """Reconstructions of one scan may differ by a slice at an end."""
+
+SAME_FIELD = 0.8
+"""Share of the wider transaxial area: reconstructions of one field differ by the rounding of their voxels."""
+
+BODY_FIELD_MM2 = 500.0**2
+"""A field of 50 cm, that of a CT, holds the body: what is wider shows no more of it."""
 
 SAME_VOXEL_ML = 1e-5
 
@@ -57,6 +64,17 @@ class Candidate:
     def length_cm(self) -> float:
         """Along the slice normal."""
         return self.grid.shape[0] * self.grid.spacing_mm[2] / 10.0
+
+    @property
+    def field_mm(self) -> tuple[float, float]:
+        """Across the slice: along a row, along a column."""
+        _, rows, columns = self.grid.shape
+        return columns * self.grid.spacing_mm[0], rows * self.grid.spacing_mm[1]
+
+    @property
+    def narrowness(self) -> float:
+        """Grows as the field of view shrinks, by its share of what holds a body."""
+        return -math.log(min(math.prod(self.field_mm) / BODY_FIELD_MM2, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +126,7 @@ def functional_rules(policy: SelectionPolicy) -> tuple[Rule[Candidate], ...]:
         Rule("ORIGINAL", lambda item: is_derived(item.series)),
         Rule("states its attenuation correction", lambda item: "ATTN" not in item.series.corrected_image),
         Rule("the longest", lambda item: -item.length_cm, SAME_LENGTH_CM),
+        Rule("the widest field of view", lambda item: item.narrowness, -math.log(SAME_FIELD)),
         Rule(
             "nearest to the usual time after the injection (select.preferred_uptake_min)",
             lambda item: _off_usual_min(item, policy),
@@ -135,6 +154,7 @@ def ct_rules(policy: SelectionPolicy) -> tuple[Rule[Pair], ...]:
             lambda pair: max(0.0, abs(pair.apart_min or 0.0) - policy.ct_within_min),
         ),
         Rule("covers most", lambda pair: -round(pair.cover.axial, 2) - round(pair.cover.in_plane, 2)),
+        Rule("the widest field of view", lambda pair: pair.ct.narrowness, -math.log(SAME_FIELD)),
         Rule(
             "the kernel that goes first (select.preferred_kernels)",
             lambda pair: _named(pair.ct.series, policy.preferred_kernels),
@@ -155,12 +175,14 @@ def ct_rules(policy: SelectionPolicy) -> tuple[Rule[Pair], ...]:
 
 def functional_in_words(item: Candidate, first: Candidate) -> str:
     """What a functional image is that another one goes before."""
-    return ", ".join(_functional_differences(item, first)) or "another series like it"
+    differences = list(_functional_differences(item, first))
+    return ", ".join(differences or _descriptions(item, first)) or "another series like it"
 
 
 def ct_in_words(pair: Pair, first: Pair) -> str:
     """What a CT is that another one goes before."""
-    return ", ".join(_ct_differences(pair, first)) or "another CT like it"
+    differences = list(_ct_differences(pair, first))
+    return ", ".join(differences or _descriptions(pair.ct, first.ct)) or "another CT like it"
 
 
 def uptake_min(series: Series) -> float | None:
@@ -185,6 +207,7 @@ def _functional_differences(item: Candidate, first: Candidate) -> Iterator[str]:
     yield from _time_point(one, other)
     if item.length_cm < first.length_cm - SAME_LENGTH_CM:
         yield f"a shorter stack, {item.length_cm:.0f} cm"
+    yield from _field(item, first)
     if one.energy_windows_kev != other.energy_windows_kev:
         yield f"another energy window, {_windows(one)}"
     if one.reconstruction_method != other.reconstruction_method:
@@ -204,6 +227,19 @@ def _time_point(one: Series, other: Series) -> Iterator[str]:
         side = "later" if later_min > 0.0 else "earlier"
         when = f"{abs(later_min):.0f} min {side}" if after is None else f"{after:.0f} min after injection"
         yield f"another time point, {when}"
+    elif abs(later_min) >= SAME_MINUTE:
+        yield f"begun {abs(later_min):.0f} min {'later' if later_min > 0.0 else 'earlier'}"
+
+
+def _field(item: Candidate, first: Candidate) -> Iterator[str]:
+    if item.narrowness > first.narrowness - math.log(SAME_FIELD):
+        sizes = dict.fromkeys(f"{mm:.0f}" for mm in item.field_mm)
+        yield f"a smaller field of view, {' x '.join(sizes)} mm"
+
+
+def _descriptions(item: Candidate, first: Candidate) -> Iterator[str]:
+    if item.series.description != first.series.description:
+        yield f"another series, described as {item.series.description!r}"
 
 
 def _ct_differences(pair: Pair, first: Pair) -> Iterator[str]:
@@ -215,6 +251,7 @@ def _ct_differences(pair: Pair, first: Pair) -> Iterator[str]:
         yield f"a CT of another time, {abs(minutes):.0f} min {'after' if minutes > 0 else 'before'} the image"
     if pair.cover.axial < first.cover.axial:
         yield f"a CT that covers {pair.cover.axial:.0%} of the slices"
+    yield from _field(pair.ct, first.ct)
     if one.convolution_kernel != other.convolution_kernel:
         yield f"another convolution kernel, {one.convolution_kernel or 'which is not named'}"
     if abs(_step_mm(pair) - _step_mm(first)) > SAME_STEP_MM:
