@@ -118,7 +118,8 @@ def _not_an_image_we_read(series: Series) -> Reason | None:
 def _not_primary(series: Series) -> Reason | None:
     values = series.image_type
     spelled = "\\".join(values)
-    made = [value for value in values[2:] if value in MADE_FROM_OTHER_IMAGES]
+    scanned = ("VOLUME",) if series.sop_class_uid == CT_IMAGE and not is_derived(series) else ()
+    made = [value for value in values[2:] if value in MADE_FROM_OTHER_IMAGES and value not in scanned]
     if made:
         return series.reason(RefusalCode.NOT_PRIMARY, "ImageType", spelled, "an image of the scan itself")
     if series.sop_class_uid == CT_IMAGE and len(values) > 2 and not _is_axial_ct(values):
@@ -136,7 +137,7 @@ def _not_primary(series: Series) -> Reason | None:
 
 
 def _is_axial_ct(image_type: tuple[str, ...]) -> bool:
-    """Value 3 AXIAL (PS3.3 C.8.2.1.1.1); a scan's own images may have none, or the vendor's word (HELIX)."""
+    """Value 3 AXIAL (PS3.3 C.8.2.1.1.1); a scan's own may have none, or another word (HELIX, VOLUME)."""
     return image_type[2] in ("AXIAL", "") or image_type[:2] == ("ORIGINAL", "PRIMARY")
 
 
