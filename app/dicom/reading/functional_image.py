@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from app.dicom import header_values as header
-from app.dicom.reading.injections import radiopharmaceutical
+from app.dicom.reading.injections import injections, radiopharmaceutical
 from app.dicom.reading.pixels import SliceStack, unusable
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
@@ -35,6 +35,9 @@ real whole body has 0.66. Dose, times, unit and slope all go into it."""
 
 DEEPEST_NEGATIVE = -0.25
 """Of the maximum: filtered back projection undershoots a little; unsigned values read as signed go to −1."""
+
+MOST_QUOTED = 40
+"""Characters of a value that can't be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,8 @@ def functional_image(
         if volume is not None:
             _refuse_implausible(volume, series)
     shared = () if suv is None else _share_decisions(suv, conversion.quantification, series)
-    no_suv = conversion.no_suv and replace(conversion.no_suv, series_instance_uid=series.series_instance_uid)
+    no_suv = conversion.no_suv and _as_written(conversion.no_suv, slices.headers[0])
+    no_suv = no_suv and replace(no_suv, series_instance_uid=series.series_instance_uid)
     return FunctionalImage(
         suv,
         activity,
@@ -91,6 +95,19 @@ def functional_image(
         (*conversion.decisions, *shared),
         counts=counts,
     )
+
+
+def _as_written(why: Reason, dataset: Dataset) -> Reason:
+    """A reason that found nothing quotes what is written there, if anything is: a weight of "70,5", a NaN."""
+    tag = tag_for_keyword(why.attribute)
+    if why.found != "nothing" or tag is None:
+        return why
+    for item in (dataset, *injections(dataset)[0][:1]):
+        written = item.get_item(tag).value if tag in item else None
+        text = (written.decode("latin-1") if isinstance(written, bytes) else str(written or "")).strip(" \0")
+        if text:
+            return replace(why, found=f"{text[:MOST_QUOTED]!r}, which can't be read")
+    return why
 
 
 def injection(

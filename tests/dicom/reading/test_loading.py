@@ -194,6 +194,28 @@ def test_one_slice_that_cannot_be_quantified_refuses_the_series(
     assert refused(tmp_path) is code
 
 
+@pytest.mark.parametrize(
+    ("written", "quoted", "attribute"),
+    [("71,25 ", "'71,25'", "PatientWeight"), ("NaN   ", "'nan'", "RadionuclideTotalDose"),
+     ("15 MBq", "'15 MBq'", "RadionuclideTotalDose"), ("      ", "nothing", "PatientWeight")],
+)  # fmt: skip
+def test_a_number_that_cannot_be_read_is_quoted(
+    written: str, quoted: str, attribute: str, tmp_path: Path
+) -> None:
+    def change(dataset: Dataset, index: int) -> None:
+        item = dataset.RadiopharmaceuticalInformationSequence[0]
+        setattr(item if attribute in item else dataset, attribute, "71.250")
+
+    for path in pair(tmp_path, change):
+        content = path.read_bytes()
+        assert content.count(b"71.250") == 1
+        path.write_bytes(content.replace(b"71.250", written.encode()))
+    found = loaded(tmp_path)
+    assert isinstance(found, Rejection)
+    assert found.reasons[0].attribute == attribute
+    assert found.reasons[0].found.lower().startswith(quoted.lower())
+
+
 def test_without_weight_there_is_no_suv_but_bqml_is_still_read(tmp_path: Path) -> None:
     def change(dataset: Dataset, index: int) -> None:
         del dataset.PatientWeight
