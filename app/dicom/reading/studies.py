@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
 from app.dicom.reading.compression import IsolatedDecoder
-from app.dicom.reading.content import differing_tags
+from app.dicom.reading.content import differing_tags, named
 from app.dicom.reading.series_header import KEYWORDS, FileHeader, announced_images, file_header
 from app.dicom.reading.set_aside import without_foreign
 from app.domain.clocks import earliest, earliest_clocks
@@ -39,6 +39,9 @@ MUST_AGREE = {
 }
 """Fields of a series that every one of its instances must give the same, with their keywords."""
 
+
+Conflicts = dict[str, tuple[int, ...]]
+"""The tags in which the contents of one SOP Instance UID differ, by that."""
 
 UNPACK = "Unpack it, and give the folder with its files"
 
@@ -173,14 +176,16 @@ def _foreign(path: Path) -> tuple[str, str]:
     return "not a DICOM file (PS3.10: DICM after 128 bytes)", ""
 
 
-def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], set[str]]:
+def _without_duplicates(headers: Sequence[FileHeader]) -> tuple[list[FileHeader], Conflicts]:
     """One header a SOP Instance UID, sorted by it; and the UIDs under which there are several contents."""
-    unique, conflicting = [], set()
+    unique: list[FileHeader] = []
+    conflicting: Conflicts = {}
     with IsolatedDecoder() as decoder:
         for uid, same in _grouped(headers, lambda item: item.instance.sop_instance_uid):
             kept = same if len(same) == 1 else _contents(same, decoder)
             if len(kept) > 1:
-                conflicting.add(uid)
+                first, second, *_ = (item.instance.path for item in kept)
+                conflicting[uid] = differing_tags(first, second, decoder)
             # kept apart, so that every series that one of them claims to be in gets the fault
             unique.extend(kept)
     return unique, conflicting
@@ -216,7 +221,7 @@ def _grouped(
     return sorted(groups.items())
 
 
-def _study(members: Sequence[FileHeader], conflicting: set[str]) -> Study:
+def _study(members: Sequence[FileHeader], conflicting: Conflicts) -> Study:
     images = [item for item in members if item.series.sop_class_uid in MODALITY_OF_CLASS] or members
     faults = _several_patients(images)
     by_series = _grouped(members, lambda item: item.series.series_instance_uid)
@@ -238,7 +243,7 @@ def _several_patients(members: Sequence[FileHeader]) -> tuple[Reason, ...]:
     return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, "PatientID", found, expected),)
 
 
-def _series(files: Sequence[FileHeader], conflicting: set[str], faults: tuple[Reason, ...]) -> Series:
+def _series(files: Sequence[FileHeader], conflicting: Conflicts, faults: tuple[Reason, ...]) -> Series:
     uid = files[0].series.series_instance_uid
     frames = [frame for item in files for frame in item.frames or (item,)]
     mates, set_aside = without_foreign(frames)
@@ -261,11 +266,12 @@ def _series(files: Sequence[FileHeader], conflicting: set[str], faults: tuple[Re
     )
 
 
-def _conflicts(mates: Sequence[FileHeader], conflicting: set[str]) -> list[Reason]:
-    twice = [item for item in mates if item.instance.sop_instance_uid in conflicting]
+def _conflicts(mates: Sequence[FileHeader], conflicting: Conflicts) -> list[Reason]:
+    twice = {item.instance.sop_instance_uid for item in mates} & conflicting.keys()
     if not twice:
         return []
-    found = f"{len({item.instance.sop_instance_uid for item in twice})} UIDs with more than one content"
+    tags = sorted({tag for uid in twice for tag in conflicting[uid]})
+    found = f"{len(twice)} UIDs with more than one content, which differ in {named(tags)}"
     expected = "one content for each SOP Instance UID"
     return [Reason(RefusalCode.CONFLICTING_DUPLICATE, "SOPInstanceUID", found, expected)]
 

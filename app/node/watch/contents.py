@@ -9,21 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pydicom.datadict import keyword_for_tag
-from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from app.dicom.reading.compression import IsolatedDecoder
-from app.dicom.reading.content import differing_tags
+from app.dicom.reading.content import differing_tags, named
 from app.errors import MisconfiguredError
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty
 from app.node.records.instances import InstanceRow
 from app.node.records.runs import StudyState
 from app.node.records.stores import NodeStores
-
-MOST_NAMES = 8
-"""Attributes named of those in which two contents differ."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,5 @@ def _words(stores: NodeStores, rows: Sequence[InstanceRow], first: dict[str, Ins
         folder = stores.inbox.folder
         with IsolatedDecoder() as decoder:
             tags = differing_tags(folder / other.path, folder / one.path, decoder)
-        names = [keyword_for_tag(tag) or str(Tag(tag)) for tag in tags]
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        words += f"; the first differs from content 1 in {', '.join(names[:MOST_NAMES])}{more}"
+        words += f"; the first differs from content 1 in {named(tags)}"
     return f"{words}; discarded" if one.discarded else words

@@ -41,6 +41,7 @@ def original(tmp_path: Path) -> Path:
     def fill(dataset: Dataset, index: int) -> None:
         dataset.AccessionNumber = ""
         dataset.SmallestImagePixelValue = 32
+        dataset.NumberOfSlices = 32
         dataset.LossyImageCompression = "00"
         private = dataset.private_block(0x0011, "SOMEBODY 1", create=True)
         private.add_new(0x01, "FD", 4.1795)
@@ -116,6 +117,69 @@ def test_padding_lengths_and_group_lengths_are_not_content(
     assert differing_tags(original, saved(other, tmp_path / "other"), decoder) == ()
 
 
+def named(dataset: Dataset, character_set: str | list[str], physician: str) -> Dataset:
+    dataset.SpecificCharacterSet = character_set
+    dataset.ReferringPhysicianName = physician
+    dataset.RadiopharmaceuticalInformationSequence[0].Radiopharmaceutical = f"für {physician}"
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "other_set", ["ISO_IR 100", "ISO_IR 192", "GB18030", ["ISO 2022 IR 6", "ISO 2022 IR 100"]]
+)
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda uid: uid.name)
+def test_text_is_compared_by_its_characters(
+    original: Path, tmp_path: Path, decoder: IsolatedDecoder, other_set: str | list[str], syntax: UID
+) -> None:
+    one = saved(named(dcmread(original), "ISO_IR 100", "Müller^Jörg"), tmp_path / "one")
+    changed = named(dcmread(original), other_set, "Müller^Jörg")
+    changed.file_meta.TransferSyntaxUID = syntax
+    assert differing_tags(one, saved(changed, tmp_path / "other"), decoder) == ()
+    another = saved(named(dcmread(original), other_set, "Möller^Jörg"), tmp_path / "another")
+    assert differing_tags(one, another, decoder) == (0x00080090, 0x00540016)
+
+
+def test_text_under_another_character_set_is_other_text(
+    original: Path, tmp_path: Path, decoder: IsolatedDecoder
+) -> None:
+    one = saved(named(dcmread(original), "ISO_IR 100", "Müller"), tmp_path / "one")
+    mislabelled = tmp_path / "other"
+    mislabelled.write_bytes(one.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 101"))
+    assert differing_tags(one, mislabelled, decoder) == ()  # ü is one byte in both
+    mislabelled.write_bytes(one.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 144"))
+    assert 0x00080090 in differing_tags(one, mislabelled, decoder)
+    mislabelled.write_bytes(one.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 192"))
+    assert 0x00080090 in differing_tags(one, mislabelled, decoder)
+
+
+def test_what_an_archive_adds_and_what_is_empty_is_no_content(
+    original: Path, tmp_path: Path, decoder: IsolatedDecoder
+) -> None:
+    other = dcmread(original)
+    del other.AccessionNumber, other.ReferencedImageSequence, other.SmallestImagePixelValue
+    other.SpecificCharacterSet = "ISO_IR 192"
+    other.PatientComments = other.RescaleType = ""
+    other.RequestAttributesSequence = []
+    other.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalRoute = ""
+    other.SmallestImagePixelValue, other.LargestImagePixelValue = 0, 400
+    other.RetrieveAETitle, other.InstanceAvailability = "PACS", "ONLINE"
+    other.RetrieveURL, other.StorageMediaFileSetUID = "https://pacs/1", "1.2.3"
+    other.InstanceCoercionDateTime, other.NumberOfStudyRelatedInstances = "20260301120000", "300"
+    other.OriginalAttributesSequence = other.ContributingEquipmentSequence = [tiny.code_item("1", "99X")]
+    assert differing_tags(original, saved(other, tmp_path / "other"), decoder) == ()
+    other.InstanceCreationTime = "235959"
+    assert differing_tags(original, saved(other, tmp_path / "other"), decoder) == (0x00080013,)
+
+
+def test_a_study_with_two_contents_names_what_differs(original: Path, tmp_path: Path) -> None:
+    other = dcmread(original)
+    other.PatientWeight, other[0x00111001].value = 200, 4.1796
+    (series,) = read_study([original, saved(other, tmp_path / "other")]).series
+    assert [fault.found for fault in series.faults] == [
+        "1 UIDs with more than one content, which differ in PatientWeight, (0011,1001)"
+    ]
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
 def test_one_other_voxel_is_another_content_in_every_syntax(
     original: Path, tmp_path: Path, decoder: IsolatedDecoder, syntax: UID
@@ -137,7 +201,7 @@ def private_number(dataset: Dataset) -> None:
 
 def binary_zero(dataset: Dataset) -> None:
     """32 is a space and 0 a NUL, both of which pad text."""
-    dataset.SmallestImagePixelValue = 0
+    dataset.NumberOfSlices = 0
 
 
 def lossy(dataset: Dataset) -> None:
@@ -149,7 +213,7 @@ def lossy(dataset: Dataset) -> None:
     [
         (nested_dose, 0x00540016),
         (private_number, 0x00111001),
-        (binary_zero, 0x00280106),
+        (binary_zero, 0x00540081),
         (lossy, 0x00282110),
     ],
 )
