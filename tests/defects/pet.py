@@ -404,6 +404,7 @@ DEFECTS = (
     Defect("no frame duration, series time of a later processing", both(LATER, every(FrameReferenceTime=1215000, ActualFrameDuration=None)), Code.SERIES_TIME_MISSING, "ActualFrameDuration"),
     Defect("a static image from list mode that began with the injection", both(at("20260301110000"), every(FrameReferenceTime=3600000, ActualFrameDuration=1200000)), warned="static image from list mode"),
     Defect("a part of a scan, all times set to midnight", both(CROPPED, at("20260301000000"), every(SeriesTime="000000", AcquisitionTime="000000")), Code.INJECTION_TIME_IMPLAUSIBLE, "RadiopharmaceuticalStartDateTime"),
+    Defect("frame reference time negative, series time of a later processing", both(LATER, every(FrameReferenceTime=-600000)), warned="FrameReferenceTime is -600 s"),
     Defect("frame reference time in seconds", every(FrameReferenceTime=59.8)),
     Defect("dates and times removed", every(SeriesDate=None, AcquisitionDate=None), Code.SERIES_TIME_MISSING, "SeriesTime, AcquisitionTime"),
     Defect("acquisition time lost", every(AcquisitionTime=None)),

@@ -92,6 +92,17 @@ BEDS = tuple(bed(183.0 * n, 180.0) for n in range(8))
 LAST = BEDS[-1]
 CPS = tuple(replace(one, reference_s=0.0) for one in BEDS)
 
+NEGATIVE = {
+    "one bed": bare(replace(bed(0.0, 120.0), reference_s=-600.0)),
+    "every bed the same": bare(*(replace(one, reference_s=-600.0) for one in BEDS)),
+    "every bed earlier by 25 min": bare(
+        *(replace(one, reference_s=183.0 * n - 1500.0) for n, one in enumerate(BEDS))
+    ),
+    "with decay factors": tuple(replace(one, reference_s=-600.0) for one in BEDS),
+}
+"""Frame Reference Times before the reference that they count from."""
+
+
 AS_WRITTEN = {
     "a bed of 20 minutes, reference time 0": header(FrameTiming(SCANNED, 0.0, 1200.0)),
     "the same with its decay factor": header(bed(0.0, 1200.0)),
@@ -291,3 +302,17 @@ def test_every_witness_is_kept_with_what_became_of_it() -> None:
         ("SeriesDateTime", "18000 s away from it"),
         ("AcquisitionDateTime − FrameReferenceTime", "taken"),
     ]
+
+
+@pytest.mark.parametrize("series", [SCANNED, LATER, after(600.0)], ids=["right", "later", "as frames say"])
+@pytest.mark.parametrize("case", NEGATIVE)
+def test_a_negative_frame_reference_time_is_not_used_and_told(case: str, series: datetime) -> None:
+    found = converted(header(*NEGATIVE[case], series_datetime=series))
+    assert found.suv_factors == pytest.approx([expected(3600.0)] * len(NEGATIVE[case]), rel=2e-3)
+    assert "before the reference that it counts from: it is not used" in told(
+        header(*NEGATIVE[case], series_datetime=series)
+    )
+
+
+def test_a_frame_reference_time_of_less_than_clock_rounding_is_no_fault() -> None:
+    assert "is not used" not in told(header(FrameTiming(SCANNED, -3.0, 120.0)))

@@ -25,7 +25,7 @@ LONGEST_SPAN = 3.0
 """Of the measured time: a scan from its first to its last bed that takes longer has a wrong time in it."""
 
 LONGEST_REFERENCE_S = 86400.0
-"""A Frame Reference Time beyond a day is garbage, and is as good as absent."""
+"""A Frame Reference Time beyond a day is garbage, as good as absent; so is one before the reference."""
 
 FILLED_IN = 1e-4
 """Decay factors this near 1 in every slice are no measurement: even half a minute of 18F makes 2e-3."""
@@ -129,7 +129,9 @@ def _by_reference_time(
 ) -> tuple[Reading, ...]:
     """Frame Reference Time as a frame's middle and as its start, the likelier first."""
     times_s = [frame.reference_s for frame in frames if frame.reference_s is not None]
-    if len(times_s) < len(frames) or any(abs(time_s) > LONGEST_REFERENCE_S for time_s in times_s):
+    if len(times_s) < len(frames) or max(times_s, default=0.0) > LONGEST_REFERENCE_S:
+        return ()
+    if before_reference(frames) is not None:
         return ()
     from_start = Reading("AcquisitionDateTime − FrameReferenceTime", tuple(times_s))
     from_middle = Reading(
@@ -138,6 +140,15 @@ def _by_reference_time(
     )
     is_start = is_ge or min(from_middle.begun_s) < -AGREEMENT_S
     return (from_start, from_middle) if is_start else (from_middle, from_start)
+
+
+def before_reference(frames: Sequence[FrameTiming]) -> float | None:
+    """The lowest Frame Reference Time, in seconds, where that is negative by more than clock rounding.
+
+    It counts from the reference of START (PS3.3 C.8.9.4.1.5), before which nothing was measured.
+    """
+    lowest = min((frame.reference_s for frame in frames if frame.reference_s is not None), default=0.0)
+    return lowest if lowest < -AGREEMENT_S else None
 
 
 def _misfit(reading: Reading, other: Reading, half_life_s: float) -> float:

@@ -17,6 +17,8 @@ from app.domain.decision import Decision
 from app.domain.quantities.decay import (
     AGREEMENT_S,
     LARGEST_CLOCK_EFFECT,
+    FrameTiming,
+    before_reference,
     readings,
     scattered_times,
     series_wide,
@@ -83,7 +85,17 @@ def scan_start(clocks: ScanClocks) -> ScanStart | Reason:
         witnesses = (*witnesses, replace(taken, remark="taken"))
     begun = readings(clocks.frames, clocks.half_life_s, clocks.is_ge)
     first = taken.instant + timedelta(seconds=min(begun[0].begun_s)) if begun else None
+    decisions = (*decisions, *_unused(clocks.frames))
     return ScanStart(taken.instant, first, witnesses if len(witnesses) > 1 else (), decisions)
+
+
+def _unused(frames: Sequence[FrameTiming]) -> tuple[Decision, ...]:
+    """That Frame Reference Time is impossible, and not used."""
+    lowest = before_reference(frames)
+    if lowest is None:
+        return ()
+    text = f"FrameReferenceTime is {lowest:.0f} s, before the reference that it counts from: it is not used"
+    return (Decision.warning("load", text),)
 
 
 def _remarked(one: TimeWitness, taken: TimeWitness) -> TimeWitness:
@@ -272,7 +284,7 @@ def frame_beginnings(clocks: ScanClocks) -> tuple[tuple[datetime, ...], tuple[De
     acquired = tuple(frame.acquired_at for frame in frames if frame.acquired_at is not None)
     found, one_time = readings(frames, clocks.half_life_s, clocks.is_ge), series_wide(frames)
     if one_time is None or not found:
-        return acquired, ()
+        return acquired, _unused(frames)
     later = tuple(one_time + timedelta(seconds=begun_s) for begun_s in found[0].begun_s)
     text = "AcquisitionTime is the whole scan's; FrameReferenceTime tells when each bed was measured"
     told = (Decision("load", text),)
