@@ -79,7 +79,7 @@ def test_no_drug_is_found_where_none_is_named(text: str) -> None:
         *((text, "") for text in (
             "Lu PSMA 24h", "PSMA 7400 MBq", "PSMA 7400MBq", "Lu-PSMA 7.4 GBq", "PSMA 11.03.2026",
             "PSMA 2026-03-11", "PSMA 2. Zyklus", "PSMA 3rd cycle", "PSMA Lu-177", "PSMA 177Lu", "PSMA-177",
-            "PSMA Zyklus 2", "PSMA 4 days",
+            "PSMA Zyklus 2", "PSMA 4 days", "PSMA 4,5 h",
         )),
     ],
 )  # fmt: skip

@@ -156,7 +156,7 @@ _SAYS_NOTHING = re.compile(
 
 _MEASURED = re.compile(
     r"\b(20\d\d \d\d? \d\d?|\d\d? \d\d? (20)?\d\d|20\d{6})\b"
-    r"|\b(\d+ )?\d+ ?([mkg]bq|mci)\b|\b\d+ ?(h|hrs?|hours?|std|stunden?|min|minutes?|d|days?|tage?|ml|p i)\b"
+    r"|\b(\d+ )?\d+ ?([mkg]bq|mci)\b|\b(\d \d|\d+) ?(h|hrs?|hours?|std|stunden?|min|d|days?|tage?|ml|p i)\b"
     r"|\b\d ?(st|nd|rd|th|er|eme|o|a)? ?(z[iy]k\w*|c[iy][ck]l\w*|cure|kurs|dos[ei]|t[eh]+rap\w*|rlt)\b"
 )
 """Dates, doses, times and cycles, in plain text."""
