@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.domain.analysis import Quantified, RegistrationFit
+from app.domain.analysis import Quantified
 from app.domain.decision import Decision
 from app.domain.findings.findings import Change, Findings, LinkKind, RecipCategory
 from app.domain.findings.measurements import QuantifyPolicy, measure
@@ -24,21 +24,8 @@ from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.imaging.quantification import StudyComparison
 from app.imaging.registration.policy import AlignPolicy
 from app.imaging.registration.registration import RigidRegistration
+from tests.defects.histories import FITTING, NOW
 from tests.dicom.results import sources
-
-NOW = datetime(2026, 3, 4, 9, 30)
-FITTING = RegistrationFit(
-    bone_dice=0.9,
-    translation_mm=3.0,
-    rotation_deg=1.0,
-    overlap_fraction=1.0,
-    soft_tissue_correlation=0.95,
-    bone_distance_mm=2.0,
-    side_correlation=0.8,
-    stretch=0.001,
-    thickness_difference_mm=1.0,
-    rival_overlap=0.2,
-)
 
 
 @dataclass

@@ -31,6 +31,14 @@ from .images import STUDY, ct_slice, encoded, received
 OTHER_STUDY = "1.2.826.0.1.3680043.10.999.7"
 
 
+class Killed(BaseException):
+    """What ends a process, as far as a test can."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
 def files(inbox: Inbox) -> list[Path]:
     return sorted(path for path in inbox.folder.rglob("*") if path.is_file())
 
@@ -164,12 +172,6 @@ def test_a_kill_while_a_damaged_file_is_replaced_is_made_good(
 ) -> None:
     """At each of the two points between which something is on the disk and something is not."""
 
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     other = received(ct_slice(1), "PACS", ImplicitVRLittleEndian)
     inbox.store(received(ct_slice(1)))
     (path,) = inbox.paths(STUDY)
@@ -281,12 +283,6 @@ def test_an_index_that_does_not_answer_is_a_reason_to_try_later(inbox: Inbox, en
 def test_a_kill_between_rename_and_index_neither_loses_nor_doubles(
     inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(Inbox, "_index", kill)
         with pytest.raises(Killed):
