@@ -1,0 +1,69 @@
+"""Ratios of benchmarks are computed as their table says, and the page shows what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.comparison import Measure, Result, Row, interleaved, keep, timed
+from benchmarks.report import PAGE, benchmarks, kept, page
+
+FASTER = Row("segment", "the peer", Measure.SPEED, (2.0, 1.0, 4.0), (8.0, 5.0, 8.0), target=3.0)
+SMALLER = Row(
+    "memory", "the peer", Measure.SHARE, (3.0,) * 5, (4.0, 4.0, 4.0, 6.0, 6.0), target=0.5, note="MB"
+)
+ALONE = Row("start", "–", Measure.SECONDS, (1.5, 1.75, 2.5), target=2.0)
+
+
+def test_a_speed_is_the_peers_seconds_by_ours_and_a_share_ours_by_the_peers() -> None:
+    assert FASTER.ratios == (4.0, 5.0, 2.0)
+    assert SMALLER.ratios == (0.75, 0.75, 0.75, 0.5, 0.5)
+    assert ALONE.ratios == (1.5, 1.75, 2.5)
+
+
+def test_the_median_meets_a_target_or_does_not() -> None:
+    assert (FASTER.met, SMALLER.met, ALONE.met) == (True, False, True)
+    assert Row("free", "the peer", Measure.SPEED, (1.0,), (1.0,)).met is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [((1.0,), (1.0, 2.0)), ((), ()), ((0.0,), (1.0,)), ((1.0,), (0.0,))]
+)
+def test_runs_that_cannot_be_compared_are_no_row(ours: tuple[float, ...], theirs: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="segment"):
+        Row("segment", "the peer", Measure.SPEED, ours, theirs)
+
+
+def test_runs_take_turns_and_the_first_changes() -> None:
+    order: list[str] = []
+
+    def run(name: str, figure: float) -> float:
+        order.append(name)
+        return figure
+
+    found = interleaved(lambda: run("ours", 1.0), lambda: run("peer", 2.0), runs=3)
+    assert found == ((1.0,) * 3, (2.0,) * 3)
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert timed(lambda: None)() > 0
+
+
+def test_a_kept_result_comes_back_and_the_page_hides_no_missed_target(tmp_path: Path) -> None:
+    result = Result.of("example", [FASTER, SMALLER, ALONE], packages=("numpy",), folder=tmp_path)
+    keep(result, tmp_path)
+    assert kept(tmp_path) == [result]
+    text = page(kept(tmp_path))
+    assert "| segment | the peer | speed | ≥ 3 × | 2 × | 4 × | 5 × | 3 (fewer than 5) | met |" in text
+    assert "| memory | the peer | share | ≤ 0.5 × | 0.5 × | 0.75 × | 0.75 × | 5 | **not met** |" in text
+    assert "| start | – | seconds | ≤ 2 s | 1.5 s | 1.75 s | 2.5 s | 3 (fewer than 5) | met |" in text
+    assert result.commit in text
+    assert result.machine["processor"] in text
+
+
+def test_the_page_is_made_of_what_is_kept() -> None:
+    """If this fails: python -m benchmarks.report --kept"""
+    assert PAGE.read_text(encoding="utf-8") == page(kept())
+
+
+def test_each_kept_result_has_its_benchmark() -> None:
+    assert {result.name for result in kept()} <= set(benchmarks())
