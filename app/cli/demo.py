@@ -12,7 +12,7 @@ import typer
 
 from app.domain.codes import PRIOR, SUMMARY
 from app.errors import ExitCode
-from app.phantom.centres import Centre
+from app.phantom.centres import Centre, Size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,12 +170,15 @@ def phantom(
     counts_only: Annotated[
         bool, typer.Option("--counts-only", help="SPECT in counts, without a Real World Value Mapping.")
     ] = False,
+    size: Annotated[
+        Size, typer.Option("--size", help="full: as large as a clinic's scans; takes a minute and 2.2 GB.")
+    ] = Size.NORMAL,
 ) -> None:
     """Write a simulated patient: PET/CT before therapy, 177Lu SPECT/CT weeks later, and the true lesions."""
     from app.phantom.dicom.writer import write_patient
     from app.phantom.patient import simulate_patient
 
-    simulated = simulate_patient(patient, centre)
+    simulated = simulate_patient(patient, centre, size)
     written = write_patient(simulated, out, rwvm=not counts_only)
     for line in _lines(simulated, written):
         typer.echo(line)
@@ -185,10 +188,9 @@ def phantom(
 
 
 def _lines(patient: SimulatedPatient, written: WrittenPatient) -> list[str]:
-    who = f"{patient.centre.value}{patient.number:04d}"
     lesions = (patient.pet.truth.count, patient.spect.truth.count)
     return [
-        f"patient     SIMULATED^{who}, {patient.weight_kg:g} kg, {patient.height_m:.2f} m",
+        f"patient     SIMULATED^{patient.name}, {patient.weight_kg:g} kg, {patient.height_m:.2f} m",
         f"PET/CT      {_count(written.pet)} instances, {lesions[0]} lesions: {_folders(written.pet)}",
         f"SPECT/CT    {_count(written.spect)} instances, {lesions[1]} lesions: {_folders(written.spect)}",
     ]
@@ -209,7 +211,7 @@ def _write_pictures(patient: SimulatedPatient, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, scan, black in (("pet", patient.pet, PET_BLACK_SUV), ("spect", patient.spect, SPECT_BLACK_SUV)):
-        path = folder / f"phantom_{patient.centre.value}{patient.number:04d}_{name}.png"
+        path = folder / f"phantom_{patient.name}_{name}.png"
         write_row([picture(scan, black, with_truth) for with_truth in (False, True)], path)
         paths.append(path)
     return paths

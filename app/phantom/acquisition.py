@@ -39,7 +39,8 @@ class Acquisition:
 
     Attributes:
         functional: PET or SPECT in SUVbw.
-        ct: its CT in HU, on its own finer grid that covers the functional image.
+        ct: its CT in HU, on its own finer grid that covers the functional image,
+            as far as the CT is wide.
         truth: lesions as a reader draws them, on the functional grid, labels ``1..n``.
         benign: benign foci that stand out, bool on the functional grid.
         pose: 4x4 rigid transform, body mm to LPS mm of this scan.
@@ -81,7 +82,7 @@ def draw_pose(rng: np.random.Generator, scanner: ScannerProfile, scale: float) -
 
 
 def _grid(scanner: ScannerProfile, spacing_mm: tuple[float, float, float], cover: bool) -> Grid:
-    spacing, fov = np.array(spacing_mm), np.array(scanner.fov_mm)
+    spacing, fov = np.array(spacing_mm), np.array(scanner.ct_fov_mm if cover else scanner.fov_mm)
     count = (np.ceil if cover else np.round)(fov / spacing).astype(int)
     x, y, z = (np.array(scanner.fov_centre_mm) - (count - 1) * spacing / 2).tolist()
     return Grid.axis_aligned((int(count[2]), int(count[1]), int(count[0])), spacing_mm, (x, y, z))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.phantom.anatomy.body import Arms
@@ -24,6 +24,16 @@ class Modality(StrEnum):
 
     PET = "pet"
     SPECT = "spect"
+
+
+class Size(StrEnum):
+    """How fine and how large the images are."""
+
+    NORMAL = "normal"
+    """Enough for training and tests: coarse voxels, and no more air around the body than it needs."""
+
+    FULL = "full"
+    """As a clinic's whole-body scans: what time and memory are measured on."""
 
 
 class TruthFileForm(StrEnum):
@@ -56,6 +66,7 @@ class ScannerProfile:
         noise: standard deviation at SUV 1, after smoothing.
         noise_fwhm_mm: correlation length of the noise.
         ct_spacing_mm: CT voxel (x, y, z).
+        ct_width_mm: the most that the CT sees in plane; None as much as the functional image.
         ct_noise_hu: CT noise.
         arms: where patients keep their arms.
         sensitivity: measured over true concentration.
@@ -79,11 +90,18 @@ class ScannerProfile:
     sensitivity: float = 1.0
     visibility: Visibility = Visibility(0.5, 1.0)
     slices_descend: bool = False
+    ct_width_mm: float | None = None
 
     @property
     def sigma_voxels(self) -> float:
         """Standard deviation of the point spread."""
         return self.resolution_fwhm_mm * SIGMA_PER_FWHM / self.voxel_mm
+
+    @property
+    def ct_fov_mm(self) -> Vector:
+        """Field of view of the CT (x, y, z)."""
+        widest = self.ct_width_mm or max(self.fov_mm)
+        return min(self.fov_mm[0], widest), min(self.fov_mm[1], widest), self.fov_mm[2]
 
     def shows(self, height: float, image_value: float) -> bool:
         """Whether a focus is seen that adds ``height`` to its surroundings, ``image_value`` in all."""
@@ -133,3 +151,19 @@ _B = CentreProfile(
     lesion_median_mm=14.5,
 )  # fmt: skip
 CENTRES: Mapping[Centre, CentreProfile] = {Centre.A: _A, Centre.B: _B}
+
+
+def profile_of(centre: Centre, size: Size) -> CentreProfile:
+    """A centre's scanners with images of that size: resolution, noise and origin stay the centre's own.
+
+    Full: PET 256 x 256 x 403, its CT 511 x 511 x 367; SPECT 128 x 128 x 250, its CT 512 x 512 x 369.
+    """
+    profile = CENTRES[centre]
+    if size is Size.NORMAL:
+        return profile
+    pet = replace(profile.pet, voxel_mm=2.73, fov_mm=(698.9, 698.9, 1100.2), ct_spacing_mm=(1.37, 1.37, 3.0))
+    spect = replace(
+        profile.spect, voxel_mm=4.42, fov_mm=(565.8, 565.8, 1105.0),
+        ct_spacing_mm=(0.98, 0.98, 3.0), ct_width_mm=501.7,
+    )  # fmt: skip
+    return replace(profile, pet=pet, spect=spect)

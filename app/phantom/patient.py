@@ -21,7 +21,7 @@ from app.imaging.mip import anterior
 from app.phantom.acquisition import Acquisition, acquire
 from app.phantom.anatomy.anatomy import build_anatomy
 from app.phantom.anatomy.lesions import draw_lesions
-from app.phantom.centres import CENTRES, Centre, Modality
+from app.phantom.centres import Centre, Modality, Size, profile_of
 
 VERSION = 1
 """Part of every seed: raise it when the patients change."""
@@ -46,17 +46,23 @@ class SimulatedPatient:
     height_m: float
     pet: Acquisition
     spect: Acquisition
+    size: Size = Size.NORMAL
+
+    @property
+    def name(self) -> str:
+        """``A0007``; ``A0007F`` in full size, for those are other images, which need other UIDs."""
+        return f"{self.centre.value}{self.number:04d}{'F' if self.size is Size.FULL else ''}"
 
 
-def simulate_patient(number: int, centre: Centre) -> SimulatedPatient:
-    """The patient of that number: the same arrays on every call.
+def simulate_patient(number: int, centre: Centre, size: Size = Size.NORMAL) -> SimulatedPatient:
+    """The patient of that number: the same arrays on every call; body and lesions are those of every size.
 
     Raises:
         ValueError: ``number`` is negative.
     """
     if number < 0:
         raise ValueError(f"patients are numbered from 0, found {number}")
-    profile = CENTRES[centre]
+    profile = profile_of(centre, size)
     seed = np.random.SeedSequence((VERSION, list(Centre).index(centre), number))
     body, disease, pet_scan, spect_scan = (np.random.default_rng(child) for child in seed.spawn(4))
     anatomy = build_anatomy(body)
@@ -71,6 +77,7 @@ def simulate_patient(number: int, centre: Centre) -> SimulatedPatient:
         height_m=round(anatomy.height_m, 2),
         pet=_within_injected(pet, weight_kg),
         spect=_within_injected(spect, weight_kg),
+        size=size,
     )
 
 

@@ -24,7 +24,7 @@ def ready(
     written: dict[Centre, WrittenPatient],
 ) -> None:
     """The command finds the patients of this session made already: writing them again takes long."""
-    monkeypatch.setattr(patient, "simulate_patient", lambda number, centre: patients[centre])
+    monkeypatch.setattr(patient, "simulate_patient", lambda number, centre, size: patients[centre])
     monkeypatch.setattr(writer, "write_patient", lambda simulated, out, rwvm: written[simulated.centre])
 
 

@@ -45,14 +45,9 @@ class Examination:
         """The arrays."""
         return self.patient.pet if self.modality is Modality.PET else self.patient.spect
 
-    @property
-    def name(self) -> str:
-        """``A0007``."""
-        return f"{self.patient.centre.value}{self.patient.number:04d}"
-
     def uid(self, *what: str) -> str:
         """A UID that depends on patient, scan and ``what`` alone."""
-        return derived_uid("phantom", str(VERSION), self.name, self.modality.value, *what)
+        return derived_uid("phantom", str(VERSION), self.patient.name, self.modality.value, *what)
 
 
 def coded_item(code: Code) -> Dataset:
@@ -71,7 +66,7 @@ def new_instance(exam: Examination, sop_class_uid: str, sop_instance_uid: str) -
     """A dataset with patient, study, equipment and frame of reference."""
     patient, header = exam.patient, Dataset()
     header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
-    header.PatientName, header.PatientID = f"SIMULATED^{exam.name}", f"SIM-{exam.name}"
+    header.PatientName, header.PatientID = f"SIMULATED^{patient.name}", f"SIM-{patient.name}"
     header.IssuerOfPatientID = ISSUER
     header.PatientBirthDate, header.PatientSex = f"{1940 + patient.number % 25}0101", "M"
     header.PatientSize, header.PatientWeight = decimal(patient.height_m), decimal(patient.weight_kg)
@@ -79,7 +74,7 @@ def new_instance(exam: Examination, sop_class_uid: str, sop_instance_uid: str) -
     header.StudyInstanceUID = exam.uid("study")
     _date(header, "Study", exam.protocol.ct_start)
     header.StudyID, header.ReferringPhysicianName = exam.modality.value.upper(), ""
-    header.AccessionNumber = f"SIM{exam.name}{exam.modality.value[0].upper()}"
+    header.AccessionNumber = f"SIM{patient.name}{exam.modality.value[0].upper()}"
     pet = exam.modality is Modality.PET
     header.StudyDescription = "68Ga-PSMA PET/CT" if pet else "177Lu-PSMA SPECT/CT"
     header.Manufacturer = exam.acquisition.scanner.manufacturer
