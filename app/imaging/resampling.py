@@ -59,13 +59,14 @@ def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | No
     moved = np.zeros(grid.shape, dtype=np.uint16)
     largest_share = np.zeros(grid.shape, dtype=np.float32)
     best_voxel: dict[int, tuple[int, ...]] = {}
+    back = np.linalg.inv(_motion(fixed_to_moving))
     for label, box in enumerate(find_objects(labels.array), start=1):
         if box is None:
             continue
         # a rim of zeros, so that interpolation falls off outside the lesion
         lesion = np.pad((labels.array[box] == label).astype(np.float32), 1)
         lesion_grid = labels.grid.part(box).widened(1)
-        target = _part_reached(grid, lesion_grid, fixed_to_moving)
+        target = _part_between(grid, moved_points(back, lesion_grid.corners_mm()))
         if target is None:
             continue
         share = _share_of_voxels(lesion, lesion_grid, grid.part(target), fixed_to_moving)
@@ -82,22 +83,33 @@ def resample_mask(labels: LabelMap, grid: Grid, fixed_to_moving: FloatArray | No
 
 def _give_each_a_voxel(moved: NDArray[np.uint16], best_voxel: dict[int, tuple[int, ...]]) -> None:
     """A lesion without any voxel takes its best one, unless that is the last of another."""
+    sizes = np.bincount(moved[moved > 0], minlength=max(best_voxel, default=0) + 1)
     for label, voxel in best_voxel.items():
         owner = moved[voxel]
-        if not (moved == label).any() and (owner == 0 or np.count_nonzero(moved == owner) > 1):
+        if sizes[label] == 0 and (owner == 0 or sizes[owner] > 1):
             moved[voxel] = label
+            sizes[[owner, label]] += (-1, 1)
 
 
 def _sample(
     array: NDArray[np.generic], source: Grid, target: Grid, fixed_to_moving: FloatArray | None, fill: float
 ) -> NDArray[np.float32]:
-    """Linear interpolation at the centres of ``target``, as ``(z, y, x)`` float32."""
+    """Linear interpolation at the centres of ``target``, as ``(z, y, x)`` float32.
+
+    Only the part of ``array`` that the target reaches is copied into an image, which keeps its indices.
+    """
     index_to_index = np.linalg.inv(source.affine) @ _motion(fixed_to_moving) @ target.affine
+    corners_mm = moved_points(_motion(fixed_to_moving), target.corners_mm())
+    part = _part_between(source, corners_mm, margin=1)  # no place lies at an edge that the array has not
+    if part is None:
+        return np.full(target.shape, fill, dtype=np.float32)
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(index_to_index[:3, :3].ravel().tolist())
     transform.SetTranslation(index_to_index[:3, 3].tolist())
+    image = sitk.GetImageFromArray(array[part])
+    image.SetOrigin([float(each.start) for each in part[::-1]])
     moved = sitk.Resample(
-        sitk.GetImageFromArray(array),
+        image,
         [int(n) for n in target.shape[::-1]],
         transform,
         sitk.sitkLinear,
@@ -111,6 +123,17 @@ def _sample(
     return sampled
 
 
+def _part_between(grid: Grid, corners_mm: FloatArray, margin: int = 0) -> tuple[slice, slice, slice] | None:
+    """The box of ``grid`` around places in it, so many voxels wider; ``None`` when they lie outside."""
+    index_zyx = grid.to_index(corners_mm)[:, ::-1]
+    first = np.maximum(np.floor(index_zyx.min(axis=0)).astype(int) - margin, 0)
+    last = np.minimum(np.ceil(index_zyx.max(axis=0)).astype(int) + margin, np.array(grid.shape) - 1)
+    if (first > last).any():
+        return None
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return z, y, x
+
+
 def _motion(fixed_to_moving: FloatArray | None) -> FloatArray:
     if fixed_to_moving is None:
         return np.eye(4)
@@ -119,20 +142,6 @@ def _motion(fixed_to_moving: FloatArray | None) -> FloatArray:
     if not affine or abs(float(np.linalg.det(motion))) < 1e-9:
         raise ValueError(f"a motion is an invertible affine 4x4 matrix, found {motion}")
     return motion
-
-
-def _part_reached(
-    grid: Grid, lesion_grid: Grid, fixed_to_moving: FloatArray | None
-) -> tuple[slice, slice, slice] | None:
-    """The box of ``grid`` that a lesion can touch; ``None`` when it lies outside."""
-    back = np.linalg.inv(_motion(fixed_to_moving))
-    index_zyx = grid.to_index(moved_points(back, lesion_grid.corners_mm()))[:, ::-1]
-    first = np.maximum(np.floor(index_zyx.min(axis=0)).astype(int), 0)
-    last = np.minimum(np.ceil(index_zyx.max(axis=0)).astype(int), np.array(grid.shape) - 1)
-    if (first > last).any():
-        return None
-    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
-    return z, y, x
 
 
 def _share_of_voxels(
@@ -154,7 +163,8 @@ def _share_of_voxels(
 
 def _dense(labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Labels renumbered ``1..n`` in their order."""
-    present, positions = np.unique(labels, return_inverse=True)
-    numbers = np.arange(present.size, dtype=np.uint16) + np.uint16(present[0] != 0)
-    renumbered: NDArray[np.uint16] = numbers[positions].reshape(labels.shape)
+    numbers = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.uint16)
+    present = np.unique(labels[labels > 0])
+    numbers[present] = np.arange(1, present.size + 1)
+    renumbered: NDArray[np.uint16] = numbers[labels]
     return renumbered

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
 
 from app.domain.volume import AIR_HU, FloatArray, Grid, LabelMap, Unit, Volume
 from app.imaging.nifti import to_image
-from app.imaging.resampling import resample, resample_mask
+from app.imaging.resampling import _dense, _give_each_a_voxel, resample, resample_mask
 
 TARGET = Grid.axis_aligned((9, 10, 11), (3.0, 3.0, 3.0), (-15.0, -14.0, -12.0))
 
@@ -151,3 +153,48 @@ def test_a_mask_follows_the_motion() -> None:
     motion[:3, 3] = (10.0, 0.0, 0.0)  # a fixed point lies 10 mm further left in the moving patient
     moved = resample_mask(LabelMap(sphere(grid, (5, 0, 0), 8), grid), grid, motion)
     assert np.array_equal(moved.mask, sphere(grid, (-5, 0, 0), 8))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_part_of_a_volume_is_sampled_as_scipy_samples_the_whole(seed: int) -> None:
+    """Oblique, sheared and anisotropic sources; targets within, across each end, around, and outside."""
+    random = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(random_state=seed).as_matrix() @ np.diag(random.uniform(0.8, 4.0, 3))
+    affine[:3, 2] += 0.3 * affine[:3, 1]
+    affine[:3, 3] = random.uniform(-300, 300, 3)
+    source = Grid((24, 31, 27), affine)
+    volume = Volume(np.round(random.normal(0, 300, source.shape)), source, Unit.HU)
+    for place in (0.5, 0.0, 1.0, 5.0):
+        centre = source.to_lps(place * np.array([source.shape[::-1]]))[0]
+        target = Grid.axis_aligned((9, 10, 11), (1.3, 1.7, 2.1), tuple(centre - 9.0))
+        found = resample(volume, target, AIR_HU).array
+        z, y, x = np.mgrid[:9, :10, :11]
+        points = np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1).astype(np.float64)
+        index = source.to_index(target.to_lps(points))[:, ::-1].T
+        sampled = map_coordinates(volume.array, index, order=1, mode="nearest", output=np.float64)
+        ends = np.array(source.shape)[:, None] - 0.5
+        seen = ((index >= -0.5) & (index < ends)).all(axis=0)
+        expected = np.where(seen, sampled, AIR_HU).reshape(target.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)
+        assert np.array_equal(found == AIR_HU, ~seen.reshape(target.shape))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_labels_left_without_a_voxel_get_one_and_all_are_numbered_densely(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 9, (3, 4, 5)).astype(np.uint16)
+    if seed % 2:
+        labels[labels < 3] = 0
+    best = {int(n): tuple(random.integers(0, (3, 4, 5))) for n in random.choice(np.arange(1, 14), 5, False)}
+    expected = labels.copy()
+    for label, voxel in best.items():
+        owner = expected[voxel]
+        if not (expected == label).any() and (owner == 0 or np.count_nonzero(expected == owner) > 1):
+            expected[voxel] = label
+    _give_each_a_voxel(labels, best)
+    assert np.array_equal(labels, expected)
+    present, positions = np.unique(expected, return_inverse=True)
+    dense = (np.arange(present.size) + (present[0] != 0))[positions].reshape(expected.shape)
+    assert np.array_equal(_dense(labels), dense)

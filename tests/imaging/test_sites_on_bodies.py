@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from app.domain.findings.findings import Findings, Organ, Site
 from app.domain.findings.measurements import measure
 from app.domain.findings.site import SiteRules
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
+from app.imaging.anatomy import landmarks as landmarks_room
+from app.imaging.anatomy import reference_organs, sites
 from app.imaging.anatomy.landmarks import BodyLandmarks, find_landmarks
 from app.imaging.anatomy.sites import NO_BODY, with_sites
 from app.imaging.registration.working_ct import working_ct
@@ -167,3 +172,65 @@ def test_a_ct_of_air_tells_nothing(scan: Acquisition) -> None:
     found = placed(ball(scan, (0.0, 6.0, 222.0), 8.0), replace(scan, ct=air))
     assert {reference.method for reference in found.references} == {NO_BODY}
     assert found.lesions[0].site is Site.UNSPECIFIED
+
+
+def plain_part(mask: NDArray[np.bool_], seed: tuple[int, ...]) -> tuple[object, NDArray[np.bool_]]:
+    parts, _ = ndimage.label(mask)
+    return tuple(slice(0, n) for n in mask.shape), parts == parts[seed]
+
+
+def plain_blur(
+    image: NDArray[np.float32], sigma: float, box: tuple[slice, ...], truncate: float = 3.0
+) -> NDArray[np.float32]:
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(image, sigma, truncate=truncate)[box]
+    return blurred
+
+
+PLAIN: dict[str, Callable[..., object]] = {
+    "near": lambda mask, reach: ndimage.distance_transform_edt(~mask) <= reach,
+    "deep": lambda mask, reach: ndimage.distance_transform_edt(mask) > reach,
+    "depths": ndimage.distance_transform_edt,
+    "box_of": lambda mask, margin=0: tuple(slice(0, n) for n in mask.shape) if mask.any() else None,
+    "filled_slices": lambda mask: np.stack([ndimage.binary_fill_holes(plane) for plane in mask]),
+    "part_at": plain_part,
+    "smoothed": plain_blur,
+}
+"""What each quick way stands for, on the whole array."""
+
+
+def test_the_quick_ways_find_what_their_definitions_find_on_the_whole_array(
+    scan: Acquisition, findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = set()
+    for room in (landmarks_room, reference_organs, sites):
+        for name in PLAIN.keys() & vars(room).keys():
+            monkeypatch.setattr(room, name, PLAIN[name])
+            replaced.add(name)
+    assert replaced == PLAIN.keys()
+    assert placed(scan.truth, scan) == findings
+    assert all(reference.suv_mean for reference in findings.references)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bone_is_closed_by_a_ball_and_filled_by_slices(seed: int) -> None:
+    shape = (19, 24, 27)
+    hu = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.2) * 800.0
+    dense = hu >= sites.BONE_HU
+    grown = ndimage.distance_transform_edt(~dense) <= 2.5
+    closed = ndimage.distance_transform_edt(np.pad(grown, 4, mode="edge"))[4:-4, 4:-4, 4:-4] > 2.5
+    expected = np.stack([ndimage.binary_fill_holes(plane) for plane in closed | dense])
+    assert dense[0].any() and not expected.all()
+    assert np.array_equal(sites._filled_bone(hu.astype(np.float32)), expected)
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (9, 8, 7)])
+def test_a_liver_is_closed_at_the_arrays_end_as_in_its_middle(corner: tuple[int, int, int]) -> None:
+    liver = np.zeros((40, 38, 36), dtype=bool)
+    z, y, x = (slice(start, start + 24) for start in corner)
+    liver[z, y, x] = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(24, 24, 24)), 1.5) > 0.05
+    padded = np.pad(liver, 7)
+    grown = ndimage.distance_transform_edt(~padded) * 4.0 <= reference_organs.LIVER_CLOSING_MM
+    closed = ndimage.distance_transform_edt(grown) * 4.0 > reference_organs.LIVER_CLOSING_MM
+    expected = (closed | padded)[7:-7, 7:-7, 7:-7]
+    assert expected.sum() > liver.sum()
+    assert np.array_equal(reference_organs._filled(liver, 4.0), expected)

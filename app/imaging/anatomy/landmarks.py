@@ -7,14 +7,15 @@ bone and air.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from app.domain.findings.site import PelvicPosition, SpinalPosition
 from app.domain.volume import AIR_HU, FloatArray, Grid, Volume
+from app.imaging.morphology import box_of, filled_slices
 from app.imaging.registration.working_ct import BODY_HU, WorkingCt
 from app.imaging.resampling import resample
 
@@ -83,6 +84,11 @@ class BodyLandmarks:
     symphysis: Symphysis | None
     lung: NDArray[np.bool_]
 
+    @cached_property
+    def lung_slices(self) -> NDArray[np.intp]:
+        """Every slice with lung, from the lowest."""
+        return np.flatnonzero(self.lung.any(axis=(1, 2)))
+
     def pelvic_position(self, point_mm: FloatArray) -> PelvicPosition | None:
         """A point against the symphysis; ``None`` without one."""
         if self.symphysis is None:
@@ -116,7 +122,7 @@ class BodyLandmarks:
 
     def below_lungs(self, point_mm: FloatArray) -> bool:
         """Whether a point lies lower than all lung in view; False without lung."""
-        heights = np.flatnonzero(self.lung.any(axis=(1, 2)))
+        heights = self.lung_slices
         return bool(heights.size and point_mm[2] < along(self.grid, 2)[heights[0]])
 
     def _slice(self, point_mm: FloatArray) -> int:
@@ -206,12 +212,12 @@ def _symphysis(bone: NDArray[np.bool_], grid: Grid, midline: FloatArray) -> Symp
 def _lung(source: Volume, grid: Grid) -> NDArray[np.bool_]:
     """Large air that tissue encloses in axial slices."""
     tissue = resample(source, grid, AIR_HU).array > BODY_HU
-    inner = np.zeros(tissue.shape, dtype=np.bool_)
-    for z in range(len(inner)):
-        inner[z] = binary_fill_holes(tissue[z]) & ~tissue[z]
-    parts = cc3d.connected_components(inner.astype(np.uint8), connectivity=6)
-    sizes_ml = np.bincount(parts.ravel()) * grid.voxel_ml
-    large = sizes_ml >= LUNG_ML
-    large[0] = False
-    lung: NDArray[np.bool_] = large[parts]
+    inner = filled_slices(tissue) & ~tissue
+    lung = np.zeros_like(inner)
+    box = box_of(inner)
+    if box is not None:
+        parts = cc3d.connected_components(inner[box].astype(np.uint8), connectivity=6)
+        large = np.bincount(parts.ravel()) * grid.voxel_ml >= LUNG_ML
+        large[0] = False
+        lung[box] = large[parts]
     return lung

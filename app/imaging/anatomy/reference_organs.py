@@ -15,12 +15,12 @@ from itertools import product
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from app.domain.findings.findings import Organ, ReferenceUptake
 from app.domain.volume import FloatArray, LabelMap, Volume
 from app.imaging.anatomy.landmarks import BodyLandmarks, along
-from app.imaging.registration.working_ct import WorkingCt
+from app.imaging.morphology import box_of, deep, depths, near, part_at
+from app.imaging.registration.working_ct import WorkingCt, smoothed
 from app.imaging.resampling import resample, resample_mask
 
 SOFT_TISSUE_HU = (-20.0, 180.0)
@@ -74,7 +74,7 @@ class BodyUptake:
 
     Attributes:
         suv: float32 ``(z, y, x)``; NaN where the image does not reach.
-        smooth_suv: the same without noise, for telling organs apart; 0 where the image does not reach.
+        smooth_suv: the same without noise, for telling organs apart; 0 far from ``soft``.
         soft: soft tissue by CT that is no lesion and within the image.
         typical_suv: median of it.
     """
@@ -100,17 +100,22 @@ def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: La
     moved = resample(suv, ct.grid, np.nan).array
     lesions = resample_mask(labels, ct.grid).mask if labels.count else np.zeros(ct.grid.shape, dtype=np.bool_)
     low, high = SOFT_TISSUE_HU
-    even = gaussian_filter(ct.hu, 1.0, truncate=2.0)
-    soft = ct.body & (even >= low) & (even <= high) & np.isfinite(moved) & ~lesions
+    soft = ct.body & np.isfinite(moved) & ~lesions
+    within = box_of(soft)
+    if within is None:
+        return None
+    even = smoothed(ct.hu, 1.0, within, truncate=2.0)
+    soft[within] &= (even >= low) & (even <= high)
     if not soft.any():
         return None
-    smooth = gaussian_filter(np.nan_to_num(moved), SMOOTHING_MM / ct.grid.spacing_mm[0], truncate=3.0)
+    smooth = np.zeros_like(moved)
+    smooth[within] = smoothed(np.nan_to_num(moved), SMOOTHING_MM / ct.grid.spacing_mm[0], within)
     return BodyUptake(ct, landmarks, moved, smooth, soft, float(np.median(moved[soft])))
 
 
 def find_liver(body: BodyUptake, max_variation: float = LIVER_MAX_VARIATION) -> Liver:
     """The liver with its uptake, or an uptake that says why there is none."""
-    heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
+    heights = body.landmarks.lung_slices
     if heights.size == 0:
         return _no_liver("no lung in view to find it below")
     z_mm = along(body.ct.grid, 2)
@@ -126,13 +131,14 @@ def find_liver(body: BodyUptake, max_variation: float = LIVER_MAX_VARIATION) -> 
 
 def find_parotids(body: BodyUptake) -> ReferenceUptake:
     """Both glands together, or an uptake that says why there is none."""
-    heights = np.flatnonzero(body.landmarks.lung.any(axis=(1, 2)))
+    heights = body.landmarks.lung_slices
     if heights.size == 0:
         return _unknown(Organ.PAROTID, "no lung in view to find the head above")
     z_mm, off_mm = along(body.ct.grid, 2), np.abs(_off_midline_mm(body))
     above = z_mm >= z_mm[heights[-1]] + PAROTID_ABOVE_LUNG_MM
-    near, far = PAROTID_LATERAL_MM
-    place = body.soft & above[:, None, None] & ((off_mm >= near) & (off_mm <= far))[:, None, :]
+    nearest, farthest = PAROTID_LATERAL_MM
+    beside = (off_mm >= nearest) & (off_mm <= farthest)
+    place = body.soft & above[:, None, None] & beside[:, None, :]
     place &= body.smooth_suv >= PAROTID_OVER_SOFT_TISSUE * body.typical_suv
     left = (_off_midline_mm(body) > 0)[:, None, :]
     sides = [tuple(_glands(place & side, body)) for side in (left, ~left)]
@@ -149,43 +155,48 @@ def find_parotids(body: BodyUptake) -> ReferenceUptake:
 
 @dataclass(frozen=True, eq=False)
 class _Gland:
-    """A hot place: voxels above half of its maximum, and their centre ``(z, y, x)``."""
+    """A hot place: voxels above half of its maximum, by their places in the flat array, and their centre
+    ``(z, y, x)``."""
 
-    mask: NDArray[np.bool_]
+    voxels: NDArray[np.intp]
     peak: float
     centre: FloatArray
 
 
 def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
     """Hot places, the hottest first, whose centre lies as far from the midline as a parotid gland's."""
-    left, off_mm = place.copy(), np.abs(_off_midline_mm(body))
-    near, far = PAROTID_LATERAL_MM
+    left, off_mm = np.flatnonzero(place), np.abs(_off_midline_mm(body))
+    nearest, farthest = PAROTID_LATERAL_MM
+    suv = body.suv.ravel()
     for _ in range(HOT_PLACES):
-        masked = np.where(left, body.suv, 0.0)
-        peak = np.unravel_index(int(masked.argmax()), masked.shape)
-        if masked[peak] <= 0:
+        if not left.size:
             return
-        hot = body.soft & (body.suv >= HOT_SHARE * masked[peak])
-        parts = cc3d.connected_components(hot.astype(np.uint8), connectivity=6)
-        gland = parts == parts[peak]
-        centre = np.argwhere(gland).mean(axis=0)
-        if near <= off_mm[round(centre[0]), round(centre[2])] <= far:
-            yield _Gland(gland, float(masked[peak]), centre)
-        left &= ~gland
+        hottest = left[int(suv[left].argmax())]
+        peak = suv[hottest]
+        if peak <= 0:
+            return
+        seed = tuple(int(n) for n in np.unravel_index(hottest, place.shape))
+        box, part = part_at(body.soft & (body.suv >= HOT_SHARE * peak), seed)
+        gland = np.argwhere(part) + [each.start for each in box]
+        centre = gland.mean(axis=0)
+        voxels = np.ravel_multi_index(tuple(gland.T), place.shape)
+        if nearest <= off_mm[round(centre[0]), round(centre[2])] <= farthest:
+            yield _Gland(voxels, float(peak), centre)
+        left = left[~np.isin(left, voxels)]
 
 
 def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake, max_variation: float) -> Liver:
     low, high = (share * float(np.median(body.smooth_suv[candidates])) for share in LIVER_RANGE)
     even = candidates & (body.smooth_suv >= low) & (body.smooth_suv <= high)
     spacing_mm = body.ct.grid.spacing_mm[0]
-    depth_mm = distance_transform_edt(even) * spacing_mm
-    parts = cc3d.connected_components((depth_mm > LIVER_OPENING_MM).astype(np.uint8), connectivity=6)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    core = parts == int(sizes.argmax())
-    if not sizes.any():
+    depth_mm = depths(even) * spacing_mm
+    thick = depth_mm > LIVER_OPENING_MM
+    within = box_of(thick)
+    if within is None:
         return _no_liver("no thick piece of evenly avid soft tissue on the right")
-    mask = even & (distance_transform_edt(~core) * spacing_mm <= LIVER_OPENING_MM)
+    core = np.zeros_like(even)
+    core[within] = _largest_part(thick[within])
+    mask = even & near(core, LIVER_OPENING_MM / spacing_mm)
     volume_ml = float(mask.sum()) * body.ct.grid.voxel_ml
     if volume_ml < LIVER_MIN_ML:
         return _no_liver(f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml")
@@ -195,13 +206,24 @@ def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake, max_variation:
     return Liver(_filled(mask, spacing_mm) if uptake.suv_mean is not None else None, uptake)
 
 
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By faces; of equals the one that comes first."""
+    parts = cc3d.connected_components(mask.astype(np.uint8), connectivity=6)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest: NDArray[np.bool_] = parts == int(sizes.argmax())
+    return largest
+
+
 def _filled(liver: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.bool_]:
     """The liver with what its uptake left out: lesions, vessels, and its rim."""
-    reach = int(np.ceil(LIVER_CLOSING_MM / spacing_mm)) + 2
-    padded = np.pad(liver, reach)
-    grown = distance_transform_edt(~padded) * spacing_mm <= LIVER_CLOSING_MM
-    closed = distance_transform_edt(grown) * spacing_mm > LIVER_CLOSING_MM
-    filled: NDArray[np.bool_] = (closed | padded)[reach:-reach, reach:-reach, reach:-reach]
+    reach = LIVER_CLOSING_MM / spacing_mm
+    rim = int(reach) + 1
+    filled = liver.copy()
+    within = box_of(liver)
+    if within is not None:  # what is filled lies in the box, what it grows by may not
+        padded = np.pad(liver[within], rim)
+        filled[within] |= deep(near(padded, reach), reach)[rim:-rim, rim:-rim, rim:-rim]
     return filled
 
 
@@ -229,16 +251,16 @@ def _sphere_uptake(
 def _pair(glands: tuple[_Gland, ...], body: BodyUptake) -> ReferenceUptake:
     grid = body.ct.grid
     peaks = [gland.peak for gland in glands]
-    volumes = [float(gland.mask.sum()) * grid.voxel_ml for gland in glands]
+    volumes = [len(gland.voxels) * grid.voxel_ml for gland in glands]
     if any(not PAROTID_ML[0] <= volume <= PAROTID_ML[1] for volume in volumes):
         found = " and ".join(f"{volume:.0f}" for volume in volumes)
         return _unknown(Organ.PAROTID, f"hot tissue of {found} ml, expected two glands of 4 to 90 ml")
     if max(peaks) > PAROTID_SIDE_RATIO * min(peaks):
         return _unknown(Organ.PAROTID, "one side is more than twice as hot as the other")
-    both = glands[0].mask | glands[1].mask
+    both = np.union1d(glands[0].voxels, glands[1].voxels)
     return ReferenceUptake(
         Organ.PAROTID,
-        float(body.suv[both].mean(dtype=np.float64)),
+        float(body.suv.ravel()[both].mean(dtype=np.float64)),
         "hottest soft tissue on both sides of the head, voxels above half of each maximum",
         sum(volumes),
         tuple(grid.place_mm(gland.centre) for gland in glands),

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, find_objects
+from scipy.ndimage import find_objects
 
 from app.domain.findings.findings import Findings, Lesion, Organ, ReferenceUptake, Site
 from app.domain.findings.site import SiteEvidence, SiteRules, decide_site
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.imaging.anatomy.landmarks import BodyLandmarks, find_landmarks
 from app.imaging.anatomy.reference_organs import Liver, body_uptake, find_liver, find_parotids
+from app.imaging.morphology import deep, filled_slices, near
 from app.imaging.registration.working_ct import working_ct
 from app.imaging.resampling import resample
 
@@ -49,12 +50,12 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """Images and landmarks that lesions are looked at with; ``liver`` is a mask on the landmarks' grid."""
+    """Images and landmarks that lesions are looked at with; ``liver`` is 1 within it, 0 outside."""
 
     suv: Volume
     ct: Volume
     landmarks: BodyLandmarks
-    liver: NDArray[np.bool_] | None
+    liver: Volume | None
 
 
 def gather_evidence(
@@ -123,23 +124,15 @@ def _uptake_inside(lesion: NDArray[np.bool_], box: Box, suv: Volume, grid: Grid)
 def _filled_bone(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Bone with its marrow: dense voxels, gaps closed, and what a ring of bone encloses in an axial slice."""
     dense = hu >= BONE_HU
-    if not dense.any():
-        return dense
     reach = CLOSING_MM / SPACING_MM
-    grown = distance_transform_edt(~dense) <= reach
-    closed = distance_transform_edt(np.pad(grown, 4, mode="edge"))[4:-4, 4:-4, 4:-4] > reach
-    filled: NDArray[np.bool_] = closed | dense
-    for z in range(len(filled)):
-        filled[z] = binary_fill_holes(filled[z])
-    return filled
+    return filled_slices(deep(near(dense, reach), reach) | dense)
 
 
 def _liver_share(inside: NDArray[np.bool_], grid: Grid, around: Surroundings) -> float | None:
     if around.liver is None:
         return None
-    shell = distance_transform_edt(~inside) * grid.spacing_mm[0] <= LIVER_SURROUNDINGS_MM
-    liver = Volume(around.liver.astype(np.float32), around.landmarks.grid, Unit.NONE)
-    found = resample(liver, grid, 0.0).array >= 0.5
+    shell = near(inside, LIVER_SURROUNDINGS_MM / grid.spacing_mm[0])
+    found = resample(around.liver, grid, 0.0).array >= 0.5
     return float(found[shell].mean())
 
 
@@ -162,7 +155,8 @@ def with_sites(
         parotid = ReferenceUptake(Organ.PAROTID, None, NO_BODY)
     else:
         liver, parotid = find_liver(body), find_parotids(body)
-    around = Surroundings(suv, source, landmarks, liver.mask)
+    mask = None if liver.mask is None else Volume(liver.mask.astype(np.float32), ct.grid, Unit.NONE)
+    around = Surroundings(suv, source, landmarks, mask)
     references = (liver.uptake, parotid)
     lesions = []
     for lesion, evidence in zip(

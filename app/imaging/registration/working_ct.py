@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_opening, gaussian_filter, generate_binary_structure
 
 from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
+from app.imaging.morphology import Box
 from app.imaging.resampling import resample
 
 SPACING_MM = 4.0
@@ -101,10 +102,16 @@ def blurred(volume: Volume, sigma_mm: float, truncate: float) -> Volume:
     return Volume(gaussian_filter(volume.array, sigma, truncate=truncate), volume.grid, Unit.NONE)
 
 
-def smoothed(image: NDArray[np.float32], sigma_voxels: float) -> NDArray[np.float32]:
-    """Gaussian blur."""
-    blurred: NDArray[np.float32] = gaussian_filter(image, sigma_voxels, truncate=3.0)
-    return blurred
+def smoothed(
+    image: NDArray[np.float32], sigma_voxels: float, within: Box | None = None, truncate: float = 3.0
+) -> NDArray[np.float32]:
+    """Gaussian blur of the voxels in a box, from all that lie around it; of all voxels without one."""
+    box = within or (slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2]))
+    reach = int(truncate * sigma_voxels + 0.5)  # as scipy's
+    wide = [slice(max(each.start - reach, 0), each.stop + reach) for each in box]
+    z, y, x = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, wide, strict=True))
+    blurred: NDArray[np.float32] = gaussian_filter(image[tuple(wide)], sigma_voxels, truncate=truncate)
+    return blurred[z, y, x]
 
 
 def bone_centre_mm(ct: WorkingCt) -> FloatArray:
