@@ -1,0 +1,247 @@
+"""``psma-node process`` on a full-size PET/CT and the SPECT/CT of the same patient: where the time goes.
+
+    python -m benchmarks.whole_study             # 5 runs in turns with stock nnUNetPredictor
+    python -m benchmarks.whole_study --before    # keep them as what later runs are shown beside
+
+Each run is a process of its own, as the command is: folder mode on both studies, so that the lesions of the
+PET are the prior of the SPECT. The peer is nnU-Net's own predictor on the same channels, with the same
+weights, from array to mask, its model loaded beforehand. An untimed run first takes the channels from the node
+and warms the disk's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison import (
+    MIN_RUNS,
+    RESULTS,
+    ROOT,
+    Measure,
+    Result,
+    Row,
+    Table,
+    forget_peak,
+    interleaved,
+    keep,
+    peak_mb,
+)
+from benchmarks.full_study import full_study, stock_predictor
+
+NAME = "whole_study"
+BEFORE = RESULTS / "before"
+STUDIES = ("PET/CT", "SPECT/CT with prior")
+STAGES = ("read", "select", "load", "align", "segment", "quantify", "write")
+NOT_SEGMENT_S = (5.0, 8.0)
+"""What everything but the segmentation may take, for each study."""
+
+OF_NNUNET = 0.6
+"""What the whole command may take on a PET/CT, against the network alone."""
+
+Run = dict[str, Any]
+
+
+def child_ours(images: Path, out: Path, spawned: float, channels: Path | None) -> Run:
+    """Folder mode in this process, with a time for each stage; the networks' input goes to ``channels``."""
+    from app.chain import application
+    from app.chain.folder import process_folder
+    from app.settings import load_settings
+
+    stamps: list[tuple[str, float]] = []
+
+    def stamp(stage: str) -> None:
+        stamps.append((stage, time.monotonic()))
+
+    class Stamped(application.ChainProcessor):
+        """What folder mode makes, but it says when a stage begins."""
+
+        def __init__(self, settings: Any, results: Any) -> None:
+            super().__init__(settings, results, on_stage=stamp)
+
+        def process_study(self, *arguments: Any, **others: Any) -> Any:
+            stamp("select")
+            folder = super().process_study(*arguments, **others)
+            stamp("end")
+            return folder
+
+    application.ChainProcessor = Stamped
+    if channels is not None:
+        _keep_channels(channels)
+    stamp("read")
+    outcome = process_folder(images, out, load_settings(None, []))
+    times = pairwise(stamps)
+    spans = [(stage, after - begun) for (stage, begun), (_, after) in times if stage != "end"]
+    cut = [place for place, (stage, _) in enumerate(spans) if stage == "select"]
+    studies = [dict(spans[start:stop]) for start, stop in zip(cut, [*cut[1:], None], strict=True)]
+    return {
+        "start": stamps[0][1] - spawned,
+        "read": spans[0][1],
+        "studies": studies,
+        "total": time.monotonic() - spawned,
+        "peak_mb": peak_mb(),
+        "found": [line for line in outcome.lines() if "lesion" in line or "prior" in line],
+    }
+
+
+def _keep_channels(folder: Path) -> None:
+    """Let every run of a network leave its channels, in its own orientation, and the model's id."""
+    from app.inference.models.channels import canonical
+    from app.inference.running.segmenter import Segmenter
+
+    run = Segmenter.run
+
+    def kept(self: Any, network_input: Any, *others: Any, **named: Any) -> Any:
+        channels, orientation = canonical(network_input)
+        number = len(list(folder.glob("*.npy")))
+        np.save(folder / f"{number}.npy", channels)
+        told = {"model": self.card.id, "spacing": [float(each) for each in orientation.spacing_zyx_mm]}
+        (folder / f"{number}.json").write_text(json.dumps(told))
+        return run(self, network_input, *others, **named)
+
+    Segmenter.run = kept
+
+
+def child_peer(channels: Path) -> Run:
+    """Stock nnU-Net from array to mask, one study after the other: seconds and memory of each."""
+    found = []
+    for path in sorted(channels.glob("*.npy")):
+        told = json.loads(path.with_suffix(".json").read_text())
+        predictor, array = stock_predictor(ROOT / "models" / told["model"]), np.load(path)
+        forget_peak()
+        begun = time.perf_counter()
+        mask = predictor.predict_single_npy_array(array, {"spacing": told["spacing"]}, None, None, False)
+        found.append(
+            {"s": time.perf_counter() - begun, "voxels": int((mask == 1).sum()), "peak_mb": peak_mb()}
+        )
+    return {"studies": found}
+
+
+def measure(runs: int, work: Path) -> tuple[list[Run], list[Run]]:
+    """Runs of ours and of the peer, in turns."""
+    images, channels = work / "images", work / "channels"
+    images.mkdir()
+    channels.mkdir()
+    for number, path in enumerate(sorted(images_of(full_study()))):
+        (images / f"{number:05d}.dcm").symlink_to(path)
+    ours: list[Run] = []
+    peer: list[Run] = []
+
+    def run_ours(*more: str) -> Run:
+        return _child("ours", str(images), str(work / "out"), repr(time.monotonic()), *more)
+
+    def counted(runs: list[Run], run: Callable[[], Run]) -> Callable[[], float]:
+        def figure() -> float:
+            runs.append(run())
+            print(f"  {len(ours)} and {len(peer)} runs", file=sys.stderr, flush=True)
+            return 1.0
+
+        return figure
+
+    print("\n".join(run_ours(str(channels))["found"]), file=sys.stderr)
+    interleaved(counted(ours, run_ours), counted(peer, lambda: _child("peer", str(channels))), runs)
+    return ours, peer
+
+
+def images_of(study: Path) -> list[Path]:
+    """What a scanner sends."""
+    return [path for part in ("pet", "spect") for path in (study / part).rglob("*.dcm")]
+
+
+def _child(*words: str) -> Run:
+    command = [sys.executable, "-m", f"benchmarks.{NAME}", "--child", *words]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found: Run = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def stages(run: Run, which: int) -> dict[str, float]:
+    """Seconds of each stage of a study; reading the folder's headers is shared by the number of files."""
+    files = [len(list((full_study() / part).rglob("*.dcm"))) for part in ("pet", "spect")]
+    return {"read": run["read"] * files[which] / sum(files), **run["studies"][which]}
+
+
+def rows(ours: Sequence[Run], peer: Sequence[Run]) -> list[Row]:
+    """The benchmark's lines."""
+    found = []
+    for which, study in enumerate(STUDIES):
+        theirs = tuple(run["studies"][which]["s"] for run in peer)
+        each = [stages(run, which) for run in ours]
+        start = [run["start"] if which == 0 else 0.0 for run in ours]
+        whole = tuple(sum(times.values()) + begun for times, begun in zip(each, start, strict=True))
+        rest = tuple(sum(times.values()) - times["segment"] for times in each)
+        target = OF_NNUNET if which == 0 else None
+        found += [
+            Row(f"{study}: `psma-node process`", "nnUNetPredictor", Measure.SHARE, whole, theirs, target),
+            Row(f"{study}: all but segment", "nnUNetPredictor", Measure.SHARE, rest, theirs),
+            Row(f"{study}: all but segment", "–", Measure.SECONDS, rest, (), NOT_SEGMENT_S[which]),
+        ]
+    memory = tuple(run["peak_mb"] for run in ours)
+    theirs = tuple(max(study["peak_mb"] for study in run["studies"]) for run in peer)
+    note = "MB of the whole command on both studies, against the predictor's larger one"
+    return [*found, Row("both: peak memory", "nnUNetPredictor", Measure.SHARE, memory, theirs, note=note)]
+
+
+def profile(title: str, ours: Sequence[Run]) -> Table:
+    """Seconds of each stage: medians."""
+    lines = [("start", f"{median(run['start'] for run in ours):.2f}", "")]
+    lines += [
+        (stage, *(f"{median(stages(run, which)[stage] for run in ours):.2f}" for which in (0, 1)))
+        for stage in STAGES
+    ]
+    return Table(title, ("stage, s (median)", *STUDIES), tuple(lines))
+
+
+def beside(now: Table, earlier: Result | None) -> Table:
+    """The profile, and next to it that of the commit that ``--before`` was run on."""
+    if earlier is None:
+        return now
+    then = earlier.tables[0]
+    title = f"Profile; before: commit {earlier.commit}, {earlier.day}, {earlier.machine['processor']}"
+    columns = (now.columns[0], *(f"{name}, {when}" for name in STUDIES for when in ("before", "after")))
+    lines = (
+        (new[0], *(cell for place in (1, 2) for cell in (old[place], new[place])))
+        for old, new in zip(then.lines, now.lines, strict=True)
+    )
+    return Table(title, columns, tuple(lines))
+
+
+def main() -> None:
+    """Measure and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, default=MIN_RUNS)
+    parser.add_argument("--before", action="store_true", help="keep it as what later runs are shown beside")
+    parser.add_argument("--child", nargs="+", default=[], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        kind, *words = options.child
+        if kind == "peer":
+            found = child_peer(Path(words[0]))
+        else:
+            kept = Path(words[3]) if words[3:] else None
+            found = child_ours(Path(words[0]), Path(words[1]), float(words[2]), kept)
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory(prefix="psma-benchmark-") as folder:
+        ours, peer = measure(options.runs, Path(folder))
+    table = profile("Profile", ours)
+    earlier = BEFORE / f"{NAME}.json"
+    if not options.before and earlier.is_file():
+        table = beside(table, Result.read(earlier))
+    result = Result.of(NAME, rows(ours, peer), [table], packages=("torch", "nnunetv2"), folder=full_study())
+    keep(result, BEFORE if options.before else RESULTS)
+
+
+if __name__ == "__main__":
+    main()
