@@ -5,8 +5,8 @@
 
 Each run is a process of its own, as the command is: folder mode on both studies, so that the lesions of the
 PET are the prior of the SPECT. The peer is nnU-Net's own predictor on the same channels, with the same
-weights, from array to mask, its model loaded beforehand. An untimed run first takes the channels from the node
-and warms the disk's cache.
+weights, from array to mask, its model loaded beforehand. An untimed run first takes the channels from the
+node and warms the disk's cache.
 """
 
 from __future__ import annotations
