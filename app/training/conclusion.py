@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +22,14 @@ from app.training.experiment import experiment_steps, unfinished
 from app.training.experiment_settings import (
     ALL_PATIENTS,
     EXPERIMENT_FILE,
+    REPEATED,
     ExperimentSettings,
     PriorMask,
     check_same_cohort,
     read_experiment,
 )
 from app.training.export import COHORT_PLACEHOLDER, command, model_id
-from app.training.model_training import every_held_out, no_prior_reasons
+from app.training.model_training import every_held_out, held_out, no_prior_reasons
 from app.training.steps import read_mark
 from app.training.workplace import Workplace, validation_of
 from app.validation.cards import metrics_of
@@ -42,14 +43,36 @@ COHORT_STEP = "cohort"
 def _scores(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> Iterator[ScanScore]:
     """Compare every prediction with its truth; all predictions must be there."""
     for split, patient in every_held_out(settings, manifest):
-        validation = validation_of(split)
-        for kind in StudyKind:
-            for role in settings.models:
-                if kind in KINDS[role] and patient.scan(kind) is not None:
-                    key = _key(place, role, kind, validation, patient)
-                    found = read_labels(place.prediction(validation, key.used, patient.id, kind))
-                    truth, suv = _scan(settings.cohort_folder, patient.id, kind)
-                    yield score_scan(key, found, truth, suv)
+        yield from _patient_scores(settings, settings.models, place, validation_of(split), patient)
+
+
+def _patient_scores(
+    settings: ExperimentSettings,
+    roles: Iterable[ModelRole],
+    place: Workplace,
+    validation: Validation,
+    patient: CohortPatient,
+) -> Iterator[ScanScore]:
+    for kind in StudyKind:
+        for role in roles:
+            if kind in KINDS[role] and patient.scan(kind) is not None:
+                key = _key(place, role, kind, validation, patient)
+                found = read_labels(place.prediction(validation, key.used, patient.id, kind))
+                truth, suv = _scan(settings.cohort_folder, patient.id, kind)
+                yield score_scan(key, found, truth, suv)
+
+
+def _write_repeated_scores(settings: ExperimentSettings, manifest: CohortManifest, place: Workplace) -> None:
+    """Of the trainings with further seeds, a file each; they stay out of every other table."""
+    roles = [role for role in settings.models if role in REPEATED]
+    for split in settings.repeated_splits:
+        results, external = place.results(split), held_out(settings, manifest, split)
+        scores = [
+            score
+            for patient in external
+            for score in _patient_scores(settings, roles, results, validation_of(split), patient)
+        ]
+        write_scores(scores, results.scores)
 
 
 def _key(
@@ -89,6 +112,7 @@ def write_report(work: Path, cohort: str = COHORT_PLACEHOLDER) -> Path:
     check_same_cohort(settings, manifest)
     scores = tuple(_scores(settings, manifest, place))
     write_scores(scores, place.scores)
+    _write_repeated_scores(settings, manifest, place)
     write_about(_about(settings, manifest, place, command(settings, cohort)), work / ABOUT_FILE)
     for role in settings.models:
         _complete_card(settings, role, scores, place)
@@ -141,7 +165,8 @@ def _notes(settings: ExperimentSettings, manifest: CohortManifest) -> tuple[str,
         f"Internal validation: {settings.folds}-fold cross-validation by patient on centre "
         f"{settings.internal_centre}; nnU-Net plans once for all of them, held-out patients included, as it "
         "always does (voxel sizes, percentiles of intensity).",
-        "One training a fold: other seeds would give other numbers.",
+        "One training a fold: other seeds would give other numbers"
+        + (" (how far, see the spread over seeds)." if settings.more_seeds else "."),
     ]
     if settings.external_centre:
         notes.append(

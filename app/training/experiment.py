@@ -12,7 +12,14 @@ from app.domain.decision import ModelRole
 from app.errors import MisconfiguredError
 from app.files.durable import hold_folder
 from app.inference.policy import DeviceChoice
-from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask, open_experiment
+from app.training.experiment_settings import (
+    ALL_PATIENTS,
+    REPEATED,
+    ExperimentSettings,
+    PriorMask,
+    is_on_all,
+    open_experiment,
+)
 from app.training.steps import Step, StepRunner
 from app.training.workplace import Workplace, child_environment
 
@@ -20,7 +27,7 @@ PREPARATION_EFFORT = 50.0
 """Planning and preprocessing take about as long as this many iterations of a training."""
 
 ORDER = (ModelRole.M1, ModelRole.M4, ModelRole.M2, ModelRole.M3)
-"""M4's data wait for M1's folds, so M1 goes first."""
+"""M4's data wait for M1's folds, so M1 goes first. What is for use comes before folds and further seeds."""
 
 
 def begin(work: Path, settings: ExperimentSettings) -> ExperimentSettings:
@@ -101,10 +108,21 @@ def step_name(*words: str) -> str:
 
 def _outline(settings: ExperimentSettings) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Words and needs of every step."""
-    for role in (role for role in ORDER if role in settings.models):
+    roles = [role for role in ORDER if role in settings.models]
+    folds = [(role, split) for role in roles for split in settings.splits if split != ALL_PATIENTS]
+    repeated = [(role, split) for split in settings.repeated_splits for role in roles if role in REPEATED]
+    for role in roles:
         yield ("prepare", role.value), _before_preparation(settings, role)
-        for split in settings.splits:
-            yield ("model", role.value, split), _before_training(settings, role, split)
+        first = [fold for fold in folds if fold[0] is role is ModelRole.M1]
+        yield from (_training(settings, *each) for each in (*first, (role, ALL_PATIENTS)))
+    others = [fold for fold in folds if fold[0] is not ModelRole.M1]
+    yield from (_training(settings, *each) for each in (*others, *repeated))
+
+
+def _training(
+    settings: ExperimentSettings, role: ModelRole, split: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return ("model", role.value, split), _before_training(settings, role, split)
 
 
 def _run(work: Path, settings: ExperimentSettings, steps: Sequence[Step]) -> None:
@@ -121,9 +139,9 @@ def _before_preparation(settings: ExperimentSettings, role: ModelRole) -> tuple[
 
 
 def _before_training(settings: ExperimentSettings, role: ModelRole, split: str) -> tuple[str, ...]:
-    """The external patients' priors come from the M1 that was trained on all."""
+    """The external patients' priors come from the M1 that was trained on all, with the first seed."""
     own = step_name("prepare", role.value)
-    if role is ModelRole.M4 and settings.prior is PriorMask.M1 and split == ALL_PATIENTS:
+    if role is ModelRole.M4 and settings.prior is PriorMask.M1 and is_on_all(split):
         return own, step_name("model", "M1", ALL_PATIENTS)
     return (own,)
 

@@ -26,6 +26,19 @@ EXPERIMENT_FILE = "experiment.yaml"
 ALL_PATIENTS = "all"
 """The training on every patient of the internal centre, in addition to the folds 0, 1, …; nnU-Net's word."""
 
+REPEATED = (ModelRole.M2, ModelRole.M4)
+"""The main comparison: these models are trained on all patients again with ``more_seeds``."""
+
+
+def is_on_all(split: str) -> bool:
+    """Whether a training holds nobody back: ``all``, or ``all-2`` with another seed."""
+    return split.startswith(ALL_PATIENTS)
+
+
+def is_repeated(split: str) -> bool:
+    """Whether it is a training on all patients with a further seed."""
+    return is_on_all(split) and split != ALL_PATIENTS
+
 
 class PriorMask(StrEnum):
     """Which PET lesions become M4's prior; the study doesn't say which it used."""
@@ -54,6 +67,8 @@ class ExperimentSettings(Record):
         prior: see :class:`PriorMask`.
         varied_priors: show M4 every training patient a second time, with a prior that was disturbed.
         seed: of folds, weights, sampling and disturbed priors.
+        more_seeds: trainings on all patients of :data:`REPEATED` with the seeds that follow (weights and
+            sampling alone), to see how much the external comparison depends on the seed.
         device, parallel, threads: where trainings run, how many at once, and compute threads of each.
     """
 
@@ -72,6 +87,7 @@ class ExperimentSettings(Record):
     prior: PriorMask = PriorMask.M1
     varied_priors: bool = True
     seed: int = Field(1, ge=0)
+    more_seeds: int = Field(0, ge=0)
     device: DeviceChoice = DeviceChoice.AUTO
     parallel: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
@@ -109,6 +125,16 @@ class ExperimentSettings(Record):
     def splits(self) -> tuple[str, ...]:
         """Trainings of each model: ``0`` … and ``all``."""
         return (*(str(fold) for fold in range(self.folds)), ALL_PATIENTS)
+
+    @property
+    def repeated_splits(self) -> tuple[str, ...]:
+        """Further trainings of :data:`REPEATED`, named after their seeds: ``all-2`` …"""
+        seeds = range(self.seed + 1, self.seed + 1 + self.more_seeds) if self.external_centre else ()
+        return tuple(f"{ALL_PATIENTS}-{seed}" for seed in seeds)
+
+    def seed_of(self, split: str) -> int:
+        """The seed of a training."""
+        return int(split.removeprefix(f"{ALL_PATIENTS}-")) if is_repeated(split) else self.seed
 
     def check_cohort(self, manifest: CohortManifest) -> None:
         """Whether the cohort has the patients that this experiment wants.
@@ -161,7 +187,11 @@ class Extent:
 _TWO_CORES = {"name": "simulated", "plans": TrainingPlans.SMALL.value, "folds": 2, "parallel": 2}
 EXTENTS = {
     Size.TINY: Extent(4, 2, _TWO_CORES | {"epochs": 2, "iterations_per_epoch": 25, "prior": PriorMask.TRUTH}),
-    Size.FULL: Extent(48, 25, _TWO_CORES | {"epochs": 20, "iterations_per_epoch": 50, "prior": PriorMask.M1}),
+    Size.FULL: Extent(
+        48,
+        25,
+        _TWO_CORES | {"epochs": 60, "iterations_per_epoch": 50, "more_seeds": 2, "prior": PriorMask.M1},
+    ),
 }
 """``tiny`` shows in a quarter of an hour that everything works; its results mean nothing, and its hardly
 trained M1 finds nothing that could be a prior. ``full`` has as many patients as the study. Epochs are short,

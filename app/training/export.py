@@ -24,7 +24,7 @@ from app.inference.models.channels import ENCODING, FUNCTIONAL, PRIOR_NAME, chan
 from app.inference.models.plans_check import NORMALISATIONS
 from app.inference.models.store import sha256_of
 from app.training.dataset import LABELS, patient_of
-from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, PriorMask
+from app.training.experiment_settings import ExperimentSettings, PriorMask, is_on_all
 from app.training.model_training import ModelTraining
 from app.training.planning import CONFIGURATION, TrainingPlans, is_own
 from app.training.priors import DEFECT_PROBABILITY
@@ -131,9 +131,9 @@ def _training_data(training: ModelTraining) -> str:
     patients = len({patient_of(case) for case in _cases(training)})
     kind = "simulated patients" if settings.simulated else "patients"
     text = f"{patients} {kind} of centre {settings.internal_centre}"
-    if training.split != ALL_PATIENTS:
+    if not is_on_all(training.split):
         text += f" (all but fold {training.split} of {settings.folds})"
-    trained = f"{settings.iterations} iterations, one training, seed {settings.seed}"
+    trained = f"{settings.iterations} iterations, one training, seed {training.seed}"
     return f"{text}, {_input(settings, role)}. {trained}."
 
 
@@ -152,7 +152,7 @@ def _input(settings: ExperimentSettings, role: ModelRole) -> str:
 def _cases(training: ModelTraining) -> list[str]:
     """The cases that were trained on."""
     home = training.place.preprocessed(training.role)
-    if training.split == ALL_PATIENTS:
+    if is_on_all(training.split):
         return list(json.loads((home / DATASET_FILE).read_text())["dataset"])
     split: list[str] = json.loads((home / "splits_final.json").read_text())[int(training.split)]["train"]
     return split

@@ -25,7 +25,7 @@ from app.inference.models.store import ModelStore
 from app.inference.policy import SegmentPolicy
 from app.inference.running.segmenter import Segmenter
 from app.training.dataset import held_back_patients, pet_lesions
-from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings
+from app.training.experiment_settings import ALL_PATIENTS, ExperimentSettings, is_on_all
 from app.training.planning import CONFIGURATION, TrainingPlans, plans_name, read_object
 from app.training.priors import CarriedPrior, carry_prior
 from app.training.workplace import Workplace, dataset_name, validation_of
@@ -39,12 +39,17 @@ FINAL = "checkpoint_final.pth"
 
 @dataclass(frozen=True)
 class ModelTraining:
-    """A model, and who is held back: a fold's patients, or nobody (``all``)."""
+    """A model, and who is held back: a fold's patients, or nobody (``all``, ``all-2`` …)."""
 
     settings: ExperimentSettings
     role: ModelRole
     split: str
     place: Workplace
+
+    @property
+    def seed(self) -> int:
+        """Of weights and sampling."""
+        return self.settings.seed_of(self.split)
 
     @property
     def output(self) -> Path:
@@ -81,8 +86,8 @@ def train(training: ModelTraining) -> None:
 
     settings = training.settings
     torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    np.random.seed(settings.seed)
+    torch.manual_seed(training.seed)
+    np.random.seed(training.seed)
     trainer = build_trainer(training)
     output = Path(trainer.output_folder)
     if (output / FINAL).exists():
@@ -103,10 +108,12 @@ def build_trainer(training: ModelTraining) -> PsmaTrainer:
     home = training.place.preprocessed(training.role)
     plans = {**read_object(home / f"{plans_name(settings.plans)}.json"), "continue_training": False}
     dataset = read_object(home / DATASET_FILE)
-    fold: Any = training.split if training.split == ALL_PATIENTS else int(training.split)
+    fold: Any = training.split if is_on_all(training.split) else int(training.split)
     kind = PsmaSmallTrainer if settings.plans == TrainingPlans.SMALL else PsmaTrainer
     trainer: PsmaTrainer = kind(plans, CONFIGURATION, fold, dataset, choose_device(settings.device))
-    trainer.seed = settings.seed
+    if is_on_all(training.split):
+        trainer.fold = ALL_PATIENTS  # whom nnU-Net trains on; its folder has the name of the split by now
+    trainer.seed = training.seed
     trainer.label = f"{training.role} {training.split}"
     trainer.set_length(settings.epochs, settings.iterations_per_epoch)
     return trainer
@@ -125,7 +132,7 @@ def save_weights(trainer: PsmaTrainer, path: Path) -> None:
 
 def held_out(settings: ExperimentSettings, manifest: CohortManifest, split: str) -> tuple[CohortPatient, ...]:
     """The patients that a split's training did not see: a fold's, or those of the external centre."""
-    if split == ALL_PATIENTS:
+    if is_on_all(split):
         return manifest.of_centre(settings.external_centre)
     names = set(held_back_patients(settings, manifest)[int(split)])
     return tuple(p for p in manifest.of_centre(settings.internal_centre) if p.id in names)
@@ -133,10 +140,10 @@ def held_out(settings: ExperimentSettings, manifest: CohortManifest, split: str)
 
 def predict_held_out(training: ModelTraining, manifest: CohortManifest) -> None:
     """Segment every held-out scan that the model serves; what is there already is kept."""
-    settings, place = training.settings, training.place
+    settings, results = training.settings, training.place.results(training.split)
     validation = validation_of(training.split)
     scans = [
-        (patient, kind, place.prediction(validation, training.role, patient.id, kind))
+        (patient, kind, results.prediction(validation, training.role, patient.id, kind))
         for patient in held_out(settings, manifest, training.split)
         for kind in KINDS[training.role]
         if patient.scan(kind) is not None
@@ -144,7 +151,8 @@ def predict_held_out(training: ModelTraining, manifest: CohortManifest) -> None:
     missing = [scan for scan in scans if not scan[2].exists()]
     if not missing:
         return
-    segmenter = Segmenter(ModelStore(place.models(training.split)).load(training.role), settings.device)
+    models = ModelStore(training.place.models(training.split))
+    segmenter = Segmenter(models.load(training.role), settings.device)
     for patient, kind, path in missing:
         network_input = _input(training, patient, kind)
         if network_input is not None:
@@ -164,7 +172,8 @@ def _input(training: ModelTraining, patient: CohortPatient, kind: StudyKind) -> 
         return build_input(training.role, suv, ct)
     prior = _prior(training, patient)
     if prior.lesions is None or not prior.usable:
-        path = training.place.no_prior(validation_of(training.split), patient.id)
+        results = training.place.results(training.split)
+        path = results.no_prior(validation_of(training.split), patient.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"reasons": prior.reasons}))
         return None

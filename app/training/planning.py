@@ -93,11 +93,12 @@ def with_own_configuration(made: dict[str, Any], own: dict[str, Any], name: str)
     return {**made, **top, "plans_name": name, "configurations": {CONFIGURATION: taken}}
 
 
-SPACING_MM = 4.8
-"""Isotropic voxels of the small network: the coarsest SPECT of the simulated patients; PET loses detail."""
+SPACING_MM = {ModelRole.M1: 4.0, ModelRole.M2: 4.8, ModelRole.M3: 4.0, ModelRole.M4: 4.8}
+"""Isotropic voxels of the small networks: those of the simulated centre A, so that its scans lose nothing
+(docs/experiment/README.md says what a coarser grid costs)."""
 
 PATCH_SIZE = (64, 48, 64)
-"""Voxels (z, y, x): 307 x 230 x 307 mm, half of a trunk."""
+"""Voxels (z, y, x): 256 x 192 x 256 mm at 4 mm, a third of a trunk."""
 
 BATCH_SIZE = 2
 FEATURES = (12, 24, 48, 96)
@@ -157,7 +158,7 @@ def plan_and_preprocess(
 
     is_small = plans == TrainingPlans.SMALL
     nnunet.extract_fingerprints([dataset_number], num_processes=1, verbose=False, show_progress_bar=False)
-    spacing = (SPACING_MM,) * 3 if is_small else None
+    spacing = (SPACING_MM[role],) * 3 if is_small else None
     planner = PLANNERS[TrainingPlans.DEFAULT if own is not None else TrainingPlans(plans)]
     made = nnunet.plan_experiments([dataset_number], planner, overwrite_target_spacing=spacing)
     planned = read_object(home / f"{made}.json")

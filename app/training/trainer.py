@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 DEVIATIONS = (
     "AdamW, learning rate 2e-3 with nnU-Net's polynomial decay, instead of SGD at 1e-2",
-    "bfloat16 autocast and channels-last memory on CPUs that have it",
+    "on CPUs channels-last memory, and bfloat16 autocast where they have it",
     "rotation up to 11 degrees; no blur and no low-resolution augmentation",
     "mirroring left to right only",
     "half of the patches contain a lesion (stock: a third)",
@@ -172,16 +172,16 @@ class PsmaSmallTrainer(PsmaTrainer):
     def on_train_start(self) -> None:
         """Stock, then bring the weights to the memory layout the CPU convolutions like."""
         super().on_train_start()
-        if self.low_precision:
+        if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last_3d)  # in place
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Stock on a GPU; on a CPU the same step in bfloat16, with loss and optimiser in float32."""
-        if not self.low_precision:
+        """Stock on a GPU; on a CPU channels-last, and where it can in bfloat16 but for loss and optimiser."""
+        if self.device.type != "cpu":
             return dict(super().train_step(batch))
         data = batch["data"].contiguous(memory_format=torch.channels_last_3d)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
             outputs = self.network(data)
         loss = self.loss([output.float() for output in outputs], batch["target"])
         loss.backward()

@@ -13,7 +13,7 @@ from pathlib import Path
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
 from app.domain.study import StudyKind
-from app.training.experiment_settings import ALL_PATIENTS
+from app.training.experiment_settings import is_on_all, is_repeated
 from app.validation.scores import PREDICTIONS_FOLDER, prediction_file
 
 DATASET_NUMBERS = {ModelRole.M1: 501, ModelRole.M2: 502, ModelRole.M3: 503, ModelRole.M4: 504}
@@ -27,7 +27,7 @@ def dataset_name(role: ModelRole) -> str:
 
 def validation_of(split: str) -> Validation:
     """What the patients that a training holds back serve for."""
-    return Validation.EXTERNAL if split == ALL_PATIENTS else Validation.INTERNAL
+    return Validation.EXTERNAL if is_on_all(split) else Validation.INTERNAL
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,13 @@ class Workplace:
 
     def models(self, split: str) -> Path:
         """The models that a split's trainings gave, one folder each; of ``all``, those for use."""
-        return self.folder / ("models" if split == ALL_PATIENTS else f"fold-{split}")
+        if is_on_all(split):
+            return self.results(split).folder / "models"
+        return self.folder / f"fold-{split}"
+
+    def results(self, split: str) -> Workplace:
+        """Where a training's predictions and scores lie: here, or with a further seed in its own folder."""
+        return Workplace(self.folder / split) if is_repeated(split) else self
 
     def prediction(self, validation: Validation, role: ModelRole, patient: str, kind: StudyKind) -> Path:
         """A model's lesions on a held-out scan."""

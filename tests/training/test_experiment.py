@@ -27,7 +27,7 @@ from tests.training.made_cohort import make_cohort
 
 SETTINGS = (
     "name=made", "plans=psma-small", "folds=2", "epochs=1", "iterations_per_epoch=1", "device=cpu",
-    "parallel=2", "prior=truth",
+    "parallel=2", "prior=truth", "more_seeds=1",
 )  # fmt: skip
 MISFIT = "the skeletons don't lie on each other"
 
@@ -99,6 +99,23 @@ def test_no_model_was_trained_on_a_patient_that_it_is_tested_on(work: Path) -> N
             assert tested == {name.split("_")[0] for name in split["val"]}
             assert not trained & tested
             assert trained | tested == {f"A000{n}" for n in range(4)}
+
+
+def test_further_seeds_are_trained_on_all_and_scored_apart(work: Path) -> None:
+    again = work / "all-2"
+    keys = [score.key for score in read_scores(again / "scores.csv")]
+    assert {(key.model, key.validation) for key in keys} == {
+        (ModelRole.M2, Validation.EXTERNAL), (ModelRole.M4, Validation.EXTERNAL)
+    }  # fmt: skip
+    assert {(k.patient, k.used) for k in keys if k.model is ModelRole.M4} == {
+        ("B0000", ModelRole.M4), ("B0001", ModelRole.M2)
+    }  # fmt: skip
+    first, other = ModelStore(work / "models"), ModelStore(again / "models")
+    for role in (ModelRole.M2, ModelRole.M4):
+        one, two = first.load(role).card, other.load(role).card
+        assert one.files["weights.safetensors"] != two.files["weights.safetensors"]
+        assert one.training_data.replace("seed 1", "seed 2") == two.training_data
+    assert "Spread over seeds" in (work / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_card_tells_what_the_plans_do_to_each_channel(work: Path) -> None:

@@ -17,7 +17,7 @@ from app.errors import MisconfiguredError
 from app.imaging.nifti import read_labels, write_array
 from app.training import worker
 from app.training.dataset import nnunet_splits, patient_folds, patient_of, pet_lesions, write_splits
-from app.training.experiment import begin, experiment_steps
+from app.training.experiment import begin, experiment_steps, step_names
 from app.training.experiment_settings import EXTENTS, ExperimentSettings, PriorMask, Size, with_changes
 from app.training.workplace import Workplace
 from tests.training.made_cohort import make_cohort
@@ -177,6 +177,23 @@ def test_m4_waits_for_the_m1_that_has_not_seen_its_patients(cohort: Path, tmp_pa
     assert needs["model-M4-0"] == ("prepare-M4",)
     free = {step.name: step.needs for step in experiment_steps(tmp_path, settings_of(cohort, "prior=truth"))}
     assert free["prepare-M4"] == ()
+
+
+def test_what_is_for_use_comes_first_and_further_seeds_come_last(cohort: Path, tmp_path: Path) -> None:
+    settings = settings_of(cohort, "prior=m1", "more_seeds=1")
+    names = step_names(settings)
+    assert names[:4] == ("prepare-M1", "model-M1-0", "model-M1-1", "model-M1-all")
+    in_use = [names.index(f"model-{role}-all") for role in ModelRole]
+    assert max(in_use) < min(names.index(f"model-{role}-0") for role in ("M2", "M3", "M4"))
+    assert names[-2:] == ("model-M4-all-2", "model-M2-all-2")
+    needs = {step.name: step.needs for step in experiment_steps(tmp_path, settings)}
+    assert needs["model-M4-all-2"] == ("prepare-M4", "model-M1-all")
+    assert len(names) == len(set(names)) == 4 * (1 + 2 + 1) + 2
+
+
+def test_without_an_external_centre_there_is_nothing_to_repeat(cohort: Path) -> None:
+    assert settings_of(cohort, "more_seeds=2").repeated_splits == ("all-2", "all-3")
+    assert settings_of(cohort, "more_seeds=2", "external_centre=").repeated_splits == ()
 
 
 def test_the_sizes_are_experiments() -> None:

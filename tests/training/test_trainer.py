@@ -142,6 +142,21 @@ def test_another_seed_gives_other_weights(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @NOISY
+def test_a_further_seed_trains_on_all_as_an_experiment_of_that_seed_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = replace(prepared(tmp_path / "again", monkeypatch), split="all-2")
+    assert build_trainer(again).do_split() == build_trainer(replace(again, split="all")).do_split()
+    train(again)
+    assert again.weights.parent.name == "fold_all-2"
+    other = prepared(tmp_path / "other", monkeypatch)
+    other = replace(other, settings=other.settings.model_copy(update={"seed": 2}), split="all")
+    train(other)
+    one, two = load_file(again.weights), load_file(other.weights)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@NOISY
 def test_a_checkpoint_is_whole_or_not_there(training: ModelTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(content: object, path: str) -> None:
         Path(path).write_bytes(b"half of a checkpo")

@@ -200,6 +200,27 @@ def test_pictures_of_cases_repeat_themselves(experiment: Path, tmp_path: Path, t
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 
+def test_the_main_comparison_stands_once_for_each_seed(tmp_path: Path) -> None:
+    scores = whole_evaluation()
+    write_scores(scores, tmp_path / "scores.csv")
+    write_about(ABOUT, tmp_path / "about.json")
+    report_from(tmp_path, tmp_path / "report.html")
+    assert "Spread over seeds" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    external = [score for score in scores if score.key.validation is Validation.EXTERNAL]
+    for seed in (10, 4):
+        (tmp_path / f"all-{seed}").mkdir()
+        write_scores(external, tmp_path / f"all-{seed}" / "scores.csv")
+    report_from(tmp_path, tmp_path / "report.html")
+    tree = parsed((tmp_path / "report.html").read_text(encoding="utf-8").split("\n", 1)[1])
+    table = next(each for each in tree.iter("table") if "another seed" in (each.findtext("caption") or ""))
+    rows = [[" ".join(cell.itertext()) for cell in row] for row in table.iter("tr")][1:]
+    assert [row[0] for row in rows] == ["3", "4", "10"]  # that of the experiment first
+    assert rows[0][1:] == rows[1][1:] == rows[2][1:]
+    found = compared(scores, M4_OR_M2, Validation.EXTERNAL, DICE)
+    assert found is not None
+    assert rows[0][3].startswith(DICE.shown(found.mean_difference, signed=True))
+
+
 def test_real_patients_are_not_called_simulated(tmp_path: Path) -> None:
     about = ABOUT.model_copy(update={"simulated": False, "title": "Patients"})
     write_report(whole_evaluation(), None, None, about, tmp_path / "report.html")

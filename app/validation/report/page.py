@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,8 @@ from app.validation.statistics import BOOTSTRAP_SEED, RESAMPLES
 
 RESEARCH_USE = "For research use. Not for diagnosis or treatment."
 COHORT_FOLDER = "cohort"
+NO_SEEDS: Mapping[int, Sequence[ScanScore]] = {}
+SEED_FOLDER = re.compile(r"all-(\d+)")
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that neither HTML nor XML has; a replacement sign stands for each."""
 
@@ -78,7 +80,12 @@ class Picture:
 
 
 def write_report(
-    scores: Sequence[ScanScore], cohort: Path | None, predictions: Path | None, about: ReportAbout, out: Path
+    scores: Sequence[ScanScore],
+    cohort: Path | None,
+    predictions: Path | None,
+    about: ReportAbout,
+    out: Path,
+    by_seed: Mapping[int, Sequence[ScanScore]] = NO_SEEDS,
 ) -> None:
     """Write the report of an evaluation; the same arguments give the same bytes.
 
@@ -88,6 +95,7 @@ def write_report(
         predictions: folder of the results (:func:`~app.validation.scores.prediction_file`).
         about: what the scores don't say.
         out: the file; its folder exists.
+        by_seed: scores of M2 and M4 on the external patients, trained with each of several seeds.
 
     Raises:
         ValueError: no scores, or a scan scored twice.
@@ -98,7 +106,11 @@ def write_report(
     check_unique(scores)
     content = _of_scores(scores) | _of_about(scores, about)
     cases = None if cohort is None or predictions is None else _cases(scores, cohort, predictions)
-    text = environment().get_template("report.html.j2").render(content, cases=cases)
+    text = (
+        environment()
+        .get_template("report.html.j2")
+        .render(content, cases=cases, over_seeds=tables.over_seeds(by_seed))
+    )
     write_durably(out, text.encode())
 
 
@@ -221,11 +233,19 @@ def report_from(source: Path, out: Path, cohort: Path | None = None) -> tuple[st
     if cohort is None and (own_cohort / MANIFEST_FILE).is_file():
         cohort = own_cohort
     predictions = folder / PREDICTIONS_FOLDER
+    results = predictions if predictions.is_dir() else None
     try:
-        write_report(scores, cohort, predictions if predictions.is_dir() else None, about, out)
+        write_report(scores, cohort, results, about, out, _by_seed(scores, about, folder))
     except ValueError as error:
         raise MisconfiguredError(f"{scores_file}: {error}") from error
     return _lacking(cohort, predictions, own_cohort)
+
+
+def _by_seed(scores: Sequence[ScanScore], about: ReportAbout, folder: Path) -> dict[int, Sequence[ScanScore]]:
+    """The experiment's own seed, then those of ``all-<seed>/scores.csv``."""
+    files = sorted(folder.glob(f"all-*/{SCORES_FILE}"))
+    found = {int(m[1]): read_scores(file) for file in files if (m := SEED_FOLDER.fullmatch(file.parent.name))}
+    return dict.fromkeys(about.seeds.values(), scores) | dict(sorted(found.items())) if found else {}
 
 
 def _lacking(cohort: Path | None, predictions: Path, own_cohort: Path) -> tuple[str, ...]:

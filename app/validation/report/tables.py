@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.domain.measures import DICE, LESION_PPV, MEASURES, VOXEL_PPV, Measure
 from app.domain.scores import ScanScore, Validation
 from app.validation import study_table
 from app.validation.groups import (
+    M4_OR_M2,
     VALIDATION_NAMES,
     VALIDATIONS,
     Group,
@@ -141,6 +142,23 @@ def _comparison_row(rivals: Rivals, measure: Measure, found: PairedComparison) -
         _p(found.paired_t_p),
         short_verdict(rivals, measure, found),
     ]
+
+
+def over_seeds(scores_by_seed: Mapping[int, Sequence[ScanScore]]) -> Table | None:
+    """The main comparison outside, once for each seed; ``None`` with less than two seeds."""
+    groups = M4_OR_M2.groups(Validation.EXTERNAL)
+    rows: list[list[str]] = []
+    for seed, scores in scores_by_seed.items():
+        found = compared(scores, M4_OR_M2, Validation.EXTERNAL, DICE)
+        if found is not None:
+            means = [mean_and_sd(scores, group, DICE) for group in groups]
+            rows.append([str(seed), *means, *_comparison_row(M4_OR_M2, DICE, found)[4:]])
+    header = (
+        "Seed", *(f"DSC, {group.label}" for group in groups), "Difference ± SD", "95 % interval (t)",
+        "Wilcoxon p", "Paired t p", "In words",
+    )  # fmt: skip
+    caption = "External validation: M4 minus M2, each trained on all patients again with another seed"
+    return Table(caption, header, rows, kind="comparison") if len(rows) > 1 else None
 
 
 def _p(p: float | None) -> str:
