@@ -238,10 +238,9 @@ def program_version(name: str) -> str:
 
 
 def commit() -> str:
-    """Of the working tree, with "+" when the program or its benchmarks differ from it."""
+    """Of the working tree, with "+" when files of the program differ from it."""
     found = _said(("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")).strip()
-    parts = ("app", "operators", "benchmarks/*.py")
-    changed = _said(("git", "-C", str(ROOT), "status", "--porcelain", "--", *parts))
+    changed = _said(("git", "-C", str(ROOT), "status", "--porcelain", "--", "app", "operators"))
     return (found or "unknown") + ("+" if changed.strip() else "")
 
 

@@ -68,7 +68,7 @@ FLOORS = {
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": ("policy", "records", "receive process deliver", "watch queue", "service"),
-    "app.phantom": ("anatomy", "centres rendering", "acquisition", "patient", "dicom"),
+    "app.phantom": ("anatomy", "centres", "acquisition", "patient", "dicom"),
     "app.validation": ("statistics scores study_table", "groups", "cards report"),
     "app.cohort": ("manifest pool", "checks truth", "simulation source", "identity patient", "build"),
     "app.training": (

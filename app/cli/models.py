@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.inference.importing.model_import import ImportRequest
     from app.inference.importing.nnunet_results import TrainingChoice
     from app.inference.models.card import ModelCard
-    from app.node.records.comparisons import ShadowRow
+    from app.node.records.results import ShadowRow
 
 WIDTH_IN_FILES = 200
 """Width of a table that goes to a file or another program."""
@@ -298,7 +298,7 @@ def _summary(rows: Sequence[ShadowRow]) -> str:
 
 
 def _write_csv(rows: Sequence[ShadowRow], path: Path) -> None:
-    from app.node.records.comparisons import ShadowRow
+    from app.node.records.results import ShadowRow
 
     with path.open("w", newline="", encoding="utf-8") as stream:
         names = [item.name for item in fields(ShadowRow) if item.name != "id"]

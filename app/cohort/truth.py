@@ -12,9 +12,14 @@ import numpy as np
 
 from app.cohort.manifest import TruthForm
 from app.dicom import header_values as header
-from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation
-from app.dicom.outlines.truth import Outlines, TruthHeader, UnusableTruthError, read_truth_header
+from app.dicom.outlines.truth import (
+    Outlines,
+    TruthHeader,
+    UnusableTruthError,
+    read_structure_set,
+    read_truth_header,
+)
 from app.domain.analysis import Loaded
 from app.domain.selection.pair import Selection
 from app.domain.study import StudyKind

@@ -34,8 +34,8 @@ from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.database import database_url, utc_now
 from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryLedger
-from app.node.records.executors import Heartbeats
 from app.node.records.runs import Run, RunKey, RunLedger, StudyState
+from app.node.records.stores import Heartbeats
 
 APPLICATION_NAME = "psma-node"
 

@@ -22,8 +22,7 @@ from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
-from app.node.records.executors import Heartbeats
-from app.node.records.stores import NodeStores
+from app.node.records.stores import Heartbeats, NodeStores
 from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
 from app.node.watch.stop_signals import stop_this_process
 

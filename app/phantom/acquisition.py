@@ -12,9 +12,8 @@ from scipy.ndimage import gaussian_filter, zoom
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
 from app.phantom.anatomy.anatomy import VERTEX_MM, Anatomy
 from app.phantom.anatomy.lesions import SimulatedLesion
-from app.phantom.anatomy.shapes import BLOCK, Shape, Uptake, euler
+from app.phantom.anatomy.shapes import BLOCK, Box, Image, Pose, Shape, Uptake, euler, paint, stencil
 from app.phantom.centres import SIGMA_PER_FWHM, Modality, ScannerProfile
-from app.phantom.rendering import Box, Image, Pose, paint, stencil
 
 SCATTER_SIGMA_MM = 40.0
 READER_THRESHOLDS = (0.36, 0.50)

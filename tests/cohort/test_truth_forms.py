@@ -14,8 +14,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from app.cohort import simulation as cohort_simulation
 from app.cohort.simulation import Simulation, simulate_cohort
 from app.cohort.truth import numbered_lesions
-from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation
+from app.dicom.outlines.truth import read_structure_set
 from app.dicom.reading.loading import LoadPolicy, read_functional
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from app.cohort.truth import numbered_lesions
 from app.dicom.contours import outlines
-from app.dicom.outlines.rtstruct import read_structure_set
 from app.dicom.outlines.seg import read_segmentation
-from app.dicom.outlines.truth import UnusableTruthError
+from app.dicom.outlines.truth import UnusableTruthError, read_structure_set
 from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels, share_outside
 from tests.cohort.tiny_cohort import GRID, SHAPE, Person, write_seg, write_structures

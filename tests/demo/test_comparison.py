@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.demo.comparison import Match, compare
+from app.demo.story import Match, compare
 from app.domain.volume import Grid, LabelMap
 
 GRID = Grid.axis_aligned((4, 5, 6), (10.0, 10.0, 10.0), (0.0, 0.0, 0.0))  # a voxel is 1 ml

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.demo.comparison import CAPTION_PIXELS, FOUND_RGB, TRUE_RGB, write_truth_beside_result
+from app.demo.story import CAPTION_PIXELS, FOUND_RGB, TRUE_RGB, write_truth_beside_result
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 
 

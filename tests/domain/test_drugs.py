@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.radionuclides import GA68, LU177, radionuclide_of, radionuclide_spelled
-from app.domain.selection.drugs import drugs_in, plain, tracer_of, unknown_words
+from app.domain.selection.tracers import drugs_in, plain, tracer_of, unknown_words
 from app.domain.study import Code, Radiopharmaceutical
 
 

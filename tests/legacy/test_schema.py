@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from app.cli.main import app
 from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy
-from app.node.records import executors, stores  # between them they import every row
+from app.node.records import stores  # it imports every row
 from app.node.records.database import create_database_engine, metadata, open_database
 from app.node.records.migrations import REVISION, found_revision
 from app.node.watch.health import check_database, guarded
@@ -27,7 +27,7 @@ from tests.legacy.test_upgrade import restored, unpacked
 from tests.node.postgres.cluster import Cluster
 from tests.node.postgres.conftest import cluster
 
-__all__ = ["cluster", "executors", "stores"]
+__all__ = ["cluster", "stores"]
 
 NEWER = "9999"
 DAY = "2026-03-04T09:30:00.000000"

@@ -11,7 +11,6 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-from app.demo.comparison import compare
 from app.demo.node import send_images, study_instance_uid
 from app.demo.results import (
     StudyResults,
@@ -24,6 +23,7 @@ from app.demo.results import (
     result_series,
     statements,
 )
+from app.demo.story import compare
 from app.domain.codes import PRIOR
 from app.phantom.acquisition import Acquisition
 from tests.live.conftest import Case, Hospital

@@ -17,9 +17,18 @@ from app.domain.radionuclides import (
     radionuclide_spelled,
 )
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.selection.drugs import Drug, drugs_in, plain, tracer_of, unknown_words
 from app.domain.selection.policy import SelectionPolicy
-from app.domain.selection.tracers import KNOWN_TRACERS, OTHER_TRACERS, Tracer, tracer_named
+from app.domain.selection.tracers import (
+    KNOWN_TRACERS,
+    OTHER_TRACERS,
+    Drug,
+    Tracer,
+    drugs_in,
+    plain,
+    tracer_named,
+    tracer_of,
+    unknown_words,
+)
 from app.domain.study import Radiopharmaceutical, Series, Study
 
 SEQUENCE = "RadiopharmaceuticalInformationSequence"

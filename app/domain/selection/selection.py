@@ -10,6 +10,7 @@ from app.domain.decision import Decision
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.identification import identify_tracer
 from app.domain.selection.pair import (
+    Part,
     Selection,
     SeriesVerdict,
     axial_overlap,
@@ -18,8 +19,8 @@ from app.domain.selection.pair import (
     no_ct,
     refused_cts,
     rejection_of,
+    told_of_parts,
 )
-from app.domain.selection.parts import Part, told_of_parts
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.selection.ranking import (
     Candidate,

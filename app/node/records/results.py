@@ -1,6 +1,7 @@
 """The node's register of PET results: where a later SPECT of the same patient finds its prior.
 
-Identifiers of patients are in this table and in no log.
+Identifiers of patients are in this table and in no log. Next to it stands what shadow models found: rows that
+are only ever added, and that no delivery reads.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.dicom.reading.studies import read_study
 from app.dicom.uids import ResultKind
-from app.domain.outcome import PairOutcome, StudyOutcome
+from app.domain.outcome import PairOutcome, ShadowComparison, StudyOutcome
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import MisconfiguredError
 from app.node.records.database import (
     MAX_IDENTIFIER_LENGTH,
     Base,
+    Ledger,
     LocalDateTime,
     PlainText,
     Uid,
@@ -201,3 +203,65 @@ def _read_pets_json(path: Path) -> dict[str, SeriesSubject]:
 
 def _pets(outcome: StudyOutcome) -> list[PairOutcome]:
     return [pair for pair in outcome.pairs if pair.kind is StudyKind.PET_CT]
+
+
+class ShadowRow(Base):
+    """One comparison as kept; numbers are ``None`` where ``problem`` says why, or (Dice) both are empty."""
+
+    __tablename__ = "shadow_comparisons"
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    compared_at: Mapped[datetime]
+    study_instance_uid: Mapped[Uid]
+    revision: Mapped[int]
+    functional_series_instance_uid: Mapped[Uid]
+    kind: Mapped[str] = mapped_column(String(16))
+    serving_id: Mapped[str] = mapped_column(String(128))
+    serving_weights_sha256: Mapped[str] = mapped_column(String(64))
+    serving_lesions: Mapped[int]
+    serving_ml: Mapped[float]
+    shadow_id: Mapped[str] = mapped_column(String(128))
+    shadow_version: Mapped[str] = mapped_column(String(64))
+    shadow_weights_sha256: Mapped[str] = mapped_column(String(64))
+    shadow_prior_used: Mapped[bool]
+    shadow_lesions: Mapped[int | None]
+    shadow_ml: Mapped[float | None]
+    dice: Mapped[float | None]
+    seconds: Mapped[float]
+    problem: Mapped[str]
+
+
+class ShadowLedger(Ledger):
+    """Comparisons, in the order in which they were made."""
+
+    def add(self, key: RunKey, comparisons: Sequence[ShadowComparison]) -> None:
+        """Keep them; nothing kept before is changed."""
+        with Session(self._engine) as session, session.begin():
+            session.add_all(_row(key, comparison) for comparison in comparisons)
+
+    def all(self) -> tuple[ShadowRow, ...]:
+        return fetch(self._engine, select(ShadowRow).order_by(ShadowRow.id))
+
+
+def _row(key: RunKey, comparison: ShadowComparison) -> ShadowRow:
+    shadow, found = comparison.shadow, comparison.found
+    return ShadowRow(
+        compared_at=utc_now(),
+        study_instance_uid=key.study_instance_uid,
+        revision=key.revision,
+        functional_series_instance_uid=comparison.functional_series_instance_uid,
+        kind=str(comparison.kind),
+        serving_id=comparison.serving.model_id,
+        serving_weights_sha256=comparison.serving.weights_sha256,
+        serving_lesions=comparison.serving_found.lesion_count,
+        serving_ml=comparison.serving_found.volume_ml,
+        shadow_id=comparison.shadow_id,
+        shadow_version="" if shadow is None else shadow.version,
+        shadow_weights_sha256="" if shadow is None else shadow.weights_sha256,
+        shadow_prior_used=comparison.prior_used,
+        shadow_lesions=None if found is None else found.lesion_count,
+        shadow_ml=None if found is None else found.volume_ml,
+        dice=comparison.dice,
+        seconds=comparison.seconds,
+        problem=comparison.problem,
+    )

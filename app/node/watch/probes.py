@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb
 from app.node.policy import NodePolicy
-from app.node.records.executors import ExecutorRow
+from app.node.records.stores import ExecutorRow
 
 Answers = Mapping[str, Callable[[], tuple[str, ...]]]
 """For each path: what is wrong, one sentence each; nothing means well. Must answer without waiting."""

@@ -15,11 +15,13 @@ from app.phantom.anatomy.shapes import (
     PLUMP,
     ROUNDED,
     Exponents,
+    Pose,
     Shape,
     euler,
+    paint,
+    stencil,
     tube,
 )
-from app.phantom.rendering import Pose, paint, stencil
 
 GRID = Grid.axis_aligned((60, 64, 68), (2.0, 2.0, 2.4), (-68.0, -64.0, -70.0))
 
