@@ -43,10 +43,9 @@ from app.phantom.acquisition import Acquisition
 from app.phantom.anatomy.anatomy import Anatomy, build_anatomy
 from app.phantom.anatomy.body import Tissue
 from app.phantom.anatomy.lesions import SimulatedLesion, draw_lesions
-from app.phantom.anatomy.shapes import Shape
+from app.phantom.anatomy.shapes import Pose, Shape, stencil
 from app.phantom.centres import CENTRES, Centre, Modality
 from app.phantom.patient import VERSION, SimulatedPatient, simulate_patient
-from app.phantom.rendering import Pose, stencil
 
 FIRST_PATIENT = 100
 GRIDS_MM = (4.8, 4.0, 3.3, 3.0)
