@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -133,13 +133,15 @@ def measure(runs: int, work: Path) -> tuple[list[Run], list[Run]]:
     images, channels = work / "images", work / "channels"
     images.mkdir()
     channels.mkdir()
-    for number, path in enumerate(sorted(images_of(full_study()))):
+    files = [sorted((full_study() / part).rglob("*.dcm")) for part in ("pet", "spect")]
+    for number, path in enumerate(chain(*files)):
         (images / f"{number:05d}.dcm").symlink_to(path)
     ours: list[Run] = []
     peer: list[Run] = []
 
     def run_ours(*more: str) -> Run:
-        return _child("ours", str(images), str(work / "out"), repr(time.monotonic()), *more)
+        run = _child("ours", str(images), str(work / "out"), repr(time.monotonic()), *more)
+        return {**run, "files": [len(each) for each in files]}
 
     def counted(runs: list[Run], run: Callable[[], Run]) -> Callable[[], float]:
         def figure() -> float:
@@ -154,11 +156,6 @@ def measure(runs: int, work: Path) -> tuple[list[Run], list[Run]]:
     return ours, peer
 
 
-def images_of(study: Path) -> list[Path]:
-    """What a scanner sends."""
-    return [path for part in ("pet", "spect") for path in (study / part).rglob("*.dcm")]
-
-
 def _child(*words: str) -> Run:
     command = [sys.executable, "-m", f"benchmarks.{NAME}", "--child", *words]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -168,8 +165,7 @@ def _child(*words: str) -> Run:
 
 def stages(run: Run, which: int) -> dict[str, float]:
     """Seconds of each stage of a study; reading the folder's headers is shared by the number of files."""
-    files = [len(list((full_study() / part).rglob("*.dcm"))) for part in ("pet", "spect")]
-    return {"read": run["read"] * files[which] / sum(files), **run["studies"][which]}
+    return {"read": run["read"] * run["files"][which] / sum(run["files"]), **run["studies"][which]}
 
 
 def rows(ours: Sequence[Run], peer: Sequence[Run]) -> list[Row]:

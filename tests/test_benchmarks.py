@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.comparison import Measure, Result, Row, interleaved, keep, timed
 from benchmarks.report import PAGE, benchmarks, kept, page
+from benchmarks.whole_study import beside, profile, rows
 
 FASTER = Row("segment", "the peer", Measure.SPEED, (2.0, 1.0, 4.0), (8.0, 5.0, 8.0), target=3.0)
 SMALLER = Row(
@@ -67,3 +69,41 @@ def test_the_page_is_made_of_what_is_kept() -> None:
 
 def test_each_kept_result_has_its_benchmark() -> None:
     assert {result.name for result in kept()} <= set(benchmarks())
+
+
+def a_run(factor: float) -> dict[str, Any]:
+    """Of the whole command: one second for each stage but segment, which takes four."""
+    stages = dict.fromkeys(("select", "load", "align", "quantify", "write"), factor) | {"segment": 4 * factor}
+    return {
+        "start": 2.0,
+        "read": 3 * factor,
+        "files": [20, 10],
+        "studies": [stages, stages],
+        "peak_mb": 500.0,
+    }
+
+
+def test_the_rows_of_a_whole_study_add_its_stages() -> None:
+    ours, peer = (
+        [a_run(1.0), a_run(2.0)],
+        [{"studies": [{"s": 4.0, "peak_mb": 900.0}, {"s": 2.0, "peak_mb": 1000.0}]}] * 2,
+    )
+    whole, share, seconds, spect, *_, memory = rows(ours, peer)
+    assert whole.ours == (2.0 + 2.0 + 9.0, 2.0 + 4.0 + 18.0)
+    assert whole.theirs == (4.0, 4.0)
+    assert share.ours == seconds.ours == (7.0, 14.0)
+    assert spect.ours == (10.0, 20.0)
+    assert memory.ratios == (0.5, 0.5)
+
+
+def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
+    now, then = profile("Profile", [a_run(1.0)]), profile("Profile", [a_run(3.0)])
+    table = beside(now, Result.of("whole_study", [], [then]))
+    assert dict(zip(table.columns, table.lines[-1], strict=True)) == {
+        "stage, s (median)": "write",
+        "PET/CT, before": "3.00",
+        "PET/CT, after": "1.00",
+        "SPECT/CT with prior, before": "3.00",
+        "SPECT/CT with prior, after": "1.00",
+    }
+    assert beside(now, None) is now
