@@ -28,9 +28,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.results.policy import WritePolicy
-from app.domain.findings.measurements import QuantifyPolicy
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy

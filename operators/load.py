@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.dicom.reading.loading import LoadPolicy, load_first_usable
+from app.dicom.reading.loading import load_first_usable
+from app.dicom.reading.policy import LoadPolicy
 from app.domain.analysis import Loaded
 from app.domain.outcome import OnStage
 from app.domain.refusal import Rejection

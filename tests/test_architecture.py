@@ -43,8 +43,8 @@ MAY_IMPORT = {
 
 FLOORS = {
     "app.domain": (
-        "clocks decision refusal volume",
-        "study",
+        "clocks decision refusal units",
+        "study volume",
         "radionuclides scores",
         "measures",
         "stack quantities findings",
@@ -68,7 +68,7 @@ FLOORS = {
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": ("policy", "records", "receive process deliver", "watch queue", "service"),
-    "app.phantom": ("anatomy", "centres", "acquisition", "patient", "dicom"),
+    "app.phantom": ("centres", "anatomy", "acquisition", "patient", "dicom"),
     "app.validation": ("statistics scores study_table", "groups", "cards report"),
     "app.cohort": ("manifest pool", "checks truth", "simulation source", "identity patient", "build"),
     "app.training": (

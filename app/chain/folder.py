@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from app.dicom.header_values import archive_kind
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_joined_suv, read_suv
+from app.dicom.reading.loading import read_ct, read_joined_suv, read_suv
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_studies
 from app.dicom.results.writer import Written
 from app.dicom.uids import ResultKind

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import end_on_sigterm, log_to_terminal
-from app.training.experiment_settings import Size
 
 if TYPE_CHECKING:
     from app.training.experiment_settings import ExperimentSettings
 
 SIMULATED = "simulated"
+
+
+class Size(StrEnum):
+    """How large an experiment on simulated patients is."""
+
+    TINY = "tiny"
+    FULL = "full"
 
 
 class Part(StrEnum):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import typer
@@ -35,6 +36,9 @@ def conformance() -> None:
 
 PROGRAM = "psma-node"
 """What a person types, also where the program runs as ``python -m app``."""
+
+GARBAGE_AFTER = 10_000
+"""Objects made and not given back, before Python looks for cycles among them."""
 
 app = typer.Typer(
     name=PROGRAM,
@@ -71,6 +75,8 @@ app.add_typer(cohort.app, name="cohort")
 
 def main() -> None:
     """Entry point: an error that was raised on purpose is a sentence and an exit code, not a traceback."""
+    # a start makes objects that stay: looking for garbage among them is a tenth of a short command
+    gc.set_threshold(GARBAGE_AFTER)
     try:
         app(prog_name=PROGRAM)
     except PsmaNodeError as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
     from app.inference.models.store import SiteModels
+    from app.node.process.shadows import WaitingShadows
+    from app.node.process.work import ProcessorPool
     from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
     from app.node.watch.health import CheckResult
@@ -71,33 +73,43 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
 
 
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:
-    from app.chain.application import ChainProcessor
-    from app.dicom.reading.studies import read_study
-    from app.domain.selection.identification import with_site_entries
-    from app.domain.selection.selection import select
-    from app.node.process.earlier_studies import NodeEarlierResults
+    """What the node is made of; what is within a function here is imported once the node listens."""
     from app.node.process.shadows import WaitingShadows
     from app.node.service import NodePlan
 
     def examine(paths: Sequence[Path]) -> tuple[Study, SelectionResult]:
+        from app.dicom.reading.studies import read_study
+        from app.domain.selection.identification import with_site_entries
+        from app.domain.selection.selection import select
+
         study = with_site_entries(read_study(paths), settings.load.administrations)
         return study, select(study, settings.select)
 
-    settings, chains = compute.settings, compute.settings_of_chains()
-    node = replace(settings.node, workers=compute.workers)
-    earlier = NodeEarlierResults(stores, settings.load)
+    settings = compute.settings
     shadows = WaitingShadows(stores) if models.shadows else None
-    queue = None if shadows is None else shadows.put
     return NodePlan(
-        node=node if models.wants_prior else replace(node, prior_wait_s=0.0),
+        node=settings.node if models.wants_prior else replace(settings.node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
         examine=examine,
-        processor_factory=lambda on_stage: ChainProcessor(next(chains), earlier, on_stage, queue),
+        processors=lambda: _processors(compute, stores, shadows),
         receives=receive,
         version=__version__,
         settings_digest=settings.digest,
         shadows=shadows,
+    )
+
+
+def _processors(compute: ComputePlan, stores: NodeStores, shadows: WaitingShadows | None) -> ProcessorPool:
+    """A chain for each worker, on one device after another."""
+    from app.chain.application import ChainProcessor
+    from app.node.process.earlier_studies import NodeEarlierResults
+    from app.node.process.work import ProcessorPool
+
+    chains, earlier = compute.settings_of_chains(), NodeEarlierResults(stores, compute.settings.load)
+    queue = None if shadows is None else shadows.put
+    return ProcessorPool(
+        lambda on_stage: ChainProcessor(next(chains), earlier, on_stage, queue), compute.workers
     )
 
 

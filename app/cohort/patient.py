@@ -32,7 +32,8 @@ from app.cohort.pool import in_processes, progress
 from app.cohort.source import CohortPolicy, acquired_at, content_key, scan_in_words
 from app.cohort.truth import Truth, numbered_lesions, read_outlines
 from app.dicom.outlines.truth import Outlines, UnusableTruthError
-from app.dicom.reading.loading import SpectInCounts, load
+from app.dicom.reading.loading import load
+from app.dicom.reading.policy import SpectInCounts
 from app.domain.analysis import Loaded
 from app.domain.decision import ModelRole, Severity
 from app.domain.refusal import Rejection

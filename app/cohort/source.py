@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from app.cohort.pool import in_processes
 from app.cohort.truth import Truth
 from app.dicom import header_values as header
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import StudyReading, read_studies
 from app.domain.refusal import Reason
 from app.domain.selection.pair import Selection, rejection_lines

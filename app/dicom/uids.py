@@ -10,10 +10,13 @@ import json
 import uuid
 from dataclasses import asdict
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from app.domain.analysis import Provenance, Quantified
 from app.domain.findings.findings import Change
 from app.domain.study import Series
+
+if TYPE_CHECKING:
+    from app.domain.analysis import Provenance, Quantified
 
 
 class ResultKind(StrEnum):

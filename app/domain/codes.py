@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from app.domain.findings.findings import Site
 from app.domain.study import Code
-from app.domain.volume import Unit
+from app.domain.units import Unit
 
 PRIVATE_SCHEME = "99PSMANODE"
 """Coding scheme designator of our own concepts (PS3.3 8.2: private designators begin with 99)."""

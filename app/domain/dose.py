@@ -20,7 +20,8 @@ import numpy as np
 
 from app.domain.analysis import Loaded
 from app.domain.findings.findings import ActivityInstant, DoseEstimate, Findings, InstantKind, Lesion
-from app.domain.findings.measurements import BQ_PER_MBQ, QuantifyPolicy
+from app.domain.findings.measurements import BQ_PER_MBQ
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.quantities.decay import decay_factor, seconds_between
 from app.domain.radionuclides import LU177
 from app.domain.study import StudyKind

@@ -9,11 +9,12 @@ One convention holds everywhere:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from app.domain.units import Unit as Unit  # noqa: PLC0414  whoever needs volumes finds their unit here
 
 FloatArray = NDArray[np.float64]
 
@@ -22,20 +23,6 @@ AIR_HU = -1024.0
 
 SAME_GRID_TOLERANCE_MM = 1e-3
 """Two grids are one when no corner differs by more: below any scanner's stated precision."""
-
-
-class Unit(StrEnum):
-    """What the numbers of a volume mean (UCUM where it has a word)."""
-
-    SUVBW = "g/ml{SUVbw}"
-    SUL = "g/ml{SUVlbm(Janma)}"
-    SUVBSA = "cm2/ml{SUVbsa}"
-    BQML = "Bq/ml"
-    HU = "[hnsf'U]"
-    COUNTS = "{counts}"
-    TO_LIVER = "{ratio}"
-    """Over the mean of the liver."""
-    NONE = "1"
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from app.domain.dose import with_activity_at_scan_start, with_dose
 from app.domain.findings.change import LinkLimits, RecipInputs, link_lesions, percent_change, recip
 from app.domain.findings.comparability import Comparability, ComparabilityLimits, ScanFacts, comparability
 from app.domain.findings.findings import Burden, Change, Findings, Lesion, LesionLink, LinkKind, Recip
-from app.domain.findings.measurements import QuantifyPolicy, measure, total
+from app.domain.findings.measurements import measure, total
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.study import StudyKind
 from app.domain.volume import Volume
 from app.errors import UnusableStudyError

@@ -5,9 +5,12 @@ Coded for NVIDIA GPUs (CUDA) and tested without one; nobody has run it on a GPU 
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app.errors import MisconfiguredError
 
@@ -60,7 +63,10 @@ class VisibleGpus:
 
 
 def visible_gpus() -> VisibleGpus:
-    """Ask PyTorch; nothing is put on a GPU."""
+    """Ask PyTorch; nothing is put on a GPU. A build for CPUs alone says so in a file: it is not loaded."""
+    build = _pytorch_build()
+    if not build["cuda"] and not build["hip"]:
+        return VisibleGpus((), build["__version__"])
     import torch
 
     with warnings.catch_warnings(record=True) as raised:
@@ -69,6 +75,14 @@ def visible_gpus() -> VisibleGpus:
     names = tuple(torch.cuda.get_device_name(number) for number in range(seen))
     problem = " ".join(str(warning.message) for warning in raised)[:WARNING_LETTERS]
     return VisibleGpus(names, torch.__version__, torch.version.cuda or "", problem)
+
+
+def _pytorch_build() -> dict[str, Any]:
+    """``torch.version``, without what ``import torch`` loads besides: seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise MisconfiguredError("found no PyTorch, expected that of requirements.txt; install its packages")
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
 
 
 def usable_devices(wanted: str, found: VisibleGpus) -> tuple[str, ...]:

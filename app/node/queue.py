@@ -67,18 +67,18 @@ class DurableEngine:
     def __init__(self, policy: NodePolicy) -> None:
         self._policy = policy
 
-    def launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
-        """Connect, take up what this executor left unfinished, and begin to work.
+    def launch(self, process: ProcessWork, deliver: DeliverWork, workers: int) -> None:
+        """Connect, take up what this executor left unfinished, and begin to work on ``workers`` at a time.
 
         Raises:
             RetryLaterError: the database does not answer.
         """
         try:
-            self._launch(process, deliver)
+            self._launch(process, deliver, workers)
         except (dbos_error.DBOSException, SQLAlchemyError, sqlite3.Error) as error:
             raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
 
-    def _launch(self, process: ProcessWork, deliver: DeliverWork) -> None:
+    def _launch(self, process: ProcessWork, deliver: DeliverWork, workers: int) -> None:
         url = database_url(self._policy.engine_database_url)
         _use_write_ahead_log(url)
         config: DBOSConfig = {
@@ -95,7 +95,7 @@ class DurableEngine:
         DBOS.launch()
         DBOS.register_queue(
             PROCESSING,
-            worker_concurrency=max(self._policy.workers, 1),
+            worker_concurrency=workers,
             polling_interval_sec=self._policy.poll_s,
             on_conflict="always_update",
         )

@@ -16,8 +16,7 @@ from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.shadows import WaitingShadows
-from app.node.process.work import ProcessorFactory, ProcessorPool, StudyWork
-from app.node.queue import DurableEngine, Planner, deliver_workflow, process_workflow, tidy
+from app.node.process.work import ProcessorPool, StudyWork
 from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
@@ -28,6 +27,8 @@ from app.node.watch.stop_signals import stop_this_process
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+    from app.node.queue import DurableEngine, Planner
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
@@ -43,6 +44,7 @@ class NodePlan:
     """What a node is made of.
 
     Attributes:
+        processors: makes the chains, once the node listens: loading what they need takes seconds.
         receives: whether it listens; a node that does not only works on what others receive.
         shadows: where the chains leave the work of shadow models; ``None`` for a site without.
         version, settings_digest: for the audit log.
@@ -52,7 +54,7 @@ class NodePlan:
     receive: ReceivePolicy
     deliver: DeliverPolicy
     examine: Examine
-    processor_factory: ProcessorFactory
+    processors: Callable[[], ProcessorPool]
     receives: bool = True
     version: str = ""
     settings_digest: str = ""
@@ -62,15 +64,15 @@ class NodePlan:
 class NodeService:
     """One per process. ``start`` returns when the node is ready; ``stop`` drains it."""
 
+    _engine: DurableEngine
+    _planner: Planner
+
     def __init__(self, plan: NodePlan, stores: NodeStores) -> None:
         self._plan = plan
         self._stores = stores
         self._lock: FileLock | None = None
         policy = plan.node
-        self._engine = DurableEngine(policy)
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
-        wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
-        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
         self._reception_audit = ReceptionAudit(stores.audit)
         self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
         self._probes = Probes(policy, self._conditions())
@@ -87,7 +89,10 @@ class NodeService:
         return self._scp.port
 
     def start(self) -> None:
-        """Recover, load the models, listen, take up unfinished work, watch.
+        """Recover, listen, load the models, take up unfinished work, watch.
+
+        What is received before the rest is ready is kept, and waits. Where the rest fails, the node listens
+        no more.
 
         Raises:
             MisconfiguredError: another process runs as this executor, a model can't be used, or the address
@@ -97,12 +102,18 @@ class NodeService:
         self._lock = _lock(self._plan.node)
         self._probes.start()
         self._stores.outbox.recover()
-        processors = ProcessorPool(self._plan.processor_factory, max(self._plan.node.workers, 1))
         if self._plan.receives:
             # it fails when the port is taken, so it comes before any study is begun
             self._scp.start()
-        self._heartbeats.beat()
-        self._launch_engine(processors)
+        try:
+            self._begin_work()
+        except BaseException:
+            # open associations would keep the process from ending
+            self._scp.stop(LISTENER_DRAIN_S)
+            raise
+
+    def _begin_work(self) -> None:
+        self._launch_engine(self._plan.processors())
         self._start_loops()
         facts = {"version": self._plan.version, "settings_digest": self._plan.settings_digest}
         self._stores.audit.append(AuditEvent.STARTED, facts=facts | {"executor": self._plan.node.executor})
@@ -141,6 +152,8 @@ class NodeService:
         )
 
     def _start_loops(self) -> None:
+        from app.node.queue import tidy
+
         policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
         watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
@@ -151,11 +164,18 @@ class NodeService:
         self._loops = [_loop(watch, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
+        from app.node.queue import DurableEngine, Planner, deliver_workflow, process_workflow
+
+        stores, policy = self._stores, self._plan.node
+        self._engine = DurableEngine(policy)
+        wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
+        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
+        self._heartbeats.beat()
         destinations = [destination.name for destination in self._plan.deliver.destinations]
-        work = StudyWork(self._stores, self._plan.node, processors, destinations, self._start_over)
-        delivery = ResultDelivery(self._stores, self._plan.deliver)
+        work = StudyWork(stores, policy, processors, destinations, self._start_over)
+        delivery = ResultDelivery(stores, self._plan.deliver)
         process = process_workflow(work, self._wake.set, self._plan.shadows)
-        self._engine.launch(process, deliver_workflow(delivery, self._wake.set))
+        self._engine.launch(process, deliver_workflow(delivery, self._wake.set), processors.size)
 
     def _start_over(self) -> None:
         """Drain and end: what keeps this node running (systemd, a container host) starts a new one."""

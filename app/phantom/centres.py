@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from app.phantom.anatomy.body import Arms
-from app.phantom.anatomy.shapes import Vector
-
 SIGMA_PER_FWHM = 1 / 2.3548
+Vector = tuple[float, float, float]
 
 
 class Centre(StrEnum):
@@ -42,6 +40,13 @@ class TruthFileForm(StrEnum):
     SEG = "seg"
     RTSTRUCT = "rtstruct"
     NIFTI = "nifti"
+
+
+class Arms(StrEnum):
+    """Where a patient keeps the arms during a scan."""
+
+    RAISED = "raised"
+    DOWN = "down"
 
 
 @dataclass(frozen=True)

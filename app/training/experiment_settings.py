@@ -168,13 +168,6 @@ FREE = ("parallel", "threads", "device")
 """These may change between runs: they don't affect what is trained."""
 
 
-class Size(StrEnum):
-    """How large an experiment on simulated patients is."""
-
-    TINY = "tiny"
-    FULL = "full"
-
-
 @dataclass(frozen=True)
 class Extent:
     """Patients of the two simulated centres A and B, and what an experiment on them sets."""
@@ -186,8 +179,8 @@ class Extent:
 
 _TWO_CORES = {"name": "simulated", "plans": TrainingPlans.SMALL.value, "folds": 2, "parallel": 2}
 EXTENTS = {
-    Size.TINY: Extent(4, 2, _TWO_CORES | {"epochs": 2, "iterations_per_epoch": 25, "prior": PriorMask.TRUTH}),
-    Size.FULL: Extent(
+    "tiny": Extent(4, 2, _TWO_CORES | {"epochs": 2, "iterations_per_epoch": 25, "prior": PriorMask.TRUTH}),
+    "full": Extent(
         48,
         25,
         _TWO_CORES | {"epochs": 60, "iterations_per_epoch": 50, "more_seeds": 2, "prior": PriorMask.M1},

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from app.dicom.reading.loading import SpectInCounts
+from app.dicom.reading.policy import SpectInCounts
 from app.domain.outcome import PairOutcome, Status
 from app.domain.refusal import RefusalCode
 from app.files.outcome import read_outcome

@@ -16,7 +16,8 @@ from app.cohort.simulation import Simulation, simulate_cohort
 from app.cohort.truth import numbered_lesions
 from app.dicom.outlines.seg import read_segmentation
 from app.dicom.outlines.truth import read_structure_set
-from app.dicom.reading.loading import LoadPolicy, read_functional
+from app.dicom.reading.loading import read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Grid, LabelMap
 from app.imaging.labels import nearest_labels

@@ -14,7 +14,8 @@ import numpy as np
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian
 
-from app.dicom.reading.loading import LoadPolicy, load_first_usable
+from app.dicom.reading.loading import load_first_usable
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_studies
 from app.domain.analysis import Loaded
 from app.domain.dose import with_activity_at_scan_start

@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.analysis import Quantified
 from app.domain.findings.findings import LinkKind, RecipCategory
-from app.domain.findings.measurements import QuantifyPolicy
+from app.domain.findings.policy import QuantifyPolicy
 from app.imaging import quantification
 from app.imaging.quantification import StudyComparison
 from app.imaging.registration.policy import AlignPolicy

@@ -20,7 +20,8 @@ from app.domain.dose import (
     with_dose,
 )
 from app.domain.findings.findings import DoseEstimate, Findings
-from app.domain.findings.measurements import QuantifyPolicy, measure
+from app.domain.findings.measurements import measure
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.radionuclides import LU177
 from tests.dicom.results import sources
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.domain.findings.findings import Findings
-from app.domain.findings.measurements import QuantifyPolicy, measure, sphere_kernel
+from app.domain.findings.measurements import measure, sphere_kernel
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.volume import Grid, LabelMap, Unit, Volume
 from tests.dicom.results.sources import small_grid, some_labels
 

@@ -14,7 +14,8 @@ import pytest
 from app.domain.analysis import Quantified
 from app.domain.decision import Decision
 from app.domain.findings.findings import Change, Findings, LinkKind, RecipCategory
-from app.domain.findings.measurements import QuantifyPolicy, measure
+from app.domain.findings.measurements import measure
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Patient, StudyKind
 from app.domain.volume import LabelMap, Volume

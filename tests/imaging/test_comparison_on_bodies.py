@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import Quantified
 from app.domain.findings.findings import LinkKind, RecipCategory
-from app.domain.findings.measurements import QuantifyPolicy, measure
+from app.domain.findings.measurements import measure
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.volume import FloatArray, Grid, LabelMap, Volume
 from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.imaging.quantification import StudyComparison

@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.domain.findings.findings import Organ, Site
-from app.domain.findings.measurements import QuantifyPolicy, measure
+from app.domain.findings.measurements import measure
+from app.domain.findings.policy import QuantifyPolicy
 from app.domain.refusal import RefusalCode
 from app.domain.stack.ct_agreement import CtAgreement, CtAgreementPolicy, CtVerdict, Flip, judge_ct_agreement
 from app.domain.volume import Grid, Unit, Volume

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from app.dicom.reading.loading import LoadPolicy, load, read_joined_suv
+from app.dicom.reading.loading import load, read_joined_suv
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import Result, write_results

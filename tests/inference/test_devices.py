@@ -91,9 +91,18 @@ def test_what_pytorch_says_of_cuda_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.cuda, "is_available", unavailable)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(devices, "_pytorch_build", lambda: vars(torch.version))
     found = visible_gpus()
     assert found.problem == "CUDA initialization: the driver is too old"
     assert (found.names, found.pytorch) == ((), torch.__version__)
+
+
+def test_the_build_is_known_without_loading_pytorch() -> None:
+    found, expected = devices._pytorch_build(), vars(torch.version)
+    assert {key: found[key] for key in torch.version.__all__} == {
+        key: expected[key] for key in torch.version.__all__
+    }
+    assert str(found["__version__"]) == str(torch.__version__)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])

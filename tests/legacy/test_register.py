@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.domain.study import Patient
 from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.node.policy import NodePolicy

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.cli.experiment import Size
 from app.cohort.manifest import CohortManifest, CohortPatient, image_file, read_manifest, write_manifest
 from app.domain.decision import ModelRole
 from app.domain.scores import Validation
@@ -18,7 +19,7 @@ from app.imaging.nifti import read_labels, write_array
 from app.training import worker
 from app.training.dataset import nnunet_splits, patient_folds, patient_of, pet_lesions, write_splits
 from app.training.experiment import begin, experiment_steps, step_names
-from app.training.experiment_settings import EXTENTS, ExperimentSettings, PriorMask, Size, with_changes
+from app.training.experiment_settings import EXTENTS, ExperimentSettings, PriorMask, with_changes
 from app.training.workplace import Workplace
 from tests.training.made_cohort import make_cohort
 
@@ -197,6 +198,7 @@ def test_without_an_external_centre_there_is_nothing_to_repeat(cohort: Path) -> 
 
 
 def test_the_sizes_are_experiments() -> None:
+    assert set(EXTENTS) == set(Size)
     for size in Size:
         settings = ExperimentSettings.model_validate({"cohort": "x", **EXTENTS[size].settings})
         assert set(settings.models) == set(ModelRole)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from app.dicom.reading.loading import LoadPolicy, ct_image, load_first_usable, read_functional
+from app.dicom.reading.loading import ct_image, load_first_usable, read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_studies
 from app.domain.decision import Decision, Severity
 from app.domain.quantities.suv_scale import Quantification

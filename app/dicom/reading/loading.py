@@ -8,8 +8,7 @@ SPECT that no calibration fits may stay in counts, if the site wants it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,18 +17,16 @@ from app.dicom.reading.functional_image import FunctionalImage, same_in_all
 from app.dicom.reading.nm import read_nm
 from app.dicom.reading.pet import read_pet
 from app.dicom.reading.pixels import read_stack, rescale_factors, settled, unusable
+from app.dicom.reading.policy import LoadPolicy, SpectInCounts
 from app.dicom.reading.series_header import slice_numbers
 from app.domain.analysis import Loaded
 from app.domain.decision import Decision
-from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.body_size import OtherSuv, OtherSuvKind, other_suv
-from app.domain.quantities.calibration import CameraCalibration
 from app.domain.quantities.plausibility import clock_doubts, ct_clock_doubts
 from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.selection.pair import Selection
 from app.domain.selection.screening import NM_IMAGE
 from app.domain.selection.tracers import PSMA_617_LU177
-from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.domain.stack.slice_order import check_order
 from app.domain.study import Series, Study, StudyKind
 from app.domain.volume import AIR_HU, Unit, Volume
@@ -84,46 +81,6 @@ def ct_image(series: Series) -> CtImage:
     volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
     # the PET may give the same sentence, so this one says which image it is about
     return CtImage(volume, tuple(replace(one, text=f"of the CT, {one.text}") for one in order))
-
-
-class SpectInCounts(StrEnum):
-    """What becomes of a SPECT in counts that no calibration fits."""
-
-    REFUSE = "refuse"
-    RELATIVE_TO_LIVER = "relative to liver"
-
-
-@dataclass(frozen=True)
-class LoadPolicy:
-    """How stored values become numbers with a unit."""
-
-    calibrations: tuple[CameraCalibration, ...] = ()
-    """Bq/cps of each camera and collimator with its dates, for SPECT without a mapping."""
-    administrations: tuple[SiteAdministration, ...] = ()
-    """Injection date, activity, weight, radionuclide or tracer of studies whose headers lack them."""
-    other_suv: tuple[OtherSuvKind, ...] = ()
-    """Further SUVs in the SR besides each lesion's SUVbw: ``SUL`` (lean mass by Janmahasatian) and
-    ``SUVbsa``. The networks and the page always use SUVbw."""
-    series_time_rules: bool = False
-    """Where Series Time of a PET lies before the start that its frames' times imply, take Series Time. Off: a
-    difference that changes SUV by more than 5 % is refused, unless the scanner's private time decides it."""
-    spect_in_counts: SpectInCounts = SpectInCounts.REFUSE
-    """A SPECT in counts that no calibration fits: ``refuse`` it, or segment it with its uptake ``relative to
-    liver``. Its results are marked "not quantified"; they give volumes and ratios, never an SUV, an activity
-    or a dose."""
-    training_liver_suv: float = 1.0
-    """SUVbw that the networks are shown the liver of such a SPECT with: its mean in the SPECTs that they were
-    trained on (``psma-node process`` reports it for each). 0.9 to 1.1 in the simulated SPECTs of the
-    shipped models. No reported number uses it."""
-    join_parts: bool = True
-    """Join bed positions of a SPECT that come as series of their own, where they overlap or abut on one
-    lattice; off: each is reported apart."""
-    ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
-    """How far a PET or SPECT may be shifted against its CT, and when it counts as mirrored."""
-
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.training_liver_suv <= 30.0:
-            raise ValueError(f"training_liver_suv is 0.1..30 g/ml, found {self.training_liver_suv}")
 
 
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:

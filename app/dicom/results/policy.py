@@ -8,15 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydicom.uid import (
-    UID,
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    RTStructureSetStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-)
-
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.codes import SuvUnitSpelling
 
@@ -80,22 +71,27 @@ class WritePolicy:
         return (LABELMAP_CAUTION,) if self.seg_type is SegType.LABELMAP else ()
 
 
-LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Not in pydicom's dictionary of names yet."""
+COMPREHENSIVE_3D_SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"
+COMPREHENSIVE_SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.33"
+SECONDARY_CAPTURE_STORAGE = "1.2.840.10008.5.1.4.1.1.7"
+RT_STRUCTURE_SET_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 
-SEG_CLASSES = {SegType.BINARY: SegmentationStorage, SegType.LABELMAP: LABEL_MAP_SEGMENTATION_STORAGE}
+SEG_CLASSES = {SegType.BINARY: SEGMENTATION_STORAGE, SegType.LABELMAP: LABEL_MAP_SEGMENTATION_STORAGE}
 
 SR_CLASSES = {
-    SrClass.COMPREHENSIVE_3D: Comprehensive3DSRStorage,
-    SrClass.COMPREHENSIVE: ComprehensiveSRStorage,
+    SrClass.COMPREHENSIVE_3D: COMPREHENSIVE_3D_SR_STORAGE,
+    SrClass.COMPREHENSIVE: COMPREHENSIVE_SR_STORAGE,
 }
 
 RESULT_CLASSES: dict[ResultKind | NoticeKind, tuple[str, ...]] = {
     ResultKind.SEG: tuple(SEG_CLASSES.values()),
     ResultKind.SR: tuple(SR_CLASSES.values()),
-    ResultKind.PAGE: (SecondaryCaptureImageStorage,),
-    ResultKind.RTSTRUCT: (RTStructureSetStorage,),
+    ResultKind.PAGE: (SECONDARY_CAPTURE_STORAGE,),
+    ResultKind.RTSTRUCT: (RT_STRUCTURE_SET_STORAGE,),
     NoticeKind.SR: tuple(SR_CLASSES.values()),
-    NoticeKind.PAGE: (SecondaryCaptureImageStorage,),
+    NoticeKind.PAGE: (SECONDARY_CAPTURE_STORAGE,),
 }
 """The first of each is the default."""

@@ -8,9 +8,12 @@ one, and all that is unknown, is stated next to its numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.domain.study import Patient, Series, StudyKind
-from app.domain.volume import Grid
+
+if TYPE_CHECKING:
+    from app.domain.volume import Grid
 
 VOXEL_TOLERANCE = 0.05
 """Relative: voxels that differ by less are the same matrix, rounded."""

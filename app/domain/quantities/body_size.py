@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.refusal import Reason, RefusalCode
-from app.domain.volume import Unit
+from app.domain.units import Unit
 
 HEIGHT_IN_CM_ABOVE_M = 3.0
 """Nobody is taller than 3 m: such a Patient's Size is in cm."""

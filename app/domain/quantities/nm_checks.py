@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from app.domain.decision import Decision
 from app.domain.radionuclides import Radionuclide
 from app.domain.refusal import Reason, RefusalCode
@@ -116,6 +114,8 @@ def check_detectors(
     positions_mm: Sequence[Sequence[float]], orientations: Sequence[Sequence[float]]
 ) -> Reason | None:
     """Image Position and Orientation of the items of Detector Information Sequence: one image has one."""
+    import numpy as np
+
     for keyword, values, tolerance in (
         ("ImagePositionPatient", positions_mm, DETECTORS_APART_MM),
         ("ImageOrientationPatient", orientations, DETECTORS_TURNED),

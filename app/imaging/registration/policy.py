@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from app.domain.analysis import RegistrationFit
 from app.domain.refusal import Reason, RefusalCode
+
+if TYPE_CHECKING:
+    from app.domain.analysis import RegistrationFit
 
 NOT_PLACED = "The PET lesions can't be placed on the SPECT with certainty; M4 was not given a prior"
 

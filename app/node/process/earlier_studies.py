@@ -12,7 +12,8 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional, read_joined_suv, read_suv
+from app.dicom.reading.loading import read_ct, read_functional, read_joined_suv, read_suv
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.dicom.results.read_back import ResultMismatchError, labels_on_grid
 from app.dicom.uids import ResultKind

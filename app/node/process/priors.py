@@ -12,14 +12,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from app.domain.outcome import PairOutcome
 from app.domain.refusal import RefusalCode
 from app.domain.study import StudyKind
 from app.node.records.audit import AuditEvent
 from app.node.records.runs import WITH_RESULTS, Run, RunKey, RunLedger, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyLedger
+
+if TYPE_CHECKING:
+    from app.domain.outcome import PairOutcome
 
 ADVICE = "psma-node retry --again analyses it with this prior"
 

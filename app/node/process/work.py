@@ -97,9 +97,10 @@ _KIND_OF = {
 
 
 class ProcessorPool:
-    """Warm chains, one for each worker; a chain reports its stages to its present user."""
+    """``size`` warm chains, one for each worker; a chain reports its stages to its present user."""
 
     def __init__(self, factory: ProcessorFactory, size: int) -> None:
+        self.size = size
         self._idle: queue.SimpleQueue[tuple[StudyProcessor, _StageRelay]] = queue.SimpleQueue()
         for _ in range(size):
             relay = _StageRelay()

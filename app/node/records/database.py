@@ -6,12 +6,12 @@ ledger belong to no session any more: changing one changes nothing in the databa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, Session, mapped_column
@@ -145,7 +145,7 @@ def fetch(engine: sa.Engine, query: sa.Select[T]) -> tuple[T, ...]:
 
 def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:
     """Write a row; where there is one with this primary key, only the other values given are changed."""
-    insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+    insert = _insert_of(engine)
     key = [column.name for column in sa.inspect(row).primary_key]
     new = insert(row).values(**values)
     others = {name: new.excluded[name] for name in values if name not in key}
@@ -154,6 +154,17 @@ def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:
             connection.execute(new.on_conflict_do_update(index_elements=key, set_=others))
         else:
             connection.execute(new.on_conflict_do_nothing())
+
+
+def _insert_of(engine: sa.Engine) -> Callable[[type[Base]], Any]:
+    """The database's own INSERT, which alone knows ON CONFLICT; the other database's is not loaded."""
+    if engine.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert
 
 
 def open_database(url: str) -> sa.Engine:

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, String, case, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.domain.outcome import ResultFile
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
 from app.node.records.runs import RunKey
+
+if TYPE_CHECKING:
+    from app.domain.outcome import ResultFile
 
 
 class DeliveryState(StrEnum):

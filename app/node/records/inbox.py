@@ -31,8 +31,6 @@ from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.dicom.reading.compression import IsolatedDecoder
-from app.dicom.reading.content import differing_tags
 from app.errors import RetryLaterError
 from app.files.durable import free_mb, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
@@ -230,6 +228,9 @@ class Inbox(InboxIndex):
 
 
 def _holds_the_same(new: Path, kept: Sequence[Path]) -> bool:
+    from app.dicom.reading.compression import IsolatedDecoder
+    from app.dicom.reading.content import differing_tags
+
     with IsolatedDecoder() as decoder:
         return any(not differing_tags(new, path, decoder) for path in kept)
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, select, true, update
 
 from app.domain.selection.screening import CT_CLASSES, IMAGE_CLASSES
@@ -152,6 +151,8 @@ class InboxIndex(Ledger):
 
     def beside(self, study_instance_uid: str) -> str:
         """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
+        from pydicom.uid import UID
+
         sop_class = InstanceRow.sop_class_uid
         query = (
             select(sop_class, func.count())

@@ -13,9 +13,6 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 from sqlalchemy import BigInteger, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -141,6 +138,10 @@ class ReceivedInstance:
 
     def file_header(self) -> bytes:
         """Preamble and file meta information (PS3.10 7.1) to stand before ``data_set``."""
+        from pydicom.dataset import FileMetaDataset
+        from pydicom.filewriter import write_file_meta_info
+        from pydicom.uid import UID
+
         meta = FileMetaDataset()
         meta.FileMetaInformationVersion = b"\0\1"
         meta.MediaStorageSOPClassUID = UID(self.sop_class_uid)

@@ -18,13 +18,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from app.domain.outcome import StudyOutcome
 from app.errors import MisconfiguredError, RetryLaterError
 from app.files.durable import make_folder, sync_folder, sync_tree
-from app.files.outcome import read_outcome
 from app.node.records.instances import study_folder_name
 from app.node.records.runs import RunKey
+
+if TYPE_CHECKING:
+    from app.domain.outcome import StudyOutcome
 
 REPLACED = "replaced"
 
@@ -73,6 +75,8 @@ class Outbox:
         Raises:
             MisconfiguredError: its file is damaged, or of a version that this one can't read.
         """
+        from app.files.outcome import read_outcome
+
         try:
             return read_outcome(self.folder_of(run))
         except FileNotFoundError:

@@ -12,13 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.dicom.reading.studies import read_study
 from app.dicom.uids import ResultKind
-from app.domain.outcome import PairOutcome, ShadowComparison, StudyOutcome
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import MisconfiguredError
 from app.node.records.database import (
@@ -33,6 +32,9 @@ from app.node.records.database import (
 )
 from app.node.records.outbox import Outbox
 from app.node.records.runs import RunKey
+
+if TYPE_CHECKING:
+    from app.domain.outcome import PairOutcome, ShadowComparison, StudyOutcome
 
 PETS_JSON = "pets.json"
 """In this file version 0.1.0 kept the subjects of a run's PETs until they were registered."""
@@ -167,6 +169,8 @@ def pet_subjects(paths: Sequence[Path], outcome: StudyOutcome) -> dict[str, Seri
     left out, since it may not be earlier than a SPECT; and so is one of a study whose images name several
     patients.
     """
+    from app.dicom.reading.studies import read_study
+
     pets = {pair.functional_series_instance_uid for pair in _pets(outcome)}
     if not pets:
         return {}

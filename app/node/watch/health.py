@@ -15,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
 from app.files.durable import free_mb
-from app.node.deliver import scu
 from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
 from app.node.records.inbox_index import InboxIndex
@@ -128,6 +127,8 @@ def check_listener(receive: ReceivePolicy, node: NodePolicy) -> CheckResult:
 
 def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
     """The destination answers C-ECHO."""
+    from app.node.deliver import scu
+
     name = f"destination {destination.name}"
     answer = scu.echo(destination, policy.calling_ae_title)
     if answer.ok:
@@ -153,6 +154,8 @@ def node_checks(node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy
 
 def _answers_as(title: str, receive: ReceivePolicy) -> bool:
     """Whether what listens at our port lets ``title`` in by C-ECHO, called by one who may call there."""
+    from app.node.deliver import scu
+
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(receive.host, receive.host)  # noqa: S104
     titles = [one.ae_title for one in receive.allowed_callers if _may_call_from(one, host)]
     calling = next((one for one in titles if one != "*"), receive.ae_title)

@@ -13,8 +13,9 @@ import numpy as np
 
 from app.domain.volume import FloatArray
 from app.phantom.anatomy import body
-from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, Vector, euler, tube
+from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, euler, tube
 from app.phantom.anatomy.skeleton import BoneRegion, Site, build_skeleton, scaled_sites, spine_y
+from app.phantom.centres import Arms, Vector
 
 
 def _thorax(rng: np.random.Generator, physiology: body.Physiology) -> list[Shape]:
@@ -260,7 +261,7 @@ class Anatomy:
         """Standing height in metres."""
         return REFERENCE_HEIGHT_M * self.scale
 
-    def shapes(self, arms: body.Arms) -> list[Shape]:
+    def shapes(self, arms: Arms) -> list[Shape]:
         """All shapes in painting order with the arms in that position."""
         fat, muscle = body.arm_outline(arms, self.habitus, self.physiology)
         limbs = body.arm_skeleton(arms, self.habitus, self.physiology)

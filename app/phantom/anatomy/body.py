@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Shape, Uptake, along, tube
+from app.phantom.centres import Arms
 
 FAT_HU = -95.0
 MUSCLE_HU = 48.0
@@ -76,13 +77,6 @@ def draw_physiology(rng: np.random.Generator) -> Physiology:
         )
         for tissue, (pet, pet_sd, spect, spect_sd) in _SUV.items()
     }
-
-
-class Arms(StrEnum):
-    """Where a patient keeps the arms during a scan."""
-
-    RAISED = "raised"
-    DOWN = "down"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 
 from app.phantom.anatomy.anatomy import Anatomy
 from app.phantom.anatomy.body import lognormal
-from app.phantom.anatomy.shapes import Shape, Uptake, Vector, euler
+from app.phantom.anatomy.shapes import Shape, Uptake, euler
 from app.phantom.anatomy.skeleton import BoneRegion
+from app.phantom.centres import Vector
 
 MAX_LESIONS = 60
 LESION_FREE_SHARE = 0.03

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.volume import FloatArray, Grid
+from app.phantom.centres import Vector
 
-Vector = tuple[float, float, float]
 Exponents = tuple[int, int]
 ELLIPSOID: Exponents = (2, 2)
 ROUNDED: Exponents = (2, 4)

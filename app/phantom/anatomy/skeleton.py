@@ -11,17 +11,8 @@ import numpy as np
 
 from app.domain.volume import FloatArray
 from app.phantom.anatomy.body import Physiology, Tissue
-from app.phantom.anatomy.shapes import (
-    CYLINDER,
-    ELLIPSOID,
-    PLUMP,
-    ROUNDED,
-    Exponents,
-    Shape,
-    Vector,
-    euler,
-    tube,
-)
+from app.phantom.anatomy.shapes import CYLINDER, ELLIPSOID, PLUMP, ROUNDED, Exponents, Shape, euler, tube
+from app.phantom.centres import Vector
 
 VERTEBRAE = 24
 RIBS = 12

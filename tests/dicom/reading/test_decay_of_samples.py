@@ -9,7 +9,8 @@ import pytest
 from pydicom import dcmread
 
 from app.dicom.reading.functional_image import FunctionalImage
-from app.dicom.reading.loading import LoadPolicy, read_functional
+from app.dicom.reading.loading import read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.domain.quantities.decay import decay_factor, mean_activity_offset_s
 from app.domain.radionuclides import F18

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from app.cli.folder import inspect
 from app.dicom.reading.inspection import inspect_folder
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.domain.quantities.body_size import OtherSuvKind
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy

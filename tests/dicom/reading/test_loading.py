@@ -14,7 +14,8 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 
 from app.dicom.reading.functional_image import FunctionalImage
-from app.dicom.reading.loading import LoadPolicy, SpectInCounts, load, read_functional
+from app.dicom.reading.loading import load, read_functional
+from app.dicom.reading.policy import LoadPolicy, SpectInCounts
 from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
 from app.domain.quantities.calibration import CameraCalibration

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from app.cli.folder import inspect
 from app.dicom.reading.inspection import PairVerdict, StudyInspection, inspect_folder
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy
 from tests.defects.agreement import DEFECTS

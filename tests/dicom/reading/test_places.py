@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
+from app.dicom.reading.loading import read_ct, read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.domain.volume import Volume
 from tests.dicom.reading import tiny

@@ -14,7 +14,8 @@ from pydicom import dcmread
 
 from app.dicom.reading.functional_image import FunctionalImage
 from app.dicom.reading.inspection import StudyInspection, inspect_folder
-from app.dicom.reading.loading import LoadPolicy, load, read_ct, read_functional
+from app.dicom.reading.loading import load, read_ct, read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.domain.analysis import Loaded
 from app.domain.refusal import RefusalCode

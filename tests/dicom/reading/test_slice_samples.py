@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.dicom.reading.loading import LoadPolicy, read_ct, read_functional
+from app.dicom.reading.loading import read_ct, read_functional
 from app.dicom.reading.pixels import SliceStack, read_stack, rescale_factors
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.series_header import slice_numbers
 from app.dicom.reading.studies import read_study
 from app.domain.refusal import Reason

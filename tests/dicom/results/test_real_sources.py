@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.dicom.reading.loading import LoadPolicy, read_functional
+from app.dicom.reading.loading import read_functional
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_study
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import write_results

@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification
 
 from app.demo.node import START_S
 from app.demo.processes import Program, is_listening, start_program, stopping
+from app.errors import MisconfiguredError
+from app.node import service
+from app.node.deliver import scu
+from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.records.stores import open_stores
+from app.node.service import NodePlan
 from app.node.watch.probes import DRAINING, NOT_STARTED
+from tests.node.receive.images import write_study
 from tests.node.watch.asking import ask
+from tests.node.workflow.fake_node import examine
 from tests.node.workflow.peers import PATIENCE_S, FakePacs, NodeProcess, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,3 +139,35 @@ def test_psma_node_serve_becomes_ready_and_ends_on_a_signal(tmp_path: Path) -> N
     assert set(alive) == {OK}
     with pytest.raises(ConnectionRefusedError):
         ask(port, "/healthz")
+
+
+def test_what_fails_once_the_node_listens_ends_it_and_what_was_received_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LISTENER_DRAIN_S", 0.1)
+    port, probe_port = free_port(), free_port()
+    node = NodePolicy(data_dir=tmp_path / "data", probe_port=probe_port, min_free_mb=1.0)
+    stores = open_stores(node)
+    here = Destination("node", "PSMA_NODE", "127.0.0.1", port)
+    open_ones: list[Association] = []
+
+    def broken() -> NoReturn:
+        [answer] = scu.send(write_study(tmp_path, 1), here, "SCANNER")
+        assert answer.ok
+        entity = AE("SCANNER")
+        entity.add_requested_context(Verification)
+        open_ones.append(entity.associate("127.0.0.1", port, ae_title="PSMA_NODE"))
+        assert open_ones[0].is_established
+        assert (ask(probe_port, "/healthz"), ask(probe_port, "/readyz")) == (OK, (503, NOT_STARTED + "\n"))
+        raise MisconfiguredError("no model fits")
+
+    receive = ReceivePolicy(port=port, min_free_mb=1.0)
+    plan = NodePlan(node, receive, DeliverPolicy(), examine, broken)
+    with pytest.raises(MisconfiguredError, match="no model fits"):
+        service.NodeService(plan, stores).start()
+    assert not is_listening(port)
+    # threads that are no daemons keep a process from ending
+    wait_until(lambda: not open_ones[0].is_alive(), "the open association has ended")
+    wait_until(lambda: not any(isinstance(one, Association) for one in threading.enumerate()), "none is")
+    assert [study.instance_count for study in stores.inbox.studies()] == [1]
+    stores.close()

@@ -44,6 +44,7 @@ from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.process.work import ProcessorPool
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.log import configure_logging
@@ -214,12 +215,14 @@ def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
     deliver = dict(content["deliver"])
     destinations = tuple(Destination(**item) for item in deliver.pop("destinations"))
     behaviour = Behaviour(**{**content["behaviour"], "calls": Path(str(content["behaviour"]["calls"]))})
+    node = NodePolicy(**{**content["node"], "data_dir": Path(str(content["node"]["data_dir"]))})
+    workers = max(node.workers, 1)
     return NodePlan(
-        node=NodePolicy(**{**content["node"], "data_dir": Path(str(content["node"]["data_dir"]))}),
+        node=node,
         receive=ReceivePolicy(**content["receive"]),
         deliver=DeliverPolicy(destinations=destinations, **deliver),
         examine=examine,
-        processor_factory=lambda on_stage: FakeProcessor(behaviour, on_stage),
+        processors=lambda: ProcessorPool(lambda on_stage: FakeProcessor(behaviour, on_stage), workers),
         receives=bool(content["serve"]["receives"]),
     )
 

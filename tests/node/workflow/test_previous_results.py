@@ -12,7 +12,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from app.chain.folder import RunResults
-from app.dicom.reading.loading import LoadPolicy
+from app.dicom.reading.policy import LoadPolicy
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.writer import ResultFolder, write_results
 from app.domain.analysis import Quantified

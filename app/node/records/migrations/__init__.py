@@ -38,11 +38,13 @@ def refuse_newer(connection: Connection, place: str) -> None:
     Raises:
         MisconfiguredError: another version has taken it further.
     """
+    found = found_revision(connection)
+    if found in (None, REVISION):
+        return
     from alembic.script import ScriptDirectory
 
-    found = found_revision(connection)
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found not in known:
         raise MisconfiguredError(
             f"the database {place} has schema {found}, made by a newer version of the program; version "
             f"{__version__} expects {REVISION} or an older one. Install the newer version again, or restore "

@@ -1,0 +1,101 @@
+"""How long commands take to answer, and the node to listen: against two imports, and against Orthanc.
+
+    python -m benchmarks.start
+
+A data folder that a node has used before; its models are those of the repository. Takes about a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from app.demo.pacs import Orthanc
+from app.demo.processes import free_port, is_listening, start_program, stopping
+from app.node.policy import NodePolicy
+from app.node.records.stores import open_stores
+from benchmarks.comparison import MIN_RUNS, ROOT, Measure, Result, Row, interleaved, keep, timed
+
+LOOK_EVERY_S = 0.005
+IMPORTS = (sys.executable, "-c", "import pydicom, pynetdicom")
+"""The libraries that every DICOM program in Python loads: the peer of commands that answer and end."""
+
+COMMANDS = {"--help": 0.3, "status": 0.5, "check": 1.5}
+"""What is typed, and within how many seconds it is to answer."""
+
+LISTENS_WITHIN_S = 2.0
+
+
+def ran(command: Sequence[str]) -> Callable[[], float]:
+    """Seconds of a command, to its end."""
+    return timed(lambda: subprocess.run(command, cwd=ROOT, capture_output=True, check=True))
+
+
+def serving(words: Sequence[str], folder: Path, until: str = "") -> Callable[[], float]:
+    """Seconds until the node listens, or has logged an event; it is stopped afterwards."""
+
+    def run() -> float:
+        port, log = free_port(), folder / "log"
+        log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "app", "serve", *words, "--set", f"receive.port={port}"]
+        begun = time.perf_counter()
+        with stopping(start_program("psma-node serve", command, log, os.environ)) as node:
+            while not (f'"event": "{until}"' in log.read_text() if until else is_listening(port)):
+                node.require_alive()
+                time.sleep(LOOK_EVERY_S)
+            return time.perf_counter() - begun
+
+    return run
+
+
+def orthanc_listens(folder: Path) -> Callable[[], float]:
+    """Seconds until an Orthanc that has been used before listens; it is stopped afterwards."""
+
+    def run() -> float:
+        peer = Orthanc(folder, "PEER", free_port(), {})
+        begun = time.perf_counter()
+        try:
+            peer.start()
+            return time.perf_counter() - begun
+        finally:
+            peer.stop()
+
+    return run
+
+
+def main() -> None:
+    """Measure and keep."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        open_stores(NodePolicy(data_dir=folder / "data")).close()
+        settings = ["--set", f"node.data_dir={folder / 'data'}"]
+        for command, within_s in COMMANDS.items():
+            words = [sys.executable, "-m", "app", command, *(settings if command != "--help" else [])]
+            ours, peer = interleaved(ran(words), ran(IMPORTS))
+            title = f"psma-node {command}"
+            rows += [
+                Row(title, "–", Measure.SECONDS, ours, target=within_s),
+                Row(title, "import pydicom, pynetdicom", Measure.SHARE, ours, peer),
+            ]
+        orthanc = orthanc_listens(folder / "orthanc")
+        orthanc()  # makes its database
+        ours, peer = interleaved(serving(settings, folder), orthanc)
+        rows += [
+            Row("psma-node serve, until it listens", "–", Measure.SECONDS, ours, target=LISTENS_WITHIN_S),
+            Row("psma-node serve, until it listens", "Orthanc", Measure.SHARE, ours, peer),
+        ]
+        ready = serving(settings, folder, until="ready")
+        measured = tuple(ready() for _ in range(MIN_RUNS))
+        rows.append(Row("psma-node serve, until it can work on a study", "–", Measure.SECONDS, measured))
+    packages = ("typer", "pydantic", "sqlalchemy", "pydicom", "pynetdicom", "torch")
+    keep(Result.of("start", rows, packages=packages, programs=("Orthanc",)))
+
+
+if __name__ == "__main__":
+    main()

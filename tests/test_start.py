@@ -1,0 +1,98 @@
+"""What a command loads before it answers: only what it needs, whatever that takes. Never how long."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from app.node.policy import NodePolicy
+from app.node.records.stores import open_stores
+
+ROOT = Path(__file__).resolve().parents[1]
+
+COMPUTING = {"torch", "monai", "holoscan", "nnunetv2", "SimpleITK", "scipy", "highdicom"}
+"""What reads, computes and writes a study."""
+
+SERVING = ("dbos", "alembic")
+"""What the node needs beside it: for work, and for a database of an earlier version."""
+
+NETWORK = ("pydicom", "pynetdicom", "numpy")
+
+RECORDS = ("sqlalchemy", "pydantic", "yaml")
+
+
+def loaded(folder: Path, words: Sequence[str], until: str = "") -> set[str]:
+    """The packages in memory when a command has ended, or has come to the end of a function."""
+    program = f"""
+import signal, sys
+
+def tell():
+    print(*{{name.partition(".")[0] for name in sys.modules}}, flush=True)
+
+if {until!r}:
+    import importlib, os
+
+    module, kind, name = {until.split(":") if until else ["", "", ""]!r}
+    owner = getattr(importlib.import_module(module), kind)
+    original = getattr(owner, name)
+
+    def stop_there(*given):
+        original(*given)
+        tell()
+        os._exit(0)
+
+    setattr(owner, name, stop_there)
+    # a program that has them blocked is not started over
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+sys.argv = ["psma-node", *{list(words)!r}]
+from app.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    if end.code:
+        raise
+tell()
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> list[str]:
+    """Those of a node that has run before."""
+    policy = NodePolicy(data_dir=tmp_path / "data")
+    open_stores(policy).close()
+    words = (f"node.data_dir={policy.data_dir}", f"segment.models_dir={ROOT / 'models'}", "receive.port=0")
+    return [part for word in words for part in ("--set", word)]
+
+
+def test_help_loads_the_command_line_alone(tmp_path: Path) -> None:
+    found = loaded(tmp_path, ["--help"])
+    assert found & {*COMPUTING, *SERVING, *NETWORK, *RECORDS} == set()
+
+
+def test_status_loads_settings_and_database(tmp_path: Path, settings: list[str]) -> None:
+    found = loaded(tmp_path, ["status", *settings])
+    assert found & {*COMPUTING, *SERVING, *NETWORK} == set()
+
+
+def test_check_loads_neither_pytorch_nor_the_network_where_nothing_asks_for_them(
+    tmp_path: Path, settings: list[str]
+) -> None:
+    found = loaded(tmp_path, ["check", *settings, "--set", "segment.device=cpu"])
+    assert found & {*COMPUTING, *SERVING, *NETWORK} == set()
+
+
+def test_a_node_listens_before_it_loads_what_it_computes_with(tmp_path: Path, settings: list[str]) -> None:
+    words = ["serve", *settings, "--set", "segment.device=cpu"]
+    found = loaded(tmp_path, words, until="app.node.receive.scp:StoreScp:start")
+    assert found & {*COMPUTING, *SERVING} == set()
+    assert "pynetdicom" in found
