@@ -52,7 +52,7 @@ FLOORS = {
         "analysis",
         "dose outcome",
     ),
-    "app.dicom": ("contours header_values uids", "results", "outlines reading"),
+    "app.dicom": ("contours header_values uids", "dicom_file", "results", "outlines reading"),
     "app.dicom.results": (
         "policy",
         "context",

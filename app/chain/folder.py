@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from app.dicom.header_values import archive_kind
+from app.dicom.dicom_file import archive_kind
 from app.dicom.reading.loading import read_ct, read_joined_suv, read_suv
 from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import read_studies

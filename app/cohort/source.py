@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from app.cohort.pool import in_processes
 from app.cohort.truth import Truth
 from app.dicom import header_values as header
+from app.dicom.dicom_file import read_header
 from app.dicom.reading.policy import LoadPolicy
 from app.dicom.reading.studies import StudyReading, read_studies
 from app.domain.refusal import Reason
@@ -197,7 +198,7 @@ def _patient(patient: Patient, studies: Sequence[Study], policy: SelectionPolicy
 def _person(study: Study) -> tuple[str, str]:
     path = study.series[0].instances[0].path
     with header.tolerant():
-        dataset = header.read_header(path, ("SpecificCharacterSet", "PatientName", "PatientBirthDate"))
+        dataset = read_header(path, ("SpecificCharacterSet", "PatientName", "PatientBirthDate"))
         return header.text(dataset, "PatientName"), header.text(dataset, "PatientBirthDate")
 
 

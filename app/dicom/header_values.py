@@ -14,14 +14,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.datadict import tag_for_keyword
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.tag import BaseTag
 
 from app.domain.clocks import FARTHEST_EAST, FARTHEST_WEST, zone_offset
 from app.domain.study import Code
@@ -33,28 +33,21 @@ READ_ERRORS = (
 )  # fmt: skip
 """What pydicom raises on malformed files; anything else is a fault of ours."""
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-
-MOST_INFLATED_BYTES = 256 * 2**20
-"""A deflated file that grows beyond this is a bomb: an image of this size isn't sent deflated."""
-
 MIDNIGHT_H = 2
 """Hours before and after it in which a scan runs over midnight; no PET takes longer."""
 
-_HEADERLESS_BYTES = 4096
-_HEADERLESS_ELEMENTS = 3
-_LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT"))
+_SIMPLE = frozenset((
+    "AE", "AS", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM",
+    "UI", "UL", "US",
+))  # fmt: skip
+"""VRs of values that say all in their bytes and the character set."""
 
-_ARCHIVES = {
-    b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",
-    b"\x1f\x8b": "gzip",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-    b"Rar!": "rar",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-}
+_SHARED_SEQUENCES = frozenset((
+    "RadiopharmaceuticalInformationSequence", "ProcedureCodeSequence", "RequestAttributesSequence",
+))  # fmt: skip
+"""The same in every slice, and without values whose VR is that of the pixels around them."""
+
+_MOST_SHARED_BYTES = 256
 
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?")
@@ -70,96 +63,6 @@ def tolerant() -> Iterator[None]:
         yield
 
 
-def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
-    """The data set of a file without its pixels; ``keywords`` limit it to these attributes.
-
-    Raises:
-        one of :data:`READ_ERRORS`.
-    """
-    return _opened(path, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None)
-
-
-def read_with_pixels(path: Path) -> Dataset:
-    """The whole data set.
-
-    Raises:
-        one of :data:`READ_ERRORS`.
-    """
-    return _opened(path)
-
-
-def _opened(path: Path, **options: Any) -> Dataset:
-    try:
-        _refuse_bomb(path)
-        return dcmread(path, **options)
-    except InvalidDicomError:
-        if not is_headerless(path):
-            raise
-    dataset = dcmread(path, force=True, **options)
-    if "TransferSyntaxUID" not in dataset.file_meta and not _is_encapsulated(dataset):
-        implicit, _ = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    return dataset
-
-
-def _is_encapsulated(dataset: Dataset) -> bool:
-    """Compressed pixels: without a header nothing says how."""
-    pixels = dataset.get_item("PixelData") if "PixelData" in dataset else None
-    return pixels is not None and bool(pixels.value) and pixels.value.startswith(b"\xfe\xff\x00\xe0")
-
-
-def is_headerless(path: Path) -> bool:
-    """Whether a file is a data set in little endian without preamble, or without file meta information too.
-
-    Old archives and some exports write such files, though PS3.10 7.1 demands both. The first elements have to
-    be those that every data set begins with, in ascending order and of modest length.
-    """
-    with path.open("rb") as file:
-        start = file.read(_HEADERLESS_BYTES)
-    position, last, explicit = 0, (0, 0), start[4:6].isalpha()
-    for _ in range(_HEADERLESS_ELEMENTS):
-        if len(start) < position + 8:
-            return False
-        group, element, length = struct.unpack_from("<HHL", start, position)
-        explicit = start[position + 4 : position + 6].isalpha() if last[0] == 2 < group else explicit
-        if explicit:
-            long = start[position + 4 : position + 6] in _LONG_VRS
-            length = struct.unpack_from("<L" if long else "<H", start, position + (8 if long else 6))[0]
-            position += 4 if long else 0
-        if group not in (2, 8) or (group, element) <= last or length > _HEADERLESS_BYTES:
-            return False
-        position, last = position + 8 + length, (group, element)
-    return DEFLATED.encode() not in start
-
-
-def archive_kind(path: Path) -> str:
-    """What kind of archive a file is by its first bytes; empty for none, and for a gzipped NIfTI."""
-    if path.name.lower().endswith(".nii.gz"):
-        return ""
-    with path.open("rb") as file:
-        start = file.read(512)
-    kinds = (name for magic, name in _ARCHIVES.items() if start.startswith(magic))
-    return next(kinds, "tar" if start[257:262] == b"ustar" else "")
-
-
-def _refuse_bomb(path: Path) -> None:
-    if path.stat().st_size < MOST_INFLATED_BYTES // 1100:  # deflate can't gain more than 1032:1
-        return
-    meta = read_file_meta_info(path)
-    if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
-        return
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    grown = 0
-    with path.open("rb") as file:
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))
-        while chunk := file.read(2**16):
-            while chunk and not inflater.eof:
-                grown += len(inflater.decompress(chunk, 2**20))
-                chunk = inflater.unconsumed_tail
-                if grown > MOST_INFLATED_BYTES:
-                    raise ValueError(f"deflated data set of more than {MOST_INFLATED_BYTES} bytes")
-
-
 def value(dataset: Dataset, keyword: str) -> Any:
     """The attribute's value, or ``None`` when it is absent, empty or malformed."""
     tag = tag_for_keyword(keyword)
@@ -172,6 +75,41 @@ def value(dataset: Dataset, keyword: str) -> Any:
     return None if found is None or found == "" else found
 
 
+@lru_cache(maxsize=1024)
+def _place(keyword: str) -> tuple[BaseTag, str]:
+    """Tag and dictionary VR of a keyword; tag 0 for none."""
+    tag = tag_for_keyword(keyword)
+    return BaseTag(tag or 0), "" if tag is None else dictionary_VR(tag)
+
+
+def _unread(dataset: Dataset, keyword: str) -> tuple[RawDataElement, tuple[str, ...]] | None:
+    """An attribute of a file that nobody has looked at yet, and the encodings of its text."""
+    raw, encodings = dataset.get_item(_place(keyword)[0]), dataset.original_character_set
+    if not isinstance(raw, RawDataElement) or not raw.value or not encodings:
+        return None
+    return raw, (encodings,) if isinstance(encodings, str) else tuple(encodings)
+
+
+@lru_cache(maxsize=1 << 14)
+def _texts(keyword: str, vr: str, value: bytes, little: bool, encodings: tuple[str, ...]) -> tuple[str, ...]:
+    """Slices of a series share most values, so each is converted once."""
+    tag, _ = _place(keyword)
+    try:
+        raw = RawDataElement(tag, vr, len(value), value, 0, False, little)
+        return _spelled(convert_raw_data_element(raw, encoding=list(encodings)).value)
+    except READ_ERRORS:
+        return ()
+
+
+@lru_cache(maxsize=64)
+def _items(raw: RawDataElement, encodings: tuple[str, ...]) -> tuple[Dataset, ...]:
+    try:
+        found = convert_raw_data_element(raw, encoding=list(encodings)).value
+    except READ_ERRORS:
+        return ()
+    return tuple(item for item in found if isinstance(item, Dataset))
+
+
 def text(dataset: Dataset, keyword: str) -> str:
     """The attribute as text, without padding; several values joined by a backslash."""
     return "\\".join(texts(dataset, keyword))
@@ -179,8 +117,17 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Every value of the attribute as text."""
-    found = value(dataset, keyword)
-    if found is None:
+    unread = _unread(dataset, keyword)
+    if unread is not None:
+        raw, encodings = unread
+        vr, found = raw.VR or _place(keyword)[1], raw.value or b""
+        if vr in _SIMPLE and len(found) <= _MOST_SHARED_BYTES:
+            return _texts(keyword, vr, found, raw.is_little_endian, encodings)
+    return _spelled(value(dataset, keyword))
+
+
+def _spelled(found: Any) -> tuple[str, ...]:
+    if found is None or found == "":
         return ()
     several = [found] if isinstance(found, (str, bytes)) or not isinstance(found, Sequence) else list(found)
     return tuple(str(item).strip().strip("\0") for item in several)
@@ -219,7 +166,10 @@ def uid(dataset: Dataset, keyword: str) -> str:
 
 
 def items(dataset: Dataset, keyword: str) -> tuple[Dataset, ...]:
-    """Items of a sequence; empty when it is absent or no sequence."""
+    """Items of a sequence, for reading alone; empty when it is absent or no sequence."""
+    unread = _unread(dataset, keyword) if keyword in _SHARED_SEQUENCES else None
+    if unread is not None and unread[0].VR in (None, "SQ"):
+        return _items(unread[0]._replace(value_tell=0), unread[1])
     found = value(dataset, keyword)
     if found is None or isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
         return ()

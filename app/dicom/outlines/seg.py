@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from app.dicom import header_values as header
+from app.dicom.dicom_file import read_with_pixels
 from app.dicom.outlines.truth import Outlines, UnusableTruthError, being_read, chosen
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.imaging.labels import nearest_labels, share_outside
@@ -42,7 +43,7 @@ def read_segmentation(path: Path, grid: Grid, wanted: str = "") -> Outlines:
         UnusableTruthError: not readable, not evenly spaced, or no segment is wanted.
     """
     with being_read("SEG"):
-        return _outlines(header.read_with_pixels(path), grid, wanted)
+        return _outlines(read_with_pixels(path), grid, wanted)
 
 
 def _outlines(segmentation: Dataset, grid: Grid, wanted: str) -> Outlines:

@@ -19,6 +19,7 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from app.dicom import header_values as header
 from app.dicom.contours import filled
+from app.dicom.dicom_file import read_header, read_with_pixels
 from app.dicom.results.policy import LABEL_MAP_SEGMENTATION_STORAGE
 from app.domain.volume import FloatArray, Grid, LabelMap
 from app.errors import PsmaNodeError
@@ -58,7 +59,7 @@ def read_truth_header(path: Path) -> TruthHeader | None:
         one of :data:`app.dicom.header_values.READ_ERRORS`: no DICOM file, or a damaged one.
     """
     with header.tolerant():
-        dataset = header.read_header(path, _KEYWORDS)
+        dataset = read_header(path, _KEYWORDS)
         sop_class = header.uid(dataset, "SOPClassUID")
         if sop_class not in TRUTH_CLASSES:
             return None
@@ -168,7 +169,7 @@ def read_structure_set(path: Path, grid: Grid, ct_grid: Grid, wanted: str = "") 
         UnusableTruthError: not readable, no ROI is wanted, or contours in planes of neither image.
     """
     with being_read("RTSTRUCT"):
-        contours, skipped = _contours(header.read_with_pixels(path), wanted)
+        contours, skipped = _contours(read_with_pixels(path), wanted)
     warnings = (f"{skipped} points or open contours were left out",) if skipped else ()
     if not contours:
         return Outlines(LabelMap(np.zeros(grid.shape, np.uint16), grid), warnings=warnings)

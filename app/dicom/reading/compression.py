@@ -33,6 +33,7 @@ from pydicom.uid import (
 )
 
 from app.dicom import header_values as header
+from app.dicom.dicom_file import read_with_pixels
 from app.errors import RetryLaterError
 
 JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
@@ -268,7 +269,7 @@ def _limit_itself() -> None:
 
 def _decoded(path: Path) -> NDArray[Any]:
     with header.tolerant():
-        return np.ascontiguousarray(header.read_with_pixels(path).pixel_array)
+        return np.ascontiguousarray(read_with_pixels(path).pixel_array)
 
 
 def is_available(uid: UID) -> bool:

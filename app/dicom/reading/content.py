@@ -26,6 +26,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
 from app.dicom import header_values as header
+from app.dicom.dicom_file import read_with_pixels
 from app.dicom.reading import compression
 from app.dicom.reading.compression import DecoderDiedError, IsolatedDecoder
 from app.dicom.reading.pixels import MOST_VOXELS, decoded
@@ -102,7 +103,7 @@ def content_of(path: Path, decoder: IsolatedDecoder) -> Content:
         one of :data:`app.dicom.header_values.READ_ERRORS`, RuntimeError, DecoderDiedError: it can't be read.
     """
     with header.tolerant():
-        dataset = header.read_with_pixels(path)
+        dataset = read_with_pixels(path)
         content = _values(dataset)
         if PIXEL_DATA in dataset:
             _refuse_bomb(dataset)

@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from app.dicom import header_values as header
 from app.dicom.reading.injections import injections, radiopharmaceutical
-from app.dicom.reading.pixels import SliceStack, unusable
+from app.dicom.reading.pixels import SliceStack, scaled, unusable
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration, BodySize, SiteAdministration
 from app.domain.quantities.plausibility import retention_warnings, share_warnings
@@ -157,8 +157,7 @@ def _volume(
     if factors is None:
         return None
     per_slice = (slopes * np.array(factors)).astype(np.float32)
-    array = slices.stored.astype(np.float32) * per_slice[:, None, None]
-    return Volume(array, slices.stack.grid, unit, series.frame_of_reference_uid)
+    return Volume(scaled(slices.stored, per_slice), slices.stack.grid, unit, series.frame_of_reference_uid)
 
 
 def _refuse_implausible(volume: Volume, series: Series) -> None:

@@ -88,7 +88,7 @@ def _lone_offset(dataset: Dataset, item: Dataset, zone: timedelta | None) -> Lon
 def several_injections(dataset: Dataset) -> tuple[Reason, ...]:
     """Two injections, or two tracers, in one image: which one its values are scaled by is not said."""
     items, _ = injections(dataset)
-    if all(str(item) == str(items[0]) for item in items):
+    if all(str(item) == str(items[0]) for item in items[1:]):
         return ()
     found = f"{len(items)} different items ({', '.join(_name(item) for item in items)})"
     return (Reason(RefusalCode.ATTRIBUTE_INCONSISTENT, INJECTIONS, found, "one injection"),)

@@ -16,7 +16,7 @@ from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, same_in_all
 from app.dicom.reading.nm import read_nm
 from app.dicom.reading.pet import read_pet
-from app.dicom.reading.pixels import read_stack, rescale_factors, settled, unusable
+from app.dicom.reading.pixels import read_stack, rescale_factors, settled, slice_by_slice, unusable
 from app.dicom.reading.policy import LoadPolicy, SpectInCounts
 from app.dicom.reading.series_header import slice_numbers
 from app.domain.analysis import Loaded
@@ -68,15 +68,27 @@ def ct_image(series: Series) -> CtImage:
     kind = header.text(slices.headers[0], "RescaleType").upper()
     if kind not in ("", "HU", "HOUNSFIELD UNITS"):
         raise unusable(series, RefusalCode.UNITS_UNSUPPORTED, "RescaleType", kind, "HU")
-    array = slices.stored.astype(np.float32) * slopes.astype(np.float32)[:, None, None]
-    array += intercepts.astype(np.float32)[:, None, None]
-    if slices.outside is not None:
-        array[slices.outside] = -np.inf
-    lowest = float(array.min(where=array >= AIR_HU, initial=np.inf))  # what lies below is outside the image
+    array = np.empty(slices.stored.shape, dtype=np.float32)
+    factors = slopes.astype(np.float32), intercepts.astype(np.float32)
+
+    def rescale(z: int) -> float:
+        """A slice, in place; its lowest value that is no air, for what lies below is outside the image."""
+        plane = array[z]
+        plane[...] = slices.stored[z]
+        plane *= factors[0][z]
+        plane += factors[1][z]
+        if slices.outside is not None:
+            plane[slices.outside[z]] = -np.inf
+        least = float(plane.min())
+        if not least >= AIR_HU:  # or it is no number
+            least = float(plane.min(where=plane >= AIR_HU, initial=np.inf))
+        np.maximum(plane, AIR_HU, out=plane)
+        return least
+
+    lowest = min(slice_by_slice(rescale, len(array)))
     if not lowest < HIGHEST_PLAUSIBLE_MINIMUM_HU:
         found = f"a minimum of {lowest:g}"
         raise unusable(series, RefusalCode.VALUES_IMPLAUSIBLE, "PixelData", found, "air or fat below 0 HU")
-    np.maximum(array, AIR_HU, out=array)
     order = settled(check_order(array, slice_numbers(slices.headers), AIR_HU), series)
     volume = Volume(array, slices.stack.grid, Unit.HU, series.frame_of_reference_uid)
     # the PET may give the same sentence, so this one says which image it is about

@@ -6,12 +6,15 @@ or SS by Pixel Representation, and writers confuse the two: 63536 is -2000, in t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import get_decoder
+from pydicom.tag import BaseTag
 
 from app.dicom import header_values as header
 from app.domain.refusal import Reason, RefusalCode
@@ -26,6 +29,14 @@ HIGHEST_HU = 30710.0
 TISSUE_HU = (-900.0, 4000.0)
 """Padding of a value in between might be lung, tissue or metal: it counts where it reaches a slice's edge."""
 
+PIXEL_DATA = BaseTag(0x7FE00010)
+OVERLAY_BITS = tuple(BaseTag(group << 16 | 0x0102) for group in range(0x6000, 0x6020, 2))
+"""Overlay Bit Position of every overlay."""
+
+FLOAT_PIXELS = (BaseTag(0x7FE00008), BaseTag(0x7FE00009))
+DESCRIPTION = ("Rows", "Columns", "BitsStored", "BitsAllocated", "SamplesPerPixel")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+
 ADVICE = "Send the image again from the scanner"
 
 
@@ -33,8 +44,32 @@ def has_spare_bits(dataset: Dataset) -> bool:
     """Whether samples of 16 bits have unused ones on top that no overlay occupies."""
     bits = header.whole(dataset, "BitsStored") or 16
     is_usual = header.whole(dataset, "BitsAllocated") == 16 and header.whole(dataset, "HighBit") == bits - 1
-    overlays = any((group, 0x0102) in dataset for group in range(0x6000, 0x6020, 2))
-    return is_usual and bits < 16 and not overlays
+    return is_usual and bits < 16 and not any(tag in dataset for tag in OVERLAY_BITS)
+
+
+def plain_samples(dataset: Dataset) -> Stored | None:
+    """Samples of 16 bits, one a pixel, uncompressed and in full, as they lie in the file; read-only.
+
+    ``None`` where they are not so plain, which pydicom has to look into.
+    """
+    raw = dataset.get_item(PIXEL_DATA)
+    if not isinstance(raw, RawDataElement) or raw.VR not in (None, "OW") or not raw.is_little_endian:
+        return None
+    photometric = header.text(dataset, "PhotometricInterpretation")
+    rows, columns, bits, *described = (header.whole(dataset, keyword) or 0 for keyword in DESCRIPTION)
+    frames = 1 if "NumberOfFrames" not in dataset else header.whole(dataset, "NumberOfFrames") or 0
+    signed = header.whole(dataset, "PixelRepresentation")
+    shape = (rows, columns) if frames == 1 else (frames, rows, columns)
+    is_plain = (
+        described == [16, 1]
+        and not any(tag in dataset for tag in FLOAT_PIXELS)
+        and photometric in GREY
+        and 0 < bits <= 16
+        and signed in (0, 1)
+    )
+    if not is_plain or min(shape) < 1 or len(raw.value or b"") != 2 * math.prod(shape):
+        return None
+    return np.frombuffer(raw.value or b"", "<i2" if signed else "<u2").reshape(shape)
 
 
 def with_spare_bits(dataset: Dataset) -> Stored:
@@ -42,10 +77,11 @@ def with_spare_bits(dataset: Dataset) -> Stored:
 
     Negative values may be written in the stored bits alone, or in all.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
-    stored = np.asarray(get_decoder(syntax).as_array(dataset, correct_unused_bits=False)[0])
-    bits = int(dataset.BitsStored)
-    if stored.dtype.kind == "i":
+    stored, bits = plain_samples(dataset), header.whole(dataset, "BitsStored") or 16
+    if stored is None:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        stored = np.asarray(get_decoder(syntax).as_array(dataset, correct_unused_bits=False)[0])
+    if stored.dtype.kind == "i" and stored.max() >= 1 << (bits - 1):
         is_negative = (stored >= 1 << (bits - 1)) & (stored < 1 << bits)
         stored = np.where(is_negative, stored - (1 << bits), stored).astype(stored.dtype)
     return stored
@@ -56,8 +92,13 @@ def outside(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | No
 
     ``None`` when all are image; a reason when pixels contradict their own description.
     """
-    findings = [_stated(dataset, stored, is_ct), _beyond_bits(dataset, stored, is_ct)]
-    findings += [_unsigned(dataset, stored), _above_the_scale(dataset, stored)] if is_ct else []
+    planes = stored.reshape(-1, math.prod(stored.shape[-2:]))
+    low, high = planes.min(axis=1), planes.max(axis=1)
+    ends = low.min(), high.max()
+    findings = [_stated(dataset, stored, is_ct), _beyond_bits(dataset, stored, ends, is_ct)]
+    findings += (
+        [_unsigned(dataset, stored, ends[1]), _above_the_scale(dataset, stored, ends[1])] if is_ct else []
+    )
     masks = []
     for found in findings:
         if isinstance(found, Reason):
@@ -65,7 +106,7 @@ def outside(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | No
         if found is not None and found.any():
             masks.append(found)
     if not masks:
-        return _unstated(dataset, stored, is_ct)
+        return _unstated(dataset, stored, (low, high), is_ct)
     return np.asarray(np.logical_or.reduce(masks))
 
 
@@ -96,6 +137,11 @@ def _read_as(value: int, dtype: np.dtype[Any]) -> int:
 def _within(stored: Stored, ends: list[int], bits: int) -> Mask:
     """Values from one end to the other, in arithmetic of so many bits: 63536 and -2000 are one."""
     modulus = 1 << bits
+    if stored.dtype.itemsize == 2 and stored.dtype.isnative and ends[1] - ends[0] < modulus <= 0x10000:
+        above = stored.view(np.uint16) - np.uint16(ends[0] % 0x10000)  # wraps round as 16 bits do
+        if bits < 16:
+            above &= np.uint16(modulus - 1)
+        return np.asarray(above <= ends[1] - ends[0])
     return np.asarray((stored.astype(np.int64) - ends[0]) % modulus <= ends[1] - ends[0], dtype=np.bool_)
 
 
@@ -125,14 +171,18 @@ def _at_edges(mask: Mask) -> Mask:
     return np.asarray(reaches[parts])
 
 
-def _beyond_bits(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason | None:
+def _beyond_bits(
+    dataset: Dataset, stored: Stored, ends: tuple[Any, Any], is_ct: bool
+) -> Mask | Reason | None:
     """What lies below all that Bits Stored can hold. Above it a CT has metal, and nothing else has a use."""
-    if not has_spare_bits(dataset) or stored.dtype.itemsize != 2:
+    bits = header.whole(dataset, "BitsStored") or 16
+    lowest = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
+    if stored.dtype.itemsize != 2 or lowest <= int(ends[0]) <= int(ends[1]) < 1 << bits:
         return None
-    bits = int(dataset.BitsStored)
+    if not has_spare_bits(dataset):
+        return None
     signed = stored.view(np.dtype(stored.dtype.str.replace("u", "i")))
-    is_signed = stored.dtype.kind == "i"
-    below = signed < (-(1 << (bits - 1)) if is_signed else 0)
+    below = signed < lowest
     most = int(signed.max())
     if not is_ct and most >= 1 << bits:
         found, expected = f"a value of {most} in {bits} bits", "values that the stored bits can hold"
@@ -140,37 +190,38 @@ def _beyond_bits(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | Reason
     return np.asarray(below)
 
 
-def _unsigned(dataset: Dataset, stored: Stored) -> Mask | Reason | None:
+def _unsigned(dataset: Dataset, stored: Stored, most: Any) -> Mask | Reason | None:
     """Negative values of a CT that is called unsigned: below air they are padding."""
-    if stored.dtype.str[1:] != "u2" or _hu(dataset, float(stored.max())) <= HIGHEST_HU:
+    if stored.dtype.str[1:] != "u2" or _hu(dataset, float(most)) <= HIGHEST_HU:
         return None
     slope = header.number(dataset, "RescaleSlope") or 1.0
     negative = np.asarray(stored > (HIGHEST_HU - _hu(dataset, 0.0)) / slope)
     highest = _hu(dataset, float(stored[negative].max()) - 0x10000)
     if highest > AIR_HU:
-        found = f"{_hu(dataset, float(stored.max())):.0f} HU by unsigned values, {highest:.0f} by signed ones"
+        found = f"{_hu(dataset, float(most)):.0f} HU by unsigned values, {highest:.0f} by signed ones"
         expected = "1: the pixels are signed"
         return Reason(RefusalCode.VALUES_IMPLAUSIBLE, "PixelRepresentation", found, expected, ADVICE)
     return negative
 
 
-def _above_the_scale(dataset: Dataset, stored: Stored) -> Mask | None:
+def _above_the_scale(dataset: Dataset, stored: Stored, most: Any) -> Mask | None:
     """Edges of a signed CT at what no CT measures. Inside the body it is metal that went beyond the scale."""
-    if stored.dtype.kind != "i" or _hu(dataset, float(stored.max())) <= HIGHEST_HU:
+    if stored.dtype.kind != "i" or _hu(dataset, float(most)) <= HIGHEST_HU:
         return None
     slope = header.number(dataset, "RescaleSlope") or 1.0
     return _at_edges(np.asarray(stored > (HIGHEST_HU - _hu(dataset, 0.0)) / slope))
 
 
-def _unstated(dataset: Dataset, stored: Stored, is_ct: bool) -> Mask | None:
+def _unstated(dataset: Dataset, stored: Stored, of_planes: tuple[Stored, Stored], is_ct: bool) -> Mask | None:
     """Padding that no attribute names: one extreme value in all four corners of a slice.
 
     Corners lie outside the ring; no measurement has its hottest, or its most negative, value in all of them,
-    and no CT its densest. A CT's lowest value is air, or is taken for air.
+    and no CT its densest. A CT's lowest value is air, or is taken for air. ``of_planes``: lowest and highest.
     """
+    low, high = of_planes
     planes = stored.reshape(-1, *stored.shape[-2:])
     corners = planes[:, :: planes.shape[1] - 1 or 1, :: planes.shape[2] - 1 or 1].reshape(len(planes), -1)
-    value, low, high = corners[:, 0], planes.min(axis=(1, 2)), planes.max(axis=(1, 2))
+    value = corners[:, 0]
     if is_ct:
         is_extreme = (value == high) & np.array([_hu(dataset, float(each)) > 0.0 for each in value])
     else:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +16,7 @@ from pydicom import Dataset
 from pydicom.pixels import get_decoder
 
 from app.dicom import header_values as header
+from app.dicom.dicom_file import DEFLATED, read_with_pixels
 from app.dicom.reading import compression, padding
 from app.dicom.reading.compression import (
     JPEG_LS,
@@ -33,7 +37,9 @@ Found = TypeVar("Found")
 MOST_VOXELS = 1 << 29
 """2 GiB as float32: four times the largest CT of a whole body. More is a header that lies."""
 
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", header.DEFLATED)
+THREADS = min(4, os.cpu_count() or 1)
+
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 
 
 HEADERLESS = "nothing: the file is headerless (PS3.10 7.1), so how its pixels are compressed is unknown"
@@ -148,7 +154,7 @@ def _stored(
 ) -> tuple[Dataset, NDArray[Any]]:
     """Data set without pixels, and its pixels as ``shape``; or as many such as it has frames, used or not."""
     try:
-        dataset = header.read_with_pixels(path)
+        dataset = read_with_pixels(path)
     except header.READ_ERRORS as error:
         found, expected = type(error).__name__, "a readable DICOM file"
         raise unusable(series, RefusalCode.UNREADABLE, "", found, expected) from error
@@ -193,7 +199,27 @@ def decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[A
         return decoder.decode(path)
     if syntax in UNCOMPRESSED and padding.has_spare_bits(dataset):
         return padding.with_spare_bits(dataset)
-    return np.asarray(dataset.pixel_array)
+    is_full = syntax in UNCOMPRESSED and header.whole(dataset, "BitsStored") == 16
+    plain = padding.plain_samples(dataset) if is_full else None
+    return np.asarray(dataset.pixel_array) if plain is None else plain
+
+
+def scaled(stored: NDArray[Any], factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Stored values ``(z, y, x)`` times a factor for each z, in one pass over them."""
+    array = np.empty(stored.shape, dtype=np.float32)
+
+    def scale(z: int) -> None:
+        array[z] = stored[z]
+        array[z] *= factors[z]
+
+    slice_by_slice(scale, len(array))
+    return array
+
+
+def slice_by_slice(work: Callable[[int], Found], slices: int) -> list[Found]:
+    """What some work on each slice gives; numpy lets several go on at a time."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(work, range(slices)))
 
 
 def _refuse_undecodable(series: Series, dataset: Dataset) -> None:

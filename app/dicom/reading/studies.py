@@ -15,6 +15,7 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 
 from app.dicom import header_values as header
+from app.dicom.dicom_file import archive_kind, read_header
 from app.dicom.reading.compression import IsolatedDecoder
 from app.dicom.reading.content import differing_tags, named
 from app.dicom.reading.series_header import KEYWORDS, FileHeader, announced_images, file_header
@@ -153,7 +154,7 @@ def _read(path: Path, root: Path) -> FileHeader | Reason:
     name = path.relative_to(root).as_posix()
     expected = "a DICOM file with SOP Class, SOP Instance, Series and Study Instance UID"
     try:
-        dataset = header.read_header(path, KEYWORDS)
+        dataset = read_header(path, KEYWORDS)
         missing = [
             keyword
             for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
@@ -170,7 +171,7 @@ def _read(path: Path, root: Path) -> FileHeader | Reason:
 
 def _foreign(path: Path) -> tuple[str, str]:
     """What a file without DICOM's preamble is, and what to do, where that is not what UNREADABLE says."""
-    archive = header.archive_kind(path)
+    archive = archive_kind(path)
     if archive:
         return f"a {archive} archive", UNPACK
     return "not a DICOM file (PS3.10: DICM after 128 bytes)", ""

@@ -17,7 +17,8 @@ import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from app.dicom.header_values import read_header, tolerant
+from app.dicom.dicom_file import read_header
+from app.dicom.header_values import tolerant
 from app.dicom.results.policy import WritePolicy
 from app.dicom.uids import ResultKind, derived_uid, result_identity, series_uid, sop_uid, tracking_uid
 from app.domain.analysis import Loaded, Provenance, Quantified, SupersededReport

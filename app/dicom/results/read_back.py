@@ -18,7 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import unpack_bits
 
 from app.dicom.contours import filled
-from app.dicom.header_values import read_header, tolerant
+from app.dicom.dicom_file import read_header
+from app.dicom.header_values import tolerant
 from app.dicom.results.context import PATIENT_KEYWORDS, ResultContext
 from app.dicom.results.report.quantities import Quantity, lesion_quantities, whole_body_quantities
 from app.dicom.results.report.sr import WHOLE_BODY

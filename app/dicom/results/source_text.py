@@ -14,7 +14,8 @@ from pathlib import Path
 from pydicom import DataElement, Dataset, dcmread, dcmwrite
 from pydicom.dataelem import RawDataElement
 
-from app.dicom.header_values import read_header, tolerant
+from app.dicom.dicom_file import read_header
+from app.dicom.header_values import tolerant
 from app.dicom.results.context import decoded_header
 
 TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from app.dicom.header_values import read_header, tolerant
+from app.dicom.dicom_file import read_header
+from app.dicom.header_values import tolerant
 from app.dicom.results.context import (
     RESEARCH_USE,
     anonymous,

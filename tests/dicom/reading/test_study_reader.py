@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from app.dicom import header_values as header
+from app.dicom.dicom_file import read_with_pixels
 from app.dicom.reading.studies import read_studies, read_study
 from app.domain.refusal import RefusalCode
 from app.domain.selection.policy import SelectionPolicy
@@ -173,7 +173,7 @@ def test_without_acquisition_series_time_orders_and_no_more(tmp_path: Path) -> N
 
 
 def test_a_deflate_bomb_is_reported_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.dicom.header_values.MOST_INFLATED_BYTES", 8 * 2**20)
+    monkeypatch.setattr("app.dicom.dicom_file.MOST_INFLATED_BYTES", 8 * 2**20)
     path = tiny.write_ct(tmp_path, tiny.Scan(tiny.ramp(1)))[0]
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -258,7 +258,7 @@ def test_a_file_without_preamble_is_read(tmp_path: Path, implicit: bool, with_me
         length = 12 + int.from_bytes(content[8:12], "little")
         path.write_bytes(content if with_meta else content[length:])
     assert without_paths(read_study(tmp_path)) == without_paths(expected)
-    read = header.read_with_pixels(paths[1])
+    read = read_with_pixels(paths[1])
     assert (read.pixel_array == tiny.ramp(2, 400, 400)[1]).all()
 
 
