@@ -61,7 +61,7 @@ FLOORS = {
         "writer withdrawal",
     ),
     "app.imaging": (
-        "earlier_results joined_parts labels mip morphology nifti resampling",
+        "earlier_results joined_parts labels mip morphology nifti resampling slices",
         "registration shared_region",
         "anatomy",
         "quantification",

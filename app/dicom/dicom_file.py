@@ -47,7 +47,7 @@ START_BYTES = 1 << 15
 
 _PREAMBLE_BYTES = 128
 _META_AT = _PREAMBLE_BYTES + len(b"DICM")
-_CHARACTER_SET = 0x00080005
+_CHARACTER_SET = BaseTag(0x00080005)
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _FILE_META = range(0x00020000, 0x00030000)
 _DATA_SET = range(0x00080000, 0xFFFD0000)
@@ -152,6 +152,7 @@ def _data_set(path: Path, walk: _Walk) -> FileDataset:
     elements, encoding = walk.data_set(at, is_implicit)
     dataset = FileDataset(str(path), elements, walk.content[:_PREAMBLE_BYTES], file_meta, is_implicit, True)
     dataset.set_original_encoding(is_implicit, True, encoding)
+    dataset.get(_CHARACTER_SET)  # the one element that pydicom's reader converts
     return dataset
 
 

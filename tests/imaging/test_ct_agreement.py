@@ -14,6 +14,8 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import fft
+from scipy.ndimage import gaussian_filter
 
 from app.domain.findings.findings import Organ, Site
 from app.domain.findings.measurements import measure
@@ -24,7 +26,7 @@ from app.domain.volume import Grid, Unit, Volume
 from app.imaging.anatomy.sites import without_sites
 from app.imaging.registration.ct_agreement import measure_ct_agreement
 from app.imaging.registration.outlines import OutlinePair, ShiftSearch
-from app.imaging.registration.working_ct import WorkingCt, working_ct
+from app.imaging.registration.working_ct import WorkingCt, block_means, blurred, working_ct
 from tests.imaging.bodies import Person, Pose, Shape, mirrored, trunk_grid
 
 GRID = trunk_grid(180.0, 1060.0, 10.0)
@@ -168,6 +170,33 @@ def test_a_ct_is_prepared_once_for_as_long_as_it_is_in_use() -> None:
     del source, first
     gc.collect()
     assert seen() is None
+
+
+@pytest.mark.parametrize("block", [(1, 3, 3), (2, 2, 2), (3, 1, 7), (1, 4, 1), (1, 8, 9)])
+def test_block_means_are_those_of_numpy_to_the_bit(block: tuple[int, int, int]) -> None:
+    array = np.random.default_rng(1).normal(0.0, 500.0, (7, 50, 61)).astype(np.float32)
+    whole = array[tuple(slice(n // f * f) for n, f in zip(array.shape, block, strict=True))]
+    shape = [size for n, f in zip(array.shape, block, strict=True) for size in (n // f, f)]
+    assert np.array_equal(block_means(array, block), whole.reshape(shape).mean(axis=(1, 3, 5)))
+
+
+def test_the_blur_is_that_of_scipy_to_the_bit() -> None:
+    grid = Grid.axis_aligned((9, 20, 31), (2.0, 3.0, 4.0), (0.0, 0.0, 0.0))
+    noise = np.random.default_rng(1).random(grid.shape, dtype=np.float32)
+    expected = gaussian_filter(noise, (2.0, 8.0 / 3.0, 4.0), truncate=2.0)
+    assert np.array_equal(blurred(Volume(noise, grid, Unit.SUVBW), 8.0, 2.0).array, expected)
+
+
+def test_sums_at_shifts_are_the_start_of_the_inverse_transform_to_the_bit() -> None:
+    """Only lines that end in a shift within reach are transformed back."""
+    whole = Grid.axis_aligned((20, 14, 17), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0))
+    noise = np.random.default_rng(1).random((28, 22, 25), dtype=np.float32)
+    inner = noise[4:-4, 4:-4, 4:-4]
+    ct = WorkingCt(whole, inner, inner > 0.1, inner > 0.2, inner)
+    search = ShiftSearch(OutlinePair(ct, inner, noise, noise > 0.3, 4))
+    size = [fft.next_fast_len(n, real=True) for n in noise.shape]
+    product = fft.rfftn(noise, size)
+    assert np.array_equal(search._at_shifts(product), fft.irfftn(product, size)[:9, :9, :9])
 
 
 def test_neither_scale_nor_storage_order_of_the_image_matters() -> None:

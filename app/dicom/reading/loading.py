@@ -16,7 +16,7 @@ from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, same_in_all
 from app.dicom.reading.nm import read_nm
 from app.dicom.reading.pet import read_pet
-from app.dicom.reading.pixels import read_stack, rescale_factors, settled, slice_by_slice, unusable
+from app.dicom.reading.pixels import read_stack, rescale_factors, settled, unusable
 from app.dicom.reading.policy import LoadPolicy, SpectInCounts
 from app.dicom.reading.series_header import slice_numbers
 from app.domain.analysis import Loaded
@@ -34,6 +34,7 @@ from app.errors import UnusableStudyError
 from app.imaging.anatomy.relative_uptake import related_to_liver
 from app.imaging.joined_parts import joined_parts
 from app.imaging.registration.ct_agreement import check_ct
+from app.imaging.slices import slice_by_slice
 
 HIGHEST_PLAUSIBLE_MINIMUM_HU = 0.0
 """A CT of a patient holds fat, or air around them; without either its numbers are no Hounsfield units."""

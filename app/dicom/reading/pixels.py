@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,13 +28,12 @@ from app.domain.selection.screening import CT_IMAGE
 from app.domain.stack.geometry import Stack, stack_series
 from app.domain.study import Series
 from app.errors import UnusableStudyError
+from app.imaging.slices import slice_by_slice
 
 Found = TypeVar("Found")
 
 MOST_VOXELS = 1 << 29
 """2 GiB as float32: four times the largest CT of a whole body. More is a header that lies."""
-
-THREADS = min(4, os.cpu_count() or 1)
 
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 
@@ -214,12 +210,6 @@ def scaled(stored: NDArray[Any], factors: NDArray[np.float32]) -> NDArray[np.flo
 
     slice_by_slice(scale, len(array))
     return array
-
-
-def slice_by_slice(work: Callable[[int], Found], slices: int) -> list[Found]:
-    """What some work on each slice gives; numpy lets several go on at a time."""
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(work, range(slices)))
 
 
 def _refuse_undecodable(series: Series, dataset: Dataset) -> None:
