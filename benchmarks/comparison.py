@@ -117,7 +117,8 @@ class Result:
         rows, tables: what was found.
         day: ISO date.
         commit: of the working tree; "+" behind it when files of the program differed from it.
-        machine: processor, its flags that matter, cores, memory; the file system where it matters.
+        machine: processor, its flags that matter, cores, memory, load (that of the benchmark, and of others);
+            the file system where it matters.
         versions: of Python, the packages and the programs used.
     """
 
@@ -224,6 +225,7 @@ def machine(folder: Path | None) -> dict[str, str]:
         "flags": ", ".join(flag for flag in CPU_FLAGS if flag in known) or "none of " + ", ".join(CPU_FLAGS),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory_gb:.0f} GB",
+        "load at the end": f"{os.getloadavg()[0]:.1f}",
     }
     if folder is not None:
         found["file system"] = _said(("df", "--output=fstype", str(folder))).split()[-1]

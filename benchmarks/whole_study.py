@@ -7,6 +7,9 @@ Each run is a process of its own, as the command is: folder mode on both studies
 PET are the prior of the SPECT. The peer is nnU-Net's own predictor on the same channels, with the same
 weights, from array to mask, its model loaded beforehand. An untimed run first takes the channels from the
 node and warms the disk's cache.
+
+``--before`` is for a working tree of an earlier commit, with ``comparison.py``, ``full_study.py`` and this
+file copied into its ``benchmarks``; ``benchmarks/results/before`` of that tree is then copied into this one.
 """
 
 from __future__ import annotations
@@ -189,13 +192,15 @@ def rows(ours: Sequence[Run], peer: Sequence[Run]) -> list[Row]:
     return [*found, Row("both: peak memory", "nnUNetPredictor", Measure.SHARE, memory, theirs, note=note)]
 
 
-def profile(title: str, ours: Sequence[Run]) -> Table:
-    """Seconds of each stage: medians."""
+def profile(title: str, ours: Sequence[Run], peer: Sequence[Run]) -> Table:
+    """Seconds of each stage, and of the peer in the same minutes: medians."""
     lines = [("start", f"{median(run['start'] for run in ours):.2f}", "")]
     lines += [
         (stage, *(f"{median(stages(run, which)[stage] for run in ours):.2f}" for which in (0, 1)))
         for stage in STAGES
     ]
+    alone = (f"{median(run['studies'][which]['s'] for run in peer):.2f}" for which in (0, 1))
+    lines.append(("nnUNetPredictor alone", *alone))
     return Table(title, ("stage, s (median)", *STUDIES), tuple(lines))
 
 
@@ -231,7 +236,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="psma-benchmark-") as folder:
         ours, peer = measure(options.runs, Path(folder))
-    table = profile("Profile", ours)
+    table = profile("Profile", ours, peer)
     earlier = BEFORE / f"{NAME}.json"
     if not options.before and earlier.is_file():
         table = beside(table, Result.read(earlier))

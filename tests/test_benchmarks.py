@@ -83,11 +83,11 @@ def a_run(factor: float) -> dict[str, Any]:
     }
 
 
+PEER = {"studies": [{"s": 4.0, "peak_mb": 900.0}, {"s": 2.0, "peak_mb": 1000.0}]}
+
+
 def test_the_rows_of_a_whole_study_add_its_stages() -> None:
-    ours, peer = (
-        [a_run(1.0), a_run(2.0)],
-        [{"studies": [{"s": 4.0, "peak_mb": 900.0}, {"s": 2.0, "peak_mb": 1000.0}]}] * 2,
-    )
+    ours, peer = [a_run(1.0), a_run(2.0)], [PEER, PEER]
     whole, share, seconds, spect, *_, memory = rows(ours, peer)
     assert whole.ours == (2.0 + 2.0 + 9.0, 2.0 + 4.0 + 18.0)
     assert whole.theirs == (4.0, 4.0)
@@ -97,9 +97,9 @@ def test_the_rows_of_a_whole_study_add_its_stages() -> None:
 
 
 def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
-    now, then = profile("Profile", [a_run(1.0)]), profile("Profile", [a_run(3.0)])
+    now, then = (profile("Profile", [a_run(factor)], [PEER]) for factor in (1.0, 3.0))
     table = beside(now, Result.of("whole_study", [], [then]))
-    assert dict(zip(table.columns, table.lines[-1], strict=True)) == {
+    assert dict(zip(table.columns, table.lines[-2], strict=True)) == {
         "stage, s (median)": "write",
         "PET/CT, before": "3.00",
         "PET/CT, after": "1.00",
