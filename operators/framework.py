@@ -11,7 +11,9 @@ import ctypes
 import importlib.util
 import os
 import resource
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 from app.errors import MisconfiguredError
@@ -49,16 +51,33 @@ def _give_caches_a_place() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
+def _without_the_rest_of_monai() -> types.ModuleType:
+    """The package ``monai`` as a mere place: the SDK stands in it and uses nothing else of it.
+
+    MONAI's own ``__init__`` imports all of MONAI: 3 s.
+    """
+    spec = importlib.util.find_spec("monai")
+    if spec is None:
+        raise MisconfiguredError("found no monai.deploy; install the packages of requirements.txt")
+    package = types.ModuleType("monai")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    return sys.modules.setdefault("monai", package)
+
+
 # What it logs as an error is raised as an exception too, and we report it in one line without any header;
 # its own lines may. HOLOSCAN_LOG_LEVEL=ERROR (or DEBUG) in the environment shows them.
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 _give_caches_a_place()
 _load_cuda_runtime()
 _raise_soft_stack_limit()
+_placeholder = _without_the_rest_of_monai()
 
 from holoscan.conditions import CountCondition  # noqa: E402  after the CUDA runtime is loaded
 from holoscan.schedulers import GreedyScheduler  # noqa: E402  after the CUDA runtime is loaded
 from monai.deploy.core import Application, Fragment, Operator, OperatorSpec  # noqa: E402  as above
+
+if _placeholder.__spec__ is None:  # whoever imports MONAI itself gets it
+    del sys.modules["monai"]
 
 PYTHON_OBJECT = "PyObject"
 """Emitter name that passes a Python object as it is; without it arrays in containers turn into tensors."""

@@ -96,3 +96,19 @@ def test_a_node_listens_before_it_loads_what_it_computes_with(tmp_path: Path, se
     found = loaded(tmp_path, words, until="app.node.receive.scp:StoreScp:start")
     assert found & {*COMPUTING, *SERVING} == set()
     assert "pynetdicom" in found
+
+
+def test_the_framework_is_loaded_without_all_of_monai_which_can_be_imported_as_ever() -> None:
+    program = """
+import sys
+import operators.framework
+print("monai.deploy.core" in sys.modules, "monai.transforms" in sys.modules)
+from monai.deploy.core import Application
+from monai.transforms import Compose
+print(Compose, Application is operators.framework.Application)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first == "True False"
+    assert second == "<class 'monai.transforms.compose.Compose'> True"
