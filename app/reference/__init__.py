@@ -26,7 +26,7 @@ from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
 from app.node.policy import DeliverPolicy, ReceivePolicy
-from app.node.receive import scp
+from app.node.receive import reception, scp
 from app.settings import Settings
 
 Schema = dict[str, Any]
@@ -102,14 +102,18 @@ _CLASSIC = {PET_IMAGE: "PET", NM_IMAGE: "SPECT", CT_IMAGE: "CT"}
 USED = _CLASSIC | {uid: _CLASSIC[classic] for uid, classic in CLASSIC_OF_ENHANCED.items()}
 
 STATUSES = (
-    (scp.SUCCESS, "Success", "the instance is on disk (fsync) and indexed, now or from an earlier time"),
-    (scp.OUT_OF_RESOURCES, "Out of resources", "disk or index does not take it; send again later"),
+    (reception.SUCCESS, "Success", "the instance is on disk (fdatasync), now or from an earlier time"),
+    (reception.OUT_OF_RESOURCES, "Out of resources", "disk or index does not take it; send again later"),
     (
-        scp.DATA_SET_MISMATCH,
+        reception.DATA_SET_MISMATCH,
         "Data set does not match SOP class",
         "UIDs in the data set are not the command's",
     ),
-    (scp.CANNOT_UNDERSTAND, "Cannot understand", "the header can't be parsed, or a UID breaks PS3.5 9.1"),
+    (
+        reception.CANNOT_UNDERSTAND,
+        "Cannot understand",
+        "the header can't be parsed, or a UID breaks PS3.5 9.1",
+    ),
 )
 
 

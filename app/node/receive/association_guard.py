@@ -69,6 +69,11 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         super().__init__(association, client_socket=connection)
         self._limits = limits
         self.is_hung_up = False
+        self.lane: Callable[[], bool] = lambda: True
+        """Reads what it serves itself; says whether pynetdicom has to read on."""
+        self._buffer = memoryview(b"")
+        self._kept = self._given = self._end = 0
+        """In the buffer: what next_pdu has given and may be put back, then what it has not given yet."""
 
     def hang_up(self) -> None:
         """End the connection, from any thread: the one that reads sees its end and cleans up."""
@@ -77,6 +82,73 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         if connection is not None:
             with suppress(OSError):  # the peer was quicker
                 connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something for pynetdicom to read, after the lane has taken its own."""
+        return (self._given < self._end or super().ready) and self.lane()
+
+    def next_pdu(self, wait_s: float) -> memoryview | None:
+        """The next PDU, whole, with its header; ``None`` when nothing came for ``wait_s``.
+
+        It stays as it is until :meth:`release`.
+
+        Raises:
+            GuardLimitError: the PDU is longer than allowed, or not complete in time.
+            ConnectionError: the peer closed the connection.
+        """
+        if not self._gather(_PDU_HEADER_BYTES, wait_s):
+            return None
+        length = int.from_bytes(self._buffer[self._given + 2 : self._given + _PDU_HEADER_BYTES], "big")
+        self._check_length(length, self._limits.max_pdu_bytes)
+        self._gather(_PDU_HEADER_BYTES + length, self._limits.pdu_timeout_s)
+        start = self._given
+        self._given += _PDU_HEADER_BYTES + length
+        return self._buffer[start : self._given]
+
+    def release(self) -> None:
+        """What next_pdu has given is done with, as soon as it is called again."""
+        self._kept = self._given
+
+    def put_back(self) -> None:
+        """What next_pdu has given since the last release comes again, from there or from recv."""
+        self._given = self._kept
+
+    def _gather(self, count: int, wait_s: float) -> bool:
+        """Have so many bytes not given yet in the buffer; False when nothing came for ``wait_s``."""
+        if self._end - self._given >= count:
+            return True
+        connection = self.socket
+        if connection is None:
+            raise ConnectionAbortedError("the connection was closed")
+        self._make_room(count)
+        deadline = time.monotonic() + wait_s
+        while self._end - self._given < count:
+            if time.monotonic() >= deadline and self._end == self._given:
+                return False
+            self._set_time_left(connection, deadline)
+            try:
+                arrived = connection.recv_into(self._buffer[self._end :])
+            except TimeoutError:
+                continue  # the deadline has passed: the loop looks at its top
+            if not arrived:
+                raise ConnectionResetError("the peer closed the connection")
+            if self._end == self._given:
+                deadline = time.monotonic() + self._limits.pdu_timeout_s
+            self._end += arrived
+        connection.settimeout(self._limits.pdu_timeout_s)
+        _acknowledge_at_once(connection)
+        return True
+
+    def _make_room(self, count: int) -> None:
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(2 * (self._limits.max_pdu_bytes + MAX_COMMAND_SET_BYTES)))
+        waiting = self._end - self._kept
+        if waiting == 0 or self._given + count > len(self._buffer):
+            self._buffer[:waiting] = self._buffer[self._kept : self._end]
+            self._given, self._end, self._kept = self._given - self._kept, waiting, 0
+        if self._given + count > len(self._buffer):
+            raise GuardLimitError(f"a command set came in more than {self._given} bytes")
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly ``nr_bytes``, or fewer when the peer closed; pynetdicom asks for a header, then a body.
@@ -87,11 +159,16 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         connection = self.socket
         if connection is None:
             return bytearray()
-        self._check_length(nr_bytes)
+        established = self.assoc.is_established
+        limit = self._limits.max_pdu_bytes if established else ASSOCIATE_REQUEST_LIMIT_BYTES
+        self._check_length(nr_bytes, limit)
         deadline = time.monotonic() + self._limits.pdu_timeout_s
         data = bytearray(nr_bytes)
         view = memoryview(data)
-        filled = 0
+        filled = min(nr_bytes, self._end - self._given)
+        view[:filled] = self._buffer[self._given : self._given + filled]
+        self._given += filled
+        self._kept = self._given
         while filled < nr_bytes:
             self._set_time_left(connection, deadline)
             try:
@@ -113,9 +190,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         if self.assoc.dul.state_machine.current_state == AWAITING_REQUEST:
             self.assoc.dul.to_user_queue.put(None)
 
-    def _check_length(self, nr_bytes: int) -> None:
-        established = self.assoc.is_established
-        limit = self._limits.max_pdu_bytes if established else ASSOCIATE_REQUEST_LIMIT_BYTES
+    def _check_length(self, nr_bytes: int, limit: int) -> None:
         if nr_bytes > limit + _PDU_HEADER_BYTES:
             self._give_up()
             raise GuardLimitError(f"a PDU of {nr_bytes} bytes was announced, at most {limit} are accepted")
@@ -169,6 +244,7 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     """Holds a limited number of connections, so that silent ones don't lock others out until ARTIM."""
 
     limits: Limits
+    new_lane: Callable[[Association, GuardedSocket], Callable[[], bool]]
     request_queue_size = 128
     """Connections the system holds until they are looked at; with the usual 5 a burst waits for seconds."""
 
@@ -205,6 +281,7 @@ class GuardedHandler(RequestHandler):  # type: ignore[misc]
         # the parent's socket announced "connection opened" (Evt5); the guarded one announces it again
         association.dul.event_queue.get_nowait()
         association.dul.socket = GuardedSocket(association, self.request, limits)
+        association.dul.socket.lane = self.server.new_lane(association, association.dul.socket)
         association.dimse = GuardedDimse(association, limits)
         return association
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import RetryLaterError
-from app.node.receive.scp import Reception, ReceptionEvent
+from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.records.audit import AuditEvent, AuditLog
 
 REPEAT_S = 60.0

@@ -1,9 +1,6 @@
 """The Store SCP: what the node answers to those who send (PS3.4 Annex B), and to an echo (Annex A).
 
-Statuses: 0000 only once the instance is safe (:meth:`app.node.records.inbox.Inbox.store`); A700 when there is
-no room or the index does not answer; A900 when the data set is not what the command says; C000 when it can't
-be understood, which includes UIDs that PS3.5 9.1 does not allow. An observer learns of each
-:class:`Reception` before the sender gets its answer.
+An observer learns of each :class:`~app.node.receive.reception.Reception` before the sender gets its answer.
 """
 
 from __future__ import annotations
@@ -11,13 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any
 
 from pydicom import uid
-from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
@@ -25,17 +19,10 @@ from pynetdicom.sop_class import Verification
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.policy import ReceivePolicy
 from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
-from app.node.records.header_scan import UnreadableHeaderError
-from app.node.records.inbox import Inbox, InboxFullError, Stored
-from app.node.records.instances import (
-    MismatchedInstanceError,
-    ReceivedInstance,
-    StoreCommand,
-    UnsafeUidError,
-    identify,
-)
-
-SUCCESS, OUT_OF_RESOURCES, DATA_SET_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+from app.node.receive.reception import InboxIntake, Observer, Reception, ReceptionEvent
+from app.node.receive.store_lane import StoreLane, StoreRequest
+from app.node.records.inbox import Inbox
+from app.node.records.instances import StoreCommand
 
 ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
     uid.ExplicitVRLittleEndian,
@@ -59,9 +46,6 @@ ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
 in one context: explicit VR first, which keeps private elements readable; lossless before lossy. Whether an
 image can be used is decided on loading."""
 
-MAX_COMMENT_LENGTH = 64
-"""Error Comment (0000,0902) is LO."""
-
 CONNECTIONS_PER_ASSOCIATION = 4
 """Connections that may be open, most of them not associated yet, for each allowed association."""
 
@@ -69,35 +53,6 @@ STOP_POLL_S = 0.1
 """How often the listener looks whether it should stop; new connections don't wait for it."""
 
 _log = logging.getLogger(__name__)
-
-
-class ReceptionEvent(StrEnum):
-    """The kinds of :class:`Reception`."""
-
-    ASSOCIATION_REJECTED = "association-rejected"
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True)
-class Reception:
-    """A request that was accepted or refused; holds no patient data.
-
-    Attributes:
-        detail: why, in words; empty for what went well.
-        status: of the C-STORE answer; ``None`` for a rejected association.
-        study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
-    """
-
-    event: ReceptionEvent
-    calling_ae: str
-    address: str
-    detail: str = ""
-    status: int | None = None
-    study_instance_uid: str = ""
-    sop_instance_uid: str = ""
 
 
 class _Refusal(Enum):
@@ -116,7 +71,7 @@ class StoreScp:
     When it raises RetryLaterError, a success becomes A700; the sender sends again, which is harmless.
     """
 
-    def __init__(self, policy: ReceivePolicy, inbox: Inbox, observe: Callable[[Reception], None]) -> None:
+    def __init__(self, policy: ReceivePolicy, inbox: Inbox, observe: Observer) -> None:
         self._policy = policy
         self._inbox = inbox
         self._observe = observe
@@ -150,6 +105,7 @@ class StoreScp:
         server = self._listen()
         try:
             self._inbox.recover()
+            self._inbox.follow()
         except BaseException:
             server.server_close()
             raise
@@ -173,6 +129,10 @@ class StoreScp:
         for association in server.active_associations:
             association.abort()
         self._server, self._stopping = None, False
+        try:
+            self._inbox.stop_following()
+        except RetryLaterError as error:
+            _log.error("not indexed, which the next start does", extra={"reason": str(error)})
 
     def _listen(self) -> GuardedServer:
         policy = self._policy
@@ -186,7 +146,7 @@ class StoreScp:
             server: GuardedServer = entity.make_server(
                 (policy.host, policy.port),
                 contexts=[build_context(Verification)],
-                evt_handlers=[(evt.EVT_REQUESTED, self._on_requested), (evt.EVT_C_STORE, self._on_store)],
+                evt_handlers=[(evt.EVT_REQUESTED, self._on_requested)],
                 server_class=GuardedServer,
                 request_handler=GuardedHandler,
             )
@@ -201,6 +161,9 @@ class StoreScp:
             pdu_timeout_s=policy.pdu_timeout_s,
             max_connections=CONNECTIONS_PER_ASSOCIATION * policy.max_associations,
             is_known_address=self._is_known_address,
+        )
+        server.new_lane = lambda association, connection: (
+            StoreLane(association, connection, self._begin, server.limits.max_data_set_bytes).run
         )
         entity._servers.append(server)  # its shutdown() takes it from there
         return server
@@ -248,69 +211,14 @@ class StoreScp:
         storage = (self._storage[sop_class] for sop_class in sorted(asked & self._storage.keys()))
         return [build_context(Verification), *storage]
 
-    def _on_store(self, event: evt.Event) -> Dataset:
-        request = event.request
-        requestor = event.assoc.requestor
+    def _begin(self, association: Any, request: StoreRequest) -> InboxIntake:
+        requestor = association.requestor
         command = StoreCommand(
-            sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-            sop_class_uid=str(request.AffectedSOPClassUID or ""),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
+            sop_instance_uid=request.sop_instance_uid.decode("ascii", errors="replace"),
+            sop_class_uid=request.sop_class_uid.decode("ascii", errors="replace"),
+            transfer_syntax_uid=str(association._accepted_cx[request.context_id].transfer_syntax[0]),
             calling_ae=requestor.primitive.calling_ae_title.strip(),
         )
-        data_set = request.DataSet.getvalue() if request.DataSet else b""
-        reception = self._receive(command, data_set, requestor.address_info.address)
-        status, detail = reception.status or SUCCESS, reception.detail
-        try:
-            self._observe(reception)
-        except RetryLaterError as error:  # what was refused stays refused for its own reason
-            status, detail = (status, detail) if status else (OUT_OF_RESOURCES, str(error))
-            _log.error("not written down", extra={"reason": str(error), "dicom_status": status})
-        return _answer(status, detail)
-
-    def _receive(self, command: StoreCommand, data_set: bytes, address: str) -> Reception:
-        instance: ReceivedInstance | None = None
-        status, detail = SUCCESS, ""
-        event = ReceptionEvent.REFUSED
-        try:
-            self._check_room()
-            instance = identify(command, data_set)
-            event = _EVENTS[self._inbox.store(instance)]
-        except (InboxFullError, RetryLaterError, OSError) as error:
-            status, detail = OUT_OF_RESOURCES, _words(error)
-        except MismatchedInstanceError as error:
-            status, detail = DATA_SET_MISMATCH, str(error)
-        except (UnsafeUidError, UnreadableHeaderError) as error:
-            status, detail = CANNOT_UNDERSTAND, str(error)
-        return Reception(
-            event=event,
-            calling_ae=command.calling_ae,
-            address=address,
-            detail=detail,
-            status=status,
-            study_instance_uid=instance.study_instance_uid if instance else "",
-            sop_instance_uid=instance.sop_instance_uid if instance else "",
-        )
-
-    def _check_room(self) -> None:
-        if self._inbox.free_mb() < self._policy.min_free_mb:
-            raise InboxFullError(f"less than {self._policy.min_free_mb:g} MB are free")
-
-
-_EVENTS = {
-    Stored.NEW: ReceptionEvent.STORED,
-    Stored.DUPLICATE: ReceptionEvent.DUPLICATE,
-    Stored.CONFLICT: ReceptionEvent.CONFLICT,
-}
-
-
-def _words(error: Exception) -> str:
-    """An OSError's own text holds a path, which must not leave the node."""
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-
-
-def _answer(status: int, comment: str) -> Dataset:
-    answer = Dataset()
-    answer.Status = status
-    if comment:
-        answer.ErrorComment = comment[:MAX_COMMENT_LENGTH]
-    return answer
+        intake = InboxIntake(self._inbox, self._observe, command, requestor.address_info.address)
+        intake.begin(self._policy.min_free_mb)
+        return intake

@@ -6,7 +6,7 @@ ledger belong to no session any more: changing one changes nothing in the databa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -143,11 +143,15 @@ def fetch(engine: sa.Engine, query: sa.Select[T]) -> tuple[T, ...]:
         return tuple(session.scalars(query))
 
 
+def insert_missing(connection: sa.Connection, row: type[Base], rows: Sequence[dict[str, object]]) -> None:
+    """Write rows; where there is one with the same key already, it stays as it is."""
+    connection.execute(_insert_of(connection)(row).on_conflict_do_nothing(), rows)
+
+
 def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:
     """Write a row; where there is one with this primary key, only the other values given are changed."""
-    insert = _insert_of(engine)
     key = [column.name for column in sa.inspect(row).primary_key]
-    new = insert(row).values(**values)
+    new = _insert_of(engine)(row).values(**values)
     others = {name: new.excluded[name] for name in values if name not in key}
     with engine.begin() as connection:
         if others:
@@ -156,7 +160,7 @@ def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:
             connection.execute(new.on_conflict_do_nothing())
 
 
-def _insert_of(engine: sa.Engine) -> Callable[[type[Base]], Any]:
+def _insert_of(engine: sa.Engine | sa.Connection) -> Callable[[type[Base]], Any]:
     """The database's own INSERT, which alone knows ON CONFLICT; the other database's is not loaded."""
     if engine.dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql

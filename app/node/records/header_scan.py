@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 DEFLATED_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1.99"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -38,19 +37,13 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations with a 32-bit length (PS3.5 table 7.1-1)."""
 
+_DELIMITERS = frozenset(((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)))
+
 _MAX_VALUE_BYTES = 128
 
 
 class UnreadableHeaderError(ValueError):
     """The data set can't be followed as far as its Series Instance UID; the message holds no values."""
-
-
-@dataclass(frozen=True)
-class _Element:
-    tag: _Tag
-    length: int
-    value_at: int
-    is_sequence_in_implicit: bool = False
 
 
 def find_uids(data_set: bytes, transfer_syntax_uid: str) -> dict[str, str]:
@@ -113,51 +106,46 @@ class _Scan:
         position = start
         try:
             while position < len(self._data):
-                element = self._element(position)
-                if element.tag > last:
+                tag, length, value_at, of_implicit = self._element(position, self._implicit)
+                if tag > last:
                     break
-                if element.tag in wanted:
-                    found[wanted[element.tag]] = self._text(element)
-                position = self._after(element)
-                if element.tag == last:
+                if tag in wanted:
+                    found[wanted[tag]] = self._text(tag, value_at, length)
+                position = value_at + length if length != _UNDEFINED else self._end(value_at, of_implicit)
+                if tag == last:
                     break
         except struct.error as error:
             raise UnreadableHeaderError("the data ends within an element") from error
         return found, position
 
-    def _element(self, at: int, implicit: bool | None = None) -> _Element:
-        implicit = self._implicit if implicit is None else implicit
-        group, number = self._tag.unpack_from(self._data, at)
-        if implicit or group == 0xFFFE:
-            (length,) = self._long.unpack_from(self._data, at + 4)
-            return _Element((group, number), length, at + 8, implicit)
+    def _element(self, at: int, implicit: bool) -> tuple[_Tag, int, int, bool]:
+        """Tag, length, where its value starts, and whether what is in it is implicit VR."""
+        tag = self._tag.unpack_from(self._data, at)
+        if implicit or tag[0] == 0xFFFE:
+            return tag, self._long.unpack_from(self._data, at + 4)[0], at + 8, implicit
         vr = self._data[at + 4 : at + 6]
         if vr in _LONG_VRS:
-            (length,) = self._long.unpack_from(self._data, at + 8)
             # an undefined length UN is a sequence in implicit VR (PS3.5 6.2.2)
-            return _Element((group, number), length, at + 12, vr == b"UN")
-        (length,) = self._short.unpack_from(self._data, at + 6)
-        return _Element((group, number), length, at + 8)
+            return tag, self._long.unpack_from(self._data, at + 8)[0], at + 12, vr == b"UN"
+        return tag, self._short.unpack_from(self._data, at + 6)[0], at + 8, False
 
-    def _text(self, element: _Element) -> str:
-        if element.length > _MAX_VALUE_BYTES:
-            group, number = element.tag
-            raise UnreadableHeaderError(f"({group:04X},{number:04X}) is {element.length} bytes long")
-        value = self._data[element.value_at : element.value_at + element.length]
+    def _text(self, tag: _Tag, value_at: int, length: int) -> str:
+        if length > _MAX_VALUE_BYTES:
+            raise UnreadableHeaderError(f"({tag[0]:04X},{tag[1]:04X}) is {length} bytes long")
+        value = self._data[value_at : value_at + length]
+        if len(value) < length:
+            raise UnreadableHeaderError("the data ends within an element")
         return value.decode("ascii", errors="replace")
 
-    def _after(self, element: _Element) -> int:
-        """Where the next top-level element starts."""
-        if element.length != _UNDEFINED:
-            return element.value_at + element.length
-        position, depth = element.value_at, 1
+    def _end(self, position: int, implicit: bool) -> int:
+        """Where the element after a sequence of undefined length starts."""
+        depth = 1
         while depth:
-            inner = self._element(position, element.is_sequence_in_implicit)
-            position = inner.value_at
-            if inner.tag in ((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)):
+            tag, length, position, _ = self._element(position, implicit)
+            if tag in _DELIMITERS:
                 depth -= 1
-            elif inner.length == _UNDEFINED:
+            elif length == _UNDEFINED:
                 depth += 1
             else:
-                position += inner.length
+                position += length
         return position

@@ -2,9 +2,12 @@
 
 Layout of the folder::
 
-    incoming/      files being written; whatever is here at a start was never acknowledged
+    incoming/      slots (:mod:`app.node.records.slots`): ready, being written, or safe and not named yet
     studies/<StudyInstanceUID>/<SOPInstanceUID>_<digest>.dcm
     quarantine/    files found at a start that can't be what their names say
+
+A Success costs one durable write, that of its slot. The name under ``studies`` and the index row follow
+(:mod:`app.node.records.pending`, docs/decisions/0015); a start finds in ``incoming`` what they lack.
 
 A file's name follows from its bytes, so the same bytes can't be kept twice, whatever is interrupted. Other
 bytes under the same SOP Instance UID are compared as they are decoded (:mod:`app.dicom.reading.content`): the
@@ -14,46 +17,47 @@ by its digest when the instance comes again, and replaced.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import Engine, delete, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, select
 
-from app.errors import RetryLaterError
 from app.files.durable import free_mb, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts, is_intact
 from app.node.records.instances import (
+    InstanceIdentity,
     InstanceRow,
     ReceivedInstance,
-    instance_file_name,
+    StoreCommand,
+    checked_command,
     read_received,
-    study_folder_name,
+    read_slot,
 )
+from app.node.records.pending import MAX_PENDING, Pending, PendingInstances, translated_errors
+from app.node.records.slots import Slot, SlotPool, is_unused
 
-_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+FOLLOW_S = 1.0
+"""How often the index catches up while the node listens and nobody reads."""
+
+REFILL_S = 0.02
+"""How often slots are made, when some are missing."""
+
+RETRY_S = 2.0
+"""How soon either is tried again after a failure."""
 
 _LOCKS = 64
 """Instances stored at the same time that don't wait for each other, as a rule."""
 
 _log = logging.getLogger(__name__)
-
-
-class InboxFullError(RetryLaterError):
-    """There is no room to keep the instance: the sender has to try again (status A700)."""
 
 
 class Stored(StrEnum):
@@ -79,152 +83,199 @@ class Recovery:
 class Inbox(InboxIndex):
     """Keeps instances under ``folder``, and their index in the database ``engine`` leads to.
 
-    Any number of processes may read; one stores. Threads may share it.
+    Any number of processes may read; one stores. Threads may share it. Whoever reads in the process that
+    stores sees all that was kept before.
     """
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         super().__init__(folder, engine)
         self._incoming = folder / "incoming"
         self._studies = folder / "studies"
-        self._quarantine = folder / "quarantine"
-        for part in (self._incoming, self._studies, self._quarantine):
+        for part in (self._incoming, self._studies, folder / "quarantine"):
             make_folder(part)
         # a process that was cut off while it made them may not have come to this
         sync_folder(folder)
         sync_folder(folder.parent)
-        self._durable_folders: set[Path] = set()
-        self._durable_folders_lock = threading.Lock()
+        self._slots = SlotPool(self._incoming)
+        self._pending = PendingInstances(folder, engine)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+        self._ending = threading.Event()
+        self._followers: list[threading.Thread] = []
 
-    def store(self, instance: ReceivedInstance) -> Stored:
-        """Keep an instance. When this returns, it is on disk (file, folder and index) for good.
+    def begin(self, command: StoreCommand) -> Slot:
+        """Where to write a data set as it arrives; to be closed.
+
+        Raises:
+            UnsafeUidError: a UID breaks PS3.5 9.1.
+            InboxFullError: no space left.
+        """
+        with translated_errors():
+            return self._slots.take(checked_command(command))
+
+    def keep(self, slot: Slot, instance: InstanceIdentity, received_at: datetime | None = None) -> Stored:
+        """Keep what was written to a slot. When this returns, it is on the disk for good.
+
+        Its name and the index follow, unless something is kept of this instance already.
 
         Raises:
             InboxFullError: no space left; nothing of the instance is kept.
-            RetryLaterError: the index does not answer; the file may be kept and is found at the next start.
+            RetryLaterError: the index does not answer or does not follow; the file may be kept and is found
+                at the next start.
         """
-        path = self._path_of(instance)
-        one_at_a_time = self._locks[hash(instance.sop_instance_uid) % _LOCKS]
-        with _translated_errors(), one_at_a_time:
-            kept = self._contents(InstanceRow.sop_instance_uid == instance.sop_instance_uid)
-            known = any(row.sha256 == instance.sha256 for row in kept)
-            damaged = [row for row in kept if not is_intact(self.folder, row)]
-            if known and all(row.sha256 != instance.sha256 for row in damaged):
-                return Stored.DUPLICATE
-            whole = [self.folder / row.path for row in kept if row not in damaged]
-            temporary = self._incoming / f"{uuid.uuid4().hex}.part"
-            try:
-                self._write(instance, temporary)
-                if not known and _holds_the_same(temporary, whole):
-                    return Stored.DUPLICATE
-                self._name(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            if known:
-                _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
-                return Stored.DUPLICATE
-            return self._index(instance, path, utc_now(), damaged)
+        uid, received_at = instance.sop_instance_uid, received_at or utc_now()
+        with translated_errors(), self._locks[hash(uid) % _LOCKS]:
+            self._pending.settle_for(uid)
+            if self._pending.is_indexed(uid):
+                return self._keep_again(slot, instance, received_at)
+            slot.seal()
+            slot.keep()
+            self._slots.expect(slot.size)
+            self._pending.add(Pending(instance, slot.path, slot.size, received_at))
+            return Stored.NEW
+
+    def store(self, instance: ReceivedInstance, received_at: datetime | None = None) -> Stored:
+        """Keep an instance that is in memory. Raises as :meth:`keep`."""
+        with translated_errors(), closing(self.begin(instance.command)) as slot:
+            slot.write(instance.data_set)
+            return self.keep(slot, slot.identity(), received_at)
+
+    def settle(self) -> None:
+        """Name and index what was kept so far.
+
+        Raises:
+            InboxFullError, RetryLaterError: the disk or the index do not take it; nothing is lost.
+        """
+        self._pending.settle()
 
     def free_mb(self) -> float:
         return free_mb(self.folder)
 
+    def follow(self) -> None:
+        """Let the index follow by itself, and have slots ready, until :meth:`stop_following`."""
+        with translated_errors():
+            latest = select(InstanceRow.bytes).order_by(InstanceRow.received_at.desc()).limit(MAX_PENDING)
+            self._slots.expect(max(fetch(self._engine, latest), default=0))
+            self._slots.refill()
+        self._ending.clear()
+        for name, work in (("inbox-index", self._follow), ("inbox-slots", self._provide)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            thread.start()
+            self._followers.append(thread)
+
+    def stop_following(self) -> None:
+        """Index what is left. Raises RetryLaterError: it is found at the next start."""
+        self._ending.set()
+        while self._followers:
+            self._followers.pop().join()
+        self._slots.clear()
+        self.settle()
+
     def recover(self) -> Recovery:
         """Put in order what a kill or a power cut left; to be called before anything is received."""
-        with _translated_errors():
-            removed = self._remove_unfinished()
+        with translated_errors():
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
             indexed = set(fetch(self._engine, select(InstanceRow.path)))
             outcomes = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
             with self._engine.begin() as connection:
                 flag_conflicts(connection)
-        recovery = Recovery(removed, outcomes[True], outcomes[False], len(indexed - found))
+            slots = Counter(self._recover_slots())
+        recovery = Recovery(
+            removed_unfinished=slots[False],
+            indexed=outcomes[True] + slots[True],
+            quarantined=outcomes[False],
+            missing=len(indexed - found),
+        )
         if recovery != Recovery():
             _log.warning("inbox put in order: %s", recovery)
         return recovery
 
-    def _path_of(self, instance: ReceivedInstance) -> Path:
-        folder = self._studies / study_folder_name(instance.study_instance_uid)
-        return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
+    def _current(self) -> Engine:
+        self.settle()
+        return self._engine
 
-    def _write(self, instance: ReceivedInstance, temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(instance.file_header())
-            file.write(instance.data_set)
-            file.flush()
-            os.fsync(file.fileno())
+    def _follow(self) -> None:
+        pause_s = FOLLOW_S if _tried(self._pending.see_all) else RETRY_S
+        while not self._ending.wait(pause_s):
+            pause_s = FOLLOW_S if _tried(self.settle) else RETRY_S
 
-    def _name(self, temporary: Path, path: Path) -> None:
-        """Rename what is on the disk already: at no instant is a partial file under its final name."""
-        self._make_study_folder(path.parent)
-        temporary.replace(path)
-        sync_folder(path.parent)
+    def _provide(self) -> None:
+        pause_s = 0.0
+        while not self._ending.wait(pause_s):
+            pause_s = REFILL_S if _tried(self._slots.refill) else RETRY_S
 
-    def _make_study_folder(self, folder: Path) -> None:
-        """Make the folder; it is on the disk for good when this returns, whoever made it."""
-        with self._durable_folders_lock:
-            if folder in self._durable_folders and folder.is_dir():
-                return
-            folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
-            self._durable_folders.add(folder)
-
-    def _index(
-        self,
-        instance: ReceivedInstance,
-        path: Path,
-        received_at: datetime,
-        damaged: Sequence[InstanceRow] = (),
-    ) -> Stored:
-        """Index a file in the place of ``damaged`` ones, with which it can't be compared any more."""
-        row = InstanceRow(
-            sop_instance_uid=instance.sop_instance_uid,
-            sha256=instance.sha256,
-            study_instance_uid=instance.study_instance_uid,
-            series_instance_uid=instance.series_instance_uid,
-            sop_class_uid=instance.sop_class_uid,
-            path=path.relative_to(self.folder).as_posix(),
-            bytes=path.stat().st_size,
-            received_at=received_at,
-            calling_ae=instance.calling_ae,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-        )
-        try:
-            with Session(self._engine) as session, session.begin():
-                session.add(row)
-                for lost in damaged:
-                    session.execute(delete(InstanceRow).where(InstanceRow.path == lost.path))
-        except IntegrityError:  # the same content came in over another association at the same time
+    def _keep_again(self, slot: Slot, instance: InstanceIdentity, received_at: datetime) -> Stored:
+        """Keep an instance of which something is indexed, unless it is the same."""
+        kept, damaged = self._kept(instance)
+        known = any(row.sha256 == instance.sha256 for row in kept)
+        if known and all(row.sha256 != instance.sha256 for row in damaged):
             return Stored.DUPLICATE
-        for lost in damaged:
-            _log.error("a damaged file was replaced", extra={"study": instance.study_instance_uid})
-            self._set_aside(self.folder / lost.path)
+        slot.trim()
+        slot.seal()
+        whole = [self.folder / row.path for row in kept if row not in damaged]
+        if not known and _holds_the_same(slot.path, whole):
+            return Stored.DUPLICATE
+        slot.keep()
+        new = Pending(instance, slot.path, slot.size, received_at)
+        self._pending.name([new])
+        if known:
+            _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
+            return Stored.DUPLICATE
+        self._pending.index([new], damaged)
         with self._engine.begin() as connection:
             several = flag_conflicts(connection, instance.sop_instance_uid)
         return Stored.CONFLICT if several else Stored.NEW
 
-    def _remove_unfinished(self) -> int:
-        """Files being written when the process stopped: their senders got no answer, and send again."""
-        unfinished = list(self._incoming.iterdir())
-        for path in unfinished:
+    def _kept(self, instance: InstanceIdentity) -> tuple[Sequence[InstanceRow], list[InstanceRow]]:
+        """What is indexed of an instance, and what of it is not as it was received any more."""
+        uid = InstanceRow.sop_instance_uid
+        kept = fetch(self._engine, select(InstanceRow).where(uid == instance.sop_instance_uid))
+        return kept, [row for row in kept if not is_intact(self.folder, row)]
+
+    def _recover_slots(self) -> list[bool]:
+        """Store once more what is whole in a slot, as it was acknowledged or about to be.
+
+        The senders of the others got no answer, and send again. Returns of each whether it is whole.
+        """
+        slots = list(self._incoming.iterdir())
+        outcomes = [self._restore(path) for path in slots if not is_unused(path)]
+        self.settle()
+        for path in slots:
             path.unlink()
-        return len(unfinished)
+        return outcomes
+
+    def _restore(self, slot: Path) -> bool:
+        try:
+            instance = read_slot(slot)
+        except NOT_AS_RECEIVED:
+            return False
+        self.store(instance, datetime.fromtimestamp(slot.stat().st_mtime, UTC))
+        return True
 
     def _adopt(self, path: Path) -> bool:
         """Index a file that was renamed but not committed; set aside what is not what its name says."""
         try:
             instance = read_received(path)
-            if self._path_of(instance) != path:
+            if self._pending.path_of(instance) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
         except NOT_AS_RECEIVED as error:
             _log.error("file without an index row set aside in quarantine: %s", error)
-            self._set_aside(path)
+            self._pending.set_aside(path)
             return False
-        self._index(instance, path, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+        status = path.stat()
+        received_at = datetime.fromtimestamp(status.st_mtime, UTC)
+        _, damaged = self._kept(instance)
+        self._pending.index([Pending(instance.identity, path, status.st_size, received_at)], damaged)
         return True
 
-    def _set_aside(self, path: Path) -> None:
-        if path.is_file():
-            path.replace(self._quarantine / f"{uuid.uuid4().hex}.dcm")
+
+def _tried(work: Callable[[], None]) -> bool:
+    """Whether it went well; a disk or database that is away a moment must not end the loop."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001
+        _log.error("the inbox's index does not follow: it will be tried again", exc_info=error)
+        return False
+    return True
 
 
 def _holds_the_same(new: Path, kept: Sequence[Path]) -> bool:
@@ -233,19 +284,3 @@ def _holds_the_same(new: Path, kept: Sequence[Path]) -> bool:
 
     with IsolatedDecoder() as decoder:
         return any(not differing_tags(new, path, decoder) for path in kept)
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Full disks and silent databases in the words of :mod:`app.errors`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise InboxFullError("the inbox's file system is full") from error
-        raise
-    except SQLAlchemyError as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if "database or disk is full" in str(cause):  # SQLITE_FULL
-            raise InboxFullError("the index's file system is full") from error
-        raise RetryLaterError(f"the inbox's index does not answer: {type(cause).__name__}") from error

@@ -82,6 +82,10 @@ class InboxIndex(Ledger):
         super().__init__(engine)
         self.folder = folder
 
+    def _current(self) -> Engine:
+        """The database to read from; a process that stores lets the index catch up first."""
+        return self._engine
+
     def studies(self) -> tuple[InboxStudy, ...]:
         """Every study, the one that grew last first."""
         return self._summaries(true())
@@ -99,7 +103,7 @@ class InboxIndex(Ledger):
     def paths(self, study_instance_uid: str) -> tuple[Path, ...]:
         """Files of a study, sorted by name; conflicting contents are all there."""
         query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == study_instance_uid, _STANDS)
-        return tuple(sorted(self.folder / path for path in fetch(self._engine, query)))
+        return tuple(sorted(self.folder / path for path in fetch(self._current(), query)))
 
     def content(self, study_instance_uid: str) -> StudyContent:
         """What stands of a study and can be analysed; conflicting contents are all there."""
@@ -133,7 +137,7 @@ class InboxIndex(Ledger):
         rows = InstanceRow.metadata.tables[InstanceRow.__tablename__]
         change = update(rows).where(rows.c.path == bindparam("of")).values(discarded=bindparam("to"))
         choice = [{"of": path, "to": True} for path in discarded]
-        with self._engine.begin() as connection:
+        with self._current().begin() as connection:
             connection.execute(change, [*choice, *({"of": path, "to": False} for path in standing)])
             flag_conflicts(connection)
 
@@ -147,7 +151,7 @@ class InboxIndex(Ledger):
         in_them = InstanceRow.study_instance_uid.in_(study_instance_uids)
         query = select(func.min(InstanceRow.path)).where(in_them, is_ct, _STANDS)
         grouped = query.group_by(InstanceRow.study_instance_uid, InstanceRow.series_instance_uid)
-        return tuple(sorted(self.folder / path for path in fetch(self._engine, grouped)))
+        return tuple(sorted(self.folder / path for path in fetch(self._current(), grouped)))
 
     def beside(self, study_instance_uid: str) -> str:
         """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
@@ -159,7 +163,7 @@ class InboxIndex(Ledger):
             .where(InstanceRow.study_instance_uid == study_instance_uid, ~_IS_IMAGE, _STANDS)
             .group_by(sop_class)
         )
-        with self._engine.connect() as connection:
+        with self._current().connect() as connection:
             counts = sorted((UID(uid).name, count) for uid, count in connection.execute(query))
         return ", ".join(f"{count} {name}" for name, count in counts)
 
@@ -168,7 +172,7 @@ class InboxIndex(Ledger):
         return self.content(study_instance_uid).digest
 
     def _contents(self, *which: ColumnElement[bool]) -> tuple[InstanceRow, ...]:
-        return fetch(self._engine, select(InstanceRow).where(*which).order_by(InstanceRow.received_at))
+        return fetch(self._current(), select(InstanceRow).where(*which).order_by(InstanceRow.received_at))
 
     def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
         conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
@@ -188,7 +192,7 @@ class InboxIndex(Ledger):
             .group_by(InstanceRow.study_instance_uid)
             .order_by(last.desc(), InstanceRow.study_instance_uid)
         )
-        with self._engine.connect() as connection:
+        with self._current().connect() as connection:
             return tuple(InboxStudy(*row) for row in connection.execute(query))
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+import struct
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from functools import cached_property
-from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 from sqlalchemy import BigInteger, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
@@ -107,53 +107,14 @@ IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"
 
 IMPLEMENTATION_VERSION_NAME = "PSMA_NODE"
 
-_PREAMBLE = b"\0" * 128 + b"DICM"
+_SEAL = struct.Struct("<16sQ32sL")
+_SEAL_MAGIC = b"PSMA-NODE SEAL 1"
+PREAMBLE_BYTES = 128
+_PREFIX = b"DICM"
 
 
 class MismatchedInstanceError(ValueError):
     """The command and the data set name different instances or classes (PS3.4 B.2.3, status A9xx)."""
-
-
-@dataclass(frozen=True)
-class ReceivedInstance:
-    """A C-STORE request whose UIDs are valid and agree with its data set.
-
-    Attributes:
-        data_set: as received, in ``transfer_syntax_uid``, without file meta.
-        calling_ae: AE title of the sender.
-    """
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae: str
-    data_set: bytes = field(repr=False)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the data set alone: the file meta header differs with every sender."""
-        return hashlib.sha256(self.data_set).hexdigest()
-
-    def file_header(self) -> bytes:
-        """Preamble and file meta information (PS3.10 7.1) to stand before ``data_set``."""
-        from pydicom.dataset import FileMetaDataset
-        from pydicom.filewriter import write_file_meta_info
-        from pydicom.uid import UID
-
-        meta = FileMetaDataset()
-        meta.FileMetaInformationVersion = b"\0\1"
-        meta.MediaStorageSOPClassUID = UID(self.sop_class_uid)
-        meta.MediaStorageSOPInstanceUID = UID(self.sop_instance_uid)
-        meta.TransferSyntaxUID = UID(self.transfer_syntax_uid)
-        meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-        meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-        meta.SourceApplicationEntityTitle = self.calling_ae
-        buffer = BytesIO()
-        buffer.write(_PREAMBLE)
-        write_file_meta_info(buffer, meta)
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -165,49 +126,156 @@ class StoreCommand:
     transfer_syntax_uid: str
     calling_ae: str
 
+    def file_meta(self) -> bytes:
+        """File meta information (PS3.10 7.1) to stand between the preamble and the data set."""
+        elements = b"".join(
+            (
+                _element(0x0001, b"OB", b"\0\1"),
+                _element(0x0002, b"UI", self.sop_class_uid.encode("ascii")),
+                _element(0x0003, b"UI", self.sop_instance_uid.encode("ascii")),
+                _element(0x0010, b"UI", self.transfer_syntax_uid.encode("ascii")),
+                _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+                _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+                _element(0x0016, b"AE", self.calling_ae.encode("ascii", errors="replace")),
+            )
+        )
+        return _PREFIX + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
 
-def identify(command: StoreCommand, data_set: bytes) -> ReceivedInstance:
-    """Check the UIDs of a C-STORE request against its data set, of which only the header is looked at.
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    """An element of group 0002, in explicit VR little endian, padded to an even length (PS3.5 7.1.2, 6.2)."""
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    if vr == b"OB":
+        return struct.pack("<HH2s2xL", 2, number, vr, len(value)) + value
+    return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+
+def seal(meta: bytes, data_set_bytes: int, sha256: bytes) -> bytes:
+    """The preamble of a file, which PS3.10 7.1 leaves to us: what has to follow in it.
+
+    It is written last, and tells after a power cut whether all of a file has come to the disk.
+    """
+    return _SEAL.pack(_SEAL_MAGIC, data_set_bytes, sha256, crc32(meta)).ljust(PREAMBLE_BYTES, b"\0")
+
+
+@dataclass(frozen=True)
+class InstanceIdentity:
+    """A C-STORE request whose UIDs are valid and agree with its data set.
+
+    Attributes:
+        calling_ae: AE title of the sender.
+        sha256: of the data set alone, in hexadecimal: the file meta header differs with every sender.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReceivedInstance(InstanceIdentity):
+    """An instance in memory.
+
+    Attributes:
+        data_set: as received, in ``transfer_syntax_uid``, without file meta.
+    """
+
+    data_set: bytes = field(repr=False)
+
+    @property
+    def identity(self) -> InstanceIdentity:
+        return InstanceIdentity(**{one.name: getattr(self, one.name) for one in fields(InstanceIdentity)})
+
+    @property
+    def command(self) -> StoreCommand:
+        return StoreCommand(
+            self.sop_instance_uid, self.sop_class_uid, self.transfer_syntax_uid, self.calling_ae
+        )
+
+
+def checked_command(command: StoreCommand) -> StoreCommand:
+    """The command with its UIDs as they become names. Raises UnsafeUidError."""
+    return replace(
+        command,
+        sop_instance_uid=checked_uid(command.sop_instance_uid, "AffectedSOPInstanceUID"),
+        sop_class_uid=checked_uid(command.sop_class_uid, "AffectedSOPClassUID"),
+    )
+
+
+def identity_of(command: StoreCommand, start: bytes, sha256: str) -> InstanceIdentity:
+    """Check the UIDs of a C-STORE request against its data set.
+
+    Args:
+        command: of which the UIDs are checked.
+        start: the data set, or as much of it as holds its Series Instance UID.
+        sha256: of the whole data set.
 
     Raises:
         UnsafeUidError: a UID breaks PS3.5 9.1.
-        UnreadableHeaderError: the data set can't be followed as far as its Series Instance UID.
+        UnreadableHeaderError: ``start`` can't be followed as far as its Series Instance UID.
         MismatchedInstanceError: the data set is of another instance or class than the command says.
     """
-    sop_instance_uid = checked_uid(command.sop_instance_uid, "AffectedSOPInstanceUID")
-    sop_class_uid = checked_uid(command.sop_class_uid, "AffectedSOPClassUID")
-    found = find_uids(data_set, command.transfer_syntax_uid)
+    found = find_uids(start, command.transfer_syntax_uid)
     uids = {keyword: checked_uid(value, keyword) for keyword, value in found.items()}
-    if uids["SOPInstanceUID"] != sop_instance_uid:
+    if uids["SOPInstanceUID"] != command.sop_instance_uid:
         raise MismatchedInstanceError("SOPInstanceUID of the data set is not the one in the command")
-    if uids["SOPClassUID"] != sop_class_uid:
+    if uids["SOPClassUID"] != command.sop_class_uid:
         raise MismatchedInstanceError("SOPClassUID of the data set is not the one in the command")
-    return ReceivedInstance(
-        sop_instance_uid=sop_instance_uid,
-        sop_class_uid=sop_class_uid,
+    return InstanceIdentity(
+        sop_instance_uid=command.sop_instance_uid,
+        sop_class_uid=command.sop_class_uid,
         study_instance_uid=uids["StudyInstanceUID"],
         series_instance_uid=uids["SeriesInstanceUID"],
         transfer_syntax_uid=command.transfer_syntax_uid,
         calling_ae=command.calling_ae,
-        data_set=data_set,
+        sha256=sha256,
     )
 
 
+def identify(command: StoreCommand, data_set: bytes) -> ReceivedInstance:
+    """An instance in memory from a C-STORE request. Raises as :func:`identity_of`."""
+    identity = identity_of(checked_command(command), data_set, hashlib.sha256(data_set).hexdigest())
+    return ReceivedInstance(**vars(identity), data_set=data_set)
+
+
 def read_received(path: Path) -> ReceivedInstance:
-    """An instance back from the file that :meth:`Inbox.store` wrote.
+    """An instance back from the file that :class:`app.node.records.inbox.Inbox` wrote.
 
     Raises:
-        UnsafeUidError, UnreadableHeaderError, MismatchedInstanceError: as :func:`identify`; also
-            ``UnreadableHeaderError`` when the file meta is damaged.
+        UnsafeUidError, UnreadableHeaderError, MismatchedInstanceError: as :func:`identity_of`; also
+            ``UnreadableHeaderError`` when preamble or file meta are damaged, or the seal does not hold.
     """
+    return _received(path.read_bytes())
+
+
+def read_slot(path: Path) -> ReceivedInstance:
+    """An instance back from a slot, which may be longer. Raises as :func:`read_received`."""
     content = path.read_bytes()
-    if content[: len(_PREAMBLE)] != _PREAMBLE:
+    if not content.startswith(_SEAL_MAGIC) or len(content) < PREAMBLE_BYTES:
+        raise UnreadableHeaderError("no seal")
+    _, data_set_bytes, *_ = _SEAL.unpack_from(content)
+    _, data_set_at = find_file_meta(content, PREAMBLE_BYTES + len(_PREFIX))
+    return _received(content[: data_set_at + data_set_bytes])
+
+
+def _received(content: bytes) -> ReceivedInstance:
+    preamble, prefix = content[:PREAMBLE_BYTES], content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(_PREFIX)]
+    if prefix != _PREFIX:
         raise UnreadableHeaderError("no DICOM preamble")
-    meta, data_set_at = find_file_meta(content, len(_PREAMBLE))
+    meta, data_set_at = find_file_meta(content, PREAMBLE_BYTES + len(_PREFIX))
     command = StoreCommand(
         sop_instance_uid=meta.get("MediaStorageSOPInstanceUID", ""),
         sop_class_uid=meta.get("MediaStorageSOPClassUID", ""),
         transfer_syntax_uid=meta.get("TransferSyntaxUID", "").rstrip("\0"),
         calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
     )
-    return identify(command, content[data_set_at:])
+    found = identify(command, content[data_set_at:])
+    expected = seal(content[PREAMBLE_BYTES:data_set_at], len(found.data_set), bytes.fromhex(found.sha256))
+    if any(preamble) and preamble != expected:  # a file of version 0.1.0 has zeros there
+        raise UnreadableHeaderError("the content is not the one that was sealed")
+    return found

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from app.node.policy import ReceivePolicy
-from app.node.receive.scp import Reception, StoreScp
+from app.node.receive.reception import Reception
+from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox
 

@@ -22,6 +22,7 @@ from app.node.receive.scp import StoreScp
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta
 from app.node.records.inbox import Inbox, Recovery
 from app.node.records.instances import InstanceRow, UnsafeUidError, checked_uid
+from app.node.records.slots import is_unused
 
 from .images import STUDY, write_study
 from .peers import RawSender, Request, raw_sender, run_dcmtk
@@ -98,7 +99,8 @@ def _send_until_ended(sender: RawSender, waiting: list[Path], answers: dict[str,
 def _check_index_matches_disk(inbox: Inbox, engine: Engine) -> None:
     """What is indexed is on disk, byte for byte what was hashed, and nothing else is."""
     indexed = {path for study in inbox.studies() for path in inbox.paths(study.study_instance_uid)}
-    assert indexed == {path for path in inbox.folder.rglob("*") if path.is_file()}
+    written = {path for path in inbox.folder.rglob("*") if path.is_file() and not is_unused(path)}
+    assert indexed == written
     assert all(path.resolve().is_relative_to(inbox.folder.resolve()) for path in indexed)
     with engine.begin() as connection:
         connection.execute(delete(InstanceRow))

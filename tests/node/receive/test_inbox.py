@@ -3,7 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from app.errors import RetryLaterError
 from app.files.durable import sync_folder
+from app.node.records import pending
 from app.node.records.database import utc_now
-from app.node.records.inbox import Inbox, InboxFullError, Recovery, Stored
+from app.node.records.inbox import Inbox, Recovery, Stored
+from app.node.records.inbox_index import InboxIndex
 from app.node.records.instances import InstanceRow
+from app.node.records.pending import InboxFullError, Pending, PendingInstances
+from app.node.records.slots import Slot, is_unused
 
 from .images import STUDY, ct_slice, encoded, received
 
@@ -39,8 +44,13 @@ def kill(*_: object) -> None:
     raise Killed
 
 
+def nothing(*_: object) -> None:
+    """What a killed process does to put things in order."""
+
+
 def files(inbox: Inbox) -> list[Path]:
-    return sorted(path for path in inbox.folder.rglob("*") if path.is_file())
+    """All that something has been written to."""
+    return sorted(path for path in inbox.folder.rglob("*") if path.is_file() and not is_unused(path))
 
 
 def test_what_was_stored_is_a_dicom_file_with_the_received_bytes(inbox: Inbox) -> None:
@@ -56,20 +66,28 @@ def test_what_was_stored_is_a_dicom_file_with_the_received_bytes(inbox: Inbox) -
 def test_a_file_is_synced_before_its_name_and_its_folder_before_the_index(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The answer may be given after the first two; nothing is named that is not on the disk."""
     events: list[str] = []
-    fsync, replace, index = os.fsync, Path.replace, Inbox._index
+    syncs = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
+    replace, index = Path.replace, PendingInstances.index
 
-    def log_fsync(descriptor: int) -> None:
-        events.append(
-            "sync folder" if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir() else "sync file"
-        )
-        fsync(descriptor)
+    def logged(name: str) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            path = Path(f"/proc/self/fd/{descriptor}").resolve()
+            events.append(f"sync folder {path.name}" if path.is_dir() else "sync file")
+            syncs[name](descriptor)
 
-    monkeypatch.setattr(os, "fsync", log_fsync)
+        return sync
+
+    for name in syncs:
+        monkeypatch.setattr(os, name, logged(name))
     monkeypatch.setattr(Path, "replace", lambda *a: (events.append("rename"), replace(*a))[1])
-    monkeypatch.setattr(Inbox, "_index", lambda *a: (events.append("index"), index(*a))[1])
+    monkeypatch.setattr(PendingInstances, "index", lambda *a: (events.append("index"), index(*a))[1])
     inbox.store(received(ct_slice(1)))
-    assert events == ["sync file", "sync folder", "rename", "sync folder", "index"]
+    assert events == ["sync folder incoming", "sync file"]
+    del events[:]
+    inbox.settle()
+    assert events == ["sync folder studies", "rename", f"sync folder {STUDY}", "index"]
 
 
 def test_the_same_instance_twice_is_kept_once(inbox: Inbox) -> None:
@@ -167,25 +185,30 @@ def test_a_damaged_file_gives_way_to_its_image_in_another_syntax(inbox: Inbox) -
     assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
 
 
+@pytest.mark.parametrize(
+    "point",
+    [(Slot, "seal"), (Slot, "keep"), *((PendingInstances, name) for name in ("name", "index", "set_aside"))],
+)
 def test_a_kill_while_a_damaged_file_is_replaced_is_made_good(
-    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: tuple[type, str]
 ) -> None:
-    """At each of the two points between which something is on the disk and something is not."""
-
+    """At each of the points between which something is on the disk and something is not."""
     other = received(ct_slice(1), "PACS", ImplicitVRLittleEndian)
     inbox.store(received(ct_slice(1)))
     (path,) = inbox.paths(STUDY)
     path.write_bytes(flipped(path.read_bytes()))
-    for point in ("_set_aside", "_index"):
-        with monkeypatch.context() as patch:
-            patch.setattr(Inbox, point, kill)
-            with pytest.raises(Killed):
-                inbox.store(other if point == "_set_aside" else received(ct_slice(2)))
-        after_restart = Inbox(inbox.folder, engine)
-        after_restart.recover()
-        assert after_restart.content(STUDY).damaged() == 0
-        assert after_restart.studies()[0].conflicts == 0
-        assert after_restart.store(other) is Stored.DUPLICATE
+    with monkeypatch.context() as patch:
+        patch.setattr(*point, kill)
+        patch.setattr(Slot, "close", nothing)
+        with pytest.raises(Killed):
+            inbox.store(other)
+    after_restart = Inbox(inbox.folder, engine)
+    after_restart.recover()
+    after_restart.store(other)
+    assert after_restart.content(STUDY).damaged() == 0
+    (study,) = after_restart.studies()
+    assert (study.instance_count, study.conflicts) == (1, 0)
+    assert after_restart.store(other) is Stored.DUPLICATE
 
 
 def ct_slice_values(number: int) -> np.ndarray:
@@ -265,7 +288,7 @@ def test_a_full_disk_leaves_nothing_behind_and_says_try_later(
         raise OSError(number, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fdatasync", full)
         with pytest.raises(InboxFullError):
             inbox.store(received(ct_slice(1)))
     assert files(inbox) == []
@@ -280,28 +303,210 @@ def test_an_index_that_does_not_answer_is_a_reason_to_try_later(inbox: Inbox, en
         inbox.store(received(ct_slice(1)))
 
 
-def test_a_kill_between_rename_and_index_neither_loses_nor_doubles(
-    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+def half_written(slot: Slot, fragment: bytes) -> None:
+    os.pwrite(slot._file, fragment[: len(fragment) // 2], slot._start)
+    raise Killed
+
+
+def kill_after(work: Callable[..., object]) -> Callable[..., None]:
+    def done(*arguments: Any) -> None:
+        work(*arguments)
+        raise Killed
+
+    return done
+
+
+def named_but_one(instances: PendingInstances, batch: Sequence[Pending]) -> None:
+    PENDING_NAME(instances, batch[:-1])
+    raise Killed
+
+
+PENDING_NAME = PendingInstances.name
+
+
+@pytest.mark.parametrize(
+    ("point", "change", "kept"),
+    [
+        ((Slot, "write"), half_written, 0),
+        ((Slot, "seal"), kill, 0),
+        ((Slot, "keep"), kill, 1),  # before fdatasync: the seal tells that all was written
+        ((Slot, "keep"), kill_after(Slot.keep), 1),  # safe, and no Success has gone out
+        ((PendingInstances, "add"), kill_after(PendingInstances.add), 1),
+        ((PendingInstances, "name"), kill, 3),  # all three acknowledged
+        ((PendingInstances, "_make_study_folder"), kill_after(PendingInstances._make_study_folder), 3),
+        ((PendingInstances, "name"), named_but_one, 3),  # in the middle of a batch
+        ((pending, "sync_folder"), kill, 3),
+        ((PendingInstances, "index"), kill, 3),
+        ((PendingInstances, "index"), kill_after(PendingInstances.index), 3),
+    ],
+)
+def test_a_kill_at_any_point_neither_loses_nor_doubles(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: Any, change: Any, kept: int
 ) -> None:
+    """Up to the answer, one instance is stored; from then on three have been acknowledged."""
+    instances_ = [received(ct_slice(number)) for number in range(3)]
+    if kept > 1:
+        assert [inbox.store(one) for one in instances_] == [Stored.NEW] * 3
     with monkeypatch.context() as patch:
-        patch.setattr(Inbox, "_index", kill)
+        patch.setattr(*point, change)
+        patch.setattr(Slot, "close", nothing)
         with pytest.raises(Killed):
-            inbox.store(received(ct_slice(1)))
-    assert inbox.studies() == ()
+            inbox.settle() if kept > 1 else inbox.store(instances_[0])
 
     after_restart = Inbox(inbox.folder, engine)
-    assert after_restart.recover() == Recovery(indexed=1)
-    assert after_restart.store(received(ct_slice(1))) is Stored.DUPLICATE
+    after_restart.recover()
+    assert len(after_restart.paths(STUDY)) == len(files(after_restart)) == kept
+    assert after_restart.content(STUDY).damaged() == 0
+    expected = [Stored.DUPLICATE] * kept + [Stored.NEW] * (3 - kept)
+    assert [after_restart.store(one) for one in instances_] == expected
     (study,) = after_restart.studies()
-    assert study.instance_count == 1
-    assert len(files(after_restart)) == 1
+    assert (study.instance_count, study.conflicts) == (3, 0)
     assert after_restart.recover() == Recovery()
+
+
+@pytest.mark.parametrize("cut_at", [0, 100, 128, 300, 600, 4096, -2])
+def test_a_slot_that_came_to_the_disk_in_part_is_no_instance(
+    inbox: Inbox, engine: Engine, cut_at: int
+) -> None:
+    """What a power cut leaves: the file is as long as it should be, and from somewhere on it is zeros."""
+    inbox.store(received(ct_slice(1, size=64)))
+    (slot,) = files(inbox)
+    whole = slot.read_bytes()
+    slot.write_bytes(whole[:cut_at] + bytes(len(whole[cut_at:])))
+    recovery = Inbox(inbox.folder, engine).recover()
+    assert recovery == (Recovery(removed_unfinished=1) if cut_at else Recovery())
+    assert files(inbox) == []
+
+
+def test_a_page_in_the_middle_that_never_came_to_the_disk_is_noticed(inbox: Inbox, engine: Engine) -> None:
+    inbox.store(received(ct_slice(1, size=64)))
+    (slot,) = files(inbox)
+    whole = slot.read_bytes()
+    slot.write_bytes(whole[:4096] + bytes(4) + whole[4100:])
+    assert Inbox(inbox.folder, engine).recover() == Recovery(removed_unfinished=1)
+
+
+def test_what_a_slot_held_before_a_power_cut_keeps_its_sender_and_its_time(
+    inbox: Inbox, engine: Engine
+) -> None:
+    """Also when the file is longer than the instance; a file of an earlier version has no seal."""
+    inbox.store(received(ct_slice(1), calling_ae="PACS"))
+    (slot,) = files(inbox)
+    os.truncate(slot, slot.stat().st_size + 5000)
+    os.utime(slot, (1e9, 1e9))
+    after_restart = Inbox(inbox.folder, engine)
+    assert after_restart.recover() == Recovery(indexed=1)
+    (row,) = after_restart.content(STUDY).rows
+    assert (row.calling_ae, row.received_at.timestamp()) == ("PACS", 1e9)
+    (path,) = after_restart.paths(STUDY)
+    assert path.stat().st_size == row.bytes
+    path.write_bytes(bytes(128) + path.read_bytes()[128:])
+    assert after_restart.content(STUDY).damaged() == 0
+
+
+def test_slots_that_are_longer_or_shorter_than_what_comes_make_the_same_files(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.records.slots.QUIET_S", 0.0)
+    inbox._slots.expect(9000)
+    inbox._slots.refill()
+    for number, size in ((1, 16), (2, 128)):
+        image = ct_slice(number, size=size)
+        inbox.store(received(image))
+    for path, number, size in zip(inbox.paths(STUDY), (1, 2), (16, 128), strict=True):
+        assert path.read_bytes().endswith(encoded(ct_slice(number, size=size)))
+    assert inbox.content(STUDY).damaged() == 0
+
+
+def test_what_waits_for_its_row_is_known_as_a_duplicate_a_conflict_and_the_same_image(inbox: Inbox) -> None:
+    """Each comes while the first is in its slot alone."""
+    for number, (again, expected) in enumerate(
+        (
+            (lambda n: received(ct_slice(n), "PACS"), Stored.DUPLICATE),
+            (lambda n: received(ct_slice(n, value=500)), Stored.CONFLICT),
+            (lambda n: received(ct_slice(n), "PACS", ImplicitVRLittleEndian), Stored.DUPLICATE),
+        )
+    ):
+        inbox.store(received(ct_slice(number)))
+        assert inbox.store(again(number)) is expected
+    assert inbox.studies()[0].conflicts == 1
+
+
+def test_two_contents_at_the_same_time_are_one_new_and_one_conflict(inbox: Inbox) -> None:
+    outcomes: list[Stored] = []
+    contents = [received(ct_slice(1, value=value)) for value in (0, 500)]
+    threads = [threading.Thread(target=lambda one=one: outcomes.append(inbox.store(one))) for one in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [Stored.CONFLICT, Stored.NEW]
+    assert inbox.studies()[0].conflicts == 1
+
+
+def test_what_was_seen_is_looked_up_and_a_hash_alone_decides_nothing(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one byte of memory for hashes, every instance seems to be known."""
+    for count in (2**24, 1):
+        monkeypatch.setattr(pending, "_SEEN_BYTES", count)
+        other = Inbox(inbox.folder, engine)
+        other._pending.see_all()
+        study = f"{OTHER_STUDY}.{count}"
+        instances_ = [received(ct_slice(number, study=study)) for number in (1, 2, 1)]
+        assert [other.store(one) for one in instances_] == [Stored.NEW, Stored.NEW, Stored.DUPLICATE]
+        later = Inbox(inbox.folder, engine)
+        later._pending.see_all()
+        assert later.store(received(ct_slice(1, study=study, value=7))) is Stored.CONFLICT
+
+
+def test_an_index_that_does_not_follow_stops_what_comes_and_loses_nothing(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(pending, "MAX_PENDING", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(PendingInstances, "index", full)
+        assert [inbox.store(received(ct_slice(number))) for number in (1, 2)] == [Stored.NEW] * 2
+        for refused in (lambda: inbox.store(received(ct_slice(3))), inbox.studies, inbox.settle):
+            with pytest.raises(InboxFullError):
+                refused()
+    assert inbox.store(received(ct_slice(3))) is Stored.NEW
+    assert [study.instance_count for study in inbox.studies()] == [3]
+
+
+def test_an_index_that_lags_for_long_stops_what_comes(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox.store(received(ct_slice(1)))
+    monkeypatch.setattr(pending, "MAX_LAG_S", -1.0)
+    monkeypatch.setattr(PendingInstances, "index", kill)
+    with pytest.raises(Killed):
+        inbox.store(received(ct_slice(2)))
+
+
+def test_the_index_follows_by_itself_and_no_slot_is_left(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.records.inbox.FOLLOW_S", 0.01)
+    inbox.follow()
+    inbox.store(received(ct_slice(1)))
+    other_process = InboxIndex(inbox.folder, engine)
+    deadline = time.monotonic() + 20
+    while not other_process.studies() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(other_process.paths(STUDY)) == 1
+    inbox.store(received(ct_slice(2)))
+    inbox.stop_following()
+    assert len(other_process.paths(STUDY)) == 2
+    assert not list((inbox.folder / "incoming").iterdir())
 
 
 def test_a_kill_while_writing_leaves_only_a_temporary_file_that_recovery_removes(inbox: Inbox) -> None:
     (inbox.folder / "incoming" / "half.part").write_bytes(b"half an instance")
+    (inbox.folder / "incoming" / "ready.part").write_bytes(bytes(5000))
     assert inbox.recover() == Recovery(removed_unfinished=1)
-    assert files(inbox) == []
+    assert [path for path in inbox.folder.rglob("*") if path.is_file()] == []
 
 
 def test_a_kill_before_a_conflict_is_flagged_is_made_good(inbox: Inbox, engine: Engine) -> None:
@@ -337,10 +542,14 @@ def test_no_patient_data_in_names_or_text_of_an_instance(inbox: Inbox) -> None:
     assert b"Testfall" in encoded(ct_slice(1))
 
 
-def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_safe(
+def test_no_name_before_the_folder_of_the_study_that_another_is_making_is_safe(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One association has made the folder and hangs in its sync; the other must not be done before."""
+    """One thread has made the folder and hangs in its sync; nothing must be named there before."""
+    inbox.store(received(ct_slice(1)))
+    inbox.settle()
+    another = Inbox(inbox.folder, inbox._engine)
+    another.store(received(ct_slice(2)))
     entered, release = threading.Event(), threading.Event()
 
     def slow(folder: Path) -> None:
@@ -349,19 +558,20 @@ def test_no_success_before_the_folder_of_the_study_that_another_is_making_is_saf
             assert release.wait(30)
         sync_folder(folder)
 
-    monkeypatch.setattr("app.node.records.inbox.sync_folder", slow)
+    monkeypatch.setattr(pending, "sync_folder", slow)
     done: list[int] = []
 
-    def store(number: int) -> None:
-        inbox.store(received(ct_slice(number)))
+    def settle(number: int) -> None:
+        another.settle()
         done.append(number)
 
-    first, second = (threading.Thread(target=store, args=(number,)) for number in (1, 2))
+    first, second = (threading.Thread(target=settle, args=(number,)) for number in (1, 2))
     first.start()
     assert entered.wait(30)
     second.start()
     second.join(0.3)
     assert done == []
+    assert len(list((inbox.folder / "studies" / STUDY).iterdir())) == 1
     release.set()
     first.join(30)
     second.join(30)
@@ -373,9 +583,10 @@ def test_a_folder_that_another_process_made_is_synced_too(
 ) -> None:
     (inbox.folder / "studies" / STUDY).mkdir()
     synced: list[str] = []
-    monkeypatch.setattr("app.node.records.inbox.sync_folder", lambda folder: synced.append(folder.name))
-    inbox.store(received(ct_slice(1)))
-    inbox.store(received(ct_slice(2)))
+    monkeypatch.setattr(pending, "sync_folder", lambda folder: synced.append(folder.name))
+    for number in (1, 2):
+        inbox.store(received(ct_slice(number)))
+        inbox.settle()
     assert synced == ["studies", STUDY, STUDY]
 
 

@@ -34,8 +34,10 @@ from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError
 from app.node.policy import Caller, ReceivePolicy
-from app.node.receive.scp import Reception, ReceptionEvent, StoreScp
+from app.node.receive.reception import Reception, ReceptionEvent
+from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
+from app.node.records.slots import is_unused
 
 from .images import STUDY, ct_slice, encoded, write_study
 from .peers import Request, raw_sender, run_dcmtk
@@ -55,6 +57,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.01)
+
+
+def written(inbox: Inbox) -> list[Path]:
+    """Files that something has been written to."""
+    return [path for path in inbox.folder.rglob("*") if path.is_file() and not is_unused(path)]
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -202,7 +209,7 @@ def test_an_unsafe_sop_instance_uid_is_refused_in_words_and_never_becomes_a_name
         assert sender.store(Request(encoded(good), good.SOPInstanceUID)).Status == 0
     assert [reception.event for reception in receptions] == [ReceptionEvent.REFUSED, ReceptionEvent.STORED]
     assert uid not in repr(receptions)
-    assert len([path for path in inbox.folder.rglob("*") if path.is_file()]) == 1
+    assert len(written(inbox)) == 1
 
 
 def test_an_unsafe_study_uid_inside_the_data_set_is_refused(scp: StoreScp, inbox: Inbox) -> None:
@@ -246,9 +253,9 @@ def test_a_disk_that_is_full_while_writing_is_answered_a700_and_leaves_no_file(
     image = ct_slice(1)
     with raw_sender(scp.port) as sender:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
+            patch.setattr(os, "fdatasync", full)
             assert sender.store(Request(encoded(image), image.SOPInstanceUID)).Status == 0xA700
-        assert [path for path in inbox.folder.rglob("*") if path.is_file()] == []
+        assert written(inbox) == []
         assert sender.store(Request(encoded(image), image.SOPInstanceUID)).Status == 0
 
 

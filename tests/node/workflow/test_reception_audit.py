@@ -14,8 +14,9 @@ from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
 from app.errors import RetryLaterError
 from app.node.policy import Caller, NodePolicy, ReceivePolicy
+from app.node.receive.reception import OUT_OF_RESOURCES, Reception, ReceptionEvent
 from app.node.receive.reception_audit import REPEAT_S, ReceptionAudit
-from app.node.receive.scp import OUT_OF_RESOURCES, Reception, ReceptionEvent, StoreScp
+from app.node.receive.scp import StoreScp
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.workflow.fake_node import Subject, secondary_capture
 

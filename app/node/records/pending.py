@@ -1,0 +1,176 @@
+"""Instances that are safe in their slots, until they have their names and their rows in the index.
+
+Both follow for many at once: one flush of each study's folder and one transaction. Whatever is interrupted, a
+start finds each instance in its slot, or under its name without a row, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Engine, bindparam, delete, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from app.errors import RetryLaterError
+from app.files.durable import sync_folder
+from app.node.records.database import insert_missing
+from app.node.records.instances import InstanceIdentity, InstanceRow, instance_file_name, study_folder_name
+from app.node.records.slots import trim
+
+MAX_PENDING = 1000
+MAX_LAG_S = 5.0
+"""Beyond these an instance is only kept once the index has caught up."""
+
+_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+_KNOWN = select(InstanceRow.path).where(InstanceRow.sop_instance_uid == bindparam("uid")).limit(1)
+
+_SEEN_BYTES = 2**24
+"""One for each hash: next to a million instances, one new one in 17 is looked up in vain."""
+
+_log = logging.getLogger(__name__)
+
+
+class InboxFullError(RetryLaterError):
+    """There is no room to keep the instance: the sender has to try again (status A700)."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An instance on its way from ``slot`` to its name and its row."""
+
+    instance: InstanceIdentity
+    slot: Path
+    bytes: int
+    received_at: datetime
+
+
+class PendingInstances:
+    """Names and indexes what is kept below the inbox's ``folder``. Threads may share it."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._waiting: dict[str, Pending] = {}
+        self._settling = threading.Lock()
+        self._settled_at_s = time.monotonic()
+        self._durable_folders: set[Path] = set()
+        self._seen = bytearray(_SEEN_BYTES)
+        self._saw_all = False
+
+    def add(self, one: Pending) -> None:
+        """It is safe in its slot."""
+        self._see(one.instance.sop_instance_uid)
+        self._waiting[one.instance.sop_instance_uid] = one
+
+    def settle(self) -> None:
+        """Name and index what was added so far.
+
+        After a failure everything is still in its slot or under its name, and the next call goes on.
+
+        Raises:
+            InboxFullError, RetryLaterError: the disk or the index do not take it.
+        """
+        if self._waiting:
+            with translated_errors(), self._settling:
+                batch = list(self._waiting.values())
+                self.name(batch)
+                self.index(batch)
+                for one in batch:
+                    del self._waiting[one.instance.sop_instance_uid]
+        self._settled_at_s = time.monotonic()
+
+    def settle_for(self, sop_instance_uid: str) -> None:
+        """Settle when this instance waits, or when too much does. Raises as :meth:`settle`."""
+        late = time.monotonic() - self._settled_at_s > MAX_LAG_S
+        if self._waiting and (late or len(self._waiting) >= MAX_PENDING or sop_instance_uid in self._waiting):
+            self.settle()
+
+    def see_all(self) -> None:
+        """Note what is indexed, so that :meth:`is_indexed` need not ask the database for what is new."""
+        with self._engine.connect() as connection:
+            for uid in connection.scalars(select(InstanceRow.sop_instance_uid)):
+                self._see(uid)
+        self._saw_all = True
+
+    def is_indexed(self, sop_instance_uid: str) -> bool:
+        """Whether there is any content of this instance."""
+        if self._saw_all and not self._seen[hash(sop_instance_uid) % _SEEN_BYTES]:
+            return False
+        with self._engine.connect() as connection:
+            return connection.execute(_KNOWN, {"uid": sop_instance_uid}).first() is not None
+
+    def path_of(self, instance: InstanceIdentity) -> Path:
+        """Its name for good."""
+        folder = self._folder / "studies" / study_folder_name(instance.study_instance_uid)
+        return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
+
+    def name(self, batch: Sequence[Pending]) -> None:
+        """Rename what is on the disk already: at no instant is a partial file under its final name."""
+        folders = set()
+        for one in batch:
+            path = self.path_of(one.instance)
+            self._make_study_folder(path.parent)
+            with suppress(FileNotFoundError):  # an attempt before this one came so far
+                trim(one.slot, one.bytes)
+                one.slot.replace(path)
+            folders.add(path.parent)
+        for folder in folders:
+            sync_folder(folder)
+
+    def index(self, batch: Sequence[Pending], damaged: Sequence[InstanceRow] = ()) -> None:
+        """Index named files in the place of ``damaged`` ones, with which they can't be compared any more."""
+        if not batch:
+            return
+        with self._engine.begin() as connection:
+            insert_missing(connection, InstanceRow, [self._row(one) for one in batch])
+            for lost in damaged:
+                connection.execute(delete(InstanceRow).where(InstanceRow.path == lost.path))
+        for lost in damaged:
+            _log.error("a damaged file was replaced", extra={"study": lost.study_instance_uid})
+            self.set_aside(self._folder / lost.path)
+
+    def set_aside(self, path: Path) -> None:
+        """Move a file that is not what its name says to the quarantine."""
+        if path.is_file():
+            path.replace(self._folder / "quarantine" / f"{uuid.uuid4().hex}.dcm")
+
+    def _see(self, sop_instance_uid: str) -> None:
+        self._seen[hash(sop_instance_uid) % _SEEN_BYTES] = 1
+
+    def _row(self, one: Pending) -> dict[str, object]:
+        path = self.path_of(one.instance).relative_to(self._folder).as_posix()
+        return {**vars(one.instance), "path": path, "bytes": one.bytes, "received_at": one.received_at}
+
+    def _make_study_folder(self, folder: Path) -> None:
+        """Make the folder; it is on the disk for good when this returns, whoever made it."""
+        if folder in self._durable_folders and folder.is_dir():
+            return
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+        self._durable_folders.add(folder)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Full disks and silent databases in the words of :mod:`app.errors`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise InboxFullError("the inbox's file system is full") from error
+        raise
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if "database or disk is full" in str(cause):  # SQLITE_FULL
+            raise InboxFullError("the index's file system is full") from error
+        raise RetryLaterError(f"the inbox's index does not answer: {type(cause).__name__}") from error

@@ -1,0 +1,172 @@
+"""Files in ``incoming/`` whose names are on the disk before an instance comes: to keep it costs one write.
+
+A slot is filled as the data set arrives, then sealed (:func:`~app.node.records.instances.seal`) and written
+through to the disk. Only a slot whose seal holds is an instance; any other was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+
+from app.files.durable import sync_folder
+from app.node.records.header_scan import UnreadableHeaderError
+from app.node.records.instances import PREAMBLE_BYTES, InstanceIdentity, StoreCommand, identity_of, seal
+
+SPARE_SLOTS = 512
+SPARE_BYTES = 256 * 2**20
+"""Kept ready while the node listens, at most: a CT comes in one go."""
+
+MAX_FILL_BYTES = 2**20
+"""Longer instances are few, and their own time hides that of the journal."""
+
+MADE_AT_ONCE = 32
+
+QUIET_S = 0.3
+"""Slots are filled once nothing has come for so long: the disk is the instances' first."""
+
+_BLOCK_BYTES = 4096
+
+_HEADER_BYTES = 65_536
+"""Kept of the start of a data set: nearly always as far as its Series Instance UID."""
+
+
+class Slot:
+    """A file that is being filled with one instance; removed on :meth:`close` unless it was kept."""
+
+    def __init__(self, path: Path, command: StoreCommand) -> None:
+        self.path = path
+        self.command = command
+        self.is_kept = False
+        self._meta = command.file_meta()
+        self._start = PREAMBLE_BYTES + len(self._meta)
+        self._size = self._start
+        self._header = b""
+        self._digest = hashlib.sha256()
+        self._file = os.open(path, os.O_RDWR)
+
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes, once all of the data set has been written."""
+        return self._size
+
+    def write(self, fragment: bytes | memoryview) -> None:
+        """Add to the data set. Raises OSError."""
+        rest = memoryview(fragment)
+        self._digest.update(rest)
+        missing = _HEADER_BYTES - len(self._header)
+        if missing > 0:
+            self._header += rest[:missing]
+        while rest.nbytes:
+            count = os.pwrite(self._file, rest, self._size)
+            self._size += count
+            rest = rest[count:]
+
+    def identity(self) -> InstanceIdentity:
+        """Whose the data set is. Raises as :func:`~app.node.records.instances.identity_of`."""
+        sha256 = self._digest.hexdigest()
+        try:
+            return identity_of(self.command, self._header, sha256)
+        except UnreadableHeaderError:
+            length = self._size - self._start
+            if length == len(self._header):
+                raise
+            return identity_of(self.command, os.pread(self._file, length, self._start), sha256)
+
+    def trim(self) -> None:
+        """Cut off what its zeros are longer. Raises OSError."""
+        os.ftruncate(self._file, self._size)
+
+    def seal(self) -> None:
+        """Make it a DICOM file. Raises OSError."""
+        header = seal(self._meta, self._size - self._start, self._digest.digest()) + self._meta
+        if os.pwrite(self._file, header, 0) != len(header):
+            raise OSError("the file meta information could not be written whole")
+
+    def keep(self) -> None:
+        """Write it through to the disk; after this it is an instance, whatever happens. Raises OSError."""
+        os.fdatasync(self._file)
+        self.is_kept = True
+
+    def close(self) -> None:
+        """Done with it; its file is removed unless it was kept."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if not self.is_kept:
+            self.path.unlink(missing_ok=True)
+
+
+class SlotPool:
+    """Makes slots ahead of time, many at once. Threads may share it.
+
+    In quiet times they are filled with zeros, as long as the longest instance was: to write over blocks that
+    a file has already needs no entry in the file system's journal, which takes as long as the data. A longer
+    instance makes its slot longer, at that price; what a shorter one leaves is cut off when it is named.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._free: deque[Path] = deque()
+        self._making = threading.Lock()
+        self._zeros = b""
+        self._taken_at_s = -QUIET_S
+
+    def take(self, command: StoreCommand) -> Slot:
+        """A slot for one instance; made now when none is ready. Raises OSError."""
+        self._taken_at_s = time.monotonic()
+        while True:
+            try:
+                return Slot(self._free.popleft(), command)
+            except IndexError:
+                self._make(MADE_AT_ONCE, b"")
+
+    def expect(self, size: int) -> None:
+        """Make the next ones for instances of so many bytes."""
+        if len(self._zeros) < size and len(self._zeros) < MAX_FILL_BYTES:
+            self._zeros = bytes(min(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES, MAX_FILL_BYTES))
+
+    def refill(self) -> None:
+        """Make up for some of what was used, unless instances are coming right now. Raises OSError."""
+        wanted = min(SPARE_SLOTS, SPARE_BYTES // len(self._zeros)) if self._zeros else MADE_AT_ONCE
+        missing = wanted - len(self._free)
+        if missing > 0 and time.monotonic() - self._taken_at_s >= QUIET_S:
+            self._make(min(missing, MADE_AT_ONCE), self._zeros)
+
+    def clear(self) -> None:
+        """Remove those that are ready."""
+        while self._free:
+            self._free.popleft().unlink(missing_ok=True)
+
+    def _make(self, count: int, zeros: bytes) -> None:
+        """All are begun before the first is waited for: one entry in the journal has them all."""
+        with self._making, ExitStack() as files:
+            paths = [self._folder / f"{uuid.uuid4().hex}.part" for _ in range(count)]
+            made = [files.enter_context(path.open("xb", buffering=0)) for path in paths]
+            for file in made if zeros else ():
+                file.write(zeros)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for file in made if zeros else ():
+                os.fdatasync(file.fileno())
+            sync_folder(self._folder)
+            self._free.extend(paths)
+
+
+def trim(path: Path, size: int) -> None:
+    """Cut a slot to the instance in it, for good. Raises OSError."""
+    with path.open("r+b", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size:
+            file.truncate(size)
+            os.fdatasync(file.fileno())
+
+
+def is_unused(path: Path) -> bool:
+    """Whether nothing has been written to a slot."""
+    with path.open("rb") as file:
+        return not any(file.read(_BLOCK_BYTES))

@@ -1,0 +1,352 @@
+"""C-STORE requests in every form that PS3.8 allows, and in some that it doesn't, byte for byte."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom.dimse_messages import C_STORE_RSP
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import decode, encode
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.sop_class import Verification
+
+from app.node.receive import store_lane
+from app.node.receive.association_guard import MAX_COMMAND_SET_BYTES
+from app.node.receive.reception import Reception, ReceptionEvent
+from app.node.receive.scp import StoreScp
+from app.node.receive.store_lane import StoreRequest
+from app.node.records.inbox import Inbox
+from app.node.records.instances import IMPLEMENTATION_CLASS_UID, StoreCommand
+
+from .images import STUDY, ct_slice, encoded
+
+COMMAND, LAST = 1, 2
+CONTEXT = 3
+A_ABORT = struct.pack(">BxL4x", 7, 4)
+A_RELEASE_RQ = struct.pack(">BxL4x", 5, 4)
+PATIENCE_S = 20.0
+
+
+def fragment(context_id: int, control: int, content: bytes) -> bytes:
+    return struct.pack(">LBB", len(content) + 2, context_id, control) + content
+
+
+def pdu(*fragments: bytes) -> bytes:
+    return struct.pack(">BxL", 4, len(b"".join(fragments))) + b"".join(fragments)
+
+
+def store_command(image: Dataset, message_id: int = 7, **changes: object) -> bytes:
+    command = Dataset()
+    command.AffectedSOPClassUID = image.SOPClassUID
+    command.CommandField = 0x0001
+    command.MessageID = message_id
+    command.Priority = 0
+    command.CommandDataSetType = 0x0001
+    command.AffectedSOPInstanceUID = image.SOPInstanceUID
+    for keyword, value in changes.items():
+        setattr(command, keyword, value)
+    content = encode(command, True, True) or b""
+    return struct.pack("<HHLL", 0, 0, 4, len(content)) + content
+
+
+def item(kind: int, content: bytes) -> bytes:
+    """An item of an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
+    return struct.pack(">BxH", kind, len(content)) + content
+
+
+def association_request() -> bytes:
+    """For an echo (context 1) and for CT (context 3), both in explicit VR little endian."""
+    syntax = item(0x40, ExplicitVRLittleEndian.encode())
+    contexts = b"".join(
+        item(0x20, struct.pack("B3x", number) + item(0x30, uid.encode()) + syntax)
+        for number, uid in ((1, Verification), (CONTEXT, CTImageStorage))
+    )
+    user = item(0x50, item(0x51, struct.pack(">L", 16_384)) + item(0x52, b"1.2.3"))
+    titles = b"PSMA_NODE".ljust(16) + b"SCANNER".ljust(16) + bytes(32)
+    body = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + contexts + user
+    return struct.pack(">BxL", 1, len(body)) + body
+
+
+class Wire:
+    """An association whose bytes the test writes and reads itself."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.send(association_request())
+        header = self.read(6)
+        assert header[0] == 2, "the association was not accepted"
+        self.read(int.from_bytes(header[2:], "big"))
+
+    def send(self, *parts: bytes) -> None:
+        self.socket.sendall(b"".join(parts))
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count and (part := self.socket.recv(count - len(data))):
+            data += part
+        return data
+
+    def answer(self) -> Dataset | None:
+        """The command set that comes next; ``None`` for an A-ABORT or the end of the connection."""
+        command, last = b"", 0
+        while not last:
+            header = self.read(6)
+            if len(header) < 6 or header[0] != 4:
+                return None
+            body = self.read(int.from_bytes(header[2:], "big"))
+            assert body[5] & COMMAND
+            command, last = command + body[6:], body[5] & LAST
+        return decode(BytesIO(command), True, True)
+
+    def release(self) -> None:
+        """The node must answer with an A-RELEASE-RP."""
+        self.send(A_RELEASE_RQ)
+        assert self.read(10)[0] == 6
+
+
+@contextmanager
+def wire(port: int) -> Iterator[Wire]:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        yield Wire(connection)
+
+
+def in_one_pdu(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), fragment(context, LAST, data))
+
+
+def command_in_pieces(context: int, command: bytes, data: bytes) -> bytes:
+    pieces = [pdu(fragment(context, COMMAND, command[at : at + 9])) for at in range(0, len(command), 9)]
+    return b"".join(
+        (*pieces, pdu(fragment(context, COMMAND | LAST, b"")), pdu(fragment(context, LAST, data)))
+    )
+
+
+def data_in_pieces(context: int, command: bytes, data: bytes) -> bytes:
+    """Several fragments a PDU, the last of them empty."""
+    pieces = [fragment(context, 0, data[at : at + 50]) for at in range(0, len(data), 50)]
+    groups = [pdu(*pieces[at : at + 3]) for at in range(0, len(pieces), 3)]
+    return b"".join(
+        (pdu(fragment(context, COMMAND | LAST, command)), *groups, pdu(fragment(context, LAST, b"")))
+    )
+
+
+def first_data_with_command(context: int, command: bytes, data: bytes) -> bytes:
+    first = pdu(fragment(context, COMMAND | LAST, command), fragment(context, 0, data[:100]))
+    return first + pdu(fragment(context, LAST, data[100:]))
+
+
+@pytest.mark.parametrize("form", [in_one_pdu, command_in_pieces, data_in_pieces, first_data_with_command])
+@pytest.mark.parametrize("dripping", [False, True])
+def test_every_way_to_cut_a_request_stores_the_same_bytes(
+    scp: StoreScp, inbox: Inbox, form: Callable[[int, bytes, bytes], bytes], dripping: bool
+) -> None:
+    image = ct_slice(1)
+    data = encoded(image)
+    with wire(scp.port) as peer:
+        message = form(CONTEXT, store_command(image), data)
+        for at in range(0, len(message), 37 if dripping else len(message)):
+            peer.send(message[at : at + (37 if dripping else len(message))])
+        answer = peer.answer()
+        assert answer is not None
+        assert (answer.Status, answer.MessageIDBeingRespondedTo) == (0, 7)
+        assert answer.AffectedSOPInstanceUID == image.SOPInstanceUID
+        peer.release()
+    (path,) = inbox.paths(STUDY)
+    assert path.read_bytes().endswith(data)
+
+
+def test_requests_that_do_not_wait_are_answered_in_their_order_with_an_echo_among_them(
+    scp: StoreScp, inbox: Inbox
+) -> None:
+    echo = Dataset()
+    echo.AffectedSOPClassUID = Verification
+    echo.CommandField, echo.MessageID, echo.CommandDataSetType = 0x0030, 99, 0x0101
+    content = encode(echo, True, True) or b""
+    with wire(scp.port) as peer:
+        stores = [
+            in_one_pdu(CONTEXT, store_command(ct_slice(number), number), encoded(ct_slice(number)))
+            for number in (1, 2, 3)
+        ]
+        peer.send(stores[0], stores[1], pdu(fragment(1, COMMAND | LAST, content)))
+        ids = [peer.answer().MessageIDBeingRespondedTo for _ in range(3)]
+        assert ids == [1, 2, 99]
+        peer.send(stores[2], A_RELEASE_RQ)
+        assert peer.answer().MessageIDBeingRespondedTo == 3
+        assert peer.read(10)[0] == 6
+    assert len(inbox.paths(STUDY)) == 3
+
+
+def broken_off(context: int, command: bytes, data: bytes) -> bytes:
+    return in_one_pdu(context, command, data)[:-20]
+
+
+def other_context(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), fragment(context + 2, LAST, data))
+
+
+def another_command(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), fragment(context, 0, data[:9])) + pdu(
+        fragment(context, COMMAND | LAST, command)
+    )
+
+
+def something_behind(context: int, command: bytes, data: bytes) -> bytes:
+    last = fragment(context, LAST, data)
+    return pdu(fragment(context, COMMAND | LAST, command), last, last)
+
+
+def fragment_beyond_its_pdu(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), struct.pack(">LBB", 5000, context, LAST) + data)
+
+
+def fragment_without_header(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), b"\0\0\0")
+
+
+def data_without_command(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, LAST, data))
+
+
+def endless_command(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND, bytes(MAX_COMMAND_SET_BYTES + 1))) * 2
+
+
+def aborted(context: int, command: bytes, data: bytes) -> bytes:
+    return pdu(fragment(context, COMMAND | LAST, command), fragment(context, 0, data[:100])) + A_ABORT
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        broken_off,
+        other_context,
+        another_command,
+        something_behind,
+        fragment_beyond_its_pdu,
+        fragment_without_header,
+        data_without_command,
+        endless_command,
+        aborted,
+    ],
+)
+def test_what_ps38_does_not_allow_ends_the_association_and_keeps_nothing(
+    scp: StoreScp, inbox: Inbox, form: Callable[[int, bytes, bytes], bytes]
+) -> None:
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        peer.send(form(CONTEXT, store_command(image), encoded(image)))
+        peer.socket.shutdown(socket.SHUT_WR)
+        assert peer.answer() is None
+    assert inbox.studies() == ()
+    with wire(scp.port) as peer:
+        peer.send(in_one_pdu(CONTEXT, store_command(image), encoded(image)))
+        assert peer.answer().Status == 0
+
+
+def test_a_message_that_stops_in_the_middle_does_not_hold_its_association(
+    listen: Callable[..., StoreScp], inbox: Inbox
+) -> None:
+    scp = listen(idle_timeout_s=0.3)
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        peer.send(pdu(fragment(CONTEXT, COMMAND | LAST, store_command(image))))
+        assert peer.answer() is None
+    assert inbox.studies() == ()
+
+
+def test_half_a_pdu_of_a_data_set_does_not_hold_its_association(
+    listen: Callable[..., StoreScp], inbox: Inbox
+) -> None:
+    scp = listen(pdu_timeout_s=0.3)
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        peer.send(in_one_pdu(CONTEXT, store_command(image), encoded(image))[:-20])
+        assert peer.answer() is None
+    assert inbox.studies() == ()
+
+
+def test_a_request_without_uids_is_refused_in_words(scp: StoreScp, receptions: list[Reception]) -> None:
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        command = store_command(image, AffectedSOPInstanceUID="")
+        peer.send(in_one_pdu(CONTEXT, command, encoded(image)))
+        answer = peer.answer()
+        assert (answer.Status, answer.ErrorComment) == (
+            0xC000,
+            "AffectedSOPInstanceUID is not a valid UID: empty",
+        )
+    assert [reception.event for reception in receptions] == [ReceptionEvent.REFUSED]
+
+
+def test_a_request_without_a_data_set_is_refused_in_words(scp: StoreScp, inbox: Inbox) -> None:
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        command = store_command(image, CommandDataSetType=0x0101)
+        peer.send(pdu(fragment(CONTEXT, COMMAND | LAST, command)))
+        assert peer.answer().Status == 0xC000
+        peer.release()
+    assert inbox.studies() == ()
+
+
+@pytest.mark.parametrize("comment", ["", "odd", "even", "x" * 100])
+@pytest.mark.parametrize("limit", [0, 40, 16_384])
+def test_the_answer_is_the_one_that_pynetdicom_would_give(comment: str, limit: int) -> None:
+    image = ct_slice(1)
+    sop_class = str(CTImageStorage).encode() + b"\0"
+    uid = image.SOPInstanceUID.encode()
+    request = StoreRequest(3, 7, sop_class, uid + b"\0" * (len(uid) % 2))
+    ours = store_lane._pdus(3, store_lane._answer(request, 0xA700, comment), limit)
+
+    answer = C_STORE()
+    answer.MessageIDBeingRespondedTo = 7
+    answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    answer.Status = 0xA700
+    if comment:
+        answer.ErrorComment = comment[:64]
+    message = C_STORE_RSP()
+    message.primitive_to_message(answer)
+    message.context_id = 3
+    theirs = b"".join(P_DATA_TF(part).encode() for part in message.encode_msg(3, limit))
+    assert ours == theirs
+
+
+def test_the_file_meta_information_is_the_one_that_pydicom_would_write() -> None:
+    for uid, calling in (("1.2.3", "SCANNER"), ("1.2.34", "PACS"), ("1.2.3", "")):
+        meta = FileMetaDataset()
+        meta.FileMetaInformationVersion = b"\0\1"
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = UID(uid)
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+        meta.ImplementationVersionName = "PSMA_NODE"
+        meta.SourceApplicationEntityTitle = calling
+        buffer = BytesIO()
+        write_file_meta_info(buffer, meta)
+        command = StoreCommand(uid, str(CTImageStorage), str(ExplicitVRLittleEndian), calling)
+        assert command.file_meta() == b"DICM" + buffer.getvalue()
+
+
+def test_four_associations_at_once_store_all_that_they_send(scp: StoreScp, inbox: Inbox) -> None:
+    def send(first: int) -> None:
+        with wire(scp.port) as peer:
+            for number in range(first, first + 10):
+                image = ct_slice(number, size=256)
+                peer.send(data_in_pieces(CONTEXT, store_command(image, number), encoded(image)))
+                assert peer.answer().Status == 0
+
+    threads = [threading.Thread(target=send, args=(10 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(inbox.paths(STUDY)) == 40
+    assert inbox.content(STUDY).damaged() == 0
