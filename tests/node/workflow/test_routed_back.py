@@ -191,6 +191,7 @@ def keep(stores: NodeStores, path: Path) -> None:
 
 def make_old(stores: NodeStores) -> None:
     """What has come so far came an hour ago."""
+    stores.inbox.settle()
     with stores.engine.begin() as connection:
         connection.execute(update(InstanceRow).values(received_at=utc_now() - timedelta(hours=1)))
 
