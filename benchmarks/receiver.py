@@ -3,8 +3,8 @@
     python -m benchmarks.receiver
 
 DCMTK's dcmsend sends 400 CT images of 525 kB and 400 PET images of 80 kB over one association, and to
-``psma-node serve`` over four at once too; TCP_NODELAY is set on both sides. All files lie below /var/tmp, on a
-disk. What is measured is the whole run of dcmsend. Before each run the machine is quiet for a while, as
+``psma-node serve`` over four at once too; TCP_NODELAY is set on both sides. All files lie below /var/tmp, on
+a disk. What is measured is the whole run of dcmsend. Before each run the machine is quiet for a while, as
 between two studies: the node then makes room for the next images.
 """
 

@@ -115,7 +115,8 @@ class Inbox(InboxIndex):
     def keep(self, slot: Slot, instance: InstanceIdentity, received_at: datetime | None = None) -> Stored:
         """Keep what was written to a slot. When this returns, it is on the disk for good.
 
-        Its name and the index follow, unless something is kept of this instance already.
+        Its name and the index follow, unless something is kept of this instance already, or nothing of its
+        study.
 
         Raises:
             InboxFullError: no space left; nothing of the instance is kept.
@@ -131,6 +132,8 @@ class Inbox(InboxIndex):
             slot.keep()
             self._slots.expect(slot.size)
             self._pending.add(Pending(instance, slot.path, slot.size, received_at))
+            if self._followers and self._pending.is_first_of_study(instance):
+                self.settle()  # so that every process knows of a study from its first image on
             return Stored.NEW
 
     def store(self, instance: ReceivedInstance, received_at: datetime | None = None) -> Stored:

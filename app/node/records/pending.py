@@ -114,6 +114,10 @@ class PendingInstances:
         folder = self._folder / "studies" / study_folder_name(instance.study_instance_uid)
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
+    def is_first_of_study(self, instance: InstanceIdentity) -> bool:
+        """Whether nothing of its study has been named since the start."""
+        return self.path_of(instance).parent not in self._durable_folders
+
     def name(self, batch: Sequence[Pending]) -> None:
         """Rename what is on the disk already: at no instant is a partial file under its final name."""
         folders = set()
