@@ -29,11 +29,13 @@ COMMANDS = {"--help": 0.3, "status": 0.5, "check": 1.5}
 """What is typed, and within how many seconds it is to answer."""
 
 LISTENS_WITHIN_S = 2.0
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Python may keep what it compiled, as where the program is installed."""
 
 
 def ran(command: Sequence[str]) -> Callable[[], float]:
     """Seconds of a command, to its end."""
-    return timed(lambda: subprocess.run(command, cwd=ROOT, capture_output=True, check=True))
+    return timed(lambda: subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True))
 
 
 def serving(words: Sequence[str], folder: Path, until: str = "") -> Callable[[], float]:
@@ -44,7 +46,7 @@ def serving(words: Sequence[str], folder: Path, until: str = "") -> Callable[[],
         log.unlink(missing_ok=True)
         command = [sys.executable, "-m", "app", "serve", *words, "--set", f"receive.port={port}"]
         begun = time.perf_counter()
-        with stopping(start_program("psma-node serve", command, log, os.environ)) as node:
+        with stopping(start_program("psma-node serve", command, log, ENVIRONMENT)) as node:
             while not (f'"event": "{until}"' in log.read_text() if until else is_listening(port)):
                 node.require_alive()
                 time.sleep(LOOK_EVERY_S)

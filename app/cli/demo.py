@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.domain.codes import PRIOR, SUMMARY
 from app.errors import ExitCode
 from app.phantom.centres import Centre, Size
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from app.phantom.patient import SimulatedPatient
 
 ROWS_SHOWN = 12
-STATEMENTS_SHOWN = (SUMMARY.meaning, PRIOR.meaning)
 
 
 def demo(
@@ -108,7 +106,9 @@ class TerminalNarrator:
 
 
 def _print_study(console: Console, study: StudyShown) -> None:
-    found = study.comparison
+    from app.domain.codes import PRIOR, SUMMARY
+
+    found, shown = study.comparison, (SUMMARY.meaning, PRIOR.meaning)
     console.print()
     console.print(_table(study))
     if len(found.matches) > ROWS_SHOWN:
@@ -117,7 +117,7 @@ def _print_study(console: Console, study: StudyShown) -> None:
         f"{found.hit_count} of {found.true_count} lesions found, {found.false_positive_count} false; "
         f"DSC {_text(found.dice, '.2f')}, PPV {_text(found.precision, '.2f')}",
         f"Model: {study.model}",
-        *(f"{item.about}: {item.text}" for item in study.statements if item.about in STATEMENTS_SHOWN),
+        *(f"{item.about}: {item.text}" for item in study.statements if item.about in shown),
     ]
     for line in lines:
         console.print(f"  {line}", markup=False, highlight=False)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from app.errors import ExitCode
@@ -27,13 +28,14 @@ _log = logging.getLogger(__name__)
 
 
 def block_stop_signals() -> None:
-    """Have both signals blocked in every thread, or start this program over with them blocked.
+    """Have both signals blocked in every thread; start this program over with them blocked where it must be.
 
-    Threads that exist already, such as those of numpy's BLAS, would still take a signal; a blocked signal
-    stays blocked over exec, and every new thread inherits that.
+    Every new thread inherits that. Threads that exist already, such as those of numpy's BLAS, would still
+    take a signal; a blocked signal stays blocked over exec.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    if not before.issuperset(STOP_SIGNALS):
+    is_alone = len(list(Path("/proc/self/task").iterdir())) == 1
+    if not is_alone and not before.issuperset(STOP_SIGNALS):
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very program
