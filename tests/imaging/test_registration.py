@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import FloatArray, Grid, Unit, Volume
+from app.imaging.registration import registration as registration_room
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import measure_fit, register_rigid
-from app.imaging.registration.working_ct import working_ct
+from app.imaging.registration.search import _BoneMatch, _Slopes
+from app.imaging.registration.working_ct import WorkingCt, block_means, smoothed, working_ct
 from tests.imaging.bodies import Person, Pose, trunk_grid
 
 TRUNK = trunk_grid()
@@ -149,3 +153,105 @@ def test_every_limit_can_be_broken_alone_and_says_so() -> None:
 def test_a_limit_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ValueError, match="max_stretch"):
         AlignPolicy(max_stretch=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "pose", [Pose((12, 6, -30)), Pose((-7, 15, 22), (3, 2, 4)), Pose((0, -9, 4), (-4, 5, -8))]
+)
+def test_a_body_moved_as_a_whole_is_brought_back_within_a_sixth_of_a_voxel(pose: Pose) -> None:
+    registration = register_rigid(Person(1).ct(TRUNK, pose), Person(1).ct(TRUNK))
+    assert registration is not None
+    assert distance_mm(registration.fixed_to_moving, pose) < 0.7
+    assert not broken(registration.fit)
+
+
+def bones(seed: int, spacing_mm: float = 4.0) -> WorkingCt:
+    """Random bone that reaches the ends of its view, with a part that was not seen."""
+    random = np.random.default_rng(seed)
+    shape = (17, 14, 19)
+    bone = np.clip(ndimage.gaussian_filter(random.normal(size=shape), 1.5) * 6.0, 0.0, 1.0).astype(np.float32)
+    bone[:, :, :5] = 0.0
+    seen = np.ones(shape, dtype=bool)
+    seen[:4, 9:] = False
+    grid = Grid.axis_aligned(shape, (spacing_mm,) * 3, (-40.0, 12.0, 300.0))
+    hu = (bone * 500.0 - 200.0).astype(np.float32)
+    return WorkingCt(grid, hu, seen, bone > 0, bone)
+
+
+def test_bone_and_its_slopes_are_interpolated_as_scipy_does_it_on_the_whole_image() -> None:
+    ct, random = bones(1), np.random.default_rng(2)
+    low, high = ct.grid.corners_mm().min(axis=0) - 12.0, ct.grid.corners_mm().max(axis=0) + 12.0
+    places = np.vstack([random.uniform(low, high, (4000, 3)), ct.grid.corners_mm()])
+    index = ct.grid.to_index(places)[:, ::-1].T
+    blurred = ndimage.gaussian_filter(ct.bone, 1.0, truncate=3.0)
+    slopes = np.gradient(blurred, *ct.grid.spacing_mm[::-1])
+    *found_there, seen_there = _Slopes(ct).at(places.T)
+    for found, image in zip(found_there, (blurred, *slopes[::-1]), strict=True):
+        expected = ndimage.map_coordinates(image, index, order=1, output=np.float64)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    seen = ndimage.map_coordinates(ct.seen.astype(np.float64), index, order=0)
+    assert np.array_equal(seen_there, seen)
+    assert 0 < seen.sum() < len(seen)
+
+
+def test_a_step_solves_the_weighted_normal_equations_of_all_points() -> None:
+    fixed, moving = bones(1), bones(1)
+    motion = np.eye(4)
+    motion[:3, 3] = (1.5, -1.0, 2.0)
+    match = _BoneMatch(fixed, moving)
+    blurred = ndimage.gaussian_filter(fixed.bone, 1.0, truncate=3.0)
+    near = np.argwhere(ndimage.binary_dilation(blurred > 0.05) & fixed.seen)
+    points = fixed.grid.to_lps(near[:, ::-1].astype(np.float64))
+    places = points + motion[:3, 3]
+    value, *slopes, seen = _Slopes(moving).at(places.T)
+    difference = blurred[tuple(near.T)] - value
+    weight = (0.25 / (0.25 + difference**2)) ** 2 * seen
+    reach = np.percentile(np.linalg.norm(points - points.mean(axis=0), axis=1), 90)
+    slope, arm = np.stack(slopes, axis=1), (places - places.mean(axis=0)) / reach
+    for scaling in (False, True):
+        jacobian = np.hstack([np.cross(arm, slope), slope, *([arm * slope] if scaling else [])])
+        normal = jacobian.T @ (jacobian * weight[:, None])
+        normal += np.eye(len(normal)) * (1e-3 * np.trace(normal) / len(normal) + 1e-9)
+        expected = np.linalg.solve(normal, jacobian.T @ (weight * difference))
+        found, centre = match._solve(motion, 0.5, scaling)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(centre, places.mean(axis=0))
+
+
+def whole(image: NDArray[np.float32], sigma: float, truncate: float = 3.0) -> NDArray[np.float32]:
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter(image, sigma, truncate=truncate)
+    return blurred
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.0, 6.0])
+def test_a_blur_within_a_box_is_that_of_the_whole(sigma: float) -> None:
+    image = np.random.default_rng(4).normal(size=(40, 33, 29)).astype(np.float32)
+    for box in (np.s_[0:40, 0:33, 0:29], np.s_[3:9, 30:33, 0:29], np.s_[20:21, 5:6, 7:8]):
+        assert np.array_equal(smoothed(image, sigma, box, truncate=2.5), whole(image, sigma, 2.5)[box])
+    assert np.array_equal(smoothed(image, sigma), whole(image, sigma))
+
+
+@pytest.mark.parametrize("factors", [(1, 3, 3), (2, 2, 2), (3, 1, 4)])
+def test_blocks_are_averaged_and_the_rest_is_dropped(factors: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(5).integers(-1024, 3000, (13, 14, 15)).astype(np.float32)
+    z, y, x = (n // factor for n, factor in zip(image.shape, factors, strict=True))
+    kept = image[: z * factors[0], : y * factors[1], : x * factors[2]]
+    blocks = kept.reshape(z, factors[0], y, factors[1], x, factors[2])
+    assert np.array_equal(block_means(image, factors), blocks.mean(axis=(1, 3, 5), dtype=np.float32))
+
+
+def test_a_fit_is_measured_on_part_of_the_grid_as_on_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the distance of bone is that of two distance transforms."""
+    fixed, moving = (working_ct(Person(1).ct(TRUNK, pose)).without_arms() for pose in (MONTHS_LATER, Pose()))
+    motion = np.linalg.inv(MONTHS_LATER.motion())
+    found = measure_fit(fixed, moving, motion, 0.5)
+    monkeypatch.setattr(registration_room, "AROUND_VOXELS", 10_000)
+    everything = measure_fit(fixed, moving, motion, 0.5)
+    for name, value in vars(everything).items():
+        assert vars(found)[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
+    moved = registration_room._moved(moving, fixed.grid, motion)
+    view, least = fixed.seen & moved.seen, registration_room.BONE_SHARE
+    a, b = (fixed.bone > least) & view, (moved.bone > least) & view
+    distances = ndimage.distance_transform_edt
+    apart = [distances(~one, fixed.grid.spacing_mm)[two] for one, two in ((a, b), (b, a))]
+    assert found.bone_distance_mm == np.percentile(np.concatenate(apart), 75)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from app.domain.volume import FloatArray, Grid, LabelMap, Unit, Volume
+from app.imaging.registration import uptake_agreement
 from app.imaging.registration.uptake_agreement import UptakeAgreement, measure_uptake_agreement
 
 GRID = Grid.axis_aligned((60, 40, 50), (5.0, 5.0, 5.0), (0.0, 0.0, 0.0))
@@ -92,3 +93,17 @@ def test_no_lesion_and_no_uptake_agree_with_nothing() -> None:
     cold = Volume(np.zeros(GRID.shape), GRID, Unit.SUVBW)
     found = measure_uptake_agreement(cold, cold, nothing, nothing, np.eye(4))
     assert found == UptakeAgreement(float("inf"), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("off_mm", [(0.0, 0.0, 0.0), (20.0, 0.0, -10.0)])
+def test_looking_around_the_lesions_and_the_patient_finds_what_looking_everywhere_does(
+    off_mm: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = agreement(lesions(off_mm), lesions(), image(5.0), shift(off_mm))
+    monkeypatch.setattr(
+        uptake_agreement, "box_of", lambda mask, margin: tuple(slice(0, n) for n in mask.shape)
+    )
+    everywhere = agreement(lesions(off_mm), lesions(), image(5.0), shift(off_mm))
+    assert found.shift_mm == everywhere.shift_mm
+    assert found.lesions_on_pet == pytest.approx(everywhere.lesions_on_pet, abs=1e-5)
+    assert found.lesions_on_spect == pytest.approx(everywhere.lesions_on_spect, abs=1e-5)

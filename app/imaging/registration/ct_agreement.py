@@ -98,7 +98,7 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     """
     if max(*suv.grid.spacing_mm, *source.grid.spacing_mm) > COARSEST_MM:
         return None
-    pair = _pair(suv, working_ct(source).coarser())
+    pair = _pair(suv, working_ct(source).coarser)
     if pair is None:
         return None
     search = ShiftSearch(pair)

@@ -7,15 +7,16 @@ equal inputs give equal transforms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from app.domain.analysis import RegistrationFit
 from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume, moved_points
+from app.imaging.morphology import Box, box_of, thinned
 from app.imaging.registration.search import (
     STARTS_APART_MM,
     TURNS_DEG,
@@ -52,15 +53,23 @@ SIDE_SMOOTHING_VOXELS = 2.0
 SKIN_VOXELS = 2
 """The skin's edge would make any two bodies correlate."""
 
+AROUND_VOXELS = 20
+"""Around both bodies, farther than any blur (18 voxels) or the mirror (7) reaches from what is compared."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """Both CTs on the fixed grid; every array ``(z, y, x)``."""
+    """Both CTs where either shows body, on that part of the fixed grid; every array ``(z, y, x)``.
+
+    Attributes:
+        view: what both scanners saw.
+        inside: in both bodies, in view.
+    """
 
     fixed: WorkingCt
     moved: WorkingCt
     view: NDArray[np.bool_]
-    """What both scanners saw."""
+    inside: NDArray[np.bool_]
 
 
 def measure_fit(
@@ -72,8 +81,7 @@ def measure_fit(
         fixed_to_moving: 4x4, LPS mm.
         rival_overlap: bone overlap at the best other place, as a share of the overlap at this one.
     """
-    moved = _moved(moving, fixed.grid, fixed_to_moving)
-    pair = _Pair(fixed, moved, fixed.seen & moved.seen)
+    pair = _pair(fixed, moving, fixed_to_moving)
     centre = bone_centre_mm(fixed)
     turn = Rotation.from_matrix(fixed_to_moving[:3, :3]).magnitude()
     bone_dice, bone_distance_mm = _bone_agreement(pair)
@@ -81,14 +89,37 @@ def measure_fit(
         bone_dice=bone_dice,
         translation_mm=float(np.linalg.norm(moved_points(fixed_to_moving, centre) - centre)),
         rotation_deg=float(np.degrees(turn)),
-        overlap_fraction=float((fixed.body & pair.view).sum() / max(int(fixed.body.sum()), 1)),
+        overlap_fraction=float((pair.fixed.body & pair.view).sum() / max(int(fixed.body.sum()), 1)),
         soft_tissue_correlation=_soft_tissue_correlation(pair),
         bone_distance_mm=bone_distance_mm,
-        side_correlation=_side_correlation(pair),
-        stretch=measure_stretch(fixed.coarser(), moving.coarser(), fixed_to_moving),
+        side_correlation=_side_correlation(pair, _own_mirror(fixed.coarser)),
+        stretch=measure_stretch(fixed.coarser, moving.coarser, fixed_to_moving),
         thickness_difference_mm=_thickness_difference_mm(pair),
         rival_overlap=rival_overlap,
     )
+
+
+def _pair(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray) -> _Pair:
+    part = fixed.part(_around_both(fixed, moving, fixed_to_moving))
+    moved = _moved(moving, part.grid, fixed_to_moving)
+    view = part.seen & moved.seen
+    return _Pair(part, moved, view, part.body & moved.body & view)
+
+
+def _around_both(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray) -> Box:
+    """The part of the fixed grid that shows all of both bodies, and :data:`AROUND_VOXELS` more."""
+    index = [
+        fixed.grid.to_index(moved_points(motion, ct.grid.part(box).corners_mm()))[:, ::-1]
+        for ct, motion in ((fixed, np.eye(4)), (moving, np.linalg.inv(fixed_to_moving)))
+        if (box := box_of(ct.body)) is not None
+    ]
+    corners = np.concatenate(index or [np.zeros((1, 3))])
+    first = np.maximum(np.floor(corners.min(axis=0)).astype(int) - AROUND_VOXELS, 0)
+    last = np.minimum(
+        np.ceil(corners.max(axis=0)).astype(int) + AROUND_VOXELS, np.array(fixed.grid.shape) - 1
+    )
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return z, y, x
 
 
 def _moved(moving: WorkingCt, grid: Grid, fixed_to_moving: FloatArray) -> WorkingCt:
@@ -111,9 +142,8 @@ def _bone_agreement(pair: _Pair) -> tuple[float, float]:
     if not a.any() or not b.any():
         return 0.0, float("inf")
     dice = 2 * float((a & b).sum()) / float(a.sum() + b.sum())
-    spacing = pair.fixed.grid.spacing_mm[::-1]
-    to_b = distance_transform_edt(~b, sampling=spacing)[a]
-    to_a = distance_transform_edt(~a, sampling=spacing)[b]
+    places_a, places_b = (np.argwhere(bone) * pair.fixed.grid.spacing_mm[::-1] for bone in (a, b))
+    to_b, to_a = cKDTree(places_b).query(places_a)[0], cKDTree(places_a).query(places_b)[0]
     return dice, float(np.percentile(np.concatenate([to_b, to_a]), BONE_PERCENTILE))
 
 
@@ -140,45 +170,47 @@ def _extent(body: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _soft_tissue_correlation(pair: _Pair) -> float:
     """Correlation of soft tissue inside both bodies, at the scales of organs and fat planes."""
-    inside = binary_erosion(pair.fixed.body & pair.moved.body & pair.view, iterations=SKIN_VOXELS)
+    inside = thinned(pair.inside, SKIN_VOXELS)
+    within = box_of(inside)
+    if within is None:
+        return 0.0
     fine, wide = TEXTURE_VOXELS
     textures = []
     for ct in (pair.fixed, pair.moved):
         tissue = np.clip(ct.hu, *SOFT_TISSUE_HU)
-        textures.append((smoothed(tissue, fine) - smoothed(tissue, wide))[inside])
+        textures.append((smoothed(tissue, fine, within) - smoothed(tissue, wide, within))[inside[within]])
     return _correlation(*textures)
 
 
-def _side_correlation(pair: _Pair) -> float:
+def _side_correlation(pair: _Pair, mirror: FloatArray) -> float:
     """Correlation of left minus right in both CTs: liver, heart, spleen, gas and scoliosis know their side.
 
-    The plane of symmetry is the fixed CT's own, found by laying it on its mirror image. A mirrored CT gives a
-    negative number, however well its bones fit.
+    ``mirror`` is the fixed CT's own (:func:`_own_mirror`). A mirrored CT gives a negative number, however
+    well its bones fit.
     """
-    mirror = _own_mirror(pair.fixed)
     grid = pair.fixed.grid
-    inside = pair.fixed.body & pair.moved.body & pair.view
-    inside &= _through(inside, grid, mirror) > 0.99
-    inside = binary_erosion(inside, iterations=SKIN_VOXELS)
+    inside = thinned(pair.inside & (_through(pair.inside, grid, mirror) > 0.99), SKIN_VOXELS)
+    within = box_of(inside)
+    if within is None:
+        return 0.0
     differences = []
     for ct in (pair.fixed, pair.moved):
         tissue = np.clip(ct.hu, *SOFT_TISSUE_HU)
-        difference = smoothed(tissue - _through(tissue, grid, mirror), SIDE_SMOOTHING_VOXELS)
-        differences.append(difference[inside])
+        difference = smoothed(tissue - _through(tissue, grid, mirror), SIDE_SMOOTHING_VOXELS, within)
+        differences.append(difference[inside[within]])
     return _correlation(*differences)
 
 
 def _own_mirror(ct: WorkingCt) -> FloatArray:
-    """4x4, LPS mm: each point to the same place on the body's other side."""
-    flipped = WorkingCt(
-        ct.grid, ct.hu, ct.seen[:, :, ::-1], ct.body, np.ascontiguousarray(ct.bone[:, :, ::-1])
-    )
+    """4x4, LPS mm: each point to the same place on the body's other side, found by laying the CT on its
+    mirror image."""
+    flipped = replace(ct, seen=ct.seen[:, :, ::-1], bone=ct.bone[:, :, ::-1])
     middle_x = float(ct.grid.corners_mm()[:, 0].mean())
     reflection = np.diag([-1.0, 1.0, 1.0, 1.0])
     reflection[0, 3] = 2 * middle_x
     start = np.eye(4)
     start[0, 3] = 2 * (middle_x - bone_centre_mm(ct)[0])
-    to_flipped = refine(ct.coarser(), flipped.coarser(), start).fixed_to_moving
+    to_flipped = refine(ct, flipped, start).fixed_to_moving
     mirror: FloatArray = reflection @ to_flipped
     return mirror
 
@@ -236,7 +268,7 @@ def register_rigid(fixed_ct: Volume, moving_ct: Volume) -> RigidRegistration | N
 
 def register_working(fixed: WorkingCt, moving: WorkingCt) -> RigidRegistration | None:
     """As :func:`register_rigid`, of CTs that are prepared already."""
-    places = _places(fixed.coarser(), moving.coarser())
+    places = _places(fixed.coarser, moving.coarser)
     if not places:
         return None
     motion = refine(fixed, moving, places[0].fixed_to_moving).fixed_to_moving

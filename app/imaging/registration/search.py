@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import affine_transform, binary_dilation, map_coordinates, maximum_filter
+from scipy.ndimage import affine_transform, maximum_filter
 from scipy.spatial.transform import Rotation
 
 from app.domain.volume import FloatArray, moved_points
+from app.imaging.morphology import box_of, grown
 from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, smoothed
 
 UPRIGHT_DEG = ((0.0, 0.0, 0.0),)
@@ -197,59 +198,82 @@ def measure_stretch(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatA
     return max(0.0, float(abs(scales[2] - 1.0)) - BEND_MM / match.length_mm)
 
 
+BLUR_VOXELS = 1.0
+"""Standard deviation, before bone is matched to bone: the slopes then reach a voxel or two."""
+
+LEAST_BONE = 0.05
+"""Blurred; a voxel further out, the slopes still tell where bone begins."""
+
+REACH_VOXELS = 5
+"""Beyond a CT's bone, where its blur and the slopes of that have ended."""
+
+
 class _BoneMatch:
-    """Bone of the fixed CT as points, bone of the moving CT as an image with its slopes."""
+    """Bone of the fixed CT as points, bone of the moving CT as an image with its slopes.
+
+    Points, and what is found at them, are ``(3, n)`` and ``(n,)`` as x, y, z: numpy is quick along rows.
+    """
 
     def __init__(self, fixed: WorkingCt, moving: WorkingCt) -> None:
-        bone = smoothed(fixed.bone, 1.0)
-        near = np.argwhere(binary_dilation(bone > 0.05) & fixed.seen)
-        self._points = fixed.grid.to_lps(near[:, ::-1].astype(np.float64))
-        self._target = bone[tuple(near.T)]
-        self._moving = moving
-        image = smoothed(moving.bone, 1.0)
-        by_z, by_y, by_x = np.gradient(image, *moving.grid.spacing_mm[::-1])
-        self._images = (image, by_x, by_y, by_z)
-        distances = np.linalg.norm(self._points - self._points.mean(axis=0), axis=1)
+        within = box_of(fixed.bone > 0, REACH_VOXELS) or (slice(0, 0),) * 3
+        bone = smoothed(fixed.bone, BLUR_VOXELS, within)
+        near = np.nonzero(grown(bone > LEAST_BONE) & fixed.seen[within])
+        index_zyx = np.stack(near, axis=1) + [part.start for part in within]
+        points = fixed.grid.to_lps(index_zyx[:, ::-1].astype(np.float64))
+        self._points = np.ascontiguousarray(points.T)
+        self._target = bone[near].astype(np.float64)
+        self._moving = _Slopes(moving)
+        distances = np.linalg.norm(points - points.mean(axis=0), axis=1)
         self._reach_mm = float(np.percentile(distances, 90))
-        self.length_mm = max(1.0, float(np.ptp(self._points[:, 2])))
+        self.length_mm = max(1.0, float(np.ptp(points[:, 2])))
 
     def step(self, motion: FloatArray, tolerance: float) -> tuple[FloatArray, float]:
         """A small rigid motion of moving space, and how far it moves the outer bone (mm)."""
-        places = moved_points(motion, self._points)
-        solution = self._solve(places, tolerance, scaling=False)
-        return self._as_motion(solution, places.mean(axis=0)), float(np.linalg.norm(solution))
+        solution, centre = self._solve(motion, tolerance, scaling=False)
+        return self._as_motion(solution, centre), float(np.linalg.norm(solution))
 
     def step_with_scales(self, motion: FloatArray, tolerance: float) -> tuple[FloatArray, FloatArray]:
         """A small rigid motion with a scale for each axis of moving space, and the scales."""
-        places = moved_points(motion, self._points)
-        centre = places.mean(axis=0)
-        solution = self._solve(places, tolerance, scaling=True)
+        solution, centre = self._solve(motion, tolerance, scaling=True)
         scales = 1.0 + solution[6:] / self._reach_mm
         scaling = np.diag([*scales, 1.0])
         scaling[:3, 3] = centre - scales * centre
         return self._as_motion(solution, centre) @ scaling, scales
 
-    def _solve(self, places: FloatArray, tolerance: float, scaling: bool) -> FloatArray:
-        """Gauss-Newton: turns (mm at the reach), shifts (mm), then scales (mm at the reach) if wanted."""
-        value, *slopes = self._sampled(places)
-        slope = np.stack(slopes, axis=1)
+    def _solve(self, motion: FloatArray, tolerance: float, scaling: bool) -> tuple[FloatArray, FloatArray]:
+        """Gauss-Newton: turns (mm at the reach), shifts (mm), then scales (mm at the reach) if wanted; and
+        the centre of the points that they are about."""
+        places = self._places(motion)
+        value, *slopes, seen = self._moving.at(places)
         difference = self._target - value
-        weight = (tolerance**2 / (tolerance**2 + difference**2)) ** 2 * self._seen(places)  # Geman-McClure
-        arm = (places - places.mean(axis=0)) / self._reach_mm  # turns, shifts and scales then weigh alike
-        columns = [np.cross(arm, slope), slope, *([arm * slope] if scaling else [])]
-        jacobian: FloatArray = np.concatenate(columns, axis=1)
-        normal: FloatArray = jacobian.T @ (jacobian * weight[:, None])
+        weight = (tolerance**2 / (tolerance**2 + difference**2)) ** 2 * seen  # Geman-McClure
+        centre = places.mean(axis=1)
+        arm_x, arm_y, arm_z = (places - centre[:, None]) / self._reach_mm  # all columns then weigh alike
+        by_x, by_y, by_z = slopes
+        rows = [
+            arm_y * by_z - arm_z * by_y,
+            arm_z * by_x - arm_x * by_z,
+            arm_x * by_y - arm_y * by_x,
+            *slopes,
+        ]
+        if scaling:
+            rows += [arm_x * by_x, arm_y * by_y, arm_z * by_z]
+        jacobian: FloatArray = np.array(rows)
+        weighted = jacobian * weight
+        normal: FloatArray = weighted @ jacobian.T
         size = len(normal)
         normal.flat[:: size + 1] += 1e-3 * float(np.trace(normal)) / size + 1e-9  # keeps it invertible
-        return np.asarray(np.linalg.solve(normal, jacobian.T @ (weight * difference)), dtype=np.float64)
+        return np.asarray(np.linalg.solve(normal, weighted @ difference), dtype=np.float64), centre
 
     def overlap(self, motion: FloatArray) -> float:
         """Soft Dice of bone, of the fixed bone that the moving CT sees."""
-        places = moved_points(motion, self._points)
-        seen = self._seen(places)
-        value = self._sampled(places, images=1)[0]
+        value, *_, seen = self._moving.at(self._places(motion))
         both = float((self._target * value * seen).sum())
         return 2 * both / max(float(((self._target**2 + value**2) * seen).sum()), 1e-6)
+
+    def _places(self, motion: FloatArray) -> FloatArray:
+        places: FloatArray = motion[:3, :3] @ self._points + motion[:3, 3:]
+        return places
 
     def _as_motion(self, solution: FloatArray, centre: FloatArray) -> FloatArray:
         motion = np.eye(4)
@@ -257,13 +281,47 @@ class _BoneMatch:
         motion[:3, 3] = centre - motion[:3, :3] @ centre + solution[3:6]
         return motion
 
-    def _sampled(self, places: FloatArray, images: int = 4) -> list[NDArray[np.float64]]:
-        index_zyx = self._moving.grid.to_index(places)[:, ::-1].T
-        return [
-            map_coordinates(image, index_zyx, order=1, output=np.float64) for image in self._images[:images]
-        ]
 
-    def _seen(self, places: FloatArray) -> NDArray[np.float64]:
-        index_zyx = self._moving.grid.to_index(places)[:, ::-1].T
-        seen: NDArray[np.float64] = map_coordinates(self._moving.seen, index_zyx, order=0, output=np.float64)
-        return seen
+class _Slopes:
+    """Blurred bone with its slopes along x, y and z (1/mm), between voxels by linear interpolation.
+
+    Kept where bone is, with a rim: beyond, all four are 0.
+    """
+
+    def __init__(self, ct: WorkingCt) -> None:
+        within = box_of(ct.bone > 0, REACH_VOXELS) or (slice(0, 1),) * 3
+        image = smoothed(ct.bone, BLUR_VOXELS, within)
+        by_z, by_y, by_x = np.gradient(image, *ct.grid.spacing_mm[::-1])
+        self._shape = image.shape
+        # a rim of zeros behind the last voxels, which interpolation at them looks at
+        self._images = [np.pad(each, (0, 1)).astype(np.float32) for each in (image, by_x, by_y, by_z)]
+        self._first = np.array([[part.start] for part in within[::-1]], dtype=np.float64)
+        self._to_index = np.linalg.inv(ct.grid.affine)
+        self._seen = ct.seen
+
+    def at(self, places: FloatArray) -> tuple[NDArray[np.float32], ...]:
+        """The four at places ``(3, n)``, LPS mm, and 1 where the nearest voxel was seen, 0 elsewhere."""
+        index = self._to_index[:3, :3] @ places + self._to_index[:3, 3:]
+        in_view = ((index >= 0) & (index <= _last(self._seen.shape))).all(axis=0)
+        x, y, z = (index * in_view + 0.5).astype(np.intp)
+        seen = (in_view & self._seen[z, y, x]).astype(np.float32)
+        index -= self._first
+        at_bone = ((index >= 0) & (index <= _last(self._shape))).all(axis=0)
+        index *= at_bone
+        low = index.astype(np.intp)
+        shares = (index - low).astype(np.float32)
+        _, height, width = (n + 1 for n in self._shape)
+        start = (low[2] * height + low[1]) * width + low[0]
+        corners = [start + (k * height + j) * width + i for k in (0, 1) for j in (0, 1) for i in (0, 1)]
+        found = []
+        for image in self._images:
+            values = [image.take(corner) for corner in corners]
+            for share in shares:
+                values = [a + share * (b - a) for a, b in zip(values[::2], values[1::2], strict=True)]
+            found.append(values[0] * at_bone)
+        return (*found, seen)
+
+
+def _last(shape: tuple[int, ...]) -> FloatArray:
+    """The last index along x, y and z, ``(3, 1)``."""
+    return np.array(shape[::-1], dtype=np.float64)[:, None] - 1.0

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import gaussian_filter
 
 from app.domain.volume import FloatArray, LabelMap, Volume
-from app.imaging.registration.working_ct import blurred, upright_grid
+from app.imaging.morphology import box_of
+from app.imaging.registration.working_ct import blurred, smoothed, upright_grid
 from app.imaging.resampling import resample, resample_mask
 
 SPACING_MM = 8.0
@@ -26,6 +26,9 @@ REACH_MM = 64.0
 
 FLOOR_SUV = 0.05
 """Added before the logarithm, which lets liver and muscle count as well as kidneys."""
+
+BLUR_MM, BLUR_REACH = SPACING_MM / 2.0, 3.0
+"""Standard deviation, and how many of them the blur reaches."""
 
 BODY_SUV = 0.2
 """PET uptake from here on is patient."""
@@ -75,7 +78,10 @@ def measure_uptake_agreement(
 
 def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> float:
     grid = upright_grid(spect.grid, SPACING_MM)
-    smooth_spect, smooth_pet = (blurred(image, SPACING_MM / 2.0, 3.0) for image in (spect, pet))  # no aliases
+    shown = _where_the_patient_is(pet)
+    if shown is None:
+        return float("inf")
+    smooth_spect, smooth_pet = (blurred(image, BLUR_MM, BLUR_REACH) for image in (spect, shown))  # no aliases
     spect_suv = resample(smooth_spect, grid, 0.0).array
     pet_suv = resample(smooth_pet, grid, 0.0, fixed_to_moving).array
     patient = pet_suv > BODY_SUV
@@ -86,6 +92,17 @@ def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> f
     near = np.ix_(*([i % n for i in range(-reach, reach + 1)] for n in correlation.shape))
     best = np.unravel_index(int(np.argmax(correlation[near])), (2 * reach + 1,) * 3)
     return float(np.linalg.norm(np.array(best) - reach)) * SPACING_MM
+
+
+def _where_the_patient_is(pet: Volume) -> Volume | None:
+    """The part of a PET in which a blurred voxel can be above :data:`BODY_SUV`; ``None`` if there is none.
+
+    A mean of voxels is above it only with one of them in reach that is; twice that reach, so that the ends of
+    the part don't change those that are.
+    """
+    reach = int(np.ceil(BLUR_REACH * BLUR_MM / min(pet.grid.spacing_mm))) + 1
+    box = box_of(pet.array > BODY_SUV, 2 * reach)
+    return None if box is None else Volume(pet.array[box], pet.grid.part(box), pet.unit)
 
 
 def _correlation_at_shifts(
@@ -110,10 +127,14 @@ def _correlation_at_shifts(
 
 def _share_of_best_place(lesions: LabelMap, suv: Volume, surroundings_mm: float) -> float:
     grid = upright_grid(suv.grid, LESION_SPACING_MM)
-    uptake = _logarithm(resample(suv, grid, 0.0).array)
-    around = gaussian_filter(uptake, surroundings_mm / LESION_SPACING_MM, truncate=2.5)
-    contrast = np.clip(uptake - around, 0.0, FULL_CONTRAST)
     labels = resample_mask(lesions, grid).array
+    within = box_of(labels > 0, round(REACH_MM / LESION_SPACING_MM))
+    if within is None:
+        return 0.0
+    uptake = _logarithm(resample(suv, grid, 0.0).array)
+    around = smoothed(uptake, surroundings_mm / LESION_SPACING_MM, within, truncate=2.5)
+    contrast = np.clip(uptake[within] - around, 0.0, FULL_CONTRAST)
+    labels = labels[within]
     sizes = np.bincount(labels.ravel()).astype(np.float32)
     weights = np.zeros_like(sizes)
     weights[1:] = 1.0 / np.maximum(sizes[1:], 1.0)  # every lesion counts once, whatever its size

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import (
-    binary_closing,
-    binary_opening,
-    gaussian_filter,
-    gaussian_filter1d,
-    generate_binary_structure,
-)
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from app.domain.volume import AIR_HU, FloatArray, Grid, Unit, Volume
-from app.imaging.morphology import Box
+from app.imaging.morphology import Box, box_of, grown, thinned
 from app.imaging.resampling import resample
 from app.imaging.slices import slice_by_slice
 
@@ -60,19 +55,23 @@ class WorkingCt:
         """The same, with no bone outside the trunk's width."""
         return replace(self, bone=self.bone * _trunk_columns(self.body).astype(np.float32))
 
+    def part(self, box: Box) -> WorkingCt:
+        """What lies in a box of the grid."""
+        arrays = (self.hu[box], self.seen[box], self.body[box], self.bone[box])
+        return WorkingCt(self.grid.part(box), *arrays)
+
+    @cached_property
     def coarser(self) -> WorkingCt:
         """The same at twice the spacing, by averaging 2x2x2 blocks (the odd last plane is dropped)."""
         affine = self.grid.affine.copy()
         affine[:3, 3] += self.grid.affine[:3, :3] @ (0.5, 0.5, 0.5)
         affine[:3, :3] *= 2.0
         depth, height, width = (n // 2 for n in self.grid.shape)
-        return WorkingCt(
-            Grid((depth, height, width), affine),
-            _halved(self.hu),
-            _halved(self.seen) == 1.0,
-            _halved(self.body) >= 0.5,
-            _halved(self.bone),
+        hu, seen, body, bone = (
+            block_means(array.astype(np.float32, copy=False), (2, 2, 2))
+            for array in (self.hu, self.seen, self.body, self.bone)
         )
+        return WorkingCt(Grid((depth, height, width), affine), hu, seen == 1.0, body >= 0.5, bone)
 
 
 _prepared: WeakKeyDictionary[Volume, WorkingCt] = WeakKeyDictionary()
@@ -192,10 +191,6 @@ def _trunk_columns(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return columns
 
 
-def _halved(array: NDArray[np.generic]) -> NDArray[np.float32]:
-    return block_means(array.astype(np.float32, copy=False), (2, 2, 2))
-
-
 def upright_grid(grid: Grid, spacing_mm: float, least_voxels: int = 1) -> Grid:
     """An isotropic grid along the LPS axes over the same field of view."""
     corners = grid.corners_mm()
@@ -207,11 +202,11 @@ def upright_grid(grid: Grid, spacing_mm: float, least_voxels: int = 1) -> Grid:
 
 def _largest_body(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest component; opening parts it from a thin table, holes (lungs, gut) are not filled."""
-    ball = generate_binary_structure(3, 1)
-    parts = cc3d.connected_components(binary_opening(tissue, ball, iterations=2), connectivity=6)
-    sizes = np.bincount(parts.ravel())
-    if sizes.size < 2:
-        return np.zeros_like(tissue)
-    core = parts == int(np.argmax(sizes[1:])) + 1
-    body: NDArray[np.bool_] = binary_closing(core, ball) & tissue
-    return body
+    opened = grown(thinned(tissue, 2), 2)
+    within = box_of(opened)
+    body = np.zeros_like(tissue)
+    if within is None:
+        return body
+    parts = cc3d.connected_components(opened[within].astype(np.uint8), connectivity=6)
+    body[within] = parts == int(np.argmax(np.bincount(parts.ravel())[1:])) + 1
+    return thinned(grown(body)) & tissue
