@@ -15,7 +15,7 @@ from app.imaging.registration import registration as registration_room
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import measure_fit, register_rigid
 from app.imaging.registration.search import _BoneMatch, _Slopes
-from app.imaging.registration.working_ct import WorkingCt, block_means, smoothed, working_ct
+from app.imaging.registration.working_ct import WorkingCt, smoothed, working_ct
 from tests.imaging.bodies import Person, Pose, trunk_grid
 
 TRUNK = trunk_grid()
@@ -229,15 +229,6 @@ def test_a_blur_within_a_box_is_that_of_the_whole(sigma: float) -> None:
     for box in (np.s_[0:40, 0:33, 0:29], np.s_[3:9, 30:33, 0:29], np.s_[20:21, 5:6, 7:8]):
         assert np.array_equal(smoothed(image, sigma, box, truncate=2.5), whole(image, sigma, 2.5)[box])
     assert np.array_equal(smoothed(image, sigma), whole(image, sigma))
-
-
-@pytest.mark.parametrize("factors", [(1, 3, 3), (2, 2, 2), (3, 1, 4)])
-def test_blocks_are_averaged_and_the_rest_is_dropped(factors: tuple[int, int, int]) -> None:
-    image = np.random.default_rng(5).integers(-1024, 3000, (13, 14, 15)).astype(np.float32)
-    z, y, x = (n // factor for n, factor in zip(image.shape, factors, strict=True))
-    kept = image[: z * factors[0], : y * factors[1], : x * factors[2]]
-    blocks = kept.reshape(z, factors[0], y, factors[1], x, factors[2])
-    assert np.array_equal(block_means(image, factors), blocks.mean(axis=(1, 3, 5), dtype=np.float32))
 
 
 def test_a_fit_is_measured_on_part_of_the_grid_as_on_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
