@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison import Measure, Result, Row, interleaved, keep, timed
-from benchmarks.report import PAGE, benchmarks, kept, page
+from benchmarks.comparison import ROOT, Measure, Result, Row, interleaved, keep, timed
+from benchmarks.report import INTRODUCTION, PAGE, benchmarks, kept, page
 from benchmarks.whole_study import beside, profile, rows
 
 FASTER = Row("segment", "the peer", Measure.SPEED, (2.0, 1.0, 4.0), (8.0, 5.0, 8.0), target=3.0)
@@ -107,3 +107,10 @@ def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
         "SPECT/CT with prior, after": "1.00",
     }
     assert beside(now, None) is now
+
+
+def test_the_page_says_of_every_module_what_it_measures() -> None:
+    own = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    parts = {"__init__", "comparison", "report", "full_study"}
+    others = own - parts - set(benchmarks())
+    assert sorted(name for name in others if f"`{name}`" not in INTRODUCTION) == []
