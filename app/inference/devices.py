@@ -169,3 +169,10 @@ def _refuse_broken(device: str, found: VisibleGpus) -> None:
             f"{found.cuda}. Look at nvidia-smi, install the PyTorch that fits the GPU "
             "(docs/reference/gpu.md), or set segment.device to cpu"
         ) from error
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (else it is slower than single precision)."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -29,6 +29,13 @@ class DeviceChoice(StrEnum):
     CPU = "cpu"
 
 
+class Precision(StrEnum):
+    """What the networks' numbers are; :attr:`SegmentPolicy.precision`."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+
+
 ALLOWED_ROLES = {
     "pet_model": (ModelRole.M1, ModelRole.M3),
     "spect_model_with_prior": (ModelRole.M4, ModelRole.M2, ModelRole.M3),
@@ -47,6 +54,10 @@ class SegmentPolicy:
     device: str = "auto"
     """``auto`` (every GPU, or the CPU where there is none), ``cuda`` (every GPU; an error when there is
     none), ``cuda:1`` (that GPU; an error when it is absent) or ``cpu`` (docs/reference/gpu.md)."""
+    precision: Precision = Precision.AUTO
+    """``auto``: half precision on a GPU; on a CPU that has it bfloat16, if it gives the lesions of single
+    precision on the image's fullest tile; else single precision. ``fp32``: always single precision, the
+    reference (docs/reference/gpu.md)."""
     pet_model: str = ModelRole.M1.value
     """M1 or M3, where one model in the folder has that role; or the id of a model."""
     spect_model_with_prior: str = ModelRole.M4.value

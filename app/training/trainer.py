@@ -20,6 +20,8 @@ from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResol
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from app.inference.devices import has_bfloat16
+
 log = logging.getLogger(__name__)
 
 DEVIATIONS = (
@@ -188,8 +190,3 @@ class PsmaSmallTrainer(PsmaTrainer):
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_LIMIT)
         self.optimizer.step()
         return {"loss": loss.detach().numpy()}
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (else it is slower than float32)."""
-    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -2,15 +2,14 @@
 
 Pure arithmetic, no PyTorch. What is counted, for one image and one network:
 
-* **weights**: every parameter in single precision, and once more in half precision: autocast keeps the
-  copies that it made (PyTorch, "Automatic Mixed Precision", ``cache_enabled``).
-* **tile**: the feature maps that live at the same time while the network looks at one tile, in half
+* **weights**: every parameter once, in half precision (or single, where ``segment.precision`` asks for it).
+* **tile**: the feature maps that live at the same time while the network looks at one tile, in that
   precision, by the forward passes of ``dynamic_network_architectures`` 0.4 (:func:`live_features`); the tile
-  itself in single and half precision; with mirroring a flipped tile and a second output; and a workspace for
-  the convolutions.
-* **sums**: what ``nnUNetPredictor._internal_predict_sliding_window_return_logits`` of nnU-Net 2.8 keeps on
-  the results' device: the image (single precision), the summed outputs of every class, the summed weights of
-  the tiles, the tile's Gaussian weights (all half precision).
+  itself, its copy in the order of memory that convolutions like, its outputs also in single precision; with
+  mirroring a flipped tile and a second output; and a workspace for the convolutions.
+* **sums**: what :mod:`app.inference.running.sliding_window` keeps over all tiles, in single precision: the
+  image, the summed outputs of every label but background, the summed weights of the tiles, the tile's
+  Gaussian weights, and the answer to a tile of air.
 
 What is assumed, not known: a convolution's workspace is at most as large as its input and output together
 (cuDNN copies both when it changes their layout); fragmentation takes a tenth; :data:`RESERVE_BYTES` are for
@@ -48,6 +47,7 @@ class NetworkShape:
         decoder_convolutions: of each stage of the decoder, from the coarsest.
         tile: what it looks at in one pass, voxels along each axis, as trained.
         mirrored: whether outputs of mirrored tiles are averaged.
+        number_bytes: of a number in weights and feature maps.
     """
 
     parameters: int
@@ -59,6 +59,7 @@ class NetworkShape:
     decoder_convolutions: tuple[int, ...]
     tile: tuple[int, ...]
     mirrored: bool = False
+    number_bytes: int = HALF_BYTES
 
     @cached_property
     def total_stride(self) -> tuple[int, ...]:
@@ -130,29 +131,29 @@ def bytes_needed(network: NetworkShape, image: Sequence[int], sums_on_gpu: bool)
 
 
 def weight_bytes(network: NetworkShape) -> int:
-    """Weights in single precision, and autocast's copies in half precision."""
-    return network.parameters * (SINGLE_BYTES + HALF_BYTES)
+    """All of one fold; those of several are put there one after the other."""
+    return network.parameters * network.number_bytes
 
 
 def tile_bytes(network: NetworkShape) -> int:
     """All that lives while the network looks at one tile, apart from its weights."""
     voxels = math.prod(network.tile)
-    tiles = network.channels * voxels * (SINGLE_BYTES + HALF_BYTES)
-    outputs = network.heads * voxels * HALF_BYTES
-    if network.mirrored:  # the flipped tile, the sum so far, the output turned back
-        tiles += network.channels * voxels * SINGLE_BYTES
-        outputs *= 3
-    return tiles + outputs + (live_features(network) + largest_convolution(network)) * HALF_BYTES
+    number = network.number_bytes
+    tiles = network.channels * voxels * (SINGLE_BYTES + 2 * number)
+    outputs = network.heads * voxels * (number + 2 * SINGLE_BYTES)  # as they come, widened, their difference
+    if network.mirrored:  # the flipped tile, the sum so far, the difference turned back
+        tiles += network.channels * voxels * number
+        outputs += 2 * (network.heads - 1) * voxels * SINGLE_BYTES
+    return tiles + outputs + (live_features(network) + largest_convolution(network)) * number
 
 
 def sum_bytes(network: NetworkShape, image: Sequence[int]) -> int:
     """What the results' device keeps over all tiles; an image smaller than the tile is padded to it."""
     axes = len(network.tile)
     padded = (*image[:-axes], *map(max, image[-axes:], network.tile))
-    per_voxel = network.channels * SINGLE_BYTES + (network.heads + 1) * HALF_BYTES
-    # the Gaussian, and the tile's output while it is weighted
-    per_tile_voxel = (1 + network.heads) * HALF_BYTES
-    return math.prod(padded) * per_voxel + math.prod(network.tile) * per_tile_voxel
+    per_voxel = network.channels + network.heads  # the sums of every label but one, and those of weights
+    per_tile_voxel = network.heads  # the Gaussian, the answer to a tile of air
+    return (math.prod(padded) * per_voxel + math.prod(network.tile) * per_tile_voxel) * SINGLE_BYTES
 
 
 def in_voxels(tile: Sequence[int]) -> str:

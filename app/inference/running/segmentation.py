@@ -39,7 +39,8 @@ class WarmModels:
 
     def _segmenter(self, card: ModelCard) -> Segmenter:
         if card.id not in self._segmenters:
-            self._segmenters[card.id] = Segmenter(self._store.verify(card), self._policy.device)
+            policy = self._policy
+            self._segmenters[card.id] = Segmenter(self._store.verify(card), policy.device, policy.precision)
         return self._segmenters[card.id]
 
 

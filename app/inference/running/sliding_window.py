@@ -1,0 +1,249 @@
+"""The sliding window: a model's networks over the tiles of an image, on the CPU or on a GPU.
+
+Ours in place of ``nnUNetPredictor`` 2.8, with its tiles, weights of tiles, mirroring and folds
+(docs/decisions/0014-our-own-sliding-window.md). What differs: sums are in single precision (nnU-Net: half)
+and of differences to background alone; a tile without any of the body takes the answer that another such tile
+was given; a CPU with bfloat16 uses it where its answers agree. On a GPU:
+:mod:`app.inference.running.gpu_predictor`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from numpy.typing import NDArray
+
+from app.errors import MisconfiguredError
+from app.inference.devices import CPU, has_bfloat16
+from app.inference.policy import Precision
+from app.inference.running.cpu_network import adapt_to_cpu
+from app.inference.running.preprocessing import Prepared, Preprocessing
+from app.inference.running.tiles import Windows, empty_windows, tile_windows
+
+_log = logging.getLogger(__name__)
+
+GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
+"""nnU-Net's own."""
+
+SAME_CONTENT = 1e-3
+"""Largest difference of two tiles of air that are answered alike, in normalised units: rounding is 1e-6."""
+
+ALLOWED_CHANGES, FEW_VOXELS = 0.001, 2
+"""Voxels of a tile whose label may change in bfloat16: this share of both masks, or so many of small ones."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A model's networks: one, and its weights for each fold.
+
+    Attributes:
+        network: built by nnU-Net; its own weights are not used.
+        folds: each fold's weights, every weight under one name.
+        tile: voxels along the axes it looks at.
+        step: distance of tiles as a share of the tile.
+        mirrored: axes of the tile along which it is mirrored too.
+    """
+
+    network: torch.nn.Module
+    folds: tuple[dict[str, torch.Tensor], ...]
+    tile: tuple[int, ...]
+    step: float
+    mirrored: tuple[int, ...] = ()
+
+    @property
+    def mirrors(self) -> tuple[tuple[int, ...], ...]:
+        """Every combination of the mirrored axes, in nnU-Net's order."""
+        counts = range(1, len(self.mirrored) + 1)
+        return tuple(axes for count in counts for axes in combinations(self.mirrored, count))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How the outputs of one image were computed.
+
+    Attributes:
+        gpu: what they were computed on; empty for the CPU.
+        number: ``torch.float32``, or what the convolutions' numbers were.
+        tile, trained_tile: voxels along each axis, as it was run and as it was trained.
+        refused: why numbers of half the size were not used although the processor has them.
+    """
+
+    number: torch.dtype
+    tile: tuple[int, ...]
+    trained_tile: tuple[int, ...]
+    gpu: str = ""
+    refused: str = ""
+
+
+class Predictor:
+    """Runs a model on the CPU."""
+
+    def __init__(self, networks: Networks, preprocessing: Preprocessing, precision: Precision) -> None:
+        self.device = torch.device(CPU)
+        self.networks = networks
+        self.preprocessing = preprocessing
+        self.precision = precision
+        self.network = networks.network.eval()
+        self._norms = {
+            f"{name}.{parameter}"
+            for name, module in self.network.named_modules(remove_duplicate=False)
+            if isinstance(module, torch.nn.modules.instancenorm._InstanceNorm)
+            for parameter in ("weight", "bias")
+        }
+        self._in_network: tuple[object, ...] = ()
+        self._adapt()
+
+    def _adapt(self) -> None:
+        adapt_to_cpu(self.network)
+
+    def run(
+        self, channels: NDArray[np.float32], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], Computed]:
+        """The label of each voxel ``(z, y, x)`` of an image ``(c, z, y, x)``, and how it was computed.
+
+        Raises:
+            MisconfiguredError: an output is infinite or no number.
+        """
+        prepared = self.preprocessing.prepare(channels, spacing_mm)
+        with torch.inference_mode():
+            differences, computed = self.differences(prepared)
+            if not bool(torch.isfinite(differences.sum(dtype=torch.float64))):
+                raise MisconfiguredError(
+                    f"the network's outputs on {self.device} are not finite, so no lesions are made of them: "
+                    "its numbers are too large or its weights are damaged; install the model again, train it "
+                    "anew, or, where this was a GPU, set segment.device to cpu"
+                )
+            return self.preprocessing.labels(differences, prepared), computed
+
+    def differences(self, prepared: Prepared) -> tuple[torch.Tensor, Computed]:
+        """By how much each label's output exceeds background's: ``(labels - 1, z, y, x)``, on the CPU."""
+        tile = self.networks.tile
+        tiles = Tiles.of(prepared, tile, self.networks.step)
+        number, refused = self._number(tiles)
+        return self._sums(tiles, self.device, number), Computed(number, tile, tile, refused=refused)
+
+    def _number(self, tiles: Tiles) -> tuple[torch.dtype, str]:
+        """bfloat16 if the processor has it, and the tile with the most uptake is answered alike.
+
+        Asked of every image, so that its result does not depend on the images before it.
+        """
+        if self.precision is Precision.FP32 or not has_bfloat16():
+            return torch.float32, ""
+        tile = tiles.fullest
+        marked = []
+        for number in (torch.float32, torch.bfloat16):
+            self._take(0, number)
+            marked.append(self._answer(tile, number) > 0)
+        changed = int((marked[0] != marked[1]).sum())
+        both = int(marked[0].sum()) + int(marked[1].sum())
+        if changed <= max(FEW_VOXELS, ALLOWED_CHANGES * both):
+            return torch.bfloat16, ""
+        _log.warning("bfloat16 would change %d of %d voxels: single precision is used", changed, both // 2)
+        return torch.float32, f"in bfloat16 {changed} voxels of a tile with {both // 2} would be others"
+
+    def _sums(self, tiles: Tiles, place: torch.device, number: torch.dtype) -> torch.Tensor:
+        """The weighted mean of the tiles' answers, ``(labels - 1, z, y, x)`` at ``place``."""
+        image = tiles.image.to(place)
+        gaussian = compute_gaussian(tiles.tile, **GAUSSIAN, device=torch.device(CPU)).float().to(place)
+        gaussian = gaussian.reshape([part.stop - part.start for part in tiles.windows[0]])
+        weights = torch.zeros(image.shape[1:], device=place)
+        sums: torch.Tensor | None = None
+        for fold in range(len(self.networks.folds)):
+            self._take(fold, number)
+            air: tuple[torch.Tensor, torch.Tensor] | None = None
+            for window, empty in zip(tiles.windows, tiles.empty, strict=True):
+                seen = image[(slice(None), *window)]
+                if empty and air is not None and _alike(seen, *air):
+                    answer = air[1]
+                else:
+                    answer = self._answer(seen, number).to(place).mul_(gaussian)
+                    air = (seen, answer) if empty and air is None else air
+                if sums is None:
+                    sums = torch.zeros((len(answer), *image.shape[1:]), device=place)
+                sums[(slice(None), *window)] += answer
+                weights[window] += gaussian
+        if sums is None:  # not reached: there is always a tile
+            raise ValueError("an image without tiles")
+        return sums.div_(weights)[(slice(None), *tiles.inner)]
+
+    def _answer(self, seen: torch.Tensor, number: torch.dtype) -> torch.Tensor:
+        """``(labels - 1, z, y, x)`` float32 for one tile ``(c, z, y, x)``, mirrored as the model wants it."""
+        axes_seen = len(self.networks.tile)  # two of a two-dimensional network: a tile is one slice
+        tile = seen.reshape(1, len(seen), *seen.shape[-axes_seen:]).to(self.device, number)
+        total = self._seen_once(tile)
+        mirrors = self.networks.mirrors
+        for axes in mirrors:
+            flipped = self._seen_once(torch.flip(tile, [axis + 2 for axis in axes]))
+            total += torch.flip(flipped, [axis + 1 for axis in axes])
+        return total.div_(1 + len(mirrors)).reshape(-1, *seen.shape[1:])
+
+    def _seen_once(self, tile: torch.Tensor) -> torch.Tensor:
+        last = torch.channels_last_3d if tile.ndim == 5 else torch.channels_last
+        outputs = self.network(tile.contiguous(memory_format=last))[0].float()
+        difference: torch.Tensor = outputs[1:] - outputs[:1]
+        return difference
+
+    def _take(self, fold: int, number: torch.dtype) -> None:
+        """Fill the network with a fold's weights: by reference, unless they are moved or shortened."""
+        wanted = (fold, number, self.device)
+        if self._in_network == wanted:
+            return
+        self._in_network = ()
+        state = {
+            name: weight.to(self.device, torch.float32 if name in self._norms else number)
+            for name, weight in self.networks.folds[fold].items()
+        }
+        self.network.load_state_dict(state, strict=False, assign=True)
+        self._in_network = wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """An image, padded to at least one tile, and its tiles.
+
+    Attributes:
+        image: ``(c, z, y, x)``.
+        windows: where the tiles are.
+        empty: for each, whether there is nothing of the body in it.
+        inner: the image without its padding.
+    """
+
+    image: torch.Tensor
+    tile: tuple[int, ...]
+    windows: Windows
+    empty: tuple[bool, ...]
+    inner: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, prepared: Prepared, tile: tuple[int, ...], step: float) -> Tiles:
+        """The tiles of an image; nnU-Net pads it with zeros, half before it and half after."""
+        padded, inner = pad_nd_image(prepared.image, tile, "constant", {"value": 0}, True, None)
+        windows = tile_windows(padded.shape[1:], tile, step)
+        offset = [part.start for part in inner[1:]]
+        shape = prepared.image.shape[1:]
+        empty = empty_windows(windows, shape, offset, prepared.body, prepared.spacing_mm)
+        return cls(padded, tile, windows, empty, tuple(inner[1:]))
+
+    @property
+    def fullest(self) -> torch.Tensor:
+        """The tile with the most uptake, ``(c, z, y, x)``."""
+        return max(
+            (self.image[(slice(None), *w)] for w in self.windows), key=lambda seen: float(seen[0].sum())
+        )
+
+
+def _alike(seen: torch.Tensor, other: torch.Tensor, answer: torch.Tensor) -> bool:
+    """Whether ``answer``, given to one tile of air, holds for another.
+
+    If it says background everywhere, it does: there is nothing of the body in either. Else only for the same
+    content: a network that finds something in air is asked about each tile, as nnU-Net asks it.
+    """
+    return not bool((answer > 0).any()) or bool(((seen - other).abs() <= SAME_CONTENT).all())
