@@ -46,9 +46,9 @@ def result_identity(quantified: Quantified, provenance: Provenance) -> str:
 
     Input SOP and series UIDs (sorted: the order of arrival does not matter), the prior, model id, version
     and weights, software version, settings digest, revision, the report that is replaced, what was
-    decided before the chain began, the change since the previous study, and the GPU where one was used (it
-    rounds otherwise than the CPU). The instant of processing is left out: an analysis that is repeated in
-    the same place gives the same UIDs.
+    decided before the chain began, the change since the previous study, and the GPU or the bfloat16 that was
+    used, if any (they round otherwise than a CPU in single precision). The instant of processing is left
+    out: an analysis that is repeated in the same place gives the same UIDs.
     """
     segmented = quantified.segmented
     aligned = segmented.aligned

@@ -151,8 +151,9 @@ class Segmented:
     """Lesions as labels on the functional grid, largest first.
 
     Attributes:
-        computed_by: the GPU, and its tiles where they were not the trained ones; empty for the CPU. Another
-            one rounds otherwise, so it is part of the results' identity.
+        computed_by: the GPU, its tiles where they were not the trained ones, and numbers that are not of
+            single precision; empty for the CPU with those. Another one rounds otherwise, so it is part of
+            the results' identity.
     """
 
     aligned: Aligned

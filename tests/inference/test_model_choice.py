@@ -59,8 +59,7 @@ def test_a_policy_that_names_no_fitting_model_is_refused(
 
 
 @pytest.mark.parametrize(
-    "item",
-    ["pet_model=M2", "spect_model_without_prior=M4", "shadow_models=[M1]", "shadow_models=[a, a]"],
+    "item", ["pet_model=M2", "spect_model_without_prior=M4", "shadow_models=[M1]", "shadow_models=[a, a]"]
 )
 def test_a_role_where_it_can_not_be_is_refused_in_the_settings(item: str) -> None:
     with pytest.raises(MisconfiguredError, match=item.partition("=")[0]):

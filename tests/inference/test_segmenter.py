@@ -1,4 +1,4 @@
-"""The product's segmenter is nnU-Net's predictor: same weights, same mask, in any orientation."""
+"""The product's segmenter against nnU-Net's predictor: same weights, same mask, in any orientation."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class MetricSource(Record):
 
 
 class InferenceSettings(Record):
-    """How nnU-Net's predictor is set; part of the model, so that a result can be repeated."""
+    """How the sliding window is set; part of the model, so that a result can be repeated."""
 
     configuration: Text
     tile_step_size: float = Field(gt=0, le=1)

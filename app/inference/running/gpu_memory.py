@@ -14,7 +14,7 @@ Pure arithmetic, no PyTorch. What is counted, for one image and one network:
 What is assumed, not known: a convolution's workspace is at most as large as its input and output together
 (cuDNN copies both when it changes their layout); fragmentation takes a tenth; :data:`RESERVE_BYTES` are for
 what CUDA loads as it goes. These three have not been measured on a GPU. A wrong guess ends in the next
-smaller way, never in another result (:mod:`app.inference.running.predictor`).
+smaller way, never in another result (:mod:`app.inference.running.gpu_predictor`).
 """
 
 from __future__ import annotations

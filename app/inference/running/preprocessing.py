@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SLAB_SLICES = 16
 """Slices of the image that are labelled at one time."""
 
+BY_VOXEL = frozenset({"CTNormalization", "NoNormalization"})
+"""Schemes that look at each voxel by itself."""
+
 Shape = tuple[int, ...]
 Box = tuple[slice, ...]
 
@@ -67,7 +70,7 @@ class Preprocessing:
         shape = self._network_shape(cropped.shape[1:], spacing)
         image = torch.empty((len(channels), *shape))
         for number in range(len(channels)):
-            image[number] = self._resampled(self._normalised(cropped, number), shape, spacing)
+            image[number] = self._channel(cropped, number, shape, spacing)
         return Prepared(image, maybe_body(cropped), spacing, box, moved.shape[1:])
 
     def labels(self, differences: torch.Tensor, prepared: Prepared) -> NDArray[np.unsignedinteger[Any]]:
@@ -108,31 +111,41 @@ class Preprocessing:
         found = compute_new_shape(shape, spacing, self._target_spacing(spacing))
         return tuple(int(length) for length in found)
 
-    def _normalised(self, cropped: NDArray[np.float32], number: int) -> NDArray[np.float32]:
-        """A copy of one channel, normalised by nnU-Net's scheme of that name."""
+    def _channel(
+        self, cropped: NDArray[np.float32], number: int, shape: Shape, spacing: tuple[float, ...]
+    ) -> Any:
+        """One channel, normalised and on the network's grid."""
+        import torch
+
+        target = self._target_spacing(spacing)
+        settings = self._configuration.configuration
+        if settings["resampling_fn_data"] != STOCK:
+            whole = self._normalised(cropped, number, slice(None))
+            return torch.as_tensor(
+                self._configuration.resampling_fn_data(whole[None], shape, spacing, target)
+            )[0]
+        zoom = zoom_between(cropped.shape[1:], shape, spacing, target, settings["resampling_fn_data_kwargs"])
+        by_voxel = settings["normalization_schemes"][number] in BY_VOXEL
+        depth = cropped.shape[1]
+        thickness = SLAB_SLICES if by_voxel and zoom.takes_slabs else depth
+        slabs = (slice(start, start + thickness) for start in range(0, depth, thickness))
+        return zoom.apply(torch.from_numpy(self._normalised(cropped, number, slab)) for slab in slabs)
+
+    def _normalised(self, cropped: NDArray[np.float32], number: int, slab: slice) -> NDArray[np.float32]:
+        """A copy of a channel's slab, normalised by nnU-Net's scheme of that name."""
         from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
         from nnunetv2.preprocessing.normalization import default_normalization_schemes as schemes
 
         settings = self._configuration
         masked = bool(settings.use_mask_for_norm[number])
         intensities = self._plans.foreground_intensity_properties_per_channel[str(number)]
-        scheme = getattr(schemes, settings.normalization_schemes[number])(masked, intensities)
+        name = settings.normalization_schemes[number]
         outside = None
-        if masked:
+        if masked and name not in BY_VOXEL:
             outside = np.where(create_nonzero_mask(cropped), np.int8(0), np.int8(-1))
-        result: NDArray[np.float32] = scheme.run(cropped[number].astype(np.float32, order="C"), outside)
+        copy = cropped[number, slab].astype(np.float32, order="C")
+        result: NDArray[np.float32] = getattr(schemes, name)(masked, intensities).run(copy, outside)
         return result
-
-    def _resampled(self, channel: NDArray[np.float32], shape: Shape, spacing: tuple[float, ...]) -> Any:
-        import torch
-
-        target = self._target_spacing(spacing)
-        settings = self._configuration.configuration
-        if settings["resampling_fn_data"] != STOCK:
-            found = self._configuration.resampling_fn_data(channel[None], shape, spacing, target)
-            return torch.as_tensor(found)[0]
-        zoom = zoom_between(channel.shape, shape, spacing, target, settings["resampling_fn_data_kwargs"])
-        return zoom.apply(torch.from_numpy(channel))
 
 
 def _not_zero(channels: NDArray[np.float32]) -> Box:
@@ -161,7 +174,7 @@ def _label(labels: NDArray[np.unsignedinteger[Any]], differences: torch.Tensor, 
         if box is None:
             continue
         part, read = zoom.part(box)
-        labels[box] = _largest(np.stack([part.apply(one[read]).numpy() for one in differences]))
+        labels[box] = _largest(np.stack([part.apply([one[read]]).numpy() for one in differences]))
 
 
 def _reached(slab: Box, positive: NDArray[np.bool_], zoom: Zoom, shape: Shape) -> Box | None:

@@ -2,8 +2,8 @@
 
 Ours in place of ``nnUNetPredictor`` 2.8, with its tiles, weights of tiles, mirroring and folds
 (docs/decisions/0014-our-own-sliding-window.md). What differs: sums are in single precision (nnU-Net: half)
-and of differences to background alone; a tile without any of the body takes the answer that another such tile
-was given; a CPU with bfloat16 uses it where its answers agree. On a GPU:
+and of differences to background alone; a tile that says nothing about the body
+is left out; a CPU with bfloat16 uses it where its answers agree. On a GPU:
 :mod:`app.inference.running.gpu_predictor`.
 """
 
@@ -26,7 +26,7 @@ from app.inference.devices import CPU, has_bfloat16
 from app.inference.policy import Precision
 from app.inference.running.cpu_network import adapt_to_cpu
 from app.inference.running.preprocessing import Prepared, Preprocessing
-from app.inference.running.tiles import Windows, empty_windows, tile_windows
+from app.inference.running.tiles import Windows, needless_windows, spread, tile_windows
 
 _log = logging.getLogger(__name__)
 
@@ -152,27 +152,29 @@ class Predictor:
     def _sums(self, tiles: Tiles, place: torch.device, number: torch.dtype) -> torch.Tensor:
         """The weighted mean of the tiles' answers, ``(labels - 1, z, y, x)`` at ``place``."""
         image = tiles.image.to(place)
-        gaussian = compute_gaussian(tiles.tile, **GAUSSIAN, device=torch.device(CPU)).float().to(place)
-        gaussian = gaussian.reshape([part.stop - part.start for part in tiles.windows[0]])
+        gaussian = torch.from_numpy(tiles.weights).to(place)
         weights = torch.zeros(image.shape[1:], device=place)
         sums: torch.Tensor | None = None
         for fold in range(len(self.networks.folds)):
             self._take(fold, number)
-            air: tuple[torch.Tensor, torch.Tensor] | None = None
-            for window, empty in zip(tiles.windows, tiles.empty, strict=True):
+            air: _Air | None = None
+            for window, needless in zip(tiles.windows, tiles.needless, strict=True):
                 seen = image[(slice(None), *window)]
-                if empty and air is not None and _alike(seen, *air):
-                    answer = air[1]
+                if needless and air is not None and air.is_background:
+                    continue
+                if needless and air is not None and air.shows(seen):
+                    answer = air.answer
                 else:
                     answer = self._answer(seen, number).to(place).mul_(gaussian)
-                    air = (seen, answer) if empty and air is None else air
+                    air = _Air.of(seen, answer) if needless and air is None else air
                 if sums is None:
                     sums = torch.zeros((len(answer), *image.shape[1:]), device=place)
                 sums[(slice(None), *window)] += answer
                 weights[window] += gaussian
         if sums is None:  # not reached: there is always a tile
             raise ValueError("an image without tiles")
-        return sums.div_(weights)[(slice(None), *tiles.inner)]
+        sums.masked_fill_(weights == 0, -1.0)  # where no tile was looked at is air: background
+        return sums.div_(weights.masked_fill_(weights == 0, 1.0))[(slice(None), *tiles.inner)]
 
     def _answer(self, seen: torch.Tensor, number: torch.dtype) -> torch.Tensor:
         """``(labels - 1, z, y, x)`` float32 for one tile ``(c, z, y, x)``, mirrored as the model wants it."""
@@ -206,20 +208,42 @@ class Predictor:
 
 
 @dataclass(frozen=True, eq=False)
+class _Air:
+    """The answer to the first needless tile of an image.
+
+    If it is background everywhere, the others are left out. Else the network finds something where there is
+    nothing: then each is looked at as nnU-Net looks at it, unless it shows the same.
+    """
+
+    seen: torch.Tensor
+    answer: torch.Tensor
+    is_background: bool
+
+    @classmethod
+    def of(cls, seen: torch.Tensor, answer: torch.Tensor) -> _Air:
+        return cls(seen, answer, bool((answer <= 0).all()))
+
+    def shows(self, other: torch.Tensor) -> bool:
+        """Whether another tile has the same content."""
+        return bool(((self.seen - other).abs() <= SAME_CONTENT).all())
+
+
+@dataclass(frozen=True, eq=False)
 class Tiles:
     """An image, padded to at least one tile, and its tiles.
 
     Attributes:
         image: ``(c, z, y, x)``.
+        weights: ``(z, y, x)``, of a tile's voxels: nnU-Net's Gaussian, as it rounds it.
         windows: where the tiles are.
-        empty: for each, whether there is nothing of the body in it.
+        needless: for each, whether it says nothing about the body.
         inner: the image without its padding.
     """
 
     image: torch.Tensor
-    tile: tuple[int, ...]
+    weights: NDArray[np.float32]
     windows: Windows
-    empty: tuple[bool, ...]
+    needless: tuple[bool, ...]
     inner: tuple[slice, ...]
 
     @classmethod
@@ -227,10 +251,11 @@ class Tiles:
         """The tiles of an image; nnU-Net pads it with zeros, half before it and half after."""
         padded, inner = pad_nd_image(prepared.image, tile, "constant", {"value": 0}, True, None)
         windows = tile_windows(padded.shape[1:], tile, step)
-        offset = [part.start for part in inner[1:]]
-        shape = prepared.image.shape[1:]
-        empty = empty_windows(windows, shape, offset, prepared.body, prepared.spacing_mm)
-        return cls(padded, tile, windows, empty, tuple(inner[1:]))
+        gaussian = compute_gaussian(tile, **GAUSSIAN, device=torch.device(CPU)).float().numpy()
+        weights = gaussian.reshape([part.stop - part.start for part in windows[0]])
+        body = np.zeros(padded.shape[1:], np.bool_)
+        body[tuple(inner[1:])] = spread(prepared.body, prepared.image.shape[1:], prepared.spacing_mm)
+        return cls(padded, weights, windows, needless_windows(windows, weights, body), tuple(inner[1:]))
 
     @property
     def fullest(self) -> torch.Tensor:
@@ -238,12 +263,3 @@ class Tiles:
         return max(
             (self.image[(slice(None), *w)] for w in self.windows), key=lambda seen: float(seen[0].sum())
         )
-
-
-def _alike(seen: torch.Tensor, other: torch.Tensor, answer: torch.Tensor) -> bool:
-    """Whether ``answer``, given to one tile of air, holds for another.
-
-    If it says background everywhere, it does: there is nothing of the body in either. Else only for the same
-    content: a network that finds something in air is asked about each tile, as nnU-Net asks it.
-    """
-    return not bool((answer > 0).any()) or bool(((seen - other).abs() <= SAME_CONTENT).all())

@@ -1,9 +1,9 @@
-"""Where the network looks, and which of its tiles need not be looked at: those without any of the body.
+"""Where the network looks, and which tiles need not be looked at: those that say nothing about the body.
 
-The tiles are nnU-Net's own, at its own places. A tile is empty when CT and functional image both say so, of
-every voxel in it and in a margin around it. So each voxel of the body is seen by exactly the tiles that see
-it without the rule. What CT does not show (beyond its field of view it is filled with air) counts as empty
-only where there is no uptake either.
+The tiles are nnU-Net's own, at its own places. What is no air by CT, or has uptake, or is near a lesion of
+the prior, may be body, and so may what is within a margin of it. A tile is needless when each such voxel in
+it has nearly all of its weight from other tiles, for a tile's weights fall off towards its edge. What CT does
+not show (beyond its field of view it is filled with air) is air only where there is no uptake either.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ COLD_BELOW_SUV = 0.5
 """Below it nothing is called a lesion: blood pool is 1.5, muscle 0.7, the faintest lesion about 2 g/ml; air
 shows less than 0.3. A voxel with more is kept, wherever it lies."""
 
-MARGIN_MM = 20.0
-"""Around a tile: more than the width of either camera's blur and than what resampling reaches."""
+MARGIN_MM = 10.0
+"""Around what may be body: more than half the width of either camera's blur, and than resampling reaches."""
+
+NEGLIGIBLE = 0.001
+"""Share of a voxel's weight that a needless tile has at most: nnU-Net's half precision rounds as much."""
 
 Windows = tuple[tuple[slice, slice, slice], ...]
 
@@ -58,39 +61,47 @@ def maybe_body(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
         ``(z, y, x)``; true too where a value is no number.
     """
     uptake, hu, *priors = channels
-    found: NDArray[np.bool_] = ~((hu < EMPTY_BELOW_HU) & (uptake < COLD_BELOW_SUV))
+    found: NDArray[np.bool_] = hu < EMPTY_BELOW_HU
+    found &= uptake < COLD_BELOW_SUV
+    np.logical_not(found, out=found)
     for prior in priors:
         found |= prior != 0
     return found
 
 
-def empty_windows(
-    windows: Windows,
-    shape: Sequence[int],
-    offset: Sequence[int],
-    body: NDArray[np.bool_],
-    spacing_mm: Sequence[float],
-) -> tuple[bool, ...]:
-    """For each tile, whether there is nothing of ``body`` in it or within :data:`MARGIN_MM` of it.
+def spread(body: NDArray[np.bool_], shape: Sequence[int], spacing_mm: Sequence[float]) -> NDArray[np.bool_]:
+    """``body`` on another grid with the same edges: true within :data:`MARGIN_MM` of it along every axis.
 
     Args:
-        windows: on the network's grid, which may be padded.
-        shape: of the network's grid before it was padded.
-        offset: voxels of padding before it.
-        body: ``(z, y, x)`` on the image's own grid, which has the same edges.
-        spacing_mm: of the image's own grid.
+        body: ``(z, y, x)``.
+        shape: of the other grid.
+        spacing_mm: of ``body``.
     """
-    ratios = [own / size for own, size in zip(body.shape, shape, strict=True)]
-    margins = [MARGIN_MM / spacing for spacing in spacing_mm]
+    for axis, (length, spacing) in enumerate(zip(shape, spacing_mm, strict=True)):
+        ratio, margin = body.shape[axis] / length, MARGIN_MM / spacing
+        slices = []
+        for number in range(length):
+            low, high = int(number * ratio - margin), int(np.ceil((number + 1) * ratio + margin))
+            reached = (slice(None),) * axis + (slice(max(0, low), high),)
+            slices.append(body[reached].any(axis))
+        body = np.stack(slices, axis)
+    return body
 
-    def seen(window: tuple[slice, slice, slice]) -> tuple[slice, ...]:
-        edges = zip(window, offset, ratios, margins, strict=True)
-        return tuple(
-            slice(
-                max(0, int(np.floor((part.start - before) * ratio - margin))),
-                max(0, int(np.ceil((part.stop - before) * ratio + margin))),
-            )
-            for part, before, ratio, margin in edges
-        )
 
-    return tuple(not body[seen(window)].any() for window in windows)
+def needless_windows(
+    windows: Windows, weights: NDArray[np.float32], body: NDArray[np.bool_]
+) -> tuple[bool, ...]:
+    """For each tile, whether it has a negligible share in every voxel of ``body``.
+
+    Args:
+        windows: on the network's grid.
+        weights: of a tile's voxels.
+        body: ``(z, y, x)`` on the network's grid, its margin included.
+    """
+    total = np.zeros(body.shape, np.float32)
+    for window in windows:
+        total[window] += weights
+    return tuple(
+        not (body[window] & (weights > NEGLIGIBLE * total[window])).any() if body[window].any() else True
+        for window in windows
+    )

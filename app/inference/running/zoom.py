@@ -9,6 +9,8 @@ slices by themselves and then along the third axis with ``map_coordinates``: lin
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ NO_WEIGHT = 1e-12
 """A weight below it is rounding."""
 
 Matrix = NDArray[np.float32]
+Matrices = tuple[Matrix | None, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Zoom:
         slices_along: the axis whose slices are resampled, and clipped, by themselves; ``None`` for none.
     """
 
-    matrices: tuple[Matrix | None, ...]
+    matrices: Matrices
     order: int
     slices_along: int | None = None
 
@@ -50,19 +53,37 @@ class Zoom:
         """Whether a voxel is a mean of old ones, with no negative weight."""
         return all(matrix is None or bool((matrix >= 0).all()) for matrix in self.matrices)
 
-    def apply(self, image: torch.Tensor) -> torch.Tensor:
-        """``(z, y, x)`` float32 on the new grid."""
-        along = self.slices_along
-        if self.order <= 1:
-            return _applied(self.matrices, image)
-        if along is None:
-            low, high = image.min(), image.max()
-            return _applied(self.matrices, image).clamp_(low, high)
-        within = [axis for axis in range(3) if axis != along]
-        low, high = image.amin(within, keepdim=True), image.amax(within, keepdim=True)
-        in_plane = tuple(None if axis == along else matrix for axis, matrix in enumerate(self.matrices))
-        clipped = _applied(in_plane, image).clamp_(low, high)
-        return _applied(tuple(m if axis == along else None for axis, m in enumerate(self.matrices)), clipped)
+    @property
+    def takes_slabs(self) -> bool:
+        """Whether what is done within slices is done with each by itself."""
+        return self.slices_along in (None, 0)
+
+    def apply(self, slabs: Iterable[torch.Tensor]) -> torch.Tensor:
+        """``(z, y, x)`` float32 on the new grid.
+
+        Args:
+            slabs: the image in slabs of slices, which are not kept; one slab, if not :attr:`takes_slabs`.
+        """
+        import torch
+
+        first, last = self._in_two_steps
+        done, low, high = [], math.inf, -math.inf
+        for slab in slabs:
+            resampled = _applied(first, slab)
+            if self.order > 1 and self.slices_along is not None:
+                within = [axis for axis in range(3) if axis != self.slices_along]
+                resampled.clamp_(slab.amin(within, keepdim=True), slab.amax(within, keepdim=True))
+            low, high = min(low, float(slab.min())), max(high, float(slab.max()))
+            done.append(resampled)
+        result = _applied(last, torch.cat(done) if len(done) > 1 else done[0])
+        return result.clamp_(low, high) if self.order > 1 and self.slices_along is None else result
+
+    @property
+    def _in_two_steps(self) -> tuple[Matrices, Matrices]:
+        """What is done within slices, and along the axis that is left."""
+        left = 0 if self.slices_along is None else self.slices_along
+        within = tuple(None if axis == left else matrix for axis, matrix in enumerate(self.matrices))
+        return within, tuple(matrix if axis == left else None for axis, matrix in enumerate(self.matrices))
 
     def part(self, wanted: tuple[slice, ...]) -> tuple[Zoom, tuple[slice, ...]]:
         """The zoom to a box of the new grid, and the box of the old one that it reads."""
@@ -107,7 +128,7 @@ def zoom_between(
     return Zoom(matrices, order, along)
 
 
-def _applied(matrices: tuple[Matrix | None, ...], image: torch.Tensor) -> torch.Tensor:
+def _applied(matrices: Matrices, image: torch.Tensor) -> torch.Tensor:
     """What shrinks most comes first, the last axis before the first: the products after it are smaller."""
     import torch
 

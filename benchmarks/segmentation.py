@@ -1,0 +1,254 @@
+"""The node's segmentation against stock ``nnUNetPredictor``: image to mask, same weights, same tiles.
+
+    python -m benchmarks.segmentation                                  # the shipped models, 5 runs in turns
+    python -m benchmarks.segmentation --networks standard --runs 1     # nnU-Net's default size: an hour
+    python -m benchmarks.segmentation --networks resencl --runs 1      # ResEnc L, tiles of 192³: hours
+
+Each run is a process of its own, with its model loaded and its image in memory before the clock starts. The
+image is a simulated patient in full size. Beside speed and memory: the overlap of the masks (Dice) on these
+images and, for the shipped models, on 20 simulated patients.
+
+``standard`` and ``resencl`` have random weights, and tiles that don't overlap (step 1.0), which the peer has
+too. Their masks are noise, in air as well, so that their Dice shows the most that rounding can do; it is
+counted on the whole image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison import (
+    MIN_RUNS,
+    ROOT,
+    Measure,
+    Result,
+    Row,
+    Table,
+    forget_peak,
+    interleaved,
+    keep,
+    peak_mb,
+)
+from benchmarks.full_study import PATIENT, stock_predictor
+
+NAME = "segmentation"
+HOME = ROOT / ".cache" / NAME
+SMALL = {"M1": "PET/CT", "M2": "SPECT/CT", "M4": "SPECT/CT with prior"}
+LARGE = {
+    "standard": "random weights, 6 stages 32-320, tile 192 x 112 x 112",
+    "resencl": "random weights, ResEnc L, tile 192 x 192 x 192",
+}
+COHORT = tuple((centre, number) for centre in "AB" for number in range(40, 50))
+"""Simulated patients that no shipped model was trained on."""
+
+FASTER, SMALLER, EQUAL = 5.0, 0.5, 0.999
+
+
+def channels_of(role: str, centre: str, number: int, size: str) -> tuple[Any, tuple[float, ...]]:
+    """A simulated patient as a model sees him, with the spacing in mm; M4 is shown the truth."""
+    from app.domain.decision import ModelRole
+    from app.inference.models.channels import build_input, canonical
+    from app.phantom.centres import Centre, Size
+    from app.phantom.patient import simulate_patient
+
+    patient = simulate_patient(number, Centre(centre), Size(size))
+    scan = patient.pet if role == "M1" else patient.spect
+    prior = scan.truth.array > 0 if role == "M4" else None
+    channels, orientation = canonical(build_input(ModelRole(role), scan.functional, scan.ct, prior))
+    return channels, orientation.spacing_zyx_mm
+
+
+def image(role: str) -> Path:
+    """The channels of the patient in full size, made when they are not there."""
+    path = HOME / f"{role}.npy"
+    if not path.exists():
+        HOME.mkdir(parents=True, exist_ok=True)
+        channels, spacing = channels_of(role, "A", PATIENT, "full")
+        path.with_suffix(".json").write_text(json.dumps([float(length) for length in spacing]))
+        np.save(path.with_suffix(".part.npy"), channels)
+        path.with_suffix(".part.npy").rename(path)
+    return path
+
+
+def model(name: str) -> Path:
+    """A model's folder: a shipped one, or one with random weights, made when it is not there."""
+    if name in SMALL:
+        return ROOT / "models" / f"psma-{name.lower()}-simulated"
+    folder = HOME / name
+    if not folder.exists():
+        _write_random(name, folder)
+    return folder
+
+
+def _write_random(name: str, folder: Path) -> None:
+    """M1's plans with another network, step and tile; weights as PyTorch draws them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from app.inference.models.card import (
+        CARD_FILE,
+        read_card,
+        read_description,
+        write_card,
+        write_description,
+    )
+    from app.inference.models.network import build_network, distinct_weights
+    from app.inference.models.store import sha256_of
+
+    card = read_card(model("M1"))
+    plans, dataset = read_description(model("M1"))
+    configuration = plans["configurations"][card.inference.configuration]
+    arguments = configuration["architecture"]["arch_kwargs"]
+    arguments.update(
+        n_stages=6,
+        features_per_stage=[32, 64, 128, 256, 320, 320],
+        kernel_sizes=[[3, 3, 3]] * 6,
+        strides=[[1, 1, 1], *[[2, 2, 2]] * 4, [2, 1, 1]],
+        n_conv_per_stage=[2] * 6,
+        n_conv_per_stage_decoder=[2] * 5,
+    )
+    configuration.update(patch_size=[192, 112, 112], spacing=[3.27, 2.8646, 2.8646])
+    if name == "resencl":
+        configuration["architecture"]["network_class_name"] = (
+            "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        )
+        del arguments["n_conv_per_stage"]
+        arguments.update(
+            n_blocks_per_stage=[1, 3, 4, 6, 6, 6],
+            strides=[[1, 1, 1], *[[2, 2, 2]] * 5],
+            n_conv_per_stage_decoder=[1] * 5,
+        )
+        configuration.update(patch_size=[192, 192, 192], spacing=[3.0, 2.0364, 2.0364])
+    folder.mkdir(parents=True)
+    write_description(folder, plans, dataset)
+    torch.manual_seed(1)
+    network = build_network(plans, dataset, card.inference.configuration)
+    save_file(distinct_weights(network.state_dict()), str(folder / "weights.safetensors"))
+    files = {path.name: sha256_of(path) for path in folder.iterdir() if path.name != CARD_FILE}
+    settings = card.inference.model_copy(update={"tile_step_size": 1.0})
+    write_card(card.model_copy(update={"id": name, "files": files, "inference": settings}), folder)
+
+
+def runner(which: str, name: str) -> Any:
+    """``(channels, spacing) -> mask`` with the model loaded, by the node or by nnU-Net's own predictor."""
+    folder = model(name)
+    if which == "peer":
+        predictor = stock_predictor(folder)
+        return lambda channels, spacing: (
+            predictor.predict_single_npy_array(channels, {"spacing": list(spacing)}, None, None, False) == 1
+        )
+    from app.domain.volume import Grid
+    from app.inference.models.card import read_card
+    from app.inference.models.channels import NetworkInput
+    from app.inference.models.store import VerifiedModel
+    from app.inference.running.segmenter import Segmenter
+
+    segmenter = Segmenter(VerifiedModel(read_card(folder), folder), "cpu")
+
+    def run(channels: Any, spacing: Sequence[float]) -> Any:
+        z, y, x = spacing
+        return segmenter.segment(
+            NetworkInput(channels, Grid.axis_aligned(channels.shape[1:], (x, y, z), (0.0, 0.0, 0.0)))
+        )
+
+    return run
+
+
+def child(which: str, name: str) -> dict[str, float]:
+    """One run in this process: seconds, the most memory, and what of it was there before the call."""
+    path = image(name if name in SMALL else "M1")
+    channels, spacing = np.load(path), json.loads(path.with_suffix(".json").read_text())
+    run = runner(which, name)
+    forget_peak()
+    before = peak_mb()
+    begun = time.perf_counter()
+    mask = run(channels, spacing)
+    seconds = time.perf_counter() - begun
+    np.savez_compressed(HOME / f"{name}-{which}.npz", mask=mask)
+    return {"s": seconds, "mb": peak_mb(), "before_mb": before, "voxels": int(mask.sum())}
+
+
+def dice(name: str) -> float:
+    """Overlap of the last two masks on the image in full size."""
+    ours, peer = (np.load(HOME / f"{name}-{which}.npz")["mask"] for which in ("ours", "peer"))
+    return overlap(ours, peer)
+
+
+def overlap(ours: Any, peer: Any) -> float:
+    """Dice; 1 where both masks are empty."""
+    both = int(ours.sum()) + int(peer.sum())
+    return 2 * int((ours & peer).sum()) / both if both else 1.0
+
+
+def cohort() -> Table:
+    """The overlap on simulated patients, by one process for all."""
+    lines = []
+    for name in SMALL:
+        ours, peer = runner("ours", name), runner("peer", name)
+        found, changed, marked = [], 0, 0
+        for centre, number in COHORT:
+            channels, spacing = channels_of(name, centre, number, "normal")
+            a, b = ours(channels, spacing), peer(channels, spacing)
+            found.append(overlap(a, b))
+            changed += int((a != b).sum())
+            marked += int(b.sum())
+        lines.append((name, f"{len(found)}", f"{min(found):.5f}", f"{changed}", f"{marked}"))
+    columns = ("model", "patients", "lowest Dice", "voxels that differ", "lesion voxels of the peer")
+    return Table("The same masks on simulated patients", columns, tuple(lines))
+
+
+def rows(name: str, runs: int) -> list[Row]:
+    """Speed and memory on the image in full size."""
+    kept: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+    image(name if name in SMALL else "M1"), model(name)
+
+    def once(which: str) -> float:
+        words = [sys.executable, "-m", f"benchmarks.{NAME}", "--child", which, name]
+        done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        print(f"  {name} {which}: {found}", file=sys.stderr, flush=True)
+        kept[which].append(found)
+        return found["s"]
+
+    ours, peer = interleaved(lambda: once("ours"), lambda: once("peer"), runs)
+    title = f"{name}: {SMALL[name]}" if name in SMALL else f"PET/CT, {LARGE[name]}"
+    note = f"Dice of the masks {dice(name):.5f}"
+    speed = Row(f"segment {title}", "nnUNetPredictor", Measure.SPEED, ours, peer, FASTER, note)
+    memory = [tuple(run["mb"] for run in kept[which]) for which in ("ours", "peer")]
+    base = kept["ours"][-1]["before_mb"]
+    why = f"the whole process; {base:.0f} MB were there before the call: libraries, weights and the image"
+    share = replace(speed, title=f"memory, {title}", measure=Measure.SHARE, target=SMALLER, note=why)
+    return [speed, replace(share, ours=memory[0], theirs=memory[1])]
+
+
+def main() -> None:
+    """Run, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, default=MIN_RUNS)
+    parser.add_argument("--networks", default="small", help="small, standard, resencl; commas between them")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(child(*options.child)))
+        return
+    chosen = options.networks.split(",")
+    names = [*(SMALL if "small" in chosen else ()), *(name for name in chosen if name != "small")]
+    found = [row for name in names for row in rows(name, options.runs)]
+    tables = [cohort()] if "small" in chosen else []
+    name = NAME if "small" in chosen else f"{NAME}-{'-'.join(chosen)}"
+    path = keep(Result.of(name, found, tables, packages=("torch", "nnunetv2")))
+    print(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
