@@ -224,11 +224,17 @@ def rows(name: str, runs: int) -> list[Row]:
     title = f"{name}: {SMALL[name]}" if name in SMALL else f"PET/CT, {LARGE[name]}"
     note = f"Dice of the masks {dice(name):.5f}"
     speed = Row(f"segment {title}", "nnUNetPredictor", Measure.SPEED, ours, peer, FASTER, note)
-    memory = [tuple(run["mb"] for run in kept[which]) for which in ("ours", "peer")]
     base = kept["ours"][-1]["before_mb"]
     why = f"the whole process; {base:.0f} MB were there before the call: libraries, weights and the image"
     share = replace(speed, title=f"memory, {title}", measure=Measure.SHARE, target=SMALLER, note=why)
-    return [speed, replace(share, ours=memory[0], theirs=memory[1])]
+    whole = {which: tuple(run["mb"] for run in runs) for which, runs in kept.items()}
+    added = {which: tuple(run["mb"] - run["before_mb"] for run in runs) for which, runs in kept.items()}
+    by_call = replace(share, title=f"memory that the call adds, {title}", target=None, note="")
+    return [
+        speed,
+        replace(share, ours=whole["ours"], theirs=whole["peer"]),
+        replace(by_call, ours=added["ours"], theirs=added["peer"]),
+    ]
 
 
 def main() -> None:

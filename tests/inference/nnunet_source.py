@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
 from app.inference.models.network import build_network
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans
@@ -78,3 +80,21 @@ def write_card_file(folder: Path, text: str = CARD) -> Path:
     path = folder / "card.yaml"
     path.write_text(text)
     return path
+
+
+class SingleSums(nnUNetPredictor):  # type: ignore[misc]  # it has no types
+    """nnU-Net's predictor, but its sums over the tiles are in single precision."""
+
+    @torch.inference_mode()
+    def _internal_predict_sliding_window_return_logits(
+        self, data: torch.Tensor, slicers: Any, do_on_device: bool = True
+    ) -> torch.Tensor:
+        logits = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]))
+        weights = torch.zeros(data.shape[1:])
+        tile = tuple(self.configuration_manager.patch_size)
+        gaussian = compute_gaussian(tile, 1.0 / 8, 10, device=torch.device("cpu")).float()
+        for window in slicers:
+            outputs = self._internal_maybe_mirror_and_predict(data[window][None].contiguous())[0]
+            logits[window] += outputs * gaussian
+            weights[window[1:]] += gaussian
+        return logits / weights

@@ -23,6 +23,7 @@ from tests.inference.nnunet_source import (
     CARD,
     CHECKPOINT,
     TRAINING,
+    SingleSums,
     checkpoint,
     export_zip,
     write_card_file,
@@ -49,10 +50,8 @@ def refusal(result: Result, work: Path) -> str:
 def nnunets_own_mask(
     results: Path, folds: tuple[int, ...], channels: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """What nnU-Net's predictor says, from its own checkpoints."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    """What nnU-Net's predictor says, from its own checkpoints, with its sums in single precision."""
+    predictor = SingleSums(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(results / TRAINING), folds, CHECKPOINT)
     properties = {"spacing": list(SPACING_MM[::-1])}
     labels = predictor.predict_single_npy_array(channels, properties, None, None, False)

@@ -66,7 +66,7 @@ def test_m4_sees_the_same_prior_and_does_not_run_without(
     class Recorder:
         """In a segmenter's place: says where the prior's map says "inside"."""
 
-        def __init__(self, model: object, device: object) -> None:
+        def __init__(self, model: object, *settings: object) -> None:
             self.card = ModelStore(tmp_path).card("m4")
 
         def segment(self, network_input: object) -> object:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
@@ -29,28 +28,11 @@ from app.inference.running import sliding_window
 from app.inference.running.preprocessing import Preprocessing
 from app.inference.running.sliding_window import Networks, Predictor
 from app.inference.running.zoom import RELATIVE_ERROR
+from tests.inference.nnunet_source import SingleSums
 from tests.inference.tiny_model import CONFIGURATION, DATASET, plans
 
 SHAPE = (30, 22, 26)
 SPACING = (5.0, 3.1, 4.4)
-
-
-class SingleSums(nnUNetPredictor):  # type: ignore[misc]  # it has no types
-    """nnU-Net's predictor, but its sums over the tiles are in single precision."""
-
-    @torch.inference_mode()
-    def _internal_predict_sliding_window_return_logits(
-        self, data: torch.Tensor, slicers: Any, do_on_device: bool = True
-    ) -> torch.Tensor:
-        logits = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]))
-        weights = torch.zeros(data.shape[1:])
-        tile = tuple(self.configuration_manager.patch_size)
-        gaussian = compute_gaussian(tile, 1.0 / 8, 10, device=torch.device("cpu")).float()
-        for window in slicers:
-            outputs = self._internal_maybe_mirror_and_predict(data[window][None].contiguous())[0]
-            logits[window] += outputs * gaussian
-            weights[window[1:]] += gaussian
-        return logits / weights
 
 
 @dataclass
