@@ -10,6 +10,7 @@ import re
 import struct
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -35,6 +36,7 @@ class UnsafeUidError(ValueError):
         super().__init__(f"{keyword} is not a valid UID: {problem}")
 
 
+@lru_cache(maxsize=1024)  # study, series and class come again with each image
 def checked_uid(value: str, keyword: str) -> str:
     """``value`` without its padding, when it is a valid UID (PS3.5 9.1, 6.2).
 
@@ -142,6 +144,7 @@ class StoreCommand:
         return _PREFIX + _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
 
 
+@lru_cache(maxsize=256)  # most are those of the instance before
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
     """An element of group 0002, in explicit VR little endian, padded to an even length (PS3.5 7.1.2, 6.2)."""
     if len(value) % 2:

@@ -64,6 +64,7 @@ class PendingInstances:
         self._settling = threading.Lock()
         self._settled_at_s = time.monotonic()
         self._durable_folders: set[Path] = set()
+        self._studies: set[str] = set()
         self._seen = bytearray(_SEEN_BYTES)
         self._saw_all = False
 
@@ -116,7 +117,7 @@ class PendingInstances:
 
     def is_first_of_study(self, instance: InstanceIdentity) -> bool:
         """Whether nothing of its study has been named since the start."""
-        return self.path_of(instance).parent not in self._durable_folders
+        return instance.study_instance_uid not in self._studies
 
     def name(self, batch: Sequence[Pending]) -> None:
         """Rename what is on the disk already: at no instant is a partial file under its final name."""
@@ -128,6 +129,7 @@ class PendingInstances:
                 trim(one.slot, one.bytes)
                 one.slot.replace(path)
             folders.add(path.parent)
+            self._studies.add(one.instance.study_instance_uid)
         for folder in folders:
             sync_folder(folder)
 
