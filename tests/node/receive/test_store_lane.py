@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 
 import pytest
@@ -15,7 +14,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import decode, encode
+from pynetdicom.dsutils import encode
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
@@ -28,99 +27,18 @@ from app.node.records.inbox import Inbox
 from app.node.records.instances import IMPLEMENTATION_CLASS_UID, StoreCommand
 
 from .images import STUDY, ct_slice, encoded
-
-COMMAND, LAST = 1, 2
-CONTEXT = 3
-A_ABORT = struct.pack(">BxL4x", 7, 4)
-A_RELEASE_RQ = struct.pack(">BxL4x", 5, 4)
-PATIENCE_S = 20.0
-
-
-def fragment(context_id: int, control: int, content: bytes) -> bytes:
-    return struct.pack(">LBB", len(content) + 2, context_id, control) + content
-
-
-def pdu(*fragments: bytes) -> bytes:
-    return struct.pack(">BxL", 4, len(b"".join(fragments))) + b"".join(fragments)
-
-
-def store_command(image: Dataset, message_id: int = 7, **changes: object) -> bytes:
-    command = Dataset()
-    command.AffectedSOPClassUID = image.SOPClassUID
-    command.CommandField = 0x0001
-    command.MessageID = message_id
-    command.Priority = 0
-    command.CommandDataSetType = 0x0001
-    command.AffectedSOPInstanceUID = image.SOPInstanceUID
-    for keyword, value in changes.items():
-        setattr(command, keyword, value)
-    content = encode(command, True, True) or b""
-    return struct.pack("<HHLL", 0, 0, 4, len(content)) + content
-
-
-def item(kind: int, content: bytes) -> bytes:
-    """An item of an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
-    return struct.pack(">BxH", kind, len(content)) + content
-
-
-def association_request() -> bytes:
-    """For an echo (context 1) and for CT (context 3), both in explicit VR little endian."""
-    syntax = item(0x40, ExplicitVRLittleEndian.encode())
-    contexts = b"".join(
-        item(0x20, struct.pack("B3x", number) + item(0x30, uid.encode()) + syntax)
-        for number, uid in ((1, Verification), (CONTEXT, CTImageStorage))
-    )
-    user = item(0x50, item(0x51, struct.pack(">L", 16_384)) + item(0x52, b"1.2.3"))
-    titles = b"PSMA_NODE".ljust(16) + b"SCANNER".ljust(16) + bytes(32)
-    body = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + contexts + user
-    return struct.pack(">BxL", 1, len(body)) + body
-
-
-class Wire:
-    """An association whose bytes the test writes and reads itself."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self.send(association_request())
-        header = self.read(6)
-        assert header[0] == 2, "the association was not accepted"
-        self.read(int.from_bytes(header[2:], "big"))
-
-    def send(self, *parts: bytes) -> None:
-        self.socket.sendall(b"".join(parts))
-
-    def read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count and (part := self.socket.recv(count - len(data))):
-            data += part
-        return data
-
-    def answer(self) -> Dataset | None:
-        """The command set that comes next; ``None`` for an A-ABORT or the end of the connection."""
-        command, last = b"", 0
-        while not last:
-            header = self.read(6)
-            if len(header) < 6 or header[0] != 4:
-                return None
-            body = self.read(int.from_bytes(header[2:], "big"))
-            assert body[5] & COMMAND
-            command, last = command + body[6:], body[5] & LAST
-        return decode(BytesIO(command), True, True)
-
-    def release(self) -> None:
-        """The node must answer with an A-RELEASE-RP."""
-        self.send(A_RELEASE_RQ)
-        assert self.read(10)[0] == 6
-
-
-@contextmanager
-def wire(port: int) -> Iterator[Wire]:
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
-        yield Wire(connection)
-
-
-def in_one_pdu(context: int, command: bytes, data: bytes) -> bytes:
-    return pdu(fragment(context, COMMAND | LAST, command), fragment(context, LAST, data))
+from .wire import (
+    A_ABORT,
+    A_RELEASE_RQ,
+    COMMAND,
+    CONTEXT,
+    LAST,
+    fragment,
+    in_one_pdu,
+    pdu,
+    store_command,
+    wire,
+)
 
 
 def command_in_pieces(context: int, command: bytes, data: bytes) -> bytes:
