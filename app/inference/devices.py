@@ -126,9 +126,10 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         MisconfiguredError: as :func:`choose_devices`, of this one.
     """
+    device = _tried(wanted, most=1)[0]
     import torch
 
-    return torch.device(_tried(wanted, most=1)[0])
+    return torch.device(device)
 
 
 def _tried(wanted: str, most: int | None = None) -> tuple[str, ...]:
