@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class ProtocolError(Exception):
 
 class _NoDataError(Exception):
     """Another PDU than P-DATA-TF came."""
+
+
+class _InterruptedError(Exception):
+    """The node ends the association in the middle of a message."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ class StoreLane:
         except ProtocolError as error:
             _log.warning("association ended: %s", error)
             association.dul.event_queue.put(_INVALID_PDU)
+        except _InterruptedError:
+            pass  # pynetdicom's thread finds the A-ABORT to be sent
         except OSError:
             association.dul.event_queue.put(_CONNECTION_CLOSED)
         finally:
@@ -146,7 +153,6 @@ class StoreLane:
 
     def _fragments(self, pdu: memoryview) -> Iterator[_Fragment]:
         """Those of a PDU, and of the ones that follow."""
-        idle_s = self._association.network_timeout
         while True:
             if pdu[0] != _P_DATA_TF:
                 raise _NoDataError
@@ -158,10 +164,18 @@ class StoreLane:
                     raise ProtocolError("a fragment is longer than its PDU")
                 yield context_id, control, pdu[at + _PDV_HEADER.size : end], end == len(pdu)
                 at = end
-            following = self._socket.next_pdu(idle_s)
-            if following is None:
-                raise ProtocolError(f"a message was not complete, and nothing came for {idle_s:g} s")
-            pdu = following
+            pdu = self._following_pdu()
+
+    def _following_pdu(self) -> memoryview:
+        idle_s = self._association.network_timeout
+        deadline = time.monotonic() + idle_s
+        while time.monotonic() < deadline:
+            pdu = self._socket.next_pdu(PAUSE_S)
+            if pdu is not None:
+                return pdu
+            if self._association.dul.to_provider_queue.qsize():
+                raise _InterruptedError
+        raise ProtocolError(f"a message was not complete, and nothing came for {idle_s:g} s")
 
     def _request(self, fragments: Iterator[_Fragment]) -> StoreRequest | None:
         command = bytearray()

@@ -12,7 +12,9 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from app.files.durable import sync_folder
@@ -148,6 +150,7 @@ class SlotPool:
         """All are begun before the first is waited for: one entry in the journal has them all."""
         with self._making, ExitStack() as files:
             paths = [self._folder / f"{uuid.uuid4().hex}.part" for _ in range(count)]
+            files.push(partial(_remove_after_failure, paths))
             made = [files.enter_context(path.open("xb", buffering=0)) for path in paths]
             for file in made if zeros else ():
                 file.write(zeros)
@@ -156,6 +159,13 @@ class SlotPool:
                 os.fdatasync(file.fileno())
             sync_folder(self._folder)
             self._free.extend(paths)
+
+
+def _remove_after_failure(paths: Sequence[Path], failure: object, *_: object) -> None:
+    """Leave nothing on a disk that is full."""
+    if failure is not None:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def trim(path: Path, size: int) -> None:

@@ -418,6 +418,19 @@ def test_slots_that_are_longer_or_shorter_than_what_comes_make_the_same_files(
     assert inbox.content(STUDY).damaged() == 0
 
 
+def test_slots_that_the_disk_does_not_take_leave_nothing(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    inbox._slots.expect(9000)
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(OSError, match="no space"):
+        inbox._slots.refill()
+    assert list((inbox.folder / "incoming").iterdir()) == []
+
+
 def test_what_waits_for_its_row_is_known_as_a_duplicate_a_conflict_and_the_same_image(inbox: Inbox) -> None:
     """Each comes while the first is in its slot alone."""
     for number, (again, expected) in enumerate(

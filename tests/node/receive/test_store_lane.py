@@ -33,6 +33,7 @@ from .wire import (
     COMMAND,
     CONTEXT,
     LAST,
+    PATIENCE_S,
     fragment,
     in_one_pdu,
     pdu,
@@ -178,6 +179,18 @@ def test_a_message_that_stops_in_the_middle_does_not_hold_its_association(
     with wire(scp.port) as peer:
         peer.send(pdu(fragment(CONTEXT, COMMAND | LAST, store_command(image))))
         assert peer.answer() is None
+    assert inbox.studies() == ()
+
+
+def test_stopping_does_not_wait_for_the_rest_of_a_message(scp: StoreScp, inbox: Inbox) -> None:
+    image = ct_slice(1)
+    with wire(scp.port) as peer:
+        peer.send(pdu(fragment(CONTEXT, COMMAND | LAST, store_command(image))))
+        stopper = threading.Thread(target=scp.stop, args=(0.1,))
+        stopper.start()
+        assert peer.answer() is None
+    stopper.join(PATIENCE_S)
+    assert not stopper.is_alive()
     assert inbox.studies() == ()
 
 
