@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.valuerep import DA, TM
 
 from app.dicom.dicom_file import read_header
@@ -43,6 +45,8 @@ DATE_KEYWORDS = (
     ("StudyDate", "StudyTime"),
 )
 """Where the date of a result is looked for, in this order."""
+
+REFERENCED_CLASS, REFERENCED_INSTANCE = Tag("ReferencedSOPClassUID"), Tag("ReferencedSOPInstanceUID")
 
 READABLE_IN_ASCII = str.maketrans(
     {"×": "x", "±": "+/-", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "→": "->", "·": ".",
@@ -215,13 +219,15 @@ def finish(result: hd.base.SOPClass, context: ResultContext) -> None:
 def copy_header(result: hd.base.SOPClass, source: Dataset) -> None:
     """Patient, study and institution, as the source has them."""
     with tolerant():  # what a source holds is copied as it is, longer than allowed or not
-        header = copy.deepcopy(source)  # highdicom would share its elements with the results
-        result.copy_patient_and_study_information(header)
-    for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
-        if keyword in header:
-            result[keyword] = header[keyword]
-    if header.get("InstitutionName"):
-        result.InstitutionName = header.InstitutionName
+        result.copy_patient_and_study_information(source)
+        for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
+            if keyword in source:
+                result[keyword] = source[keyword]
+        if source.get("InstitutionName"):
+            result["InstitutionName"] = source["InstitutionName"]
+        for tag in source.keys() & result.keys():  # elements of their own, which a later change stays in
+            if result.get_item(tag) is source.get_item(tag):
+                result[tag] = copy.deepcopy(source[tag])
 
 
 def stamp(result: Dataset, dated: datetime) -> None:
@@ -233,6 +239,25 @@ def stamp(result: Dataset, dated: datetime) -> None:
     for item in result.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in item:
             del item.ContributionDateTime
+
+
+def reference(sop_class_uid: str, sop_instance_uid: str, *more: DataElement) -> Dataset:
+    """An item that refers to an instance. There are hundreds, so its elements are put in as they are, and
+    encoded without looking for values whose VR hangs on others.
+    """
+    elements = (
+        DataElement(REFERENCED_CLASS, "UI", sop_class_uid),
+        DataElement(REFERENCED_INSTANCE, "UI", sop_instance_uid),
+        *more,
+    )
+    return plain_item(*elements)
+
+
+def plain_item(*elements: DataElement) -> Dataset:
+    """An item of elements that may stand in others too."""
+    item = Dataset({element.tag: element for element in elements})
+    item.set_original_encoding(False, True, "iso8859")
+    return item
 
 
 def coded(code: Code) -> hd.sr.CodedConcept:

@@ -7,12 +7,11 @@ sources that say where each slice of the *volume* lies, whatever order and sign 
 
 from __future__ import annotations
 
-import copy
-
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     EnhancedPETImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
@@ -83,9 +82,10 @@ def source_images(context: ResultContext) -> list[Dataset]:
         return [_with_functional_groups(base, grid)]
     sources = []
     for z, uid in enumerate(uids):
-        source = copy.deepcopy(base)
-        source.SOPInstanceUID = uid
-        source.ImagePositionPatient = _position(grid, z)
+        source = Dataset()
+        source.update(base)  # the same elements; of its own are
+        source.add_new(Tag("SOPInstanceUID"), "UI", uid)
+        source.add_new(Tag("ImagePositionPatient"), "DS", _position(grid, z))
         sources.append(source)
     return sources
 
@@ -108,7 +108,8 @@ def _placed_source(context: ResultContext, grid: Grid) -> Dataset:
 
 def _with_functional_groups(base: Dataset, grid: Grid) -> Dataset:
     """A multi-frame whose frame ``z + 1`` is the volume's slice ``z``."""
-    source = copy.deepcopy(base)
+    source = Dataset()
+    source.update(base)
     measures, orientation, shared = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = source.PixelSpacing, source.SliceThickness
     orientation.ImageOrientationPatient = source.ImageOrientationPatient

@@ -12,10 +12,12 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
-from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, finish, plain
+from app.dicom.results.context import RESEARCH_USE, ResultContext, coded, finish, plain, reference
 from app.dicom.results.page.sheet import FAINT, INK, LEFT, ORANGE, RED, RIGHT, WARNING_YELLOW, Sheet
 from app.dicom.results.page.table import draw_numbers
 from app.dicom.results.page.views import draw_views
@@ -164,11 +166,6 @@ def secondary_capture(
 
 
 def _source_images(context: ResultContext) -> list[Dataset]:
-    items = []
-    for instance in (each for series in context.loaded.functional_series for each in in_order(series)):
-        item = Dataset()
-        item.ReferencedSOPClassUID = instance.sop_class_uid
-        item.ReferencedSOPInstanceUID = instance.sop_instance_uid
-        item.PurposeOfReferenceCodeSequence = Sequence([coded(SOURCE_IMAGE_FOR_PROCESSING)])
-        items.append(item)
-    return items
+    purpose = DataElement(Tag("PurposeOfReferenceCodeSequence"), "SQ", [coded(SOURCE_IMAGE_FOR_PROCESSING)])
+    images = (each for series in context.loaded.functional_series for each in in_order(series))
+    return [reference(each.sop_class_uid, each.sop_instance_uid, purpose) for each in images]

@@ -7,13 +7,15 @@ image and needs attributes that NM has not, so the library here is grouped: what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import highdicom as hd
 import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.tag import Tag
 from pydicom.valuerep import DA, TM
 
 from app.dicom.results.context import (
@@ -24,6 +26,8 @@ from app.dicom.results.context import (
     coded,
     finish,
     plain,
+    plain_item,
+    reference,
 )
 from app.dicom.results.policy import SrClass
 from app.dicom.results.report.content import container, qualitative_evaluations
@@ -44,6 +48,8 @@ from app.domain.study import Instance, Series, StudyKind
 
 WHOLE_BODY = "Whole body"
 
+CONTENT = Tag("ContentSequence")
+
 REPORT_CLASSES = {
     SrClass.COMPREHENSIVE_3D: hd.sr.Comprehensive3DSR,
     SrClass.COMPREHENSIVE: hd.sr.ComprehensiveSR,
@@ -55,15 +61,22 @@ def write_report(context: ResultContext, segmentation: Dataset | None) -> Datase
 
     With no lesion, and so without a SEG, it says so and has the whole-body group alone.
     """
-    sources = [*evidence(context), *([] if segmentation is None else [segmentation])]
+    source = blank_source(context)
+    sources = [] if segmentation is None else [segmentation]
+    referred = [_instance_of(*each, context) for each in _inputs(context)] if context.loaded.joined else []
     report = REPORT_CLASSES[context.policy.sr_class](
-        evidence=[blank_source(context), *sources],  # patient and study are taken from the first
+        evidence=[source, *referred, *sources],  # patient and study are taken from the first
         content=_content(context, segmentation),
         is_complete=True,
         previous_versions=None if context.replaced is None else [predecessor(context.replaced)],
         coding_schemes=[private_scheme()],
         **context.instance(ResultKind.SR, "PSMA measurements"),
     )
+    # highdicom copies content and searches it, item by item: hundreds of images go in afterwards
+    content = list(report.ContentSequence)
+    content.insert(len(content) - 2, image_library(context))  # before the measurements (TID 1500 row 5)
+    report[CONTENT] = DataElement(CONTENT, "SQ", content)
+    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(context, [source, *sources])]
     finish(report, context)
     _date_content(report, context)
     return report
@@ -95,7 +108,6 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> hd.sr.Meas
         title=coded(codes.IMAGING_MEASUREMENT_REPORT),
     )
     content = report[0].ContentSequence
-    content.insert(len(content) - 1, image_library(context))  # before the measurements (TID 1500 row 5)
     content.append(qualitative_evaluations(context))
     return report
 
@@ -195,12 +207,12 @@ def _add_range(measurement: hd.sr.Measurement, quantity: Quantity) -> None:
 
 def predecessor(earlier: SupersededReport) -> Dataset:
     """An earlier report, as highdicom wants it for the Predecessor Documents Sequence."""
-    reference = Dataset()
-    reference.StudyInstanceUID = earlier.study_instance_uid
-    reference.SeriesInstanceUID = earlier.series_instance_uid
-    reference.SOPClassUID = earlier.sop_class_uid
-    reference.SOPInstanceUID = earlier.sop_instance_uid
-    return reference
+    found = Dataset()
+    found.StudyInstanceUID = earlier.study_instance_uid
+    found.SeriesInstanceUID = earlier.series_instance_uid
+    found.SOPClassUID = earlier.sop_class_uid
+    found.SOPInstanceUID = earlier.sop_instance_uid
+    return found
 
 
 def private_scheme() -> CodingSchemeIdentificationItem:
@@ -239,16 +251,46 @@ def image_library(context: ResultContext) -> hd.sr.ContainerContentItem:
     return library
 
 
-def evidence(context: ResultContext) -> Iterator[Dataset]:
-    """Every input instance, as the report's evidence sequences want it."""
+def _evidence(context: ResultContext, others: Sequence[Dataset]) -> Dataset:
+    """Everything that the report is made from, all of one study: ``others``, each first or last in its
+    series, and every input instance.
+    """
+    source, *results = others
+    functional = context.functional.series_instance_uid
+    groups: dict[str, list[Dataset]] = {functional: [reference(source.SOPClassUID, source.SOPInstanceUID)]}
+    for series, instance in _inputs(context):
+        if instance.sop_instance_uid != source.SOPInstanceUID:
+            items = groups.setdefault(series.series_instance_uid, [])
+            items.append(reference(instance.sop_class_uid, instance.sop_instance_uid))
+    for each in results:
+        groups[each.SeriesInstanceUID] = [reference(each.SOPClassUID, each.SOPInstanceUID)]
+    study = Dataset()
+    study.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+    study.ReferencedSeriesSequence = [_series_item(uid, items) for uid, items in groups.items()]
+    return study
+
+
+def _series_item(series_instance_uid: str, items: list[Dataset]) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID = series_instance_uid
+    item.ReferencedSOPSequence = items
+    return item
+
+
+def _inputs(context: ResultContext) -> Iterator[tuple[Series, Instance]]:
+    """Every input instance."""
     for series in (*context.loaded.functional_series, context.ct):
         for instance in in_order(series):
-            reference = Dataset()
-            reference.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
-            reference.SeriesInstanceUID = series.series_instance_uid
-            reference.SOPClassUID = instance.sop_class_uid
-            reference.SOPInstanceUID = instance.sop_instance_uid
-            yield reference
+            yield series, instance
+
+
+def _instance_of(series: Series, instance: Instance, context: ResultContext) -> Dataset:
+    """An input as highdicom wants it, where content refers to it."""
+    found = Dataset()
+    found.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
+    found.SeriesInstanceUID = series.series_instance_uid
+    found.SOPClassUID, found.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+    return found
 
 
 def in_order(series: Series) -> list[Instance]:
@@ -272,14 +314,14 @@ def _library_group(series: Series, context: ResultContext) -> hd.sr.ContainerCon
         items.append(hd.sr.UIDRefContentItem(name=name, value=frame, relationship_type=acquisition))
     if series is context.functional and (uptake := uptake_item(context)) is not None:
         items.append(uptake)
-    images = (
-        hd.sr.ImageContentItem(
-            name=coded(codes.SOURCE),
-            referenced_sop_class_uid=instance.sop_class_uid,
-            referenced_sop_instance_uid=instance.sop_instance_uid,
-            relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
-        )
-        for instance in in_order(series)
+    shared = (
+        DataElement(Tag("RelationshipType"), "CS", hd.sr.RelationshipTypeValues.CONTAINS.value),
+        DataElement(Tag("ValueType"), "CS", hd.sr.ValueTypeValues.IMAGE.value),
+        DataElement(Tag("ConceptNameCodeSequence"), "SQ", [coded(codes.SOURCE)]),
     )
-    group.ContentSequence = hd.sr.ContentSequence([*items, *images])
+    images = []
+    for instance in in_order(series):
+        item = reference(instance.sop_class_uid, instance.sop_instance_uid)
+        images.append(plain_item(*shared, DataElement(Tag("ReferencedSOPSequence"), "SQ", [item])))
+    group[CONTENT] = DataElement(CONTENT, "SQ", [*items, *images])
     return group
