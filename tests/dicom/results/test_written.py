@@ -10,9 +10,13 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pytest
+from highdicom.sr.utils import collect_evidence
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from app.dicom.results.policy import WritePolicy
 from app.dicom.results.read_back import Result, numbers_by_group, texts
@@ -143,9 +147,7 @@ def test_a_study_that_could_not_be_compared_has_no_number_of_change_and_a_warnin
 ) -> None:
     passed = ("PET/CT of 2026-01-05 (series 1.2.3.4): Dice of bone 0.1, expected at least 0.5",)
     because = "no earlier result can be compared with this one"
-    findings = replace(
-        quantified.findings, change=None, no_change_because=because, not_compared=passed
-    )
+    findings = replace(quantified.findings, change=None, no_change_because=because, not_compared=passed)
     report, decisions = report_of(quantified, findings)
     numbers = numbers_by_group(report)["Whole body"]
     assert not {name for name, _, _ in numbers} & {"PSMA-TV-CHANGE", "SUVMAX-CHANGE", "NEW-LESIONS"}
@@ -175,7 +177,6 @@ def comments_by_number(report: Dataset) -> dict[str, str]:
 
     look(report)
     return found
-
 
 
 def test_segments_and_groups_bear_the_site_where_it_is_known(results: dict[ResultKind, Result]) -> None:
@@ -257,3 +258,50 @@ def test_the_outcome_file_has_decisions_as_they_are_printed(quantified: Quantifi
         del decision["severity"]  # as version 0.1.0 wrote it
     path.write_text(json.dumps(content))
     assert read_outcome(tmp_path) == outcome
+
+
+def test_references_are_those_that_highdicom_makes(tmp_path: Path) -> None:
+    """Image library and evidence are put in without it: byte for byte what its own classes give."""
+    written = {
+        each.kind: each.dataset
+        for each in write_results(sources.pet(tmp_path), WritePolicy(), PROVENANCE).results
+    }
+    report, segmentation = written[ResultKind.SR], written[ResultKind.SEG]
+    inputs, library = [], []
+    for item in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence:
+        for each in item.ReferencedSOPSequence:
+            one = Dataset()
+            one.StudyInstanceUID = report.StudyInstanceUID
+            one.SeriesInstanceUID = item.SeriesInstanceUID
+            one.SOPClassUID = each.ReferencedSOPClassUID
+            one.SOPInstanceUID = each.ReferencedSOPInstanceUID
+            inputs.append(one)
+    assert str(segmentation.SOPInstanceUID) in [str(each.SOPInstanceUID) for each in inputs]
+    same_study, other_studies = collect_evidence(inputs, report, report.StudyInstanceUID)
+    assert same_study == list(report.CurrentRequestedProcedureEvidenceSequence)
+    assert other_studies == []
+    (found,) = (each for each in report.ContentSequence if is_named(each, "111028"))
+    for group in found.ContentSequence:
+        library += [each for each in group.ContentSequence if each.ValueType == "IMAGE"]
+    expected = [
+        hd.sr.ImageContentItem(
+            hd.sr.CodedConcept("260753009", "SCT", "Source"),
+            each.ReferencedSOPSequence[0].ReferencedSOPClassUID,
+            each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID,
+            relationship_type="CONTAINS",
+        )
+        for each in library
+    ]
+    assert [as_bytes(each) for each in library] == [as_bytes(each) for each in expected]
+
+
+def is_named(item: Dataset, code_value: str) -> bool:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) == code_value
+
+
+def as_bytes(dataset: Dataset) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    content: bytes = buffer.getvalue()
+    return content
