@@ -13,6 +13,8 @@ Simulated patients from number 100 on: none is trained on or tested on by the ex
 * ``errors``: the DSC as it is, and as it would be with one kind of error mended; at other thresholds than one
   half; which lesions are missed; where the false ones lie.
 
+As in the report, a patient without lesions counts 0 when something is found in him, and not at all otherwise.
+
 M4 gets M1's lesions, the true ones or none, moved by the simulator's own poses (no registration, no check).
 """
 
@@ -65,7 +67,7 @@ def patient_of(number: int, centre: Centre) -> SimulatedPatient:
 
 def scans(options: argparse.Namespace) -> Iterator[tuple[Centre, int, Modality, Acquisition]]:
     """Every scan of the wanted patients."""
-    for centre in Centre:
+    for centre in map(Centre, options.centres):
         for number in range(options.first, options.first + options.patients):
             found = patient_of(number, centre)
             yield centre, number, Modality.PET, found.pet
@@ -205,7 +207,7 @@ def lesions_at(probability: NDArray[np.float32], grid: Grid, threshold: float) -
 def results(options: argparse.Namespace) -> Iterator[Result]:
     """M1 on every PET, M2 on every SPECT, M4 on every SPECT with three priors."""
     folders = {role: next(options.models.glob(f"psma-{role.lower()}-*")) for role in options.roles}
-    for centre in Centre:
+    for centre in map(Centre, options.centres):
         for number in range(options.first, options.first + options.patients):
             patient = patient_of(number, centre)
             organs = {m: organ_masks(number, centre, m) for m in Modality}
@@ -304,20 +306,23 @@ def error_limits(options: argparse.Namespace) -> list[str]:
         grid = result.scan.functional.grid
         truth = label_lesions(result.scan.truth.mask, grid, 0.0).labels
         labels = lesions_at(result.probability, grid, 0.5)
+        _count_false(result, truth, labels, false_ml[result.name])
         for name, mend in MENDED.items():
             _add(mended[result.name, name], dice(mend(labels.mask, labels, truth), truth.mask))
         for threshold in THRESHOLDS:
             at = lesions_at(result.probability, grid, threshold).mask
             _add(swept[result.name, threshold], dice(at, truth.mask))
         _tell_missed(result, truth, labels, missed[result.name], sizes[result.name])
-        hit = np.unique(labels.array[truth.mask])
-        for number in set(range(1, labels.count + 1)) - set(hit.tolist()):
-            component = labels.array == number
-            false_ml[result.name][place_of(component, result.organs)] += (
-                float(component.sum()) * grid.voxel_ml
-            )
         sys.stderr.write(f"{result.name}: {mended[result.name, 'as it is'][-1:]}\n")
     return _error_tables(mended, swept, sizes, missed, false_ml, options.patients)
+
+
+def _count_false(result: Result, truth: LabelMap, labels: LabelMap, false_ml: Counter[str]) -> None:
+    hit = np.unique(labels.array[truth.mask])
+    for number in set(range(1, labels.count + 1)) - set(hit.tolist()):
+        component = labels.array == number
+        place = place_of(component, result.organs)
+        false_ml[place] += float(component.sum()) * labels.grid.voxel_ml
 
 
 def _add(values: list[float], value: float | None) -> None:
@@ -374,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=("grid", "reader", "errors"))
     parser.add_argument("--patients", type=int, default=10, help="of each centre")
     parser.add_argument("--first", type=int, default=FIRST_PATIENT, help="0: centre A's were trained on")
+    parser.add_argument("--centres", nargs="+", default=["A", "B"], choices=["A", "B"])
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--roles", nargs="+", default=["M1", "M2", "M4"], choices=["M1", "M2", "M4"])
     options = parser.parse_args(arguments)

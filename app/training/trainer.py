@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
-from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -27,7 +25,7 @@ log = logging.getLogger(__name__)
 DEVIATIONS = (
     "AdamW, learning rate 2e-3 with nnU-Net's polynomial decay, instead of SGD at 1e-2",
     "on CPUs channels-last memory, and bfloat16 autocast where they have it",
-    "rotation up to 11 degrees; no blur and no low-resolution augmentation",
+    "rotation up to 11 degrees",
     "mirroring left to right only",
     "half of the patches contain a lesion (stock: a third)",
     "small patch, batch and network (see plans.json); final weights, not the best pseudo-Dice",
@@ -42,7 +40,6 @@ PATCH_MARGIN = 1.15
 LEFT_RIGHT_AXIS = 2
 """The axis of ``(z, y, x)`` along which a mirror image is still anatomy (except for the liver and others)."""
 
-COSTLY_TRANSFORMS = (GaussianBlurTransform, SimulateLowResolutionTransform)
 GRADIENT_LIMIT = 12.0
 """nnU-Net's own gradient clipping."""
 
@@ -159,17 +156,6 @@ class PsmaSmallTrainer(PsmaTrainer):
         self.inference_allowed_mirroring_axes = (LEFT_RIGHT_AXIS,)
         patch = [int(size * PATCH_MARGIN) for size in self.configuration_manager.patch_size]
         return (-ROTATION_RAD, ROTATION_RAD), False, patch, (LEFT_RIGHT_AXIS,)
-
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
-        """Stock augmentation without the two steps that cost the most time."""
-        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        composed.transforms = [
-            step
-            for step in composed.transforms
-            if not isinstance(getattr(step, "transform", step), COSTLY_TRANSFORMS)
-        ]
-        return composed
 
     def on_train_start(self) -> None:
         """Stock, then bring the weights to the memory layout the CPU convolutions like."""
