@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from app.inference.devices import has_bfloat16
 from app.training.planning import BATCH_SIZE, PATCH_SIZE
-from app.training.trainer import has_bfloat16
 from benchmarks.training_recipes import RECIPES
 
 
