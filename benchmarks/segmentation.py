@@ -54,18 +54,23 @@ COHORT = tuple((centre, number) for centre in "AB" for number in range(40, 50))
 FASTER, SMALLER, EQUAL = 5.0, 0.5, 0.999
 
 
-def channels_of(role: str, centre: str, number: int, size: str) -> tuple[Any, tuple[float, ...]]:
+def channels_of(role: str, patient: Any) -> tuple[Any, tuple[float, ...]]:
     """A simulated patient as a model sees him, with the spacing in mm; M4 is shown the truth."""
     from app.domain.decision import ModelRole
     from app.inference.models.channels import build_input, canonical
-    from app.phantom.centres import Centre, Size
-    from app.phantom.patient import simulate_patient
 
-    patient = simulate_patient(number, Centre(centre), Size(size))
     scan = patient.pet if role == "M1" else patient.spect
     prior = scan.truth.array > 0 if role == "M4" else None
     channels, orientation = canonical(build_input(ModelRole(role), scan.functional, scan.ct, prior))
     return channels, orientation.spacing_zyx_mm
+
+
+def simulated(centre: str, number: int, size: str) -> Any:
+    """The patient of that number."""
+    from app.phantom.centres import Centre, Size
+    from app.phantom.patient import simulate_patient
+
+    return simulate_patient(number, Centre(centre), Size(size))
 
 
 def image(role: str) -> Path:
@@ -73,7 +78,7 @@ def image(role: str) -> Path:
     path = HOME / f"{role}.npy"
     if not path.exists():
         HOME.mkdir(parents=True, exist_ok=True)
-        channels, spacing = channels_of(role, "A", PATIENT, "full")
+        channels, spacing = channels_of(role, simulated("A", PATIENT, "full"))
         path.with_suffix(".json").write_text(json.dumps([float(length) for length in spacing]))
         np.save(path.with_suffix(".part.npy"), channels)
         path.with_suffix(".part.npy").rename(path)
@@ -191,18 +196,20 @@ def overlap(ours: Any, peer: Any) -> float:
 
 
 def cohort() -> Table:
-    """The overlap on simulated patients, by one process for all."""
+    """The overlap on simulated patients, in this process."""
+    runners = {name: (runner("ours", name), runner("peer", name)) for name in SMALL}
+    found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in SMALL}
+    for centre, number in COHORT:
+        patient = simulated(centre, number, "normal")
+        for name, both in runners.items():
+            image = channels_of(name, patient)
+            ours, peer = (run(*image) for run in both)
+            found[name].append((overlap(ours, peer), int((ours != peer).sum()), int(peer.sum())))
+        print(f"  {centre}{number}: {[masks[-1] for masks in found.values()]}", file=sys.stderr, flush=True)
     lines = []
-    for name in SMALL:
-        ours, peer = runner("ours", name), runner("peer", name)
-        found, changed, marked = [], 0, 0
-        for centre, number in COHORT:
-            channels, spacing = channels_of(name, centre, number, "normal")
-            a, b = ours(channels, spacing), peer(channels, spacing)
-            found.append(overlap(a, b))
-            changed += int((a != b).sum())
-            marked += int(b.sum())
-        lines.append((name, f"{len(found)}", f"{min(found):.5f}", f"{changed}", f"{marked}"))
+    for name, masks in found.items():
+        dices, changed, marked = zip(*masks, strict=True)
+        lines.append((name, f"{len(masks)}", f"{min(dices):.5f}", f"{sum(changed)}", f"{sum(marked)}"))
     columns = ("model", "patients", "lowest Dice", "voxels that differ", "lesion voxels of the peer")
     return Table("The same masks on simulated patients", columns, tuple(lines))
 
