@@ -87,6 +87,7 @@ class PendingInstances:
                 self.name(batch)
                 self.index(batch)
                 for one in batch:
+                    self._studies.add(one.instance.study_instance_uid)
                     del self._waiting[one.instance.sop_instance_uid]
         self._settled_at_s = time.monotonic()
 
@@ -116,7 +117,7 @@ class PendingInstances:
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
     def is_first_of_study(self, instance: InstanceIdentity) -> bool:
-        """Whether nothing of its study has been named since the start."""
+        """Whether nothing of its study has been indexed since the start."""
         return instance.study_instance_uid not in self._studies
 
     def name(self, batch: Sequence[Pending]) -> None:
@@ -129,7 +130,6 @@ class PendingInstances:
                 trim(one.slot, one.bytes)
                 one.slot.replace(path)
             folders.add(path.parent)
-            self._studies.add(one.instance.study_instance_uid)
         for folder in folders:
             sync_folder(folder)
 
