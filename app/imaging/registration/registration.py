@@ -1,13 +1,15 @@
 """Rigid CT-to-CT registration driven by bone, and how well it fits.
 
 Every translation is searched, the best places are refined, and the fit of the best is measured: it tells a
-right place from a wrong one, and a patient from another. All of it runs in one thread without random numbers:
-equal inputs give equal transforms.
+right place from a wrong one, and a patient from another. There are no random numbers, and what runs in
+threads is finished as it would be alone: equal inputs give equal transforms.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from app.imaging.registration.search import (
 )
 from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, bone_ml, smoothed, working_ct
 from app.imaging.resampling import resample
+from app.imaging.slices import THREADS
 
 BONE_SHARE = 0.2
 """Bone on the scale of :data:`app.imaging.registration.working_ct.BONE_HU` from here on: 220 HU."""
@@ -280,7 +283,10 @@ def _places(fixed: WorkingCt, moving: WorkingCt) -> list[Refined]:
     """Refined places, best first; turned bodies are searched for only when upright none is good."""
     places: list[Refined] = []
     for turns_deg in (UPRIGHT_DEG, TURNS_DEG):
-        places += [refine(fixed, moving, start) for start in likely_starts(fixed, moving, turns_deg)]
+        starts = likely_starts(fixed, moving, turns_deg)
+        refined = partial(refine, fixed, moving)
+        with ThreadPoolExecutor(THREADS) as threads:  # each is refined as it would be alone
+            places += threads.map(refined, starts)
         places.sort(key=lambda place: -place.bone_overlap)
         if places and places[0].bone_overlap >= GOOD_OVERLAP:
             break
