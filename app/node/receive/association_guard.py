@@ -122,21 +122,25 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         if connection is None:
             raise ConnectionAbortedError("the connection was closed")
         self._make_room(count)
-        deadline = time.monotonic() + wait_s
-        while self._end - self._given < count:
-            if time.monotonic() >= deadline and self._end == self._given:
-                return False
-            self._set_time_left(connection, deadline)
-            try:
-                arrived = connection.recv_into(self._buffer[self._end :])
-            except TimeoutError:
-                continue  # the deadline has passed: the loop looks at its top
-            if not arrived:
-                raise ConnectionResetError("the peer closed the connection")
-            if self._end == self._given:
-                deadline = time.monotonic() + self._limits.pdu_timeout_s
-            self._end += arrived
-        connection.settimeout(self._limits.pdu_timeout_s)
+        # the sender of a PDU that has begun to come has its time for the rest
+        deadline = time.monotonic() + (self._limits.pdu_timeout_s if self._end > self._given else wait_s)
+        try:
+            while self._end - self._given < count:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 and self._end == self._given:
+                    return False
+                self._set_time_left(connection, left_s)
+                try:
+                    arrived = connection.recv_into(self._buffer[self._end :])
+                except TimeoutError:
+                    continue  # the deadline has passed: the loop looks at its top
+                if not arrived:
+                    raise ConnectionResetError("the peer closed the connection")
+                if self._end == self._given:
+                    deadline = time.monotonic() + self._limits.pdu_timeout_s
+                self._end += arrived
+        finally:
+            connection.settimeout(self._limits.pdu_timeout_s)  # for what pynetdicom sends
         _acknowledge_at_once(connection)
         return True
 
@@ -170,7 +174,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         self._given += filled
         self._kept = self._given
         while filled < nr_bytes:
-            self._set_time_left(connection, deadline)
+            self._set_time_left(connection, deadline - time.monotonic())
             try:
                 count = connection.recv_into(view[filled : filled + _READ_BYTES])
             except TimeoutError:
@@ -199,8 +203,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         self.hang_up()
         self._wake_association()
 
-    def _set_time_left(self, connection: socket.socket, deadline: float) -> None:
-        left_s = deadline - time.monotonic()
+    def _set_time_left(self, connection: socket.socket, left_s: float) -> None:
         if left_s <= 0:
             self._give_up()
             raise GuardLimitError(f"a PDU was not complete after {self._limits.pdu_timeout_s:g} s")

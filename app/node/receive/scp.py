@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -51,6 +52,9 @@ CONNECTIONS_PER_ASSOCIATION = 4
 
 STOP_POLL_S = 0.1
 """How often the listener looks whether it should stop; new connections don't wait for it."""
+
+ABORT_S = 2.0
+"""Aborted associations may take so long to end, all together; then their connections are cut."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +121,11 @@ class StoreScp:
         _log.info("listening as %s on %s port %d", self._policy.ae_title, self._policy.host, self.port)
 
     def stop(self, drain_s: float = 10.0) -> None:
-        """Take no new association, let open ones end for ``drain_s``, then abort what is left."""
+        """Take no new association, let open ones end for ``drain_s``, then abort what is left.
+
+        It returns even when the disk or the database does not answer: what is kept and not indexed then is
+        found at the next start.
+        """
         server = self._server
         if server is None:
             return
@@ -126,12 +134,11 @@ class StoreScp:
         deadline = time.monotonic() + drain_s
         while server.active_associations and time.monotonic() < deadline:
             time.sleep(STOP_POLL_S / 5)
-        for association in server.active_associations:
-            association.abort()
+        _abort(server.active_associations)
         self._server, self._stopping = None, False
         try:
             self._inbox.stop_following()
-        except RetryLaterError as error:
+        except (RetryLaterError, OSError) as error:
             _log.error("not indexed, which the next start does", extra={"reason": str(error)})
 
     def _listen(self) -> GuardedServer:
@@ -222,3 +229,15 @@ class StoreScp:
         intake = InboxIntake(self._inbox, self._observe, command, requestor.address_info.address)
         intake.begin(self._policy.min_free_mb)
         return intake
+
+
+def _abort(associations: Sequence[Any]) -> None:
+    """End them all at once; one whose image waits for the disk, or whose peer says nothing, is cut off."""
+    aborts = [threading.Thread(target=one.abort, name="store-scp-abort", daemon=True) for one in associations]
+    for abort in aborts:
+        abort.start()
+    deadline = time.monotonic() + ABORT_S
+    for abort, association in zip(aborts, associations, strict=True):
+        abort.join(max(0.0, deadline - time.monotonic()))
+        if abort.is_alive() and association.dul.socket is not None:
+            association.dul.socket.hang_up()

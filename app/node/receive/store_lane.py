@@ -139,6 +139,8 @@ class StoreLane:
             request = self._request(fragments)
             if request is None:
                 return False
+            if 0 < self._peer_limit() <= _PDV_HEADER.size:  # before anything is kept
+                raise ProtocolError(f"the peer takes PDUs of {self._peer_limit()} bytes: no answer fits in")
             with closing(self._begin(self._association, request)) as intake:
                 if request.has_data_set:
                     self._read_data_set(request.context_id, fragments, intake)

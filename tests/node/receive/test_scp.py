@@ -7,7 +7,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -36,11 +38,12 @@ from app.errors import MisconfiguredError
 from app.node.policy import Caller, ReceivePolicy
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
-from app.node.records.inbox import Inbox
+from app.node.records.inbox import Inbox, Stored
 from app.node.records.slots import is_unused
 
 from .images import STUDY, ct_slice, encoded, write_study
 from .peers import Request, raw_sender, run_dcmtk
+from .wire import CONTEXT, in_one_pdu, store_command, wire
 
 Listen = Callable[..., StoreScp]
 
@@ -375,6 +378,48 @@ def test_stopping_does_not_wait_for_ever_for_an_open_association(listen: Listen)
     with raw_sender(scp.port) as sender:
         scp.stop(drain_s=0.1)
         wait_until(lambda: not sender.association.is_established)
+
+
+def test_stopping_does_not_wait_for_a_disk_that_keeps_images_waiting(
+    listen: Listen, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many associations there are: all of them are cut off together."""
+    scp = listen(max_associations=4)
+    waiting, answers = threading.Semaphore(0), threading.Event()
+    keep = inbox.keep
+
+    def keep_late(*instance: Any) -> Stored:
+        waiting.release()
+        assert answers.wait(PATIENCE_S)
+        return keep(*instance)
+
+    monkeypatch.setattr(inbox, "keep", keep_late)
+    monkeypatch.setattr("app.node.receive.scp.ABORT_S", 0.1)
+    with ExitStack() as peers:
+        for number in range(4):
+            peer, image = peers.enter_context(wire(scp.port)), ct_slice(number)
+            peer.send(in_one_pdu(CONTEXT, store_command(image), encoded(image)))
+            assert waiting.acquire(timeout=PATIENCE_S)
+        stopper = threading.Thread(target=scp.stop, args=(0.0,), daemon=True)
+        stopper.start()
+        stopper.join(PATIENCE_S / 2)
+        stopped_before = not stopper.is_alive()
+        answers.set()
+    assert stopped_before
+
+
+def test_stopping_ends_well_when_the_disk_does_not_take_what_waits(
+    listen: Listen, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only() -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    scp = listen()
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "stop_following", read_only)
+        scp.stop(drain_s=0)
+    assert "not indexed, which the next start does" in caplog.text
+    inbox.stop_following()
 
 
 def test_a_port_that_is_taken_is_the_sites_to_mend(scp: StoreScp, inbox: Inbox) -> None:

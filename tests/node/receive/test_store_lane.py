@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -18,8 +21,8 @@ from pynetdicom.dsutils import encode
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
-from app.node.receive import store_lane
-from app.node.receive.association_guard import MAX_COMMAND_SET_BYTES
+from app.node.receive import association_guard, store_lane
+from app.node.receive.association_guard import MAX_COMMAND_SET_BYTES, GuardedSocket, Limits
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
 from app.node.receive.store_lane import StoreRequest
@@ -202,6 +205,54 @@ def test_half_a_pdu_of_a_data_set_does_not_hold_its_association(
     with wire(scp.port) as peer:
         peer.send(in_one_pdu(CONTEXT, store_command(image), encoded(image))[:-20])
         assert peer.answer() is None
+    assert inbox.studies() == ()
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_pdu_may_pause_inside_its_header(scp: StoreScp, inbox: Inbox, cut: int) -> None:
+    """Its first bytes come with the request before it, the rest long after the lane's pause."""
+    first, second = (
+        in_one_pdu(CONTEXT, store_command(ct_slice(number), number), encoded(ct_slice(number)))
+        for number in (1, 2)
+    )
+    with wire(scp.port) as peer:
+        peer.send(first + second[:cut])
+        assert peer.answer().Status == 0
+        time.sleep(4 * store_lane.PAUSE_S)
+        peer.send(second[cut:])
+        assert peer.answer().Status == 0
+        peer.release()
+    assert len(inbox.paths(STUDY)) == 2
+
+
+def test_waiting_in_vain_is_no_fault_of_the_peer_however_the_threads_are_switched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause ends between two readings of the clock; what is sent afterwards has its whole time again."""
+    instants = iter((0.0, 0.04, 0.06, 0.08))
+    monkeypatch.setattr(association_guard, "time", SimpleNamespace(monotonic=lambda: next(instants)))
+    association = SimpleNamespace(dul=SimpleNamespace(event_queue=queue.Queue()))
+    limits = Limits(1000, 1000, 30.0, 1, lambda _: True)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as ours,
+    ):
+        reader = GuardedSocket(association, ours, limits)
+        assert reader.next_pdu(0.05) is None
+        assert not reader.is_hung_up
+        assert ours.gettimeout() == 30.0
+
+
+@pytest.mark.parametrize("limit", range(1, 7))
+def test_a_peer_that_takes_no_answer_is_aborted_before_anything_is_kept(
+    scp: StoreScp, inbox: Inbox, limit: int
+) -> None:
+    """A fragment's header alone has six bytes."""
+    image = ct_slice(1)
+    with wire(scp.port, max_pdu_bytes=limit) as peer:
+        peer.send(in_one_pdu(CONTEXT, store_command(image), encoded(image)))
+        assert peer.read(1)[0] == A_ABORT[0]
     assert inbox.studies() == ()
 
 

@@ -47,14 +47,14 @@ def item(kind: int, content: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(content)) + content
 
 
-def association_request() -> bytes:
+def association_request(max_pdu_bytes: int = 16_384) -> bytes:
     """For an echo (context 1) and for CT (context 3), both in explicit VR little endian."""
     syntax = item(0x40, ExplicitVRLittleEndian.encode())
     contexts = b"".join(
         item(0x20, struct.pack("B3x", number) + item(0x30, uid.encode()) + syntax)
         for number, uid in ((1, Verification), (CONTEXT, CTImageStorage))
     )
-    user = item(0x50, item(0x51, struct.pack(">L", 16_384)) + item(0x52, b"1.2.3"))
+    user = item(0x50, item(0x51, struct.pack(">L", max_pdu_bytes)) + item(0x52, b"1.2.3"))
     titles = b"PSMA_NODE".ljust(16) + b"SCANNER".ljust(16) + bytes(32)
     body = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + contexts + user
     return struct.pack(">BxL", 1, len(body)) + body
@@ -63,9 +63,9 @@ def association_request() -> bytes:
 class Wire:
     """An association whose bytes the test writes and reads itself."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, max_pdu_bytes: int = 16_384) -> None:
         self.socket = connection
-        self.send(association_request())
+        self.send(association_request(max_pdu_bytes))
         header = self.read(6)
         assert header[0] == 2, "the association was not accepted"
         self.read(int.from_bytes(header[2:], "big"))
@@ -98,9 +98,9 @@ class Wire:
 
 
 @contextmanager
-def wire(port: int) -> Iterator[Wire]:
+def wire(port: int, max_pdu_bytes: int = 16_384) -> Iterator[Wire]:
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
-        yield Wire(connection)
+        yield Wire(connection, max_pdu_bytes)
 
 
 def in_one_pdu(context: int, command: bytes, data: bytes) -> bytes:
