@@ -8,6 +8,7 @@ ends beyond the file) is left to that reader.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Collection, MutableSequence, Sequence
@@ -37,19 +38,21 @@ from pydicom.values import convert_string
 
 from app.dicom.header_values import READ_ERRORS
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-
 MOST_INFLATED_BYTES = 256 * 2**20
 """A deflated file that grows beyond this is a bomb: an image of this size isn't sent deflated."""
 
 START_BYTES = 1 << 15
 """Read at first where a header is wanted: more than most headers of one image have."""
 
+_LONGER = (1, 8, 64)
+"""Times that, tried in turn. A header that is still longer, as those of many frames are, is left to pydicom's
+reader, which stops ahead of the pixels: the pixels of a large file are never read for its header."""
+
 _PREAMBLE_BYTES = 128
 _META_AT = _PREAMBLE_BYTES + len(b"DICM")
 _CHARACTER_SET = BaseTag(0x00080005)
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_FILE_META = range(0x00020000, 0x00030000)
+_META_GROUP = b"\x02\x00"
 _DATA_SET = range(0x00080000, 0xFFFD0000)
 """Tags at the top of a data set: no command, no file meta information, no delimiter."""
 
@@ -62,7 +65,6 @@ _EXPLICIT, _IMPLICIT, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<HHL"), 
 
 _HEADERLESS_BYTES = 4096
 _HEADERLESS_ELEMENTS = 3
-_LONG_VRS = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT"))
 
 _ARCHIVES = {
     b"PK\x03\x04": "zip",
@@ -98,7 +100,7 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     found = _ordinary(path, wanted, with_pixels=False)
     if found is not None:
         return found
-    return _opened(path, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None)
+    return _opened(path, stop_before_pixels=True, specific_tags=None if wanted is None else sorted(wanted))
 
 
 def read_with_pixels(path: Path) -> Dataset:
@@ -113,8 +115,15 @@ def read_with_pixels(path: Path) -> Dataset:
 
 @lru_cache(maxsize=16)
 def _tags(keywords: tuple[str, ...]) -> frozenset[int]:
-    """Specific Character Set is always among them, as in pydicom."""
-    return frozenset({_CHARACTER_SET, *(tag_for_keyword(keyword) or 0 for keyword in keywords)})
+    """Specific Character Set is always among them, as in pydicom.
+
+    Raises:
+        AssertionError: a keyword that DICOM doesn't know: a slip of ours, and no fault of the file's.
+    """
+    found = {keyword: tag_for_keyword(keyword) for keyword in keywords}
+    if unknown := [keyword for keyword, tag in found.items() if tag is None]:
+        raise AssertionError(f"found no attribute of the name {', '.join(unknown)}")
+    return frozenset({_CHARACTER_SET, *(tag for tag in found.values() if tag is not None)})
 
 
 def _ordinary(path: Path, wanted: Collection[int] | None, with_pixels: bool) -> Dataset | None:
@@ -123,21 +132,20 @@ def _ordinary(path: Path, wanted: Collection[int] | None, with_pixels: bool) -> 
     Raises:
         OSError: the file can't be read.
     """
+    content = b""
     with path.open("rb", buffering=0) as file:
-        content = file.readall() if with_pixels else file.read(START_BYTES)
-        if content[_PREAMBLE_BYTES:_META_AT] != b"DICM":
-            return None
-        is_whole = with_pixels or len(content) < START_BYTES
-        try:
-            return _data_set(path, _Walk(content, is_whole, wanted, with_pixels))
-        except _UnusualError as error:
-            if is_whole or not isinstance(error, _ShortError):
+        size = os.fstat(file.fileno()).st_size
+        for times in _LONGER:
+            content += file.readall() if with_pixels else file.read(START_BYTES * times - len(content))
+            if content[_PREAMBLE_BYTES:_META_AT] != b"DICM":
                 return None
-        content += file.readall()
-    try:
-        return _data_set(path, _Walk(content, True, wanted, with_pixels))
-    except _UnusualError:
-        return None
+            is_whole = with_pixels or len(content) >= size
+            try:
+                return _data_set(path, _Walk(content, is_whole, wanted, with_pixels))
+            except _UnusualError as error:
+                if is_whole or not isinstance(error, _ShortError):
+                    return None
+    return None
 
 
 def _data_set(path: Path, walk: _Walk) -> FileDataset:
@@ -169,18 +177,20 @@ class _Walk:
         """File meta information (PS3.10 7.1), and where the data set starts."""
         found: _Elements = {}
         at = _META_AT
-        while True:
+        while self.content[at : at + 2] == _META_GROUP:
             tag, vr, length, value_at = self._head(at, False)
-            if tag not in _FILE_META:
-                return found, at
             at = value_at + length
             found[BaseTag(tag)] = self._raw(tag, vr, value_at, at)
+        return found, at
 
     def data_set(self, at: int, is_implicit: bool) -> tuple[_Elements, _Encoding]:
         """The elements of the data set, and its character encodings."""
         found: _Elements = {}
         encoding: _Encoding = "iso8859"
         last = 0
+        looks_explicit = self.content[at + 4 : at + 6]
+        if is_implicit and looks_explicit.isalpha() and looks_explicit.isupper():
+            raise _UnusualError
         while at + 8 <= len(self.content):
             tag, vr, length, value_at = self._head(at, is_implicit)
             if tag <= last or tag not in _DATA_SET:
@@ -205,9 +215,6 @@ class _Walk:
         """An element's tag, VR and length, and where its value starts."""
         try:
             if is_implicit:
-                code = self.content[at + 4 : at + 6]
-                if code.isalpha() and code.isupper():
-                    raise _UnusualError  # it looks like an explicit VR
                 group, number, length = _IMPLICIT.unpack_from(self.content, at)
                 return group << 16 | number, None, length, at + 8
             group, number, code, length = _EXPLICIT.unpack_from(self.content, at)
@@ -282,13 +289,13 @@ def is_headerless(path: Path) -> bool:
         group, element, length = struct.unpack_from("<HHL", start, position)
         explicit = start[position + 4 : position + 6].isalpha() if last[0] == 2 < group else explicit
         if explicit:
-            long = start[position + 4 : position + 6] in _LONG_VRS
+            long = _VRS.get(start[position + 4 : position + 6]) in _LONG_LENGTH
             length = struct.unpack_from("<L" if long else "<H", start, position + (8 if long else 6))[0]
             position += 4 if long else 0
         if group not in (2, 8) or (group, element) <= last or length > _HEADERLESS_BYTES:
             return False
         position, last = position + 8 + length, (group, element)
-    return DEFLATED.encode() not in start
+    return DeflatedExplicitVRLittleEndian.encode() not in start
 
 
 def archive_kind(path: Path) -> str:
@@ -305,7 +312,7 @@ def _refuse_bomb(path: Path) -> None:
     if path.stat().st_size < MOST_INFLATED_BYTES // 1100:  # deflate can't gain more than 1032:1
         return
     meta = read_file_meta_info(path)
-    if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
+    if str(meta.get("TransferSyntaxUID", "")) != DeflatedExplicitVRLittleEndian:
         return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     grown = 0

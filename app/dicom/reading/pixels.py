@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from app.dicom import header_values as header
-from app.dicom.dicom_file import DEFLATED, read_with_pixels
+from app.dicom.dicom_file import read_with_pixels
 from app.dicom.reading import compression, padding
 from app.dicom.reading.compression import (
     JPEG_LS,
@@ -35,7 +41,9 @@ Found = TypeVar("Found")
 MOST_VOXELS = 1 << 29
 """2 GiB as float32: four times the largest CT of a whole body. More is a header that lies."""
 
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+UNCOMPRESSED = (
+    ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
+)  # fmt: skip
 
 
 HEADERLESS = "nothing: the file is headerless (PS3.10 7.1), so how its pixels are compressed is unknown"
