@@ -27,6 +27,7 @@ from app.node.process.earlier_revisions import earlier_revisions, unreadable_res
 from app.node.process.priors import PriorWait, note_late_priors
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
+from app.node.records.inbox_index import StudyContent
 from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores
@@ -155,8 +156,18 @@ class StudyWork:
         _log.info("processing", extra=key.facts | {"attempt": attempt})
         if run.faults > self._policy.max_attempts:
             return AttemptResult(AttemptKind.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off")
-        # one look: what is read is what was digested, whatever a person chooses meanwhile
-        content = self._stores.inbox.content(key.study_instance_uid)
+        try:
+            # one look: what is read is what was digested, whatever a person chooses meanwhile
+            content = self._stores.inbox.content(key.study_instance_uid)
+            others = self._stores.studies.of_same_patient(key.study_instance_uid)
+            other_cts = self._stores.inbox.other_cts(others)
+        except (RetryLaterError, OSError) as error:
+            # it indexes what has just come in, of whatever study, before it reads: no fault of this one
+            reason = getattr(error, "strerror", None) or str(error)
+            return AttemptResult(AttemptKind.POSTPONED, f"the inbox can't be read: {reason}")
+        return self._run(run, content, other_cts)
+
+    def _run(self, run: Run, content: StudyContent, other_cts: tuple[Path, ...]) -> AttemptResult:
         if content.digest != run.content_digest:
             return AttemptResult(AttemptKind.SUPERSEDED, "more images arrived before it was processed")
         damaged, paths = content.damaged(), content.paths
@@ -170,12 +181,11 @@ class StudyWork:
         if wait.hold:
             return AttemptResult(AttemptKind.HELD, wait.reason)
         if wait.reason:
-            _log.warning("goes on without its prior", extra=key.facts | {"reason": wait.reason})
+            _log.warning("goes on without its prior", extra=run.key.facts | {"reason": wait.reason})
         waited = (Decision.warning("receive", wait.reason),) if wait.reason else ()
-        others = self._stores.studies.of_same_patient(key.study_instance_uid)
-        context = RunContext(run.changed_at, waited, self._stores.inbox.other_cts(others))
+        context = RunContext(run.changed_at, waited, other_cts)
         result = self._guarded(run, paths, context)
-        words = (wait.reason, unreadable_results(self._stores, key), result.reason)
+        words = (wait.reason, unreadable_results(self._stores, run.key), result.reason)
         return replace(result, reason="; ".join(filter(None, words)))
 
     def record(self, key: RunKey, attempt: int, tried: AttemptResult) -> str:

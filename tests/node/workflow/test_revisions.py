@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.records.deliveries import DeliveryKey, DeliveryState
+from app.node.records.pending import InboxFullError
 from app.node.records.runs import RunKey, RunTransition, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -133,6 +135,25 @@ def test_a_revision_waits_for_an_earlier_one_under_way(stores: NodeStores) -> No
     give(stores, 1, None, StudyState.RUNNING)
     with pytest.raises(RetryLaterError, match="revision 1"):
         earlier_revisions(stores, RunKey(STUDY, 2))
+
+
+@pytest.mark.parametrize("read", ["content", "other_cts"])
+@pytest.mark.parametrize(
+    "failure", [InboxFullError("the disk is full"), PermissionError(errno.EACCES, "permission denied")]
+)
+def test_an_inbox_that_can_not_be_read_costs_no_try(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, failure: Exception
+) -> None:
+    """What stands in its way may be another study's: nothing is known of this one."""
+    run, _ = stores.runs.open(STUDY, "0" * 64)
+    monkeypatch.setattr(stores.inbox, read, Mock(side_effect=failure))
+    steps = work(stores, tmp_path)
+    for attempt in range(1, NodePolicy().max_attempts + 2):
+        tried = steps.run_chain(run.key, attempt)
+        assert tried.kind is AttemptKind.POSTPONED
+        assert tried.reason.endswith(f"can't be read: {failure.args[-1]}")
+        assert steps.record(run.key, attempt, tried) == "queued"
+    assert (stores.runs.get(run.key).faults, stores.runs.get(run.key).postponements) == (0, attempt)
 
 
 def test_a_rejected_revision_delivers_its_withdrawal_and_stays_rejected(
