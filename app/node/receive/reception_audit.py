@@ -1,8 +1,10 @@
 """What the audit log says of reception: whose study begins to arrive, and who or what was refused.
 
-A study's images are counted when it is complete; here only its first image from each sender becomes an entry,
-which names the sender. Refusals of one kind from one address within a minute become one entry and a count, so
-that nobody can fill the log by calling; :meth:`ReceptionAudit.flush` writes the count after that minute.
+A study's images are counted when it is complete; here only its first image from each sender since the start
+becomes an entry, which names the sender, be it one that is here already: then the node may have been cut off,
+or have answered A700, before the entry was written. Refusals of one kind from one address within a minute
+become one entry and a count, so that nobody can fill the log by calling; :meth:`ReceptionAudit.flush` writes
+the count after that minute.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -55,6 +57,9 @@ class ReceptionAudit:
         self._audit = audit
         self._clock = clock
         self._lock = threading.Lock()
+        self._writing_conflicts = threading.Lock()
+        self._conflicts: deque[Reception] = deque()
+        """Not written yet."""
         self._senders: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._refusals: OrderedDict[tuple[str, str, int | None], _Refusals] = OrderedDict()
 
@@ -68,16 +73,23 @@ class ReceptionAudit:
         if reception.event in _EVENTS:
             self._refused(reception)
         elif reception.event is ReceptionEvent.CONFLICT:
-            self._write(AuditEvent.CONTENT_CONFLICT, reception)
+            self._conflicts.append(reception)
+            self._write_conflicts()
         elif reception.event is ReceptionEvent.STORED:
-            self._stored(reception)
+            self._arrived(reception)
+        elif reception.event is ReceptionEvent.DUPLICATE:
+            self._write_conflicts()  # it may be one of them, sent again
+            self._arrived(reception)
 
     def flush(self, everything: bool = False) -> None:
         """Write down the refusals that were only counted, once their minute is over, or ``everything`` now.
 
+        And the conflicts that could not be written before.
+
         Raises:
-            RetryLaterError: the audit log's disk or database does not take it; they stay counted.
+            RetryLaterError: the audit log's disk or database does not take it; nothing is forgotten.
         """
+        self._write_conflicts()
         now = self._clock()
         with self._lock:
             due = [
@@ -88,7 +100,13 @@ class ReceptionAudit:
         for alike in due:
             self._write_refusals(alike)
 
-    def _stored(self, reception: Reception) -> None:
+    def _write_conflicts(self) -> None:
+        with self._writing_conflicts:
+            while self._conflicts:
+                self._write(AuditEvent.CONTENT_CONFLICT, self._conflicts[0])
+                self._conflicts.popleft()
+
+    def _arrived(self, reception: Reception) -> None:
         key = (reception.study_instance_uid, reception.calling_ae, reception.address)
         with self._lock:
             if key in self._senders:

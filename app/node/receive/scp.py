@@ -20,10 +20,11 @@ from pynetdicom.sop_class import Verification
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.policy import ReceivePolicy
 from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
-from app.node.receive.reception import InboxIntake, Observer, Reception, ReceptionEvent
+from app.node.receive.reception import SUCCESS, InboxIntake, Observer, Reception, ReceptionEvent
 from app.node.receive.store_lane import StoreLane, StoreRequest
 from app.node.records.inbox import Inbox
 from app.node.records.instances import StoreCommand
+from app.node.records.pending import translated_errors
 
 ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
     uid.ExplicitVRLittleEndian,
@@ -102,13 +103,13 @@ class StoreScp:
 
         Raises:
             MisconfiguredError: the address can't be listened on.
-            RetryLaterError: the inbox's disk or database does not answer.
+            RetryLaterError: the inbox's disk or database, or the observer's, does not answer.
         """
         # its own handlers describe every PDU in words, for the log, at a third of the time of an image
         _config.LOG_HANDLER_LEVEL = "none"
         server = self._listen()
         try:
-            self._inbox.recover()
+            self._recover()
             self._inbox.follow()
         except BaseException:
             server.server_close()
@@ -140,6 +141,17 @@ class StoreScp:
             self._inbox.stop_following()
         except (RetryLaterError, OSError) as error:
             _log.error("not indexed, which the next start does", extra={"reason": str(error)})
+
+    def _recover(self) -> None:
+        """Put the inbox in order. The observer learns of a conflict that nobody knew of before the stop."""
+        with translated_errors():
+            known = {row.path for row in self._inbox.conflicting()}
+            self._inbox.recover()
+            new = [row for row in self._inbox.conflicting() if row.path not in known]
+        for row in {row.sop_instance_uid: row for row in new}.values():
+            uids = row.study_instance_uid, row.sop_instance_uid
+            found = "found at a start, not written down before"
+            self._observe(Reception(ReceptionEvent.CONFLICT, row.calling_ae, "", found, SUCCESS, *uids))
 
     def _listen(self) -> GuardedServer:
         policy = self._policy

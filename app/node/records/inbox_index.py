@@ -132,6 +132,10 @@ class InboxIndex(Ledger):
         twofold = select(uid).where(of_study, _IS_IMAGE).group_by(uid).having(func.count() > 1)
         return self._contents(of_study, _IS_IMAGE, uid.in_(twofold))
 
+    def conflicting(self) -> tuple[InstanceRow, ...]:
+        """Every row of the instances with more than one content that stands, in order of arrival."""
+        return self._contents(InstanceRow.conflict.is_(True))
+
     def choose(self, discarded: Collection[str], standing: Collection[str]) -> None:
         """Discard the contents in these files, and let those in the others stand, all or none of it."""
         rows = InstanceRow.metadata.tables[InstanceRow.__tablename__]

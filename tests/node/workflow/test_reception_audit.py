@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
+from sqlalchemy import delete, update
 
 from app.errors import RetryLaterError
 from app.node.policy import Caller, NodePolicy, ReceivePolicy
 from app.node.receive.reception import OUT_OF_RESOURCES, Reception, ReceptionEvent
 from app.node.receive.reception_audit import REPEAT_S, ReceptionAudit
 from app.node.receive.scp import StoreScp
+from app.node.records.instances import InstanceRow
 from app.node.records.stores import NodeStores, open_stores
+from tests.node.receive.images import ct_slice, received
 from tests.node.workflow.fake_node import Subject, secondary_capture
 
 STORED = Reception(ReceptionEvent.STORED, "CT1", "10.0.0.5", "", 0, "1.2", "1.2.3")
@@ -48,6 +52,62 @@ def test_first_image_of_a_study_from_each_sender_is_written_down(stores: NodeSto
         ("study arrives", "1.2", "PACS"),
         ("instance arrived with another content", "1.2", "CT1"),
     ]
+
+
+def test_what_is_here_already_tells_who_sends_it_when_nothing_did_before(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    """As after a stop between an image and its entry: a study of one image would have none for good."""
+    observe = ReceptionAudit(stores.audit)
+    for _ in range(2):
+        observe(replace(STORED, event=ReceptionEvent.DUPLICATE))
+    (entry,) = entries(tmp_path)
+    assert (entry["event"], entry["study"], entry["facts"]["calling_ae"]) == ("study arrives", "1.2", "CT1")
+
+
+def test_a_conflict_that_could_not_be_written_is_when_its_sender_tries_again_or_later(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept, so the next try is a duplicate."""
+    observe = ReceptionAudit(stores.audit)
+    observe(STORED)
+    for number in (3, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(stores.audit, "append", Mock(side_effect=OSError("no space")))
+            with pytest.raises(RetryLaterError):
+                observe(replace(STORED, event=ReceptionEvent.CONFLICT, sop_instance_uid=f"1.2.{number}"))
+            with pytest.raises(RetryLaterError):
+                observe(replace(STORED, event=ReceptionEvent.DUPLICATE, sop_instance_uid=f"1.2.{number}"))
+        if number == 3:
+            observe(replace(STORED, event=ReceptionEvent.DUPLICATE, sop_instance_uid="1.2.3"))
+        else:
+            observe.flush()
+    observe.flush()
+    found = [(entry["event"], entry["facts"].get("sop_instance")) for entry in entries(tmp_path)]
+    assert found == [
+        ("study arrives", None),
+        ("instance arrived with another content", "1.2.3"),
+        ("instance arrived with another content", "1.2.4"),
+    ]
+
+
+def test_a_conflict_that_a_start_makes_known_is_written_once(stores: NodeStores, tmp_path: Path) -> None:
+    """The node was cut off before the second content was indexed."""
+    for value in (0, 500):
+        stores.inbox.store(received(ct_slice(1, value=value)))
+    last = stores.inbox.conflicting()[-1]
+    with stores.inbox._engine.begin() as connection:
+        connection.execute(delete(InstanceRow).where(InstanceRow.path == last.path))
+        connection.execute(update(InstanceRow).values(conflict=False))
+    for _ in range(2):
+        scp = StoreScp(ReceivePolicy(port=0), stores.inbox, ReceptionAudit(stores.audit))
+        scp.start()
+        scp.stop(drain_s=0)
+    (entry,) = entries(tmp_path)
+    assert entry["event"] == "instance arrived with another content"
+    assert entry["facts"]["sop_instance"] == last.sop_instance_uid
+    assert entry["facts"]["calling_ae"] == last.calling_ae
+    assert "found at a start" in entry["facts"]["reason"]
 
 
 def test_refusals_alike_are_counted_and_others_written(stores: NodeStores, tmp_path: Path) -> None:
