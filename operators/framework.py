@@ -14,6 +14,8 @@ import resource
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import MisconfiguredError
@@ -51,17 +53,25 @@ def _give_caches_a_place() -> None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
-def _without_the_rest_of_monai() -> types.ModuleType:
-    """The package ``monai`` as a mere place: the SDK stands in it and uses nothing else of it.
+@contextmanager
+def _without_the_rest_of_monai() -> Iterator[None]:
+    """Within it the package ``monai`` is a mere place: the SDK stands in it and uses nothing else of it.
 
-    MONAI's own ``__init__`` imports all of MONAI: 3 s.
+    MONAI's own ``__init__`` imports all of MONAI, which takes seconds. Whoever imports MONAI afterwards gets
+    it, but without the attribute ``deploy``: ``from monai.deploy.core import X`` works, ``import
+    monai.deploy.core`` and then ``monai.deploy.core.X`` does not.
     """
     spec = importlib.util.find_spec("monai")
     if spec is None:
         raise MisconfiguredError("found no monai.deploy; install the packages of requirements.txt")
     package = types.ModuleType("monai")
     package.__path__ = list(spec.submodule_search_locations or ())
-    return sys.modules.setdefault("monai", package)
+    is_first = sys.modules.setdefault("monai", package) is package
+    try:
+        yield
+    finally:
+        if is_first:
+            del sys.modules["monai"]
 
 
 # What it logs as an error is raised as an exception too, and we report it in one line without any header;
@@ -70,14 +80,10 @@ os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 _give_caches_a_place()
 _load_cuda_runtime()
 _raise_soft_stack_limit()
-_placeholder = _without_the_rest_of_monai()
-
-from holoscan.conditions import CountCondition  # noqa: E402  after the CUDA runtime is loaded
-from holoscan.schedulers import GreedyScheduler  # noqa: E402  after the CUDA runtime is loaded
-from monai.deploy.core import Application, Fragment, Operator, OperatorSpec  # noqa: E402  as above
-
-if _placeholder.__spec__ is None:  # whoever imports MONAI itself gets it
-    del sys.modules["monai"]
+with _without_the_rest_of_monai():  # after the CUDA runtime is loaded
+    from holoscan.conditions import CountCondition
+    from holoscan.schedulers import GreedyScheduler
+    from monai.deploy.core import Application, Fragment, Operator, OperatorSpec
 
 PYTHON_OBJECT = "PyObject"
 """Emitter name that passes a Python object as it is; without it arrays in containers turn into tensors."""

@@ -112,3 +112,22 @@ print(Compose, Application is operators.framework.Application)
     first, second = done.stdout.splitlines()
     assert first == "True False"
     assert second == "<class 'monai.transforms.compose.Compose'> True"
+
+
+def test_a_framework_that_could_not_be_imported_says_so_again() -> None:
+    """The second attempt fails with the same cause, or succeeds when it is gone."""
+    program = """
+import sys
+sys.modules["monai.deploy.core"] = None
+for attempt in range(2):
+    try:
+        import operators.framework
+    except ImportError as error:
+        print(error.name, "monai" in sys.modules)
+del sys.modules["monai.deploy.core"]
+import operators.framework
+print("monai" in sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["monai.deploy.core False", "monai.deploy.core False", "False"]
