@@ -120,6 +120,7 @@ class Result:
         machine: processor, its flags that matter, cores, memory, load (that of the benchmark, and of others);
             the file system where it matters.
         versions: of Python, the packages and the programs used.
+        arguments: of the module, where they choose what is measured: a result is kept for each of them.
     """
 
     name: str
@@ -129,6 +130,12 @@ class Result:
     commit: str
     machine: dict[str, str]
     versions: dict[str, str]
+    arguments: str = ""
+
+    @property
+    def title(self) -> str:
+        """The module and its arguments: what stands behind ``python -m benchmarks.``."""
+        return f"{self.name} {self.arguments}".rstrip()
 
     @classmethod
     def of(
@@ -166,9 +173,10 @@ def _table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -
 
 
 def keep(result: Result, folder: Path = RESULTS) -> Path:
-    """Write a result to ``folder``, in place of an earlier one of that name."""
+    """Write a result to ``folder``, in place of an earlier one of that name and those arguments."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.name}.json"
+    words = re.findall(r"\w+", result.title)
+    path = folder / f"{'-'.join(words)}.json"
     path.write_text(json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

@@ -25,7 +25,7 @@ HOME = ROOT / ".cache" / "full-study"
 def full_study() -> Path:
     """A folder with the PET/CT in ``pet``, the SPECT/CT weeks later in ``spect``, the truth in ``truth``.
 
-    Made by ``psma-node phantom --size full`` when it is not there: half a minute, 440 MB.
+    Made by ``psma-node phantom --size full`` when it is not there: a minute, 440 MB.
     """
     if not HOME.exists():
         part = HOME.with_suffix(".part")

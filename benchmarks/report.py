@@ -65,8 +65,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _block(result: Result) -> str:
     told = {**result.machine, **result.versions}
     lines = [
-        f"## {result.name}\n",
-        f"`python -m benchmarks.{result.name}`, {result.day}, commit {result.commit}; "
+        f"## {result.title}\n",
+        f"`python -m benchmarks.{result.title}`, {result.day}, commit {result.commit}; "
         + ", ".join(f"{name} {value}" for name, value in told.items())
         + ".\n",
         *(f"- {row.title}: {_runs(row)}{'. ' + row.note if row.note else ''}" for row in result.rows),
@@ -89,8 +89,8 @@ def _table(head: Sequence[str], lines: Iterator[Sequence[str]] | Sequence[Sequen
 
 
 def kept(folder: Path = RESULTS) -> list[Result]:
-    """Every kept result, by name."""
-    return [Result.read(path) for path in sorted(folder.glob("*.json"))]
+    """Every kept result, by name and arguments."""
+    return sorted((Result.read(path) for path in folder.glob("*.json")), key=lambda result: result.title)
 
 
 def _ran(name: str) -> bool:

@@ -48,10 +48,12 @@ LARGE = {
     "standard": "random weights, 6 stages 32-320, tile 192 x 112 x 112",
     "resencl": "random weights, ResEnc L, tile 192 x 192 x 192",
 }
-COHORT = tuple((centre, number) for centre in "AB" for number in range(40, 50))
-"""Simulated patients that no shipped model was trained on."""
+COHORT = tuple((centre, number) for centre in "AB" for number in range(100, 110))
+"""Simulated patients that no shipped model was trained on: theirs are the first of centre A."""
 
 FASTER, SMALLER, EQUAL = 5.0, 0.5, 0.999
+
+Run = dict[str, Any]
 
 
 def channels_of(role: str, patient: Any) -> tuple[Any, tuple[float, ...]]:
@@ -145,12 +147,16 @@ def _write_random(name: str, folder: Path) -> None:
 
 
 def runner(which: str, name: str) -> Any:
-    """``(channels, spacing) -> mask`` with the model loaded, by the node or by nnU-Net's own predictor."""
+    """``(channels, spacing) -> (mask, numbers)``, model loaded, by the node or by nnU-Net's own predictor.
+
+    ``numbers`` is the type of the network's activations, such as "float32".
+    """
     folder = model(name)
     if which == "peer":
         predictor = stock_predictor(folder)
         return lambda channels, spacing: (
-            predictor.predict_single_npy_array(channels, {"spacing": list(spacing)}, None, None, False) == 1
+            predictor.predict_single_npy_array(channels, {"spacing": list(spacing)}, None, None, False) == 1,
+            "float32",
         )
     from app.domain.volume import Grid
     from app.inference.models.card import read_card
@@ -162,25 +168,26 @@ def runner(which: str, name: str) -> Any:
 
     def run(channels: Any, spacing: Sequence[float]) -> Any:
         z, y, x = spacing
-        return segmenter.segment(
-            NetworkInput(channels, Grid.axis_aligned(channels.shape[1:], (x, y, z), (0.0, 0.0, 0.0)))
-        )
+        grid = Grid.axis_aligned(channels.shape[1:], (x, y, z), (0.0, 0.0, 0.0))
+        found = segmenter.run(NetworkInput(channels, grid))
+        return found.mask, str(found.computed.number).removeprefix("torch.")
 
     return run
 
 
-def child(which: str, name: str) -> dict[str, float]:
-    """One run in this process: seconds, the most memory, and what of it was there before the call."""
+def child(which: str, name: str) -> Run:
+    """One run in this process: seconds, the most memory, what of it was there before, and the numbers."""
     path = image(name if name in SMALL else "M1")
     channels, spacing = np.load(path), json.loads(path.with_suffix(".json").read_text())
     run = runner(which, name)
     forget_peak()
     before = peak_mb()
     begun = time.perf_counter()
-    mask = run(channels, spacing)
+    mask, numbers = run(channels, spacing)
     seconds = time.perf_counter() - begun
     np.savez_compressed(HOME / f"{name}-{which}.npz", mask=mask)
-    return {"s": seconds, "mb": peak_mb(), "before_mb": before, "voxels": int(mask.sum())}
+    figures = {"s": seconds, "mb": peak_mb(), "before_mb": before}
+    return {**figures, "voxels": int(mask.sum()), "numbers": numbers}
 
 
 def dice(name: str) -> float:
@@ -203,7 +210,7 @@ def cohort() -> Table:
         patient = simulated(centre, number, "normal")
         for name, both in runners.items():
             image = channels_of(name, patient)
-            ours, peer = (run(*image) for run in both)
+            ours, peer = (run(*image)[0] for run in both)
             found[name].append((overlap(ours, peer), int((ours != peer).sum()), int(peer.sum())))
         print(f"  {centre}{number}: {[masks[-1] for masks in found.values()]}", file=sys.stderr, flush=True)
     lines = []
@@ -216,31 +223,37 @@ def cohort() -> Table:
 
 def rows(name: str, runs: int) -> list[Row]:
     """Speed and memory on the image in full size."""
-    kept: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+    kept: dict[str, list[Run]] = {"ours": [], "peer": []}
     image(name if name in SMALL else "M1"), model(name)
 
     def once(which: str) -> float:
         words = [sys.executable, "-m", f"benchmarks.{NAME}", "--child", which, name]
         done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        found: Run = json.loads(done.stdout.splitlines()[-1])
         print(f"  {name} {which}: {found}", file=sys.stderr, flush=True)
         kept[which].append(found)
-        return found["s"]
+        return float(found["s"])
 
-    ours, peer = interleaved(lambda: once("ours"), lambda: once("peer"), runs)
+    interleaved(lambda: once("ours"), lambda: once("peer"), runs)
+    return rows_of(name, kept["ours"], kept["peer"], dice(name))
+
+
+def rows_of(name: str, ours: Sequence[Run], peer: Sequence[Run], same: float) -> list[Row]:
+    """The lines of a network; each says with which numbers both were computed."""
     title = f"{name}: {SMALL[name]}" if name in SMALL else f"PET/CT, {LARGE[name]}"
-    note = f"Dice of the masks {dice(name):.5f}"
-    speed = Row(f"segment {title}", "nnUNetPredictor", Measure.SPEED, ours, peer, FASTER, note)
-    base = kept["ours"][-1]["before_mb"]
+    numbers = (" or ".join(sorted({run["numbers"] for run in runs})) for runs in (ours, peer))
+    note = "ours in {}, the peer in {}; Dice of the masks {:.5f}".format(*numbers, same)
+    seconds = (tuple(run["s"] for run in runs) for runs in (ours, peer))
+    speed = Row(f"segment {title}", "nnUNetPredictor", Measure.SPEED, *seconds, FASTER, note)
+    base = ours[-1]["before_mb"]
     why = f"the whole process; {base:.0f} MB were there before the call: libraries, weights and the image"
-    share = replace(speed, title=f"memory, {title}", measure=Measure.SHARE, target=SMALLER, note=why)
-    whole = {which: tuple(run["mb"] for run in runs) for which, runs in kept.items()}
-    added = {which: tuple(run["mb"] - run["before_mb"] for run in runs) for which, runs in kept.items()}
-    by_call = replace(share, title=f"memory that the call adds, {title}", target=None, note="")
+    whole = (tuple(run["mb"] for run in runs) for runs in (ours, peer))
+    added = (tuple(run["mb"] - run["before_mb"] for run in runs) for runs in (ours, peer))
+    by_call = f"memory that the call adds, {title}"
     return [
         speed,
-        replace(share, ours=whole["ours"], theirs=whole["peer"]),
-        replace(by_call, ours=added["ours"], theirs=added["peer"]),
+        Row(f"memory, {title}", "nnUNetPredictor", Measure.SHARE, *whole, SMALLER, why),
+        Row(by_call, "nnUNetPredictor", Measure.SHARE, *added),
     ]
 
 
@@ -258,8 +271,9 @@ def main() -> None:
     names = [*(SMALL if "small" in chosen else ()), *(name for name in chosen if name != "small")]
     found = [row for name in names for row in rows(name, options.runs)]
     tables = [cohort()] if "small" in chosen else []
-    name = NAME if "small" in chosen else f"{NAME}-{'-'.join(chosen)}"
-    path = keep(Result.of(name, found, tables, packages=("torch", "nnunetv2")))
+    result = Result.of(NAME, found, tables, packages=("torch", "nnunetv2"))
+    arguments = "" if names == [*SMALL] else f"--networks {options.networks}"
+    path = keep(replace(result, arguments=arguments))
     print(path.read_text(encoding="utf-8"))
 
 

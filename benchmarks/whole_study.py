@@ -172,13 +172,14 @@ def stages(run: Run, which: int) -> dict[str, float]:
 
 
 def rows(ours: Sequence[Run], peer: Sequence[Run]) -> list[Row]:
-    """The benchmark's lines."""
+    """The benchmark's lines. The whole of the PET/CT is all of the command but the other study's stages."""
     found = []
     for which, study in enumerate(STUDIES):
         theirs = tuple(run["studies"][which]["s"] for run in peer)
         each = [stages(run, which) for run in ours]
-        start = [run["start"] if which == 0 else 0.0 for run in ours]
-        whole = tuple(sum(times.values()) + begun for times, begun in zip(each, start, strict=True))
+        others = [sum(stages(run, 1).values()) for run in ours]
+        alone = [run["total"] - other for run, other in zip(ours, others, strict=True)]
+        whole = tuple(alone if which == 0 else others)
         rest = tuple(sum(times.values()) - times["segment"] for times in each)
         target = OF_NNUNET if which == 0 else None
         found += [
@@ -192,7 +193,7 @@ def rows(ours: Sequence[Run], peer: Sequence[Run]) -> list[Row]:
     return [*found, Row("both: peak memory", "nnUNetPredictor", Measure.SHARE, memory, theirs, note=note)]
 
 
-def profile(title: str, ours: Sequence[Run], peer: Sequence[Run]) -> Table:
+def profile(ours: Sequence[Run], peer: Sequence[Run]) -> Table:
     """Seconds of each stage, and of the peer in the same minutes: medians."""
     lines = [("start", f"{median(run['start'] for run in ours):.2f}", "")]
     lines += [
@@ -201,7 +202,7 @@ def profile(title: str, ours: Sequence[Run], peer: Sequence[Run]) -> Table:
     ]
     alone = (f"{median(run['studies'][which]['s'] for run in peer):.2f}" for which in (0, 1))
     lines.append(("nnUNetPredictor alone", *alone))
-    return Table(title, ("stage, s (median)", *STUDIES), tuple(lines))
+    return Table(f"Profile, n = {len(ours)}", ("stage, s (median)", *STUDIES), tuple(lines))
 
 
 def beside(now: Table, earlier: Result | None) -> Table:
@@ -209,7 +210,11 @@ def beside(now: Table, earlier: Result | None) -> Table:
     if earlier is None:
         return now
     then = earlier.tables[0]
-    title = f"Profile; before: commit {earlier.commit}, {earlier.day}, {earlier.machine['processor']}"
+    then_n, machine = len(earlier.rows[0].ours), earlier.machine
+    title = (
+        f"{now.title}; before: n = {then_n}, commit {earlier.commit}, {earlier.day}, {machine['processor']}, "
+        f"load {machine['load at the end']}"
+    )
     columns = (now.columns[0], *(f"{name}, {when}" for name in STUDIES for when in ("before", "after")))
     lines = (
         (new[0], *(cell for place in (1, 2) for cell in (old[place], new[place])))
@@ -236,7 +241,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="psma-benchmark-") as folder:
         ours, peer = measure(options.runs, Path(folder))
-    table = profile("Profile", ours, peer)
+    table = profile(ours, peer)
     earlier = BEFORE / f"{NAME}.json"
     if not options.before and earlier.is_file():
         table = beside(table, Result.read(earlier))

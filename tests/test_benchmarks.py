@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import segmentation
 from benchmarks.comparison import ROOT, Measure, Result, Row, interleaved, keep, timed
 from benchmarks.report import INTRODUCTION, PAGE, benchmarks, kept, page
 from benchmarks.whole_study import beside, profile, rows
@@ -62,6 +65,38 @@ def test_a_kept_result_comes_back_and_the_page_hides_no_missed_target(tmp_path: 
     assert result.machine["processor"] in text
 
 
+def test_a_result_is_kept_for_each_choice_of_what_is_measured(tmp_path: Path) -> None:
+    small = Result.of("segmentation", [FASTER])
+    large = replace(small, arguments="--networks standard,resencl")
+    assert keep(large, tmp_path).name == "segmentation-networks-standard-resencl.json"
+    keep(small, tmp_path)
+    assert kept(tmp_path) == [small, large]
+    assert "`python -m benchmarks.segmentation --networks standard,resencl`, " in page(kept(tmp_path))
+    assert {result.name for result in kept(tmp_path)} <= set(benchmarks())
+
+
+def a_call(seconds: float, numbers: str) -> dict[str, Any]:
+    return {"s": seconds, "mb": 100 * seconds, "before_mb": 50.0, "numbers": numbers}
+
+
+def test_the_rows_of_a_segmentation_say_which_numbers_were_used() -> None:
+    ours = [a_call(1.0, "bfloat16"), a_call(2.0, "bfloat16")]
+    peer = [a_call(5.0, "float32"), a_call(6.0, "float32")]
+    speed, whole, added = segmentation.rows_of("M1", ours, peer, 0.9995)
+    assert speed.note == "ours in bfloat16, the peer in float32; Dice of the masks 0.99950"
+    assert (speed.ratios, whole.ratios) == ((5.0, 3.0), (0.2, 1 / 3))
+    assert added.ratios == (50 / 450, 150 / 550)
+
+
+def test_the_masks_are_compared_on_patients_that_no_shipped_model_was_trained_on() -> None:
+    trained = max(
+        int(patients)
+        for card in (ROOT / "models").glob("*/model.yaml")
+        for patients in re.findall(r"^training_data: (\d+) simulated patients", card.read_text(), re.M)
+    )
+    assert 0 < trained <= min(number for _, number in segmentation.COHORT)
+
+
 def test_the_page_is_made_of_what_is_kept() -> None:
     """If this fails: python -m benchmarks.report --kept"""
     assert PAGE.read_text(encoding="utf-8") == page(kept())
@@ -72,13 +107,14 @@ def test_each_kept_result_has_its_benchmark() -> None:
 
 
 def a_run(factor: float) -> dict[str, Any]:
-    """Of the whole command: one second for each stage but segment, which takes four."""
+    """Of the whole command: one second for each stage but segment, which takes four, and one at the end."""
     stages = dict.fromkeys(("select", "load", "align", "quantify", "write"), factor) | {"segment": 4 * factor}
     return {
         "start": 2.0,
         "read": 3 * factor,
         "files": [20, 10],
         "studies": [stages, stages],
+        "total": 2.0 + 3 * factor + 18 * factor + 1.0,
         "peak_mb": 500.0,
     }
 
@@ -89,7 +125,7 @@ PEER = {"studies": [{"s": 4.0, "peak_mb": 900.0}, {"s": 2.0, "peak_mb": 1000.0}]
 def test_the_rows_of_a_whole_study_add_its_stages() -> None:
     ours, peer = [a_run(1.0), a_run(2.0)], [PEER, PEER]
     whole, share, seconds, spect, *_, memory = rows(ours, peer)
-    assert whole.ours == (2.0 + 2.0 + 9.0, 2.0 + 4.0 + 18.0)
+    assert whole.ours == (2.0 + 2.0 + 9.0 + 1.0, 2.0 + 4.0 + 18.0 + 1.0)
     assert whole.theirs == (4.0, 4.0)
     assert share.ours == seconds.ours == (7.0, 14.0)
     assert spect.ours == (10.0, 20.0)
@@ -97,8 +133,11 @@ def test_the_rows_of_a_whole_study_add_its_stages() -> None:
 
 
 def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
-    now, then = (profile("Profile", [a_run(factor)], [PEER]) for factor in (1.0, 3.0))
-    table = beside(now, Result.of("whole_study", [], [then]))
+    now, then = (profile([a_run(factor)], [PEER]) for factor in (1.0, 3.0))
+    earlier = Result.of("whole_study", rows([a_run(3.0)], [PEER]), [then])
+    table = beside(now, earlier)
+    assert table.title.startswith("Profile, n = 1; before: n = 1, commit ")
+    assert table.title.endswith(f", load {earlier.machine['load at the end']}")
     assert dict(zip(table.columns, table.lines[-2], strict=True)) == {
         "stage, s (median)": "write",
         "PET/CT, before": "3.00",
