@@ -39,6 +39,7 @@ from app.domain.findings.findings import (
     Site,
 )
 from app.domain.outcome import PairOutcome, Status, StudyOutcome
+from app.domain.study import Instance
 from app.files.outcome import read_outcome, write_outcome
 from tests.dicom.results import sources
 from tests.dicom.results.sources import PROVENANCE
@@ -262,37 +263,42 @@ def test_the_outcome_file_has_decisions_as_they_are_printed(quantified: Quantifi
 
 def test_references_are_those_that_highdicom_makes(tmp_path: Path) -> None:
     """Image library and evidence are put in without it: byte for byte what its own classes give."""
-    written = {
-        each.kind: each.dataset
-        for each in write_results(sources.pet(tmp_path), WritePolicy(), PROVENANCE).results
-    }
+    quantified = sources.pet(tmp_path)
+    results = write_results(quantified, WritePolicy(), PROVENANCE).results
+    written = {each.kind: each.dataset for each in results}
     report, segmentation = written[ResultKind.SR], written[ResultKind.SEG]
-    inputs, library = [], []
-    for item in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence:
-        for each in item.ReferencedSOPSequence:
-            one = Dataset()
-            one.StudyInstanceUID = report.StudyInstanceUID
-            one.SeriesInstanceUID = item.SeriesInstanceUID
-            one.SOPClassUID = each.ReferencedSOPClassUID
-            one.SOPInstanceUID = each.ReferencedSOPInstanceUID
-            inputs.append(one)
-    assert str(segmentation.SOPInstanceUID) in [str(each.SOPInstanceUID) for each in inputs]
+    images = [
+        source_header(report.StudyInstanceUID, series.series_instance_uid, each)
+        for series in quantified.segmented.aligned.loaded.selection.study.series
+        for each in sorted(series.instances, key=lambda each: each.sop_instance_uid)
+    ]
+    assert len({each.SeriesInstanceUID for each in images}) == 2
+    inputs = [*images, segmentation]
     same_study, other_studies = collect_evidence(inputs, report, report.StudyInstanceUID)
-    assert same_study == list(report.CurrentRequestedProcedureEvidenceSequence)
+    assert list(report.CurrentRequestedProcedureEvidenceSequence) == same_study
     assert other_studies == []
     (found,) = (each for each in report.ContentSequence if is_named(each, "111028"))
-    for group in found.ContentSequence:
-        library += [each for each in group.ContentSequence if each.ValueType == "IMAGE"]
+    library = [
+        each for group in found.ContentSequence for each in group.ContentSequence if each.ValueType == "IMAGE"
+    ]
     expected = [
         hd.sr.ImageContentItem(
             hd.sr.CodedConcept("260753009", "SCT", "Source"),
-            each.ReferencedSOPSequence[0].ReferencedSOPClassUID,
-            each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID,
+            each.SOPClassUID,
+            each.SOPInstanceUID,
             relationship_type="CONTAINS",
         )
-        for each in library
+        for each in images
     ]
     assert [as_bytes(each) for each in library] == [as_bytes(each) for each in expected]
+
+
+def source_header(study_instance_uid: str, series_instance_uid: str, instance: Instance) -> Dataset:
+    """An image as highdicom wants it where a report refers to it."""
+    header = Dataset()
+    header.StudyInstanceUID, header.SeriesInstanceUID = study_instance_uid, series_instance_uid
+    header.SOPClassUID, header.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+    return header
 
 
 def is_named(item: Dataset, code_value: str) -> bool:
