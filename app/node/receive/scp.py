@@ -102,7 +102,7 @@ class StoreScp:
         The port comes first: while another node has it, files being written in the inbox are that node's.
 
         Raises:
-            MisconfiguredError: the address can't be listened on.
+            MisconfiguredError: the address can't be listened on, or another node receives into the inbox.
             RetryLaterError: the inbox's disk or database, or the observer's, does not answer.
         """
         # its own handlers describe every PDU in words, for the log, at a third of the time of an image
@@ -110,7 +110,7 @@ class StoreScp:
         server = self._listen()
         try:
             self._recover()
-            self._inbox.follow()
+            self._inbox.follow(self._policy.min_free_mb)
         except BaseException:
             server.server_close()
             raise

@@ -2,12 +2,12 @@
 
 Layout of the folder::
 
-    incoming/      slots (:mod:`app.node.records.slots`): ready, being written, or safe and not named yet
+    slots/         slots (:mod:`app.node.records.slots`): ready, being written, or safe and not named yet
     studies/<StudyInstanceUID>/<SOPInstanceUID>_<digest>.dcm
     quarantine/    files found at a start that can't be what their names say
 
 A Success costs one durable write, that of its slot. The name under ``studies`` and the index row follow
-(:mod:`app.node.records.pending`, docs/decisions/0015); a start finds in ``incoming`` what they lack.
+(:mod:`app.node.records.pending`, docs/decisions/0015); a start finds in ``slots`` what they lack.
 
 A file's name follows from its bytes, so the same bytes can't be kept twice, whatever is interrupted. Other
 bytes under the same SOP Instance UID are compared as they are decoded (:mod:`app.dicom.reading.content`): the
@@ -20,16 +20,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from app.files.durable import free_mb, make_folder, sync_folder
+from app.errors import RetryLaterError
+from app.files.durable import free_mb, hold_folder, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts, is_intact
@@ -40,10 +42,15 @@ from app.node.records.instances import (
     StoreCommand,
     checked_command,
     read_received,
-    read_slot,
 )
-from app.node.records.pending import MAX_PENDING, Pending, PendingInstances, translated_errors
-from app.node.records.slots import Slot, SlotPool, is_unused
+from app.node.records.pending import (
+    MAX_PENDING,
+    Pending,
+    PendingInstances,
+    StudyHeldBackError,
+    translated_errors,
+)
+from app.node.records.slots import Slot, SlotPool, finish, has_seal, is_unused
 
 FOLLOW_S = 1.0
 """How often the index catches up while the node listens and nobody reads."""
@@ -89,18 +96,19 @@ class Inbox(InboxIndex):
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         super().__init__(folder, engine)
-        self._incoming = folder / "incoming"
+        self._ready = folder / "slots"
         self._studies = folder / "studies"
-        for part in (self._incoming, self._studies, folder / "quarantine"):
+        for part in (self._ready, self._studies, folder / "quarantine"):
             make_folder(part)
         # a process that was cut off while it made them may not have come to this
         sync_folder(folder)
         sync_folder(folder.parent)
-        self._slots = SlotPool(self._incoming)
+        self._slots = SlotPool(self._ready)
         self._pending = PendingInstances(folder, engine)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
         self._ending = threading.Event()
         self._followers: list[threading.Thread] = []
+        self._hold: ExitStack | None = None
 
     def begin(self, command: StoreCommand) -> Slot:
         """Where to write a data set as it arrives; to be closed.
@@ -119,13 +127,12 @@ class Inbox(InboxIndex):
         study.
 
         Raises:
-            InboxFullError: no space left; nothing of the instance is kept.
-            RetryLaterError: the index does not answer or does not follow; the file may be kept and is found
-                at the next start.
+            InboxFullError, RetryLaterError: disk or index do not take it, or do not follow. The instance may
+                be kept all the same; then it is named and indexed as soon as that can be done.
         """
         uid, received_at = instance.sop_instance_uid, received_at or utc_now()
         with translated_errors(), self._locks[hash(uid) % _LOCKS]:
-            self._pending.settle_for(uid)
+            self._pending.settle_for(instance)
             if self._pending.is_indexed(uid):
                 return self._keep_again(slot, instance, received_at)
             slot.seal()
@@ -153,14 +160,15 @@ class Inbox(InboxIndex):
     def free_mb(self) -> float:
         return free_mb(self.folder)
 
-    def follow(self) -> None:
-        """Let the index follow by itself, and have slots ready, until :meth:`stop_following`."""
+    def follow(self, min_free_mb: float = 0.0) -> None:
+        """Until :meth:`stop_following`, let the index follow, and have slots ready beyond ``min_free_mb``."""
         with translated_errors():
             latest = select(InstanceRow.bytes).order_by(InstanceRow.received_at.desc()).limit(MAX_PENDING)
             self._slots.expect(max(fetch(self._engine, latest), default=0))
-            self._slots.refill()
+            self._slots.refill(min_free_mb)
         self._ending.clear()
-        for name, work in (("inbox-index", self._follow), ("inbox-slots", self._provide)):
+        works = {"inbox-index": self._follow, "inbox-slots": partial(self._provide, min_free_mb)}
+        for name, work in works.items():
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._followers.append(thread)
@@ -170,24 +178,44 @@ class Inbox(InboxIndex):
         self._ending.set()
         while self._followers:
             self._followers.pop().join()
-        self._slots.clear()
-        self.settle()
+        try:
+            with translated_errors():
+                self._slots.clear()
+            self.settle()
+        finally:
+            if self._hold is not None:
+                self._hold.close()
+                self._hold = None
 
     def recover(self) -> Recovery:
-        """Put in order what a kill or a power cut left; to be called before anything is received."""
+        """Put in order what a kill or a power cut left; to be called before anything is received.
+
+        From then on until :meth:`stop_following` no other process may: it would take what is being written
+        for what a kill has left.
+
+        Raises:
+            MisconfiguredError: another one receives into this folder.
+            RetryLaterError: the disk or the index do not answer.
+        """
         with translated_errors():
+            if self._hold is None:
+                with ExitStack() as hold:
+                    hold.enter_context(hold_folder(self.folder, "node"))
+                    self._hold = hold.pop_all()
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
             indexed = set(fetch(self._engine, select(InstanceRow.path)))
-            outcomes = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
+            counts = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
             with self._engine.begin() as connection:
                 flag_conflicts(connection)
-            slots = Counter(self._recover_slots())
-        recovery = Recovery(
-            removed_unfinished=slots[False],
-            indexed=outcomes[True] + slots[True],
-            quarantined=outcomes[False],
-            missing=len(indexed - found),
-        )
+            # version 0.1.0 wrote to the second; what it left there has no seal
+            for slot in sorted((*self._ready.glob("*"), *self.folder.glob("incoming/*"))):
+                try:
+                    counts[self._restore(slot)] += 1
+                except StudyHeldBackError as error:
+                    _log.error("a slot is left for the next start: %s", error)
+            self.settle()
+        del counts[""]
+        recovery = Recovery(**counts, missing=len(indexed - found))
         if recovery != Recovery():
             _log.warning("inbox put in order: %s", recovery)
         return recovery
@@ -196,15 +224,19 @@ class Inbox(InboxIndex):
         self.settle()
         return self._engine
 
-    def _follow(self) -> None:
-        pause_s = FOLLOW_S if _tried(self._pending.see_all) else RETRY_S
-        while not self._ending.wait(pause_s):
-            pause_s = FOLLOW_S if _tried(self.settle) else RETRY_S
+    def _held_back(self) -> Collection[str]:
+        return self._pending.held_back
 
-    def _provide(self) -> None:
-        pause_s = 0.0
+    def _follow(self) -> None:
+        pause_s, has_seen = 0.0, False
         while not self._ending.wait(pause_s):
-            pause_s = REFILL_S if _tried(self._slots.refill) else RETRY_S
+            has_seen = has_seen or _tried(self._pending.see_all, "the index can't be read")
+            pause_s = FOLLOW_S if _tried(self.settle, "the index does not follow") and has_seen else RETRY_S
+
+    def _provide(self, min_free_mb: float) -> None:
+        pause_s, refill = 0.0, partial(self._slots.refill, min_free_mb)
+        while not self._ending.wait(pause_s):
+            pause_s = REFILL_S if _tried(refill, "no room is made for what comes next") else RETRY_S
 
     def _keep_again(self, slot: Slot, instance: InstanceIdentity, received_at: datetime) -> Stored:
         """Keep an instance of which something is indexed, unless it is the same."""
@@ -219,7 +251,8 @@ class Inbox(InboxIndex):
             return Stored.DUPLICATE
         slot.keep()
         new = Pending(instance, slot.path, slot.size, received_at)
-        self._pending.name([new])
+        if not self._pending.name([new]):
+            raise RetryLaterError("someone has removed the file")
         if known:
             _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
             return Stored.DUPLICATE
@@ -234,49 +267,55 @@ class Inbox(InboxIndex):
         kept = fetch(self._engine, select(InstanceRow).where(uid == instance.sop_instance_uid))
         return kept, [row for row in kept if not is_intact(self.folder, row)]
 
-    def _recover_slots(self) -> list[bool]:
-        """Store once more what is whole in a slot, as it was acknowledged or about to be.
+    def _restore(self, path: Path) -> str:
+        """Keep what is whole in a slot under its name, as it was acknowledged or about to be.
 
-        The senders of the others got no answer, and send again. Returns of each whether it is whole.
+        The sender of what has no seal got no answer, and sends again. What has one and does not hold may have
+        been acknowledged. Returns the count of :class:`Recovery` that it belongs to; empty for none.
         """
-        slots = list(self._incoming.iterdir())
-        outcomes = [self._restore(path) for path in slots if not is_unused(path)]
-        self.settle()
-        for path in slots:
+        if not has_seal(path):
+            outcome = "" if is_unused(path) else "removed_unfinished"
             path.unlink()
-        return outcomes
-
-    def _restore(self, slot: Path) -> bool:
+            return outcome
         try:
-            instance = read_slot(slot)
-        except NOT_AS_RECEIVED:
-            return False
-        self.store(instance, datetime.fromtimestamp(slot.stat().st_mtime, UTC))
-        return True
+            instance = read_received(path)
+        except (OSError, *NOT_AS_RECEIVED) as error:
+            _log.error("slot that does not hold what was sealed set aside in quarantine: %s", error)
+            self._pending.set_aside(path)
+            return "quarantined"
+        with closing(Slot.found(path, instance)) as slot:
+            received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            slot.is_kept = self.keep(slot, instance.identity, received_at) is not Stored.DUPLICATE
+        return "indexed"
 
-    def _adopt(self, path: Path) -> bool:
+    def _adopt(self, path: Path) -> str:
         """Index a file that was renamed but not committed; set aside what is not what its name says."""
         try:
             instance = read_received(path)
             if self._pending.path_of(instance) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
+            received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            finish(path, instance.file_bytes, received_at)
         except NOT_AS_RECEIVED as error:
             _log.error("file without an index row set aside in quarantine: %s", error)
             self._pending.set_aside(path)
-            return False
-        status = path.stat()
-        received_at = datetime.fromtimestamp(status.st_mtime, UTC)
+            return "quarantined"
+        except OSError as error:
+            _log.error("a study is held back: %s", error.strerror, extra={"study": path.parent.name})
+            self._pending.block(path.parent.name, error)
+            return ""
         _, damaged = self._kept(instance)
-        self._pending.index([Pending(instance.identity, path, status.st_size, received_at)], damaged)
-        return True
+        self._pending.index([Pending(instance.identity, path, instance.file_bytes, received_at)], damaged)
+        return "indexed"
 
 
-def _tried(work: Callable[[], None]) -> bool:
+def _tried(work: Callable[[], None], what: str) -> bool:
     """Whether it went well; a disk or database that is away a moment must not end the loop."""
     try:
         work()
     except Exception as error:  # noqa: BLE001
-        _log.error("the inbox's index does not follow: it will be tried again", exc_info=error)
+        is_known = isinstance(error, RetryLaterError | OSError)
+        _log.error("%s, and is tried again: %s", what, error, exc_info=None if is_known else error)
         return False
     return True
 

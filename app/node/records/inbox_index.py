@@ -86,12 +86,16 @@ class InboxIndex(Ledger):
         """The database to read from; a process that stores lets the index catch up first."""
         return self._engine
 
+    def _held_back(self) -> Collection[str]:
+        """Studies of which less is indexed than is kept, as far as this process knows: not to be judged."""
+        return ()
+
     def studies(self) -> tuple[InboxStudy, ...]:
-        """Every study, the one that grew last first."""
+        """Every study that is not held back, the one that grew last first."""
         return self._summaries(true())
 
     def study(self, study_instance_uid: str) -> InboxStudy | None:
-        """One study, or ``None`` when nothing of it has arrived."""
+        """One study, or ``None`` when nothing of it has arrived, or it is held back."""
         found = self._summaries(InstanceRow.study_instance_uid == study_instance_uid)
         return found[0] if found else None
 
@@ -181,6 +185,7 @@ class InboxIndex(Ledger):
     def _summaries(self, wanted: ColumnElement[bool]) -> tuple[InboxStudy, ...]:
         conflicting = func.count(case((InstanceRow.conflict, InstanceRow.sop_instance_uid)).distinct())
         last = func.max(InstanceRow.received_at)
+        engine = self._current()
         query = (
             select(
                 InstanceRow.study_instance_uid,
@@ -192,11 +197,11 @@ class InboxIndex(Ledger):
                 func.max(case((_IS_IMAGE, InstanceRow.received_at))),
                 func.count(case((InstanceRow.conflict & _IS_IMAGE, InstanceRow.sop_instance_uid)).distinct()),
             )
-            .where(wanted, _STANDS)
+            .where(wanted, _STANDS, InstanceRow.study_instance_uid.not_in(self._held_back()))
             .group_by(InstanceRow.study_instance_uid)
             .order_by(last.desc(), InstanceRow.study_instance_uid)
         )
-        with self._current().connect() as connection:
+        with engine.connect() as connection:
             return tuple(InboxStudy(*row) for row in connection.execute(query))
 
 

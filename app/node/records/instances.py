@@ -113,6 +113,8 @@ _SEAL = struct.Struct("<16sQ32sL")
 _SEAL_MAGIC = b"PSMA-NODE SEAL 1"
 PREAMBLE_BYTES = 128
 _PREFIX = b"DICM"
+_GROUP_LENGTH = struct.Struct("<HH2sHL")
+_META_AT = PREAMBLE_BYTES + len(_PREFIX)
 
 
 class MismatchedInstanceError(ValueError):
@@ -186,9 +188,11 @@ class ReceivedInstance(InstanceIdentity):
 
     Attributes:
         data_set: as received, in ``transfer_syntax_uid``, without file meta.
+        file_bytes: how long the file is that it was read from, without what a slot is longer.
     """
 
     data_set: bytes = field(repr=False)
+    file_bytes: int = field(default=0, compare=False)
 
     @property
     def identity(self) -> InstanceIdentity:
@@ -247,38 +251,34 @@ def identify(command: StoreCommand, data_set: bytes) -> ReceivedInstance:
 
 
 def read_received(path: Path) -> ReceivedInstance:
-    """An instance back from the file that :class:`app.node.records.inbox.Inbox` wrote.
+    """An instance back from the file that :class:`app.node.records.inbox.Inbox` wrote, named or still a slot.
 
     Raises:
         UnsafeUidError, UnreadableHeaderError, MismatchedInstanceError: as :func:`identity_of`; also
             ``UnreadableHeaderError`` when preamble or file meta are damaged, or the seal does not hold.
     """
-    return _received(path.read_bytes())
-
-
-def read_slot(path: Path) -> ReceivedInstance:
-    """An instance back from a slot, which may be longer. Raises as :func:`read_received`."""
     content = path.read_bytes()
-    if not content.startswith(_SEAL_MAGIC) or len(content) < PREAMBLE_BYTES:
-        raise UnreadableHeaderError("no seal")
-    _, data_set_bytes, *_ = _SEAL.unpack_from(content)
-    _, data_set_at = find_file_meta(content, PREAMBLE_BYTES + len(_PREFIX))
-    return _received(content[: data_set_at + data_set_bytes])
-
-
-def _received(content: bytes) -> ReceivedInstance:
-    preamble, prefix = content[:PREAMBLE_BYTES], content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(_PREFIX)]
-    if prefix != _PREFIX:
-        raise UnreadableHeaderError("no DICOM preamble")
-    meta, data_set_at = find_file_meta(content, PREAMBLE_BYTES + len(_PREFIX))
+    preamble, data_set_at = content[:PREAMBLE_BYTES], _data_set_at(content)
+    meta, _ = find_file_meta(content[:data_set_at], _META_AT)
     command = StoreCommand(
         sop_instance_uid=meta.get("MediaStorageSOPInstanceUID", ""),
         sop_class_uid=meta.get("MediaStorageSOPClassUID", ""),
         transfer_syntax_uid=meta.get("TransferSyntaxUID", "").rstrip("\0"),
         calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
     )
-    found = identify(command, content[data_set_at:])
+    end = data_set_at + _SEAL.unpack_from(preamble)[1] if any(preamble) else len(content)
+    found = identify(command, content[data_set_at:end])
     expected = seal(content[PREAMBLE_BYTES:data_set_at], len(found.data_set), bytes.fromhex(found.sha256))
-    if any(preamble) and preamble != expected:  # a file of version 0.1.0 has zeros there
+    if any(preamble) and preamble != expected:  # zeros once it has its name, and in version 0.1.0
         raise UnreadableHeaderError("the content is not the one that was sealed")
-    return found
+    return replace(found, file_bytes=data_set_at + len(found.data_set))
+
+
+def _data_set_at(content: bytes) -> int:
+    """Where the data set starts, by our own group length: it may begin with a group 0002 of its own."""
+    if content[PREAMBLE_BYTES:_META_AT] != _PREFIX or len(content) < _META_AT + _GROUP_LENGTH.size:
+        raise UnreadableHeaderError("no DICOM preamble")
+    *element, length = _GROUP_LENGTH.unpack_from(content, _META_AT)
+    if element != [2, 0, b"UL", 4]:
+        raise UnreadableHeaderError("the file meta information does not begin with its length")
+    return _META_AT + _GROUP_LENGTH.size + int(length)

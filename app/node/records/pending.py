@@ -12,8 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.errors import RetryLaterError
 from app.files.durable import sync_folder
-from app.node.records.database import insert_missing
+from app.node.records.database import insert_missing, utc_now
 from app.node.records.instances import InstanceIdentity, InstanceRow, instance_file_name, study_folder_name
-from app.node.records.slots import trim
+from app.node.records.slots import finish
 
 MAX_PENDING = 1000
 MAX_LAG_S = 5.0
@@ -44,6 +44,10 @@ class InboxFullError(RetryLaterError):
     """There is no room to keep the instance: the sender has to try again (status A700)."""
 
 
+class StudyHeldBackError(RetryLaterError):
+    """Something of the study is kept and can't be named: no more of it is taken until it can."""
+
+
 @dataclass(frozen=True)
 class Pending:
     """An instance on its way from ``slot`` to its name and its row."""
@@ -61,7 +65,11 @@ class PendingInstances:
         self._folder = folder
         self._engine = engine
         self._waiting: dict[str, Pending] = {}
+        self._stuck: dict[str, StudyHeldBackError] = {}
+        self._blocked: dict[str, StudyHeldBackError] = {}
         self._settling = threading.Lock()
+        self._begun = self._ended = 0
+        self._failure: RetryLaterError | None = None
         self._settled_at_s = time.monotonic()
         self._durable_folders: set[Path] = set()
         self._studies: set[str] = set()
@@ -73,29 +81,47 @@ class PendingInstances:
         self._see(one.instance.sop_instance_uid)
         self._waiting[one.instance.sop_instance_uid] = one
 
-    def settle(self) -> None:
-        """Name and index what was added so far.
+    @property
+    def held_back(self) -> frozenset[str]:
+        """Studies of which more is kept than the index can be told at present."""
+        return frozenset((*self._stuck, *self._blocked))
 
-        After a failure everything is still in its slot or under its name, and the next call goes on.
+    def block(self, study_instance_uid: str, error: OSError) -> None:
+        """Hold a study back until the next start: of a file of it can't be told what it is."""
+        self._blocked[study_instance_uid] = StudyHeldBackError(f"a file of the study: {error.strerror}")
+
+    def settle(self) -> None:
+        """Name and index what was added so far, but for the studies that are held back.
+
+        After a failure everything is still in its slot or under its name, and the next call goes on. Who
+        waits for the attempt of another shares its failure: each would else wait for a silent index in turn.
 
         Raises:
-            InboxFullError, RetryLaterError: the disk or the index do not take it.
+            InboxFullError, RetryLaterError: the index does not take it.
         """
+        ended, begun = self._ended, self._begun
         if self._waiting:
-            with translated_errors(), self._settling:
-                batch = list(self._waiting.values())
-                self.name(batch)
-                self.index(batch)
-                for one in batch:
-                    self._studies.add(one.instance.study_instance_uid)
-                    del self._waiting[one.instance.sop_instance_uid]
+            with self._settling:
+                if self._ended > ended and self._failure is not None:
+                    raise type(self._failure)(str(self._failure)) from self._failure
+                if self._begun == begun:  # else one that began later had all that this one would
+                    self._attempt()
         self._settled_at_s = time.monotonic()
 
-    def settle_for(self, sop_instance_uid: str) -> None:
-        """Settle when this instance waits, or when too much does. Raises as :meth:`settle`."""
+    def settle_for(self, instance: InstanceIdentity) -> None:
+        """Settle when the instance waits, or its study, or when too much does.
+
+        Raises:
+            InboxFullError, RetryLaterError: as :meth:`settle`, or its study is held back.
+        """
+        uid, study = instance.sop_instance_uid, instance.study_instance_uid
         late = time.monotonic() - self._settled_at_s > MAX_LAG_S
-        if self._waiting and (late or len(self._waiting) >= MAX_PENDING or sop_instance_uid in self._waiting):
+        crowded = late or len(self._waiting) >= MAX_PENDING
+        if self._waiting and (crowded or uid in self._waiting or study in self._stuck):
             self.settle()
+        held_back = self._stuck.get(study) or self._blocked.get(study)
+        if held_back is not None:
+            raise StudyHeldBackError(str(held_back)) from held_back
 
     def see_all(self) -> None:
         """Note what is indexed, so that :meth:`is_indexed` need not ask the database for what is new."""
@@ -120,18 +146,30 @@ class PendingInstances:
         """Whether nothing of its study has been indexed since the start."""
         return instance.study_instance_uid not in self._studies
 
-    def name(self, batch: Sequence[Pending]) -> None:
-        """Rename what is on the disk already: at no instant is a partial file under its final name."""
-        folders = set()
-        for one in batch:
-            path = self.path_of(one.instance)
-            self._make_study_folder(path.parent)
-            with suppress(FileNotFoundError):  # an attempt before this one came so far
-                trim(one.slot, one.bytes)
-                one.slot.replace(path)
-            folders.add(path.parent)
-        for folder in folders:
+    def name(self, batch: Sequence[Pending]) -> list[Pending]:
+        """Rename what is on the disk already: at no instant is a partial file under its final name.
+
+        Returns those that are there now; the others were removed from their slots by someone. Raises OSError.
+        """
+        named = [one for one in batch if self._rename(one, self.path_of(one.instance))]
+        for folder in {self.path_of(one.instance).parent for one in named}:
             sync_folder(folder)
+        for one in named:
+            finish(self.path_of(one.instance), one.bytes, one.received_at)
+        return named
+
+    def _rename(self, one: Pending, path: Path) -> bool:
+        self._make_study_folder(path.parent)
+        try:
+            one.slot.replace(path)
+        except FileNotFoundError:  # an attempt before this one came so far
+            if not path.is_file() or path.stat().st_size < one.bytes:
+                _log.error(
+                    "an image that was acknowledged is gone from its slot: have the study sent again",
+                    extra={"study": one.instance.study_instance_uid},
+                )
+                return False
+        return True
 
     def index(self, batch: Sequence[Pending], damaged: Sequence[InstanceRow] = ()) -> None:
         """Index named files in the place of ``damaged`` ones, with which they can't be compared any more."""
@@ -149,6 +187,46 @@ class PendingInstances:
         """Move a file that is not what its name says to the quarantine."""
         if path.is_file():
             path.replace(self._folder / "quarantine" / f"{uuid.uuid4().hex}.dcm")
+
+    def _attempt(self) -> None:
+        self._begun += 1
+        self._failure = RetryLaterError("the inbox's index does not follow")
+        try:
+            with translated_errors():
+                self._name_and_index()
+            self._failure = None
+        except RetryLaterError as error:
+            self._failure = error
+            raise
+        finally:
+            self._ended += 1
+
+    def _name_and_index(self) -> None:
+        studies: dict[str, list[Pending]] = {}
+        for one in list(self._waiting.values()):
+            studies.setdefault(one.instance.study_instance_uid, []).append(one)
+        named = [one for uid, batch in studies.items() for one in self._name_study(uid, batch)]
+        self.index(named)
+        for one in named:
+            self._studies.add(one.instance.study_instance_uid)
+            del self._waiting[one.instance.sop_instance_uid]
+
+    def _name_study(self, uid: str, batch: Sequence[Pending]) -> list[Pending]:
+        """Those of a study that have their names; none when it has to be held back, and wait."""
+        try:
+            with translated_errors():
+                named = self.name(batch)
+        except RetryLaterError as error:
+            if uid not in self._stuck:
+                _log.error("a study is held back: %s", error, extra={"study": uid})
+            self._stuck[uid] = StudyHeldBackError(str(error))
+            return []
+        there = {one.slot for one in named}
+        for lost in (one for one in batch if one.slot not in there):
+            del self._waiting[lost.instance.sop_instance_uid]
+        if self._stuck.pop(uid, None) is not None:  # to whoever looks for what has come, it comes now
+            named = [replace(one, received_at=utc_now()) for one in named]
+        return named
 
     def _see(self, sop_instance_uid: str) -> None:
         self._seen[hash(sop_instance_uid) % _SEEN_BYTES] = 1
@@ -168,13 +246,13 @@ class PendingInstances:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Full disks and silent databases in the words of :mod:`app.errors`."""
+    """Disks and databases that are full or silent, in the words of :mod:`app.errors`."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise InboxFullError("the inbox's file system is full") from error
-        raise
+        raise RetryLaterError(f"the inbox's disk does not answer: {error.strerror}") from error
     except SQLAlchemyError as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if "database or disk is full" in str(cause):  # SQLITE_FULL

@@ -1,11 +1,12 @@
-"""Files in ``incoming/`` whose names are on the disk before an instance comes: to keep it costs one write.
+"""Files in ``slots/`` whose names are on the disk before an instance comes: to keep it costs one write.
 
 A slot is filled as the data set arrives, then sealed (:func:`~app.node.records.instances.seal`) and written
-through to the disk. Only a slot whose seal holds is an instance; any other was never acknowledged.
+through to the disk. A slot without a seal was never acknowledged.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -13,13 +14,21 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from app.files.durable import sync_folder
+from app.files.durable import free_mb, sync_folder
 from app.node.records.header_scan import UnreadableHeaderError
-from app.node.records.instances import PREAMBLE_BYTES, InstanceIdentity, StoreCommand, identity_of, seal
+from app.node.records.instances import (
+    PREAMBLE_BYTES,
+    InstanceIdentity,
+    ReceivedInstance,
+    StoreCommand,
+    identity_of,
+    seal,
+)
 
 SPARE_SLOTS = 512
 SPARE_BYTES = 256 * 2**20
@@ -46,12 +55,21 @@ class Slot:
         self.path = path
         self.command = command
         self.is_kept = False
+        self._is_sealed = False
         self._meta = command.file_meta()
         self._start = PREAMBLE_BYTES + len(self._meta)
         self._size = self._start
         self._header = b""
         self._digest = hashlib.sha256()
         self._file = os.open(path, os.O_RDWR)
+
+    @classmethod
+    def found(cls, path: Path, instance: ReceivedInstance) -> Slot:
+        """One that holds an instance already, after a stop. Raises OSError."""
+        slot = cls(path, instance.command)
+        slot.is_kept = slot._is_sealed = True
+        slot._size = instance.file_bytes
+        return slot
 
     @property
     def size(self) -> int:
@@ -87,6 +105,8 @@ class Slot:
 
     def seal(self) -> None:
         """Make it a DICOM file. Raises OSError."""
+        if self._is_sealed:
+            return
         header = seal(self._meta, self._size - self._start, self._digest.digest()) + self._meta
         if os.pwrite(self._file, header, 0) != len(header):
             raise OSError("the file meta information could not be written whole")
@@ -94,6 +114,8 @@ class Slot:
     def keep(self) -> None:
         """Write it through to the disk; after this it is an instance, whatever happens. Raises OSError."""
         os.fdatasync(self._file)
+        if not os.fstat(self._file).st_nlink:  # nobody would find what was written
+            raise FileNotFoundError(errno.ENOENT, "someone has removed the slot")
         self.is_kept = True
 
     def close(self) -> None:
@@ -124,31 +146,50 @@ class SlotPool:
         """A slot for one instance; made now when none is ready. Raises OSError."""
         self._taken_at_s = time.monotonic()
         while True:
+            path = self._next()
             try:
-                return Slot(self._free.popleft(), command)
-            except IndexError:
-                self._make(MADE_AT_ONCE, b"")
+                return Slot(path, command)
+            except FileNotFoundError:
+                continue  # someone has removed it
+            except OSError:
+                self._free.append(path)
+                raise
 
     def expect(self, size: int) -> None:
         """Make the next ones for instances of so many bytes."""
         if len(self._zeros) < size and len(self._zeros) < MAX_FILL_BYTES:
             self._zeros = bytes(min(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES, MAX_FILL_BYTES))
 
-    def refill(self) -> None:
-        """Make up for some of what was used, unless instances are coming right now. Raises OSError."""
+    def refill(self, min_free_mb: float = 0.0) -> None:
+        """Make up for some of what was used, unless instances are coming right now. Raises OSError.
+
+        Not where they would take the room below which no instance is taken.
+        """
         wanted = min(SPARE_SLOTS, SPARE_BYTES // len(self._zeros)) if self._zeros else MADE_AT_ONCE
         missing = wanted - len(self._free)
-        if missing > 0 and time.monotonic() - self._taken_at_s >= QUIET_S:
-            self._make(min(missing, MADE_AT_ONCE), self._zeros)
+        if missing <= 0 or time.monotonic() - self._taken_at_s < QUIET_S:
+            return
+        if free_mb(self._folder) >= min_free_mb + SPARE_BYTES / 1e6:
+            with self._making:
+                self._make(min(missing, MADE_AT_ONCE), self._zeros)
 
     def clear(self) -> None:
         """Remove those that are ready."""
         while self._free:
             self._free.popleft().unlink(missing_ok=True)
 
+    def _next(self) -> Path:
+        """One that is ready. Who waited for others to make some takes of theirs. Raises OSError."""
+        while True:
+            with suppress(IndexError):
+                return self._free.popleft()
+            with self._making:
+                if not self._free:
+                    self._make(MADE_AT_ONCE, b"")
+
     def _make(self, count: int, zeros: bytes) -> None:
         """All are begun before the first is waited for: one entry in the journal has them all."""
-        with self._making, ExitStack() as files:
+        with ExitStack() as files:
             paths = [self._folder / f"{uuid.uuid4().hex}.part" for _ in range(count)]
             files.push(partial(_remove_after_failure, paths))
             made = [files.enter_context(path.open("xb", buffering=0)) for path in paths]
@@ -168,12 +209,24 @@ def _remove_after_failure(paths: Sequence[Path], failure: object, *_: object) ->
             path.unlink(missing_ok=True)
 
 
-def trim(path: Path, size: int) -> None:
-    """Cut a slot to the instance in it, for good. Raises OSError."""
+def finish(path: Path, size: int, received_at: datetime) -> None:
+    """Make of a slot that has its name what every version writes: no longer than its instance, no seal.
+
+    Without the seal its length counts, so that comes to the disk first. It is all the same when the zeros in
+    the place of the seal do: the file is whole with it and without. Raises OSError.
+    """
     with path.open("r+b", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != size:
             file.truncate(size)
             os.fdatasync(file.fileno())
+        os.pwrite(file.fileno(), bytes(PREAMBLE_BYTES), 0)
+        os.utime(file.fileno(), (received_at.timestamp(),) * 2)
+
+
+def has_seal(path: Path) -> bool:
+    """Whether its seal, which is written last, was begun. Raises OSError."""
+    with path.open("rb") as file:
+        return any(file.read(PREAMBLE_BYTES))
 
 
 def is_unused(path: Path) -> bool:

@@ -74,6 +74,7 @@ def test_the_hostile_corpus_harms_neither_the_node_nor_another_study(
     assert len(inbox.paths(STUDY)) == 30
     assert all(dcmread(path).pixel_array.shape == (16, 16) for path in inbox.paths(STUDY))
     assert run_dcmtk("echoscu", "-aec", "PSMA_NODE", "127.0.0.1", scp.port).returncode == 0
+    scp.stop()
     _check_index_matches_disk(inbox, engine)
 
 

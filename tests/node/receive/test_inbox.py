@@ -21,15 +21,15 @@ from pydicom.uid import (
 from sqlalchemy import Engine, delete, event, text, update
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
-from app.errors import RetryLaterError
+from app.errors import MisconfiguredError, RetryLaterError
 from app.files.durable import sync_folder
 from app.node.records import pending
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
 from app.node.records.inbox_index import InboxIndex
-from app.node.records.instances import InstanceRow
-from app.node.records.pending import InboxFullError, Pending, PendingInstances
-from app.node.records.slots import Slot, is_unused
+from app.node.records.instances import InstanceRow, ReceivedInstance, identify, read_received
+from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
+from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
 
 from .images import STUDY, ct_slice, encoded, received
 
@@ -84,7 +84,7 @@ def test_a_file_is_synced_before_its_name_and_its_folder_before_the_index(
     monkeypatch.setattr(Path, "replace", lambda *a: (events.append("rename"), replace(*a))[1])
     monkeypatch.setattr(PendingInstances, "index", lambda *a: (events.append("index"), index(*a))[1])
     inbox.store(received(ct_slice(1)))
-    assert events == ["sync folder incoming", "sync file"]
+    assert events == ["sync folder slots", "sync file"]
     del events[:]
     inbox.settle()
     assert events == ["sync folder studies", "rename", f"sync folder {STUDY}", "index"]
@@ -374,7 +374,17 @@ def test_a_slot_that_came_to_the_disk_in_part_is_no_instance(
     whole = slot.read_bytes()
     slot.write_bytes(whole[:cut_at] + bytes(len(whole[cut_at:])))
     recovery = Inbox(inbox.folder, engine).recover()
-    assert recovery == (Recovery(removed_unfinished=1) if cut_at else Recovery())
+    assert recovery == (Recovery(quarantined=1) if cut_at else Recovery())
+    assert [file.parent.name for file in files(inbox)] == ["quarantine"] * (cut_at != 0)
+    assert inbox.studies() == ()
+
+
+def test_a_slot_whose_seal_never_came_to_the_disk_is_removed(inbox: Inbox, engine: Engine) -> None:
+    """Its sender got no answer."""
+    inbox.store(received(ct_slice(1, size=64)))
+    (slot,) = files(inbox)
+    slot.write_bytes(bytes(128) + slot.read_bytes()[128:])
+    assert Inbox(inbox.folder, engine).recover() == Recovery(removed_unfinished=1)
     assert files(inbox) == []
 
 
@@ -383,13 +393,13 @@ def test_a_page_in_the_middle_that_never_came_to_the_disk_is_noticed(inbox: Inbo
     (slot,) = files(inbox)
     whole = slot.read_bytes()
     slot.write_bytes(whole[:4096] + bytes(4) + whole[4100:])
-    assert Inbox(inbox.folder, engine).recover() == Recovery(removed_unfinished=1)
+    assert Inbox(inbox.folder, engine).recover() == Recovery(quarantined=1)
 
 
 def test_what_a_slot_held_before_a_power_cut_keeps_its_sender_and_its_time(
     inbox: Inbox, engine: Engine
 ) -> None:
-    """Also when the file is longer than the instance; a file of an earlier version has no seal."""
+    """Also when the file is longer than the instance."""
     inbox.store(received(ct_slice(1), calling_ae="PACS"))
     (slot,) = files(inbox)
     os.truncate(slot, slot.stat().st_size + 5000)
@@ -399,8 +409,7 @@ def test_what_a_slot_held_before_a_power_cut_keeps_its_sender_and_its_time(
     (row,) = after_restart.content(STUDY).rows
     assert (row.calling_ae, row.received_at.timestamp()) == ("PACS", 1e9)
     (path,) = after_restart.paths(STUDY)
-    assert path.stat().st_size == row.bytes
-    path.write_bytes(bytes(128) + path.read_bytes()[128:])
+    assert (path.stat().st_size, path.stat().st_mtime) == (row.bytes, 1e9)
     assert after_restart.content(STUDY).damaged() == 0
 
 
@@ -428,7 +437,7 @@ def test_slots_that_the_disk_does_not_take_leave_nothing(
     monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(OSError, match="no space"):
         inbox._slots.refill()
-    assert list((inbox.folder / "incoming").iterdir()) == []
+    assert list((inbox.folder / "slots").iterdir()) == []
 
 
 def test_what_waits_for_its_row_is_known_as_a_duplicate_a_conflict_and_the_same_image(inbox: Inbox) -> None:
@@ -512,14 +521,14 @@ def test_the_index_follows_by_itself_and_no_slot_is_left(
     inbox.store(received(ct_slice(2)))
     inbox.stop_following()
     assert len(other_process.paths(STUDY)) == 2
-    assert not list((inbox.folder / "incoming").iterdir())
+    assert not list((inbox.folder / "slots").iterdir())
 
 
 def test_a_kill_while_writing_leaves_only_a_temporary_file_that_recovery_removes(inbox: Inbox) -> None:
-    (inbox.folder / "incoming" / "half.part").write_bytes(b"half an instance")
-    (inbox.folder / "incoming" / "ready.part").write_bytes(bytes(5000))
+    (inbox.folder / "slots" / "half.part").write_bytes(bytes(128) + b"half an instance")
+    (inbox.folder / "slots" / "ready.part").write_bytes(bytes(5000))
     assert inbox.recover() == Recovery(removed_unfinished=1)
-    assert [path for path in inbox.folder.rglob("*") if path.is_file()] == []
+    assert [path.name for path in inbox.folder.rglob("*") if path.is_file()] == [".lock"]
 
 
 def test_a_kill_before_a_conflict_is_flagged_is_made_good(inbox: Inbox, engine: Engine) -> None:
@@ -629,3 +638,255 @@ def test_a_look_at_what_is_new_does_not_go_through_all_that_is_there(inbox: Inbo
         for statement, parameters in statements:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
             assert not [row for row in plan if str(row[3]).startswith("SCAN instances")], plan
+
+
+def test_one_node_at_a_time_receives_into_a_folder(inbox: Inbox, engine: Engine) -> None:
+    """The other would remove what is being written."""
+    inbox.recover()
+    slot = inbox.begin(received(ct_slice(1)).command)
+    with pytest.raises(MisconfiguredError, match="another node is at work"):
+        Inbox(inbox.folder, engine).recover()
+    assert slot.path.exists()
+    slot.close()
+    inbox.stop_following()
+    assert Inbox(inbox.folder, engine).recover() == Recovery()
+
+
+def test_a_slot_that_someone_removed_is_not_acknowledged(inbox: Inbox) -> None:
+    instance = received(ct_slice(1))
+    slot = inbox.begin(instance.command)
+    slot.write(instance.data_set)
+    slot.path.unlink()
+    with pytest.raises(RetryLaterError, match="removed the slot"):
+        inbox.keep(slot, slot.identity())
+    slot.close()
+    assert inbox.store(instance) is Stored.NEW
+    assert inbox.studies()[0].instance_count == 1
+
+
+@pytest.mark.parametrize("left", [0, 700])
+def test_what_was_removed_from_its_slot_gets_no_row_and_can_be_sent_again(
+    inbox: Inbox, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """Also when a part of it is where it should be named."""
+    instances_ = [received(ct_slice(number)) for number in (1, 2)]
+    assert [inbox.store(one) for one in instances_] == [Stored.NEW] * 2
+    waiting = inbox._pending._waiting[instances_[0].sop_instance_uid]
+    content = waiting.slot.read_bytes()
+    waiting.slot.unlink()
+    if left:
+        path = inbox._pending.path_of(instances_[0])
+        path.parent.mkdir()
+        path.write_bytes(content[:left])
+    assert inbox.study(STUDY) is not None
+    assert [row.sop_instance_uid for row in inbox.content(STUDY).rows] == [instances_[1].sop_instance_uid]
+    assert sum("gone from its slot" in message for message in caplog.messages) == 1
+    assert [inbox.store(one) for one in instances_] == [Stored.NEW, Stored.DUPLICATE]
+    assert inbox.content(STUDY).damaged() == 0
+    assert len(inbox.paths(STUDY)) == 2
+
+
+def test_a_data_set_that_begins_with_file_meta_of_its_own_is_kept_and_found(
+    inbox: Inbox, engine: Engine
+) -> None:
+    """Some senders put a whole file on the network."""
+    own_meta = b"\2\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0"
+    for number in (1, 2):
+        plain = received(ct_slice(number))
+        inbox.store(identify(plain.command, own_meta + plain.data_set))
+        if number == 1:
+            inbox.settle()
+    assert len([path for path in files(inbox) if path.parent.name == "slots"]) == 1
+    after_restart = Inbox(inbox.folder, engine)
+    assert after_restart.recover() == Recovery(indexed=1)
+    assert (len(after_restart.paths(STUDY)), after_restart.content(STUDY).damaged()) == (2, 0)
+    with engine.begin() as connection:
+        connection.execute(delete(InstanceRow))
+    assert after_restart.recover() == Recovery(indexed=2)
+
+
+def test_a_named_file_is_what_every_version_writes_and_reads(inbox: Inbox) -> None:
+    instance = received(ct_slice(1))
+    inbox._slots.expect(9000)
+    inbox._slots.refill()
+    inbox.store(instance)
+    (path,) = inbox.paths(STUDY)
+    assert path.read_bytes() == bytes(128) + instance.command.file_meta() + instance.data_set
+
+
+def test_a_start_renames_what_is_in_a_slot_and_writes_nothing_of_it(inbox: Inbox, engine: Engine) -> None:
+    """A full disk must not keep the node from starting."""
+    inbox.store(received(ct_slice(1)))
+    (slot,) = files(inbox)
+    before = slot.stat().st_ino
+    after_restart = Inbox(inbox.folder, engine)
+    assert after_restart.recover() == Recovery(indexed=1)
+    assert [path.stat().st_ino for path in after_restart.paths(STUDY)] == [before]
+
+
+def test_what_version_0_1_0_left_unfinished_is_removed_and_a_slot_there_is_kept(
+    inbox: Inbox, engine: Engine
+) -> None:
+    inbox.store(received(ct_slice(1)))
+    (slot,) = files(inbox)
+    incoming = inbox.folder / "incoming"
+    incoming.mkdir()
+    slot.rename(incoming / slot.name)
+    (incoming / "half.part").write_bytes(bytes(128) + b"DICM")
+    assert Inbox(inbox.folder, engine).recover() == Recovery(indexed=1, removed_unfinished=1)
+    assert list(incoming.iterdir()) == []
+
+
+def test_a_study_that_can_not_be_named_holds_back_no_other(
+    inbox: Inbox, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = inbox.folder / "studies" / STUDY
+    in_the_way.write_bytes(b"")
+    assert inbox.store(received(ct_slice(1))) is Stored.NEW
+    assert inbox.store(received(ct_slice(1, study=OTHER_STUDY))) is Stored.NEW
+    for receiver in (inbox, Inbox(inbox.folder, engine)):
+        receiver.recover() if receiver is not inbox else receiver.settle()
+        assert [study.study_instance_uid for study in receiver.studies()] == [OTHER_STUDY]
+        assert receiver.study(STUDY) is None
+        assert receiver.store(received(ct_slice(2, study=OTHER_STUDY))) is not Stored.CONFLICT
+        with pytest.raises(StudyHeldBackError):
+            receiver.store(received(ct_slice(2)))
+    assert [one for one in caplog.messages if "held back" in one]
+    in_the_way.unlink()
+    mended_at = utc_now()
+    assert receiver.store(received(ct_slice(2))) is Stored.NEW
+    (study,) = receiver.received_after(mended_at)
+    assert (study.study_instance_uid, study.instance_count) == (STUDY, 2)
+
+
+def test_a_named_file_that_can_not_be_read_at_a_start_holds_back_its_study_alone(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for study in (STUDY, OTHER_STUDY):
+        inbox.store(received(ct_slice(1, study=study)))
+        inbox.settle()
+    with engine.begin() as connection:
+        connection.execute(delete(InstanceRow))
+
+    def read(path: Path) -> ReceivedInstance:
+        if path.parent.name == STUDY:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read_received(path)
+
+    after_restart = Inbox(inbox.folder, engine)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.node.records.inbox.read_received", read)
+        assert after_restart.recover() == Recovery(indexed=1)
+    assert [study.study_instance_uid for study in after_restart.studies()] == [OTHER_STUDY]
+    with pytest.raises(StudyHeldBackError, match="Permission denied"):
+        after_restart.store(received(ct_slice(2)))
+
+
+def test_who_waits_for_an_attempt_shares_its_failure_or_the_next_success(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent database is waited for once, not by one association after the other."""
+    for failure in (RetryLaterError("the index does not answer"), None):
+        inbox.store(received(ct_slice(1 if failure else 2)))
+        attempts: list[int] = []
+        go_on, outcomes = threading.Event(), []
+
+        def index(
+            *_: object, attempts: list[int] = attempts, go_on: threading.Event = go_on, why: Any = failure
+        ) -> None:
+            attempts.append(1)
+            assert go_on.wait(30)
+            if why:
+                raise why
+
+        def settle(outcomes: list[str] = outcomes) -> None:
+            try:
+                inbox.settle()
+            except RetryLaterError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("settled")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PendingInstances, "index", index)
+            first, *others = (threading.Thread(target=settle) for _ in range(5))
+            first.start()
+            while not attempts:
+                time.sleep(0.001)
+            inbox._pending.add(Pending(received(ct_slice(9)).identity, inbox.folder / "none", 1, utc_now()))
+            for thread in others:
+                thread.start()
+            time.sleep(0.2)  # until they wait
+            go_on.set()
+            for thread in (first, *others):
+                thread.join(30)
+        assert outcomes == (["the index does not answer"] if failure else ["settled"]) * 5
+        assert len(attempts) == (1 if failure else 2)
+        inbox._pending._waiting.pop(received(ct_slice(9)).sop_instance_uid, None)
+
+
+def test_the_index_is_read_again_when_it_did_not_answer_at_the_start(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.records.inbox.RETRY_S", 0.01)
+    monkeypatch.setattr("app.node.records.inbox.FOLLOW_S", 0.01)
+    answers = [RetryLaterError("away"), RetryLaterError("away")]
+    see_all = PendingInstances.see_all
+
+    def see(instances: PendingInstances) -> None:
+        if answers:
+            raise answers.pop()
+        see_all(instances)
+
+    monkeypatch.setattr(PendingInstances, "see_all", see)
+    inbox.follow()
+    deadline = time.monotonic() + 20
+    while not inbox._pending._saw_all and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert inbox._pending._saw_all
+    inbox.stop_following()
+
+
+def test_no_room_is_made_where_it_would_make_the_node_refuse_images(inbox: Inbox) -> None:
+    inbox._slots.refill(min_free_mb=inbox.free_mb())
+    assert list((inbox.folder / "slots").iterdir()) == []
+    inbox._slots.refill()
+    assert len(list((inbox.folder / "slots").iterdir())) == MADE_AT_ONCE
+
+
+def test_a_slot_that_can_not_be_opened_is_not_lost_and_one_that_is_gone_is_passed_over(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = received(ct_slice(1)).command
+    inbox._slots.refill()
+    inbox._slots._free[0].unlink()
+    inbox.begin(command).close()
+    assert len(inbox._slots._free) == MADE_AT_ONCE - 2
+
+    def no_more(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_more)
+        with pytest.raises(RetryLaterError, match="Too many open files"):
+            inbox.begin(command)
+    assert len(inbox._slots._free) == MADE_AT_ONCE - 2
+
+
+def test_who_waits_while_slots_are_made_takes_of_those(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = SlotPool._make
+    calls: list[int] = []
+
+    def slow(pool: SlotPool, count: int, zeros: bytes) -> None:
+        calls.append(count)
+        time.sleep(0.2)
+        make(pool, count, zeros)
+
+    monkeypatch.setattr(SlotPool, "_make", slow)
+    command = received(ct_slice(1)).command
+    threads = [threading.Thread(target=lambda: inbox.begin(command).close()) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [MADE_AT_ONCE]

@@ -423,7 +423,7 @@ def test_stopping_ends_well_when_the_disk_does_not_take_what_waits(
 
 
 def test_a_port_that_is_taken_is_the_sites_to_mend(scp: StoreScp, inbox: Inbox) -> None:
-    being_written = inbox.folder / "incoming" / "by-the-other-node.part"
+    being_written = inbox.folder / "slots" / "by-the-other-node.part"
     being_written.write_bytes(b"half")
     with pytest.raises(MisconfiguredError, match=r"receive\.host"):
         StoreScp(ReceivePolicy(port=scp.port), inbox, print).start()
