@@ -167,8 +167,8 @@ class Inbox(InboxIndex):
             self._slots.expect(max(fetch(self._engine, latest), default=0))
             self._slots.refill(min_free_mb)
         self._ending.clear()
-        works = {"inbox-index": self._follow, "inbox-slots": partial(self._provide, min_free_mb)}
-        for name, work in works.items():
+        provide: Callable[[], None] = partial(self._provide, min_free_mb)
+        for name, work in (("inbox-index", self._follow), ("inbox-slots", provide)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._followers.append(thread)
