@@ -4,8 +4,9 @@
 
 DCMTK's dcmsend sends 400 CT images of 525 kB and 400 PET images of 80 kB over one association, and to
 ``psma-node serve`` over four at once too; TCP_NODELAY is set on both sides. All files lie below /var/tmp, on
-a disk. What is measured is the whole run of dcmsend. Before each run the machine is quiet for a while, as
-between two studies: the node then makes room for the next images.
+a disk; they need 14 GB. What is measured is the whole run of dcmsend. Before each run the machine is quiet
+for a while, as between two studies: the node then makes room for the next images, 512 at most. So two whole
+studies of 770 images are sent as well, the second right after the first: most of it finds no room made.
 """
 
 from __future__ import annotations
@@ -31,12 +32,21 @@ from app.demo.processes import LOOPBACK, free_port, start_program, stopping
 from benchmarks.comparison import MIN_RUNS, Measure, Result, Row, keep
 
 COUNT = 400
+STUDY_COUNTS = {"CT": 370, "PT": 400}
+"""Images of a whole study."""
+
 ASSOCIATIONS = 4
 QUIET_S = 3.0
 STUDY_ROOT = "1.2.826.0.1.3680043.10.999"
 KINDS = {"CT": (CTImageStorage, 512), "PT": (PositronEmissionTomographyImageStorage, 200)}
+SETS = (*KINDS, "first", "second")
+"""What is sent: images of one kind, and whole studies one right after the other."""
+
 DCMTK = ("/usr/bin/storescp", "/usr/bin/dcmsend")
 """By their full paths: pynetdicom puts namesakes into a virtual environment."""
+
+Seconds = dict[tuple[str, str], list[float]]
+Ways = dict[str, Callable[[Sequence[Path]], float]]
 
 
 @dataclass(frozen=True)
@@ -48,24 +58,24 @@ class Receiver:
     port: int
 
 
-def study_uid(kind: str, run: int) -> str:
-    """Of the same length for each run, so that it can be written over another."""
-    return f"{STUDY_ROOT}.{list(KINDS).index(kind) + 1}{run:05d}"
+def study_uid(name: str, run: int) -> str:
+    """Of one of SETS; of the same length for each run, so that it can be written over another."""
+    return f"{STUDY_ROOT}.{SETS.index(name) + 1}{run:05d}"
 
 
-def make_images(folder: Path, kind: str) -> list[Path]:
+def make_images(folder: Path, name: str, kind: str, count: int) -> list[Path]:
     """Images of a whole-body series: random pixels under a header of usual length. SIMULATED."""
     folder.mkdir(parents=True)
     sop_class, size = KINDS[kind]
     random = np.random.default_rng(0)
     paths = []
-    for number in range(COUNT):
+    for number in range(count):
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image.SOPClassUID, image.Modality = sop_class, kind
-        image.StudyInstanceUID = study_uid(kind, 0)
-        image.SeriesInstanceUID = f"{image.StudyInstanceUID}.2"
+        image.StudyInstanceUID = study_uid(name, 0)
+        image.SeriesInstanceUID = f"{image.StudyInstanceUID}.{list(KINDS).index(kind) + 2}"
         image.SOPInstanceUID = f"{image.SeriesInstanceUID}.{number + 1}"
         image.PatientName, image.PatientID = "SIMULATED^Receiver", "SIMULATED"
         image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 3 * number], [1, 0, 0, 0, 1, 0]
@@ -153,43 +163,63 @@ def orthanc(folder: Path) -> Iterator[Receiver]:
         archive.stop()
 
 
-def measured(folder: Path, runs: int) -> dict[tuple[str, str], list[float]]:
-    """Seconds by kind and way; all ways take their turns, and each begins once."""
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+def measured(folder: Path, runs: int) -> Seconds:
+    """Seconds by what is sent and way; all ways take their turns, and each begins once."""
+    seconds: Seconds = defaultdict(list)
     with ExitStack() as stack:
         servers = (node, storescp, orthanc)
         ours, dcmtk, archive = (stack.enter_context(server(folder / server.__name__)) for server in servers)
-        ways: dict[str, Callable[[Sequence[Path]], float]] = {
+        ways: Ways = {
             "ours": lambda paths: send_s(paths, ours),
             "storescp": lambda paths: send_s(paths, dcmtk),
             "Orthanc": lambda paths: send_s(paths, archive),
-            "four": lambda paths: send_s(paths, ours, ASSOCIATIONS),
         }
+        four: Ways = {"four": lambda paths: send_s(paths, ours, ASSOCIATIONS)}
         for kind in KINDS:
-            paths = make_images(folder / kind, kind)
-            number = 0
-            for run in range(-1, runs):  # the first is not counted
-                order = list(ways)
-                for way in order[run % len(ways) :] + order[: run % len(ways)]:
-                    number += 1
-                    rename_study(paths, study_uid(kind, number - 1), study_uid(kind, number))
-                    time.sleep(QUIET_S)
-                    took_s = ways[way](paths)
-                    if run >= 0:
-                        seconds[kind, way].append(took_s)
+            take_turns(ways | four, {kind: make_images(folder / kind, kind, kind, COUNT)}, runs, seconds)
+        studies = {
+            name: [
+                path
+                for kind, count in STUDY_COUNTS.items()
+                for path in make_images(folder / name / kind, name, kind, count)
+            ]
+            for name in ("first", "second")
+        }
+        take_turns(ways, studies, runs, seconds)
     return seconds
 
 
-def rows(seconds: dict[tuple[str, str], list[float]]) -> list[Row]:
-    """One for each kind and peer."""
+def take_turns(ways: Ways, sets: dict[str, list[Path]], runs: int, seconds: Seconds) -> None:
+    """Send the sets, one right after another, in each way; quiet before."""
+    number = 0
+    for run in range(-1, runs):  # the first is not counted
+        order = list(ways)
+        for way in order[run % len(ways) :] + order[: run % len(ways)]:
+            number += 1
+            for name, paths in sets.items():
+                rename_study(paths, study_uid(name, number - 1), study_uid(name, number))
+            time.sleep(QUIET_S)
+            for name, paths in sets.items():
+                took_s = ways[way](paths)
+                if run >= 0:
+                    seconds[name, way].append(took_s)
+
+
+def rows(seconds: Seconds) -> list[Row]:
+    """One for each of SETS and peer."""
+    study = f"a study of {sum(STUDY_COUNTS.values())} images"
+    titles = {kind: f"receive {COUNT} {kind}, one association" for kind in KINDS}
+    titles |= {"first": f"receive {study}", "second": f"receive {study} right after another"}
     found = []
-    for kind in KINDS:
-        one, four = (tuple(seconds[kind, way]) for way in ("ours", "four"))
+    for name, title in titles.items():
+        one = tuple(seconds[name, "ours"])
         for peer, target in (("storescp", 1.0), ("Orthanc", 3.0)):
-            title = f"receive {COUNT} {kind}, one association"
-            found.append(Row(title, peer, Measure.SPEED, one, tuple(seconds[kind, peer]), target))
-        title = f"receive {COUNT} {kind}, {ASSOCIATIONS} associations at once"
-        found.append(Row(title, "one association of ours", Measure.SPEED, four, one, 1.5))
+            wanted = target if name in KINDS else None
+            found.append(Row(title, peer, Measure.SPEED, one, tuple(seconds[name, peer]), wanted))
+        if name in KINDS:
+            at_once = f"receive {COUNT} {name}, {ASSOCIATIONS} associations at once"
+            four = tuple(seconds[name, "four"])
+            found.append(Row(at_once, "one association of ours", Measure.SPEED, four, one, 1.5))
     return found
 
 
