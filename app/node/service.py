@@ -45,7 +45,8 @@ class NodePlan:
 
     Attributes:
         processors: makes the chains, once the node listens: loading what they need takes seconds.
-        receives: whether it listens; a node that does not only works on what others receive.
+        receives: whether it listens, and judges when a study is complete; a node that does not only works on
+            what others receive.
         shadows: where the chains leave the work of shadow models; ``None`` for a site without.
         version, settings_digest: for the audit log.
     """
@@ -183,7 +184,8 @@ class NodeService:
         stop_this_process()
 
     def _look(self) -> None:
-        self._watcher.look()
+        if self._plan.receives:  # it alone knows of what it has acknowledged and not indexed yet
+            self._watcher.look()
         self._planner.plan()
 
     def _beat(self) -> None:

@@ -45,8 +45,9 @@ class _Examined:
 class Watcher:
     """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
 
-    Any number of watchers may look at the same inbox. ``on_study`` is called for each study, a sign of
-    life: after days without the node a look may take long.
+    It belongs into the process that receives: another sees what was acknowledged only once it is indexed, so
+    it would take a study for complete of which images wait for that. ``on_study`` is called for each study, a
+    sign of life: after days without the node a look may take long.
     """
 
     def __init__(

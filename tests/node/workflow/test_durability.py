@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
+
+from app.domain.study import StudyKind
+from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
+from app.node.records.runs import StudyState
+from app.node.records.stores import open_stores
+from app.node.service import NodePlan, NodeService
 from app.node.watch.status import retry_study
-from tests.node.workflow.fake_node import KINDS, derived_uid
+from tests.node.receive.images import STUDY, ct_slice, received
+from tests.node.workflow.fake_node import KINDS, derived_uid, examine
 from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until
 
 NewNode = Callable[..., NodeProcess]
@@ -99,6 +110,27 @@ def test_two_workers_share_the_work_and_one_takes_over_from_the_dead(
     second.start()
     second.wait_for(last, "done")
     assert pacs.received[derived_uid(last, "SR", 1)] == 1
+
+
+@pytest.mark.parametrize("receives", [True, False])
+def test_only_a_node_that_receives_judges_a_study(tmp_path: Path, receives: bool) -> None:
+    """What the receiver acknowledged just before it died is in no index: elsewhere the study looks quiet."""
+    node = NodePolicy(data_dir=tmp_path / "data", poll_s=0.001)
+    receive = ReceivePolicy(settle_s=0.0)
+    stores = open_stores(node)
+    plan = NodePlan(node, receive, DeliverPolicy(), examine, Mock(), receives)
+    service = NodeService(plan, stores)
+    service._planner = Mock()
+    image = ct_slice(1)
+    image.StudyDescription, image.StudyDate = str(StudyKind.PET_CT), "20260301"
+    stores.inbox.store(received(image))
+    stores.inbox.settle()
+    time.sleep(2 * node.poll_s)
+    service._look()
+    states = [run.state for run in stores.runs.of_study(STUDY)]
+    stores.close()
+    assert states == [StudyState.QUEUED] * receives
+    service._planner.plan.assert_called_once_with()
 
 
 def test_sigterm_lets_the_study_under_way_end(pacs: FakePacs, new_node: NewNode) -> None:
