@@ -142,9 +142,11 @@ def _ordinary(path: Path, wanted: Collection[int] | None, with_pixels: bool) -> 
             is_whole = with_pixels or len(content) >= size
             try:
                 return _data_set(path, _Walk(content, is_whole, wanted, with_pixels))
-            except _UnusualError as error:
-                if is_whole or not isinstance(error, _ShortError):
+            except _ShortError:
+                if is_whole:
                     return None
+            except (_UnusualError, *READ_ERRORS):  # damaged: pydicom's reader says what it makes of it
+                return None
     return None
 
 

@@ -141,6 +141,14 @@ def test_an_ordinary_file_is_read_without_pydicoms_reader(
     assert list(read_header(path, ["PatientID"]).keys()) == [0x00100020]
 
 
+def test_a_damaged_transfer_syntax_is_read_as_pydicom_reads_it(tmp_path: Path) -> None:
+    """Two values, which no table of syntaxes can be asked for."""
+    (path, *_) = tiny.write_pet(tmp_path, tiny.Scan(tiny.ramp(1)))
+    syntax = dcmread(path).file_meta.TransferSyntaxUID.encode()
+    path.write_bytes(path.read_bytes().replace(syntax, syntax.replace(b".1.2", b".1\\2")))
+    assert_read_as_pydicom_does(path)
+
+
 @pytest.mark.parametrize("first", [0x4141, 0x5A5A, 0x4140, 0x5B41])
 def test_an_implicit_length_that_looks_like_a_vr_is_read_as_pydicom_reads_it(
     tmp_path: Path, first: int
