@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import struct
 import threading
@@ -38,6 +39,7 @@ from app.errors import MisconfiguredError
 from app.node.policy import Caller, ReceivePolicy
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
+from app.node.records.database import open_database
 from app.node.records.inbox import Inbox, Stored
 from app.node.records.slots import is_unused
 
@@ -95,15 +97,27 @@ def test_a_study_sent_by_dcmtk_lies_complete_in_the_inbox(
     assert {dcmread(path).SOPInstanceUID: dcmread(path).PixelData for path in inbox.paths(STUDY)} == expected
 
 
-def test_success_means_that_file_and_index_are_there_when_the_answer_comes(
-    scp: StoreScp, inbox: Inbox, tmp_path: Path, engine: object
+def test_success_means_that_the_files_alone_hold_the_instance(
+    listen: Listen, tmp_path: Path, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As a crash right after the answer leaves them: the index does not follow, and is lost besides."""
+    for pause in ("FOLLOW_S", "REFILL_S"):
+        monkeypatch.setattr(f"app.node.records.inbox.{pause}", 10 * PATIENCE_S)
+    scp = listen()
+    images = [ct_slice(number) for number in range(5)]
     with raw_sender(scp.port) as sender:
-        for number in range(5):
-            image = ct_slice(number)
+        for image in images:
             assert sender.store(Request(encoded(image), image.SOPInstanceUID)).Status == 0
-            assert len(inbox.paths(STUDY)) == number + 1
-            assert all(path.is_file() for path in inbox.paths(STUDY))
+        left = shutil.copytree(inbox.folder, tmp_path / "left")
+    engine = open_database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    found = Inbox(left, engine)
+    found.recover()
+    paths = found.paths(STUDY)
+    found.stop_following()
+    engine.dispose()
+    assert {dcmread(path).SOPInstanceUID: dcmread(path).PixelData for path in paths} == {
+        image.SOPInstanceUID: image.PixelData for image in images
+    }
 
 
 def test_order_files_and_associations_make_no_difference(
