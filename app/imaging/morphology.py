@@ -62,15 +62,16 @@ def deep(mask: Bool, reach: float) -> Bool:
     return found
 
 
-def _squared_distance(mask: Bool, most: int) -> NDArray[np.uint16]:
+def _squared_distance(mask: Bool, most: int) -> NDArray[np.unsignedinteger]:
     """To the nearest voxel of the mask, squared; above ``most`` where it is farther. Axis by axis, as a
     squared distance is a sum (Felzenszwalb, Huttenlocher, Theory Comput 2012;8:415)."""
-    distance = np.where(mask, np.uint16(0), np.uint16(most + 1))
+    kind = np.result_type(np.uint16, np.min_scalar_type(2 * most + 1))  # the largest sum below
+    distance: NDArray[np.unsignedinteger] = np.where(mask, kind.type(0), kind.type(most + 1))
     for axis in range(3):
         before, distance = distance.swapaxes(0, axis), distance.copy()
         after = distance.swapaxes(0, axis)
         for step in range(1, min(int(most**0.5), len(after) - 1) + 1):
-            moved = before + np.uint16(step**2)
+            moved = before + kind.type(step**2)
             np.minimum(after[step:], moved[:-step], out=after[step:])
             np.minimum(after[:-step], moved[step:], out=after[:-step])
     return distance

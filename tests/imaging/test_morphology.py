@@ -53,6 +53,15 @@ def test_near_and_deep_are_thresholds_of_the_distance_transform(
     assert np.array_equal(deep(mask, reach), ndimage.distance_transform_edt(mask) > reach)
 
 
+def test_a_reach_of_hundreds_of_voxels_does_not_wrap() -> None:
+    """The squares of distances above 181 voxels don't add up in 16 bits."""
+    mask = np.zeros((3, 4, 700), dtype=bool)
+    mask[1, 2, [0, 350]] = True
+    for reach in (181.0, 182.0, 255.0, 256.0, 300.5):
+        assert np.array_equal(near(mask, reach), ndimage.distance_transform_edt(~mask) <= reach)
+        assert np.array_equal(deep(~mask, reach), ndimage.distance_transform_edt(~mask) > reach)
+
+
 def test_depths_are_the_distance_transform(mask: NDArray[np.bool_]) -> None:
     assert np.array_equal(depths(mask), ndimage.distance_transform_edt(mask))
 
