@@ -26,9 +26,26 @@ def adapt_to_cpu(network: nn.Module) -> None:
     if not any(isinstance(module, nn.Conv3d) for module in network.modules()):
         return
     for module in network.modules():
-        for stock, ours in REPLACED.items():
-            if type(module) is stock:
-                module.__class__ = ours
+        ours = REPLACED.get(type(module))
+        if ours is not None and _computes_as_stock_does(module):
+            module.__class__ = ours
+
+
+def _computes_as_stock_does(module: nn.Module) -> bool:
+    """Whether its replacement knows what it is set to: zeros around maps, and each map's own mean."""
+    if isinstance(module, nn.InstanceNorm3d):
+        return not module.track_running_stats
+    if isinstance(module, UNetDecoder):
+        convolutions = [one for one in module.stages.modules() if isinstance(one, nn.Conv3d)]
+        return all(_computes_as_stock_does(one) and _keeps_size(one) for one in convolutions)
+    return not isinstance(module, nn.Conv3d) or (
+        module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    )
+
+
+def _keeps_size(layer: nn.Conv3d) -> bool:
+    rims = tuple(length // 2 for length in layer.kernel_size)
+    return layer.padding == rims and set(layer.stride) == {1} == set(layer.dilation)
 
 
 class _Convolution(nn.Conv3d):  # type: ignore[misc]  # PyTorch is Any to mypy here
