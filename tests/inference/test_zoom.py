@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,18 @@ def test_the_result_is_nnunets(grids: Grids, order: int, order_z: int) -> None:
     if zoom.takes_slabs:
         slabs = [torch.from_numpy(image[start : start + 7]) for start in range(0, old[0], 7)]
         np.testing.assert_allclose(zoom.apply(slabs).numpy(), found, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [1.5, 8.0])
+def test_from_which_anisotropy_slices_are_resampled_apart_is_the_plans_to_say(threshold: float) -> None:
+    old, new, old_spacing, new_spacing = GRIDS["slices far apart"]
+    settings: dict[str, Any] = {"order": 1, "force_separate_z": None}
+    settings["separate_z_anisotropy_threshold"] = threshold
+    image = np.random.default_rng(1).standard_normal(old).astype(np.float32)
+    expected = resample_data_or_seg_to_shape(image[None], new, old_spacing, new_spacing, **settings)[0]
+    zoom = zoom_between(old, new, old_spacing, new_spacing, settings)
+    assert zoom.slices_along == (0 if threshold < 4.0 else None)
+    np.testing.assert_allclose(zoom.apply([torch.from_numpy(image)]).numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_box_of_the_new_grid_reads_what_it_needs_of_the_old() -> None:

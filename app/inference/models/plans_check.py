@@ -35,6 +35,14 @@ PARTS = {
 }
 """What plans.json may name: nnU-Net's own parts; only the label manager is not a configuration's."""
 
+STOCK_RESAMPLING = "resample_data_or_seg_to_shape"
+"""nnU-Net's default; ours is equal to it (:mod:`app.inference.running.zoom`)."""
+
+RESAMPLING_SETTINGS = frozenset(
+    {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
+)
+"""Its arguments."""
+
 SCHEME_NAMES = frozenset({"ct", "nonorm", "zscore", "rescale_to_0_1"})
 """Channel names that only choose a normalisation, and say nothing about the content."""
 
@@ -73,6 +81,7 @@ def check_plans(
             f"plans.json is not as nnU-Net writes it ({type(error).__name__}: {error})"
         ) from error
     _refuse_unknown_parts(found)
+    refuse_other_resampling(settings)
     if settings.get("previous_stage"):
         raise MisconfiguredError(
             f"{configuration} is the second stage of a cascade, which takes another network's output; "
@@ -80,6 +89,38 @@ def check_plans(
         )
     _refuse_other_channels(_channel_names(dataset), schemes, role)
     return tuple(NORMALISATIONS[scheme] for scheme in schemes)
+
+
+def refuse_other_resampling(settings: Mapping[str, Any]) -> None:
+    """nnU-Net's own resampling of grey values, and outputs by a mean of their neighbours.
+
+    Only a mean of differences is the difference of means: a spline of higher order overshoots, and nnU-Net
+    clips it to the range of each label's output.
+
+    Args:
+        settings: a configuration of plans.json.
+
+    Raises:
+        MisconfiguredError: unknown arguments, outputs treated as labels, or splines above order 1 for them.
+    """
+    for what in ("data", "probabilities"):
+        found = settings[f"resampling_fn_{what}_kwargs"]
+        stock = settings[f"resampling_fn_{what}"] == STOCK_RESAMPLING
+        unknown = sorted(found.keys() - RESAMPLING_SETTINGS) if stock else []
+        wrong = {name: found[name] for name in unknown}
+        if found.get("is_seg", False):
+            wrong["is_seg"] = True
+        if stock and what == "probabilities":
+            default = {"order": 3, "order_z": 0}
+            orders = {name: found.get(name, value) for name, value in default.items()}
+            wrong |= {name: order for name, order in orders.items() if order not in (0, 1)}
+        if wrong:
+            listed = ", ".join(f"{name}: {value!r}" for name, value in wrong.items())
+            raise MisconfiguredError(
+                f"plans.json resamples {what} with {listed}; expected is_seg: false, for probabilities order "
+                "and order_z of 0 or 1, and nothing that nnU-Net 2.8 does not know; train with the plans "
+                "that its planner writes"
+            )
 
 
 def empty_network(plans: dict[str, Any], dataset: dict[str, Any], configuration: str) -> Any:

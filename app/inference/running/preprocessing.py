@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.models.plans_check import STOCK_RESAMPLING, refuse_other_resampling
 from app.inference.running.tiles import maybe_body
-from app.inference.running.zoom import STOCK, Zoom, zoom_between
+from app.inference.running.zoom import Zoom, zoom_between
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,12 @@ class Preprocessing:
     """What a model's plans say about the way from an image to its network and back."""
 
     def __init__(self, plans: PlansManager, configuration: ConfigurationManager) -> None:
+        """Plans that are not as nnU-Net's planners write them are refused.
+
+        Raises:
+            MisconfiguredError: they resample in another way.
+        """
+        refuse_other_resampling(configuration.configuration)
         self._plans = plans
         self._configuration = configuration
 
@@ -87,7 +94,7 @@ class Preprocessing:
         cropped = labels[prepared.box]
         wanted = self._target_spacing(prepared.spacing_mm)
         settings = self._configuration.configuration
-        if settings["resampling_fn_probabilities"] == STOCK:
+        if settings["resampling_fn_probabilities"] == STOCK_RESAMPLING:
             zoom = zoom_between(
                 tuple(differences.shape[1:]), cropped.shape, wanted, prepared.spacing_mm,
                 settings["resampling_fn_probabilities_kwargs"],
@@ -119,7 +126,7 @@ class Preprocessing:
 
         target = self._target_spacing(spacing)
         settings = self._configuration.configuration
-        if settings["resampling_fn_data"] != STOCK:
+        if settings["resampling_fn_data"] != STOCK_RESAMPLING:
             whole = self._normalised(cropped, number, slice(None))
             return torch.as_tensor(
                 self._configuration.resampling_fn_data(whole[None], shape, spacing, target)
@@ -187,10 +194,12 @@ def _reached(slab: Box, positive: NDArray[np.bool_], zoom: Zoom, shape: Shape) -
         used = np.flatnonzero(near.any(axis=(0, 3 - axis)))
         if not used.size:
             return None
-        low, high = int(used[0]), int(used[-1]) + 1
+        low, high = (read[axis].start + int(end) for end in (used[0], used[-1] + 1))
         matrix = zoom.matrices[axis]
         if matrix is not None:
             reading = np.flatnonzero((matrix[:, low:high] != 0).any(axis=1))
+            if not reading.size:  # a coarse grid steps over what lies between its voxels
+                return None
             low, high = int(reading[0]), int(reading[-1]) + 1
         box.append(slice(low, high))
     return tuple(box)

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 RELATIVE_ERROR = 1e-5
 """Of the image's range: how far the result may be from nnU-Net's; single precision gives about 1e-6."""
 
-STOCK = "resample_data_or_seg_to_shape"
-"""The function of plans.json that is computed here; another one is called as it is."""
-
 NO_WEIGHT = 1e-12
 """A weight below it is rounding."""
 
@@ -112,13 +109,17 @@ def zoom_between(
     Args:
         old, new: voxels along ``(z, y, x)``.
         old_spacing, new_spacing: mm; they decide whether slices are resampled by themselves.
-        settings: ``order``, ``order_z``, ``force_separate_z``.
+        settings: of :data:`app.inference.models.plans_check.RESAMPLING_SETTINGS`.
     """
+    from nnunetv2.configuration import ANISO_THRESHOLD
     from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 
     order, order_z = settings.get("order", 3), settings.get("order_z", 0)
     separate, axis = determine_do_sep_z_and_axis(
-        settings.get("force_separate_z", False), old_spacing, new_spacing
+        settings.get("force_separate_z", False),
+        old_spacing,
+        new_spacing,
+        settings.get("separate_z_anisotropy_threshold", ANISO_THRESHOLD),
     )
     along = int(axis) if separate and old != new else None
     matrices = tuple(
