@@ -56,7 +56,7 @@ class SegmentPolicy:
     none), ``cuda:1`` (that GPU; an error when it is absent) or ``cpu`` (docs/reference/gpu.md)."""
     precision: Precision = Precision.AUTO
     """``auto``: half precision on a GPU; on a CPU that has it bfloat16, if it gives the lesions of single
-    precision on the image's fullest tile; else single precision. ``fp32``: always single precision, the
+    precision on the tile with most of them; else single precision. ``fp32``: always single precision, the
     reference (docs/reference/gpu.md)."""
     pet_model: str = ModelRole.M1.value
     """M1 or M3, where one model in the folder has that role; or the id of a model."""

@@ -364,6 +364,8 @@ def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(
     """At no moment does one chain let cuDNN try what is fastest: another may be at work on its GPU."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True
     monkeypatch.setattr(gpu_predictor, "CudaMemory", lambda device: FakeMemory())
     set_to: list[bool] = []
     flag: Any = type(torch.backends.cudnn).__dict__["benchmark"]
@@ -379,6 +381,8 @@ def test_a_gpus_convolutions_are_those_that_give_the_same_bits_each_time(
     assert found.device == torch.device("cuda:0")
     assert set_to == [False]
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_shape_is_that_of_the_models_plans(predictor: GpuPredictor, models: Path) -> None:

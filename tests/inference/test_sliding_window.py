@@ -141,6 +141,10 @@ def residual(made: dict[str, Any], configuration: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+def running_statistics(made: dict[str, Any], configuration: dict[str, Any]) -> None:
+    configuration["architecture"]["arch_kwargs"]["norm_op_kwargs"]["track_running_stats"] = True
+
+
 CASES = {
     "one network": Case(plans()),
     "mirrored": Case(plans(), mirrored=(0, 2)),
@@ -152,6 +156,7 @@ CASES = {
     "resampled by PyTorch": changed(resampled_by_torch),
     "normalised by each image, with zeros around it": changed(normalised_by_image, zeros=True),
     "slice by slice": changed(flat, mirrored=(0, 1)),
+    "normalised by running statistics": changed(running_statistics),
     "residual encoder, without biases": changed(residual, mirrored=(0, 1)),
 }
 
@@ -237,6 +242,26 @@ def test_air_is_looked_at_once_and_the_mask_is_that_of_every_tile(
     assert few < (len(asked) - few) * 0.7
 
 
+def test_air_that_one_fold_alone_calls_background_is_looked_at_by_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mean of the folds decides, and it is background: not the one that finds something there."""
+    case, image = in_air()
+    case.folds = 2
+    predictor = case.ours()
+
+    def looked(tile: torch.Tensor) -> torch.Tensor:
+        fold = predictor._in_network[0]
+        return torch.stack([tile[:, 0] * 0, tile[:, 0] + (-3.0 if fold == 0 else 2.5)], dim=1)
+
+    monkeypatch.setattr(predictor.network, "forward", looked)
+    found, _ = predictor.run(image, case.spacing)
+    monkeypatch.setattr(sliding_window, "needless_windows", lambda windows, *others: (False,) * len(windows))
+    every, _ = predictor.run(image, case.spacing)
+    np.testing.assert_array_equal(found, every)
+    assert found.sum() == 6 * 20 * 20
+
+
 def test_other_air_in_which_the_network_finds_something_is_looked_at() -> None:
     seen, answer = torch.zeros(2, 3, 3, 3), torch.ones(1, 3, 3, 3)
     found = sliding_window._Air.of(seen, answer)
@@ -268,6 +293,45 @@ def test_bfloat16_is_used_where_it_gives_the_same_lesions(
         assert 0.97 < float((found == expected).mean()) < 1.0  # rounded, so it was bfloat16
     else:
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("differs", [True, False])
+def test_bfloat16_is_judged_where_it_found_most(
+    differs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where uptake is highest, if the network calls that background, as it does bladder and kidneys."""
+    monkeypatch.setattr(sliding_window, "has_bfloat16", lambda: True)
+    case, image = in_air()
+    image[:, 4:10, 4:10, 4:10] = np.array([900.0, 40.0]).reshape(2, 1, 1, 1)
+    predictor = case.ours(Precision.AUTO)
+
+    def looked(tile: torch.Tensor) -> torch.Tensor:
+        suv = tile[:, 0].float() * 3 + 5  # as the tiny plans normalise it, clipped at 15
+        lesion = (suv > 8) & (suv < 10)
+        if tile.dtype is torch.bfloat16 and differs:
+            lesion[..., ::2] = False
+        return torch.stack([tile[:, 0].float() * 0, lesion.float() - 0.5], dim=1)
+
+    monkeypatch.setattr(predictor.network, "forward", looked)
+    found, computed = predictor.run(image, case.spacing)
+    assert computed.number is (torch.float32 if differs else torch.bfloat16)
+    assert bool(computed.refused) is differs
+    predictor.precision = Precision.FP32
+    np.testing.assert_array_equal(found, predictor.run(image, case.spacing)[0])
+    assert found[36, 20, 20]
+    assert not found[6, 6, 6]
+
+
+def test_no_more_threads_are_used_than_by_nnunet() -> None:
+    case, before = CASES["one network"], torch.get_num_threads()
+    predictor = case.ours()
+    try:
+        for there, used in ((64, 8), (1, 1)):
+            torch.set_num_threads(there)
+            predictor.run(case.image, case.spacing)
+            assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_bfloat16_in_hardware_single_precision_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,8 @@ def _predictor(
         return Predictor(networks, preprocessing, precision)
     # else cuDNN tries what is fastest: the same image could give other bits the next time
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    # else single precision is TensorFloat-32, with ten bits instead of 23, on Ampere and newer
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     predictor = GpuPredictor(networks, preprocessing, precision)
     shape = network_shape(
         configuration.network_arch_init_kwargs,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, compress
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from app.inference.devices import CPU, has_bfloat16
 from app.inference.policy import Precision
 from app.inference.running.cpu_network import adapt_to_cpu
 from app.inference.running.preprocessing import Prepared, Preprocessing
-from app.inference.running.tiles import Windows, needless_windows, spread, tile_windows
+from app.inference.running.tiles import Window, Windows, needless_windows, spread, tile_windows
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 
 SAME_CONTENT = 1e-3
 """Largest difference of two tiles of air that are answered alike, in normalised units: rounding is 1e-6."""
+
+MOST_THREADS = 8
+"""PyTorch's threads in one process: nnU-Net lowers them to as many while it predicts."""
 
 ALLOWED_CHANGES, FEW_VOXELS = 0.001, 2
 """Voxels of a tile whose label may change in bfloat16: this share of both masks, or so many of small ones."""
@@ -96,7 +99,7 @@ class Predictor:
             f"{name}.{parameter}"
             for name, module in self.network.named_modules(remove_duplicate=False)
             if isinstance(module, torch.nn.modules.instancenorm._InstanceNorm)
-            for parameter in ("weight", "bias")
+            for parameter in ("weight", "bias", "running_mean", "running_var")
         }
         self._in_network: tuple[object, ...] = ()
         self._adapt()
@@ -112,6 +115,7 @@ class Predictor:
         Raises:
             MisconfiguredError: an output is infinite or no number.
         """
+        torch.set_num_threads(min(MOST_THREADS, torch.get_num_threads()))
         prepared = self.preprocessing.prepare(channels, spacing_mm)
         with torch.inference_mode():
             differences, computed = self.differences(prepared)
@@ -127,27 +131,33 @@ class Predictor:
         """By how much each label's output exceeds background's: ``(labels - 1, z, y, x)``, on the CPU."""
         tile = self.networks.tile
         tiles = Tiles.of(prepared, tile, self.networks.step)
-        number, refused = self._number(tiles)
-        return self._sums(tiles, self.device, number), Computed(number, tile, tile, refused=refused)
+        refused = ""
+        if self.precision is not Precision.FP32 and has_bfloat16():
+            shorter = self._sums(tiles, self.device, torch.bfloat16)
+            refused = self._changed_by_bfloat16(tiles.fullest(shorter))
+            if not refused:
+                return shorter, Computed(torch.bfloat16, tile, tile)
+        single = self._sums(tiles, self.device, torch.float32)
+        return single, Computed(torch.float32, tile, tile, refused=refused)
 
-    def _number(self, tiles: Tiles) -> tuple[torch.dtype, str]:
-        """bfloat16 if the processor has it, and the tile with the most uptake is answered alike.
+    def _changed_by_bfloat16(self, tile: torch.Tensor) -> str:
+        """What bfloat16 changes in a tile, if too much: the mean of the folds against single precision's.
 
         Asked of every image, so that its result does not depend on the images before it.
         """
-        if self.precision is Precision.FP32 or not has_bfloat16():
-            return torch.float32, ""
-        tile = tiles.fullest
         marked = []
         for number in (torch.float32, torch.bfloat16):
-            self._take(0, number)
-            marked.append(self._answer(tile, number) > 0)
+            answers = []
+            for fold in range(len(self.networks.folds)):
+                self._take(fold, number)
+                answers.append(self._answer(tile, number))
+            marked.append(torch.stack(answers).sum(0) > 0)
         changed = int((marked[0] != marked[1]).sum())
         both = int(marked[0].sum()) + int(marked[1].sum())
         if changed <= max(FEW_VOXELS, ALLOWED_CHANGES * both):
-            return torch.bfloat16, ""
+            return ""
         _log.warning("bfloat16 would change %d of %d voxels: single precision is used", changed, both // 2)
-        return torch.float32, f"in bfloat16 {changed} voxels of a tile with {both // 2} would be others"
+        return f"in bfloat16 {changed} voxels of a tile with {both // 2} would be others"
 
     def _sums(self, tiles: Tiles, place: torch.device, number: torch.dtype) -> torch.Tensor:
         """The weighted mean of the tiles' answers, ``(labels - 1, z, y, x)`` at ``place``."""
@@ -155,18 +165,17 @@ class Predictor:
         gaussian = torch.from_numpy(tiles.weights).to(place)
         weights = torch.zeros(image.shape[1:], device=place)
         sums: torch.Tensor | None = None
+        airs = self._airs(tiles, image, number)
+        left_out = bool(airs) and all(air.is_background for air in airs)
         for fold in range(len(self.networks.folds)):
             self._take(fold, number)
-            air: _Air | None = None
             for window, needless in zip(tiles.windows, tiles.needless, strict=True):
-                seen = image[(slice(None), *window)]
-                if needless and air is not None and air.is_background:
+                if needless and left_out and window != tiles.first_needless:
                     continue
-                if needless and air is not None and air.shows(seen):
-                    answer = air.answer
-                else:
-                    answer = self._answer(seen, number).to(place).mul_(gaussian)
-                    air = _Air.of(seen, answer) if needless and air is None else air
+                seen = image[(slice(None), *window)]
+                known = needless and airs[fold].shows(seen)
+                answer = airs[fold].answer.clone() if known else self._answer(seen, number)
+                answer = answer.to(place).mul_(gaussian)
                 if sums is None:
                     sums = torch.zeros((len(answer), *image.shape[1:]), device=place)
                 sums[(slice(None), *window)] += answer
@@ -175,6 +184,19 @@ class Predictor:
             raise ValueError("an image without tiles")
         sums.masked_fill_(weights == 0, -1.0)  # where no tile was looked at is air: background
         return sums.div_(weights.masked_fill_(weights == 0, 1.0))[(slice(None), *tiles.inner)]
+
+    def _airs(self, tiles: Tiles, image: torch.Tensor, number: torch.dtype) -> tuple[_Air, ...]:
+        """Each fold's answer to the first needless tile; none where no tile is needless.
+
+        All are asked before any tile is left out: a mean of some of the folds would be another mask.
+        """
+        if tiles.first_needless is None:
+            return ()
+        seen, airs = image[(slice(None), *tiles.first_needless)], []
+        for fold in range(len(self.networks.folds)):
+            self._take(fold, number)
+            airs.append(_Air.of(seen, self._answer(seen, number).to(CPU)))
+        return tuple(airs)
 
     def _answer(self, seen: torch.Tensor, number: torch.dtype) -> torch.Tensor:
         """``(labels - 1, z, y, x)`` float32 for one tile ``(c, z, y, x)``, mirrored as the model wants it."""
@@ -209,10 +231,10 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class _Air:
-    """The answer to the first needless tile of an image.
+    """A fold's answer to the first needless tile of an image, in main memory.
 
-    If it is background everywhere, the others are left out. Else the network finds something where there is
-    nothing: then each is looked at as nnU-Net looks at it, unless it shows the same.
+    If every fold's is background everywhere, the other tiles are left out. Else the model finds something
+    where there is nothing: then each is looked at as nnU-Net looks at it, unless it shows the same.
     """
 
     seen: torch.Tensor
@@ -258,8 +280,17 @@ class Tiles:
         return cls(padded, weights, windows, needless_windows(windows, weights, body), tuple(inner[1:]))
 
     @property
-    def fullest(self) -> torch.Tensor:
-        """The tile with the most uptake, ``(c, z, y, x)``."""
-        return max(
-            (self.image[(slice(None), *w)] for w in self.windows), key=lambda seen: float(seen[0].sum())
-        )
+    def first_needless(self) -> Window | None:
+        """The one that the network looks at all the same."""
+        return next(compress(self.windows, self.needless), None)
+
+    def fullest(self, differences: torch.Tensor) -> torch.Tensor:
+        """The tile ``(c, z, y, x)`` with the most voxels that are not background; of none, with most uptake.
+
+        Args:
+            differences: ``(labels - 1, z, y, x)``, of the image without its padding.
+        """
+        found = torch.zeros(self.image.shape[1:], dtype=torch.bool)
+        found[self.inner] = (differences > 0).any(0)
+        window = max(self.windows, key=lambda w: (int(found[w].sum()), float(self.image[(0, *w)].sum())))
+        return self.image[(slice(None), *window)]

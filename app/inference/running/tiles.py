@@ -26,7 +26,8 @@ MARGIN_MM = 10.0
 NEGLIGIBLE = 0.001
 """Share of a voxel's weight that a needless tile has at most: nnU-Net's half precision rounds as much."""
 
-Windows = tuple[tuple[slice, slice, slice], ...]
+Window = tuple[slice, slice, slice]
+Windows = tuple[Window, ...]
 
 
 def tile_windows(image: Sequence[int], tile: Sequence[int], step: float) -> Windows:
