@@ -14,9 +14,12 @@ import pytest
 
 from app.demo.processes import free_port
 from app.node.records.audit import AUDIT_FILE
+from app.node.records.database import open_database
+from app.node.records.inbox import Inbox, Recovery, Stored
 from tests.deployment.manifests import PAGES_TEXT, merged_compose, program, seconds
 from tests.node.postgres.cluster import OWNER, Cluster
 from tests.node.postgres.conftest import cluster, database
+from tests.node.receive.images import STUDY, ct_slice, received
 from tests.node.workflow.conftest import new_node, pacs
 from tests.node.workflow.peers import FakePacs, NodeProcess
 
@@ -140,6 +143,26 @@ def test_a_node_on_sqlite_is_restored_from_a_backup_made_while_it_ran(
     shutil.rmtree(site.data)
     site.run(f"restore, {way} with SQLite")
     come_back(node, pacs, first, second)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backup_holds_what_was_acknowledged_and_has_no_name_yet(way: str, tmp_path: Path) -> None:
+    program("sqlite3")
+    site = Site(tmp_path / "data", tmp_path / "backup", tmp_path / "site")
+    for part in ("results", "audit"):
+        (site.data / part).mkdir(parents=True)
+    url = f"sqlite:///{site.data / 'node.sqlite'}"
+    engine = open_database(url)
+    assert Inbox(site.data / "inbox", engine).store(received(ct_slice(1))) is Stored.NEW
+    site.run(f"back up, {way} with SQLite")
+    engine.dispose()
+    shutil.rmtree(site.data)
+    site.run(f"restore, {way} with SQLite")
+    engine = open_database(url)
+    restored = Inbox(site.data / "inbox", engine)
+    assert restored.recover() == Recovery(indexed=1)
+    assert restored.content(STUDY).damaged() == 0
+    engine.dispose()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -151,12 +151,13 @@ class PendingInstances:
 
         Returns those that are there now; the others were removed from their slots by someone. Raises OSError.
         """
-        named = [one for one in batch if self._rename(one, self.path_of(one.instance))]
-        for folder in {self.path_of(one.instance).parent for one in named}:
+        paths = [(one, self.path_of(one.instance)) for one in batch]
+        named = [(one, path) for one, path in paths if self._rename(one, path)]
+        for folder in {path.parent for _, path in named}:
             sync_folder(folder)
-        for one in named:
-            finish(self.path_of(one.instance), one.bytes, one.received_at)
-        return named
+        for one, path in named:
+            finish(path, one.bytes, one.received_at)
+        return [one for one, _ in named]
 
     def _rename(self, one: Pending, path: Path) -> bool:
         self._make_study_folder(path.parent)
