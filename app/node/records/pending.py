@@ -210,6 +210,7 @@ class PendingInstances:
         self.index(named)
         for one in named:
             self._studies.add(one.instance.study_instance_uid)
+            self._stuck.pop(one.instance.study_instance_uid, None)
             del self._waiting[one.instance.sop_instance_uid]
 
     def _name_study(self, uid: str, batch: Sequence[Pending]) -> list[Pending]:
@@ -225,7 +226,9 @@ class PendingInstances:
         there = {one.slot for one in named}
         for lost in (one for one in batch if one.slot not in there):
             del self._waiting[lost.instance.sop_instance_uid]
-        if self._stuck.pop(uid, None) is not None:  # to whoever looks for what has come, it comes now
+        if not named:
+            self._stuck.pop(uid, None)
+        if uid in self._stuck:  # to whoever looks for what has come, it comes now
             named = [replace(one, received_at=utc_now()) for one in named]
         return named
 

@@ -10,7 +10,7 @@ from app.node.records.instances import UnsafeUidError, checked_uid, instance_fil
 
 DIGEST = "0123456789abcdef" * 4
 
-valid_uids = st.lists(st.integers(0, 10**9), min_size=1, max_size=6).map(lambda n: ".".join(map(str, n)))
+valid_uids = st.lists(st.integers(0, 10**9 - 1), min_size=1, max_size=6).map(lambda n: ".".join(map(str, n)))
 
 
 BAD_UIDS = (
