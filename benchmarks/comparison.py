@@ -29,6 +29,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+BEFORE = RESULTS / "before"
+"""Results of an earlier commit; the page shows their tables beside those of the same benchmark."""
+
 MIN_RUNS = 5
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """What decides between the ways that the network may be run."""

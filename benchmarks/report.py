@@ -14,10 +14,11 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.comparison import MIN_RUNS, RESULTS, ROOT, Measure, Result, Row
+from benchmarks.comparison import BEFORE, MIN_RUNS, RESULTS, ROOT, Measure, Result, Row, Table
 
 PAGE = ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
@@ -41,10 +42,11 @@ def benchmarks(folder: Path = ROOT / "benchmarks") -> list[str]:
     return [path.stem for path in found if "keep(" in path.read_text(encoding="utf-8")]
 
 
-def page(results: Sequence[Result]) -> str:
-    """The whole page, in Markdown."""
-    blocks = [INTRODUCTION, _overview(results), *(_block(result) for result in results)]
-    return "\n".join(blocks)
+def page(results: Sequence[Result], before: Sequence[Result] = ()) -> str:
+    """The whole page, in Markdown; ``before``: of an earlier commit, whose tables are shown beside."""
+    earlier = {result.title: result for result in before}
+    blocks = (_block(result, earlier.get(result.title)) for result in results)
+    return "\n".join([INTRODUCTION, _overview(results), *blocks])
 
 
 def _overview(results: Sequence[Result]) -> str:
@@ -62,7 +64,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.title, row.peer, row.measure.value, target, *figures, count, met
 
 
-def _block(result: Result) -> str:
+def _block(result: Result, before: Result | None) -> str:
     told = {**result.machine, **result.versions}
     lines = [
         f"## {result.title}\n",
@@ -72,9 +74,36 @@ def _block(result: Result) -> str:
         *(f"- {row.title}: {_runs(row)}{'. ' + row.note if row.note else ''}" for row in result.rows),
         "",
     ]
-    for table in result.tables:
+    for table in result.tables if before is None else beside(result, before):
         lines += [f"{table.title}:\n", _table(table.columns, table.lines)]
     return "\n".join(lines)
+
+
+def beside(now: Result, before: Result) -> list[Table]:
+    """Tables of now with those of before: in one where their lines are about the same, or in turns."""
+    machine = before.machine
+    told = f"commit {before.commit}, {before.day}, {machine['processor']}"
+    if "load at the end" in machine:
+        told += f", load {machine['load at the end']}"
+    earlier = {table.title: table for table in before.tables}
+    found: list[Table] = []
+    for table in now.tables:
+        old = earlier.pop(table.title, None)
+        if old is not None and [line[0] for line in old.lines] == [line[0] for line in table.lines]:
+            found.append(_in_one(table, old, told))
+        else:
+            found += [table] if old is None else [replace(old, title=f"{old.title}, before ({told})"), table]
+    return found + [replace(table, title=f"{table.title}, before ({told})") for table in earlier.values()]
+
+
+def _in_one(now: Table, before: Table, told: str) -> Table:
+    """Each column of before, and then that of now."""
+    heads = (f"{name}, {when}" for name in now.columns[1:] for when in ("before", "after"))
+    lines = (
+        (new[0], *(cell for pair in zip(old[1:], new[1:], strict=True) for cell in pair))
+        for old, new in zip(before.lines, now.lines, strict=True)
+    )
+    return Table(f"{now.title}; before: {told}", (now.columns[0], *heads), tuple(lines))
 
 
 def _runs(row: Row) -> str:
@@ -109,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(wanted) - set(known):
         parser.error(f"found {', '.join(sorted(unknown))}, expected some of {', '.join(known)}")
     failed = [name for name in wanted if not _ran(name)]
-    PAGE.write_text(page(kept()), encoding="utf-8")
+    PAGE.write_text(page(kept(), kept(BEFORE)), encoding="utf-8")
     if failed:
         print(f"failed, and the page has their earlier results: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

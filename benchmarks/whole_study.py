@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.comparison import (
+    BEFORE,
     MIN_RUNS,
     RESULTS,
     ROOT,
@@ -44,7 +45,6 @@ from benchmarks.comparison import (
 from benchmarks.full_study import full_study, stock_predictor
 
 NAME = "whole_study"
-BEFORE = RESULTS / "before"
 STUDIES = ("PET/CT", "SPECT/CT with prior")
 STAGES = ("read", "select", "load", "align", "segment", "quantify", "write")
 NOT_SEGMENT_S = (5.0, 8.0)
@@ -202,25 +202,7 @@ def profile(ours: Sequence[Run], peer: Sequence[Run]) -> Table:
     ]
     alone = (f"{median(run['studies'][which]['s'] for run in peer):.2f}" for which in (0, 1))
     lines.append(("nnUNetPredictor alone", *alone))
-    return Table(f"Profile, n = {len(ours)}", ("stage, s (median)", *STUDIES), tuple(lines))
-
-
-def beside(now: Table, earlier: Result | None) -> Table:
-    """The profile, and next to it that of the commit that ``--before`` was run on."""
-    if earlier is None:
-        return now
-    then = earlier.tables[0]
-    then_n, machine = len(earlier.rows[0].ours), earlier.machine
-    title = (
-        f"{now.title}; before: n = {then_n}, commit {earlier.commit}, {earlier.day}, {machine['processor']}, "
-        f"load {machine['load at the end']}"
-    )
-    columns = (now.columns[0], *(f"{name}, {when}" for name in STUDIES for when in ("before", "after")))
-    lines = (
-        (new[0], *(cell for place in (1, 2) for cell in (old[place], new[place])))
-        for old, new in zip(then.lines, now.lines, strict=True)
-    )
-    return Table(title, columns, tuple(lines))
+    return Table("Seconds of each stage", ("stage (median, s)", *STUDIES), tuple(lines))
 
 
 def main() -> None:
@@ -241,11 +223,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="psma-benchmark-") as folder:
         ours, peer = measure(options.runs, Path(folder))
-    table = profile(ours, peer)
-    earlier = BEFORE / f"{NAME}.json"
-    if not options.before and earlier.is_file():
-        table = beside(table, Result.read(earlier))
-    result = Result.of(NAME, rows(ours, peer), [table], packages=("torch", "nnunetv2"), folder=full_study())
+    tables = [profile(ours, peer)]
+    result = Result.of(NAME, rows(ours, peer), tables, packages=("torch", "nnunetv2"), folder=full_study())
     keep(result, BEFORE if options.before else RESULTS)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks import segmentation
-from benchmarks.comparison import ROOT, Measure, Result, Row, interleaved, keep, timed
-from benchmarks.report import INTRODUCTION, PAGE, benchmarks, kept, page
-from benchmarks.whole_study import beside, profile, rows
+from benchmarks.comparison import BEFORE, ROOT, Measure, Result, Row, Table, interleaved, keep, timed
+from benchmarks.report import INTRODUCTION, PAGE, benchmarks, beside, kept, page
+from benchmarks.whole_study import profile, rows
 
 FASTER = Row("segment", "the peer", Measure.SPEED, (2.0, 1.0, 4.0), (8.0, 5.0, 8.0), target=3.0)
 SMALLER = Row(
@@ -99,7 +99,7 @@ def test_the_masks_are_compared_on_patients_that_no_shipped_model_was_trained_on
 
 def test_the_page_is_made_of_what_is_kept() -> None:
     """If this fails: python -m benchmarks.report --kept"""
-    assert PAGE.read_text(encoding="utf-8") == page(kept())
+    assert PAGE.read_text(encoding="utf-8") == page(kept(), kept(BEFORE))
 
 
 def test_each_kept_result_has_its_benchmark() -> None:
@@ -133,19 +133,31 @@ def test_the_rows_of_a_whole_study_add_its_stages() -> None:
 
 
 def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
-    now, then = (profile([a_run(factor)], [PEER]) for factor in (1.0, 3.0))
-    earlier = Result.of("whole_study", rows([a_run(3.0)], [PEER]), [then])
-    table = beside(now, earlier)
-    assert table.title.startswith("Profile, n = 1; before: n = 1, commit ")
-    assert table.title.endswith(f", load {earlier.machine['load at the end']}")
+    now, then = (
+        Result.of("whole_study", rows([a_run(factor)], [PEER]), [profile([a_run(factor)], [PEER])])
+        for factor in (1.0, 3.0)
+    )
+    (table,) = beside(now, then)
+    assert table.title.endswith(f", load {then.machine.pop('load at the end')}")
+    assert beside(now, then)[0].title.endswith(then.machine["processor"]), "kept by an earlier version"
     assert dict(zip(table.columns, table.lines[-2], strict=True)) == {
-        "stage, s (median)": "write",
+        "stage (median, s)": "write",
         "PET/CT, before": "3.00",
         "PET/CT, after": "1.00",
         "SPECT/CT with prior, before": "3.00",
         "SPECT/CT with prior, after": "1.00",
     }
-    assert beside(now, None) is now
+    assert "| write | 3.00 | 1.00 | 3.00 | 1.00 |" in page([now], [then])
+
+
+def test_tables_of_other_lines_stand_one_after_another() -> None:
+    old, new = (Table("largest", ("function", "s"), ((name, "1"),)) for name in "ab")
+    other = Table("gone", ("function", "s"), ())
+    now, then = Result.of("one", [], [new]), Result.of("one", [], [old, other])
+    before, after, last = beside(now, then)
+    assert (before.lines, after, last.lines) == (old.lines, new, ())
+    assert before.title.startswith("largest, before (commit ")
+    assert last.title.startswith("gone, before (commit ")
 
 
 def test_the_page_says_of_every_module_what_it_measures() -> None:
