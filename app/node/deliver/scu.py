@@ -1,18 +1,13 @@
 """The Store SCU: sends results to a PACS, and asks by echo whether it is there (PS3.4 Annexes A, B).
 
 Sending again is harmless: result UIDs follow from the input, so a PACS that has an instance keeps one copy.
-
-:class:`ClientEntity` adds what pynetdicom lacks on the side that asks for an association.
-(``type: ignore[misc]``: the project reads pynetdicom without its types, so its classes are ``Any`` to mypy.)
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +15,12 @@ from typing import Any
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
-from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
-from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from app.errors import RetryLaterError
+from app.node.deliver.association import NothingAcceptedError, are_rejected_for_good, open_association
 from app.node.policy import Destination
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -77,10 +70,6 @@ class _Outgoing:
     transfer_syntax_uid: str
 
 
-class _NothingAcceptedError(Exception):
-    """The peer accepts the association, and none of what it is for."""
-
-
 def send(
     paths: Sequence[Path], destination: Destination, calling_ae_title: str, timeout_s: float = 30.0
 ) -> tuple[StoreResponse, ...]:
@@ -96,9 +85,12 @@ def send(
     if not outgoing:
         return ()
     try:
-        with _association(destination, calling_ae_title, timeout_s, _contexts(outgoing)) as association:
-            return tuple(_send_one(association, item, destination) for item in outgoing)
-    except _NothingAcceptedError:
+        with open_association(destination, calling_ae_title, timeout_s, _contexts(outgoing)) as association:
+            return tuple(
+                _send_one(association, item, destination, message_id)
+                for message_id, item in enumerate(outgoing, 1)
+            )
+    except NothingAcceptedError:
         return tuple(_not_accepted(item) for item in outgoing)
 
 
@@ -106,11 +98,13 @@ def echo(destination: Destination, calling_ae_title: str, timeout_s: float = 10.
     """C-ECHO; never raises for what the peer does."""
     start = time.monotonic()
     try:
-        with _association(destination, calling_ae_title, timeout_s, [build_context(Verification)]) as peer:
+        with open_association(
+            destination, calling_ae_title, timeout_s, [build_context(Verification)]
+        ) as peer:
             status = peer.send_c_echo().get("Status")
     except RetryLaterError as error:
         return EchoResult(destination.name, False, str(error))
-    except _NothingAcceptedError:
+    except NothingAcceptedError:
         return EchoResult(destination.name, False, "it does not accept the Verification SOP class")
     if status != 0:
         text = "no answer" if status is None else f"status {status:04X}"
@@ -143,61 +137,16 @@ def _contexts(outgoing: Sequence[_Outgoing]) -> list[PresentationContext]:
     return contexts
 
 
-@contextmanager
-def _association(
-    destination: Destination, calling_ae_title: str, timeout_s: float, contexts: list[PresentationContext]
-) -> Iterator[Any]:
-    """An established association, released at the end, aborted when left by an exception."""
-    association = _associate(ClientEntity(calling_ae_title, timeout_s), destination, contexts)
-    try:
-        yield association
-    except BaseException:
-        association.abort()
-        raise
-    association.release()
-
-
-def _associate(entity: ClientEntity, destination: Destination, contexts: list[PresentationContext]) -> Any:
-    where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
-    try:
-        association = entity.associate(
-            destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
-        )
-    except OSError as error:  # the name can't be resolved
-        raise RetryLaterError(f"{where} can't be reached: {_words(error)}") from error
-    if association.is_established:
-        _keep_answers_from_reactor(association)
-        return association
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        raise RetryLaterError(f"{where} rejected the association: {answer.reason_str}")
-    if association.rejected_contexts:
-        raise _NothingAcceptedError
-    if entity.connection_failure is not None:
-        raise RetryLaterError(f"{where} can't be reached: {_words(entity.connection_failure)}")
-    raise RetryLaterError(f"{where} took the connection, but did not answer or ended the association at once")
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
-
-
-def _keep_answers_from_reactor(association: Any) -> None:
-    """pynetdicom's reactor polls for requests and sometimes takes an answer instead (3 in 11 510).
-
-    Only the reactor asks without blocking, so a question without blocking gets nothing.
-    """
-    get_message = association.dimse.get_msg
-    association.dimse.get_msg = lambda block=False: get_message(block=True) if block else (None, None)
-
-
-def _send_one(association: Any, item: _Outgoing, destination: Destination) -> StoreResponse:
+def _send_one(association: Any, item: _Outgoing, destination: Destination, message_id: int) -> StoreResponse:
     if not association.is_established:
         raise RetryLaterError(f"{destination.name} ended the association")
     try:
-        answer = association.send_c_store(pydicom.dcmread(item.path))
-    except ValueError:  # no accepted context; what else could be wrong was looked at in _outgoing
-        return _not_accepted(item)
+        answer = association.send_c_store(pydicom.dcmread(item.path), message_id)
+    except ValueError as error:  # no accepted context; what else could be wrong was looked at in _outgoing
+        rejected = [one for one in association.rejected_contexts if one.abstract_syntax == item.sop_class_uid]
+        if are_rejected_for_good(rejected):
+            return _not_accepted(item)
+        raise RetryLaterError(f"{destination.name} left a presentation context unanswered") from error
     if "Status" not in answer:
         raise RetryLaterError(f"{destination.name} did not answer C-STORE, or ended the association")
     return _response(item.sop_instance_uid, answer, destination)
@@ -226,57 +175,3 @@ def _response(sop_instance_uid: str, answer: Any, destination: Destination) -> S
     if status:
         _log.warning("%s answered %04X to C-STORE", destination.name, status)
     return StoreResponse(sop_instance_uid, status, ok, comment)
-
-
-class ClientEntity(AE):  # type: ignore[misc]
-    """An AE that says why a connection failed, and whose transfers can't stall for ever."""
-
-    def __init__(self, ae_title: str, timeout_s: float) -> None:
-        super().__init__(ae_title=ae_title)
-        self.connection_timeout = self.acse_timeout = self.dimse_timeout = timeout_s
-        self.network_timeout = None  # each answer has its own limit; preparing a large file may take longer
-        self.connection_failure: OSError | None = None
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: Any
-    ) -> AssociationSocket:
-        connection = ClientSocket(assoc, address=address)
-        connection.tls_args = tls_args
-        return connection
-
-
-class ClientSocket(AssociationSocket):  # type: ignore[misc]
-    """No Nagle delay, a limit for a peer that stops reading, and closed whatever happens."""
-
-    def _create_socket(self, address: AddressInformation) -> socket.socket:
-        opened = super()._create_socket(address)
-        return _Connection(self.assoc.ae, opened.family, opened.type, fileno=opened.detach())
-
-    def _shutdown_socket(self) -> None:
-        connection = self.socket
-        if connection is None:
-            return
-        with suppress(OSError):  # not connected, or the peer was quicker
-            connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
-
-
-class _Connection(socket.socket):
-    """Keeps the reason why it could not connect, which pynetdicom only logs."""
-
-    def __init__(self, entity: ClientEntity, family: int, kind: int, fileno: int) -> None:
-        super().__init__(family, kind, fileno=fileno)
-        self._entity = entity
-
-    def connect(self, address: Any) -> None:
-        """Connect within the entity's time limit, or remember why not."""
-        try:
-            super().connect(address)
-        except OSError as error:
-            self._entity.connection_failure = error
-            raise
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def settimeout(self, value: float | None) -> None:
-        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
-        super().settimeout(self._entity.connection_timeout if value is None else value)
