@@ -64,5 +64,8 @@ def test_an_answer_to_another_message_acknowledges_nothing(files: list[Path], re
 
 def test_an_answer_that_comes_twice_does_not_acknowledge_the_next_instance(tmp_path: Path) -> None:
     files = write_study(tmp_path, 2)
-    with raw_pacs(BOTH, Reply(), Reply(message_id=1)) as pacs, pytest.raises(RetryLaterError, match="another"):
+    with (
+        raw_pacs(BOTH, Reply(), Reply(message_id=1)) as pacs,
+        pytest.raises(RetryLaterError, match="another"),
+    ):
         send(files, pacs, "PSMA_NODE", 2.0)
