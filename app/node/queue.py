@@ -33,8 +33,9 @@ from app.node.process.priors import PriorWait
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.database import database_url, utc_now
-from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryLedger
-from app.node.records.runs import Run, RunKey, RunLedger, StudyState
+from app.node.records.deliveries import Delivery, DeliveryLedger
+from app.node.records.runs import Run, RunLedger
+from app.node.records.states import DeliveryKey, RunKey, StudyState
 from app.node.records.stores import Heartbeats
 
 APPLICATION_NAME = "psma-node"

@@ -15,14 +15,9 @@ from app.node.deliver import scu
 from app.node.policy import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
-from app.node.records.deliveries import (
-    Delivery,
-    DeliveryKey,
-    DeliveryState,
-    DeliveryTransition,
-    PlannedInstance,
-)
-from app.node.records.runs import FINAL, Run, RunKey, StudyState
+from app.node.records.deliveries import Delivery, DeliveryTransition, PlannedInstance
+from app.node.records.runs import Run
+from app.node.records.states import FINAL, DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 REPORTS = (ResultKind.SR, NoticeKind.SR)

@@ -10,8 +10,7 @@ from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.analysis import SupersededReport
 from app.domain.outcome import EarlierRevisions, ResultFile, StandingResult, StudyOutcome
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.records.deliveries import DeliveryState
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.states import DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 

@@ -26,7 +26,7 @@ from app.domain.volume import Grid, LabelMap, Volume
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.node.records.results import RegisteredResult, SeriesSubject
-from app.node.records.runs import FINAL, RunKey
+from app.node.records.states import FINAL, RunKey
 from app.node.records.stores import NodeStores
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from app.domain.refusal import RefusalCode
 from app.domain.study import StudyKind
 from app.node.records.audit import AuditEvent
-from app.node.records.runs import WITH_RESULTS, Run, RunKey, RunLedger, StudyState
+from app.node.records.runs import Run, RunLedger
+from app.node.records.states import WITH_RESULTS, RunKey, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyLedger
 

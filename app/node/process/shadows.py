@@ -9,7 +9,7 @@ from collections import OrderedDict
 from app.domain.outcome import ShadowComparison, ShadowWork
 from app.errors import describe_exception
 from app.node.records.audit import AuditEvent
-from app.node.records.runs import WITH_RESULTS, RunKey
+from app.node.records.states import WITH_RESULTS, RunKey
 from app.node.records.stores import NodeStores
 
 MOST_WAITING = 4

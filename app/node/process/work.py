@@ -29,7 +29,8 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.inbox_index import StudyContent
 from app.node.records.results import pet_subjects
-from app.node.records.runs import Run, RunKey, RunTransition, StudyState
+from app.node.records.runs import Run, RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 

@@ -5,40 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, String, case, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
-from app.node.records.runs import RunKey
+from app.node.records.states import DeliveryKey, DeliveryState, RunKey
 
 if TYPE_CHECKING:
     from app.domain.outcome import ResultFile
-
-
-class DeliveryState(StrEnum):
-    """Where one revision's delivery to one destination stands."""
-
-    PENDING = "pending"
-    DONE = "done"
-    FAILED = "failed"
-    SUPERSEDED = "superseded"
-    """A later revision's results went instead."""
-
-
-@dataclass(frozen=True)
-class DeliveryKey:
-    """One revision's results for one destination."""
-
-    run: RunKey
-    destination: str
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What names it in the log."""
-        return self.run.facts | {"destination": self.destination}
 
 
 class Delivery(Base):

@@ -34,10 +34,9 @@ from app.errors import RetryLaterError
 from app.files.durable import free_mb, hold_folder, make_folder, sync_folder
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
-from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, flag_conflicts, is_intact
+from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, InstanceRow, flag_conflicts, is_intact
 from app.node.records.instances import (
     InstanceIdentity,
-    InstanceRow,
     ReceivedInstance,
     StoreCommand,
     checked_command,

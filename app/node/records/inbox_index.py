@@ -10,13 +10,61 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, select, true, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Index,
+    String,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.domain.selection.screening import CT_CLASSES, IMAGE_CLASSES
-from app.node.records.database import Ledger, fetch
+from app.node.records.database import Base, Ledger, Uid, fetch
 from app.node.records.header_scan import UnreadableHeaderError
-from app.node.records.instances import InstanceRow, MismatchedInstanceError, UnsafeUidError, read_received
+from app.node.records.instances import MismatchedInstanceError, UnsafeUidError, read_received
 from app.node.records.runs import Run
+
+
+class InstanceRow(Base):
+    """One content received under a SOP Instance UID.
+
+    Attributes:
+        sha256: of the data set without its file meta header.
+        path: relative to the inbox folder.
+        conflict: the UID arrived with more than one content; true of each of its rows that stand.
+        transfer_syntax_uid: empty for what version 0.1.0 received.
+        discarded: a person has decided for another content of the UID; the file stays.
+    """
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index("instances_by_study", "study_instance_uid", "received_at"),
+        Index("instances_by_arrival", "received_at", "study_instance_uid"),
+    )
+
+    sop_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_instance_uid: Mapped[Uid]
+    series_instance_uid: Mapped[Uid]
+    sop_class_uid: Mapped[Uid]
+    path: Mapped[str] = mapped_column(String(512))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    conflict: Mapped[bool] = mapped_column(default=False)
+    transfer_syntax_uid: Mapped[Uid] = mapped_column(server_default="", default="")
+    discarded: Mapped[bool] = mapped_column(server_default=false(), default=False)
+
 
 _IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that decides which of what was received can change a result."""

@@ -9,15 +9,10 @@ import hashlib
 import re
 import struct
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
-from sqlalchemy import BigInteger, Index, String, false
-from sqlalchemy.orm import Mapped, mapped_column
-
-from app.node.records.database import Base, Uid
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta, find_uids
 
 MAX_UID_LENGTH = 64
@@ -72,37 +67,6 @@ def instance_file_name(sop_instance_uid: str, sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise ValueError("expected a SHA-256 in lower case hexadecimal")
     return f"{checked_uid(sop_instance_uid, 'SOPInstanceUID')}_{sha256[:32]}.dcm"
-
-
-class InstanceRow(Base):
-    """One content received under a SOP Instance UID.
-
-    Attributes:
-        sha256: of the data set without its file meta header.
-        path: relative to the inbox folder.
-        conflict: the UID arrived with more than one content; true of each of its rows that stand.
-        transfer_syntax_uid: empty for what version 0.1.0 received.
-        discarded: a person has decided for another content of the UID; the file stays.
-    """
-
-    __tablename__ = "instances"
-    __table_args__ = (
-        Index("instances_by_study", "study_instance_uid", "received_at"),
-        Index("instances_by_arrival", "received_at", "study_instance_uid"),
-    )
-
-    sop_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    study_instance_uid: Mapped[Uid]
-    series_instance_uid: Mapped[Uid]
-    sop_class_uid: Mapped[Uid]
-    path: Mapped[str] = mapped_column(String(512))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    received_at: Mapped[datetime]
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    conflict: Mapped[bool] = mapped_column(default=False)
-    transfer_syntax_uid: Mapped[Uid] = mapped_column(server_default="", default="")
-    discarded: Mapped[bool] = mapped_column(server_default=false(), default=False)
 
 
 IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from app.errors import MisconfiguredError, RetryLaterError
 from app.files.durable import make_folder, sync_folder, sync_tree
 from app.node.records.instances import study_folder_name
-from app.node.records.runs import RunKey
+from app.node.records.states import RunKey
 
 if TYPE_CHECKING:
     from app.domain.outcome import StudyOutcome

@@ -23,7 +23,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from app.errors import RetryLaterError
 from app.files.durable import sync_folder
 from app.node.records.database import insert_missing, utc_now
-from app.node.records.instances import InstanceIdentity, InstanceRow, instance_file_name, study_folder_name
+from app.node.records.inbox_index import InstanceRow
+from app.node.records.instances import InstanceIdentity, instance_file_name, study_folder_name
 from app.node.records.slots import finish
 
 MAX_PENDING = 1000

@@ -31,7 +31,7 @@ from app.node.records.database import (
     utc_now,
 )
 from app.node.records.outbox import Outbox
-from app.node.records.runs import RunKey
+from app.node.records.states import RunKey
 
 if TYPE_CHECKING:
     from app.domain.outcome import PairOutcome, ShadowComparison, StudyOutcome

@@ -14,59 +14,16 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import ColumnElement, String, UniqueConstraint, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, upsert, utc_now
-
-
-class StudyState(StrEnum):
-    """The states a person sees."""
-
-    RECEIVING = "receiving"
-    WAITING = "waiting"
-    HELD = "held"
-    """Of what has come: shown as waiting. A result stands until a person chooses between contents."""
-    QUEUED = "queued"
-    RUNNING = "running"
-    DELIVERING = "delivering"
-    DONE = "done"
-    REJECTED = "rejected"
-    FAILED = "failed"
-    SUPERSEDED = "superseded"
-    """A later revision of the study took this one's place before it was processed."""
-
-
-UNPROCESSED = (StudyState.QUEUED, StudyState.RUNNING, StudyState.FAILED)
-"""States from which an attempt may start: a crash leaves ``running`` behind."""
-
-WITH_RESULTS = (StudyState.DELIVERING, StudyState.DONE)
-"""States of a revision whose results are written."""
-
-FINAL = (*WITH_RESULTS, StudyState.REJECTED)
-"""States of a revision that takes the place of earlier ones, be it with results or without."""
-
-ENDED = (StudyState.DONE, StudyState.REJECTED, StudyState.FAILED, StudyState.SUPERSEDED)
-"""States from which the content of a revision may become that of a new one."""
+from app.node.records.states import ENDED, UNPROCESSED, RunKey, StudyState
 
 _KEPT = 48
 """Characters of the digest that a run keeps when a later one takes up its content."""
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """One revision of one study: 1 for the first complete content, one more for each late arrival."""
-
-    study_instance_uid: str
-    revision: int
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What names it in the log."""
-        return {"study": self.study_instance_uid, "revision": self.revision}
 
 
 class Run(Base):

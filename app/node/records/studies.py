@@ -22,7 +22,7 @@ from app.node.records.database import (
     upsert,
     utc_now,
 )
-from app.node.records.runs import StudyState
+from app.node.records.states import StudyState
 
 Identifier = Annotated[str, mapped_column(PlainText(MAX_IDENTIFIER_LENGTH))]
 """Patient ID, or Issuer of Patient ID."""

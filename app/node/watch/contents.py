@@ -16,8 +16,8 @@ from app.dicom.reading.content import differing_tags, named
 from app.errors import MisconfiguredError
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty
-from app.node.records.instances import InstanceRow
-from app.node.records.runs import StudyState
+from app.node.records.inbox_index import InstanceRow
+from app.node.records.states import StudyState
 from app.node.records.stores import NodeStores
 
 

@@ -13,9 +13,10 @@ from app.errors import MisconfiguredError
 from app.node.process.priors import ADVICE, late_prior
 from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now
-from app.node.records.deliveries import Delivery, DeliveryState
+from app.node.records.deliveries import Delivery
 from app.node.records.inbox_index import InboxStudy
-from app.node.records.runs import WITH_RESULTS, Run, StudyState
+from app.node.records.runs import Run
+from app.node.records.states import WITH_RESULTS, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import StatementError
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.records.database import open_database
-from app.node.records.instances import InstanceRow
+from app.node.records.inbox_index import InstanceRow
 
 
 def row(received_at: datetime) -> dict[str, object]:

@@ -21,7 +21,8 @@ from sqlalchemy import Engine, delete
 from app.node.receive.scp import StoreScp
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta
 from app.node.records.inbox import Inbox, Recovery
-from app.node.records.instances import InstanceRow, UnsafeUidError, checked_uid
+from app.node.records.inbox_index import InstanceRow
+from app.node.records.instances import UnsafeUidError, checked_uid
 from app.node.records.slots import is_unused
 
 from .images import STUDY, write_study

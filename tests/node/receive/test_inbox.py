@@ -26,8 +26,8 @@ from app.files.durable import sync_folder
 from app.node.records import pending
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
-from app.node.records.inbox_index import InboxIndex
-from app.node.records.instances import InstanceRow, ReceivedInstance, identify, read_received
+from app.node.records.inbox_index import InboxIndex, InstanceRow
+from app.node.records.instances import ReceivedInstance, identify, read_received
 from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
 from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
 

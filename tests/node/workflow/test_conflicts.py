@@ -23,9 +23,10 @@ from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import ProcessorPool, StudyWork
 from app.node.receive.watcher import Watcher
 from app.node.records.audit import AuditEvent
-from app.node.records.inbox_index import InboxIndex
-from app.node.records.instances import InstanceRow, StoreCommand, identify
-from app.node.records.runs import RunKey, RunTransition, StudyState
+from app.node.records.inbox_index import InboxIndex, InstanceRow
+from app.node.records.instances import StoreCommand, identify
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.watch.health import check_contents
 from app.node.watch.status import StudyStatus, study_statuses

@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.study import StudyKind
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
-from app.node.records.runs import StudyState
+from app.node.records.states import StudyState
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.status import retry_study

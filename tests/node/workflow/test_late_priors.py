@@ -23,7 +23,8 @@ from app.node.process.priors import late_prior, note_late_priors
 from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
 from app.node.queue import run_workflow_id
 from app.node.records.results import RegisteredResult
-from app.node.records.runs import RunKey, RunTransition, StudyState
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.status import analyse_again

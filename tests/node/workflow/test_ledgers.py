@@ -11,9 +11,10 @@ from sqlalchemy import Engine
 from app.domain.outcome import ResultFile
 from app.node.policy import NodePolicy
 from app.node.records.database import open_database, utc_now
-from app.node.records.deliveries import DeliveryKey, DeliveryLedger, DeliveryState, DeliveryTransition
+from app.node.records.deliveries import DeliveryLedger, DeliveryTransition
 from app.node.records.outbox import Outbox
-from app.node.records.runs import RunKey, RunLedger, RunTransition, StudyState
+from app.node.records.runs import RunLedger, RunTransition
+from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import Heartbeats
 
 STUDY = "1.2.3"

@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import RetryLaterError
 from app.node.records.outbox import Outbox
-from app.node.records.runs import RunKey
+from app.node.records.states import RunKey
 
 RUN = RunKey("1.2.3", 1)
 

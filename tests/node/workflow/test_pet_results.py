@@ -17,7 +17,7 @@ from app.errors import MisconfiguredError
 from app.node.records.database import open_database
 from app.node.records.outbox import Outbox
 from app.node.records.results import ResultRegister, SeriesSubject, pet_subjects
-from app.node.records.runs import RunKey
+from app.node.records.states import RunKey
 from tests.node.workflow.fake_node import _pair, _result, secondary_capture
 
 NOON = datetime(2026, 3, 1, 12)

@@ -12,7 +12,8 @@ from app.node.process.priors import PriorWait
 from app.node.queue import Planner, run_workflow_id
 from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
-from app.node.records.runs import Run, RunKey, RunLedger, RunTransition, StudyState
+from app.node.records.runs import Run, RunLedger, RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import Heartbeats
 from app.node.records.studies import StudyLedger
 

@@ -13,8 +13,8 @@ from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import AttemptKind
-from app.node.records.deliveries import Delivery, DeliveryKey, DeliveryState
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.deliveries import Delivery
+from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.workflow.test_revisions import PACS, STUDY, give, record, result, two_contents
 

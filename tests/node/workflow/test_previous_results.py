@@ -25,7 +25,8 @@ from app.imaging.earlier_results import EarlierResult, prior_candidates
 from app.node.policy import NodePolicy
 from app.node.process.earlier_studies import NodeEarlierResults
 from app.node.records.results import SeriesSubject
-from app.node.records.runs import RunKey, RunTransition, StudyState
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.defects.studies import Images, pet_ct

@@ -15,7 +15,8 @@ from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait, Wait
 from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
-from app.node.records.runs import RunKey, RunTransition, StudyState
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.node.workflow.fake_node import Subject

@@ -19,7 +19,7 @@ from app.node.policy import Caller, NodePolicy, ReceivePolicy
 from app.node.receive.reception import OUT_OF_RESOURCES, Reception, ReceptionEvent
 from app.node.receive.reception_audit import REPEAT_S, ReceptionAudit
 from app.node.receive.scp import StoreScp
-from app.node.records.instances import InstanceRow
+from app.node.records.inbox_index import InstanceRow
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.receive.images import ct_slice, received
 from tests.node.workflow.fake_node import Subject, secondary_capture

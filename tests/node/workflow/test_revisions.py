@@ -22,9 +22,9 @@ from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
-from app.node.records.deliveries import DeliveryKey, DeliveryState
 from app.node.records.pending import InboxFullError
-from app.node.records.runs import RunKey, RunTransition, StudyState
+from app.node.records.runs import RunTransition
+from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from tests.node.receive.images import ct_slice, received

@@ -29,8 +29,9 @@ from app.domain.study import Patient, Series, Study
 from app.node.policy import NodePolicy, ReceivePolicy
 from app.node.receive.watcher import Watcher
 from app.node.records.database import utc_now
-from app.node.records.instances import InstanceRow, StoreCommand, identify
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.inbox_index import InstanceRow
+from app.node.records.instances import StoreCommand, identify
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.watch.status import StudyStatus, study_statuses
 from tests.node.receive.images import data_set_of

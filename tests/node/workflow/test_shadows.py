@@ -17,7 +17,7 @@ from app.node import queue
 from app.node.policy import NodePolicy
 from app.node.process.shadows import MOST_WAITING, WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult
-from app.node.records.runs import RunKey, StudyState
+from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from tests.node.workflow.test_revisions import STUDY, give, result
 

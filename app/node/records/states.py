@@ -1,0 +1,72 @@
+"""The states that people see, and what names a revision and a delivery: no database is needed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    """The states a person sees."""
+
+    RECEIVING = "receiving"
+    WAITING = "waiting"
+    HELD = "held"
+    """Of what has come: shown as waiting. A result stands until a person chooses between contents."""
+    QUEUED = "queued"
+    RUNNING = "running"
+    DELIVERING = "delivering"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """A later revision of the study took this one's place before it was processed."""
+
+
+UNPROCESSED = (StudyState.QUEUED, StudyState.RUNNING, StudyState.FAILED)
+"""States from which an attempt may start: a crash leaves ``running`` behind."""
+
+WITH_RESULTS = (StudyState.DELIVERING, StudyState.DONE)
+"""States of a revision whose results are written."""
+
+FINAL = (*WITH_RESULTS, StudyState.REJECTED)
+"""States of a revision that takes the place of earlier ones, be it with results or without."""
+
+ENDED = (StudyState.DONE, StudyState.REJECTED, StudyState.FAILED, StudyState.SUPERSEDED)
+"""States from which the content of a revision may become that of a new one."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """One revision of one study: 1 for the first complete content, one more for each late arrival."""
+
+    study_instance_uid: str
+    revision: int
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What names it in the log."""
+        return {"study": self.study_instance_uid, "revision": self.revision}
+
+
+class DeliveryState(StrEnum):
+    """Where one revision's delivery to one destination stands."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """A later revision's results went instead."""
+
+
+@dataclass(frozen=True)
+class DeliveryKey:
+    """One revision's results for one destination."""
+
+    run: RunKey
+    destination: str
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What names it in the log."""
+        return self.run.facts | {"destination": self.destination}
