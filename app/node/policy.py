@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Literal
+
+ResultName = Literal["SEG", "SR", "PAGE", "RTSTRUCT"]
+"""As :class:`app.dicom.uids.ResultKind`."""
 
 _EXECUTOR_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -145,10 +149,14 @@ class Caller:
     """Calling AE title, exactly; ``*`` for any title from these addresses."""
     addresses: tuple[str, ...] = ("127.0.0.1", "::1")
     """IP addresses or networks (``10.1.2.0/24``) that it calls from."""
+    commitment_port: int = 0
+    """TCP port at the address that it calls from, where it takes answers to its requests for storage
+    commitment; 0 when it waits for them on the association of its request."""
 
     def __post_init__(self) -> None:
         if not self.ae_title.strip():
             raise ValueError("a caller needs an AE title (or * for any)")
+        _check_port("commitment_port", self.commitment_port, lowest=0)
         for address in self.addresses:
             ip_network(address)
 
@@ -203,7 +211,7 @@ class ReceivePolicy:
 
 @dataclass(frozen=True)
 class Destination:
-    """A PACS that gets the results."""
+    """A PACS that gets results: what it gets, and how the node makes sure that it keeps them."""
 
     name: str
     """Name of the destination in status and audit log."""
@@ -213,12 +221,39 @@ class Destination:
     """Its host name or address."""
     port: int
     """Its TCP port."""
+    accept: tuple[ResultName, ...] = ()
+    """Kinds of results that it gets: SEG, SR, PAGE, RTSTRUCT; empty for all. A notice that an earlier result
+    is withdrawn always goes along."""
+    callers: tuple[str, ...] = ()
+    """Only studies of which an image came from one of these calling AE titles; empty for any."""
+    stations: tuple[str, ...] = ()
+    """Only studies with an image of one of these stations (Station Name (0008,1010)); empty for any."""
+    commitment: bool = False
+    """Ask it by Storage Commitment (PS3.4 Annex J) to take charge of each result. It answers on the same
+    association, or calls the node's port from its own address under its AE title."""
+    verify: Literal["none", "find", "retrieve"] = "none"
+    """For a PACS without commitment. ``find`` asks by C-FIND for each result that was sent; ``retrieve`` gets
+    each back by C-GET and compares what it holds."""
+    timeout_s: float | None = None
+    """``deliver.timeout_s`` for this destination alone; so are the following three."""
+    first_retry_s: float | None = None
+    """Seconds before the second attempt."""
+    max_retry_s: float | None = None
+    """Longest wait between two attempts, seconds."""
+    max_age_days: float | None = None
+    """Days after which what could not be delivered is reported as failed."""
 
     def __post_init__(self) -> None:
         _check_ae_title(self.ae_title)
         if not 1 <= len(self.name) <= 64:
             raise ValueError(f"a destination's name has 1 to 64 characters, found {len(self.name)}")
         _check_port("port", self.port, lowest=1)
+        if self.commitment and self.verify != "none":
+            raise ValueError("commitment and verify exclude each other: set one of them")
+
+    @property
+    def wants_proof(self) -> bool:
+        return self.commitment or self.verify != "none"
 
 
 @dataclass(frozen=True)
@@ -226,7 +261,7 @@ class DeliverPolicy:
     """Where results go, and how long the node tries to deliver them."""
 
     destinations: tuple[Destination, ...] = ()
-    """Each destination gets every result; without any, results stay in the outbox."""
+    """Each destination gets every result that it accepts; without any, results stay in the outbox."""
     calling_ae_title: str = "PSMA_NODE"
     """AE title of the node towards the PACS."""
     timeout_s: float = 30.0
@@ -237,11 +272,30 @@ class DeliverPolicy:
     """Longest wait between two attempts, seconds."""
     max_age_days: float = 0.0
     """Results that could not be delivered for so many days are reported as failed; 0 for never."""
+    commitment_wait_s: float = 3600.0
+    """The answer to a request for storage commitment may take so many seconds; then the node asks again."""
+    max_proofs: int = 5
+    """So many times the node sends again what a destination does not have, or asks again for an answer that
+    does not come; then it reports the delivery as failed."""
 
     def __post_init__(self) -> None:
         names = [destination.name for destination in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
+        if self.max_proofs < 1:
+            raise ValueError(f"max_proofs must be 1 or more, found {self.max_proofs}")
+        if self.commitment_wait_s <= 0:
+            raise ValueError(f"commitment_wait_s must be more than 0, found {self.commitment_wait_s:g}")
+
+    def destination(self, name: str) -> Destination | None:
+        """The destination of that name, if there is one."""
+        return next((one for one in self.destinations if one.name == name), None)
+
+    def towards(self, destination: Destination) -> DeliverPolicy:
+        """The limits for one destination: its own where it has some."""
+        limits = ("timeout_s", "first_retry_s", "max_retry_s", "max_age_days")
+        own = {name: getattr(destination, name) for name in limits}
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
     def retry_after_s(self, failed_attempts: int) -> float:
         """Wait before the next attempt, after ``failed_attempts`` (1 or more) in a row."""

@@ -17,7 +17,7 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.deliveries import Delivery, DeliveryTransition, PlannedInstance
 from app.node.records.runs import Run
-from app.node.records.states import FINAL, DeliveryKey, DeliveryState, RunKey, StudyState
+from app.node.records.states import FINAL, TO_BE_TRIED, DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 REPORTS = (ResultKind.SR, NoticeKind.SR)
@@ -145,7 +145,7 @@ class ResultDelivery:
         if tried.refused:
             return DeliveryTransition(DeliveryState.FAILED, f"{name}: {tried.refused}")
         if not tried.unreached:
-            return DeliveryTransition(DeliveryState.DONE)
+            return DeliveryTransition(DeliveryState.DONE, is_failure=False)
         next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(delivery.failures + 1))
         limit_days = self._policy.max_age_days
         if limit_days and next_try_at > delivery.created_at + timedelta(days=limit_days):
@@ -156,7 +156,7 @@ class ResultDelivery:
     def _settle_run(self, run: RunKey) -> None:
         """``done`` once every destination has everything, ``failed`` once one of them never will."""
         every = self._stores.deliveries.of_run(run)
-        if any(delivery.state is DeliveryState.PENDING for delivery in every):
+        if any(delivery.state in TO_BE_TRIED for delivery in every):
             return
         failed = [delivery.reason for delivery in every if delivery.state is DeliveryState.FAILED]
         state, reason = self._delivered_state(run)

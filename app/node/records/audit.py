@@ -50,7 +50,11 @@ class AuditEvent(StrEnum):
     PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
     DELIVERED = "result delivered"
+    COMMITMENT_ASKED = "storage commitment asked for"
+    COMMITTED = "result committed"
+    NOT_COMMITTED = "result not committed"
     DELIVERY_FAILED = "delivery failed"
+    COMMITMENT_GIVEN = "storage commitment given"
     SHADOWS_COMPARED = "shadow models compared"
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, String, case, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
-from app.node.records.states import DeliveryKey, DeliveryState, RunKey
+from app.node.records.states import TO_BE_TRIED, DeliveryKey, DeliveryState, RunKey
 
 if TYPE_CHECKING:
     from app.domain.outcome import ResultFile
@@ -23,6 +23,7 @@ class Delivery(Base):
     Attributes:
         attempt: number of the try that is planned, under way, or was the last.
         failures: tries in a row that did not bring everything over.
+        proofs: rounds of proof in which the destination did not have everything, or did not answer.
         reason: of the last failure.
         next_try_at: ``None`` when it is being tried now or none is planned.
     """
@@ -38,6 +39,7 @@ class Delivery(Base):
     failures: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(default="")
     next_try_at: Mapped[datetime | None] = mapped_column(default=None)
+    proofs: Mapped[int] = mapped_column(default=0)
 
     @property
     def key(self) -> DeliveryKey:
@@ -45,7 +47,12 @@ class Delivery(Base):
 
 
 class PlannedInstance(Base):
-    """One result for one destination; ``path`` is relative to the revision's result folder."""
+    """One result for one destination; ``path`` is relative to the revision's result folder.
+
+    Attributes:
+        acknowledged_at: when it was sent; it stays when it is to be sent again.
+        committed_at: when the destination took charge of it, or was found to have it.
+    """
 
     __tablename__ = "delivered_instances"
 
@@ -58,6 +65,7 @@ class PlannedInstance(Base):
     path: Mapped[str] = mapped_column(String(256))
     acknowledged_at: Mapped[datetime | None] = mapped_column(default=None)
     dicom_status: Mapped[int | None] = mapped_column(default=None)
+    committed_at: Mapped[datetime | None] = mapped_column(default=None)
 
     @property
     def is_open(self) -> bool:
@@ -67,11 +75,18 @@ class PlannedInstance(Base):
 
 @dataclass(frozen=True)
 class DeliveryTransition:
-    """How a try ended, and when the next follows."""
+    """How a try ended, and when the next follows.
+
+    Attributes:
+        is_failure: nothing, or not everything, could be offered.
+        is_unproven: the destination did not have everything, or did not say so.
+    """
 
     state: DeliveryState
     reason: str = ""
     next_try_at: datetime | None = None
+    is_failure: bool = True
+    is_unproven: bool = False
 
 
 class DeliveryLedger(Ledger):
@@ -106,7 +121,8 @@ class DeliveryLedger(Ledger):
         return self._select(*_of_run(Delivery, run))
 
     def pending(self) -> tuple[Delivery, ...]:
-        return self._select(Delivery.state == DeliveryState.PENDING)
+        """Those with another try."""
+        return self._select(Delivery.state.in_(TO_BE_TRIED))
 
     def instances(self, key: DeliveryKey) -> tuple[PlannedInstance, ...]:
         """Every instance of a delivery, by path."""
@@ -115,12 +131,21 @@ class DeliveryLedger(Ledger):
 
     def acknowledge(self, key: DeliveryKey, sop_instance_uid: str, dicom_status: int) -> None:
         """The destination has taken one instance: it is sent there again only when somebody asks for it."""
-        self._note_status(key, sop_instance_uid, dicom_status=dicom_status, acknowledged_at=utc_now())
+        values = {"dicom_status": dicom_status, "acknowledged_at": utc_now(), "committed_at": None}
+        self._note_status(key, sop_instance_uid, **values)
 
     def refuse(self, key: DeliveryKey, sop_instance_uid: str, dicom_status: int) -> None:
         """The destination has answered with a failure for one instance; one sent again stays to be sent."""
         first_time = PlannedInstance.acknowledged_at.is_(None)
         self._note_status(key, sop_instance_uid, dicom_status=case((first_time, dicom_status)))
+
+    def commit(self, key: DeliveryKey, sop_instance_uid: str) -> None:
+        """The destination is known to keep one instance."""
+        self._note_status(key, sop_instance_uid, committed_at=utc_now())
+
+    def reopen(self, key: DeliveryKey, sop_instance_uid: str) -> None:
+        """The destination does not have one instance any more: it is to be sent again."""
+        self._note_status(key, sop_instance_uid, dicom_status=None, committed_at=None)
 
     def end(self, key: DeliveryKey, attempt: int, transition: DeliveryTransition) -> bool:
         """Write how a try ended; ``False`` when that was written before."""
@@ -132,7 +157,15 @@ class DeliveryLedger(Ledger):
             reason=transition.reason,
             next_try_at=transition.next_try_at,
             attempt=attempt + 1 if planned else attempt,
-            failures=0 if transition.state is DeliveryState.DONE else Delivery.failures + 1,
+            failures=Delivery.failures + 1 if transition.is_failure else 0,
+            proofs=Delivery.proofs + 1 if transition.is_unproven else Delivery.proofs,
+        )
+
+    def hasten(self, key: DeliveryKey) -> bool:
+        """What it waits for has come: try now. ``False`` when it does not wait."""
+        waits = (Delivery.state == DeliveryState.SENT, Delivery.next_try_at.is_not(None))
+        return self._update(
+            Delivery, *_is(Delivery, key), *waits, attempt=Delivery.attempt + 1, next_try_at=None
         )
 
     def begin(self, key: DeliveryKey, attempt: int) -> bool:
@@ -155,8 +188,8 @@ class DeliveryLedger(Ledger):
 
     def _update_attempt(self, key: DeliveryKey, number: int, **values: object) -> bool:
         """Change a pending delivery; ``False`` when it is at another attempt or at its end."""
-        pending = Delivery.state == DeliveryState.PENDING
-        return self._update(Delivery, *_is(Delivery, key), Delivery.attempt == number, pending, **values)
+        is_open = Delivery.state.in_(TO_BE_TRIED)
+        return self._update(Delivery, *_is(Delivery, key), Delivery.attempt == number, is_open, **values)
 
     def _note_status(self, key: DeliveryKey, sop_instance_uid: str, **values: object) -> None:
         rows = PlannedInstance
@@ -206,6 +239,7 @@ def _begun_anew() -> dict[str, Any]:
         "state": DeliveryState.PENDING,
         "attempt": Delivery.attempt + 1,
         "failures": 0,
+        "proofs": 0,
         "next_try_at": None,
         "created_at": utc_now(),
     }

@@ -53,10 +53,16 @@ class DeliveryState(StrEnum):
     """Where one revision's delivery to one destination stands."""
 
     PENDING = "pending"
+    SENT = "sent"
+    """The destination has acknowledged everything; that it keeps it is still to be proven."""
     DONE = "done"
     FAILED = "failed"
     SUPERSEDED = "superseded"
     """A later revision's results went instead."""
+
+
+TO_BE_TRIED = (DeliveryState.PENDING, DeliveryState.SENT)
+"""States of a delivery that has another try."""
 
 
 @dataclass(frozen=True)

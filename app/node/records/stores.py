@@ -16,6 +16,7 @@ from app.errors import MisconfiguredError
 from app.files.durable import make_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
+from app.node.records.commitments import CommitmentLedger
 from app.node.records.database import Base, fetch, open_database, upsert, utc_now
 from app.node.records.deliveries import DeliveryLedger
 from app.node.records.inbox import Inbox
@@ -35,6 +36,7 @@ class NodeStores:
     studies: StudyLedger
     runs: RunLedger
     deliveries: DeliveryLedger
+    commitments: CommitmentLedger
     results: ResultRegister
     late_priors: LatePriorLedger
     shadows: ShadowLedger
@@ -68,6 +70,7 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         studies=StudyLedger(engine),
         runs=RunLedger(engine),
         deliveries=DeliveryLedger(engine),
+        commitments=CommitmentLedger(engine),
         results=ResultRegister(engine, outbox),
         late_priors=LatePriorLedger(engine),
         shadows=ShadowLedger(engine),

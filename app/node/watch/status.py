@@ -16,7 +16,7 @@ from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery
 from app.node.records.inbox_index import InboxStudy
 from app.node.records.runs import Run
-from app.node.records.states import WITH_RESULTS, DeliveryState, StudyState
+from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 
@@ -26,7 +26,11 @@ CHOOSE = "psma-node discard shows the contents, and lets one stand"
 
 @dataclass(frozen=True)
 class DeliveryStatus:
-    """How far one destination is. ``acknowledged`` of ``total`` instances."""
+    """How far one destination is: ``acknowledged`` of ``total`` instances, ``committed`` of those.
+
+    ``committed`` counts those that the destination took charge of, or was found to have; it stays 0 where the
+    settings ask for no such proof.
+    """
 
     destination: str
     state: str
@@ -34,6 +38,7 @@ class DeliveryStatus:
     total: int
     reason: str
     next_try_at: datetime | None
+    committed: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,7 @@ def _delivery_status(stores: NodeStores, delivery: Delivery) -> DeliveryStatus:
         len(planned),
         delivery.reason,
         delivery.next_try_at,
+        sum(item.committed_at is not None for item in planned),
     )
 
 
@@ -151,9 +157,10 @@ def _delivery_reason(run: Run, deliveries: tuple[DeliveryStatus, ...]) -> str:
         return ""
     return "; ".join(
         f"{item.destination}: {item.acknowledged} of {item.total} acknowledged"
+        + (f", {item.committed} committed" if item.state == DeliveryState.SENT else "")
         + (f", {item.reason}" if item.reason else "")
         for item in deliveries
-        if item.state == DeliveryState.PENDING
+        if item.state in TO_BE_TRIED
     )
 
 
@@ -190,7 +197,7 @@ def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
     open_deliveries = [
         item
         for item in stores.deliveries.of_run(run.key)
-        if item.state in (DeliveryState.PENDING, DeliveryState.FAILED)
+        if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
     ]
     done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
     _note(stores, run, done)
@@ -208,7 +215,7 @@ def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
     run = _latest(stores, study_instance_uid)
     delivered = stores.deliveries.of_run(run.key)
     # delivering: a sending again that was cut short before its first delivery was planned
-    if run.state not in WITH_RESULTS or any(item.state is DeliveryState.PENDING for item in delivered):
+    if run.state not in WITH_RESULTS or any(item.state in TO_BE_TRIED for item in delivered):
         raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
     if not delivered:
         raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
