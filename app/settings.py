@@ -35,7 +35,7 @@ from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
 from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy
-from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
+from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
 FILE_SUFFIX = "__FILE"
@@ -90,6 +90,7 @@ class Settings:
 
     application: ApplicationInfo = field(default_factory=ApplicationInfo)
     resources: Resources = field(default_factory=Resources)
+    tls: TlsPolicy = field(default_factory=TlsPolicy)
     receive: ReceivePolicy = field(default_factory=ReceivePolicy)
     select: SelectionPolicy = field(default_factory=SelectionPolicy)
     load: LoadPolicy = field(default_factory=LoadPolicy)

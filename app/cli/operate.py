@@ -67,7 +67,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     stores = open_stores(node)
     service = NodeService(_plan(compute, models, receive, stores), stores)
     service.start()
-    place = {"host": settings.receive.host, "port": service.port} if receive else {}
+    place = {"host": settings.receive.addresses[0].host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
     return service
 
@@ -91,6 +91,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
         node=settings.node if models.wants_prior else replace(settings.node, prior_wait_s=0.0),
         receive=settings.receive,
         deliver=settings.deliver,
+        tls=settings.tls,
         examine=examine,
         processors=lambda: _processors(compute, stores, shadows),
         receives=receive,

@@ -1,4 +1,4 @@
-"""Sections ``receive``, ``deliver`` and ``node`` of app.yaml."""
+"""Sections ``tls``, ``receive``, ``deliver`` and ``node`` of app.yaml."""
 
 from __future__ import annotations
 
@@ -142,6 +142,41 @@ class NodePolicy:
 
 
 @dataclass(frozen=True)
+class TlsPolicy:
+    """Who the node is when it speaks TLS, and whose certificates it takes (docs/how-to/tls.md)."""
+
+    certificate: str = ""
+    """PEM file with the node's certificate, then those between it and the CA. The files of this section are
+    relative to where the program starts, and read again when they change: no restart is needed."""
+    key: str = ""
+    """PEM file with the certificate's private key, without a password; empty when it is in the same file."""
+    authorities: str = ""
+    """PEM file with the certificates of the site's CAs: peers have to show one of theirs."""
+    warn_days: float = 30.0
+    """``check`` warns when a certificate ends within so many days."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """An address that the node listens on."""
+
+    host: str = "127.0.0.1"
+    """Address; 0.0.0.0 to be reached from other hosts."""
+    port: int = 11112
+    """TCP port; 0 takes a free one. 2762 is registered for DICOM over TLS."""
+    tls: bool = False
+    """Speak TLS, and nothing else, on this port."""
+    client_certificate: bool = True
+    """With TLS: refuse senders that show no certificate of the site's CA."""
+
+    def __post_init__(self) -> None:
+        _check_port("port", self.port, lowest=0)
+
+    def __str__(self) -> str:
+        return f"{self.host} port {self.port}{' (TLS)' if self.tls else ''}"
+
+
+@dataclass(frozen=True)
 class Caller:
     """A sender that may open associations."""
 
@@ -175,10 +210,13 @@ class ReceivePolicy:
 
     ae_title: str = "PSMA_NODE"
     """AE title of the node; associations that call another title are rejected."""
-    host: str = "127.0.0.1"
+    host: str = Listener.host
     """Address to listen on; 0.0.0.0 to be reached from other hosts."""
-    port: int = 11112
+    port: int = Listener.port
     """TCP port; 0 takes a free one."""
+    listeners: tuple[Listener, ...] = ()
+    """Several addresses, or TLS: they take the place of ``host`` and ``port``, which are the short form for
+    one address without TLS. For example ``[{host: 127.0.0.1}, {host: 0.0.0.0, port: 2762, tls: true}]``."""
     allowed_callers: tuple[Caller, ...] = (Caller("*"),)
     """Senders that are accepted; all others are rejected."""
     settle_s: float = 60.0
@@ -207,6 +245,13 @@ class ReceivePolicy:
         _check_port("port", self.port, lowest=0)
         if self.give_up_s < self.settle_s:
             raise ValueError("give_up_s must not be shorter than settle_s")
+        if self.listeners and (self.host, self.port) != (Listener.host, Listener.port):
+            raise ValueError("host and port are the short form of listeners; set one of the two")
+
+    @property
+    def addresses(self) -> tuple[Listener, ...]:
+        """Every address that is listened on."""
+        return self.listeners or (Listener(self.host, self.port),)
 
 
 @dataclass(frozen=True)
@@ -221,6 +266,10 @@ class Destination:
     """Its host name or address."""
     port: int
     """Its TCP port."""
+    tls: bool = False
+    """Speak TLS, and nothing else, with it; its certificate is checked against ``tls.authorities``."""
+    tls_name: str = ""
+    """Name that its certificate has to carry; empty for ``host``."""
     accept: tuple[ResultName, ...] = ()
     """Kinds of results that it gets: SEG, SR, PAGE, RTSTRUCT; empty for all. A notice that an earlier result
     is withdrawn always goes along."""

@@ -6,14 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.files.durable import try_lock
+from app.node.deliver import scu
 from app.node.deliver.delivery import ResultDelivery
-from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
+from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.process.priors import PriorWait
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import ProcessorPool, StudyWork
@@ -59,6 +60,7 @@ class NodePlan:
     receives: bool = True
     version: str = ""
     settings_digest: str = ""
+    tls: TlsPolicy = field(default_factory=TlsPolicy)
     shadows: WaitingShadows | None = None
 
 
@@ -75,7 +77,7 @@ class NodeService:
         policy = plan.node
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         self._reception_audit = ReceptionAudit(stores.audit)
-        self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit)
+        self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit, plan.tls)
         self._probes = Probes(policy, self._conditions())
         on_study = self._probes.sign_of("watch")
         # headers are read once no image has come for a poll: a study on its way is not read over and over
@@ -174,7 +176,7 @@ class NodeService:
         self._heartbeats.beat()
         destinations = [destination.name for destination in self._plan.deliver.destinations]
         work = StudyWork(stores, policy, processors, destinations, self._start_over)
-        delivery = ResultDelivery(stores, self._plan.deliver)
+        delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=self._plan.tls))
         process = process_workflow(work, self._wake.set, self._plan.shadows)
         self._engine.launch(process, deliver_workflow(delivery, self._wake.set), processors.size)
 

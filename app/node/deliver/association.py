@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,10 +16,14 @@ from typing import Any
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AddressInformation, AssociationSocket
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from app.errors import RetryLaterError
-from app.node.policy import Destination
+from app.errors import MisconfiguredError, RetryLaterError
+from app.node.policy import Destination, TlsPolicy
+from app.node.tls import RenewedContext, client_context, tls_words
+
+NO_TLS = TlsPolicy()
+"""For destinations that are spoken to without TLS."""
 
 _EXPLICITLY_REJECTED = frozenset((1, 3, 4))
 """Results of a presentation context that are an answer for good (PS3.8 table 9-18): rejected by the user,
@@ -31,10 +37,15 @@ class NothingAcceptedError(Exception):
 
 @contextmanager
 def open_association(
-    destination: Destination, calling_ae_title: str, timeout_s: float, contexts: list[PresentationContext]
+    destination: Destination,
+    calling_ae_title: str,
+    timeout_s: float,
+    contexts: list[PresentationContext],
+    tls: TlsPolicy = NO_TLS,
 ) -> Iterator[Any]:
     """An established association, released at the end, aborted when left by an exception."""
-    association = _associate(ClientEntity(calling_ae_title, timeout_s), destination, contexts)
+    entity = ClientEntity(calling_ae_title, timeout_s)
+    association = _associate(entity, destination, contexts, _tls_arguments(destination, tls))
     try:
         yield association
     except BaseException:
@@ -43,14 +54,34 @@ def open_association(
     association.release()
 
 
-def _associate(entity: ClientEntity, destination: Destination, contexts: list[PresentationContext]) -> Any:
+def _tls_arguments(destination: Destination, tls: TlsPolicy) -> tuple[ssl.SSLContext, str] | None:
+    """The context and the name that the peer's certificate has to carry; ``None`` for plain TCP."""
+    if not destination.tls:
+        return None
+    try:
+        return _renewed_context(tls).current(), destination.tls_name or destination.host
+    except MisconfiguredError as error:
+        raise RetryLaterError(f"{destination.name} can't be spoken to by TLS: {error}") from error
+
+
+@functools.cache
+def _renewed_context(tls: TlsPolicy) -> RenewedContext:
+    return RenewedContext(tls, client_context)
+
+
+def _associate(
+    entity: ClientEntity,
+    destination: Destination,
+    contexts: list[PresentationContext],
+    tls: tuple[ssl.SSLContext, str] | None,
+) -> Any:
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
     try:
         association = entity.associate(
-            destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
+            destination.host, destination.port, contexts, destination.ae_title, tls_args=tls
         )
     except OSError as error:  # the name can't be resolved
-        raise RetryLaterError(f"{where} can't be reached: {_words(error)}") from error
+        raise RetryLaterError(f"{where} can't be reached: {tls_words(error)}") from error
     if association.is_established:
         _hold_to_answers(association, destination.name)
         proposed = association.requestor.requested_contexts
@@ -66,12 +97,8 @@ def _associate(entity: ClientEntity, destination: Destination, contexts: list[Pr
     if association.rejected_contexts:
         raise RetryLaterError(f"{where} accepted the association, and answered to no presentation context")
     if entity.connection_failure is not None:
-        raise RetryLaterError(f"{where} can't be reached: {_words(entity.connection_failure)}")
+        raise RetryLaterError(f"{where} can't be reached: {tls_words(entity.connection_failure)}")
     raise RetryLaterError(f"{where} took the connection, but did not answer or ended the association at once")
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
 
 
 def _was_proposed(accepted: PresentationContext, proposed: Sequence[PresentationContext]) -> bool:
@@ -138,11 +165,40 @@ class ClientEntity(AE):  # type: ignore[misc]
 
 
 class ClientSocket(AssociationSocket):  # type: ignore[misc]
-    """No Nagle delay, a limit for a peer that stops reading, and closed whatever happens."""
+    """No Nagle delay, TLS where it is wanted, a limit for a peer that stalls, closed whatever happens."""
 
-    def _create_socket(self, address: AddressInformation) -> socket.socket:
-        opened = super()._create_socket(address)
-        return _Connection(self.assoc.ae, opened.family, opened.type, fileno=opened.detach())
+    socket: Any
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect and shake hands within the entity's time limit, or remember why not, which pynetdicom's
+        own only logs; the limit stays, so that a peer that stops reading does not hold us for ever."""
+        entity = self.assoc.ae
+        primitive.result = "Evt17"
+        try:
+            self.socket.settimeout(entity.connection_timeout)
+            self.socket.connect(primitive.address_info.as_tuple)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls_args is not None:
+                context, name = self.tls_args
+                self.socket = context.wrap_socket(self.socket, server_hostname=name)
+            self.assoc.requestor.address_info = AddressInformation.from_tuple(self.socket.getsockname())
+            self._is_connected = True
+            primitive.result = "Evt2"
+        except OSError as error:
+            entity.connection_failure = error
+            self._shutdown_socket()
+            self.socket = None
+        finally:
+            self.provider_queue.put(primitive)
+            self._ready.set()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As its parent does; in TLS 1.3 a server refuses our certificate after the handshake: here."""
+        try:
+            return bytearray(super().recv(nr_bytes))
+        except OSError as error:
+            self.assoc.ae.connection_failure = error
+            raise
 
     def _shutdown_socket(self) -> None:
         connection = self.socket
@@ -151,24 +207,3 @@ class ClientSocket(AssociationSocket):  # type: ignore[misc]
         with suppress(OSError):  # not connected, or the peer was quicker
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
-
-
-class _Connection(socket.socket):
-    """Keeps the reason why it could not connect, which pynetdicom only logs."""
-
-    def __init__(self, entity: ClientEntity, family: int, kind: int, fileno: int) -> None:
-        super().__init__(family, kind, fileno=fileno)
-        self._entity = entity
-
-    def connect(self, address: Any) -> None:
-        """Connect within the entity's time limit, or remember why not."""
-        try:
-            super().connect(address)
-        except OSError as error:
-            self._entity.connection_failure = error
-            raise
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def settimeout(self, value: float | None) -> None:
-        """pynetdicom lifts the limit once connected; a peer that stops reading would hold us for ever."""
-        super().settimeout(self._entity.connection_timeout if value is None else value)

@@ -20,8 +20,8 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
-from app.node.deliver.association import NothingAcceptedError, are_rejected_for_good, open_association
-from app.node.policy import Destination
+from app.node.deliver.association import NO_TLS, NothingAcceptedError, are_rejected_for_good, open_association
+from app.node.policy import Destination, TlsPolicy
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Our results may go out in either: the change is lossless, and every PACS takes the second (PS3.5 10.1)."""
@@ -71,11 +71,15 @@ class _Outgoing:
 
 
 def send(
-    paths: Sequence[Path], destination: Destination, calling_ae_title: str, timeout_s: float = 30.0
+    paths: Sequence[Path],
+    destination: Destination,
+    calling_ae_title: str,
+    timeout_s: float = 30.0,
+    tls: TlsPolicy = NO_TLS,
 ) -> tuple[StoreResponse, ...]:
     """Send our DICOM files by C-STORE over one association; the responses are in the order of the paths.
 
-    ``timeout_s`` is for the connection, for each answer, and for a stalled transfer.
+    ``timeout_s`` is for the connection with its TLS handshake, for each answer, and for a stalled transfer.
 
     Raises:
         RetryLaterError: the PACS can't be reached, rejects or ends the association, does not answer, or is
@@ -85,7 +89,8 @@ def send(
     if not outgoing:
         return ()
     try:
-        with open_association(destination, calling_ae_title, timeout_s, _contexts(outgoing)) as association:
+        contexts = _contexts(outgoing)
+        with open_association(destination, calling_ae_title, timeout_s, contexts, tls) as association:
             return tuple(
                 _send_one(association, item, destination, message_id)
                 for message_id, item in enumerate(outgoing, 1)
@@ -94,13 +99,13 @@ def send(
         return tuple(_not_accepted(item) for item in outgoing)
 
 
-def echo(destination: Destination, calling_ae_title: str, timeout_s: float = 10.0) -> EchoResult:
+def echo(
+    destination: Destination, calling_ae_title: str, timeout_s: float = 10.0, tls: TlsPolicy = NO_TLS
+) -> EchoResult:
     """C-ECHO; never raises for what the peer does."""
-    start = time.monotonic()
+    start, contexts = time.monotonic(), [build_context(Verification)]
     try:
-        with open_association(
-            destination, calling_ae_title, timeout_s, [build_context(Verification)]
-        ) as peer:
+        with open_association(destination, calling_ae_title, timeout_s, contexts, tls) as peer:
             status = peer.send_c_echo().get("Status")
     except RetryLaterError as error:
         return EchoResult(destination.name, False, str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from app.node.tls import RenewedContext, continue_handshake, tls_words
 
 ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
 """128 contexts with dozens of transfer syntaxes each are some 300 kB; no honest request is longer."""
@@ -54,6 +57,8 @@ class Limits:
     pdu_timeout_s: float
     max_connections: int
     is_known_address: Callable[[str], bool]
+    on_failed_handshake: Callable[[str, str], None] = lambda *_: None
+    """Learns of the address of a peer and why it does not come to speak TLS."""
 
 
 class GuardedSocket(AssociationSocket):  # type: ignore[misc]
@@ -68,6 +73,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         connection.settimeout(limits.pdu_timeout_s)
         super().__init__(association, client_socket=connection)
         self._limits = limits
+        self._shakes_hands = isinstance(connection, ssl.SSLSocket)
         self.is_hung_up = False
         self.lane: Callable[[], bool] = lambda: True
         """Reads what it serves itself; says whether pynetdicom has to read on."""
@@ -81,12 +87,34 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         connection = self.socket
         if connection is not None:
             with suppress(OSError):  # the peer was quicker
-                connection.shutdown(socket.SHUT_RDWR)
+                # not SSLSocket's own: what is read afterwards would no longer be deciphered
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     @property
     def ready(self) -> bool:
         """Whether there is something for pynetdicom to read, after the lane has taken its own."""
+        if self._shakes_hands and not self._has_shaken_hands():
+            return False
         return (self._given < self._end or super().ready) and self.lane()
+
+    def _has_shaken_hands(self) -> bool:
+        """Go on with the TLS handshake as far as the peer's bytes allow.
+
+        pynetdicom asks again and again; so ARTIM ends the connection of a peer that says nothing, and until
+        then it counts as one that has not asked for an association.
+        """
+        connection = self.socket
+        if connection is None or self.assoc.dul.state_machine.current_state != AWAITING_REQUEST:
+            return False
+        try:
+            self._shakes_hands = not continue_handshake(connection)
+        except OSError as error:
+            self._give_up()
+            self.event_queue.put("Evt17")
+            self._limits.on_failed_handshake(self.assoc.requestor.address_info.address, tls_words(error))
+            return False
+        connection.settimeout(self._limits.pdu_timeout_s)
+        return not self._shakes_hands
 
     def next_pdu(self, wait_s: float) -> memoryview | None:
         """The next PDU, whole, with its header; ``None`` when nothing came for ``wait_s``.
@@ -248,6 +276,8 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
 
     limits: Limits
     new_lane: Callable[[Association, GuardedSocket], Callable[[], bool]]
+    tls: RenewedContext | None = None
+    """``None`` for plain TCP; a listener with TLS never speaks plain."""
     request_queue_size = 128
     """Connections the system holds until they are looked at; with the usual 5 a burst waits for seconds."""
 
@@ -277,8 +307,13 @@ class GuardedHandler(RequestHandler):  # type: ignore[misc]
     """Builds associations with the guards in place."""
 
     server: GuardedServer
+    request: socket.socket
 
     def _create_association(self) -> Association:
+        if self.server.tls is not None:  # the handshake is the association's own, never the listener's
+            self.request = self.server.tls.current().wrap_socket(
+                self.request, server_side=True, do_handshake_on_connect=False
+            )
         association = super()._create_association()
         limits = self.server.limits
         # the parent's socket announced "connection opened" (Evt5); the guarded one announces it again

@@ -9,7 +9,9 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from pydicom import uid
@@ -18,13 +20,14 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.policy import ReceivePolicy
+from app.node.policy import Listener, ReceivePolicy, TlsPolicy
 from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
 from app.node.receive.reception import SUCCESS, InboxIntake, Observer, Reception, ReceptionEvent
 from app.node.receive.store_lane import StoreLane, StoreRequest
 from app.node.records.inbox import Inbox
 from app.node.records.instances import StoreCommand
 from app.node.records.pending import translated_errors
+from app.node.tls import RenewedContext, server_context
 
 ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
     uid.ExplicitVRLittleEndian,
@@ -57,6 +60,9 @@ STOP_POLL_S = 0.1
 ABORT_S = 2.0
 """Aborted associations may take so long to end, all together; then their connections are cut."""
 
+NO_TLS = TlsPolicy()
+"""For a node whose listeners are plain."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,11 +82,14 @@ class StoreScp:
     When it raises RetryLaterError, a success becomes A700; the sender sends again, which is harmless.
     """
 
-    def __init__(self, policy: ReceivePolicy, inbox: Inbox, observe: Observer) -> None:
+    def __init__(
+        self, policy: ReceivePolicy, inbox: Inbox, observe: Observer, tls: TlsPolicy = NO_TLS
+    ) -> None:
         self._policy = policy
         self._inbox = inbox
         self._observe = observe
-        self._server: GuardedServer | None = None
+        self._tls = tls
+        self._servers: tuple[GuardedServer, ...] = ()
         self._stopping = False
         self._storage = {
             context.abstract_syntax: build_context(context.abstract_syntax, list(ACCEPTED_TRANSFER_SYNTAXES))
@@ -88,38 +97,48 @@ class StoreScp:
         }
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports listened on, in the policy's order; free ones that were found where it says 0."""
+        found = tuple(int(server.server_address[1]) for server in self._servers)
+        return found or tuple(address.port for address in self._policy.addresses)
+
+    @property
     def port(self) -> int:
-        """The TCP port listened on; the free one that was found when the policy says 0."""
-        return self._policy.port if self._server is None else int(self._server.server_address[1])
+        """The first of them."""
+        return self.ports[0]
 
     @property
     def listens(self) -> bool:
-        return self._server is not None and not self._stopping
+        return bool(self._servers) and not self._stopping
 
     def start(self) -> None:
-        """Take the port, put the inbox in order, then answer.
+        """Take the ports, put the inbox in order, then answer.
 
-        The port comes first: while another node has it, files being written in the inbox are that node's.
+        The ports come first: while another node has them, files being written in the inbox are that node's.
 
         Raises:
-            MisconfiguredError: the address can't be listened on, or another node receives into the inbox.
+            MisconfiguredError: an address can't be listened on, a certificate can't be used, or another node
+                receives into the inbox.
             RetryLaterError: the inbox's disk or database, or the observer's, does not answer.
         """
         # its own handlers describe every PDU in words, for the log, at a third of the time of an image
         _config.LOG_HANDLER_LEVEL = "none"
-        server = self._listen()
+        servers: list[GuardedServer] = []
         try:
+            for address in self._policy.addresses:
+                servers.append(self._listen(address))
             self._recover()
             self._inbox.follow(self._policy.min_free_mb)
         except BaseException:
-            server.server_close()
+            for server in servers:
+                server.server_close()
             raise
-        self._server = server
-        listener = threading.Thread(
-            target=server.serve_forever, args=(STOP_POLL_S,), name="store-scp", daemon=True
-        )
-        listener.start()
-        _log.info("listening as %s on %s port %d", self._policy.ae_title, self._policy.host, self.port)
+        self._servers = tuple(servers)
+        for server, address in zip(servers, self._policy.addresses, strict=True):
+            serve = partial(server.serve_forever, STOP_POLL_S)
+            threading.Thread(target=serve, name="store-scp", daemon=True).start()
+            found = replace(address, port=int(server.server_address[1]))
+            _log.info("listening as %s on %s", self._policy.ae_title, found)
 
     def stop(self, drain_s: float = 10.0) -> None:
         """Take no new association, let open ones end for ``drain_s``, then abort what is left.
@@ -127,16 +146,16 @@ class StoreScp:
         It returns even when the disk or the database does not answer: what is kept and not indexed then is
         found at the next start.
         """
-        server = self._server
-        if server is None:
+        if not self._servers:
             return
         self._stopping = True
-        server.shutdown()
+        for server in self._servers:
+            server.shutdown()
         deadline = time.monotonic() + drain_s
-        while server.active_associations and time.monotonic() < deadline:
+        while self._associations() and time.monotonic() < deadline:
             time.sleep(STOP_POLL_S / 5)
-        _abort(server.active_associations)
-        self._server, self._stopping = None, False
+        _abort(self._associations())
+        self._servers, self._stopping = (), False
         try:
             self._inbox.stop_following()
         except (RetryLaterError, OSError) as error:
@@ -153,8 +172,12 @@ class StoreScp:
             found = "found at a start, not written down before"
             self._observe(Reception(ReceptionEvent.CONFLICT, row.calling_ae, "", found, SUCCESS, *uids))
 
-    def _listen(self) -> GuardedServer:
+    def _listen(self, address: Listener) -> GuardedServer:
         policy = self._policy
+        tls = None
+        if address.tls:
+            make = partial(server_context, client_certificates=address.client_certificate)
+            tls = RenewedContext(self._tls, make)
         entity = AE(ae_title=policy.ae_title)
         entity.maximum_pdu_size = policy.max_pdu_bytes
         entity.acse_timeout = policy.association_timeout_s
@@ -163,7 +186,7 @@ class StoreScp:
         entity.maximum_associations = 1_000_000
         try:
             server: GuardedServer = entity.make_server(
-                (policy.host, policy.port),
+                (address.host, address.port),
                 contexts=[build_context(Verification)],
                 evt_handlers=[(evt.EVT_REQUESTED, self._on_requested)],
                 server_class=GuardedServer,
@@ -171,21 +194,29 @@ class StoreScp:
             )
         except OSError as error:
             raise MisconfiguredError(
-                f"receive.host {policy.host} port {policy.port} can't be listened on: {error.strerror}; "
+                f"receive.host {address} can't be listened on: {error.strerror}; "
                 "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
             ) from error
+        server.tls = tls
         server.limits = Limits(
             max_pdu_bytes=policy.max_pdu_bytes,
             max_data_set_bytes=int(policy.max_instance_mb * 1e6),
             pdu_timeout_s=policy.pdu_timeout_s,
             max_connections=CONNECTIONS_PER_ASSOCIATION * policy.max_associations,
             is_known_address=self._is_known_address,
+            on_failed_handshake=self._on_failed_handshake,
         )
         server.new_lane = lambda association, connection: (
             StoreLane(association, connection, self._begin, server.limits.max_data_set_bytes).run
         )
         entity._servers.append(server)  # its shutdown() takes it from there
         return server
+
+    def _on_failed_handshake(self, address: str, why: str) -> None:
+        try:
+            self._observe(Reception(ReceptionEvent.ASSOCIATION_REJECTED, "", address, why))
+        except RetryLaterError as error:
+            _log.error("not written down", extra={"reason": str(error)})
 
     def _is_known_address(self, address: str) -> bool:
         return any(caller.allows_address(address) for caller in self._policy.allowed_callers)
@@ -218,8 +249,10 @@ class StoreScp:
         return refusal
 
     def _established(self) -> int:
-        server = self._server
-        return 0 if server is None else sum(one.is_established for one in server.active_associations)
+        return sum(one.is_established for one in self._associations())
+
+    def _associations(self) -> list[Any]:
+        return [one for server in self._servers for one in server.active_associations]
 
     def _contexts_for(self, association: Any) -> list[PresentationContext]:
         """Ours for what was asked alone: copying all 170 for each association takes 0.1 s."""

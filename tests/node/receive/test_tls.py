@@ -1,0 +1,410 @@
+"""TLS from the first byte to the last, with DCMTK's storescu and storescp as peers (PS3.15 B.12)."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.errors import MisconfiguredError, RetryLaterError
+from app.node.deliver.scu import echo, send
+from app.node.policy import Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.receive import association_guard
+from app.node.receive.reception import Reception
+from app.node.receive.scp import StoreScp
+from app.node.records.inbox import Inbox
+from app.node.tls import RenewedContext, client_context, expiries, is_of_our_authorities, server_context
+from tests.node.certificates import Authority
+
+from .images import STUDY, write_study
+from .peers import dcmtk, free_port, run_dcmtk
+from .wire import association_request
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A CA that the site does not know."""
+    return Authority(tmp_path_factory.mktemp("other"), "other-ca")
+
+
+@pytest.fixture(scope="module")
+def node(site: Authority) -> TlsPolicy:
+    return site.certify("node")
+
+
+@pytest.fixture(scope="module")
+def scanner(site: Authority) -> TlsPolicy:
+    return site.certify("scanner", san="DNS:scanner.clinic")
+
+
+@contextmanager
+def listening(
+    inbox: Inbox, receptions: list[Reception], tls: TlsPolicy, *listeners: Listener, **changes: object
+) -> Iterator[StoreScp]:
+    policy = replace(ReceivePolicy(min_free_mb=0, listeners=listeners), **changes)
+    scp = StoreScp(policy, inbox, receptions.append, tls)
+    scp.start()
+    try:
+        yield scp
+    finally:
+        scp.stop(drain_s=0)
+
+
+SECURE = Listener(port=0, tls=True)
+
+
+@pytest.fixture
+def secure(inbox: Inbox, receptions: list[Reception], node: TlsPolicy) -> Iterator[StoreScp]:
+    with listening(inbox, receptions, node, SECURE) as scp:
+        yield scp
+
+
+def to(port: int, **changes: object) -> Destination:
+    return replace(Destination("pacs", "PSMA_NODE", "127.0.0.1", port, tls=True), **changes)
+
+
+def storescu(port: int, files: list[Path], *tls: str | Path) -> subprocess.CompletedProcess[str]:
+    return run_dcmtk("storescu", "-aec", "PSMA_NODE", *tls, "127.0.0.1", port, *files)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return write_study(tmp_path / "out", 3)
+
+
+def test_dcmtk_s_storescu_sends_by_tls_1_3_with_a_certificate_of_the_site(
+    secure: StoreScp, inbox: Inbox, files: list[Path], scanner: TlsPolicy
+) -> None:
+    done = storescu(
+        secure.port, files, "-d", "+tls", scanner.key, scanner.certificate, "+cf", scanner.authorities
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TLSv1.3" in done.stdout + done.stderr
+    assert len(inbox.paths(STUDY)) == len(files)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("none", "the peer shows no certificate"),
+        ("other", "the peer's certificate does not pass: unable to get local issuer certificate"),
+        ("expired", "the peer's certificate does not pass: certificate has expired"),
+        ("plain", "no TLS is spoken there"),
+    ],
+)
+def test_storescu_without_a_certificate_that_counts_is_refused_with_one_plain_line(
+    case: tuple[str, str],
+    site: Authority,
+    other: Authority,
+    secure: StoreScp,
+    receptions: list[Reception],
+    files: list[Path],
+) -> None:
+    who, why = case
+    trust = ("+cf", str(site.file))
+    if who == "none":
+        options: tuple[str, ...] = ("+tla", *trust)
+    elif who == "plain":
+        options = ()
+    else:
+        shown = other.certify("stranger") if who == "other" else site.certify("old", days=-1)
+        options = ("+tls", shown.key, shown.certificate, *trust)
+    done = storescu(secure.port, files, *options)
+    assert done.returncode != 0
+    assert [(item.detail, item.address) for item in receptions] == [(why, "127.0.0.1")]
+
+
+def test_a_listener_that_asks_for_no_certificate_is_still_no_plain_one(
+    inbox: Inbox, receptions: list[Reception], node: TlsPolicy, files: list[Path]
+) -> None:
+    with listening(inbox, receptions, node, replace(SECURE, client_certificate=False)) as scp:
+        assert storescu(scp.port, files, "+tla", "+cf", node.authorities).returncode == 0
+        assert storescu(scp.port, files).returncode != 0
+    assert [item.detail for item in receptions if item.detail] == ["no TLS is spoken there"]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", "an HTTP request came, no TLS"),
+        (association_request(), "no TLS is spoken there"),
+        (b"\xff" * 64, "no TLS is spoken there"),
+    ],
+)
+def test_what_is_no_tls_gets_no_answer_but_an_alert(
+    secure: StoreScp, receptions: list[Reception], said: bytes, why: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", secure.port)) as peer:
+        peer.settimeout(20)
+        peer.sendall(said)
+        heard = peer.recv(4096)
+        assert heard[:1] in (b"", b"\x15"), "at most an alert of TLS, never a PDU"
+    wait_for(lambda: bool(receptions))
+    assert [item.detail for item in receptions] == [why]
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+@pytest.mark.parametrize(
+    ("version", "ciphers", "why"),
+    [
+        (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0", "TLS 1.1 or older was offered"),
+        (ssl.TLSVersion.TLSv1_2, "AES256-SHA256", "no cipher suite of BCP 195"),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES256-SHA384", "no cipher suite of BCP 195"),
+    ],
+)
+def test_old_versions_and_weak_suites_are_refused(
+    secure: StoreScp, receptions: list[Reception], scanner: TlsPolicy,
+    version: ssl.TLSVersion, ciphers: str, why: str,
+) -> None:  # fmt: skip
+    context = client_context(scanner)
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = version
+    context.set_ciphers(ciphers)
+    with socket.create_connection(("127.0.0.1", secure.port)) as peer, pytest.raises(ssl.SSLError):
+        context.wrap_socket(peer, server_hostname="127.0.0.1")
+    wait_for(lambda: bool(receptions))
+    assert why in receptions[0].detail
+
+
+def test_tls_1_2_is_spoken_with_forward_secrecy(secure: StoreScp, scanner: TlsPolicy) -> None:
+    context = client_context(scanner)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    peer = socket.create_connection(("127.0.0.1", secure.port))
+    with context.wrap_socket(peer, server_hostname="127.0.0.1") as secured:
+        assert secured.cipher() == ("ECDHE-ECDSA-AES256-GCM-SHA384", "TLSv1.2", 256)
+
+
+def test_silent_tls_clients_hold_up_nobody_and_end_in_time(
+    inbox: Inbox, receptions: list[Reception], node: TlsPolicy, scanner: TlsPolicy
+) -> None:
+    with listening(inbox, receptions, node, SECURE, association_timeout_s=1.0) as scp:
+        silent = [socket.create_connection(("127.0.0.1", scp.port)) for _ in range(20)]
+        silent[0].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+        assert echo(to(scp.port), "SCANNER", 10.0, scanner).ok
+        for one in silent:
+            one.settimeout(20)
+            assert one.recv(100) == b""
+            one.close()
+
+
+def test_the_oldest_half_open_handshake_makes_room(
+    inbox: Inbox, receptions: list[Reception], node: TlsPolicy, scanner: TlsPolicy
+) -> None:
+    with listening(inbox, receptions, node, SECURE, max_associations=1, association_timeout_s=60.0) as scp:
+        silent = [socket.create_connection(("127.0.0.1", scp.port)) for _ in range(4)]
+        wait_for(lambda: sum(_awaits(one) for one in scp._associations()) == len(silent))
+        assert echo(to(scp.port), "SCANNER", 10.0, scanner).ok
+        silent[0].settimeout(20)
+        assert silent[0].recv(100) == b""
+        for one in silent:
+            one.close()
+
+
+def _awaits(association: object) -> bool:
+    return bool(
+        association.dul.state_machine.current_state == association_guard.AWAITING_REQUEST  # type: ignore[attr-defined]
+    )
+
+
+def test_plain_and_tls_are_listened_on_side_by_side_and_count_as_one(
+    inbox: Inbox, receptions: list[Reception], node: TlsPolicy, scanner: TlsPolicy, files: list[Path]
+) -> None:
+    with listening(inbox, receptions, node, Listener(port=0), SECURE, max_associations=1) as scp:
+        plain, secure = scp.ports
+        assert all(answer.ok for answer in send(files[:1], to(plain, tls=False), "CT1"))
+        assert all(answer.ok for answer in send(files[1:], to(secure), "CT2", 20.0, scanner))
+        from .peers import raw_sender
+
+        with raw_sender(plain), pytest.raises(RetryLaterError, match="rejected"):
+            send(files, to(secure), "CT2", 20.0, scanner)
+    assert len(inbox.paths(STUDY)) == len(files)
+
+
+def test_a_large_image_comes_through_tls_byte_for_byte(
+    secure: StoreScp, inbox: Inbox, tmp_path: Path, scanner: TlsPolicy
+) -> None:
+    from pydicom import dcmread
+
+    files = write_study(tmp_path / "large", 2, size=700)
+    assert all(answer.ok for answer in send(files, to(secure.port), "CT", 20.0, scanner))
+    arrived = {dcmread(path).SOPInstanceUID: dcmread(path).PixelData for path in inbox.paths(STUDY)}
+    assert arrived == {dcmread(path).SOPInstanceUID: dcmread(path).PixelData for path in files}
+
+
+@contextmanager
+def storescp(folder: Path, *options: str | Path) -> Iterator[int]:
+    folder.mkdir()
+    port = free_port()
+    command = [dcmtk("storescp"), "-od", str(folder), *map(str, options), str(port)]
+    with subprocess.Popen(command, env={"TCP_NODELAY": "1"}, stderr=subprocess.DEVNULL) as peer:
+        try:
+            wait_for(lambda: _is_open(port))
+            yield port
+        finally:
+            peer.terminate()
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_dcmtk_s_storescp_gets_results_by_tls_from_a_node_that_shows_its_certificate(
+    tmp_path: Path, files: list[Path], site: Authority, node: TlsPolicy
+) -> None:
+    pacs = site.certify("pacs")
+    with storescp(tmp_path / "pacs", "+tls", pacs.key, pacs.certificate, "+cf", site.file) as port:
+        assert all(answer.ok for answer in send(files, to(port), "NODE", 20.0, node))
+    assert len(list((tmp_path / "pacs").iterdir())) == len(files)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("named otherwise", "node", "Hostname mismatch|IP address mismatch"),
+        ("of another CA", "node", "the peer's certificate does not pass: unable to get local issuer"),
+        ("expired", "node", "the peer's certificate does not pass: certificate has expired"),
+        ("right", "of another CA", "the peer (does not know the CA of|refuses) our certificate"),
+        ("right", "none", "the peer wants a certificate of us|did not answer or ended"),
+        ("plain", "node", "no TLS is spoken there|ended the TLS handshake|Connection reset"),
+    ],
+)
+def test_a_pacs_that_is_not_ours_gets_nothing_and_is_tried_again(
+    tmp_path: Path,
+    files: list[Path],
+    site: Authority,
+    other: Authority,
+    node: TlsPolicy,
+    case: tuple[str, str, str],
+) -> None:
+    pacs, ours, why = case
+    shown = {
+        "named otherwise": lambda: site.certify("pacs2", san="DNS:pacs.clinic"),
+        "of another CA": lambda: other.certify("pacs"),
+        "expired": lambda: site.certify("pacs3", days=-1),
+    }.get(pacs, lambda: site.certify("pacs4"))()
+    we = {
+        "node": node,
+        "of another CA": replace(other.certify("node"), authorities=str(site.file)),
+        "none": TlsPolicy(authorities=str(site.file)),
+    }[ours]
+    options = () if pacs == "plain" else ("+tls", shown.key, shown.certificate, "+cf", str(site.file))
+    with storescp(tmp_path / "pacs", *options) as port:
+        with pytest.raises(RetryLaterError, match=why):
+            send(files, to(port), "NODE", 20.0, we)
+        assert not echo(to(port), "NODE", 10.0, we).ok
+    assert not list((tmp_path / "pacs").iterdir())
+
+
+def test_the_name_that_a_pacs_s_certificate_carries_can_be_set(
+    tmp_path: Path, files: list[Path], site: Authority, node: TlsPolicy
+) -> None:
+    pacs = site.certify("pacs", san="DNS:pacs.clinic")
+    with storescp(tmp_path / "pacs", "+tls", pacs.key, pacs.certificate, "+cf", site.file) as port:
+        assert all(a.ok for a in send(files, to(port, tls_name="pacs.clinic"), "NODE", 20.0, node))
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not(
+    inbox: Inbox, receptions: list[Reception], site: Authority, scanner: TlsPolicy, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    certificate, key = tmp_path / "node.crt", tmp_path / "node.key"
+
+    def install(name: str) -> bytes:
+        made = site.certify(name)
+        shutil.copy(made.certificate, certificate)
+        shutil.copy(made.key, key)
+        return ssl.PEM_cert_to_DER_cert(certificate.read_text())
+
+    first = install("first")
+    with listening(inbox, receptions, TlsPolicy(str(certificate), str(key), str(site.file)), SECURE) as scp:
+        peer = socket.create_connection(("127.0.0.1", scp.port))
+        with client_context(scanner).wrap_socket(peer, server_hostname="127.0.0.1") as held:
+            second = install("second")
+            assert _shown_by(scp.port, scanner) == second != first
+            assert held.getpeercert(binary_form=True) == first, "what is open keeps its own"
+        certificate.write_text("not a certificate")
+        for _ in range(3):
+            assert _shown_by(scp.port, scanner) == second
+        told = [record for record in caplog.records if "stays in use" in record.getMessage()]
+        assert len(told) == 1
+        assert install("third") == _shown_by(scp.port, scanner)
+
+
+def _shown_by(port: int, we: TlsPolicy) -> bytes:
+    peer = socket.create_connection(("127.0.0.1", port))
+    with client_context(we).wrap_socket(peer, server_hostname="127.0.0.1") as secured:
+        return secured.getpeercert(binary_form=True) or b""
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no certificate", "tls.certificate is empty"),
+        ("no authorities", "tls.authorities is empty"),
+        ("gone", r"tls.key .*gone.key: No such file or directory; may the node's user read it"),
+        ("another key", "the key does not belong to the certificate"),
+        ("no PEM", "no certificate or key in PEM form"),
+        ("rsa 1024", "the key is too short: RSA needs 2048 bit"),
+        ("sha1", "the signature uses SHA-1"),
+        ("locked", "tls.key is locked by a password"),
+        ("no CA", "no certificate of a CA in it"),
+    ],
+)
+def test_files_that_can_not_be_used_are_refused_in_plain_words(
+    site: Authority, node: TlsPolicy, scanner: TlsPolicy, tmp_path: Path, fault: str, words: str
+) -> None:
+    policy = {
+        "no certificate": lambda: replace(node, certificate=""),
+        "no authorities": lambda: replace(node, authorities=""),
+        "gone": lambda: replace(node, key=str(tmp_path / "gone.key")),
+        "another key": lambda: replace(node, key=scanner.key),
+        "no PEM": lambda: replace(node, certificate=__file__),
+        "rsa 1024": lambda: site.certify("weak", kind=("rsa:1024",)),
+        "sha1": lambda: site.certify("sha1", digest="sha1"),
+        "locked": lambda: replace(node, key=str(_locked(node, tmp_path / "locked.key"))),
+        "no CA": lambda: replace(node, authorities=node.certificate),
+    }[fault]()
+    with pytest.raises(MisconfiguredError, match=words):
+        server_context(policy)
+
+
+def _locked(policy: TlsPolicy, to_file: Path) -> Path:
+    from tests.node.certificates import openssl
+
+    openssl("pkey", "-in", policy.key, "-aes256", "-passout", "pass:secret", "-out", to_file)
+    return to_file
+
+
+def test_certificates_say_when_they_end_and_whose_they_are(site: Authority, other: Authority) -> None:
+    old = site.certify("old-one", days=-1)
+    ends = expiries(old)
+    assert list(ends) == [f"tls.certificate {old.certificate}", f"tls.authorities {site.file} (site-ca)"]
+    assert ends[f"tls.certificate {old.certificate}"].timestamp() < time.time()
+    assert is_of_our_authorities(old)
+    assert not is_of_our_authorities(replace(old, authorities=str(other.file)))
+
+
+def test_a_context_stays_the_same_while_its_files_do(node: TlsPolicy) -> None:
+    renewed = RenewedContext(node, server_context)
+    assert renewed.current() is renewed.current()
