@@ -266,10 +266,6 @@ class Destination:
     """Its host name or address."""
     port: int
     """Its TCP port."""
-    tls: bool = False
-    """Speak TLS, and nothing else, with it; its certificate is checked against ``tls.authorities``."""
-    tls_name: str = ""
-    """Name that its certificate has to carry; empty for ``host``."""
     accept: tuple[ResultName, ...] = ()
     """Kinds of results that it gets: SEG, SR, PAGE, RTSTRUCT; empty for all. A notice that an earlier result
     is withdrawn always goes along."""
@@ -291,6 +287,10 @@ class Destination:
     """Longest wait between two attempts, seconds."""
     max_age_days: float | None = None
     """Days after which what could not be delivered is reported as failed."""
+    tls: bool = False
+    """Speak TLS, and nothing else, with it; its certificate is checked against ``tls.authorities``."""
+    tls_name: str = ""
+    """Name that its certificate has to carry; empty for ``host``."""
 
     def __post_init__(self) -> None:
         _check_ae_title(self.ae_title)
