@@ -1,9 +1,10 @@
 """nnU-Net's U-Nets on a CPU: the same numbers with less work and half of the memory.
 
-Four things of PyTorch and ``dynamic_network_architectures`` are slow or large with one tile at a time:
+Five things of PyTorch and ``dynamic_network_architectures`` are slow or large with one tile at a time:
 
 * PyTorch gives a convolution of one image to oneDNN only when it is large; else it unfolds the image.
-* A transposed convolution of one image is always unfolded; of two it goes to oneDNN.
+* oneDNN is slow where the channels that a convolution makes are no multiple of :data:`VECTOR`.
+* A transposed convolution whose kernel is as long as its stride is a product of matrices.
 * Instance normalisation copies its map, and another layout of it where channels come last.
 * The decoder joins upsampled map and skip before it convolves them, and keeps all three until the stage ends.
 
@@ -16,9 +17,16 @@ from __future__ import annotations
 import torch
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import nn
+from torch.nn.functional import pad
 
 SLAB_VOXELS = 2**18
 """Voxels of the finest map that the decoder joins at one time."""
+
+VECTOR = 8
+"""Numbers in single precision that AVX2 works on at once; AVX-512's 16 are two of them."""
+
+ELEMENTWISE = (nn.LeakyReLU, nn.ReLU, nn.Identity, nn.AvgPool3d)
+"""What a channel of zeros passes as a channel of zeros."""
 
 
 def adapt_to_cpu(network: nn.Module) -> None:
@@ -29,12 +37,20 @@ def adapt_to_cpu(network: nn.Module) -> None:
         ours = REPLACED.get(type(module))
         if ours is not None and _computes_as_stock_does(module):
             module.__class__ = ours
+    known = (*REPLACED.values(), *ELEMENTWISE)
+    if all(isinstance(module, known) for module in network.modules() if not [*module.children()]):
+        for module in network.modules():
+            if isinstance(module, _Convolution):
+                module.widens = module.groups == 1
 
 
 def _computes_as_stock_does(module: nn.Module) -> bool:
     """Whether its replacement knows what it is set to: zeros around maps, and each map's own mean."""
     if isinstance(module, nn.InstanceNorm3d):
         return not module.track_running_stats
+    if isinstance(module, nn.ConvTranspose3d):
+        plain = {*module.padding, *module.output_padding} == {0} and {module.groups, *module.dilation} == {1}
+        return plain and module.kernel_size == module.stride
     if isinstance(module, UNetDecoder):
         convolutions = [one for one in module.stages.modules() if isinstance(one, nn.Conv3d)]
         return all(_computes_as_stock_does(one) and _keeps_size(one) for one in convolutions)
@@ -49,6 +65,9 @@ def _keeps_size(layer: nn.Conv3d) -> bool:
 
 
 class _Convolution(nn.Conv3d):  # type: ignore[misc]  # PyTorch is Any to mypy here
+    widens = False
+    """Whether it may add channels of zeros, which everything after it in the network takes and passes on."""
+
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return _convolved(self, maps, self.padding)
 
@@ -57,38 +76,68 @@ def _convolved(layer: nn.Conv3d, maps: torch.Tensor, padding: tuple[int, ...]) -
     weight, bias = layer.weight, layer.bias
     if maps.dtype is not torch.float32 or not torch.backends.mkldnn.is_available():
         return nn.functional.conv3d(maps, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+    if layer.widens:
+        more, made = maps.shape[1] - layer.in_channels, _widened(layer) - layer.out_channels
+        if more or made:
+            weight = pad(weight, (0, 0, 0, 0, 0, 0, 0, more, 0, made))
+            bias = None if bias is None else pad(bias, (0, made))
     result: torch.Tensor = torch.mkldnn_convolution(
         maps, weight, bias, padding, layer.stride, layer.dilation, layer.groups
     )
     return result
 
 
+def _widened(layer: nn.Conv3d) -> int:
+    """The channels that it makes; an output of few labels is not worth more."""
+    made: int = layer.out_channels
+    return -(-made // VECTOR) * VECTOR if layer.widens and made > VECTOR else made
+
+
 class _Upsampling(nn.ConvTranspose3d):  # type: ignore[misc]  # as above
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """Its kernel is as long as its stride, so that the slices are images that don't touch each other."""
-        if maps.shape[0] != 1 or self.kernel_size != self.stride:
-            return super().forward(maps, output_size)
-        slices = super().forward(maps.permute(2, 1, 0, 3, 4)).permute(0, 2, 3, 4, 1)
-        return slices.reshape(1, -1, *slices.shape[2:]).permute(0, 4, 1, 2, 3)
+        """Each voxel becomes a block of its own: a row of numbers times a matrix."""
+        if maps.shape[0] != 1:
+            return super().forward(maps[:, : self.in_channels], output_size)
+        channels, (depth, height, width) = self.out_channels, maps.shape[2:]
+        rows = maps.permute(0, 2, 3, 4, 1).reshape(depth * height * width, -1)[:, : self.in_channels]
+        blocks = rows @ self.weight.permute(0, 2, 3, 4, 1).reshape(self.in_channels, -1)
+        blocks = blocks.reshape(depth, height, width, *self.kernel_size, channels)
+        if self.bias is not None:
+            blocks += self.bias
+        z, y, x = self.kernel_size
+        joined = blocks.permute(0, 3, 1, 4, 2, 5, 6).reshape(1, depth * z, height * y, width * x, channels)
+        return joined.permute(0, 4, 1, 2, 3)
 
 
 class _InstanceNorm(nn.InstanceNorm3d):  # type: ignore[misc]  # as above
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """In place where channels come last: nnU-Net normalises what a convolution just made."""
-        channels = maps.shape[1]
+        """In place where channels come last: nnU-Net normalises what a convolution just made.
+
+        A row of voxels with all of its channels is worked on as so many channels of one voxel, for PyTorch is
+        slow with few; mean and variance of a channel are then put together in double precision.
+        """
+        weight, bias = (_longer(found, maps.shape[1]) for found in (self.weight, self.bias))
         last = maps.is_contiguous(memory_format=torch.channels_last_3d)
         if maps.shape[0] != 1 or maps.dtype is not torch.float32 or not last:
-            return nn.functional.group_norm(maps, channels, self.weight, self.bias, self.eps)
-        rows = maps.permute(0, 2, 3, 4, 1).reshape(maps.shape[2], -1, channels)  # a view
-        count = rows.shape[0] * rows.shape[1]
-        rows -= torch.matmul(rows.new_ones(1, rows.shape[1]), rows).sum((0, 1)) / count
-        squares = torch.bmm(rows.transpose(1, 2), rows).sum(0).diagonal()
-        scale = torch.rsqrt(squares / count + self.eps)
-        if self.weight is None:
-            rows *= scale
-        else:
-            torch.addcmul(self.bias, rows, scale * self.weight, out=rows)
+            return nn.functional.group_norm(maps, maps.shape[1], weight, bias, self.eps)
+        _, channels, depth, height, width = maps.shape
+        rows = maps.permute(0, 2, 3, 4, 1).reshape(1, depth, height, width * channels)  # a view
+        found = torch.batch_norm_update_stats(rows.permute(0, 3, 1, 2), None, None, 0.0)
+        means, variances = (one.reshape(width, channels).double() for one in found)
+        mean = means.mean(0)
+        scale = torch.rsqrt((variances + (means - mean).square_()).mean(0) + self.eps)
+        shift = -mean * scale
+        if weight is not None:
+            scale, shift = scale * weight, shift * weight + bias
+        rows.mul_(scale.float().repeat(width)).add_(shift.float().repeat(width))
         return maps
+
+
+def _longer(numbers: torch.Tensor | None, channels: int) -> torch.Tensor | None:
+    """A layer's numbers, and zeros for the channels of zeros behind its own."""
+    return (
+        numbers if numbers is None or len(numbers) == channels else pad(numbers, (0, channels - len(numbers)))
+    )
 
 
 class _Decoder(UNetDecoder):  # type: ignore[misc]  # it has no types
@@ -97,7 +146,8 @@ class _Decoder(UNetDecoder):  # type: ignore[misc]  # it has no types
         maps = skips.pop()
         for upsampling, stage in zip(self.transpconvs, self.stages, strict=True):
             maps = _stage(upsampling, stage, maps, skips.pop())
-        result: torch.Tensor = self.seg_layers[-1](maps)
+        head = self.seg_layers[-1]
+        result: torch.Tensor = head(maps)[:, : head.out_channels]
         return result
 
 
@@ -117,9 +167,10 @@ def _joined_convolution(
     upsampling: nn.Module, convolution: nn.Conv3d, coarse: torch.Tensor, skip: torch.Tensor
 ) -> torch.Tensor:
     """``convolution`` of the upsampled ``coarse`` joined with ``skip``, a slab of slices at a time."""
-    features, depth, height, width = skip.shape[1:]
+    depth, height, width = skip.shape[2:]
+    features = convolution.in_channels // 2
     rim, step = convolution.kernel_size[0] // 2, depth // coarse.shape[2]
-    result = _empty(skip, convolution.out_channels, depth)
+    result = _empty(skip, _widened(convolution), depth)
     thickness = max(1, SLAB_VOXELS // (height * width))
     for start in range(0, depth, thickness):
         stop = min(start + thickness, depth)
@@ -129,7 +180,7 @@ def _joined_convolution(
         first = low // step
         upsampled = upsampling(coarse[:, :, first : -(-high // step)])
         joined[:, :features, inside] = upsampled[:, :, low - first * step : high - first * step]
-        joined[:, features:, inside] = skip[:, :, low:high]
+        joined[:, features:, inside] = skip[:, :features, low:high]
         joined[:, :, : inside.start] = 0
         joined[:, :, inside.stop :] = 0
         padding = (0, *convolution.padding[1:])
