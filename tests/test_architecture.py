@@ -67,7 +67,7 @@ FLOORS = {
         "quantification",
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
-    "app.node": ("policy", "tls", "records", "receive process deliver", "watch queue", "service"),
+    "app.node": ("policy", "tls", "records", "receive process deliver", "watch queue", "planner", "service"),
     "app.phantom": ("centres", "anatomy", "acquisition", "patient", "dicom"),
     "app.validation": ("statistics scores study_table", "groups", "cards report"),
     "app.cohort": ("manifest pool", "checks truth", "simulation source", "identity patient", "build"),

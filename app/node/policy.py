@@ -55,7 +55,8 @@ class NodePolicy:
     """Seconds that the study under way may take to finish after SIGTERM; afterwards it begins again at the
     next start."""
     max_attempts: int = 3
-    """A study that fails or crashes is tried so many times before a person has to ask for another try."""
+    """A study that fails is tried so many times before a person has to ask for another try. A try that was
+    cut off (the node was killed, or its host failed) is no failed one; after five of those in a row it is."""
     first_retry_s: float = 30.0
     """Seconds before a study is tried again; the wait doubles each time."""
     max_retry_s: float = 3600.0

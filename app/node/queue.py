@@ -1,14 +1,14 @@
-"""The durable engine (DBOS): runs what the ledgers plan, at least once, over crashes and restarts.
+"""The durable engine (DBOS): runs what the planner starts, at least once, over crashes and restarts.
 
 The two workflows::
 
     process:  run the chain  →  write down how it ended, plan the deliveries  →  compare the shadow models
     deliver:  send what the destination has not acknowledged  →  write down how it ended
 
-Each attempt is a workflow of its own, with an identifier made from study, revision and number, so planning it
-twice starts it once. An attempt that has to wait is stored with its delay; it holds no thread and no place in
-the queue. A step that ended is not run again; one that was cut off is run again from its beginning, and the
-ledgers make that harmless. They also say what comes next (docs/decisions/0010-ledgers-beside-the-engine.md).
+Each attempt is a workflow of its own, with an identifier made from study, revision and number, so starting it
+twice runs it once, whatever node does. What waits stands in the ledgers alone. A step that ended is not run
+again; one that was cut off is run again from its beginning, and the ledgers make that harmless. They also say
+what comes next (docs/decisions/0010-ledgers-beside-the-engine.md).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from dbos import DBOS, DBOSConfig
+from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos import error as dbos_error
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,14 +29,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery, SendResult
 from app.node.policy import NodePolicy
-from app.node.process.priors import PriorWait
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.database import database_url, utc_now
-from app.node.records.deliveries import Delivery, DeliveryLedger
-from app.node.records.runs import Run, RunLedger
-from app.node.records.states import DeliveryKey, RunKey, StudyState
-from app.node.records.stores import Heartbeats
+from app.node.records.deliveries import Delivery
+from app.node.records.runs import Run
+from app.node.records.states import DeliveryKey, RunKey
 
 APPLICATION_NAME = "psma-node"
 
@@ -46,6 +44,10 @@ WORKFLOW_VERSION = "1"
 PROCESSING = "processing"
 
 DELIVERING = "delivering"
+"""Queues of the engine, in which other versions of the node may have left work; this one starts its own."""
+
+JUDGING = "judging"
+"""Processing without a worker: what headers alone refuse."""
 
 FORGET_AT_ONCE = 200
 """Workflows removed in one transaction: others want to write too."""
@@ -65,8 +67,13 @@ _log = logging.getLogger(__name__)
 class DurableEngine:
     """One per process: DBOS keeps its registry globally."""
 
-    def __init__(self, policy: NodePolicy) -> None:
+    def __init__(self, policy: NodePolicy, ended: Callable[[], None]) -> None:
+        """``ended`` is called when the ledgers may hold something new to start."""
         self._policy = policy
+        self._ended = ended
+        self._under_way: dict[str, str] = {}
+        self._process: ProcessWork
+        self._deliver: DeliverWork
 
     def launch(self, process: ProcessWork, deliver: DeliverWork, workers: int) -> None:
         """Connect, take up what this executor left unfinished, and begin to work on ``workers`` at a time.
@@ -91,8 +98,8 @@ class DurableEngine:
             "use_listen_notify": False,
         }
         DBOS(config=config)
-        DBOS.workflow(name="process")(process)
-        DBOS.workflow(name="deliver")(deliver)
+        self._process = DBOS.workflow(name="process")(self._counted(PROCESSING, process))
+        self._deliver = DBOS.workflow(name="deliver")(self._counted(DELIVERING, deliver))
         DBOS.launch()
         DBOS.register_queue(
             PROCESSING,
@@ -100,7 +107,6 @@ class DurableEngine:
             polling_interval_sec=self._policy.poll_s,
             on_conflict="always_update",
         )
-        # one at a time to each destination, so a PACS that hangs holds up no other
         DBOS.register_queue(
             DELIVERING,
             partition_worker_concurrency=1,
@@ -108,37 +114,52 @@ class DurableEngine:
             on_conflict="always_update",
         )
 
-    def plan_run(self, run: Run) -> None:
-        """Make sure that the run's current try is stored; it starts when its time comes."""
+    def start_run(self, run: Run, line: str) -> bool:
+        """Begin the run's current try in a thread; ``False`` when the engine knows this try already."""
         key = run.key
-        DBOS.enqueue_workflow_with_options(
-            {
-                "workflow_name": "process",
-                "queue_name": PROCESSING,
-                "workflow_id": run_workflow_id(run),
-                "delay_seconds": _delay_s(run.next_try_at),
-            },
-            key.study_instance_uid,
-            key.revision,
-            run.attempt,
-        )
+        arguments = (key.study_instance_uid, key.revision, run.attempt)
+        return self._start(run_workflow_id(run), line, self._process, *arguments)
 
-    def plan_delivery(self, delivery: Delivery) -> None:
-        """Make sure that the delivery's current try is stored; it starts when its time comes."""
+    def start_delivery(self, delivery: Delivery) -> bool:
+        """Begin the delivery's current try, as :meth:`start_run` does."""
         key = delivery.key
-        DBOS.enqueue_workflow_with_options(
-            {
-                "workflow_name": "deliver",
-                "queue_name": DELIVERING,
-                "queue_partition_key": key.destination,
-                "workflow_id": delivery_workflow_id(delivery),
-                "delay_seconds": _delay_s(delivery.next_try_at),
-            },
-            key.run.study_instance_uid,
-            key.run.revision,
-            key.destination,
-            delivery.attempt,
-        )
+        run = key.run
+        arguments = (run.study_instance_uid, run.revision, key.destination, delivery.attempt)
+        line = delivery_line(key.destination)
+        return self._start(delivery_workflow_id(delivery), line, self._deliver, *arguments)
+
+    def _start(self, workflow_id: str, line: str, work: Callable[..., None], *arguments: object) -> bool:
+        self._under_way[workflow_id] = line
+        try:
+            with SetWorkflowID(workflow_id, workflow_id_reuse_policy="reject"):
+                DBOS.start_workflow(work, *arguments)
+        except dbos_error.DBOSWorkflowIDInUseError:
+            # another node has it, or a queue, since a process was killed; or it was lost (replace_lost)
+            self._under_way.pop(workflow_id, None)
+            return False
+        except BaseException:
+            self._under_way.pop(workflow_id, None)
+            raise
+        return True
+
+    def under_way(self, line: str) -> int:
+        """How much of a line this process works on."""
+        return list(self._under_way.values()).count(line)
+
+    def _counted(self, queue: str, work: Callable[..., None]) -> Callable[..., None]:
+        """The same work; what a start of the node took up again, or another node left, is counted too."""
+
+        def counted(*arguments: object) -> None:
+            workflow_id = str(DBOS.workflow_id)
+            line = PROCESSING if queue == PROCESSING else delivery_line(str(arguments[2]))
+            self._under_way.setdefault(workflow_id, line)
+            try:
+                work(*arguments)
+            finally:
+                self._under_way.pop(workflow_id, None)
+                self._ended()
+
+        return counted
 
     def ended_among(self, workflow_ids: Iterable[str]) -> frozenset[str]:
         """Those workflows that have ended, in whatever way."""
@@ -182,6 +203,11 @@ class DurableEngine:
         DBOS.destroy(workflow_completion_timeout_sec=round(drain_s))
 
 
+def delivery_line(destination: str) -> str:
+    """The line of the deliveries to one destination."""
+    return f"to {destination}"
+
+
 def run_workflow_id(run: Run) -> str:
     content = run.content_digest[:16]
     return f"process-{run.key.study_instance_uid}-{content}-{run.attempt}"
@@ -198,10 +224,6 @@ def step(name: str, work: Callable[..., str], *arguments: object) -> str:
     return DBOS.run_step({"name": name}, work, *arguments)
 
 
-def _delay_s(next_try_at: datetime | None) -> float:
-    return 0.0 if next_try_at is None else max(0.0, (next_try_at - utc_now()).total_seconds())
-
-
 def _use_write_ahead_log(url: URL) -> None:
     """The mode stays with the file: readers then go on during a write, and a commit costs one sync."""
     if url.get_backend_name() == "sqlite" and url.database:
@@ -210,72 +232,10 @@ def _use_write_ahead_log(url: URL) -> None:
         connection.close()
 
 
-@dataclass
-class Planner:
-    """Reads the ledgers again and again; several processes may do so at the same time."""
-
-    runs: RunLedger
-    deliveries: DeliveryLedger
-    engine: DurableEngine
-    heartbeats: Heartbeats
-    prior_wait: PriorWait
-    _planned: set[str] = field(default_factory=set, init=False)
-
-    def plan(self) -> None:
-        """Store the current try of everything unfinished that this process has not stored yet."""
-        wanted = set()
-        for run in self.runs.unfinished():
-            planned = run_workflow_id(run) in self._planned
-            if not planned and self._waits(run):
-                continue
-            wanted.add(run_workflow_id(run))
-            if not planned:
-                self.engine.plan_run(run)
-        for delivery in self.deliveries.pending():
-            wanted.add(delivery_workflow_id(delivery))
-            if delivery_workflow_id(delivery) not in self._planned:
-                self.engine.plan_delivery(delivery)
-        self._planned = wanted
-
-    def _waits(self, run: Run) -> bool:
-        if run.state is StudyState.RUNNING:
-            return False
-        wait = self.prior_wait.check(run, utc_now())
-        if wait.hold:
-            self.runs.note_reason(run, wait.reason)
-        return wait.hold
-
-    def replace_lost(self) -> None:
-        """Plan again what ended in the engine without a word in the ledger (the database failed it)."""
-        runs = {run_workflow_id(run): run for run in self.runs.unfinished()}
-        deliveries = {delivery_workflow_id(item): item for item in self.deliveries.pending()}
-        for workflow_id in self.engine.ended_among([*runs, *deliveries]):
-            # each replacement asks for the try seen above, so one that moved on meanwhile is left alone
-            if workflow_id in runs:
-                run = runs[workflow_id]
-                replaced = self.runs.replace_lost_attempt(run)
-                facts: dict[str, object] = {"study": run.key.study_instance_uid, "attempt": run.attempt}
-            else:
-                delivery = deliveries[workflow_id]
-                replaced = self.deliveries.replace_lost_attempt(delivery)
-                study = delivery.key.run.study_instance_uid
-                facts = {"study": study, "destination": delivery.key.destination}
-            if replaced:
-                _log.warning("a try was lost and is planned again", extra=facts)
-
-    def take_over_dead(self) -> None:
-        """Take over what executors that fell silent left unfinished."""
-        for executor_id in self.heartbeats.claim_dead():
-            count = self.engine.take_over(executor_id)
-            self.heartbeats.forget(executor_id)
-            if count:
-                _log.warning("took over unfinished work", extra={"executor": executor_id, "instances": count})
-
-
 def process_workflow(
     work: StudyWork, ended: Callable[[], None], shadows: WaitingShadows | None = None
 ) -> ProcessWork:
-    """The workflow ``process``; ``ended`` is called when the ledger may hold something new to plan.
+    """The workflow ``process``; ``ended`` is called when there may be something to deliver.
 
     The shadow models are no step: their input is in memory, and is gone after a restart of the node.
     """
@@ -291,14 +251,13 @@ def process_workflow(
     return process
 
 
-def deliver_workflow(work: ResultDelivery, ended: Callable[[], None]) -> DeliverWork:
-    """The workflow ``deliver``; ``ended`` as in :func:`process_workflow`."""
+def deliver_workflow(work: ResultDelivery) -> DeliverWork:
+    """The workflow ``deliver``."""
 
     def deliver(study_instance_uid: str, revision: int, destination: str, attempt: int) -> None:
         key = DeliveryKey(RunKey(study_instance_uid, revision), destination)
         kept = json.loads(step("send", lambda: _packed(work.send(key, attempt))))
         step("record", work.record, key, attempt, SendResult(**kept))
-        ended()
 
     return deliver
 

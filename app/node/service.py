@@ -29,10 +29,14 @@ from app.node.watch.stop_signals import stop_this_process
 if TYPE_CHECKING:
     from filelock import FileLock
 
-    from app.node.queue import DurableEngine, Planner
+    from app.node.planner import Planner
+    from app.node.queue import DurableEngine
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
+
+SHORTEST_PAUSE_S = 0.05
+"""A loop that is not woken rests so long."""
 
 TIDY_S = 3600.0
 """How often housekeeping is done, the first time at the start."""
@@ -81,9 +85,11 @@ class NodeService:
         self._probes = Probes(policy, self._conditions())
         on_study = self._probes.sign_of("watch")
         # headers are read once no image has come for a poll: a study on its way is not read over and over
-        self._watcher = Watcher(stores, plan.receive, plan.examine, policy.poll_s, on_study)
-        self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._watcher = Watcher(
+            stores, plan.receive, plan.examine, policy.poll_s, on_study, on_complete=self._wake.set
+        )
+        self._stopping = threading.Event()
         self._loops: list[threading.Thread] = []
         self._exit_code = ExitCode.DONE
 
@@ -137,6 +143,7 @@ class NodeService:
         for thread in self._loops:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._engine.stop(max(0.0, deadline - time.monotonic()))
+        self._stores.runs.note_stopped(self._plan.node.executor)
         self._heartbeats.stop()
         self._reception_audit.flush(everything=True)
         self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
@@ -159,36 +166,38 @@ class NodeService:
 
         policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
         watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
+        plan = _Round("plan", self._planner.plan, policy.poll_s, sign_of("plan"))
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
         housekeeping = _Round("housekeeping", partial(tidy, policy, self._engine), TIDY_S)
         probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
-        others = [_loop(one, stopping, stopping) for one in (heartbeat, housekeeping, probes)]
-        self._loops = [_loop(watch, self._wake, stopping), *others]
+        others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes)]
+        self._loops = [_loop(plan, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
-        from app.node.queue import DurableEngine, Planner, deliver_workflow, process_workflow
+        from app.node.planner import Planner
+        from app.node.queue import DurableEngine, deliver_workflow, process_workflow
 
         stores, policy = self._stores, self._plan.node
-        self._engine = DurableEngine(policy)
+        self._engine = DurableEngine(policy, self._wake.set)
         wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
-        self._planner = Planner(stores.runs, stores.deliveries, self._engine, self._heartbeats, wait)
+        ledgers, workers = (stores.runs, stores.deliveries), processors.size
+        self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers)
         self._heartbeats.beat()
         destinations = [destination.name for destination in self._plan.deliver.destinations]
         work = StudyWork(stores, policy, processors, destinations, self._start_over)
         delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=self._plan.tls))
         process = process_workflow(work, self._wake.set, self._plan.shadows)
-        self._engine.launch(process, deliver_workflow(delivery, self._wake.set), processors.size)
+        self._engine.launch(process, deliver_workflow(delivery), workers)
 
     def _start_over(self) -> None:
         """Drain and end: what keeps this node running (systemd, a container host) starts a new one."""
         self._exit_code = ExitCode.RETRY
         stop_this_process()
 
-    def _look(self) -> None:
-        if self._plan.receives:  # it alone knows of what it has acknowledged and not indexed yet
-            self._watcher.look()
-        self._planner.plan()
+    def _look(self) -> float | None:
+        # a node that receives alone knows of what it has acknowledged and not indexed yet
+        return self._watcher.look() if self._plan.receives else None
 
     def _beat(self) -> None:
         self._heartbeats.beat()
@@ -216,10 +225,11 @@ def _lock(policy: NodePolicy) -> FileLock:
 
 @dataclass(frozen=True)
 class _Round:
-    """What a loop does each time, ``pause_s`` apart; ``moved`` is called when it begins and when it ends."""
+    """What a loop does each time, ``pause_s`` apart, or sooner when the work returns after how many seconds;
+    ``moved`` is called when it begins and when it ends."""
 
     name: str
-    work: Callable[[], None]
+    work: Callable[[], float | None]
     pause_s: float
     moved: Callable[[], None] = lambda: None
 
@@ -230,14 +240,15 @@ def _loop(one: _Round, wake: threading.Event, stopping: threading.Event) -> thre
     def run() -> None:
         while not stopping.is_set():
             one.moved()
+            sooner = None
             try:
-                one.work()
+                sooner = one.work()
             except PsmaNodeError as error:
                 _log.warning("%s: will be tried again", one.name, extra={"reason": str(error)})
             except Exception as error:  # noqa: BLE001  a database that is away a moment must not end the loop
                 _log.error("%s: will be tried again", one.name, exc_info=error)
             one.moved()
-            wake.wait(one.pause_s)
+            wake.wait(one.pause_s if sooner is None else min(one.pause_s, max(sooner, SHORTEST_PAUSE_S)))
             if wake is not stopping:
                 wake.clear()
 

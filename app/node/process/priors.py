@@ -41,6 +41,8 @@ class Wait:
 
     hold: bool = False
     reason: str = ""
+    study: str = ""
+    """What is waited for: it has the place in the queue of what waits."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class PriorWait:
                 continue
             which = f"the PET/CT of the same patient, study {study}, which {progress}"
             if now - run.created_at < timedelta(seconds=self.limit_s):
-                return Wait(hold=True, reason=f"waits for {which}")
+                return Wait(hold=True, reason=f"waits for {which}", study=study)
             return Wait(reason=f"did not wait longer than {self.limit_s:.0f} s for {which}")
         return Wait()
 

@@ -62,6 +62,15 @@ class StudyProcessor(Protocol):
 ProcessorFactory = Callable[[OnStage], StudyProcessor]
 """Loads the models and returns a chain that calls the function given with each of its stages."""
 
+MOST_INTERRUPTIONS = 5
+"""Hosts crash, and that is no fault of the study; one that needs more memory than there is ends the node each
+time it is tried."""
+
+CUT_OFF = (
+    "were cut off: each time the node was killed, or its host failed, while it processed this study. Is "
+    "there memory enough (the kernel's log names what it kills)? Then psma-node retry"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +83,7 @@ class AttemptKind(StrEnum):
     FAILED = "failed"
     MISCONFIGURED = "misconfigured"
     EXHAUSTED = "exhausted"
-    """Not tried: too many tries failed or took the node down with them."""
+    """Not tried: too many tries in a row took the node down with them, or it was killed."""
     SUPERSEDED = "superseded"
     """Not tried: images arrived since, so this revision's content can't be processed alone any more."""
     HELD = "held"
@@ -155,8 +164,8 @@ class StudyWork:
         if run is None:
             return AttemptResult(AttemptKind.OUT_OF_DATE)
         _log.info("processing", extra=key.facts | {"attempt": attempt})
-        if run.faults > self._policy.max_attempts:
-            return AttemptResult(AttemptKind.EXHAUSTED, f"{run.faults - 1} tries failed or were cut off")
+        if run.interruptions >= MOST_INTERRUPTIONS:
+            return AttemptResult(AttemptKind.EXHAUSTED, f"{run.interruptions} tries in a row {CUT_OFF}")
         try:
             # one look: what is read is what was digested, whatever a person chooses meanwhile
             content = self._stores.inbox.content(key.study_instance_uid)
@@ -263,8 +272,9 @@ class StudyWork:
             held = tried.kind is AttemptKind.HELD  # the planner holds it back and lets it go
             wait_s = 0.0 if held else self._policy.retry_after_s(run.postponements + 1)
             return RunTransition(StudyState.QUEUED, tried.reason, utc_now() + timedelta(seconds=wait_s))
-        if tried.kind is AttemptKind.FAILED and run.faults < self._policy.max_attempts:
-            wait_s = self._policy.retry_after_s(run.faults)
+        faults = run.faults + 1
+        if tried.kind is AttemptKind.FAILED and faults < self._policy.max_attempts:
+            wait_s = self._policy.retry_after_s(faults)
             next_try_at = utc_now() + timedelta(seconds=wait_s)
             return RunTransition(StudyState.FAILED, tried.reason, next_try_at, at_fault=True)
         return RunTransition(StudyState.FAILED, tried.reason, at_fault=True)

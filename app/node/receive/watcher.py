@@ -48,7 +48,8 @@ class Watcher:
 
     It belongs into the process that receives: another sees what was acknowledged only once it is indexed, so
     it would take a study for complete of which images wait for that. ``on_study`` is called for each study, a
-    sign of life: after days without the node a look may take long.
+    sign of life: after days without the node a look may take long. ``on_complete`` is called for each
+    revision that was opened.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Watcher:
         examine: Examine,
         calm_s: float,
         on_study: Callable[[], None] = lambda: None,
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._stores = stores
         self._on_study = on_study
+        self._on_complete = on_complete
         self._policy = policy
         self._examine = examine
         self._calm_s = calm_s
@@ -71,8 +74,11 @@ class Watcher:
         self._subjects: dict[str, StudySubject] = {}
         self._looked_at: datetime | None = None
 
-    def look(self) -> None:
-        """One look at everything that grew or is not complete yet."""
+    def look(self) -> float | None:
+        """One look at everything that grew or is not complete yet.
+
+        Returns the seconds until the first of them may be complete, ``None`` when nothing is open.
+        """
         started = utc_now()
         inbox = self._stores.inbox
         if self._looked_at is None:
@@ -89,6 +95,13 @@ class Watcher:
             self._on_study()
             self._look_at(study)
         self._looked_at = started
+        return min((self._due_in_s(study) for study in self._open.values()), default=None)
+
+    def _due_in_s(self, study: InboxStudy) -> float:
+        """When the next limit for which its images have to be quiet has passed."""
+        quiet_s = (utc_now() - (study.last_image_at or study.last_received_at)).total_seconds()
+        limits = (self._calm_s, self._policy.settle_s, self._policy.give_up_s)
+        return min((limit - quiet_s for limit in limits if limit > quiet_s), default=self._calm_s)
 
     def _take_up_chosen(self) -> None:
         """Studies of which a person has chosen the content: nothing of them has grown."""
@@ -240,6 +253,7 @@ class Watcher:
                 "given_up_waiting": completeness.given_up,
             },
         )
+        self._on_complete()
         return True
 
     def _is_last(self, run: Run) -> bool:

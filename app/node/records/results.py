@@ -1,7 +1,8 @@
 """The node's register of PET results: where a later SPECT of the same patient finds its prior.
 
 Identifiers of patients are in this table and in no log. Next to it stands what shadow models found: rows that
-are only ever added, and that no delivery reads.
+are only ever added, and that no delivery reads; and which late priors the audit log names already: a PET/CT
+ends again with each revision, and a step is repeated after a crash, but the line is written once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from app.node.records.database import (
     PlainText,
     Uid,
     fetch,
+    upsert,
     utc_now,
 )
 from app.node.records.outbox import Outbox
@@ -269,3 +271,30 @@ def _row(key: RunKey, comparison: ShadowComparison) -> ShadowRow:
         seconds=comparison.seconds,
         problem=comparison.problem,
     )
+
+
+class LatePriorRow(Base):
+    """A revision of a SPECT/CT, and a late PET/CT that the audit log names for it."""
+
+    __tablename__ = "late_priors_told"
+
+    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    pet_study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+
+
+class LatePriorLedger(Ledger):
+    """Which late priors the audit log names."""
+
+    def is_noted(self, spect: RunKey, pet_study_instance_uid: str) -> bool:
+        """Whether it is written down that this revision was analysed without that PET/CT."""
+        query = select(LatePriorRow).filter_by(**_late_prior(spect, pet_study_instance_uid))
+        return bool(fetch(self._engine, query))
+
+    def note(self, spect: RunKey, pet_study_instance_uid: str) -> None:
+        """It is written down; the PET/CT's worker and the SPECT/CT's may note it at the same time."""
+        upsert(self._engine, LatePriorRow, **_late_prior(spect, pet_study_instance_uid))
+
+
+def _late_prior(spect: RunKey, pet_study_instance_uid: str) -> dict[str, object]:
+    return {**asdict(spect), "pet_study_instance_uid": pet_study_instance_uid}

@@ -3,9 +3,6 @@
 The ledger is the truth that people see and that a restart goes by; the durable engine only carries it out.
 Every change names the state and attempt it starts from, so a step that runs twice changes nothing the
 second time.
-
-A second ledger holds which late priors the audit log names already: a PET/CT ends again with each revision,
-and a step is repeated after a crash, but the line is written once.
 """
 
 from __future__ import annotations
@@ -15,12 +12,12 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, String, UniqueConstraint, func, select, update
+from sqlalchemy import ColumnElement, Integer, String, UniqueConstraint, case, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, upsert, utc_now
-from app.node.records.states import ENDED, UNPROCESSED, RunKey, StudyState
+from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
+from app.node.records.states import ENDED, STOPPED, UNPROCESSED, Arrival, Rank, RunKey, StudyState
 
 _KEPT = 48
 """Characters of the digest that a run keeps when a later one takes up its content."""
@@ -33,9 +30,12 @@ class Run(Base):
         content_digest: of the instances it is about (:meth:`app.node.records.inbox.Inbox.content_digest`).
         stage: of the chain, while running.
         attempt: number of the try that is queued, under way, or was the last.
-        faults: tries that started and neither ended well nor asked to be repeated; a crash counts.
+        faults: tries that ended, neither well nor by asking to be repeated.
+        interruptions: tries in a row that were cut off while they ran: the node was killed, say.
         postponements: tries in a row that asked to be repeated.
         next_try_at: when an automatic try follows; ``None`` when none is planned.
+        started_at: when the last try began.
+        sender, rank, by_headers: as in :class:`Arrival`.
     """
 
     __tablename__ = "runs"
@@ -46,7 +46,7 @@ class Run(Base):
     content_digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
-    state: Mapped[StudyState] = mapped_column(text_enum(StudyState))
+    state: Mapped[StudyState] = mapped_column(text_enum(StudyState), index=True)
     stage: Mapped[str] = mapped_column(String(32), default="")
     reason: Mapped[str] = mapped_column(default="")
     attempt: Mapped[int] = mapped_column(default=1)
@@ -54,6 +54,11 @@ class Run(Base):
     postponements: Mapped[int] = mapped_column(default=0)
     next_try_at: Mapped[datetime | None] = mapped_column(default=None)
     executor_id: Mapped[str] = mapped_column(String(64), default="")
+    interruptions: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime | None] = mapped_column(default=None, index=True)
+    sender: Mapped[str] = mapped_column(String(16), default="")
+    rank: Mapped[int] = mapped_column(Integer, default=Rank.ROUTINE)
+    by_headers: Mapped[bool] = mapped_column(default=False)
 
     @property
     def key(self) -> RunKey:
@@ -75,10 +80,17 @@ class RunTransition:
     """Whether this try counts against the limit."""
 
 
+_UNFINISHED = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) | (
+    (Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None)
+)
+
+
 class RunLedger(Ledger):
     """Runs, for what is planned and what a person sees."""
 
-    def open(self, study_instance_uid: str, content_digest: str) -> tuple[Run, bool]:
+    def open(
+        self, study_instance_uid: str, content_digest: str, arrival: Arrival = Arrival()
+    ) -> tuple[Run, bool]:
         """The run for this content, and whether it is a new one: new content is a new revision, queued.
 
         Any number of processes may ask at once: all get the same run, and for one of them it is new.
@@ -89,7 +101,7 @@ class RunLedger(Ledger):
             # an IntegrityError: another process opened this revision, for this content or for another
             with contextlib.suppress(IntegrityError):
                 with Session(self._engine) as session, session.begin():
-                    _add_next_revision(session, study_instance_uid, content_digest)
+                    _add_next_revision(session, study_instance_uid, content_digest, arrival)
                 created = True
             found = self.of_content(study_instance_uid, content_digest)
         return found, created
@@ -123,13 +135,29 @@ class RunLedger(Ledger):
 
     def unfinished(self) -> tuple[Run, ...]:
         """Runs that a try is due for: queued, under way, or failed with a next try planned."""
-        return self._select(
-            Run.state.in_((StudyState.QUEUED, StudyState.RUNNING))
-            | ((Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None))
-        )
+        return self._select(_UNFINISHED)
+
+    def for_workers(self) -> tuple[Run, ...]:
+        """Those of :meth:`unfinished` that need a worker."""
+        return self._select(_UNFINISHED, Run.by_headers.is_(False))
+
+    def for_judge(self, now: datetime, limit: int) -> tuple[Run, ...]:
+        """The first of those that headers refuse whose time has come."""
+        due = Run.next_try_at.is_(None) | (Run.next_try_at <= now)
+        query = select(Run).where(_UNFINISHED, Run.by_headers, due)
+        return fetch(self._engine, query.order_by(Run.created_at).limit(limit))
+
+    def last_started(self, limit: int) -> tuple[Run, ...]:
+        """Runs that went to a worker last, the latest first."""
+        query = select(Run).where(Run.started_at.is_not(None), Run.by_headers.is_(False))
+        return fetch(self._engine, query.order_by(Run.started_at.desc()).limit(limit))
 
     def claim(self, key: RunKey, attempt: int, executor_id: str) -> Run | None:
-        """Start a try: ``running``, one fault on account. ``None`` when the try is out of date."""
+        """Start a try: ``running``. ``None`` when the try is out of date.
+
+        A try that runs already was cut off by the end of its process: that is counted, unless it was stopped.
+        """
+        cut_off = (Run.state == StudyState.RUNNING) & (Run.stage != STOPPED)
         changed = self._update_attempt(
             key,
             attempt,
@@ -139,9 +167,20 @@ class RunLedger(Ledger):
             reason="",
             next_try_at=None,
             executor_id=executor_id,
-            faults=Run.faults + 1,
+            started_at=utc_now(),
+            interruptions=Run.interruptions + case((cut_off, 1), else_=0),
         )
         return self.get(key) if changed else None
+
+    def note_stopped(self, executor_id: str) -> None:
+        """What this executor has not ended was stopped on purpose: no interruption of its own."""
+        running = (Run.state == StudyState.RUNNING, Run.executor_id == executor_id)
+        with self._engine.begin() as connection:
+            connection.execute(update(Run).where(*running).values(stage=STOPPED))
+
+    def note_needs_worker(self, key: RunKey) -> None:
+        """Its headers do not refuse it after all."""
+        self._update(key, by_headers=False)
 
     def note_stage(self, key: RunKey, stage: str) -> None:
         self._update(key, stage=stage[:32])
@@ -167,7 +206,8 @@ class RunLedger(Ledger):
             next_try_at=transition.next_try_at,
             attempt=attempt + 1 if planned else attempt,
             postponements=Run.postponements + 1 if postponed else 0,
-            faults=Run.faults if transition.at_fault else Run.faults - 1,
+            faults=Run.faults + 1 if transition.at_fault else Run.faults,
+            interruptions=0,
         )
 
     def finish_delivery(self, key: RunKey, state: StudyState, reason: str = "") -> bool:
@@ -189,7 +229,9 @@ class RunLedger(Ledger):
             next_try_at=None,
             attempt=run.attempt + 1,
             faults=0,
+            interruptions=0,
             postponements=0,
+            rank=max(run.rank, Rank.REPLAY),
         )
 
     def reopen(self, run: Run) -> Run | None:
@@ -203,7 +245,10 @@ class RunLedger(Ledger):
         with contextlib.suppress(IntegrityError), Session(self._engine) as session, session.begin():
             moved = session.connection().execute(update(Run).where(*former).values(content_digest=past))
             if moved.rowcount:
-                _add_next_revision(session, run.study_instance_uid, run.content_digest, run.attempt + 1)
+                again = Arrival(run.sender, Rank.REPLAY, run.by_headers)
+                _add_next_revision(
+                    session, run.study_instance_uid, run.content_digest, again, run.attempt + 1
+                )
         found = self.of_content(run.key.study_instance_uid, run.content_digest)
         return found if found is not None and found.key.revision > run.key.revision else None
 
@@ -235,7 +280,7 @@ class RunLedger(Ledger):
 
 
 def _add_next_revision(
-    session: Session, study_instance_uid: str, content_digest: str, attempt: int = 1
+    session: Session, study_instance_uid: str, content_digest: str, arrival: Arrival, attempt: int = 1
 ) -> None:
     """The next revision, queued. Raises IntegrityError when another process was quicker."""
     last = session.scalar(
@@ -251,6 +296,7 @@ def _add_next_revision(
             attempt=attempt,
             created_at=now,
             changed_at=now,
+            **asdict(arrival),
         )
     )
     session.flush()
@@ -258,30 +304,3 @@ def _add_next_revision(
 
 def _is(key: RunKey) -> tuple[ColumnElement[bool], ...]:
     return (Run.study_instance_uid == key.study_instance_uid, Run.revision == key.revision)
-
-
-class LatePriorRow(Base):
-    """A revision of a SPECT/CT, and a late PET/CT that the audit log names for it."""
-
-    __tablename__ = "late_priors_told"
-
-    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
-    revision: Mapped[int] = mapped_column(primary_key=True)
-    pet_study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
-
-
-class LatePriorLedger(Ledger):
-    """Which late priors the audit log names."""
-
-    def is_noted(self, spect: RunKey, pet_study_instance_uid: str) -> bool:
-        """Whether it is written down that this revision was analysed without that PET/CT."""
-        query = select(LatePriorRow).filter_by(**_late_prior(spect, pet_study_instance_uid))
-        return bool(fetch(self._engine, query))
-
-    def note(self, spect: RunKey, pet_study_instance_uid: str) -> None:
-        """It is written down; the PET/CT's worker and the SPECT/CT's may note it at the same time."""
-        upsert(self._engine, LatePriorRow, **_late_prior(spect, pet_study_instance_uid))
-
-
-def _late_prior(spect: RunKey, pet_study_instance_uid: str) -> dict[str, object]:
-    return {**asdict(spect), "pet_study_instance_uid": pet_study_instance_uid}

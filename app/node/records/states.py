@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class StudyState(StrEnum):
@@ -34,6 +34,35 @@ FINAL = (*WITH_RESULTS, StudyState.REJECTED)
 
 ENDED = (StudyState.DONE, StudyState.REJECTED, StudyState.FAILED, StudyState.SUPERSEDED)
 """States from which the content of a revision may become that of a new one."""
+
+
+STOPPED = "stopped"
+"""In place of the stage, while the node is stopped: a try that a person cut off on purpose."""
+
+
+class Rank(IntEnum):
+    """What is processed first; within a rank the senders take turns (:mod:`app.node.process.turns`)."""
+
+    URGENT = 0
+    THERAPY = 1
+    """A SPECT/CT of a day of therapy."""
+    ROUTINE = 2
+    REPLAY = 3
+    """An old study that was sent again, or that somebody wants to have tried again."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What the place in the queue depends on.
+
+    Attributes:
+        sender: AE title that its first image came from.
+        by_headers: its headers alone refuse it, as far as they were known then; it needs no worker.
+    """
+
+    sender: str = ""
+    rank: Rank = Rank.ROUTINE
+    by_headers: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from app.node.records.database import Base, fetch, open_database, upsert, utc_no
 from app.node.records.deliveries import DeliveryLedger
 from app.node.records.inbox import Inbox
 from app.node.records.outbox import Outbox
-from app.node.records.results import ResultRegister, ShadowLedger
-from app.node.records.runs import LatePriorLedger, RunLedger
+from app.node.records.results import LatePriorLedger, ResultRegister, ShadowLedger
+from app.node.records.runs import RunLedger
 from app.node.records.studies import StudyLedger
 
 

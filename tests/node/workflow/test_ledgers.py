@@ -59,15 +59,28 @@ def test_try_that_is_out_of_date_can_not_start(engine: Engine) -> None:
     assert ledger.claim(RUN, 2, "x") is not None
 
 
-def test_crashes_count_and_postponements_do_not(engine: Engine) -> None:
+def test_a_try_that_was_cut_off_is_no_fault_and_is_counted_by_itself(engine: Engine) -> None:
     ledger = RunLedger(engine)
     ledger.open(STUDY, "a")
     ledger.claim(RUN, 1, "x")
-    crashed = ledger.claim(RUN, 1, "x")
-    assert crashed is not None
-    assert crashed.faults == 2
+    for interruptions in (1, 2):
+        crashed = ledger.claim(RUN, 1, "x")
+        assert crashed is not None
+        assert (crashed.faults, crashed.interruptions) == (0, interruptions)
     ledger.end(RUN, 1, RunTransition(StudyState.QUEUED, "disk full", utc_now()))
-    assert ledger.get(RUN).faults == 1
+    assert (ledger.get(RUN).faults, ledger.get(RUN).interruptions) == (0, 0)
+
+
+def test_a_try_that_was_stopped_on_purpose_is_no_interruption(engine: Engine) -> None:
+    ledger = RunLedger(engine)
+    ledger.open(STUDY, "a")
+    ledger.claim(RUN, 1, "x")
+    ledger.note_stopped("another")
+    assert ledger.get(RUN).stage == "starting"
+    ledger.note_stopped("x")
+    again = ledger.claim(RUN, 1, "x")
+    assert again is not None
+    assert (again.stage, again.interruptions) == ("starting", 0)
 
 
 def test_planned_deliveries_stay_as_they_are_when_planned_again(engine: Engine) -> None:

@@ -1,36 +1,50 @@
-"""Whatever the ledgers hold unfinished has one try stored in the engine, and a lost one is replaced."""
+"""What the ledgers hold unfinished is started when there is room, in turn, and a lost try is replaced."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.outcome import ResultFile
+from app.domain.study import Patient
+from app.node.planner import Planner
 from app.node.process.priors import PriorWait
-from app.node.queue import Planner, run_workflow_id
+from app.node.queue import JUDGING, PROCESSING, delivery_line, run_workflow_id
 from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.runs import Run, RunLedger, RunTransition
-from app.node.records.states import RunKey, StudyState
+from app.node.records.states import Arrival, Rank, RunKey, StudyState
 from app.node.records.stores import Heartbeats
-from app.node.records.studies import StudyLedger
+from app.node.records.studies import StudyLedger, StudySubject
 
 
 class FakeEngine:
-    """Remembers what was planned; ``ended`` says what has come to an end in it."""
+    """Remembers what was started, which goes on until taken from ``lines``; ``ended`` has ended in it."""
 
     def __init__(self) -> None:
-        self.planned: list[str] = []
+        self.started: list[str] = []
+        self.lines: dict[str, str] = {}
         self.ended: set[str] = set()
         self.taken_over: list[str] = []
 
-    def plan_run(self, run: Run) -> None:
-        self.planned.append(run_workflow_id(run))
+    def start_run(self, run: Run, line: str) -> bool:
+        return self._start(run_workflow_id(run), line)
 
-    def plan_delivery(self, delivery: Delivery) -> None:
-        self.planned.append(f"{delivery.key.destination}-{delivery.attempt}")
+    def start_delivery(self, delivery: Delivery) -> bool:
+        destination = delivery.key.destination
+        return self._start(f"{destination}-{delivery.attempt}", delivery_line(destination))
+
+    def _start(self, name: str, line: str) -> bool:
+        self.started.append(name)
+        self.lines[name] = line
+        return True
+
+    def under_way(self, line: str) -> int:
+        return list(self.lines.values()).count(line)
 
     def ended_among(self, workflow_ids: Iterable[str]) -> frozenset[str]:
         return frozenset(self.ended & set(workflow_ids))
@@ -48,45 +62,134 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def made(engine: Engine) -> tuple[Planner, FakeEngine, RunLedger]:
-    """A planner with its parts."""
+    """A planner with its parts, and one worker."""
     fake = FakeEngine()
     runs = RunLedger(engine)
     wait = PriorWait(StudyLedger(engine), runs, limit_s=60)
-    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait)  # type: ignore[arg-type]
+    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait, 1)  # type: ignore[arg-type]
     return planner, fake, runs
 
 
-def test_each_try_is_planned_once(engine: Engine) -> None:
+def worked(planner: Planner, fake: FakeEngine, runs: RunLedger) -> list[str]:
+    """Let each study that goes to the worker end at once; their UIDs, in that order."""
+    order = []
+    while True:
+        planner.plan()
+        running = [name for name, line in fake.lines.items() if line == PROCESSING]
+        if not running:
+            return order
+        run = next(run for run in runs.unfinished() if run_workflow_id(run) == running[0])
+        runs.claim(run.key, run.attempt, "me")
+        runs.end(run.key, run.attempt, RunTransition(StudyState.DONE))
+        del fake.lines[running[0]]
+        order.append(run.study_instance_uid)
+
+
+def test_each_try_is_started_once(engine: Engine) -> None:
     planner, fake, runs = made(engine)
     run, _ = runs.open("1.2", "a" * 64)
     planner.plan()
     planner.plan()
-    assert fake.planned == [run_workflow_id(run)]
+    assert fake.started == [run_workflow_id(run)]
     runs.claim(run.key, 1, "me")
     runs.end(run.key, 1, RunTransition(StudyState.FAILED, "why", utc_now(), at_fault=True))
+    fake.lines.clear()
     planner.plan()
-    assert len(fake.planned) == 2
-    assert fake.planned[1].endswith("-2")
+    assert len(fake.started) == 2
+    assert fake.started[1].endswith("-2")
 
 
-def test_finished_study_is_not_planned(engine: Engine) -> None:
+def test_a_try_of_later_is_not_started_and_its_time_is_known(engine: Engine) -> None:
+    planner, fake, runs = made(engine)
+    run, _ = runs.open("1.2", "a" * 64)
+    runs.claim(run.key, 1, "me")
+    later = utc_now() + timedelta(seconds=100)
+    runs.end(run.key, 1, RunTransition(StudyState.FAILED, "why", later, at_fault=True))
+    due_in_s = planner.plan()
+    assert fake.started == []
+    assert due_in_s is not None
+    assert 90 < due_in_s <= 100
+
+
+def test_finished_study_is_not_started(engine: Engine) -> None:
     planner, fake, runs = made(engine)
     run, _ = runs.open("1.2", "a" * 64)
     runs.claim(run.key, 1, "me")
     runs.end(run.key, 1, RunTransition(StudyState.DONE))
+    assert planner.plan() is None
+    assert fake.started == []
+
+
+def test_what_headers_refuse_waits_for_no_worker_and_takes_none(engine: Engine) -> None:
+    planner, fake, runs = made(engine)
+    runs.open("1.1", "a" * 64)
     planner.plan()
-    assert fake.planned == []
+    for number in range(300):
+        runs.open(f"1.2.{number}", "b" * 64, Arrival("ROUTER", by_headers=True))
+    good, _ = runs.open("1.3", "c" * 64)
+    planner.plan()
+    assert sorted(fake.lines.values()) == [JUDGING, PROCESSING]
+    assert fake.lines.pop(fake.started[0]) == PROCESSING  # the study under way ends
+    planner.plan()
+    assert fake.started[-1] == run_workflow_id(good)
+
+
+def test_the_worker_takes_what_is_urgent_then_therapy_then_routine_then_what_is_sent_again(
+    engine: Engine,
+) -> None:
+    planner, fake, runs = made(engine)
+    for rank in (Rank.REPLAY, Rank.ROUTINE, Rank.THERAPY, Rank.URGENT):
+        runs.open(rank.name, "a" * 64, Arrival("A", rank))
+    assert worked(planner, fake, runs) == ["URGENT", "THERAPY", "ROUTINE", "REPLAY"]
+
+
+def test_the_senders_take_turns(engine: Engine) -> None:
+    planner, fake, runs = made(engine)
+    for number in range(4):
+        runs.open(f"a{number}", "a" * 64, Arrival("A"))
+    runs.open("b0", "a" * 64, Arrival("B"))
+    runs.open("b1", "a" * 64, Arrival("B"))
+    assert worked(planner, fake, runs) == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+def test_the_pet_goes_in_the_place_of_the_spect_that_waits_for_it(engine: Engine) -> None:
+    planner, fake, runs = made(engine)
+    studies, patient = StudyLedger(engine), Patient("P-1")
+    studies.identify(StudySubject("pet", patient, datetime(2026, 3, 1)))
+    studies.identify(StudySubject("spect", patient, spect_acquired_at=datetime(2026, 3, 2)))
+    for study, rank in (("other", Rank.ROUTINE), ("pet", Rank.ROUTINE), ("spect", Rank.URGENT)):
+        studies.observe(study, StudyState.QUEUED)
+        runs.open(study, "a" * 64, Arrival("A", rank))
+    assert worked(planner, fake, runs) == ["pet", "spect", "other"]
+
+
+def test_one_delivery_at_a_time_to_each_destination(engine: Engine) -> None:
+    planner, fake, runs = made(engine)
+    deliveries = DeliveryLedger(engine)
+    files = [ResultFile("SEG", "seg.dcm", "1.2", "1.2.3", "1.3")]
+    for study in ("1.1", "1.2"):
+        run, _ = runs.open(study, "a" * 64)
+        runs.claim(run.key, 1, "me")
+        runs.end(run.key, 1, RunTransition(StudyState.DELIVERING))
+        deliveries.plan(run.key, files, ["pacs", "archive"])
+    planner.plan()
+    planner.plan()
+    assert sorted(fake.lines.values()) == ["to archive", "to pacs"]
+    fake.lines.clear()
+    planner.plan()
+    assert len(fake.started) == 4
 
 
 def test_try_that_the_engine_lost_is_planned_again(engine: Engine) -> None:
     planner, fake, runs = made(engine)
     runs.open("1.2", "a" * 64)
     planner.plan()
-    fake.ended = set(fake.planned)
+    fake.ended = set(fake.started)
+    fake.lines.clear()
     planner.replace_lost()
     planner.replace_lost()
     planner.plan()
-    assert fake.planned[1].endswith("-2")
+    assert fake.started[1].endswith("-2")
     assert runs.get(RunKey("1.2", 1)).attempt == 2
 
 
