@@ -96,17 +96,17 @@ class _Scan:
     def __init__(self, data: bytes, order: str, implicit: bool) -> None:
         self._data = data
         self._implicit = implicit
-        self._tag = struct.Struct(f"{order}HH")
-        self._short = struct.Struct(f"{order}H")
+        self._explicit = struct.Struct(f"{order}HH2sH")
+        self._with_long = struct.Struct(f"{order}HHL")
         self._long = struct.Struct(f"{order}L")
 
     def collect(self, wanted: Mapping[_Tag, str], last: _Tag, start: int = 0) -> tuple[dict[str, str], int]:
         """Values of ``wanted`` by keyword, up to the tag ``last``; and the position where it stopped."""
         found: dict[str, str] = {}
-        position = start
+        position, end, implicit = start, len(self._data), self._implicit
         try:
-            while position < len(self._data):
-                tag, length, value_at, of_implicit = self._element(position, self._implicit)
+            while position < end:
+                tag, length, value_at, of_implicit = self._element(position, implicit)
                 if tag > last:
                     break
                 if tag in wanted:
@@ -120,14 +120,15 @@ class _Scan:
 
     def _element(self, at: int, implicit: bool) -> tuple[_Tag, int, int, bool]:
         """Tag, length, where its value starts, and whether what is in it is implicit VR."""
-        tag = self._tag.unpack_from(self._data, at)
-        if implicit or tag[0] == 0xFFFE:
-            return tag, self._long.unpack_from(self._data, at + 4)[0], at + 8, implicit
-        vr = self._data[at + 4 : at + 6]
-        if vr in _LONG_VRS:
-            # an undefined length UN is a sequence in implicit VR (PS3.5 6.2.2)
-            return tag, self._long.unpack_from(self._data, at + 8)[0], at + 12, vr == b"UN"
-        return tag, self._short.unpack_from(self._data, at + 6)[0], at + 8, False
+        if not implicit:
+            group, number, vr, length = self._explicit.unpack_from(self._data, at)
+            if group != 0xFFFE and vr not in _LONG_VRS:
+                return (group, number), length, at + 8, False
+            if group != 0xFFFE:
+                # an undefined length UN is a sequence in implicit VR (PS3.5 6.2.2)
+                return (group, number), self._long.unpack_from(self._data, at + 8)[0], at + 12, vr == b"UN"
+        group, number, length = self._with_long.unpack_from(self._data, at)
+        return (group, number), length, at + 8, implicit
 
     def _text(self, tag: _Tag, value_at: int, length: int) -> str:
         if length > _MAX_VALUE_BYTES:

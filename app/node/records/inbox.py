@@ -49,16 +49,11 @@ from app.node.records.pending import (
     StudyHeldBackError,
     translated_errors,
 )
-from app.node.records.slots import Slot, SlotPool, finish, has_seal, is_unused
+from app.node.records.slots import RETRY_S, Slot, SlotPool, finish, has_seal, is_unused
 
 FOLLOW_S = 1.0
 """How often the index catches up while the node listens and nobody reads."""
 
-REFILL_S = 0.02
-"""How often slots are made, when some are missing."""
-
-RETRY_S = 2.0
-"""How soon either is tried again after a failure."""
 
 _LOCKS = 64
 """Instances stored at the same time that don't wait for each other, as a rule."""
@@ -136,7 +131,7 @@ class Inbox(InboxIndex):
                 return self._keep_again(slot, instance, received_at)
             slot.seal()
             slot.keep()
-            self._slots.expect(slot.size)
+            self._slots.expect(instance.sop_class_uid, slot.size)
             self._pending.add(Pending(instance, slot.path, slot.size, received_at))
             if self._followers and self._pending.is_first_of_study(instance):
                 self.settle()  # so that every process knows of a study from its first image on
@@ -162,8 +157,9 @@ class Inbox(InboxIndex):
     def follow(self, min_free_mb: float = 0.0) -> None:
         """Until :meth:`stop_following`, let the index follow, and have slots ready beyond ``min_free_mb``."""
         with translated_errors():
-            latest = select(InstanceRow.bytes).order_by(InstanceRow.received_at.desc()).limit(MAX_PENDING)
-            self._slots.expect(max(fetch(self._engine, latest), default=0))
+            latest = select(InstanceRow).order_by(InstanceRow.received_at.desc()).limit(MAX_PENDING)
+            for row in fetch(self._engine, latest):
+                self._slots.expect(row.sop_class_uid, row.bytes)
             self._slots.refill(min_free_mb)
         self._ending.clear()
         provide: Callable[[], None] = partial(self._provide, min_free_mb)
@@ -175,6 +171,7 @@ class Inbox(InboxIndex):
     def stop_following(self) -> None:
         """Index what is left. Raises RetryLaterError: it is found at the next start."""
         self._ending.set()
+        self._slots.wake()
         while self._followers:
             self._followers.pop().join()
         try:
@@ -233,9 +230,9 @@ class Inbox(InboxIndex):
             pause_s = FOLLOW_S if _tried(self.settle, "the index does not follow") and has_seen else RETRY_S
 
     def _provide(self, min_free_mb: float) -> None:
-        pause_s, refill = 0.0, partial(self._slots.refill, min_free_mb)
-        while not self._ending.wait(pause_s):
-            pause_s = REFILL_S if _tried(refill, "no room is made for what comes next") else RETRY_S
+        while not self._ending.is_set():
+            _tried(partial(self._slots.refill, min_free_mb), "no room is made for what comes next")
+            self._slots.wait()
 
     def _keep_again(self, slot: Slot, instance: InstanceIdentity, received_at: datetime) -> Stored:
         """Keep an instance of which something is indexed, unless it is the same."""
@@ -294,7 +291,7 @@ class Inbox(InboxIndex):
             if self._pending.path_of(instance) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
             received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            finish(path, instance.file_bytes, received_at)
+            finish({path: (instance.file_bytes, received_at)})
         except NOT_AS_RECEIVED as error:
             _log.error("file without an index row set aside in quarantine: %s", error)
             self._pending.set_aside(path)

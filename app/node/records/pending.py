@@ -156,8 +156,7 @@ class PendingInstances:
         named = [(one, path) for one, path in paths if self._rename(one, path)]
         for folder in {path.parent for _, path in named}:
             sync_folder(folder)
-        for one, path in named:
-            finish(path, one.bytes, one.received_at)
+        finish({path: (one.bytes, one.received_at) for one, path in named})
         return [one for one, _ in named]
 
     def _rename(self, one: Pending, path: Path) -> bool:

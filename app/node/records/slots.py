@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -30,9 +30,10 @@ from app.node.records.instances import (
     seal,
 )
 
-SPARE_SLOTS = 512
-SPARE_BYTES = 256 * 2**20
-"""Kept ready while the node listens, at most: a CT comes in one go."""
+SPARE_SLOTS = 800
+SPARE_BYTES = 512 * 2**20
+"""Kept ready while the node listens, at most, for each class of instance and for all of them: enough for two
+whole-body studies of PET and CT one right after the other."""
 
 MAX_FILL_BYTES = 2**20
 """Longer instances are few, and their own time hides that of the journal."""
@@ -41,6 +42,9 @@ MADE_AT_ONCE = 32
 
 QUIET_S = 0.3
 """Slots are filled once nothing has come for so long: the disk is the instances' first."""
+
+RETRY_S = 2.0
+"""How soon making slots is tried again after a failure, or for want of room."""
 
 _BLOCK_BYTES = 4096
 
@@ -130,76 +134,119 @@ class Slot:
 class SlotPool:
     """Makes slots ahead of time, many at once. Threads may share it.
 
-    In quiet times they are filled with zeros, as long as the longest instance was: to write over blocks that
-    a file has already needs no entry in the file system's journal, which takes as long as the data. A longer
-    instance makes its slot longer, at that price; what a shorter one leaves is cut off when it is named.
+    In quiet times they are filled with zeros, for each SOP class as long as its longest instance was: to
+    write over blocks that a file has already needs no entry in the file system's journal, which takes as long
+    as the data. A longer instance makes its slot longer, at that price; what a shorter one leaves is cut off
+    when it is named. When those of a class are used up, bare names serve, which are made at any time.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._free: deque[Path] = deque()
+        self._ready: dict[int, deque[Path]] = {0: deque()}
+        """By their length; 0 for bare names."""
+        self._lengths: dict[str, int] = {}
+        """By SOP class."""
         self._making = threading.Lock()
-        self._zeros = b""
+        self._needed = threading.Event()
+        self._pause_s: float | None = 0.0
+        self._is_full = False
         self._taken_at_s = -QUIET_S
 
     def take(self, command: StoreCommand) -> Slot:
         """A slot for one instance; made now when none is ready. Raises OSError."""
         self._taken_at_s = time.monotonic()
+        filled = self._ready[self._lengths.get(command.sop_class_uid, 0)]
         while True:
-            path = self._next()
+            ready = filled or self._ready[0]
+            path = self._next(ready)
+            if self._is_full or len(self._ready[0]) < MADE_AT_ONCE // 2:
+                self._needed.set()
             try:
                 return Slot(path, command)
             except FileNotFoundError:
                 continue  # someone has removed it
             except OSError:
-                self._free.append(path)
+                ready.append(path)
                 raise
 
-    def expect(self, size: int) -> None:
-        """Make the next ones for instances of so many bytes."""
-        if len(self._zeros) < size and len(self._zeros) < MAX_FILL_BYTES:
-            self._zeros = bytes(min(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES, MAX_FILL_BYTES))
+    def expect(self, sop_class_uid: str, size: int) -> None:
+        """Make the next ones of a class for instances of so many bytes; very long ones get bare names."""
+        if self._lengths.get(sop_class_uid, 0) < size <= MAX_FILL_BYTES:
+            # up to a sixteenth more: the headers of a series differ by some digits
+            step = max(_BLOCK_BYTES, 1 << (size.bit_length() - 5))
+            length = -(-size // step) * step
+            self._ready.setdefault(length, deque())
+            self._lengths[sop_class_uid] = length
 
     def refill(self, min_free_mb: float = 0.0) -> None:
-        """Make up for some of what was used, unless instances are coming right now. Raises OSError.
+        """Make up for some of what was used; :meth:`wait` until there may be more to make. Raises OSError.
 
-        Not where they would take the room below which no instance is taken.
+        None are filled while instances come, and none made where they would take the room below which no
+        instance is taken.
         """
-        wanted = min(SPARE_SLOTS, SPARE_BYTES // len(self._zeros)) if self._zeros else MADE_AT_ONCE
-        missing = wanted - len(self._free)
-        if missing <= 0 or time.monotonic() - self._taken_at_s < QUIET_S:
+        self._pause_s = RETRY_S
+        if free_mb(self._folder) < min_free_mb + SPARE_BYTES / 1e6:
             return
-        if free_mb(self._folder) >= min_free_mb + SPARE_BYTES / 1e6:
+        if len(self._ready[0]) < MADE_AT_ONCE // 2:
             with self._making:
-                self._make(min(missing, MADE_AT_ONCE), self._zeros)
+                self._make(MADE_AT_ONCE, 0)
+        quiet_s = time.monotonic() - self._taken_at_s
+        if quiet_s < QUIET_S:
+            self._pause_s = QUIET_S - quiet_s
+            return
+        room, lengths = SPARE_BYTES, sorted(set(self._lengths.values()))
+        self._remove({*self._ready} - {0, *lengths})
+        for length in lengths:
+            wanted = min(SPARE_SLOTS, room // length)
+            room -= wanted * length
+            missing = wanted - len(self._ready[length])
+            if missing > 0:
+                self._make(min(missing, MADE_AT_ONCE), length)
+                self._pause_s = 0.0
+                return
+        self._pause_s, self._is_full = None, True
+
+    def wait(self) -> None:
+        """Until there may be slots to make."""
+        self._needed.wait(self._pause_s)
+        self._needed.clear()
+        self._is_full = False
+
+    def wake(self) -> None:
+        """End the :meth:`wait`."""
+        self._needed.set()
 
     def clear(self) -> None:
         """Remove those that are ready."""
-        while self._free:
-            self._free.popleft().unlink(missing_ok=True)
+        self._remove(self._ready)
 
-    def _next(self) -> Path:
+    def _remove(self, lengths: Iterable[int]) -> None:
+        for ready in (self._ready[length] for length in lengths):
+            while ready:
+                ready.popleft().unlink(missing_ok=True)
+
+    def _next(self, ready: deque[Path]) -> Path:
         """One that is ready. Who waited for others to make some takes of theirs. Raises OSError."""
         while True:
             with suppress(IndexError):
-                return self._free.popleft()
+                return (ready or self._ready[0]).popleft()
             with self._making:
-                if not self._free:
-                    self._make(MADE_AT_ONCE, b"")
+                if not self._ready[0]:
+                    self._make(MADE_AT_ONCE, 0)
 
-    def _make(self, count: int, zeros: bytes) -> None:
+    def _make(self, count: int, length: int) -> None:
         """All are begun before the first is waited for: one entry in the journal has them all."""
         with ExitStack() as files:
             paths = [self._folder / f"{uuid.uuid4().hex}.part" for _ in range(count)]
             files.push(partial(_remove_after_failure, paths))
             made = [files.enter_context(path.open("xb", buffering=0)) for path in paths]
-            for file in made if zeros else ():
-                file.write(zeros)
+            for file in made if length else ():
+                file.write(bytes(length))
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            for file in made if zeros else ():
+            for file in made if length else ():
                 os.fdatasync(file.fileno())
             sync_folder(self._folder)
-            self._free.extend(paths)
+            self._ready[length].extend(paths)
 
 
 def _remove_after_failure(paths: Sequence[Path], failure: object, *_: object) -> None:
@@ -209,18 +256,25 @@ def _remove_after_failure(paths: Sequence[Path], failure: object, *_: object) ->
             path.unlink(missing_ok=True)
 
 
-def finish(path: Path, size: int, received_at: datetime) -> None:
-    """Make of a slot that has its name what every version writes: no longer than its instance, no seal.
+def finish(named: Mapping[Path, tuple[int, datetime]]) -> None:
+    """Make of slots that have their names what every version writes: no longer than their instances, no seal.
 
-    Without the seal its length counts, so that comes to the disk first. It is all the same when the zeros in
-    the place of the seal do: the file is whole with it and without. Raises OSError.
+    Without the seal its length counts, so that comes to the disk first, for all of them in one entry of the
+    journal. It is all the same when the zeros in the place of the seal do: a file is whole with it and
+    without. Raises OSError.
+
+    Args:
+        named: how many bytes belong to each instance, and when it was received.
     """
-    with path.open("r+b", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != size:
-            file.truncate(size)
-            os.fdatasync(file.fileno())
-        os.pwrite(file.fileno(), bytes(PREAMBLE_BYTES), 0)
-        os.utime(file.fileno(), (received_at.timestamp(),) * 2)
+    cut = {path for path, (size, _) in named.items() if path.stat().st_size != size}
+    for path in cut:
+        os.truncate(path, named[path][0])
+    for path, (_, received_at) in named.items():
+        with path.open("r+b", buffering=0) as file:
+            if path in cut:
+                os.fdatasync(file.fileno())
+            os.pwrite(file.fileno(), bytes(PREAMBLE_BYTES), 0)
+            os.utime(file.fileno(), (received_at.timestamp(),) * 2)
 
 
 def has_seal(path: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import (
     BasicTextSRStorage,
+    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    PositronEmissionTomographyImageStorage,
 )
 from sqlalchemy import Engine, delete, event, text, update
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
@@ -27,7 +30,7 @@ from app.node.records import pending
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
 from app.node.records.inbox_index import InboxIndex, InstanceRow
-from app.node.records.instances import ReceivedInstance, identify, read_received
+from app.node.records.instances import ReceivedInstance, StoreCommand, identify, read_received
 from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
 from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
 
@@ -417,7 +420,7 @@ def test_slots_that_are_longer_or_shorter_than_what_comes_make_the_same_files(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.node.records.slots.QUIET_S", 0.0)
-    inbox._slots.expect(9000)
+    inbox._slots.expect(CTImageStorage, 9000)
     inbox._slots.refill()
     for number, size in ((1, 16), (2, 128)):
         image = ct_slice(number, size=size)
@@ -433,11 +436,66 @@ def test_slots_that_the_disk_does_not_take_leave_nothing(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
-    inbox._slots.expect(9000)
+    inbox._slots.expect(CTImageStorage, 9000)
     monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(OSError, match="no space"):
         inbox._slots.refill()
-    assert list((inbox.folder / "slots").iterdir()) == []
+    assert {path.stat().st_size for path in (inbox.folder / "slots").iterdir()} == {0}  # bare names alone
+
+
+def test_each_class_finds_slots_of_its_length_and_bare_names_when_they_are_used_up(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PET image is not written into the slot of a CT, which would have to be cut off."""
+    monkeypatch.setattr("app.node.records.slots.QUIET_S", -1.0)
+    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
+    sizes = {CTImageStorage: 9000, PositronEmissionTomographyImageStorage: 5000}
+    for sop_class, size in sizes.items():
+        inbox._slots.expect(sop_class, size)
+    for _ in range(3):
+        inbox._slots.refill()
+    taken = {sop_class: [] for sop_class in sizes}
+    for _ in range(3):
+        for sop_class, lengths in taken.items():
+            with closing(inbox.begin(StoreCommand("1.2.3", sop_class, "1.2.840.10008.1.2.1", ""))) as slot:
+                lengths.append(slot.path.stat().st_size)
+    assert taken == {
+        CTImageStorage: [12_288, 12_288, 0],
+        PositronEmissionTomographyImageStorage: [8192, 8192, 0],
+    }
+
+
+def test_slots_of_a_length_that_no_class_has_any_more_are_removed(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.records.slots.QUIET_S", -1.0)
+    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
+    for size in (5000, 9000, 2**30):
+        inbox._slots.expect(CTImageStorage, size)
+        inbox._slots.refill()
+    found = [path.stat().st_size for path in (inbox.folder / "slots").iterdir()]
+    assert sorted(found) == [0] * MADE_AT_ONCE + [12_288] * 2
+
+
+def test_slots_are_made_anew_as_soon_as_some_are_used_and_nothing_comes(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.node.records.slots.QUIET_S", 0.01)
+    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
+    inbox._slots.expect(CTImageStorage, 9000)
+    inbox.follow()
+
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(inbox._slots._ready[12_288]) < count and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(inbox._slots._ready[12_288]) == count
+
+    wait_for(2)
+    inbox.store(received(ct_slice(1)))
+    wait_for(2)
+    inbox.stop_following()
+    assert not list((inbox.folder / "slots").iterdir())
 
 
 def test_what_waits_for_its_row_is_known_as_a_duplicate_a_conflict_and_the_same_image(inbox: Inbox) -> None:
@@ -707,7 +765,7 @@ def test_a_data_set_that_begins_with_file_meta_of_its_own_is_kept_and_found(
 
 def test_a_named_file_is_what_every_version_writes_and_reads(inbox: Inbox) -> None:
     instance = received(ct_slice(1))
-    inbox._slots.expect(9000)
+    inbox._slots.expect(CTImageStorage, 9000)
     inbox._slots.refill()
     inbox.store(instance)
     (path,) = inbox.paths(STUDY)
@@ -859,9 +917,9 @@ def test_a_slot_that_can_not_be_opened_is_not_lost_and_one_that_is_gone_is_passe
 ) -> None:
     command = received(ct_slice(1)).command
     inbox._slots.refill()
-    inbox._slots._free[0].unlink()
+    inbox._slots._ready[0][0].unlink()
     inbox.begin(command).close()
-    assert len(inbox._slots._free) == MADE_AT_ONCE - 2
+    assert len(inbox._slots._ready[0]) == MADE_AT_ONCE - 2
 
     def no_more(*_: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -870,17 +928,17 @@ def test_a_slot_that_can_not_be_opened_is_not_lost_and_one_that_is_gone_is_passe
         patch.setattr(os, "open", no_more)
         with pytest.raises(RetryLaterError, match="Too many open files"):
             inbox.begin(command)
-    assert len(inbox._slots._free) == MADE_AT_ONCE - 2
+    assert len(inbox._slots._ready[0]) == MADE_AT_ONCE - 2
 
 
 def test_who_waits_while_slots_are_made_takes_of_those(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     make = SlotPool._make
     calls: list[int] = []
 
-    def slow(pool: SlotPool, count: int, zeros: bytes) -> None:
+    def slow(pool: SlotPool, count: int, length: int) -> None:
         calls.append(count)
         time.sleep(0.2)
-        make(pool, count, zeros)
+        make(pool, count, length)
 
     monkeypatch.setattr(SlotPool, "_make", slow)
     command = received(ct_slice(1)).command

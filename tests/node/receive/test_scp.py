@@ -101,8 +101,7 @@ def test_success_means_that_the_files_alone_hold_the_instance(
     listen: Listen, tmp_path: Path, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a crash right after the answer leaves them: the index does not follow, and is lost besides."""
-    for pause in ("FOLLOW_S", "REFILL_S"):
-        monkeypatch.setattr(f"app.node.records.inbox.{pause}", 10 * PATIENCE_S)
+    monkeypatch.setattr("app.node.records.inbox.FOLLOW_S", 10 * PATIENCE_S)
     scp = listen()
     images = [ct_slice(number) for number in range(5)]
     with raw_sender(scp.port) as sender:
