@@ -5,8 +5,8 @@
 DCMTK's dcmsend sends 400 CT images of 525 kB and 400 PET images of 80 kB over one association, and to
 ``psma-node serve`` over four at once too; TCP_NODELAY is set on both sides. All files lie below /var/tmp, on
 a disk; they need 14 GB. What is measured is the whole run of dcmsend. Before each run the machine is quiet
-for a while, as between two studies: the node then makes room for the next images, 512 at most. So two whole
-studies of 770 images are sent as well, the second right after the first: most of it finds no room made.
+for a while, as between two studies: the node then makes room for the next images, 800 of a kind at most. So
+two whole studies of 770 images are sent as well, the second right after the first.
 """
 
 from __future__ import annotations
