@@ -16,7 +16,8 @@ from app.cli.demo import demo, phantom
 from app.cli.evaluate import evaluate
 from app.cli.experiment import experiment
 from app.cli.folder import inspect, process
-from app.cli.operate import check, discard, retry, serve, status
+from app.cli.operate import check, serve
+from app.cli.studies import discard, remove, retry, status
 from app.errors import PsmaNodeError
 
 
@@ -61,7 +62,7 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
     pass
 
 
-NODE_COMMANDS = (serve, status, check, retry, discard, process, inspect, settings, conformance)
+NODE_COMMANDS = (serve, status, check, retry, remove, discard, process, inspect, settings, conformance)
 
 for command in (*NODE_COMMANDS, demo, phantom, experiment, evaluate):
     app.command()(command)

@@ -1,12 +1,10 @@
-"""Commands for whoever runs a node: serve, check, status, retry, discard and ``audit verify``."""
+"""Commands for whoever runs a node: serve, check and ``audit verify``."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
     from app.node.watch.health import CheckResult
-    from app.node.watch.status import StudyStatus
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -190,105 +187,6 @@ def _print_checks(results: tuple[CheckResult, ...]) -> None:
         typer.echo(f"{'ok' if result.ok else 'FAILED':<7} {result.name:<{width}}  {result.found}")
         if result.advice:
             typer.echo(f"{'':<7} {'':<{width}}  what to do: {result.advice}")
-
-
-def status(
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """List the studies with state, reason and next step. The node may be running or stopped."""
-    from app.node.records.stores import open_known_stores
-    from app.node.watch.status import study_statuses
-    from app.settings import load_settings
-
-    stores = open_known_stores(load_settings(config, overrides or []).node)
-    studies = study_statuses(stores)
-    stores.close()
-    if as_json:
-        content = {"studies": [asdict(study) for study in studies]}
-        typer.echo(json.dumps(content, indent=2, default=_iso))
-    else:
-        _print_studies(studies)
-
-
-def _print_studies(studies: tuple[StudyStatus, ...]) -> None:
-    """One line for each study, then why and what is next; nothing is cut to the terminal's width."""
-    if not studies:
-        typer.echo("no study has arrived yet")
-    for study in studies:
-        state = f"{study.state} ({study.stage})" if study.stage else study.state
-        revision = f"revision {study.revision}, " if study.revision else ""
-        acquired = f", acquired {study.acquired_at:%Y-%m-%d}" if study.acquired_at else ""
-        images = f"{study.image_count} images{acquired}"
-        typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
-        if study.beside:
-            typer.echo(f"{'':<20} kept with the images: {study.beside}")
-        if study.conflicts:
-            typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
-        for title, words in (("why", study.reason), ("next", study.next_step)):
-            if words not in ("", "none"):
-                typer.echo(f"{'':<20} {title}: {words}")
-
-
-def _iso(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def retry(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    resend: Annotated[
-        bool, typer.Option("--resend", help="Send the results of a done study to every destination again.")
-    ] = False,
-    again: Annotated[
-        bool,
-        typer.Option("--again", help="Analyse a done study again; its new results replace the earlier ones."),
-    ] = False,
-) -> None:
-    """Try a study again: its delivery when it has results, else its processing.
-
-    The node may be running or stopped.
-    """
-    from app.node.records.stores import open_known_stores
-    from app.node.watch.status import analyse_again, resend_study, retry_study
-    from app.settings import load_settings
-
-    if resend and again:
-        raise typer.BadParameter("give --resend or --again, not both")
-    stores = open_known_stores(load_settings(config, overrides or []).node)
-    act = resend_study if resend else analyse_again if again else retry_study
-    typer.echo(act(stores, study))
-    stores.close()
-
-
-def discard(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
-    content: Annotated[
-        list[str] | None,
-        typer.Option(help="A content that shall not stand: its number, or the AE title it came from."),
-    ] = None,
-    series: Annotated[str, typer.Option(help="Only in this series (Series Instance UID).")] = "",
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Choose between contents that came under one SOP Instance UID; without --content, list them.
-
-    Nothing is deleted: to choose again, discard the other. The node may be running or stopped.
-    """
-    from app.node.records.stores import open_known_stores
-    from app.node.watch.contents import describe_contents, discard_contents
-    from app.settings import load_settings
-
-    stores = open_known_stores(load_settings(config, overrides or []).node)
-    if content:
-        typer.echo(discard_contents(stores, study, content, series))
-    else:
-        typer.echo("\n".join(describe_contents(stores, study)))
-    stores.close()
 
 
 app = typer.Typer(no_args_is_help=True, help="The audit log.")

@@ -24,6 +24,7 @@ from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.stores import Heartbeats, NodeStores
 from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
+from app.node.watch.removal import finish_removals
 from app.node.watch.stop_signals import stop_this_process
 
 if TYPE_CHECKING:
@@ -162,14 +163,12 @@ class NodeService:
         )
 
     def _start_loops(self) -> None:
-        from app.node.queue import tidy
-
         policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
         watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
         plan = _Round("plan", self._planner.plan, policy.poll_s, sign_of("plan"))
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
-        housekeeping = _Round("housekeeping", partial(tidy, policy, self._engine), TIDY_S)
+        housekeeping = _Round("housekeeping", self._tidy, TIDY_S)
         probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
         others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes)]
         self._loops = [_loop(plan, self._wake, stopping), *others]
@@ -198,6 +197,12 @@ class NodeService:
     def _look(self) -> float | None:
         # a node that receives alone knows of what it has acknowledged and not indexed yet
         return self._watcher.look() if self._plan.receives else None
+
+    def _tidy(self) -> None:
+        from app.node.queue import tidy
+
+        tidy(self._plan.node, self._engine)
+        finish_removals(self._stores, self._plan.node)
 
     def _beat(self) -> None:
         self._heartbeats.beat()

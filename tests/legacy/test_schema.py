@@ -98,7 +98,8 @@ def test_two_rows_for_a_study_become_one_that_holds_both(legacy_url: str) -> Non
         found = rows(connection, "studies")
     engine.dispose()
     unseen = {"state": None, "reason": "", "observed_at": None}
-    nobody = dict.fromkeys(("patient_id", "issuer", "pet_acquired_at", "spect_acquired_at"))
+    subject = ("patient_id", "issuer", "pet_acquired_at", "spect_acquired_at", "accession_number")
+    nobody = dict.fromkeys(subject)
     assert found == {
         uid: {**unseen, **nobody, **observed.get(uid, {}), **subjects.get(uid, {})}
         for uid in observed.keys() | subjects.keys()

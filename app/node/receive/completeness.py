@@ -9,7 +9,7 @@ analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`), make none. Noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from app.domain.refusal import RefusalCode
@@ -145,17 +145,17 @@ def subject_of(study: Study, selected: SelectionResult | None) -> StudySubject:
     While nothing can be selected yet, everything but a gamma camera's study may become a PET/CT. A study
     that holds both is no SPECT here: its own PET is at hand, and two such studies could wait for each other.
     """
-    uid, patient = study.study_instance_uid, study.patient
+    subject = StudySubject(study.study_instance_uid, study.patient, accession_number=study.accession_number)
     pairs = selected.selections if selected else ()
     if not pairs:
         is_nm = any(series.modality == "NM" for series in study.series)
         times = [] if is_nm else [_acquired_at(study, series) for series in study.series]
-        return StudySubject(uid, patient, min(filter(None, times), default=None))
+        return replace(subject, pet_acquired_at=min(filter(None, times), default=None))
     pets = [_acquired_at(study, pair.functional) for pair in pairs if pair.kind is StudyKind.PET_CT]
     if pets:
-        return StudySubject(uid, patient, min(filter(None, pets), default=None))
+        return replace(subject, pet_acquired_at=min(filter(None, pets), default=None))
     spects = filter(None, (_acquired_at(study, pair.functional) for pair in pairs))
-    return StudySubject(uid, patient, spect_acquired_at=max(spects, default=None))
+    return replace(subject, spect_acquired_at=max(spects, default=None))
 
 
 def _acquired_at(study: Study, series: Series) -> datetime | None:

@@ -49,6 +49,7 @@ class AuditEvent(StrEnum):
     FAILED = "study failed"
     PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
+    STUDY_REMOVED = "study removed"
     DELIVERED = "result delivered"
     COMMITMENT_ASKED = "storage commitment asked for"
     COMMITTED = "result committed"
@@ -122,7 +123,7 @@ class AuditLog:
     """One append-only file, safe to write from several threads and processes of one host."""
 
     def __init__(self, path: Path, anchor: Anchor) -> None:
-        self._path = path
+        self.path = path
         self._anchor = anchor
 
     def append(self, event: AuditEvent, study: str = "", facts: Mapping[str, object] | None = None) -> None:
@@ -133,8 +134,8 @@ class AuditLog:
             study: Study Instance UID, or empty.
             facts: further facts, JSON values; never a patient's name or identifier.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self._path) as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.path) as file:
             last = self._newest(file)
             entry = {
                 "number": last.count + 1,
@@ -163,11 +164,11 @@ class AuditLog:
     def verify(self) -> Verification:
         """Follow the chain from the first line to the anchor and to the end."""
         anchor = self._anchor.read()
-        if not self._path.exists():
+        if not self.path.exists():
             return Verification(
                 0, "" if anchor.count == 0 else f"the log is gone; {anchor.count} entries expected"
             )
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             # a writer holds this lock over line and anchor, so both are read at one instant
             fcntl.flock(file, fcntl.LOCK_SH)
             anchor = self._anchor.read()

@@ -283,14 +283,15 @@ def _add_next_revision(
     session: Session, study_instance_uid: str, content_digest: str, arrival: Arrival, attempt: int = 1
 ) -> None:
     """The next revision, queued. Raises IntegrityError when another process was quicker."""
-    last = session.scalar(
-        select(func.coalesce(func.max(Run.revision), 0)).where(Run.study_instance_uid == study_instance_uid)
-    )
+    runs = select(Run).where(Run.study_instance_uid == study_instance_uid)
+    last = session.scalar(runs.order_by(Run.revision.desc()).limit(1))
+    if last is not None and last.state is StudyState.REMOVED:
+        attempt = max(attempt, last.attempt + 1)
     now = utc_now()
     session.add(
         Run(
             study_instance_uid=study_instance_uid,
-            revision=(last or 0) + 1,
+            revision=1 if last is None else last.revision + 1,
             content_digest=content_digest,
             state=StudyState.QUEUED,
             attempt=attempt,

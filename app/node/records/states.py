@@ -21,6 +21,8 @@ class StudyState(StrEnum):
     FAILED = "failed"
     SUPERSEDED = "superseded"
     """A later revision of the study took this one's place before it was processed."""
+    REMOVED = "removed"
+    """Of a study that was removed: what remains are its numbers, from which the next revision counts on."""
 
 
 UNPROCESSED = (StudyState.QUEUED, StudyState.RUNNING, StudyState.FAILED)

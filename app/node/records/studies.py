@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -37,7 +37,8 @@ class StudyRow(Base):
         state: ``receiving``, ``waiting``, ``held`` until a person chooses, or ``queued`` once a revision was
             opened for what is there; ``None`` before the first look.
         reason: what it waits for.
-        patient_id, issuer: ``None`` before the first header was read, and for a study without an image.
+        patient_id, issuer, accession_number: ``None`` before the first header was read, and for a study
+            without an image.
         pet_acquired_at, spect_acquired_at: as in :class:`StudySubject`.
     """
 
@@ -51,6 +52,7 @@ class StudyRow(Base):
     issuer: Mapped[Identifier | None] = mapped_column(default=None, repr=False)
     pet_acquired_at: Mapped[datetime | None] = mapped_column(LocalDateTime(), default=None)
     spect_acquired_at: Mapped[datetime | None] = mapped_column(LocalDateTime(), default=None)
+    accession_number: Mapped[Identifier | None] = mapped_column(default=None, repr=False)
 
     @property
     def acquired_at(self) -> datetime | None:
@@ -77,6 +79,7 @@ class StudySubject:
     patient: Patient
     pet_acquired_at: datetime | None = None
     spect_acquired_at: datetime | None = None
+    accession_number: str = field(default="", repr=False)
 
 
 class StudyLedger(Ledger):
@@ -97,6 +100,7 @@ class StudyLedger(Ledger):
             issuer=subject.patient.issuer,
             pet_acquired_at=subject.pet_acquired_at,
             spect_acquired_at=subject.spect_acquired_at,
+            accession_number=subject.accession_number,
         )
 
     def get(self, study_instance_uid: str) -> StudyRow | None:

@@ -6,8 +6,8 @@ change at its next look, one that is stopped at its next start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 
 from app.errors import MisconfiguredError
 from app.node.process.priors import ADVICE, late_prior
@@ -73,20 +73,49 @@ class StudyStatus:
     beside: str = ""
 
 
-def study_statuses(stores: NodeStores) -> tuple[StudyStatus, ...]:
-    """Every study, the one that began to arrive first first."""
+@dataclass(frozen=True)
+class Wanted:
+    """Which studies are asked for: those that fit all that is given.
+
+    Attributes:
+        day: on which they were acquired (the clinic's date) or began to arrive (that of this host).
+    """
+
+    patient_id: str = field(default="", repr=False)
+    accession_number: str = field(default="", repr=False)
+    state: str = ""
+    day: date | None = None
+
+    def fits(self, known: StudyRow | None) -> bool:
+        """Whether it may be one, by what is known of whose it is; before its state is looked up."""
+        asked = ((self.patient_id, "patient_id"), (self.accession_number, "accession_number"))
+        return all(
+            known is not None and (getattr(known, name) or "").strip() == text.strip()
+            for text, name in asked
+            if text
+        )
+
+    def includes(self, study: StudyStatus) -> bool:
+        days = {study.first_received_at.astimezone().date()}
+        days |= {study.acquired_at.date()} if study.acquired_at else set()
+        return self.state in ("", study.state) and self.day in (None, *days)
+
+
+def study_statuses(stores: NodeStores, wanted: Wanted = Wanted()) -> tuple[StudyStatus, ...]:
+    """Every study that is wanted, the one that began to arrive first first."""
     known = stores.studies.all()
     latest = {run.key.study_instance_uid: run for run in stores.runs.latest()}
     studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
-    uids = [study.study_instance_uid for study in studies]
-    return tuple(
+    found = (
         replace(
             _status(stores, study, known.get(uid), latest.get(uid)),
             acquired_at=known[uid].acquired_at if uid in known else None,
             beside=stores.inbox.beside(uid) if study.image_count < study.instance_count else "",
         )
-        for uid, study in zip(uids, studies, strict=True)
+        for study in studies
+        if wanted.fits(known.get(uid := study.study_instance_uid))
     )
+    return tuple(study for study in found if wanted.includes(study))
 
 
 def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
@@ -185,8 +214,13 @@ _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
 DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
 
 
-def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
+def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
     """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
+
+    Args:
+        stores: of a node that runs or is stopped.
+        study_instance_uid: of the study.
+        asked_by: who asked for it, for the audit log.
 
     Returns what will be done, in words, as the next two do.
 
@@ -200,11 +234,17 @@ def retry_study(stores: NodeStores, study_instance_uid: str) -> str:
         if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
     ]
     done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
-    _note(stores, run, done)
+    _note(stores, run, done, asked_by)
     return done
 
 
-def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
+def failed_studies(stores: NodeStores) -> tuple[str, ...]:
+    """Every study whose last revision failed, be it in processing or in delivery, and waits for a person."""
+    runs = (run for run in stores.runs.latest() if run.state is StudyState.FAILED and run.next_try_at is None)
+    return tuple(run.study_instance_uid for run in sorted(runs, key=lambda run: run.created_at))
+
+
+def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
     """Send the results of a study that is done again, to every destination that has had them.
 
     Harmless to a PACS that still has them: they keep their UIDs.
@@ -225,11 +265,11 @@ def resend_study(stores: NodeStores, study_instance_uid: str) -> str:
         stores.deliveries.resend(delivery)
     names = ", ".join(delivery.key.destination for delivery in delivered)
     done = f"every result of revision {run.key.revision} is sent again to {names}"
-    _note(stores, run, done)
+    _note(stores, run, done, asked_by)
     return done
 
 
-def analyse_again(stores: NodeStores, study_instance_uid: str) -> str:
+def analyse_again(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
     """Analyse a study that is done anew, as a new revision whose results replace the former ones.
 
     For what has changed around its images: a PET for the prior that came late, another model or setting.
@@ -245,7 +285,7 @@ def analyse_again(stores: NodeStores, study_instance_uid: str) -> str:
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
     new, old = reopened.key.revision, run.key.revision
     done = f"it is analysed again as revision {new}, whose results replace those of revision {old}"
-    _note(stores, reopened, done)
+    _note(stores, reopened, done, asked_by)
     return done
 
 
@@ -258,8 +298,8 @@ def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
     return revisions[-1]
 
 
-def _note(stores: NodeStores, run: Run, plan: str) -> None:
-    facts = {"revision": run.key.revision, "plan": plan}
+def _note(stores: NodeStores, run: Run, plan: str, asked_by: str) -> None:
+    facts = {"revision": run.key.revision, "plan": plan, "asked_by": asked_by}
     stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
 
 

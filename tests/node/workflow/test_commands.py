@@ -255,3 +255,66 @@ def test_check_warns_of_a_labelmap_and_of_nothing_by_default(monkeypatch: pytest
     assert result.exit_code == 0
     assert "warning: SEG as LABELMAP" in result.output
     assert "warning" not in CliRunner().invoke(app, ["check"]).output
+
+
+def test_status_of_one_patient_one_accession_number_one_state_one_day(
+    command: Command, stores: NodeStores
+) -> None:
+    ended(stores, "1.1", RunTransition(StudyState.REJECTED, "the unit is CNTS"))
+    queued(stores, "1.2")
+    spect = {"spect_acquired_at": datetime(2026, 3, 5, 9, 30)}
+    pet = {"pet_acquired_at": datetime(2026, 3, 4)}
+    stores.studies.identify(StudySubject("1.1", Patient("P-4711"), **pet, accession_number="A1"))
+    stores.studies.identify(StudySubject("1.2", Patient("P-4711", "ward"), **spect, accession_number="A2"))
+    arrived(stores, "1.3")
+
+    def found(*words: str) -> list[str]:
+        content = json.loads(command("status", "--json", *words).stdout)
+        return [study["study_instance_uid"] for study in content["studies"]]
+
+    assert found("--patient", "P-4711") == ["1.1", "1.2"]
+    assert found("--patient", "P-471") == []
+    assert found("--accession", "A2") == ["1.2"]
+    assert found("--state", "rejected") == ["1.1"]
+    assert found("--state", "receiving", "--patient", "P-4711") == []
+    assert found("--day", "2026-03-05") == ["1.2"]
+    assert found("--day", f"{datetime.now():%Y-%m-%d}") == ["1.1", "1.2", "1.3"], "received today"
+    assert command("status", "--accession", "A9").stdout == "no study fits what was asked for\n"
+    assert command("status", "--state", "rejcted").exit_code == 2
+
+
+def audit_lines(stores: NodeStores) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stores.audit.path.read_text().splitlines()]
+
+
+def test_every_study_that_failed_is_tried_again_and_the_audit_log_says_who_asked(
+    command: Command, stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("retry", "--failed").stdout == "no study failed\n"
+    failed = ended(stores, "1.1", RunTransition(StudyState.FAILED, "ValueError", at_fault=True))
+    soon = utc_now() + timedelta(seconds=90)
+    waits = ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError", soon, at_fault=True))
+    rejected = ended(stores, "1.3", RunTransition(StudyState.REJECTED, "the unit is CNTS"))
+    delivery = delivered(stores, "1.4")
+    stores.runs.resume_delivery(delivery.run)
+    stores.deliveries.retry(stores.deliveries.get(delivery))
+    stores.deliveries.end(delivery, 2, DeliveryTransition(DeliveryState.FAILED, "refused"))
+    stores.runs.finish_delivery(delivery.run, StudyState.FAILED, "refused")
+    monkeypatch.setenv("SUDO_USER", "berta")
+    assert command("retry", "--failed").stdout == (
+        "1.1: revision 1 is processed again\n1.4: revision 1 is delivered again to pacs\n"
+    )
+    states = [stores.runs.get(key).state for key in (failed, waits, rejected, delivery.run)]
+    assert states == [StudyState.QUEUED, StudyState.FAILED, StudyState.REJECTED, StudyState.DELIVERING]
+    asked = [line["facts"]["asked_by"] for line in audit_lines(stores)]  # type: ignore[index]
+    assert len(asked) == 2
+    assert {words.partition(" as ")[0] for words in asked} == {"berta"}
+    command("retry", "1.3", "--by", "Dr. Stone")
+    assert audit_lines(stores)[-1]["facts"]["asked_by"] == "Dr. Stone"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("1.2", "--failed"), ("--failed", "--resend"), ("1.2", "--resend", "--again")]
+)
+def test_a_retry_of_nothing_or_of_two_things_is_no_command(command: Command, words: tuple[str, ...]) -> None:
+    assert command("retry", *words).exit_code == 2

@@ -1,0 +1,204 @@
+"""``psma-node remove``: a study's images, results and rows go; the audit log keeps who asked for it.
+
+Files go in two steps, so that a kill in between neither brings half a study back nor loses one that stays:
+its folder steps aside while the rows are deleted, in one transaction, and is then emptied.
+:func:`finish_removals` ends or takes back what was cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from app.errors import MisconfiguredError
+from app.files.durable import make_folder, sync_folder
+from app.node.policy import NodePolicy
+from app.node.records.audit import AuditEvent
+from app.node.records.database import fetch, utc_now
+from app.node.records.deliveries import Delivery, DeliveryState, PlannedInstance
+from app.node.records.inbox_index import InboxStudy
+from app.node.records.instances import InstanceRow, study_folder_name
+from app.node.records.results import RegisteredResult, ShadowRow
+from app.node.records.runs import LatePriorRow, Run
+from app.node.records.states import StudyState
+from app.node.records.stores import NodeStores
+from app.node.records.studies import StudyRow
+
+REMOVED = "removed"
+"""Folder of the inbox where the images of a study stand while its rows are deleted."""
+
+SETTLED_S = 600.0
+"""A folder that stands there for longer was left by a command that was cut off."""
+
+_ROWS = (InstanceRow, Delivery, PlannedInstance, RegisteredResult, LatePriorRow, ShadowRow, StudyRow)
+
+_UNDER_WAY = (StudyState.QUEUED, StudyState.RUNNING, StudyState.DELIVERING)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RemovalRequest:
+    """A study that a person wants removed.
+
+    Attributes:
+        asked_by, reason: for the audit log; a reason is needed to remove a study that is not at rest.
+        quiet_s: an image that came within so many seconds is one of a study that arrives.
+    """
+
+    study_instance_uid: str
+    asked_by: str
+    reason: str = ""
+    force: bool = False
+    quiet_s: float = 60.0
+
+
+def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest) -> str:
+    """Remove a study for good; what a PACS was sent stays there.
+
+    Returns what was done, and what it means for other studies, in words.
+
+    Raises:
+        MisconfiguredError: there is no such study, or it is not at rest.
+    """
+    uid = request.study_instance_uid
+    study = stores.inbox.study(uid)
+    runs = [run for run in stores.runs.of_study(uid) if run.state is not StudyState.REMOVED]
+    if study is None and not runs:
+        raise MisconfiguredError(f"found no study {uid}; psma-node status lists the studies")
+    _refuse_moving(stores, request, study, runs)
+    orphans = _without_prior(stores, uid)
+    facts: dict[str, object] = {
+        "asked_by": request.asked_by,
+        "reason": request.reason,
+        "instances": 0 if study is None else study.instance_count,
+        "revisions": [f"{run.revision} {run.state}" for run in runs],
+        "prior_of": list(orphans),
+    }
+    # written first: of a study that is gone there is always a line
+    stores.audit.append(AuditEvent.STUDY_REMOVED, uid, facts)
+    _remove(stores, policy, uid)
+    words = f"study {uid} is removed: {facts['instances']} instances, {len(runs)} revisions"
+    if orphans:
+        words += (
+            "; its PET result is no prior any more. Later SPECT/CT of the same patient keep their results, "
+            f"and have this prior no more when they are analysed again: {', '.join(orphans)}"
+        )
+    return words
+
+
+def _refuse_moving(
+    stores: NodeStores, request: RemovalRequest, study: InboxStudy | None, runs: list[Run]
+) -> None:
+    """Refuse a study that is not at rest; only what can be removed without harm can be forced."""
+    now = utc_now()
+    if study is not None and (now - study.last_received_at).total_seconds() < request.quiet_s:
+        raise MisconfiguredError(
+            f"images of the study came within the last {request.quiet_s:.0f} s; wait until it is complete"
+        )
+    if any(run.state is StudyState.RUNNING for run in runs):
+        raise MisconfiguredError("the study is being processed; wait until that has ended")
+    waits = [f"revision {run.revision} is {run.state}" for run in runs if run.state in _UNDER_WAY]
+    waits += [
+        f"{item.key.destination} has not got all of revision {run.revision}"
+        for run in runs
+        for item in stores.deliveries.of_run(run.key)
+        if item.state in (DeliveryState.PENDING, DeliveryState.FAILED)
+    ]
+    if waits and not request.force:
+        raise MisconfiguredError(f"{'; '.join(waits)}: to remove it all the same, give --force and --reason")
+    if request.force and not request.reason.strip():
+        raise MisconfiguredError("--force needs a --reason, for the audit log")
+
+
+def _without_prior(stores: NodeStores, study_instance_uid: str) -> tuple[str, ...]:
+    if not stores.results.of_studies([study_instance_uid]):
+        return ()
+    return stores.studies.later_spects(study_instance_uid)
+
+
+def _remove(stores: NodeStores, policy: NodePolicy, uid: str) -> None:
+    folder = policy.inbox_dir / "studies" / study_folder_name(uid)
+    aside = policy.inbox_dir / REMOVED / folder.name
+    with Session(stores.engine) as session:
+        _delete_rows(session, uid)
+        _move(folder, aside)
+        try:
+            session.commit()
+        except BaseException:
+            _move(aside, folder)
+            raise
+    _empty(policy, uid)
+
+
+def _delete_rows(session: Session, uid: str) -> None:
+    """All but one run, from which numbers of revision and try are counted on should the study come again:
+    the durable engine and those who have its results know the former ones."""
+    of_study = Run.study_instance_uid == uid
+    # it changes nothing, but from here to the commit nobody else writes these rows
+    session.execute(update(Run).where(of_study).values(changed_at=Run.changed_at))
+    runs = session.scalars(select(Run).where(of_study).order_by(Run.revision)).all()
+    session.expunge_all()
+    session.execute(delete(Run).where(of_study))
+    if any(run.state is StudyState.RUNNING for run in runs):
+        raise MisconfiguredError("the study is being processed; wait until that has ended")
+    for rows in _ROWS:
+        session.execute(delete(rows).where(rows.study_instance_uid == uid))
+    if runs:
+        session.add(
+            Run(
+                study_instance_uid=uid,
+                revision=runs[-1].revision,
+                content_digest=f"removed-r{runs[-1].revision}",
+                state=StudyState.REMOVED,
+                attempt=max(run.attempt for run in runs),
+                created_at=runs[-1].created_at,
+                changed_at=utc_now(),
+            )
+        )
+
+
+def _move(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return
+    make_folder(target.parent)
+    if target.exists():  # of a removal that was cut off
+        shutil.rmtree(target)
+    source.rename(target)
+    sync_folder(source.parent)
+    sync_folder(target.parent)
+
+
+def _empty(policy: NodePolicy, uid: str) -> None:
+    name = study_folder_name(uid)
+    for path in policy.failures_dir.glob(f"{name}-r*.txt"):
+        path.unlink(missing_ok=True)
+    # the images last: as long as they are there, a removal that is cut off is ended later
+    for folder in (policy.results_dir / name, policy.inbox_dir / REMOVED / name):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def finish_removals(stores: NodeStores, policy: NodePolicy) -> None:
+    """Empty what a removal left behind, or put it back where the rows are still there."""
+    for aside in (policy.inbox_dir / REMOVED).glob("*"):
+        if utc_now().timestamp() - aside.stat().st_ctime < SETTLED_S:
+            continue
+        uid = aside.name
+        query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == uid).limit(1)
+        is_known = bool(fetch(stores.engine, query))
+        folder = policy.inbox_dir / "studies" / uid
+        if is_known and not folder.exists():
+            _move(aside, folder)
+        elif is_known:  # it has come again
+            shutil.rmtree(aside)
+        else:
+            _empty(policy, uid)
+        _log.warning(
+            "a removal that was cut off is %s", "taken back" if is_known else "ended", extra={"study": uid}
+        )

@@ -1,0 +1,218 @@
+"""What goes with a study that is removed, what stays, and what is not removed."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, inspect, select
+
+from app.domain.study import Patient
+from app.errors import MisconfiguredError
+from app.node.policy import NodePolicy
+from app.node.records.database import Base, utc_now
+from app.node.records.deliveries import DeliveryKey
+from app.node.records.instances import InstanceRow
+from app.node.records.results import RegisteredResult
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
+from app.node.watch import removal
+from app.node.watch.removal import RemovalRequest, finish_removals, remove_study
+from app.node.watch.status import study_statuses
+from tests.node.workflow.test_ledgers import FILES
+
+DAY = datetime(2026, 3, 4, 9, 30)
+ASKED = {"asked_by": "berta"}
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> NodePolicy:
+    return NodePolicy(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def stores(policy: NodePolicy) -> NodeStores:
+    return open_stores(policy)
+
+
+def received(stores: NodeStores, policy: NodePolicy, study: str) -> Path:
+    """One image in the inbox, which came some time ago; returns its file."""
+    path = policy.inbox_dir / "studies" / study / "image.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an image")
+    row = InstanceRow(
+        sop_instance_uid=f"{study}.1", sha256="0" * 64, study_instance_uid=study, series_instance_uid="1",
+        sop_class_uid="1", path=f"studies/{study}/image.dcm", bytes=8,
+        received_at=utc_now() - timedelta(hours=1), calling_ae="X",
+    )  # fmt: skip
+    with removal.Session(stores.engine) as session, session.begin():
+        session.add(row)
+    return path
+
+
+def ended(stores: NodeStores, policy: NodePolicy, study: str, state: StudyState) -> RunKey:
+    """A study with results in the outbox, planned for a PACS where it is being delivered."""
+    received(stores, policy, study)
+    run, _ = stores.runs.open(study, "d" * 64)
+    stores.runs.claim(run.key, 1, "x")
+    if state is not StudyState.RUNNING:
+        stores.runs.end(run.key, 1, RunTransition(state))
+    stores.studies.observe(study, StudyState.QUEUED)
+    with stores.outbox.fill(run.key) as folder:
+        (folder / "seg.dcm").write_bytes(b"a result")
+    if state is StudyState.DELIVERING:
+        stores.deliveries.plan(run.key, FILES, ["pacs"])
+    return run.key
+
+
+def rows_of(stores: NodeStores, study: str) -> dict[str, int]:
+    """How many rows name the study, by table."""
+    names = [name for name in Base.metadata.tables if "study_instance_uid" in Base.metadata.tables[name].c]
+    assert set(names) <= set(inspect(stores.engine).get_table_names())
+    with stores.engine.connect() as connection:
+        counts = {
+            name: connection.scalar(
+                select(func.count()).where(Base.metadata.tables[name].c.study_instance_uid == study)
+            )
+            for name in names
+        }
+    return {name: count for name, count in counts.items() if count}
+
+
+def test_images_results_and_rows_go_and_another_study_stays(stores: NodeStores, policy: NodePolicy) -> None:
+    ended(stores, policy, "1.2", StudyState.DONE)
+    other = ended(stores, policy, "1.20", StudyState.DONE)
+    kept = rows_of(stores, "1.20")
+    policy.failures_dir.mkdir()
+    (policy.failures_dir / "1.2-r1-1.txt").write_text("a traceback")
+    (policy.failures_dir / "1.20-r1-1.txt").write_text("a traceback")
+    words = remove_study(stores, policy, RemovalRequest("1.2", reason="sent by mistake", **ASKED))
+    assert words == "study 1.2 is removed: 1 instances, 1 revisions"
+    assert rows_of(stores, "1.2") == {"runs": 1}, "its numbers alone, from which to count on"
+    assert not list(policy.data_dir.rglob("*1.2/*"))
+    assert [path.name for path in policy.failures_dir.iterdir()] == ["1.20-r1-1.txt"]
+    assert rows_of(stores, "1.20") == kept
+    assert (stores.outbox.folder_of(other) / "seg.dcm").is_file()
+    assert [study.study_instance_uid for study in study_statuses(stores)] == ["1.20"]
+    line = json.loads(stores.audit.path.read_text())
+    facts = {"asked_by": "berta", "reason": "sent by mistake", "instances": 1, "revisions": ["1 done"]}
+    assert (line["event"], line["study"]) == ("study removed", "1.2")
+    assert line["facts"] == facts | {"prior_of": []}
+    with pytest.raises(MisconfiguredError, match=r"found no study 1\.2"):
+        remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+
+
+def test_a_study_that_comes_again_counts_on_so_that_no_number_is_used_twice(
+    stores: NodeStores, policy: NodePolicy
+) -> None:
+    key = ended(stores, policy, "1.2", StudyState.DONE)
+    assert stores.runs.requeue(stores.runs.get(key))
+    stores.runs.claim(key, 2, "x")
+    stores.runs.end(key, 2, RunTransition(StudyState.DONE))
+    remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+    received(stores, policy, "1.2")
+    [status] = study_statuses(stores)
+    assert status.reason.endswith("(revision 1 is removed)")
+    run, created = stores.runs.open("1.2", "d" * 64)
+    assert (created, run.revision, run.attempt, run.state) == (True, 2, 3, StudyState.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(StudyState.RUNNING, "is being processed"), (StudyState.DELIVERING, "revision 1 is delivering")],
+)
+def test_what_is_not_at_rest_stays(
+    stores: NodeStores, policy: NodePolicy, state: StudyState, words: str
+) -> None:
+    ended(stores, policy, "1.2", state)
+    before = rows_of(stores, "1.2")
+    with pytest.raises(MisconfiguredError, match=words):
+        remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+    with pytest.raises(MisconfiguredError):
+        remove_study(stores, policy, RemovalRequest("1.2", force=True, **ASKED))
+    assert rows_of(stores, "1.2") == before
+    assert not stores.audit.path.exists()
+
+
+def test_an_open_delivery_goes_with_a_reason_alone(stores: NodeStores, policy: NodePolicy) -> None:
+    key = ended(stores, policy, "1.2", StudyState.DELIVERING)
+    remove_study(stores, policy, RemovalRequest("1.2", reason="wrong patient", force=True, **ASKED))
+    assert rows_of(stores, "1.2") == {"runs": 1}
+    assert not stores.deliveries.begin(DeliveryKey(key, "pacs"), 1), "its try is out of date"
+    assert stores.deliveries.pending() == ()
+
+
+def test_images_that_have_just_come_are_waited_for(stores: NodeStores, policy: NodePolicy) -> None:
+    ended(stores, policy, "1.2", StudyState.DONE)
+    with pytest.raises(MisconfiguredError, match="within the last 7200 s"):
+        remove_study(stores, policy, RemovalRequest("1.2", quiet_s=7200, **ASKED))
+
+
+def test_later_spects_that_lose_their_prior_are_named(stores: NodeStores, policy: NodePolicy) -> None:
+    ended(stores, policy, "1.2", StudyState.DONE)
+    anna = Patient("ID-ANNA")
+    stores.studies.identify(StudySubject("1.2", anna, DAY))
+    stores.studies.identify(StudySubject("1.3", anna, None, DAY + timedelta(days=9)))
+    pet = RegisteredResult(
+        study_instance_uid="1.2", functional_series_instance_uid="1.2.2", revision=1, patient_id="ID-ANNA",
+        issuer="", ct_series_instance_uid="1.2.3", acquired_at=DAY, lesion_count=0,
+        segmentation_sop_instance_uid="", segmentation_path="",
+    )  # fmt: skip
+    with removal.Session(stores.engine) as session, session.begin():
+        session.add(pet)
+    words = remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+    assert words.endswith("have this prior no more when they are analysed again: 1.3")
+    assert json.loads(stores.audit.path.read_text())["facts"]["prior_of"] == ["1.3"]
+
+
+def test_a_removal_that_fails_changes_nothing(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(stores, policy, "1.2", StudyState.DONE)
+    before = rows_of(stores, "1.2")
+
+    def full(_session: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(removal.Session, "commit", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+    assert rows_of(stores, "1.2") == before
+    assert (policy.inbox_dir / "studies" / "1.2" / "image.dcm").is_file()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_removal_that_was_cut_off_is_taken_back_or_ended(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    key = ended(stores, policy, "1.2", StudyState.DONE)
+    image = policy.inbox_dir / "studies" / "1.2" / "image.dcm"
+    aside = policy.inbox_dir / "removed" / "1.2"
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    if committed:
+        monkeypatch.setattr(removal, "_empty", killed)
+        with pytest.raises(KilledError):
+            remove_study(stores, policy, RemovalRequest("1.2", **ASKED))
+        monkeypatch.undo()
+    else:
+        aside.parent.mkdir()
+        image.parent.rename(aside)
+    finish_removals(stores, policy)
+    assert (aside / "image.dcm").is_file(), "a command may be at work: it is left alone for a while"
+    monkeypatch.setattr(removal, "SETTLED_S", -1.0)
+    finish_removals(stores, policy)
+    assert not aside.exists()
+    assert image.is_file() is not committed
+    assert stores.outbox.folder_of(key).exists() is not committed
+    found = select(InstanceRow.path).where(InstanceRow.study_instance_uid == "1.2")
+    assert bool(removal.fetch(stores.engine, found)) is not committed
