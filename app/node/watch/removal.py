@@ -20,12 +20,12 @@ from app.files.durable import make_folder, sync_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.database import fetch, utc_now
-from app.node.records.deliveries import Delivery, DeliveryState, PlannedInstance
-from app.node.records.inbox_index import InboxStudy
-from app.node.records.instances import InstanceRow, study_folder_name
+from app.node.records.deliveries import Delivery, PlannedInstance
+from app.node.records.inbox_index import InboxStudy, InstanceRow
+from app.node.records.instances import study_folder_name
 from app.node.records.results import RegisteredResult, ShadowRow
 from app.node.records.runs import LatePriorRow, Run
-from app.node.records.states import StudyState
+from app.node.records.states import DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 

@@ -13,11 +13,10 @@ from app.domain.study import Patient
 from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy
 from app.node.records.database import Base, utc_now
-from app.node.records.deliveries import DeliveryKey
-from app.node.records.instances import InstanceRow
+from app.node.records.inbox_index import InstanceRow
 from app.node.records.results import RegisteredResult
 from app.node.records.runs import RunTransition
-from app.node.records.states import RunKey, StudyState
+from app.node.records.states import DeliveryKey, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch import removal
