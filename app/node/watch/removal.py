@@ -19,23 +19,18 @@ from app.errors import MisconfiguredError
 from app.files.durable import make_folder, sync_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
-from app.node.records.database import fetch, utc_now
-from app.node.records.deliveries import Delivery, PlannedInstance
+from app.node.records.database import Base, fetch, utc_now
 from app.node.records.inbox_index import InboxStudy, InstanceRow
 from app.node.records.instances import study_folder_name
-from app.node.records.results import RegisteredResult, ShadowRow
-from app.node.records.runs import LatePriorRow, Run
+from app.node.records.runs import Run
 from app.node.records.states import DeliveryState, StudyState
 from app.node.records.stores import NodeStores
-from app.node.records.studies import StudyRow
 
 REMOVED = "removed"
 """Folder of the inbox where the images of a study stand while its rows are deleted."""
 
 SETTLED_S = 600.0
 """A folder that stands there for longer was left by a command that was cut off."""
-
-_ROWS = (InstanceRow, Delivery, PlannedInstance, RegisteredResult, LatePriorRow, ShadowRow, StudyRow)
 
 _UNDER_WAY = (StudyState.QUEUED, StudyState.RUNNING, StudyState.DELIVERING)
 
@@ -147,8 +142,9 @@ def _delete_rows(session: Session, uid: str) -> None:
     session.execute(delete(Run).where(of_study))
     if any(run.state is StudyState.RUNNING for run in runs):
         raise MisconfiguredError("the study is being processed; wait until that has ended")
-    for rows in _ROWS:
-        session.execute(delete(rows).where(rows.study_instance_uid == uid))
+    for table in Base.metadata.tables.values():
+        if "study_instance_uid" in table.c and table is not Run.__table__:
+            session.execute(delete(table).where(table.c.study_instance_uid == uid))
     if runs:
         session.add(
             Run(
