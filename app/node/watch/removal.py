@@ -23,7 +23,7 @@ from app.node.records.database import Base, fetch, utc_now
 from app.node.records.inbox_index import InboxStudy, InstanceRow
 from app.node.records.instances import study_folder_name
 from app.node.records.runs import Run
-from app.node.records.states import DeliveryState, StudyState
+from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 
 REMOVED = "removed"
@@ -103,7 +103,7 @@ def _refuse_moving(
         f"{item.key.destination} has not got all of revision {run.revision}"
         for run in runs
         for item in stores.deliveries.of_run(run.key)
-        if item.state in (DeliveryState.PENDING, DeliveryState.FAILED)
+        if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
     ]
     if waits and not request.force:
         raise MisconfiguredError(f"{'; '.join(waits)}: to remove it all the same, give --force and --reason")

@@ -17,7 +17,7 @@ from app.errors import MisconfiguredError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest step: what this version of the program expects."""
 
 _one_at_a_time = threading.Lock()
