@@ -64,9 +64,13 @@ class StartOverError(RetryLaterError):
 
 
 class MisconfiguredError(PsmaNodeError):
-    """The site's settings, models or machine need a person."""
+    """The site's settings, models or machine need a person; ``problems`` has every one that was found."""
 
     exit_code = ExitCode.MISCONFIGURED
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
 
 
 def describe_exception(error: BaseException) -> str:

@@ -22,7 +22,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from pydantic_core import ErrorDetails
 from app.dicom.reading.policy import LoadPolicy
 from app.dicom.results.policy import WritePolicy
 from app.domain.findings.policy import QuantifyPolicy
+from app.domain.ranges import Range, Ranged
 from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
@@ -52,31 +53,27 @@ UNKNOWN_KEY, KEY_NOT_TEXT = "unexpected_keyword_argument", "invalid_key"
 
 
 @dataclass(frozen=True)
-class ApplicationInfo:
+class ApplicationInfo(Ranged):
     """What the MONAI Application Package says about itself."""
 
     name: str = "psma-node"
     """Name of the package."""
     title: str = "PSMA PET/CT and 177Lu SPECT/CT lesion segmentation"
     """What the package does, in words."""
-    timeout_s: int = 14400
+    timeout_s: Annotated[int, Range(0, 31_536_000)] = 14400
     """Seconds after which the container ends a ``process``, with exit code 124; 0 for no limit. The value is
     packed with the image; HOLOSCAN_TIMEOUT changes it for a run."""
 
-    def __post_init__(self) -> None:
-        if self.timeout_s < 0:
-            raise ValueError(f"timeout_s must be 0 or more, found {self.timeout_s}")
-
 
 @dataclass(frozen=True)
-class Resources:
+class Resources(Ranged):
     """What a host sets aside for the MONAI Application Package."""
 
-    cpu: int = 2
+    cpu: Annotated[int, Range(1, 1024)] = 2
     """Number of cores."""
     memory: str = "6Gi"
     """Main memory."""
-    gpu: int = 0
+    gpu: Annotated[int, Range(0, 64)] = 0
     """Number of GPUs. ``segment.device`` decides which of them are used (docs/reference/gpu.md)."""
     gpu_memory: str = "8Gi"
     """Memory of each GPU."""
@@ -129,17 +126,15 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     """
     file = path or _default_path()
     tree = _read_yaml(file)
-    _refuse_unknown_keys(tree, file.name)
     origins: dict[str, str] = {}
     for dotted, value, origin in [*_from_environment(os.environ), *map(_parse_override, overrides)]:
         _place(tree, dotted, value, origin)
-        _refuse_unknown_keys(tree, origin)
         origins[dotted] = origin
     try:
         return settings_adapter().validate_python(tree)
     except ValidationError as error:
         words = (f"{_origin(item, origins, file.name)}: {_describe(item)}" for item in error.errors())
-        raise MisconfiguredError("; ".join(words)) from error
+        raise MisconfiguredError(*words) from error
 
 
 def _default_path() -> Path:
@@ -224,19 +219,14 @@ def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     node[last] = value
 
 
-def _refuse_unknown_keys(tree: dict[str, Any], origin: str) -> None:
-    try:
-        settings_adapter().validate_python(tree)
-    except ValidationError as error:
-        for item in error.errors():
-            if item["type"] in (UNKNOWN_KEY, KEY_NOT_TEXT):
-                parents = [part for part in item["loc"][:-1] if isinstance(part, str)]
-                key = str(item["loc"][-1] if item["type"] == UNKNOWN_KEY else item["input"])
-                known = [each.name for each in dataclasses.fields(_record_within(_kind_of(parents)))]
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-                hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
-                place = ".".join([*parents, key])
-                raise MisconfiguredError(f"{origin}: unknown key {place} ({hint})") from error
+def _unknown_key(item: ErrorDetails) -> str:
+    """The key that a record does not have, without its place in a list, and the nearest that it has."""
+    parents = [part for part in item["loc"][:-1] if isinstance(part, str)]
+    key = str(item["loc"][-1] if item["type"] == UNKNOWN_KEY else item["input"])
+    known = [each.name for each in dataclasses.fields(_record_within(_kind_of(parents)))]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+    return f"unknown key {'.'.join([*parents, key])} ({hint})"
 
 
 def _is_text(dotted: str) -> bool:
@@ -270,7 +260,7 @@ def _origin(item: ErrorDetails, origins: Mapping[str, str], file: str) -> str:
         if f"{place}.".startswith(f"{dotted}."):
             return origin
     within = [origin for dotted, origin in origins.items() if dotted.startswith(f"{place}.")]
-    return " with ".join([file, *within])
+    return " with ".join(within if within and item["type"] == UNKNOWN_KEY else [file, *within])
 
 
 def _place_of(item: ErrorDetails) -> str:
@@ -287,12 +277,15 @@ EXPECTED = {
     "bool_parsing": "expected true or false",
     "bool_type": "expected true or false",
     "tuple_type": "expected a list",
+    "string_type": "expected text",
 }
 """What pydantic's commonest errors mean to someone who writes YAML."""
 
 
 def _describe(item: ErrorDetails) -> str:
     place = _place_of(item)
+    if item["type"] in (UNKNOWN_KEY, KEY_NOT_TEXT):
+        return _unknown_key(item)
     if item["type"] == "missing":
         return f"{place}: missing"
     message = EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))

@@ -43,7 +43,7 @@ MAY_IMPORT = {
 
 FLOORS = {
     "app.domain": (
-        "clocks decision refusal units",
+        "clocks decision ranges refusal units",
         "study volume",
         "radionuclides scores",
         "measures",

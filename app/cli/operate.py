@@ -137,7 +137,10 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     try:
         settings = load_settings(config, overrides or [])
     except MisconfiguredError as error:
-        _print_checks((CheckResult("settings", False, str(error), "correct app.yaml, or what overrides it"),))
+        advice = "correct app.yaml, or what overrides it; docs/reference/settings.md has every key"
+        *others, last = error.problems
+        faults = [CheckResult("settings", False, problem) for problem in others]
+        _print_checks((*faults, CheckResult("settings", False, last, advice)))
         raise typer.Exit(ExitCode.MISCONFIGURED) from error
     results = _results(settings)
     _print_checks(results)

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from app.domain.decision import ModelRole
+from app.domain.ranges import Range, Ranged
 
 MAP_MODEL_PATH = "HOLOSCAN_MODEL_PATH"
 """Environment variable: where a MONAI Application Package keeps models."""
@@ -45,7 +47,7 @@ ALLOWED_ROLES = {
 
 
 @dataclass(frozen=True)
-class SegmentPolicy:
+class SegmentPolicy(Ranged):
     """Which model serves which modality, and where the networks run."""
 
     models_dir: str = ""
@@ -67,7 +69,7 @@ class SegmentPolicy:
     shadow_models: tuple[str, ...] = ()
     """Ids of models that run after the serving model on the same input and are compared with it; nothing of
     them is sent (docs/how-to/models.md)."""
-    minimum_lesion_ml: float = 0.1
+    minimum_lesion_ml: Annotated[float, Range(0, 100)] = 0.1
     """Components smaller than this are dropped, and the SR states their number."""
 
     @property
@@ -76,6 +78,7 @@ class SegmentPolicy:
         return Path(self.models_dir) if self.models_dir else SHIPPED_MODELS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not DEVICE.fullmatch(self.device):
             raise ValueError(f"segment.device is auto, cpu, cuda, or one GPU as cuda:0; found {self.device}")
         for name, roles in ALLOWED_ROLES.items():
@@ -88,8 +91,4 @@ class SegmentPolicy:
         if ROLE_NAMES & set(shadows) or len(set(shadows)) < len(shadows):
             raise ValueError(
                 f"segment.shadow_models takes models' ids, each once; found {', '.join(shadows)}"
-            )
-        if self.minimum_lesion_ml < 0:
-            raise ValueError(
-                f"segment.minimum_lesion_ml must not be negative, found {self.minimum_lesion_ml}"
             )

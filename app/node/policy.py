@@ -7,22 +7,25 @@ import socket
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from app.domain.ranges import Form, Range, Ranged
 
 ResultName = Literal["SEG", "SR", "PAGE", "RTSTRUCT"]
 """As :class:`app.dicom.uids.ResultKind`."""
 
-_EXECUTOR_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-def _check_port(key: str, port: int, lowest: int) -> None:
-    if not lowest <= port <= 65535:
-        raise ValueError(f"{key} is a TCP port, {lowest} to 65535, found {port}")
-
-
-def _check_ae_title(title: str) -> None:
-    if not 1 <= len(title.strip()) <= 16:
-        raise ValueError(f"an AE title has 1 to 16 characters (PS3.5 6.2), found {title!r}")
+AE_TITLE = Form(
+    r"(?! )[ -\[\]-~]{1,16}(?<! )",
+    "an AE title: 1 to 16 characters of ASCII, no backslash, no space before or after (PS3.5 6.2)",
+)
+AeTitle = Annotated[str, AE_TITLE]
+Host = Annotated[str, Form(r"[^\s/:@]+|[0-9a-fA-F:.]+(%\w+)?", "a host name or an IP address, without port")]
+Port = Annotated[int, Range(1, 65535)]
+OwnPort = Annotated[int, Range(0, 65535)]
+"""0 takes a free one, or none."""
+TimeLimit = Annotated[float, Range(0.1, 3600)]
+RetryWait = Annotated[float, Range(0, 604_800, above=True)]
+Megabytes = Annotated[float, Range(0, 1_000_000_000)]
 
 
 def _doubled(first_s: float, tries: int, longest_s: float) -> float:
@@ -31,7 +34,7 @@ def _doubled(first_s: float, tries: int, longest_s: float) -> float:
 
 
 @dataclass(frozen=True)
-class NodePolicy:
+class NodePolicy(Ranged):
     """Where the node keeps its data, and how long it waits for what."""
 
     data_dir: Path = Path("data")
@@ -39,61 +42,55 @@ class NodePolicy:
     database_url: str = ""
     """``postgresql://user:password@host:port/database`` for several hosts; empty for SQLite in ``data_dir``.
     Keep the password out of app.yaml: PSMA_NODE__NODE__DATABASE_URL__FILE names a file that holds the URL."""
-    executor_id: str = ""
+    executor_id: Annotated[
+        str, Form(r"[A-Za-z0-9_.-]{0,64}", "letters, digits, '.', '-' or '_', at most 64")
+    ] = ""
     """Name of this node among those that share the database; it stays the same over restarts. Empty for the
     name of the host."""
-    workers: int = 0
+    workers: Annotated[int, Range(0, 64)] = 0
     """Number of studies processed at one time, each with its own models in memory. 0 for one worker on each
     GPU, or one where there is none. Workers beyond the number of GPUs share the GPUs in turn."""
-    poll_s: float = 2.0
+    poll_s: Annotated[float, Range(0.01, 3600)] = 2.0
     """Seconds between two looks for new images, and at the queue."""
-    heartbeat_s: float = 10.0
+    heartbeat_s: Annotated[float, Range(0.01, 3600)] = 10.0
     """Seconds between two signs of life of the node."""
-    dead_after_s: float = 60.0
+    dead_after_s: Annotated[float, Range(0.02, 86_400)] = 60.0
     """When a node has been silent for so many seconds, another node takes its work over."""
-    drain_s: float = 120.0
+    drain_s: Annotated[float, Range(0, 3600)] = 120.0
     """Seconds that the study under way may take to finish after SIGTERM; afterwards it begins again at the
     next start."""
-    max_attempts: int = 3
+    max_attempts: Annotated[int, Range(1, 100)] = 3
     """A study that fails is tried so many times before a person has to ask for another try. A try that was
     cut off (the node was killed, or its host failed) is no failed one; after five of those in a row it is."""
-    first_retry_s: float = 30.0
+    first_retry_s: Annotated[float, Range(0, 86_400)] = 30.0
     """Seconds before a study is tried again; the wait doubles each time."""
-    max_retry_s: float = 3600.0
+    max_retry_s: Annotated[float, Range(0, 604_800)] = 3600.0
     """Longest wait between two tries, seconds."""
-    prior_wait_s: float = 3600.0
+    prior_wait_s: Annotated[float, Range(0, 604_800)] = 3600.0
     """Seconds that a complete SPECT/CT waits for an earlier PET/CT of the same patient that is being received
     or processed, before it goes on without; 0 to never wait."""
-    keep_days: float = 90.0
+    keep_days: Annotated[float, Range(0, 36_500)] = 90.0
     """After so many days, finished entries of the durable engine and tracebacks of failed studies are
     removed; 0 to keep them. Images, results and the audit log always stay."""
-    min_free_mb: float = 2000.0
+    min_free_mb: Megabytes = 2000.0
     """``check`` and ``serve`` refuse a data folder with less free space than this (10^6 bytes)."""
     log_file: str = ""
     """File that gets the JSON lines of the log as well as stderr; empty for stderr alone."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
-    probe_host: str = "127.0.0.1"
+    probe_host: Host = "127.0.0.1"
     """Address that answers ``/healthz`` and ``/readyz`` over HTTP; 0.0.0.0 in a container."""
-    probe_port: int = 0
+    probe_port: OwnPort = 0
     """TCP port of these probes, 8080 in a container; 0 for none."""
-    hung_after_s: float = 300.0
+    hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0
     """``/healthz`` fails when a loop of the node has not moved for so many seconds."""
 
     def __post_init__(self) -> None:
-        if self.executor_id and not _EXECUTOR_ID.fullmatch(self.executor_id):
-            raise ValueError("executor_id has 1 to 64 letters, digits, '.', '-' or '_'")
-        if self.keep_days < 0:
-            raise ValueError(f"keep_days must be 0 or more, found {self.keep_days:g}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be 0 or more, found {self.workers}")
+        super().__post_init__()
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s, or a slow disk kills a node")
-        _check_port("probe_port", self.probe_port, lowest=0)
         if self.hung_after_s <= 2 * max(self.poll_s, self.heartbeat_s):
             raise ValueError("hung_after_s must be more than twice poll_s and heartbeat_s")
-        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise ValueError(f"log_level must be DEBUG, INFO, WARNING or ERROR, found {self.log_level}")
 
     @property
     def executor(self) -> str:
@@ -143,7 +140,7 @@ class NodePolicy:
 
 
 @dataclass(frozen=True)
-class TlsPolicy:
+class TlsPolicy(Ranged):
     """Who the node is when it speaks TLS, and whose certificates it takes (docs/how-to/tls.md)."""
 
     certificate: str = ""
@@ -153,46 +150,41 @@ class TlsPolicy:
     """PEM file with the certificate's private key, without a password; empty when it is in the same file."""
     authorities: str = ""
     """PEM file with the certificates of the site's CAs: peers have to show one of theirs."""
-    warn_days: float = 30.0
+    warn_days: Annotated[float, Range(0, 365)] = 30.0
     """``check`` warns when a certificate ends within so many days."""
 
 
 @dataclass(frozen=True)
-class Listener:
+class Listener(Ranged):
     """An address that the node listens on."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address; 0.0.0.0 to be reached from other hosts."""
-    port: int = 11112
+    port: OwnPort = 11112
     """TCP port; 0 takes a free one. 2762 is registered for DICOM over TLS."""
     tls: bool = False
     """Speak TLS, and nothing else, on this port."""
     client_certificate: bool = True
     """With TLS: refuse senders that show no certificate of the site's CA."""
 
-    def __post_init__(self) -> None:
-        _check_port("port", self.port, lowest=0)
-
     def __str__(self) -> str:
         return f"{self.host} port {self.port}{' (TLS)' if self.tls else ''}"
 
 
 @dataclass(frozen=True)
-class Caller:
+class Caller(Ranged):
     """A sender that may open associations."""
 
-    ae_title: str
+    ae_title: AeTitle
     """Calling AE title, exactly; ``*`` for any title from these addresses."""
     addresses: tuple[str, ...] = ("127.0.0.1", "::1")
     """IP addresses or networks (``10.1.2.0/24``) that it calls from."""
-    commitment_port: int = 0
+    commitment_port: OwnPort = 0
     """TCP port at the address that it calls from, where it takes answers to its requests for storage
     commitment; 0 when it waits for them on the association of its request."""
 
     def __post_init__(self) -> None:
-        if not self.ae_title.strip():
-            raise ValueError("a caller needs an AE title (or * for any)")
-        _check_port("commitment_port", self.commitment_port, lowest=0)
+        super().__post_init__()
         for address in self.addresses:
             ip_network(address)
 
@@ -206,44 +198,43 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class ReceivePolicy:
+class ReceivePolicy(Ranged):
     """Who may send studies to the node, and when a study is complete."""
 
-    ae_title: str = "PSMA_NODE"
+    ae_title: AeTitle = "PSMA_NODE"
     """AE title of the node; associations that call another title are rejected."""
-    host: str = Listener.host
+    host: Host = Listener.host
     """Address to listen on; 0.0.0.0 to be reached from other hosts."""
-    port: int = Listener.port
+    port: OwnPort = Listener.port
     """TCP port; 0 takes a free one."""
     listeners: tuple[Listener, ...] = ()
     """Several addresses, or TLS: they take the place of ``host`` and ``port``, which are the short form for
     one address without TLS. For example ``[{host: 127.0.0.1}, {host: 0.0.0.0, port: 2762, tls: true}]``."""
     allowed_callers: tuple[Caller, ...] = (Caller("*"),)
     """Senders that are accepted; all others are rejected."""
-    settle_s: float = 60.0
+    settle_s: Annotated[float, Range(0, 86_400)] = 60.0
     """A study counts as complete after so many seconds without a new image, or sooner when its headers say
     that all images are there."""
-    give_up_s: float = 3600.0
+    give_up_s: Annotated[float, Range(0, 604_800)] = 3600.0
     """A study that never becomes complete is processed after so many seconds without a new image; its status
     then says why it can't be used, and nothing is deleted."""
-    min_free_mb: float = 2000.0
+    min_free_mb: Megabytes = 2000.0
     """With less free disk space than this (10^6 bytes), images are refused with status A700."""
-    max_associations: int = 32
+    max_associations: Annotated[int, Range(1, 1000)] = 32
     """Number of associations at one time."""
-    max_pdu_bytes: int = 262_144
+    max_pdu_bytes: Annotated[int, Range(4096, 16_777_216)] = 262_144
     """Largest PDU that the node announces and accepts."""
-    max_instance_mb: float = 2000.0
+    max_instance_mb: Annotated[float, Range(0, 100_000, above=True)] = 2000.0
     """Largest data set accepted (10^6 bytes); a larger one ends its association."""
-    association_timeout_s: float = 10.0
+    association_timeout_s: TimeLimit = 10.0
     """A connection that has not asked for an association after so many seconds is closed (ARTIM)."""
-    idle_timeout_s: float = 60.0
+    idle_timeout_s: TimeLimit = 60.0
     """An association without activity is aborted after so many seconds."""
-    pdu_timeout_s: float = 30.0
+    pdu_timeout_s: TimeLimit = 30.0
     """A PDU has to be complete so many seconds after it began."""
 
     def __post_init__(self) -> None:
-        _check_ae_title(self.ae_title)
-        _check_port("port", self.port, lowest=0)
+        super().__post_init__()
         if self.give_up_s < self.settle_s:
             raise ValueError("give_up_s must not be shorter than settle_s")
         if self.listeners and (self.host, self.port) != (Listener.host, Listener.port):
@@ -256,21 +247,21 @@ class ReceivePolicy:
 
 
 @dataclass(frozen=True)
-class Destination:
+class Destination(Ranged):
     """A PACS that gets results: what it gets, and how the node makes sure that it keeps them."""
 
-    name: str
+    name: Annotated[str, Form(r"(?s).{1,64}", "1 to 64 characters")]
     """Name of the destination in status and audit log."""
-    ae_title: str
+    ae_title: AeTitle
     """Its AE title."""
-    host: str
+    host: Host
     """Its host name or address."""
-    port: int
+    port: Port
     """Its TCP port."""
     accept: tuple[ResultName, ...] = ()
     """Kinds of results that it gets: SEG, SR, PAGE, RTSTRUCT; empty for all. A notice that an earlier result
     is withdrawn always goes along."""
-    callers: tuple[str, ...] = ()
+    callers: tuple[AeTitle, ...] = ()
     """Only studies of which an image came from one of these calling AE titles; empty for any."""
     stations: tuple[str, ...] = ()
     """Only studies with an image of one of these stations (Station Name (0008,1010)); empty for any."""
@@ -280,13 +271,13 @@ class Destination:
     verify: Literal["none", "find", "retrieve"] = "none"
     """For a PACS without commitment. ``find`` asks by C-FIND for each result that was sent; ``retrieve`` gets
     each back by C-GET and compares what it holds."""
-    timeout_s: float | None = None
+    timeout_s: TimeLimit | None = None
     """``deliver.timeout_s`` for this destination alone; so are the following three."""
-    first_retry_s: float | None = None
+    first_retry_s: RetryWait | None = None
     """Seconds before the second attempt."""
-    max_retry_s: float | None = None
+    max_retry_s: RetryWait | None = None
     """Longest wait between two attempts, seconds."""
-    max_age_days: float | None = None
+    max_age_days: Annotated[float, Range(0, 3650)] | None = None
     """Days after which what could not be delivered is reported as failed."""
     tls: bool = False
     """Speak TLS, and nothing else, with it; its certificate is checked against ``tls.authorities``."""
@@ -294,10 +285,7 @@ class Destination:
     """Name that its certificate has to carry; empty for ``host``."""
 
     def __post_init__(self) -> None:
-        _check_ae_title(self.ae_title)
-        if not 1 <= len(self.name) <= 64:
-            raise ValueError(f"a destination's name has 1 to 64 characters, found {len(self.name)}")
-        _check_port("port", self.port, lowest=1)
+        super().__post_init__()
         if self.commitment and self.verify != "none":
             raise ValueError("commitment and verify exclude each other: set one of them")
 
@@ -307,35 +295,32 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class DeliverPolicy:
+class DeliverPolicy(Ranged):
     """Where results go, and how long the node tries to deliver them."""
 
     destinations: tuple[Destination, ...] = ()
     """Each destination gets every result that it accepts; without any, results stay in the outbox."""
-    calling_ae_title: str = "PSMA_NODE"
+    calling_ae_title: AeTitle = "PSMA_NODE"
     """AE title of the node towards the PACS."""
-    timeout_s: float = 30.0
+    timeout_s: TimeLimit = 30.0
     """Time limit of the connection, of each answer, and of a stalled transfer, seconds."""
-    first_retry_s: float = 10.0
+    first_retry_s: RetryWait = 10.0
     """Seconds before the second attempt; the wait doubles each time."""
-    max_retry_s: float = 900.0
+    max_retry_s: RetryWait = 900.0
     """Longest wait between two attempts, seconds."""
-    max_age_days: float = 0.0
+    max_age_days: Annotated[float, Range(0, 3650)] = 0.0
     """Results that could not be delivered for so many days are reported as failed; 0 for never."""
-    commitment_wait_s: float = 3600.0
+    commitment_wait_s: RetryWait = 3600.0
     """The answer to a request for storage commitment may take so many seconds; then the node asks again."""
-    max_proofs: int = 5
+    max_proofs: Annotated[int, Range(1, 1000)] = 5
     """So many times the node sends again what a destination does not have, or asks again for an answer that
     does not come; then it reports the delivery as failed."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [destination.name for destination in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
-        if self.max_proofs < 1:
-            raise ValueError(f"max_proofs must be 1 or more, found {self.max_proofs}")
-        if self.commitment_wait_s <= 0:
-            raise ValueError(f"commitment_wait_s must be more than 0, found {self.commitment_wait_s:g}")
 
     def destination(self, name: str) -> Destination | None:
         """The destination of that name, if there is one."""

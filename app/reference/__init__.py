@@ -21,6 +21,7 @@ from app.dicom.results.context import DEVICE_NAME, MANUFACTURER
 from app.dicom.results.policy import RESULT_CLASSES, SegType, WritePolicy
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain import codes
+from app.domain.ranges import ALLOWED
 from app.domain.selection.screening import CLASSIC_OF_ENHANCED, CT_IMAGE, NM_IMAGE, PET_IMAGE
 from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
@@ -78,8 +79,14 @@ def _table(record: Schema) -> str:
     for key, item in record["properties"].items():
         default = "required" if key in record.get("required", ()) else _default(item)
         meaning = " ".join(item["description"].split()).replace("|", "\\|")
-        rows.append((f"`{key}`", default, meaning))
-    return table(("key", "default", "meaning"), rows) + "\n"
+        rows.append((f"`{key}`", default, _allowed(item).replace("|", "\\|"), meaning))
+    return table(("key", "default", "allowed", "meaning"), rows) + "\n"
+
+
+def _allowed(item: Schema) -> str:
+    """The rule of a setting, or of the values of a list."""
+    inner = [item.get("items", {}), *item.get("prefixItems", ()), *item.get("anyOf", ())]
+    return str(item.get(ALLOWED) or next(filter(None, map(_allowed, filter(None, inner))), ""))
 
 
 def _default(item: Schema) -> str:

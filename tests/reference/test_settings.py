@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+import functools
+import math
+import typing
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from app.domain.ranges import Form, Range, Ranged, rules_in
+from app.domain.selection.policy import SelectionPolicy
 from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.errors import MisconfiguredError
+from app.node.policy import ReceivePolicy
 from app.reference import settings_reference
 from app.settings import SHIPPED_CONFIG, Settings, load_settings
 
@@ -94,13 +103,13 @@ def test_a_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_value_out_of_range_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="must not be negative"):
+    with pytest.raises(MisconfiguredError, match=r"segment\.minimum_lesion_ml: found -1, expected 0 to 100$"):
         load_settings(written(tmp_path, "segment: {minimum_lesion_ml: -1}\n"))
 
 
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_a_port_that_tcp_does_not_have_is_refused(port: str) -> None:
-    with pytest.raises(MisconfiguredError, match="port is a TCP port, 0 to 65535"):
+    with pytest.raises(MisconfiguredError, match=rf"receive\.port: found {port}, expected 0 to 65535$"):
         load_settings(SHIPPED_CONFIG, [f"receive.port={port}"])
 
 
@@ -111,10 +120,108 @@ def test_a_wrong_value_names_where_it_was_set(tmp_path: Path, monkeypatch: pytes
         load_settings(file, ["node.workers=-1", "align.max_prior_age_days=old"])
     assert sorted(str(raised.value).split("; ")) == [
         "--set align.max_prior_age_days: align.max_prior_age_days: found 'old', expected a number",
+        "--set node.workers: node.workers: found -1, expected 0 to 64",
         "PSMA_NODE__SEGMENT__MINIMUM_LESION_ML: segment.minimum_lesion_ml: found 'little', expected a number",
-        f"{file.name} with --set node.workers: node: workers must be 0 or more, found -1",
         f"{file.name}: receive.port: found 'many', expected a whole number",
     ]
+
+
+def test_every_fault_is_named_at_once_unknown_keys_too(tmp_path: Path) -> None:
+    file = written(tmp_path, "receive: {prt: 1, ae_title: 'A\\B'}\nnode: {poll_s: -1, first: 2}\nnod: {}\n")
+    with pytest.raises(MisconfiguredError) as raised:
+        load_settings(file, ["deliver.tiemout_s=3"])
+    assert [problem.split(" (")[0] for problem in raised.value.problems] == [
+        f"{file.name}: receive.ae_title: found 'A\\\\B', expected an AE title: 1 to 16 characters of ASCII, "
+        "no backslash, no space before or after",
+        f"{file.name}: unknown key receive.prt",
+        "--set deliver.tiemout_s: unknown key deliver.tiemout_s",
+        f"{file.name}: node.poll_s: found -1, expected 0.01 to 3600",
+        f"{file.name}: unknown key node.first",
+        f"{file.name}: unknown key nod",
+    ]
+
+
+def settings_fields(record: Any = Settings) -> Iterator[tuple[Any, str, Any]]:
+    """Every setting: its record, its name, its annotation."""
+    for name, hint in typing.get_type_hints(record, include_extras=True).items():
+        inner = [one for one in kinds_in(hint) if isinstance(one, type) and is_dataclass(one)]
+        for one in inner:
+            yield from settings_fields(one)
+        if not inner and name in {each.name for each in fields(record)}:
+            yield record, name, hint
+
+
+def kinds_in(hint: Any) -> Iterator[Any]:
+    yield hint
+    for inner in typing.get_args(hint):
+        yield from kinds_in(inner)
+
+
+@functools.cache
+def adapter(record: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(record)
+
+
+FIELDS = {f"{record.__name__}.{name}": (record, name, hint) for record, name, hint in settings_fields()}
+
+
+def test_every_number_has_a_range_with_two_ends_and_its_record_keeps_it() -> None:
+    for place, (record, _, hint) in FIELDS.items():
+        kinds, rules = set(kinds_in(hint)), [rule for rule, _ in rules_in(hint)]
+        assert not {int, float} & kinds or rules, f"{place} has no range: Annotated[…, Range(least, most)]"
+        assert not rules or issubclass(record, Ranged), f"{place}: its record does not inherit Ranged"
+        for rule in rules:
+            assert not isinstance(rule, Range) or -math.inf < rule.least < rule.most < math.inf
+
+
+@pytest.mark.parametrize("place", [place for place, (_, _, hint) in FIELDS.items() if [*rules_in(hint)]])
+def test_what_a_setting_may_not_be_is_refused_by_its_name(place: str) -> None:
+    record, name, hint = FIELDS[place]
+    for rule, is_list in rules_in(hint):
+        wrong = ("a\tb", "x" * 100) if isinstance(rule, Form) else (math.nan, math.inf, -1e15, 1e15)
+        for one in wrong:
+            if rule.allows(one):
+                continue
+            with pytest.raises(ValidationError) as raised:
+                adapter(record).validate_python({name: [one] if is_list else one})
+            found = [item["msg"] for item in raised.value.errors() if item["loc"][0] == name]
+            assert found
+            assert found[0].endswith((f"expected {rule}", "finite number"))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "receive.max_associations=0",
+        "receive.max_pdu_bytes=100",
+        "receive.idle_timeout_s=0",
+        "node.heartbeat_s=0",
+        "node.poll_s=-1",
+        "receive.port=99999",
+        'receive.ae_title="A\\B"',
+        "receive.ae_title=GRÖẞE",
+        'receive.ae_title=" PACS"',
+        'receive.ae_title="PACS "',
+        'receive.ae_title=""',
+        "receive.ae_title=SEVENTEEN_LETTERS",
+        'deliver.calling_ae_title="A\tB"',
+        "deliver.destinations=[{name: a, ae_title: 'A ', host: h, port: 104}]",
+        "deliver.destinations=[{name: a, ae_title: A, host: 'h:104', port: 104}]",
+        "deliver.destinations=[{name: a, ae_title: A, host: h, port: 0}]",
+        "receive.allowed_callers=[{ae_title: ' '}]",
+        "align.max_rotation_deg=.nan",
+    ],
+)
+def test_what_would_stop_a_node_is_refused_before_it_starts(item: str) -> None:
+    with pytest.raises(MisconfiguredError, match="expected "):
+        load_settings(SHIPPED_CONFIG, [item])
+
+
+def test_a_record_made_without_a_file_keeps_its_ranges_too() -> None:
+    with pytest.raises(ValueError, match=r"max_associations: found 0, expected 1 to 1000"):
+        ReceivePolicy(max_associations=0)
+    with pytest.raises(ValueError, match=r"preferred_energies_kev: found 5\.0, expected 10 to 2000"):
+        SelectionPolicy(preferred_energies_kev=(208.0, 5.0))
 
 
 def test_yaml_that_is_none_names_the_place_and_quotes_nothing() -> None:

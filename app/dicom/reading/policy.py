@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
 from app.domain.quantities.administration import SiteAdministration
 from app.domain.quantities.body_size import OtherSuvKind
 from app.domain.quantities.calibration import CameraCalibration
+from app.domain.ranges import Range, Ranged
 from app.domain.stack.ct_agreement import CtAgreementPolicy
 
 
@@ -19,7 +21,7 @@ class SpectInCounts(StrEnum):
 
 
 @dataclass(frozen=True)
-class LoadPolicy:
+class LoadPolicy(Ranged):
     """How stored values become numbers with a unit."""
 
     calibrations: tuple[CameraCalibration, ...] = ()
@@ -36,7 +38,7 @@ class LoadPolicy:
     """A SPECT in counts that no calibration fits: ``refuse`` it, or segment it with its uptake ``relative to
     liver``. Its results are marked "not quantified"; they give volumes and ratios, never an SUV, an activity
     or a dose."""
-    training_liver_suv: float = 1.0
+    training_liver_suv: Annotated[float, Range(0.1, 30)] = 1.0
     """SUVbw that the networks are shown the liver of such a SPECT with: its mean in the SPECTs that they were
     trained on (``psma-node process`` reports it for each). 0.9 to 1.1 in the simulated SPECTs of the
     shipped models. No reported number uses it."""
@@ -45,7 +47,3 @@ class LoadPolicy:
     lattice; off: each is reported apart."""
     ct_agreement: CtAgreementPolicy = field(default_factory=CtAgreementPolicy)
     """How far a PET or SPECT may be shifted against its CT, and when it counts as mirrored."""
-
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.training_liver_suv <= 30.0:
-            raise ValueError(f"training_liver_suv is 0.1..30 g/ml, found {self.training_liver_suv}")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.codes import SuvUnitSpelling
+from app.domain.ranges import Range, Ranged
 
 
 class SegType(StrEnum):
@@ -35,7 +37,7 @@ class SrClass(StrEnum):
 
 
 @dataclass(frozen=True)
-class WritePolicy:
+class WritePolicy(Ranged):
     """How results are written."""
 
     seg_type: SegType = SegType.BINARY
@@ -46,24 +48,16 @@ class WritePolicy:
     """Also write the contours as RTSTRUCT, for workstations that read no SEG."""
     suv_unit: SuvUnitSpelling = SuvUnitSpelling.CID_85
     """UCUM spelling of the SUVbw unit: g/ml{SUVbw} (CID 85) or {SUVbw}g/ml."""
-    first_series_number: int = 9001
+    first_series_number: Annotated[int, Range(1, 999_994)] = 9001
     """Series Number of the SEG; SR, page and RTSTRUCT take the next three, a notice of withdrawal the two
     after these."""
-    page_lesion_rows: int = 20
+    page_lesion_rows: Annotated[int, Range(1, 24)] = 20
     """Largest number of lesions in the table of the page; it states how many more there are."""
-    page_window_pet_suv: float = 15.0
+    page_window_pet_suv: Annotated[float, Range(0, 1000, above=True)] = 15.0
     """Upper end of the grey scale on the page of a PET, SUVbw (g/ml)."""
-    page_window_spect_suv: float = 7.0
+    page_window_spect_suv: Annotated[float, Range(0, 1000, above=True)] = 7.0
     """Largest upper end on the page of a SPECT: it is fitted to the lesions, which are faint days after
     injection."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.page_lesion_rows <= 24:
-            raise ValueError(f"page_lesion_rows is 1..24, found {self.page_lesion_rows}")
-        if min(self.page_window_pet_suv, self.page_window_spect_suv) <= 0:
-            raise ValueError("page_window_pet_suv and page_window_spect_suv are above 0 g/ml")
-        if not 1 <= self.first_series_number <= 999_994:
-            raise ValueError(f"first_series_number is 1..999994, found {self.first_series_number}")
 
     @property
     def cautions(self) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ one, and all that is unknown, is stated next to its numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from app.domain.ranges import Minutes, Range, Ranged, SomeShare
 from app.domain.study import Patient, Series, StudyKind
 
 if TYPE_CHECKING:
@@ -22,31 +23,32 @@ SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 60.0, 3600.0
 
 
 @dataclass(frozen=True)
-class ComparabilityLimits:
+class ComparabilityLimits(Ranged):
     """How alike two scans have to be before their numbers are compared."""
 
-    uptake_told_min: float = 15.0
+    uptake_told_min: Minutes = 15.0
     """PET: a larger difference in time from injection to scan, minutes, is stated, and RECIP is not decided
     (repeated scans stay within 15 min: EANM 2.0, Eur J Nucl Med Mol Imaging 2015;42:328; QIBA FDG-PET)."""
-    uptake_stops_min: float = 50.0
+    uptake_stops_min: Minutes = 50.0
     """PET: a larger one stops the comparison. 50 to 100 min is what EANM and SNMMI accept for 68Ga-PSMA-11
     (Eur J Nucl Med Mol Imaging 2023;50:1466)."""
-    spect_uptake_told_h: float = 6.0
+    spect_uptake_told_h: Annotated[float, Range(0, 336)] = 6.0
     """SPECT: as ``uptake_told_min``, hours; in tumours 6 h are about 8 % of activity."""
-    spect_uptake_stops_h: float = 18.0
+    spect_uptake_stops_h: Annotated[float, Range(0, 336)] = 18.0
     """SPECT: as ``uptake_stops_min``, hours: less than from one day of imaging to the next."""
-    min_shared_region: float = 0.5
+    min_shared_region: SomeShare = 0.5
     """Least share of this study's body that the other shows too, 0..1. Totals are over what both do."""
-    recip_min_shared_region: float = 0.9
+    recip_min_shared_region: SomeShare = 0.9
     """Least share of each study's body that the other shows, 0..1, for RECIP: it is about all disease."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.uptake_told_min <= self.uptake_stops_min:
-            raise ValueError("uptake_told_min is 0 at least, and uptake_stops_min not below it")
-        if not 0.0 <= self.spect_uptake_told_h <= self.spect_uptake_stops_h:
-            raise ValueError("spect_uptake_told_h is 0 at least, and spect_uptake_stops_h not below it")
-        if not 0.0 < self.min_shared_region <= self.recip_min_shared_region <= 1.0:
-            raise ValueError("0 < min_shared_region <= recip_min_shared_region <= 1")
+        super().__post_init__()
+        if not self.uptake_told_min <= self.uptake_stops_min:
+            raise ValueError("uptake_stops_min is not below uptake_told_min")
+        if not self.spect_uptake_told_h <= self.spect_uptake_stops_h:
+            raise ValueError("spect_uptake_stops_h is not below spect_uptake_told_h")
+        if not self.min_shared_region <= self.recip_min_shared_region:
+            raise ValueError("recip_min_shared_region is not below min_shared_region")
 
     def uptake_s(self, kind: StudyKind) -> tuple[float, float]:
         """The two limits on time after injection, s: stated beyond, stopped beyond."""

@@ -7,55 +7,58 @@ docs/reference/measurements.md has the rules in words and how often they are rig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from app.domain.findings.findings import Site
+from app.domain.ranges import Millimetres, Range, Ranged, Share
 
 
 @dataclass(frozen=True)
-class SiteRules:
+class SiteRules(Ranged):
     """Thresholds of the rules that place a lesion in a site."""
 
-    bone_min_share: float = 0.5
+    bone_min_share: Share = 0.5
     """Bone: least share of the lesion's uptake that lies in bone by CT, 0..1."""
-    soft_max_bone_share: float = 0.2
+    soft_max_bone_share: Share = 0.2
     """Soft tissue: largest share of the lesion's uptake in bone, 0..1; between the two, unspecified."""
-    soft_hu_low: float = -60.0
+    soft_hu_low: Annotated[float, Range(-1024, 3071)] = -60.0
     """Lowest mean of a soft-tissue lesion, HU: small nodes lie in fat and are averaged with it."""
-    soft_hu_high: float = 130.0
+    soft_hu_high: Annotated[float, Range(-1024, 3071)] = 130.0
     """Highest mean of a soft-tissue lesion, HU: with contrast medium."""
-    liver_min_share: float = 0.7
+    liver_min_share: Share = 0.7
     """Liver: least share of the lesion and its surroundings that lies in the liver found, 0..1."""
-    prostate_max_lateral_mm: float = 25.0
+    prostate_max_lateral_mm: Annotated[float, Range(0, 500)] = 25.0
     """Prostate: largest distance from the midline, mm."""
-    prostate_below_mm: float = 10.0
+    prostate_below_mm: Annotated[float, Range(0, 500)] = 10.0
     """Prostate: largest distance below the lower end of the pubic symphysis, mm."""
-    prostate_above_mm: float = 40.0
+    prostate_above_mm: Annotated[float, Range(0, 500)] = 40.0
     """Prostate: largest distance above the lower end of the pubic symphysis, mm."""
-    prostate_behind_mm: tuple[float, float] = (20.0, 85.0)
+    prostate_behind_mm: tuple[Millimetres, Millimetres] = (20.0, 85.0)
     """Prostate: range of distances behind the front of the symphysis, mm."""
-    node_max_ml: float = 40.0
+    node_max_ml: Annotated[float, Range(0, 1000)] = 40.0
     """Lymph node: largest volume, ml."""
-    pelvic_node_lateral_mm: tuple[float, float] = (25.0, 95.0)
+    pelvic_node_lateral_mm: tuple[Millimetres, Millimetres] = (25.0, 95.0)
     """Pelvic lymph node: range of distances from the midline, between the pelvic walls, mm."""
-    pelvic_node_above_mm: tuple[float, float] = (20.0, 180.0)
+    pelvic_node_above_mm: tuple[Millimetres, Millimetres] = (20.0, 180.0)
     """Pelvic lymph node: range of distances above the lower end of the symphysis, mm."""
-    pelvic_node_behind_mm: tuple[float, float] = (0.0, 110.0)
+    pelvic_node_behind_mm: tuple[Millimetres, Millimetres] = (0.0, 110.0)
     """Pelvic lymph node: range of distances behind the front of the symphysis, mm."""
-    retroperitoneal_lateral_mm: float = 45.0
+    retroperitoneal_lateral_mm: Annotated[float, Range(0, 500)] = 45.0
     """Retroperitoneal lymph node: largest distance from the middle of the spine, mm."""
-    retroperitoneal_before_mm: tuple[float, float] = (-20.0, 45.0)
+    retroperitoneal_before_mm: tuple[Millimetres, Millimetres] = (-20.0, 45.0)
     """Retroperitoneal lymph node: range of distances before the front of the vertebra, mm; negative behind
     it."""
-    retroperitoneal_above_mm: float = 130.0
+    retroperitoneal_above_mm: Annotated[float, Range(0, 500)] = 130.0
     """Retroperitoneal lymph node: least distance above the lower end of the symphysis, mm."""
-    mediastinal_lateral_mm: float = 45.0
+    mediastinal_lateral_mm: Annotated[float, Range(0, 500)] = 45.0
     """Mediastinal lymph node: between the lungs, largest distance from the midline, mm."""
-    mediastinal_before_mm: float = 5.0
+    mediastinal_before_mm: Millimetres = 5.0
     """Mediastinal lymph node: least distance before the front of the vertebral body, mm."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.soft_max_bone_share < self.bone_min_share <= 1.0:
-            raise ValueError("soft_max_bone_share is at least 0 and below bone_min_share, which is at most 1")
+        super().__post_init__()
+        if not self.soft_max_bone_share < self.bone_min_share:
+            raise ValueError("soft_max_bone_share is below bone_min_share")
         ranges = (
             (self.soft_hu_low, self.soft_hu_high),
             self.prostate_behind_mm,

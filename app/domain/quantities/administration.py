@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Annotated
 
 from app.domain.clocks import LoneOffset, spelled, zone_offset
 from app.domain.decision import Decision
@@ -18,6 +19,7 @@ from app.domain.radionuclides import (
     radionuclide_named,
     radionuclide_of,
 )
+from app.domain.ranges import Range, Ranged
 from app.domain.refusal import Reason, RefusalCode
 from app.domain.study import Radiopharmaceutical
 
@@ -49,16 +51,16 @@ class BodySize:
 
 
 @dataclass(frozen=True)
-class SiteAdministration:
+class SiteAdministration(Ranged):
     """What the site knows of one injection; it overrules the headers."""
 
     study_instance_uid: str
     """Study Instance UID of the study."""
     administered_at: datetime | None = None
     """Date and time of the injection, local."""
-    injected_activity_mbq: float | None = None
+    injected_activity_mbq: Annotated[float, Range(0, 100_000, above=True)] | None = None
     """Injected activity at that time, MBq."""
-    weight_kg: float | None = None
+    weight_kg: Annotated[float, Range(0, 500, above=True)] | None = None
     """Weight of the patient, kg."""
     radionuclide: str = ""
     """Radionuclide, written as ``68Ga``, where the headers name none that is known."""
@@ -67,6 +69,7 @@ class SiteAdministration:
     radionuclide too."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tracer and not self.radionuclide:
             object.__setattr__(self, "radionuclide", self.tracer.partition("-")[0])
         if self.radionuclide and radionuclide_named(self.radionuclide) is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from app.domain.decision import Decision
 from app.domain.quantities.administration import Administration
@@ -26,6 +26,7 @@ from app.domain.quantities.scales import (
 from app.domain.quantities.suv import NOT_QUANTIFIED, Conversion, from_activity
 from app.domain.quantities.suv_scale import PetHeader, Quantification, suv_scale
 from app.domain.radionuclides import radionuclide_named
+from app.domain.ranges import Range, Ranged
 from app.domain.refusal import Reason, RefusalCode
 
 _ADMIN = DecayCorrection.ADMIN
@@ -40,10 +41,10 @@ LARGEST_CONTRADICTION = 1.5
 
 
 @dataclass(frozen=True)
-class CameraCalibration:
+class CameraCalibration(Ranged):
     """The site's calibration factor of one camera with one collimator."""
 
-    bq_per_cps: float
+    bq_per_cps: Annotated[float, Range(0, 1e12, above=True)]
     """Activity that gives one count per second in the reconstructed image, Bq/cps, where the count rate is
     counts / (frame duration x projections x detectors)."""
     valid_from: date
@@ -60,26 +61,22 @@ class CameraCalibration:
     """Collimator/Grid Name (0018,1180) or Type (0018,1181); empty fits any."""
     radionuclide: str = "177Lu"
     """Radionuclide, written as ``177Lu``."""
-    energy_kev: float | None = None
+    energy_kev: Annotated[float, Range(10, 2000)] | None = None
     """Photopeak that the image's energy window must cover, keV; ``null`` fits any."""
-    frame_duration_s: float | None = None
+    frame_duration_s: Annotated[float, Range(0, 36_000, above=True)] | None = None
     """Duration of one projection, s, where this camera's reconstructions have a placeholder for Actual Frame
     Duration (0018,1242); it overrules the header."""
-    projections: int | None = None
+    projections: Annotated[int, Range(1, 1440)] | None = None
     """Projections of each detector, where Number of Frames in Rotation (0054,0053) is a placeholder."""
-    detectors: int | None = None
+    detectors: Annotated[int, Range(1, 64)] | None = None
     """Detectors that counted, where Number of Detectors (0054,0021) is a placeholder."""
 
     def __post_init__(self) -> None:
-        if not self.bq_per_cps > 0.0:
-            raise ValueError(f"load.calibrations: bq_per_cps must be positive, found {self.bq_per_cps}")
+        super().__post_init__()
         if self.valid_to < self.valid_from:
             raise ValueError(f"load.calibrations: valid_to {self.valid_to} lies before {self.valid_from}")
         if radionuclide_named(self.radionuclide) is None:
             raise ValueError(f"load.calibrations: unknown radionuclide {self.radionuclide!r}")
-        for name, stated in self.time.items():
-            if not stated > 0:
-                raise ValueError(f"load.calibrations: {name} must be positive, found {stated}")
 
     @property
     def time(self) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from app.domain.radionuclides import radionuclide_named
+from app.domain.ranges import Minutes, Range, Ranged, SomeShare
 from app.domain.selection.tracers import KNOWN_TRACERS, PSMA_617_LU177, tracer_named
 
 
@@ -48,7 +50,7 @@ def _refuse_no_expression(setting: str, pattern: str) -> None:
 
 
 @dataclass(frozen=True)
-class SelectionPolicy:
+class SelectionPolicy(Ranged):
     """Which series are taken, and for which tracers."""
 
     tracers: tuple[str, ...] = tuple(tracer.key for tracer in KNOWN_TRACERS)
@@ -65,14 +67,14 @@ class SelectionPolicy:
     """Free text that names a tracer at this site."""
     derived_images: bool = True
     """Take an image of type DERIVED where no ORIGINAL image serves; the report says so."""
-    minimum_ct_coverage: float = 0.9
+    minimum_ct_coverage: SomeShare = 0.9
     """Share of the functional slices that the CT must cover, 0 to 1."""
-    minimum_field_overlap: float = 0.5
+    minimum_field_overlap: SomeShare = 0.5
     """Share of the smaller field of view that both images must have in common, 0 to 1."""
-    preferred_uptake_min: float | None = None
+    preferred_uptake_min: Minutes | None = None
     """Of several time points in one study the one nearest to so many minutes after the injection is taken.
     Left out: the tracer's usual time (68Ga-PSMA 60 min, 18F ligands 90 min, 177Lu-PSMA 24 h)."""
-    preferred_energies_kev: tuple[float, ...] = (208.0,)
+    preferred_energies_kev: tuple[Annotated[float, Range(10, 2000)], ...] = (208.0,)
     """Of SPECTs from several energy windows the one whose window holds the first of these energies, keV.
     208 keV of 177Lu has less scatter under it than 113 keV."""
     preferred_reconstructions: tuple[str, ...] = ()
@@ -81,10 +83,10 @@ class SelectionPolicy:
     without regard to case. Two reconstructions can be 40 % apart in SUV: name yours."""
     preferred_kernels: tuple[str, ...] = ()
     """The same for CTs, for example ``[STANDARD, "Br38|B31"]``; it goes before the thickness of slices."""
-    ct_within_min: float = 30.0
+    ct_within_min: Annotated[float, Range(0, 1440)] = 30.0
     """A CT taken within so many minutes of the functional image is of its time. Of CTs beyond it the nearest
     is taken, and only where no other serves."""
-    thinnest_ct_mm: float = 1.0
+    thinnest_ct_mm: Annotated[float, Range(0, 20)] = 1.0
     """Of several CTs of that time the one with the thinnest slices wins, but none thinner than this, mm: such
     stacks cost memory and hold nothing more at the functional image's resolution."""
     fewer_slices_than_announced: bool = False
@@ -99,16 +101,12 @@ class SelectionPolicy:
     headers then says that they were acquired together."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in self.allowed:
             tracer_named(key)
         for name in ("preferred_reconstructions", "preferred_kernels"):
             for pattern in getattr(self, name):
                 _refuse_no_expression(name, pattern)
-        for name in ("minimum_ct_coverage", "minimum_field_overlap"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(
-                    f"select.{name} is a share, above 0 and up to 1, found {getattr(self, name)}"
-                )
 
     @property
     def allowed(self) -> tuple[str, ...]:

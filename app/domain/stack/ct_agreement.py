@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
+from app.domain.ranges import Correlation, Range, Ranged, Share, SomeShare
 from app.domain.refusal import Reason, RefusalCode
 
 ADVICE = "Look at both images over each other; send the CT that was made with this image, at its true place"
@@ -41,32 +43,33 @@ class CtVerdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class CtAgreementPolicy:
+class CtAgreementPolicy(Ranged):
     """Limits on how a PET or SPECT lies on its CT."""
 
-    max_shift_mm: float = 15.0
+    max_shift_mm: Annotated[float, Range(0, 500, above=True)] = 15.0
     """Beyond this along any axis, mm, the image is reported with a warning, without sites and organs."""
-    refused_shift_mm: float = 60.0
+    refused_shift_mm: Annotated[float, Range(0, 1000, above=True)] = 60.0
     """Beyond this along any axis, mm, the image is refused."""
-    min_gain: float = 0.012
+    min_gain: SomeShare = 0.012
     """A shift counts when it raises the correlation of the outlines by this; short views fit anywhere."""
-    min_gain_spect: float = 0.02
+    min_gain_spect: SomeShare = 0.02
     """The same for SPECT, whose outline is blurred."""
-    min_correlation: float = 0.4
+    min_correlation: Correlation = 0.4
     """Least correlation of the outlines at the best place; below it, a warning."""
-    flip_gain: float = 0.025
+    flip_gain: SomeShare = 0.025
     """A warning when a mirrored or turned CT fits better by this, in correlation."""
-    refused_flip_gain: float = 0.04
+    refused_flip_gain: SomeShare = 0.04
     """The image is refused when a mirrored or turned CT fits better by this."""
-    min_side_correlation: float = -0.1
+    min_side_correlation: Correlation = -0.1
     """Least correlation of left minus right in both images; below it, a warning: one seems mirrored."""
-    refused_side_correlation: float = -0.35
+    refused_side_correlation: Correlation = -0.35
     """Below this correlation of left minus right, the image is refused."""
-    max_cut_share: float = 0.3
+    max_cut_share: Share = 0.3
     """Largest share of the outline's ends, along rows or columns, that the field of view may cut; beyond it,
     the image is not judged: a crop's outline is where the crop ends."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ordered = (
             ("max_shift_mm", self.max_shift_mm, "refused_shift_mm", self.refused_shift_mm),
             ("flip_gain", self.flip_gain, "refused_flip_gain", self.refused_flip_gain),
@@ -80,9 +83,6 @@ class CtAgreementPolicy:
         for low_name, low, high_name, high in ordered:
             if not low <= high:
                 raise ValueError(f"{low_name} is at most {high_name}, found {low:g} and {high:g}")
-        for name in ("max_shift_mm", "min_gain", "min_gain_spect", "flip_gain"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"load.ct_agreement.{name} is above 0, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from app.domain.ranges import Correlation, Range, Ranged, Share
 from app.domain.refusal import Reason, RefusalCode
 
 if TYPE_CHECKING:
@@ -20,44 +21,37 @@ NOT_PLACED = "The PET lesions can't be placed on the SPECT with certainty; M4 wa
 
 
 @dataclass(frozen=True)
-class AlignPolicy:
+class AlignPolicy(Ranged):
     """When the patient's earlier PET lesions may serve as a prior."""
 
-    max_prior_age_days: float = 180.0
+    max_prior_age_days: Annotated[float, Range(0, 3650, above=True)] = 180.0
     """Oldest PET to use, days before the SPECT: disease moves on."""
-    min_overlap_fraction: float = 0.9
+    min_overlap_fraction: Share = 0.9
     """Least share of the SPECT CT's body that the PET's CT covers: elsewhere nobody looked for lesions."""
-    max_rotation_deg: float = 15.0
+    max_rotation_deg: Annotated[float, Range(0, 180)] = 15.0
     """Largest rotation, degrees: a body that lies more obliquely does not bend like a rigid one."""
-    max_translation_mm: float = 2000.0
+    max_translation_mm: Annotated[float, Range(0, 100_000)] = 2000.0
     """Largest shift of the bone's centre, mm. Scanners have arbitrary origins: this catches nonsense only."""
-    min_bone_dice: float = 0.5
+    min_bone_dice: Share = 0.5
     """Least Dice of bone in the trunk (4 mm voxels): the skeletons lie on each other."""
-    max_bone_distance_mm: float = 8.0
+    max_bone_distance_mm: Annotated[float, Range(0, 1000)] = 8.0
     """75 % of the trunk's bone has its counterpart within this distance, mm."""
-    min_soft_tissue_correlation: float = 0.8
+    min_soft_tissue_correlation: Correlation = 0.8
     """Least correlation of soft tissue: another patient's organs and fat lie elsewhere."""
-    min_side_correlation: float = 0.08
+    min_side_correlation: Correlation = 0.08
     """Least correlation of left minus right: a mirrored CT is negative."""
-    max_stretch: float = 0.011
+    max_stretch: Share = 0.011
     """Largest difference in body length, as a share: body length does not change."""
-    max_thickness_difference_mm: float = 9.0
+    max_thickness_difference_mm: Annotated[float, Range(0, 1000)] = 9.0
     """Largest mean difference of the trunk's thickness, mm: fat and girth change slowly."""
-    max_rival_overlap: float = 0.8
+    max_rival_overlap: Share = 0.8
     """Bone overlap at the best other place, as a share of the overlap found: near 1 the place is a guess."""
-    max_uptake_shift_mm: float = 15.0
+    max_uptake_shift_mm: Annotated[float, Range(0, 1000)] = 15.0
     """Largest distance to where PET and SPECT uptake agree best, mm: a CT may not fit its own PET."""
-    min_lesions_on_pet: float = 0.75
+    min_lesions_on_pet: Share = 0.75
     """Least contrast of PET uptake under the lesions, as a share of that at the best place within 64 mm."""
-    min_lesions_on_spect: float = 0.5
+    min_lesions_on_spect: Share = 0.5
     """The same on the SPECT: a prior that contradicts the SPECT is no help."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value >= -1.0:
-                raise ValueError(f"align.{name} is a number, found {value}")
-        if self.max_prior_age_days <= 0:
-            raise ValueError(f"align.max_prior_age_days is above 0, found {self.max_prior_age_days}")
 
 
 def broken_limits(fit: RegistrationFit, policy: AlignPolicy) -> tuple[Reason, ...]:

@@ -44,7 +44,7 @@ def test_absent_pacs_fails_with_advice() -> None:
 
 
 def test_full_disk_fails(tmp_path: Path) -> None:
-    result = check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e12))
+    result = check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e9))
     assert not result.ok
     assert "at least" in result.advice
 
