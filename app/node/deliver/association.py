@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from pynetdicom import AE
@@ -35,17 +36,31 @@ class NothingAcceptedError(Exception):
     """The peer accepts the association, and none of what it is for."""
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What an association is asked for: contexts, roles (PS3.7 D.3.3.4), handlers of what the peer asks."""
+
+    contexts: list[PresentationContext]
+    roles: list[Any] = field(default_factory=list)
+    handlers: list[Any] = field(default_factory=list)
+
+
 @contextmanager
 def open_association(
     destination: Destination,
     calling_ae_title: str,
     timeout_s: float,
-    contexts: list[PresentationContext],
+    proposal: Proposal,
     tls: TlsPolicy = NO_TLS,
 ) -> Iterator[Any]:
-    """An established association, released at the end, aborted when left by an exception."""
+    """An established association, released at the end, aborted when left by an exception.
+
+    Raises:
+        RetryLaterError: there is none now.
+        NothingAcceptedError: the peer rejects every context, in so many words.
+    """
     entity = ClientEntity(calling_ae_title, timeout_s)
-    association = _associate(entity, destination, contexts, _tls_arguments(destination, tls))
+    association = _associate(entity, destination, proposal, _tls_arguments(destination, tls))
     try:
         yield association
     except BaseException:
@@ -72,13 +87,19 @@ def _renewed_context(tls: TlsPolicy) -> RenewedContext:
 def _associate(
     entity: ClientEntity,
     destination: Destination,
-    contexts: list[PresentationContext],
+    proposal: Proposal,
     tls: tuple[ssl.SSLContext, str] | None,
 ) -> Any:
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
     try:
         association = entity.associate(
-            destination.host, destination.port, contexts, destination.ae_title, tls_args=tls
+            destination.host,
+            destination.port,
+            proposal.contexts,
+            destination.ae_title,
+            ext_neg=proposal.roles,
+            evt_handlers=proposal.handlers,
+            tls_args=tls,
         )
     except OSError as error:  # the name can't be resolved
         raise RetryLaterError(f"{where} can't be reached: {tls_words(error)}") from error

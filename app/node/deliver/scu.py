@@ -20,7 +20,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
-from app.node.deliver.association import NO_TLS, NothingAcceptedError, are_rejected_for_good, open_association
+from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, are_rejected_for_good, open_association
 from app.node.policy import Destination, TlsPolicy
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -89,8 +89,8 @@ def send(
     if not outgoing:
         return ()
     try:
-        contexts = _contexts(outgoing)
-        with open_association(destination, calling_ae_title, timeout_s, contexts, tls) as association:
+        proposal = Proposal(_contexts(outgoing))
+        with open_association(destination, calling_ae_title, timeout_s, proposal, tls) as association:
             return tuple(
                 _send_one(association, item, destination, message_id)
                 for message_id, item in enumerate(outgoing, 1)
@@ -103,9 +103,9 @@ def echo(
     destination: Destination, calling_ae_title: str, timeout_s: float = 10.0, tls: TlsPolicy = NO_TLS
 ) -> EchoResult:
     """C-ECHO; never raises for what the peer does."""
-    start, contexts = time.monotonic(), [build_context(Verification)]
+    start, proposal = time.monotonic(), Proposal([build_context(Verification)])
     try:
-        with open_association(destination, calling_ae_title, timeout_s, contexts, tls) as peer:
+        with open_association(destination, calling_ae_title, timeout_s, proposal, tls) as peer:
             status = peer.send_c_echo().get("Status")
     except RetryLaterError as error:
         return EchoResult(destination.name, False, str(error))

@@ -7,7 +7,7 @@ row a transaction, until its sender has the answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from pydicom import Dataset
 from sqlalchemy import ColumnElement, Index, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from app.node.records.audit import AuditEvent, AuditLog
 from app.node.records.database import Base, Ledger, Uid, fetch, upsert, utc_now
 from app.node.records.deliveries import PlannedInstance
 from app.node.records.states import DeliveryKey, RunKey
@@ -170,11 +171,14 @@ class OwedCommitment(Base):
 class CommitmentLedger(Ledger):
     """Requests to destinations, and requests of senders."""
 
-    def ask(self, key: DeliveryKey, transaction_uid: str, sop_instance_uids: Iterable[str]) -> None:
+    def ask(self, key: DeliveryKey, request: CommitmentRequest) -> None:
         """A request is about to be sent."""
-        place = {**asdict(key.run), "destination": key.destination, "transaction_uid": transaction_uid}
+        place = {**asdict(key.run), "destination": key.destination, "asked_at": utc_now()}
         rows = [
-            AskedCommitment(**place, sop_instance_uid=uid, asked_at=utc_now()) for uid in sop_instance_uids
+            AskedCommitment(
+                **place, transaction_uid=request.transaction_uid, sop_instance_uid=one.sop_instance_uid
+            )
+            for one in request.references
         ]
         with Session(self._engine) as session, session.begin():
             session.add_all(rows)
@@ -186,12 +190,15 @@ class CommitmentLedger(Ledger):
     def of_transaction(self, transaction_uid: str) -> tuple[AskedCommitment, ...]:
         return self._select(AskedCommitment.transaction_uid == transaction_uid)
 
+    def withdraw(self, transaction_uid: str) -> None:
+        """A request did not arrive; what was answered to it all the same stays."""
+        self._delete(
+            AskedCommitment.transaction_uid == transaction_uid, AskedCommitment.answered_at.is_(None)
+        )
+
     def forget(self, key: DeliveryKey, sop_instance_uid: str) -> None:
         """It is sent again: what was asked before says nothing about it any more."""
-        with self._engine.begin() as connection:
-            connection.execute(
-                delete(AskedCommitment).where(*_of(key), AskedCommitment.sop_instance_uid == sop_instance_uid)
-            )
+        self._delete(*_of(key), AskedCommitment.sop_instance_uid == sop_instance_uid)
 
     def answer(self, event: CommitmentEvent) -> None:
         """Write down a destination's answer: what it keeps is committed, whichever request asked for it."""
@@ -233,8 +240,38 @@ class CommitmentLedger(Ledger):
         with self._engine.begin() as connection:
             connection.execute(delete(OwedCommitment).where(*_is_owed(owed)))
 
+    def _delete(self, *which: ColumnElement[bool]) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(delete(AskedCommitment).where(*which))
+
     def _select(self, *which: ColumnElement[bool]) -> tuple[AskedCommitment, ...]:
         return fetch(self._engine, select(AskedCommitment).where(*which).order_by(AskedCommitment.asked_at))
+
+
+def record_answer(
+    ledger: CommitmentLedger, audit: AuditLog, event: CommitmentEvent, destinations: Collection[str]
+) -> frozenset[DeliveryKey]:
+    """Write down what one of these destinations answered; returns the deliveries that it is about.
+
+    Of instances that were not asked about, or of a request to another destination, nothing is taken.
+    """
+    rows = [row for row in ledger.of_transaction(event.transaction_uid) if row.destination in destinations]
+    named = event.kept | event.failed.keys()
+    for row in rows:
+        uid = row.sop_instance_uid
+        if uid in named and row.answered_at is None:
+            facts = row.key.facts | {"sop_instance": uid, "transaction": event.transaction_uid}
+            reason = {"reason": reason_in_words(event.failed[uid])} if uid in event.failed else {}
+            what = AuditEvent.NOT_COMMITTED if reason else AuditEvent.COMMITTED
+            audit.append(what, row.study_instance_uid, facts | reason)
+    if rows:
+        ledger.answer(event)
+    return frozenset(row.key for row in rows)
+
+
+def reason_in_words(failure_reason: int) -> str:
+    """A failure reason as a person reads it."""
+    return f"{REASONS.get(failure_reason, 'a reason that the Standard does not know')} ({failure_reason:04X})"
 
 
 def _of(key: DeliveryKey) -> tuple[ColumnElement[bool], ...]:

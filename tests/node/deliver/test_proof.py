@@ -1,0 +1,209 @@
+"""Sent is not committed: what a PACS acknowledged and lost is found out, and sent again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.errors import RetryLaterError
+from app.node.deliver import commitment
+from app.node.deliver.delivery import ResultDelivery
+from app.node.policy import DeliverPolicy, Destination
+from app.node.records.commitments import CommitmentEvent, record_answer
+from app.node.records.deliveries import Delivery
+from app.node.records.states import DeliveryKey, DeliveryState, StudyState
+from app.node.records.stores import NodeStores
+from tests.node.deliver.conftest import RUN, UIDS, Clock, plan
+from tests.node.deliver.stub_pacs import StubPacs, listening
+
+KEY = DeliveryKey(RUN, "pacs")
+PROOFS = ({"commitment": True}, {"verify": "find"}, {"verify": "retrieve"})
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commitment, "LINGER_S", 5.0)
+    monkeypatch.setattr(commitment, "LOOK_S", 0.05)
+
+
+def policy(pacs: StubPacs, **settings: Any) -> DeliverPolicy:
+    destination = Destination("pacs", "PACS", "127.0.0.1", pacs.port, timeout_s=5.0, **settings)
+    return DeliverPolicy((destination,), first_retry_s=1.0)
+
+
+def tried(stores: NodeStores, limits: DeliverPolicy, key: DeliveryKey = KEY) -> Delivery:
+    """One try, as the engine makes it."""
+    work, attempt = ResultDelivery(stores, limits), stores.deliveries.get(key).attempt
+    work.record(key, attempt, work.send(key, attempt))
+    return stores.deliveries.get(key)
+
+
+def committed(stores: NodeStores) -> set[str]:
+    return {item.kind for item in stores.deliveries.instances(KEY) if item.committed_at is not None}
+
+
+def audited(stores: NodeStores) -> Counter[str]:
+    lines = stores.audit._path.read_text().splitlines()
+    return Counter(json.loads(line)["event"] for line in lines)
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_what_the_pacs_keeps_is_committed_in_one_try(stores: NodeStores, proof: dict[str, Any]) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs()) as pacs:
+        delivery = tried(stores, policy(pacs, **proof))
+    assert (delivery.state, delivery.proofs) == (DeliveryState.DONE, 0)
+    assert committed(stores) == set(UIDS)
+    assert pacs.received == dict.fromkeys(UIDS.values(), 1)
+    assert stores.runs.get(RUN).state is StudyState.DONE
+    assert audited(stores) >= Counter({"result delivered": 3, "result committed": 3})
+    assert [answer.Status for answer in pacs.answers] == [0] * len(pacs.requests)
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_one_object_that_the_pacs_loses_is_found_out_and_sent_again(
+    stores: NodeStores, proof: dict[str, Any]
+) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs(loses=Counter({UIDS["SR"]: 1}))) as pacs:
+        limits = policy(pacs, **proof)
+        first = tried(stores, limits)
+        assert (first.state, first.proofs) == (DeliveryState.PENDING, 1)
+        assert "SR" in first.reason
+        assert committed(stores) == {"SEG", "PAGE"}
+        assert stores.runs.get(RUN).state is StudyState.DELIVERING
+        assert tried(stores, limits).state is DeliveryState.DONE
+    assert pacs.received == {UIDS["SEG"]: 1, UIDS["PAGE"]: 1, UIDS["SR"]: 2}
+    assert set(pacs.kept) == set(UIDS.values())
+    assert committed(stores) == set(UIDS)
+
+
+def test_an_object_that_comes_back_with_other_pixels_is_sent_again(stores: NodeStores) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs(spoils=Counter({UIDS["SEG"]: 1}))) as pacs:
+        limits = policy(pacs, verify="retrieve")
+        assert "SEG: what C-GET gives back differs in PixelData" in tried(stores, limits).reason
+        assert tried(stores, limits).state is DeliveryState.DONE
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_a_pacs_that_never_keeps_it_is_told_to_a_person(stores: NodeStores, proof: dict[str, Any]) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs(loses=Counter({UIDS["SR"]: 99}))) as pacs:
+        limits = replace(policy(pacs, **proof), max_proofs=3)
+        states = [tried(stores, limits).state for _ in range(3)]
+    assert states == [DeliveryState.PENDING, DeliveryState.PENDING, DeliveryState.FAILED]
+    assert pacs.received[UIDS["SR"]] == 3
+    run = stores.runs.get(RUN)
+    assert run.state is StudyState.FAILED
+    assert "given up after 3 rounds" in run.reason
+    assert audited(stores)["delivery failed"] == 1
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_a_pacs_without_the_service_is_told_to_a_person(stores: NodeStores, proof: dict[str, Any]) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs(classes=())) as pacs:
+        delivery = tried(stores, policy(pacs, **proof))
+    assert delivery.state is DeliveryState.FAILED
+    assert "everything was sent, and can't be proven: pacs does not accept" in delivery.reason
+    assert pacs.received == dict.fromkeys(UIDS.values(), 1)
+
+
+def test_no_answer_is_waited_for_and_asked_for_again(
+    stores: NodeStores, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        limits = replace(policy(pacs, commitment=True), commitment_wait_s=1000.0, max_proofs=3)
+        waiting = tried(stores, limits)
+        assert (waiting.state, waiting.proofs, waiting.failures) == (DeliveryState.SENT, 0, 0)
+        assert waiting.next_try_at == clock.now + timedelta(seconds=1000)
+        clock.now += timedelta(seconds=10)
+        tried(stores, limits)  # woken too early: nothing is asked twice
+        assert len(pacs.requests) == 1
+        states = []
+        for _ in range(3):
+            clock.now += timedelta(seconds=1001)
+            states.append(tried(stores, limits).state)
+        assert states == [DeliveryState.SENT, DeliveryState.SENT, DeliveryState.FAILED]
+        assert len(pacs.requests) == 3
+    assert stores.runs.get(RUN).reason == (
+        "pacs: no answer to the requests for storage commitment; given up after 3 rounds"
+    )
+    assert pacs.received == dict.fromkeys(UIDS.values(), 1)
+
+
+def test_a_late_answer_to_an_earlier_request_counts(
+    stores: NodeStores, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        limits = policy(pacs, commitment=True)
+        tried(stores, limits)
+        clock.now += timedelta(hours=2)
+        tried(stores, limits)
+        first, second = (str(request.TransactionUID) for request in pacs.requests)
+        assert first != second
+        event = CommitmentEvent(first, frozenset(UIDS.values()), {})
+        assert record_answer(stores.commitments, stores.audit, event, {"pacs"}) == {KEY}
+        assert stores.deliveries.hasten(KEY)
+        assert tried(stores, limits).state is DeliveryState.DONE
+
+
+def test_an_answer_to_what_was_sent_before_says_nothing_about_what_is_sent_again(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        limits = policy(pacs, commitment=True)
+        tried(stores, limits)
+        transaction = str(pacs.requests[0].TransactionUID)
+        lost = CommitmentEvent(transaction, frozenset(), {UIDS["SR"]: 0x0112})
+        record_answer(stores.commitments, stores.audit, lost, {"pacs"})
+        assert tried(stores, limits).state is DeliveryState.PENDING
+        assert tried(stores, limits).state is DeliveryState.SENT
+        assert pacs.received[UIDS["SR"]] == 2
+        late = CommitmentEvent(transaction, frozenset(UIDS.values()), {})
+        record_answer(stores.commitments, stores.audit, late, {"pacs"})
+    assert committed(stores) == {"SEG", "PAGE"}
+
+
+def test_an_answer_for_another_destination_or_of_an_unknown_transaction_is_not_taken(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        tried(stores, policy(pacs, commitment=True))
+    transaction = str(pacs.requests[0].TransactionUID)
+    for uid, names in ((transaction, {"other"}), ("1.2.3", {"pacs"})):
+        event = CommitmentEvent(uid, frozenset(UIDS.values()), {})
+        assert record_answer(stores.commitments, stores.audit, event, names) == frozenset()
+    assert committed(stores) == set()
+
+
+def test_a_request_that_did_not_arrive_is_made_again_at_once(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs()) as pacs:
+        limits = policy(pacs, commitment=True)
+        with monkeypatch.context() as down:
+            down.setattr("app.node.deliver.commitment.open_association", _unreachable)
+            delivery = tried(stores, limits)
+        assert (delivery.state, delivery.failures, delivery.proofs) == (DeliveryState.SENT, 1, 0)
+        assert stores.commitments.asked(KEY) == ()
+        assert tried(stores, limits).state is DeliveryState.DONE
+
+
+def _unreachable(*_arguments: Any) -> Any:
+    raise RetryLaterError("pacs can't be reached")
