@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.files.durable import try_lock
-from app.node.deliver import scu
+from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.proof import DeliveryProof
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.process.priors import PriorWait
 from app.node.process.shadows import WaitingShadows
@@ -185,7 +186,10 @@ class NodeService:
         self._heartbeats.beat()
         destinations = [destination.name for destination in self._plan.deliver.destinations]
         work = StudyWork(stores, policy, processors, destinations, self._start_over)
-        delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=self._plan.tls))
+        tls = self._plan.tls
+        ways = (partial(way, tls=tls) for way in (commitment.ask, lookup.find, lookup.retrieve))
+        proof = DeliveryProof(stores, *ways)
+        delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=tls), proof)
         process = process_workflow(work, self._wake.set, self._plan.shadows)
         self._engine.launch(process, deliver_workflow(delivery), workers)
 

@@ -85,10 +85,7 @@ def _renewed_context(tls: TlsPolicy) -> RenewedContext:
 
 
 def _associate(
-    entity: ClientEntity,
-    destination: Destination,
-    proposal: Proposal,
-    tls: tuple[ssl.SSLContext, str] | None,
+    entity: ClientEntity, destination: Destination, proposal: Proposal, tls: tuple[ssl.SSLContext, str] | None
 ) -> Any:
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
     try:

@@ -102,16 +102,16 @@ def _listed(association: Any, identifier: Dataset, name: str) -> set[str]:
     return found
 
 
-def _get(
-    path: Path, folder: Path, destination: Destination, policy: DeliverPolicy, tls: TlsPolicy
-) -> None:
+def _get(path: Path, folder: Path, destination: Destination, policy: DeliverPolicy, tls: TlsPolicy) -> None:
     """Have one instance sent into a folder, on an association that proposes its class alone."""
     sop_class = str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)
     model = StudyRootQueryRetrieveInformationModelGet
     contexts = [build_context(model), build_context(sop_class, list(CONVERTIBLE_TRANSFER_SYNTAXES))]
     handlers = [(evt.EVT_C_STORE, _keep, [folder])]
     proposal = Proposal(contexts, [build_role(sop_class, scp_role=True)], handlers)
-    with open_association(destination, policy.calling_ae_title, policy.timeout_s, proposal, tls) as association:
+    with open_association(
+        destination, policy.calling_ae_title, policy.timeout_s, proposal, tls
+    ) as association:
         if all(context.abstract_syntax != model for context in association.accepted_contexts):
             raise NothingAcceptedError
         for answer, _ in association.send_c_get(_identifier(path), model):

@@ -20,7 +20,13 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
-from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, are_rejected_for_good, open_association
+from app.node.deliver.association import (
+    NO_TLS,
+    NothingAcceptedError,
+    Proposal,
+    are_rejected_for_good,
+    open_association,
+)
 from app.node.policy import Destination, TlsPolicy
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
