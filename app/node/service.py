@@ -187,8 +187,8 @@ class NodeService:
         destinations = [destination.name for destination in self._plan.deliver.destinations]
         work = StudyWork(stores, policy, processors, destinations, self._start_over)
         tls = self._plan.tls
-        ways = (partial(way, tls=tls) for way in (commitment.ask, lookup.find, lookup.retrieve))
-        proof = DeliveryProof(stores, *ways)
+        looks = partial(lookup.find, tls=tls), partial(lookup.retrieve, tls=tls)
+        proof = DeliveryProof(stores, partial(commitment.ask, tls=tls), *looks)
         delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=tls), proof)
         process = process_workflow(work, self._wake.set, self._plan.shadows)
         self._engine.launch(process, deliver_workflow(delivery), workers)

@@ -107,6 +107,8 @@ def _associate(
             association.abort()
             raise RetryLaterError(f"{where} accepted a transfer syntax that was not proposed")
         return association
+    if association.dul.socket is not None:  # pynetdicom leaves it open where it can't read the answer
+        association.dul.socket.hang_up()
     if association.is_rejected:
         answer = association.acceptor.primitive
         raise RetryLaterError(f"{where} rejected the association: {answer.reason_str}")
@@ -217,6 +219,10 @@ class ClientSocket(AssociationSocket):  # type: ignore[misc]
         except OSError as error:
             self.assoc.ae.connection_failure = error
             raise
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever state it is in."""
+        self._shutdown_socket()
 
     def _shutdown_socket(self) -> None:
         connection = self.socket
