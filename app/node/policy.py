@@ -79,7 +79,8 @@ class NodePolicy(Ranged):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     probe_host: Host = "127.0.0.1"
-    """Address that answers ``/healthz`` and ``/readyz`` over HTTP; 0.0.0.0 in a container."""
+    """Address that answers ``/healthz``, ``/readyz`` and ``/metrics`` (Prometheus) over HTTP; 0.0.0.0 in a
+    container."""
     probe_port: OwnPort = 0
     """TCP port of these probes, 8080 in a container; 0 for none."""
     hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0

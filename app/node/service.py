@@ -24,7 +24,7 @@ from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.stores import Heartbeats, NodeStores
-from app.node.watch.probes import LOOK_EVERY_S, Conditions, Probes
+from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
 from app.node.watch.removal import finish_removals
 from app.node.watch.stop_signals import stop_this_process
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from app.node.planner import Planner
     from app.node.queue import DurableEngine
+    from app.node.receive.reception import Reception
+    from app.node.watch.metrics import NodeMetrics
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
@@ -83,8 +85,10 @@ class NodeService:
         policy = plan.node
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         self._reception_audit = ReceptionAudit(stores.audit)
-        self._scp = StoreScp(plan.receive, stores.inbox, self._reception_audit, plan.tls)
-        self._probes = Probes(policy, self._conditions())
+        self._metrics = _metrics(plan, stores) if policy.probe_port else None
+        self._scp = StoreScp(plan.receive, stores.inbox, self._received, plan.tls)
+        page = (METRICS_PATH, self._metrics.page) if self._metrics else None
+        self._probes = Probes(policy, self._conditions(), page)
         on_study = self._probes.sign_of("watch")
         # headers are read once no image has come for a poll: a study on its way is not read over and over
         self._wake = threading.Event()
@@ -170,7 +174,7 @@ class NodeService:
         heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
         housekeeping = _Round("housekeeping", self._tidy, TIDY_S)
-        probes = _Round("probes", self._probes.look, LOOK_EVERY_S)
+        probes = _Round("probes", self._look_around, LOOK_EVERY_S)
         others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes)]
         self._loops = [_loop(plan, self._wake, stopping), *others]
 
@@ -202,6 +206,16 @@ class NodeService:
         # a node that receives alone knows of what it has acknowledged and not indexed yet
         return self._watcher.look() if self._plan.receives else None
 
+    def _received(self, reception: Reception) -> None:
+        if self._metrics is not None:
+            self._metrics.received(reception)
+        self._reception_audit(reception)
+
+    def _look_around(self) -> None:
+        self._probes.look()
+        if self._metrics is not None:
+            self._metrics.look()
+
     def _tidy(self) -> None:
         from app.node.queue import tidy
 
@@ -213,6 +227,15 @@ class NodeService:
         self._planner.take_over_dead()
         self._planner.replace_lost()
         self._reception_audit.flush()
+
+
+def _metrics(plan: NodePlan, stores: NodeStores) -> NodeMetrics:
+    from app.node.watch.metrics import Measured, NodeMetrics
+
+    metrics = NodeMetrics(stores, Measured(plan.node, plan.deliver, plan.tls, plan.version))
+    stores.audit.observers.append(metrics.audited)
+    stores.runs.on_stage = metrics.stage
+    return metrics
 
 
 def _lock(policy: NodePolicy) -> FileLock:

@@ -43,6 +43,7 @@ class Reception:
     Attributes:
         detail: why, in words; empty for what went well.
         status: of the C-STORE answer; ``None`` for a rejected association.
+        bytes: of the file that it is, or would be, kept in.
         study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
     """
 
@@ -53,6 +54,7 @@ class Reception:
     status: int | None = None
     study_instance_uid: str = ""
     sop_instance_uid: str = ""
+    bytes: int = 0
 
 
 _EVENTS = {
@@ -125,6 +127,7 @@ class InboxIntake:
             status=status,
             study_instance_uid=self._instance.study_instance_uid if self._instance else "",
             sop_instance_uid=self._instance.sop_instance_uid if self._instance else "",
+            bytes=self._slot.size if self._slot else 0,
         )
 
 

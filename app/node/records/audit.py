@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,6 +57,10 @@ class AuditEvent(StrEnum):
     DELIVERY_FAILED = "delivery failed"
     COMMITMENT_GIVEN = "storage commitment given"
     SHADOWS_COMPARED = "shadow models compared"
+
+
+AuditObserver = Callable[[AuditEvent, str, Mapping[str, object]], None]
+"""event, study, facts. Must not raise."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class AuditLog:
     def __init__(self, path: Path, anchor: Anchor) -> None:
         self.path = path
         self._anchor = anchor
+        self.observers: list[AuditObserver] = []
+        """Called once an entry is on the disk; of this process's own entries alone."""
 
     def append(self, event: AuditEvent, study: str = "", facts: Mapping[str, object] | None = None) -> None:
         """Write one entry through to the disk.
@@ -137,12 +143,13 @@ class AuditLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path) as file:
             last = self._newest(file)
+            noted = dict(facts or {})
             entry = {
                 "number": last.count + 1,
                 "time": utc_now().isoformat(timespec="milliseconds"),
                 "event": str(event),
                 "study": study,
-                "facts": dict(facts or {}),
+                "facts": noted,
                 "previous": last.sha256,
             }
             line = json.dumps(entry, ensure_ascii=False, sort_keys=True).encode() + b"\n"
@@ -151,6 +158,8 @@ class AuditLog:
             file.flush()
             os.fsync(file.fileno())
             self._anchor.write(Head(last.count + 1, _sha256(line)))
+        for observe in self.observers:
+            observe(event, study, noted)
 
     def _newest(self, file: IO[bytes]) -> Head:
         """The entry to chain to: the file's last, or the anchor's when the file ends before it.

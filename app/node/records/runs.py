@@ -8,11 +8,11 @@ second time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Integer, String, UniqueConstraint, case, func, select, update
+from sqlalchemy import ColumnElement, Engine, Integer, String, UniqueConstraint, case, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -87,6 +87,11 @@ _UNFINISHED = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) | (
 
 class RunLedger(Ledger):
     """Runs, for what is planned and what a person sees."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.on_stage: Callable[[RunKey, str], None] = lambda _run, _stage: None
+        """Called with each stage of a run that this process works on, and with none when its try ends."""
 
     def open(
         self, study_instance_uid: str, content_digest: str, arrival: Arrival = Arrival()
@@ -184,6 +189,7 @@ class RunLedger(Ledger):
 
     def note_stage(self, key: RunKey, stage: str) -> None:
         self._update(key, stage=stage[:32])
+        self.on_stage(key, stage)
 
     def note_reason(self, run: Run, reason: str) -> None:
         if run.state is StudyState.QUEUED and run.reason != reason:
@@ -194,6 +200,7 @@ class RunLedger(Ledger):
 
         With a next try planned, its number is the following one.
         """
+        self.on_stage(key, "")
         planned = transition.next_try_at is not None
         postponed = planned and not transition.at_fault
         return self._update_attempt(

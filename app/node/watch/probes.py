@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz``: does the process live, and can it take a study now?
+"""``/healthz`` and ``/readyz``: does the process live, and can it take a study now? And ``/metrics`` beside.
 
 Liveness asks for little, since who asks will kill the process: the loops move. A database, a disk or a PACS
 that is away is no reason to start over; it is a reason not to be sent studies, and readiness says so. What is
@@ -32,6 +32,9 @@ from app.node.records.stores import ExecutorRow
 Answers = Mapping[str, Callable[[], tuple[str, ...]]]
 """For each path: what is wrong, one sentence each; nothing means well. Must answer without waiting."""
 
+Page = tuple[str, Callable[[], bytes]]
+"""A path, and what stands there; must answer without waiting."""
+
 MAX_CONNECTIONS = 16
 """At one time; more are closed at once, and ask again."""
 
@@ -45,10 +48,10 @@ DEADLINE_S = 2.0
 class ProbeServer:
     """Answers on a port and a thread of its own, from ``start`` to ``stop``."""
 
-    def __init__(self, host: str, port: int, answers: Answers) -> None:
+    def __init__(self, host: str, port: int, answers: Answers, page: Page | None = None) -> None:
         self._host, self._port = host, port
         config = Config(
-            _application(answers),
+            _application(answers, page),
             loop="asyncio",
             http=_GuardedConnection,
             ws="none",
@@ -117,27 +120,35 @@ class _GuardedConnection(H11Protocol):
             super().data_received(data)
 
 
-def _application(answers: Answers) -> ASGIApp:
+def _application(answers: Answers, page: Page | None) -> ASGIApp:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await _response(answers, scope)(scope, receive, send)
+        await _response(answers, page, scope)(scope, receive, send)
 
     return application
 
 
-def _response(answers: Answers, scope: Scope) -> PlainTextResponse:
+def _response(answers: Answers, page: Page | None, scope: Scope) -> PlainTextResponse:
     """One answer, and the connection ends; it quotes nothing of the request."""
-    look = None if scope["query_string"] else answers.get(scope["raw_path"].decode())
+    path = "" if scope["query_string"] else scope["raw_path"].decode()
+    look = answers.get(path)
     if scope["method"] not in ("GET", "HEAD"):
         return _words(HTTPStatus.METHOD_NOT_ALLOWED, ("method not allowed",), Allow="GET, HEAD")
+    if page is not None and path == page[0]:
+        return PlainTextResponse(page[1](), headers=_ALWAYS, media_type=PROMETHEUS_TEXT)
     if look is None:
         return _words(HTTPStatus.NOT_FOUND, ("unknown path",))
     wrong = look()
     return _words(HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK, wrong or ("ok",))
 
 
+_ALWAYS = {"Cache-Control": "no-store", "Connection": "close"}
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4"
+"""What Prometheus expects; the character set is added."""
+
+
 def _words(status: HTTPStatus, lines: tuple[str, ...], **headers: str) -> PlainTextResponse:
-    always = {"Cache-Control": "no-store", "Connection": "close"}
-    return PlainTextResponse("".join(f"{line}\n" for line in lines), status, always | headers)
+    return PlainTextResponse("".join(f"{line}\n" for line in lines), status, _ALWAYS | headers)
 
 
 LOOK_EVERY_S = 5.0
@@ -266,15 +277,17 @@ LIVENESS_PATH = "/healthz"
 
 READINESS_PATH = "/readyz"
 
+METRICS_PATH = "/metrics"
+
 
 class Probes:
     """The node's answers to probes, over HTTP where ``node.probe_port`` is set."""
 
-    def __init__(self, policy: NodePolicy, conditions: Conditions) -> None:
+    def __init__(self, policy: NodePolicy, conditions: Conditions, page: Page | None = None) -> None:
         self._signs = LifeSigns(policy.hung_after_s)
         self._readiness = Readiness(conditions)
         answers = {LIVENESS_PATH: self._signs.hanging, READINESS_PATH: self._readiness.reasons}
-        self._server = ProbeServer(policy.probe_host, policy.probe_port, answers)
+        self._server = ProbeServer(policy.probe_host, policy.probe_port, answers, page)
         self._wanted = policy.probe_port > 0
 
     def start(self) -> None:

@@ -1,0 +1,134 @@
+"""What ``/metrics`` says, and that dashboard and alert rules ask for nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.node.policy import DeliverPolicy, Destination, NodePolicy, TlsPolicy
+from app.node.receive.reception import Reception, ReceptionEvent
+from app.node.records.audit import AuditEvent
+from app.node.records.runs import RunTransition
+from app.node.records.states import RunKey, StudyState
+from app.node.records.stores import NodeStores, open_stores
+from app.node.watch import metrics as room
+from app.node.watch.metrics import Measured, NodeMetrics
+from tests.node.watch.asking import ask
+from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until
+from tests.node.workflow.test_commands import delivered, ended, queued
+
+MONITORING = Path(__file__).resolve().parents[3] / "MAP" / "monitoring"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> NodeStores:
+    return open_stores(NodePolicy(data_dir=tmp_path / "data"))
+
+
+def new_metrics(stores: NodeStores, tmp_path: Path) -> NodeMetrics:
+    deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", 104),))
+    return NodeMetrics(stores, Measured(NodePolicy(data_dir=tmp_path / "data"), deliver, TlsPolicy(), "1.0"))
+
+
+def samples(page: str) -> Samples:
+    families = text_string_to_metric_families(page)
+    return {(one.name, frozenset(one.labels.items())): one.value for each in families for one in each.samples}
+
+
+def value(metrics: NodeMetrics, name: str, **labels: str) -> float:
+    return samples(metrics.page().decode())[f"psma_node_{name}", frozenset(labels.items())]
+
+
+def test_studies_queue_deliveries_and_disk_are_looked_at(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    queued(stores, "1.1")
+    ended(stores, "1.2", RunTransition(StudyState.REJECTED, "no"))
+    ended(stores, "1.3", RunTransition(StudyState.FAILED, "no", at_fault=True))
+    delivered(stores, "1.4")
+    stores.studies.observe("1.5", StudyState.WAITING, "a CT")
+    metrics.look()
+    ends = ("queued", "rejected", "failed", "done")
+    states = {state: value(metrics, "studies", state=state) for state in ends}
+    assert states == {"queued": 1, "rejected": 1, "failed": 1, "done": 1}
+    assert value(metrics, "studies", state="waiting") == 1
+    assert value(metrics, "queue_age_seconds") > 0
+    assert value(metrics, "deliveries", destination="pacs", state="pending") == 0
+    assert value(metrics, "destination_last_success_timestamp_seconds", destination="pacs") > 1.5e9
+    assert value(metrics, "disk_free_bytes") > 0
+    assert value(metrics, "info", version="1.0") == 1
+
+
+def test_refusals_are_counted_by_our_codes_and_nothing_of_a_header_gets_in(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    stores.audit.observers.append(metrics.audited)
+    reason = "[UNITS_UNSUPPORTED] Units: found '[ANNA]', expected BQML; [units-unsupported] again"
+    stores.audit.append(AuditEvent.REJECTED, "1.2", {"reason": reason})
+    page = metrics.page().decode()
+    codes = [dict(labels)["code"] for name, labels in samples(page) if name == "psma_node_refusals_total"]
+    assert [code.lower().replace("-", "_") for code in codes] == ["units_unsupported"]
+    assert "ANNA" not in page
+    assert "1.2" not in page.replace("le=", "").split("# HELP psma_node_stage_seconds")[0]
+    assert value(metrics, "study_events_total", event="rejected") == 1
+
+
+def test_what_is_received_and_each_stage_is_counted(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    metrics.received(Reception(ReceptionEvent.STORED, "SCANNER", "10.0.0.1", status=0, bytes=500))
+    metrics.received(Reception(ReceptionEvent.REFUSED, "SCANNER", "10.0.0.1", "full", 0xA700, bytes=300))
+    assert value(metrics, "received_bytes_total") == 500
+    assert value(metrics, "receptions_total", event="refused") == 1
+    clock = iter((10.0, 13.0, 20.0))
+    monkeypatch.setattr(room.time, "monotonic", lambda: next(clock))
+    for stage in ("load", "segment", ""):
+        metrics.stage(RunKey("1.2", 1), stage)
+    assert value(metrics, "stage_seconds_sum", stage="load") == 3
+    assert value(metrics, "stage_seconds_sum", stage="segment") == 7
+
+
+def names_in(text: str) -> set[str]:
+    return set(re.findall(r"psma_node_[a-z_]+", text))
+
+
+def test_dashboard_and_alert_rules_ask_for_what_there_is(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    there = {family.name for family in metrics.registry.collect()}
+    there |= {f"{name}{end}" for name in there for end in ("_total", "_bucket", "_sum", "_count")}
+    dashboard = json.loads((MONITORING / "grafana.json").read_text())
+    rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"][0]["rules"]
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [rule["expr"] for rule in rules]
+    assert names_in(" ".join(asked)) - there == set()
+    assert len(names_in(" ".join(asked))) >= 12
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert all(rule["annotations"]["action"] for rule in rules)
+
+
+def test_a_node_tells_prometheus_what_it_received_and_delivered(
+    new_node: Callable[..., NodeProcess], pacs: FakePacs
+) -> None:
+    port = free_port()
+    node = new_node(pacs, node={"probe_port": port}).start()
+    study = node.send_study(1)
+
+    def told() -> Samples:
+        status, page = ask(port, "/metrics")
+        assert status == 200
+        assert study not in page
+        return samples(page)
+
+    delivered_all = ("psma_node_delivered_instances_total", frozenset({("destination", "pacs")}))
+    wait_until(lambda: told().get(delivered_all) == 3, "three results are delivered")
+    assert told()["psma_node_receptions_total", frozenset({("event", "stored")})] == 1
+    assert told()["psma_node_stage_seconds_count", frozenset({("stage", "segment")})] == 1
+    assert node.stop() == 0
