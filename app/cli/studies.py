@@ -33,17 +33,14 @@ def status(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """List the studies with state, reason and next step. The node may be running or stopped."""
     from app.node.records.states import StudyState
-    from app.node.records.stores import open_known_stores
-    from app.node.watch.status import Wanted, study_statuses
+    from app.node.watch.status import Wanted, known_statuses
     from app.settings import load_settings
 
     shown = sorted(set(StudyState) - {StudyState.HELD, StudyState.REMOVED})
     if state and state not in shown:
         raise typer.BadParameter(f"no study is in state {state!r}; the states are {', '.join(shown)}")
-    stores = open_known_stores(load_settings(config, overrides or []).node)
     wanted = Wanted(patient, accession, state, day.date() if day else None)
-    studies = study_statuses(stores, wanted)
-    stores.close()
+    studies = known_statuses(load_settings(config, overrides or []).node, wanted)
     if as_json:
         content = {"studies": [asdict(study) for study in studies]}
         typer.echo(json.dumps(content, indent=2, default=_iso))

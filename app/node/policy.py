@@ -122,9 +122,14 @@ class NodePolicy(Ranged):
         return self.data_dir / f"{self.executor}.lock"
 
     @property
+    def database_file(self) -> Path:
+        """Database of the index, the ledgers and the priors, where no URL is set."""
+        return self.data_dir.absolute() / "node.sqlite"
+
+    @property
     def node_database_url(self) -> str:
         """Database of the index, the ledgers and the priors."""
-        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'node.sqlite'}"
+        return self.database_url or f"sqlite:///{self.database_file}"
 
     @property
     def engine_database_url(self) -> str:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from app.domain.refusal import RefusalCode
 from app.domain.study import StudyKind
-from app.node.records.audit import AuditEvent
-from app.node.records.runs import Run, RunLedger
 from app.node.records.states import WITH_RESULTS, RunKey, StudyState
-from app.node.records.stores import NodeStores
-from app.node.records.studies import StudyLedger
 
 if TYPE_CHECKING:
     from app.domain.outcome import PairOutcome
+    from app.node.records.outbox import Outbox
+    from app.node.records.runs import Run, RunLedger
+    from app.node.records.stores import NodeStores
+    from app.node.records.studies import StudyLedger
 
 ADVICE = "psma-node retry --again analyses it with this prior"
 
@@ -80,11 +80,6 @@ class PriorWait:
         return _UNDER_WAY.get(latest.state, "")
 
 
-def late_prior(stores: NodeStores, run: Run) -> str:
-    """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
-    return _missed(stores, run.key) if run.state in WITH_RESULTS else ""
-
-
 def note_late_priors(stores: NodeStores, ended: RunKey) -> None:
     """Write to the audit log, once, which SPECT/CTs were analysed without a PET result that is known now.
 
@@ -100,6 +95,8 @@ def note_late_priors(stores: NodeStores, ended: RunKey) -> None:
 
 
 def _note(stores: NodeStores, spect: RunKey) -> None:
+    from app.node.records.audit import AuditEvent
+
     pet = _missed(stores, spect)
     if not pet or stores.late_priors.is_noted(spect, pet):
         return
@@ -114,13 +111,14 @@ def _missed(stores: NodeStores, spect: RunKey) -> str:
     """The latest earlier PET that has a result, when this run's own results were made without any."""
     earlier = stores.studies.earlier_pets(spect.study_instance_uid)
     registered = stores.results.of_studies(earlier) if earlier else frozenset()
-    if not registered or not _found_no_prior(stores, spect):
+    if not registered or not found_no_prior(stores.outbox, spect):
         return ""
     return next(study for study in earlier if study in registered)
 
 
-def _found_no_prior(stores: NodeStores, run: RunKey) -> bool:
-    outcome = stores.outbox.readable_outcome_of(run)
+def found_no_prior(outbox: Outbox, run: RunKey) -> bool:
+    """Whether a SPECT of this revision was analysed when no earlier PET was known."""
+    outcome = outbox.readable_outcome_of(run)
     return outcome is not None and any(_is_without(pair) for pair in outcome.pairs)
 
 

@@ -15,7 +15,7 @@ from app.node.policy import ReceivePolicy
 from app.node.receive.completeness import Completeness, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
-from app.node.records.inbox_index import InboxStudy
+from app.node.records.overview import InboxStudy
 from app.node.records.runs import Run
 from app.node.records.states import FINAL, StudyState
 from app.node.records.stores import NodeStores

@@ -32,6 +32,7 @@ from app.domain.selection.screening import CT_CLASSES, IMAGE_CLASSES
 from app.node.records.database import Base, Ledger, Uid, fetch
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import MismatchedInstanceError, UnsafeUidError, read_received
+from app.node.records.overview import InboxStudy, counted_classes
 from app.node.records.runs import Run
 
 
@@ -73,27 +74,6 @@ _STANDS = ~InstanceRow.discarded
 
 NOT_AS_RECEIVED = (UnreadableHeaderError, UnsafeUidError, MismatchedInstanceError)
 """What reading a file of the inbox raises when it is not as it was written."""
-
-
-@dataclass(frozen=True)
-class InboxStudy:
-    """A study as far as it has arrived.
-
-    Attributes:
-        conflicts: UIDs that came with more than one content, of which a person has not chosen one yet.
-        image_conflicts: those of them that can be analysed.
-        image_count, last_image_at: of what can be analysed, the classes in
-            :data:`~app.domain.selection.screening.IMAGE_CLASSES`; 0 and ``None`` without such an image.
-    """
-
-    study_instance_uid: str
-    instance_count: int
-    first_received_at: datetime
-    last_received_at: datetime
-    conflicts: int
-    image_count: int
-    last_image_at: datetime | None
-    image_conflicts: int = 0
 
 
 @dataclass(frozen=True)
@@ -210,9 +190,7 @@ class InboxIndex(Ledger):
         return tuple(sorted(self.folder / path for path in fetch(self._current(), grouped)))
 
     def beside(self, study_instance_uid: str) -> str:
-        """What else is kept of a study, in words: how many objects of which class; empty for nothing."""
-        from pydicom.uid import UID
-
+        """What else is kept of a study (:func:`~app.node.records.overview.counted_classes`)."""
         sop_class = InstanceRow.sop_class_uid
         query = (
             select(sop_class, func.count())
@@ -220,8 +198,7 @@ class InboxIndex(Ledger):
             .group_by(sop_class)
         )
         with self._current().connect() as connection:
-            counts = sorted((UID(uid).name, count) for uid, count in connection.execute(query))
-        return ", ".join(f"{count} {name}" for name, count in counts)
+            return counted_classes((uid, count) for uid, count in connection.execute(query))
 
     def content_digest(self, study_instance_uid: str) -> str:
         """See :attr:`StudyContent.digest`."""

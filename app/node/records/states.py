@@ -25,6 +25,9 @@ class StudyState(StrEnum):
     """Of a study that was removed: what remains are its numbers, from which the next revision counts on."""
 
 
+ARRIVING = (None, StudyState.RECEIVING, StudyState.WAITING)
+"""States of a study of which no revision was opened yet for what has come last."""
+
 UNPROCESSED = (StudyState.QUEUED, StudyState.RUNNING, StudyState.FAILED)
 """States from which an attempt may start: a crash leaves ``running`` behind."""
 

@@ -22,7 +22,7 @@ from app.node.records.database import (
     upsert,
     utc_now,
 )
-from app.node.records.states import StudyState
+from app.node.records.states import ARRIVING, StudyState
 
 Identifier = Annotated[str, mapped_column(PlainText(MAX_IDENTIFIER_LENGTH))]
 """Patient ID, or Issuer of Patient ID."""
@@ -62,7 +62,7 @@ class StudyRow(Base):
     @property
     def is_arriving(self) -> bool:
         """No revision was opened yet for what has come last; one will be when it is complete."""
-        return self.state in (None, StudyState.RECEIVING, StudyState.WAITING)
+        return self.state in ARRIVING
 
 
 @dataclass(frozen=True)

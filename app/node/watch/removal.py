@@ -20,8 +20,9 @@ from app.files.durable import make_folder, sync_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.database import Base, fetch, utc_now
-from app.node.records.inbox_index import InboxStudy, InstanceRow
+from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import study_folder_name
+from app.node.records.overview import InboxStudy
 from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores

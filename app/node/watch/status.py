@@ -6,39 +6,34 @@ change at its next look, one that is stopped at its next start.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from app.errors import MisconfiguredError
-from app.node.process.priors import ADVICE, late_prior
-from app.node.records.audit import AuditEvent
-from app.node.records.database import utc_now
-from app.node.records.deliveries import Delivery
-from app.node.records.inbox_index import InboxStudy
-from app.node.records.runs import Run
-from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, DeliveryState, StudyState
-from app.node.records.stores import NodeStores
-from app.node.records.studies import StudyRow
+from app.node.process.priors import ADVICE, found_no_prior
+from app.node.records.outbox import Outbox
+from app.node.records.overview import (
+    DeliveryStatus,
+    InboxStudy,
+    KnownStudy,
+    LastRun,
+    Overview,
+    counted_classes,
+    overview,
+    quick_overview,
+)
+from app.node.records.states import ARRIVING, TO_BE_TRIED, WITH_RESULTS, DeliveryState, StudyState
+
+if TYPE_CHECKING:
+    from app.node.policy import NodePolicy
+    from app.node.records.deliveries import Delivery
+    from app.node.records.runs import Run
+    from app.node.records.stores import NodeStores
 
 CHOOSE = "psma-node discard shows the contents, and lets one stand"
 """Two contents came under one SOP Instance UID, and the program can't know which is right."""
-
-
-@dataclass(frozen=True)
-class DeliveryStatus:
-    """How far one destination is: ``acknowledged`` of ``total`` instances, ``committed`` of those.
-
-    ``committed`` counts those that the destination took charge of, or was found to have; it stays 0 where the
-    settings ask for no such proof.
-    """
-
-    destination: str
-    state: str
-    acknowledged: int
-    total: int
-    reason: str
-    next_try_at: datetime | None
-    committed: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class Wanted:
     state: str = ""
     day: date | None = None
 
-    def fits(self, known: StudyRow | None) -> bool:
+    def fits(self, known: KnownStudy | None) -> bool:
         """Whether it may be one, by what is known of whose it is; before its state is looked up."""
         asked = ((self.patient_id, "patient_id"), (self.accession_number, "accession_number"))
         return all(
@@ -101,52 +96,75 @@ class Wanted:
         return self.state in ("", study.state) and self.day in (None, *days)
 
 
+def known_statuses(policy: NodePolicy, wanted: Wanted = Wanted()) -> tuple[StudyStatus, ...]:
+    """Those of a node that runs or is stopped. Raises as ``open_known_stores``."""
+    found = quick_overview(policy)
+    if found is not None:
+        return _statuses(found, Outbox(policy.results_dir, policy.executor), wanted)
+    from app.node.records.stores import open_known_stores
+
+    stores = open_known_stores(policy)
+    try:
+        return study_statuses(stores, wanted)
+    finally:
+        stores.close()
+
+
 def study_statuses(stores: NodeStores, wanted: Wanted = Wanted()) -> tuple[StudyStatus, ...]:
     """Every study that is wanted, the one that began to arrive first first."""
-    known = stores.studies.all()
-    latest = {run.key.study_instance_uid: run for run in stores.runs.latest()}
-    studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
-    found = (
+    with closing(stores.engine.raw_connection()) as connection:
+        found = overview(connection)
+    return _statuses(found, stores.outbox, wanted)
+
+
+def _statuses(found: Overview, outbox: Outbox, wanted: Wanted) -> tuple[StudyStatus, ...]:
+    statuses = (
         replace(
-            _status(stores, study, known.get(uid), latest.get(uid)),
-            acquired_at=known[uid].acquired_at if uid in known else None,
-            beside=stores.inbox.beside(uid) if study.image_count < study.instance_count else "",
+            _status(found, outbox, study),
+            acquired_at=found.known[uid].acquired_at if uid in found.known else None,
+            beside=counted_classes(found.others.get(uid, ())),
         )
-        for study in studies
-        if wanted.fits(known.get(uid := study.study_instance_uid))
+        for study in found.inbox
+        if wanted.fits(found.known.get(uid := study.study_instance_uid))
     )
-    return tuple(study for study in found if wanted.includes(study))
+    return tuple(status for status in statuses if wanted.includes(status))
 
 
-def _status(stores: NodeStores, study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
-    arriving = known is None or known.is_arriving or known.state is StudyState.HELD
+def _status(found: Overview, outbox: Outbox, study: InboxStudy) -> StudyStatus:
+    known, run = found.known.get(study.study_instance_uid), found.latest.get(study.study_instance_uid)
+    arriving = known is None or known.state in (*ARRIVING, StudyState.HELD)
     status = _arriving(study, known, run)
     if run is None or (arriving and run.state is not StudyState.RUNNING):
         return status
-    deliveries = tuple(_delivery_status(stores, item) for item in stores.deliveries.of_run(run.key))
+    deliveries = tuple(found.deliveries.get(run.key, ()))
     next_try_at = run.next_try_at or min(
         (item.next_try_at for item in deliveries if item.next_try_at is not None), default=None
     )
+    why = (run.reason or _delivery_reason(run, deliveries), _late(late_prior(found, outbox, run)))
     return replace(
         status,
         state=str(run.state),
         stage=run.stage,
-        reason="; ".join(filter(None, (run.reason or _delivery_reason(run, deliveries), _late(stores, run)))),
+        reason="; ".join(filter(None, why)),
         next_step=CHOOSE if _needs_choice(study, run) else _next_step(run, next_try_at),
         next_try_at=next_try_at,
         deliveries=deliveries,
     )
 
 
-def _late(stores: NodeStores, run: Run) -> str:
-    """That a SPECT's prior came after it was analysed."""
-    pet = late_prior(stores, run)
+def late_prior(found: Overview, outbox: Outbox, run: LastRun) -> str:
+    """The study whose PET result was missing when ``run``, a SPECT, was analysed; empty when none was."""
+    earlier = found.earlier_pets.get(run.key.study_instance_uid)
+    return earlier[0] if earlier and run.state in WITH_RESULTS and found_no_prior(outbox, run.key) else ""
+
+
+def _late(pet: str) -> str:
     if not pet:
         return ""
     return f"analysed without the PET/CT of the same patient, study {pet}, which ended later: {ADVICE}"
 
 
-def _arriving(study: InboxStudy, known: StudyRow | None, run: Run | None) -> StudyStatus:
+def _arriving(study: InboxStudy, known: KnownStudy | None, run: LastRun | None) -> StudyStatus:
     earlier = f" (revision {run.key.revision} is {run.state})" if run else ""
     state = known.state if known else None
     waiting = state in (StudyState.WAITING, StudyState.HELD)
@@ -167,21 +185,7 @@ def _arriving(study: InboxStudy, known: StudyRow | None, run: Run | None) -> Stu
     )
 
 
-def _delivery_status(stores: NodeStores, delivery: Delivery) -> DeliveryStatus:
-    planned = stores.deliveries.instances(delivery.key)
-    acknowledged = sum(not item.is_open for item in planned)
-    return DeliveryStatus(
-        delivery.key.destination,
-        str(delivery.state),
-        acknowledged,
-        len(planned),
-        delivery.reason,
-        delivery.next_try_at,
-        sum(item.committed_at is not None for item in planned),
-    )
-
-
-def _delivery_reason(run: Run, deliveries: tuple[DeliveryStatus, ...]) -> str:
+def _delivery_reason(run: LastRun, deliveries: tuple[DeliveryStatus, ...]) -> str:
     if run.state is not StudyState.DELIVERING:
         return ""
     return "; ".join(
@@ -193,11 +197,11 @@ def _delivery_reason(run: Run, deliveries: tuple[DeliveryStatus, ...]) -> str:
     )
 
 
-def _needs_choice(study: InboxStudy, run: Run) -> bool:
+def _needs_choice(study: InboxStudy, run: LastRun) -> bool:
     return run.state is StudyState.REJECTED and study.image_conflicts > 0
 
 
-def _next_step(run: Run, next_try_at: datetime | None) -> str:
+def _next_step(run: LastRun, next_try_at: datetime | None) -> str:
     if run.state in (StudyState.DONE, StudyState.SUPERSEDED):
         return "none"
     if run.state is StudyState.RUNNING:
@@ -205,7 +209,7 @@ def _next_step(run: Run, next_try_at: datetime | None) -> str:
     what = "delivery" if run.state is StudyState.DELIVERING else "processing"
     if next_try_at is None and run.state in (StudyState.FAILED, StudyState.REJECTED):
         return "psma-node retry"
-    wait_s = 0.0 if next_try_at is None else (next_try_at - utc_now()).total_seconds()
+    wait_s = 0.0 if next_try_at is None else (next_try_at - datetime.now(UTC)).total_seconds()
     return f"{what} again in {wait_s:.0f} s" if wait_s > 0 else f"{what}, as soon as it is its turn"
 
 
@@ -299,6 +303,8 @@ def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
 
 
 def _note(stores: NodeStores, run: Run, plan: str, asked_by: str) -> None:
+    from app.node.records.audit import AuditEvent
+
     facts = {"revision": run.key.revision, "plan": plan, "asked_by": asked_by}
     stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
 

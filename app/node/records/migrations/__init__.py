@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
-
 from app import __version__
 from app.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from sqlalchemy import Connection
 
 REVISION = "0006"
 """The newest step: what this version of the program expects."""
@@ -26,6 +25,8 @@ _one_at_a_time = threading.Lock()
 
 def found_revision(connection: Connection) -> str | None:
     """The step that a database has come to; ``None`` for an empty one, or one of version 0.1.0."""
+    from sqlalchemy import inspect, text
+
     if not inspect(connection).has_table("alembic_version"):
         return None
     found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
