@@ -108,6 +108,13 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--again", help="Analyse a done study again; its new results replace the earlier ones."),
     ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Try every study again that failed.")] = False,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Send results to this destination: those of STUDY, else all that it never got.",
+        ),
+    ] = "",
     by: ByOption = "",
 ) -> None:
     """Try a study again: its delivery when it has results, else its processing.
@@ -115,14 +122,21 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
+    from app.node.watch.forwarding import forward
     from app.node.watch.status import analyse_again, failed_studies, resend_study, retry_study
     from app.settings import load_settings
 
-    if resend + again + failed > 1:
-        raise typer.BadParameter("give --resend, --again or --failed, not several of them")
-    if failed == bool(study):
+    if resend + again + failed + bool(to) > 1:
+        raise typer.BadParameter("give --resend, --again, --failed or --to, not several of them")
+    if failed == bool(study) and not to:
         raise typer.BadParameter("give a STUDY, or --failed for all that failed")
-    stores = open_known_stores(load_settings(config, overrides or []).node)
+    settings = load_settings(config, overrides or [])
+    stores = open_known_stores(settings.node)
+    if to:
+        lines = forward(stores, settings.deliver, to, study, _asked_by(by))
+        typer.echo("\n".join(lines) or f"{to} has everything")
+        stores.close()
+        return
     act = resend_study if resend else analyse_again if again else retry_study
     studies = failed_studies(stores) if failed else (study,)
     for uid in studies:

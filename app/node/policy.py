@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import typing
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -298,6 +299,10 @@ class Destination(Ranged):
     @property
     def wants_proof(self) -> bool:
         return self.commitment or self.verify != "none"
+
+    def takes(self, kind: str) -> bool:
+        """Whether it gets results of a kind; a notice of withdrawal is of none that can be left out."""
+        return not self.accept or kind in self.accept or kind not in typing.get_args(ResultName)
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,7 @@ class NodeService:
         ledgers, workers = (stores.runs, stores.deliveries), processors.size
         self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers)
         self._heartbeats.beat()
-        destinations = [destination.name for destination in self._plan.deliver.destinations]
-        work = StudyWork(stores, policy, processors, destinations, self._start_over)
+        work = StudyWork(stores, policy, processors, self._plan.deliver.destinations, self._start_over)
         tls = self._plan.tls
         looks = partial(lookup.find, tls=tls), partial(lookup.retrieve, tls=tls)
         proof = DeliveryProof(stores, partial(commitment.ask, tls=tls), *looks)

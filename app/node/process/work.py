@@ -22,9 +22,10 @@ from app.errors import (
     UnusableStudyError,
     describe_exception,
 )
-from app.node.policy import NodePolicy
+from app.node.policy import Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
 from app.node.process.priors import PriorWait, note_late_priors
+from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.inbox_index import StudyContent
@@ -147,7 +148,7 @@ class StudyWork:
         stores: NodeStores,
         policy: NodePolicy,
         processors: ProcessorPool,
-        destinations: Sequence[str],
+        destinations: Sequence[Destination],
         start_over: Callable[[], None],
     ) -> None:
         """``start_over`` is called when this process can't compute any more; it must return at once."""
@@ -257,9 +258,10 @@ class StudyWork:
         withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
         self._stores.results.withdraw(key, withdrawn)
         note_late_priors(self._stores, key)
-        if outcome.files:
-            self._stores.deliveries.plan(key, outcome.files, self._destinations)
-        return bool(outcome.files and self._destinations)
+        routes = routed(self._stores, key, outcome.files, self._destinations)
+        for name, files in routes.items():
+            self._stores.deliveries.plan(key, files, [name])
+        return bool(routes)
 
     def _transition(self, run: Run, tried: AttemptResult, has_something_to_send: bool) -> RunTransition:
         if has_something_to_send:

@@ -189,6 +189,18 @@ class InboxIndex(Ledger):
         grouped = query.group_by(InstanceRow.study_instance_uid, InstanceRow.series_instance_uid)
         return tuple(sorted(self.folder / path for path in fetch(self._current(), grouped)))
 
+    def senders(self, study_instance_uid: str) -> frozenset[str]:
+        """Calling AE titles from which something of a study came, whatever stands of it."""
+        of_study = InstanceRow.study_instance_uid == study_instance_uid
+        return frozenset(fetch(self._current(), select(InstanceRow.calling_ae).where(of_study).distinct()))
+
+    def series_samples(self, study_instance_uid: str) -> tuple[Path, ...]:
+        """One image of each series of a study, whatever stands of it."""
+        of_study = InstanceRow.study_instance_uid == study_instance_uid
+        query = select(func.min(InstanceRow.path)).where(of_study, _IS_IMAGE)
+        found = fetch(self._current(), query.group_by(InstanceRow.series_instance_uid))
+        return tuple(sorted(self.folder / path for path in found))
+
     def beside(self, study_instance_uid: str) -> str:
         """What else is kept of a study (:func:`~app.node.records.overview.counted_classes`)."""
         sop_class = InstanceRow.sop_class_uid

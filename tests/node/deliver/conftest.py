@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from app.domain.outcome import ResultFile
+from app.domain.outcome import ResultFile, Status, StudyOutcome
+from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.records.runs import RunTransition
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
-from tests.node.workflow.fake_node import KINDS, derived_uid, secondary_capture
+from tests.node.workflow.fake_node import KINDS, _pair, derived_uid, secondary_capture
 
 STUDY = "1.2.826.0.1.1"
 RUN = RunKey(STUDY, 1)
@@ -56,5 +57,6 @@ def plan(stores: NodeStores, *destinations: str) -> None:
         for kind, uid in UIDS.items():
             secondary_capture(folder / f"{kind}.dcm", STUDY, uid)
             files.append(ResultFile(kind, f"{kind}.dcm", SecondaryCaptureImageStorage, uid, f"{STUDY}.9"))
+        write_outcome(StudyOutcome(STUDY, Status.DONE, pairs=(_pair(STUDY, tuple(files)),)), folder)
     stores.deliveries.plan(RUN, files, destinations)
     stores.runs.end(RUN, 1, RunTransition(StudyState.DELIVERING))

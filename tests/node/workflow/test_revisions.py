@@ -32,6 +32,7 @@ from tests.node.workflow.fake_node import _pair
 
 STUDY = "1.2.3"
 PACS = "pacs"
+DESTINATION = Destination(PACS, "PACS", "localhost", 104)
 SERIES = f"{STUDY}.2"
 
 
@@ -81,7 +82,7 @@ def give(stores: NodeStores, revision: int, outcome: StudyOutcome | None, state:
 def work(stores: NodeStores, tmp_path: Path) -> StudyWork:
     """Its second step alone: no study is processed here, so there is no chain."""
     pool: Any = ProcessorPool(Mock(), 0)
-    return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+    return StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [DESTINATION], Mock())
 
 
 def record(stores: NodeStores, tmp_path: Path, key: RunKey, kind: AttemptKind) -> str:
@@ -254,7 +255,7 @@ def test_an_unreadable_earlier_result_is_reported_and_does_not_stop_the_next_rev
     run, _ = stores.runs.open(STUDY, stores.inbox.content_digest(STUDY))
     chain = Chain(replace(result(2), pairs=()))
     pool = ProcessorPool(lambda _: chain, 1)
-    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [DESTINATION], Mock())
     assert run.key == RunKey(STUDY, 2)
     steps.record(run.key, run.attempt, steps.run_chain(run.key, run.attempt))
     ended = stores.runs.get(run.key)
@@ -310,7 +311,7 @@ def test_a_fault_is_reported_although_its_details_find_no_room(stores: NodeStore
     faulty = Mock()
     faulty.process.side_effect = ValueError("cannot read ZYXWVUT")
     pool = ProcessorPool(lambda _: faulty, 1)
-    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [PACS], Mock())
+    steps = StudyWork(stores, NodePolicy(data_dir=tmp_path), pool, [DESTINATION], Mock())
     result = steps.run_chain(run.key, run.attempt)
     assert result.kind is AttemptKind.FAILED
     assert "no details" in result.reason and "ZYXWVUT" not in result.reason

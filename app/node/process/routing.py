@@ -1,0 +1,44 @@
+"""What goes where: the results that each destination gets, by kind and by where their study came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from app.node.policy import Destination
+from app.node.records.states import RunKey
+from app.node.records.stores import NodeStores
+
+if TYPE_CHECKING:
+    from app.domain.outcome import ResultFile
+
+
+def routed(
+    stores: NodeStores, run: RunKey, files: Sequence[ResultFile], destinations: Sequence[Destination]
+) -> dict[str, list[ResultFile]]:
+    """The files for each destination that gets any, by its name.
+
+    What arrives later adds senders and stations and takes none away, so a destination that got one revision of
+    a study gets the next.
+    """
+    routes = {}
+    for destination in destinations:
+        chosen = [file for file in files if destination.takes(file.kind)]
+        if chosen and _is_for(stores, run.study_instance_uid, destination):
+            routes[destination.name] = chosen
+    return routes
+
+
+def _is_for(stores: NodeStores, study_instance_uid: str, destination: Destination) -> bool:
+    if destination.callers and not stores.inbox.senders(study_instance_uid) & {*destination.callers}:
+        return False
+    return not destination.stations or bool(_stations(stores, study_instance_uid) & {*destination.stations})
+
+
+def _stations(stores: NodeStores, study_instance_uid: str) -> set[str]:
+    """Station Name (0008,1010) of each series; a file that is gone names none."""
+    from pydicom import dcmread
+
+    paths = [path for path in stores.inbox.series_samples(study_instance_uid) if path.exists()]
+    headers = (dcmread(path, stop_before_pixels=True, specific_tags=["StationName"]) for path in paths)
+    return {str(header.get("StationName", "")).strip() for header in headers}
