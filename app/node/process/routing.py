@@ -18,7 +18,7 @@ def routed(
 ) -> dict[str, list[ResultFile]]:
     """The files for each destination that gets any, by its name.
 
-    What arrives later adds senders and stations and takes none away, so a destination that got one revision of
+    What arrives later adds senders and stations and takes none away: a destination that got one revision of
     a study gets the next.
     """
     routes = {}
