@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from pydicom import Dataset
@@ -55,12 +56,40 @@ _DATE_TIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)([+-]\d{4})?")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
 
+class _Silence:
+    """Python's warning filters are the process's own: the first thread in hushes them, the last restores."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+
+    def end(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def tolerant() -> Iterator[None]:
     """Without pydicom's warnings about values that the Standard forbids: scanners write them daily."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    _silence.begin()
+    try:
         yield
+    finally:
+        _silence.end()
 
 
 def value(dataset: Dataset, keyword: str) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import struct
 import tracemalloc
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pydicom.data
@@ -248,3 +251,19 @@ def test_plain_samples_are_those_that_pydicom_decodes(path: Path) -> None:
         expected, _ = decoder.as_array(dataset, correct_unused_bits=False)
     assert plain.dtype == expected.dtype
     assert np.array_equal(plain, expected)
+
+
+def test_threads_that_read_at_once_leave_the_warnings_as_they_were() -> None:
+    before = list(warnings.filters)
+    inside = Barrier(2)
+
+    def first() -> None:
+        with header.tolerant():
+            inside.wait()
+
+    with ThreadPoolExecutor(1) as beside, header.tolerant():
+        reading = beside.submit(first)
+        inside.wait()
+        reading.result()
+        warnings.warn("as pydicom does", UserWarning, stacklevel=1)
+    assert warnings.filters == before

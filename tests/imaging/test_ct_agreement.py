@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
 
 from app.domain.findings.findings import Organ, Site
 from app.domain.findings.measurements import measure
@@ -26,7 +27,8 @@ from app.domain.volume import Grid, Unit, Volume
 from app.imaging.anatomy.sites import without_sites
 from app.imaging.registration.ct_agreement import measure_ct_agreement
 from app.imaging.registration.outlines import OutlinePair, ShiftSearch
-from app.imaging.registration.working_ct import WorkingCt, block_means, blurred, working_ct
+from app.imaging.registration.working_ct import WorkingCt, block_means, blurred, blurred_on, working_ct
+from app.imaging.resampling import resample
 from tests.imaging.bodies import Person, Pose, Shape, mirrored, trunk_grid
 
 GRID = trunk_grid(180.0, 1060.0, 10.0)
@@ -402,3 +404,23 @@ def test_a_reason_names_the_limit_that_was_passed_and_its_setting(
 ) -> None:
     [reason] = judge_ct_agreement(replace(RIGHT, **change), CtAgreementPolicy(), False).reasons  # type: ignore[arg-type]
     assert limit in reason.expected
+
+
+@pytest.mark.parametrize("flips", [(1.0, 1.0, 1.0), (-1.0, 1.0, -1.0)])
+@pytest.mark.parametrize("turned_deg", [0.0, 3.0])
+def test_a_blur_on_a_coarser_grid_is_the_blur_resampled_on_it(
+    flips: tuple[float, ...], turned_deg: float
+) -> None:
+    """Also where the grid goes beyond the image, and where the axes are not parallel."""
+    array = np.random.default_rng(5).gamma(2.0, size=(23, 31, 29)).astype(np.float32)
+    affine = np.diag([*(np.array([2.7, 3.1, 3.3]) * flips), 1.0])
+    affine[:3, :3] = Rotation.from_euler("z", turned_deg, degrees=True).as_matrix() @ affine[:3, :3]
+    image = Volume(array, Grid(array.shape, affine), Unit.SUVBW)
+    middle = image.grid.to_lps(np.array([[14.0, 15.0, 11.0]]))[0]
+    x, y, z = (middle - 64.0).tolist()
+    grid = Grid.axis_aligned((17, 17, 17), (8.0,) * 3, (x, y, z))
+    expected = resample(blurred(image, 8.0, 2.0), grid, np.nan).array
+    found = blurred_on(image, grid, 8.0, 2.0)
+    assert 0 < np.isfinite(expected).sum() < expected.size
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    np.testing.assert_allclose(found, expected, rtol=3e-6)

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -295,9 +296,13 @@ def decode_frame(src: bytes, runner: Any) -> bytearray:
     return bytearray(wide.tobytes())
 
 
+_registering = Lock()
+
+
 def register() -> None:
     """Make pydicom use :func:`decode_frame`; calling it again does nothing."""
-    for syntax in SYNTAXES:
-        decoder = get_decoder(syntax)
-        if LABEL not in decoder.available_plugins:
-            decoder.add_plugin(LABEL, (__name__, "decode_frame"))
+    with _registering:
+        for syntax in SYNTAXES:
+            decoder = get_decoder(syntax)
+            if LABEL not in decoder.available_plugins:
+                decoder.add_plugin(LABEL, (__name__, "decode_frame"))

@@ -8,9 +8,11 @@ SPECT that no calibration fits may stay in counts, if the site wants it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.dicom import header_values as header
 from app.dicom.reading.functional_image import FunctionalImage, same_in_all
@@ -63,19 +65,18 @@ def ct_image(series: Series) -> CtImage:
     Raises:
         UnusableStudyError: its rescale is missing or to something else than HU, or its pixels can't be used.
     """
-    slices = read_stack(series)
+    slices = read_stack(series, np.float32)
     slopes, intercepts = rescale_factors(series, slices)
     same_in_all(series, slices.headers, ("RescaleType",))
     kind = header.text(slices.headers[0], "RescaleType").upper()
     if kind not in ("", "HU", "HOUNSFIELD UNITS"):
         raise unusable(series, RefusalCode.UNITS_UNSUPPORTED, "RescaleType", kind, "HU")
-    array = np.empty(slices.stored.shape, dtype=np.float32)
+    array: NDArray[np.float32] = slices.stored  # scaled where it is: of a whole body it is half a gigabyte
     factors = slopes.astype(np.float32), intercepts.astype(np.float32)
 
     def rescale(z: int) -> float:
         """A slice, in place; its lowest value that is no air, for what lies below is outside the image."""
         plane = array[z]
-        plane[...] = slices.stored[z]
         plane *= factors[0][z]
         plane += factors[1][z]
         if slices.outside is not None:
@@ -99,8 +100,10 @@ def ct_image(series: Series) -> CtImage:
 def load(selection: Selection, policy: LoadPolicy) -> Loaded | Rejection:
     """The pair in SUVbw, Bq/ml (where the source is not SUV already) and HU; or counts, where they may be."""
     try:
-        image = read_functional(selection.functional, policy)
-        ct = ct_image(selection.ct)
+        with ThreadPoolExecutor(1) as beside:
+            reading = beside.submit(ct_image, selection.ct)
+            image = read_functional(selection.functional, policy)
+            ct = reading.result()
     except UnusableStudyError as error:
         return error.rejection
     uptake = image.suv or image.counts

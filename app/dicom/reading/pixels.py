@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -55,8 +55,8 @@ class SliceStack:
 
     Attributes:
         stack: its grid.
-        stored: ``(z, y, x)`` stored values, of the type that the files have (the widest, if they differ); 0
-            outside the image where 0 is no activity: in a PET and a SPECT.
+        stored: ``(z, y, x)`` stored values, of the type that the files have (the widest, if they differ) or
+            that was asked for; 0 outside the image where 0 is no activity: in a PET and a SPECT.
         headers: for each z its data set, without pixels; one repeated for a multi-frame.
         sop_instance_uids, frame_numbers: for each z where it came from; frame numbers count from 1.
         outside: ``(z, y, x)``, what is padding and no image; ``None`` when nothing is.
@@ -88,8 +88,8 @@ def settled(found: Found | Reason, series: Series) -> Found:
     return found
 
 
-def read_stack(series: Series) -> SliceStack:
-    """Every slice of a series.
+def read_stack(series: Series, kind: DTypeLike | None = None) -> SliceStack:
+    """Every slice of a series; its stored values as ``kind``, or else as the files have them.
 
     Raises:
         UnusableStudyError: geometry, transfer syntax or pixel data can't be used.
@@ -100,15 +100,17 @@ def read_stack(series: Series) -> SliceStack:
         raise unusable(series, code, "Rows", f"{stack.grid.shape}", expected)
     with header.tolerant(), IsolatedDecoder() as decoder:
         if series.instances[0].number_of_frames > 1:
-            return _multi_frame(series, stack, decoder)
-        return _single_frames(series, stack, decoder)
+            slices = _multi_frame(series, stack, decoder)
+            return slices if kind is None else replace(slices, stored=slices.stored.astype(kind))
+        return _single_frames(series, stack, decoder, kind)
 
 
-def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
+def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder, kind: DTypeLike) -> SliceStack:
     ordered = [series.instances[index] for index in stack.order]
-    planes, headers, padded = [], [], []
+    planes: NDArray[Any] = np.empty(0)
+    headers, padded = [], []
     files: dict[Path, tuple[tuple[Dataset, ...], NDArray[Any]]] = {}
-    for instance in ordered:
+    for z, instance in enumerate(ordered):
         if instance.frame_number is None:
             dataset, stored = _stored(series, instance.path, stack.grid.shape[1:], decoder)
         else:
@@ -116,13 +118,16 @@ def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder) -> Sl
                 files[instance.path] = _frames(series, instance.path, stack.grid.shape[1:], decoder)
             dataset, stored = (of_frame[instance.frame_number - 1] for of_frame in files[instance.path])
         plane, outside = _without_padding(series, dataset, stored)
-        planes.append(plane)
+        if z == 0:
+            planes = np.empty((len(ordered), *plane.shape), plane.dtype if kind is None else kind)
+        elif kind is None:  # a type that holds every slice: the first one alone must not decide
+            planes = planes.astype(np.result_type(planes, plane), copy=False)
+        planes[z] = plane
         headers.append(dataset)
         padded.append(outside)
     uids = tuple(instance.sop_instance_uid for instance in ordered)
-    # np.stack promotes to a type that holds every slice: the first one alone must not decide
     numbers = tuple(instance.frame_number or 1 for instance in ordered)
-    return SliceStack(stack, np.stack(planes), tuple(headers), uids, numbers, _joined(padded))
+    return SliceStack(stack, planes, tuple(headers), uids, numbers, _joined(padded))
 
 
 def _frames(
@@ -213,8 +218,7 @@ def scaled(stored: NDArray[Any], factors: NDArray[np.float32]) -> NDArray[np.flo
     array = np.empty(stored.shape, dtype=np.float32)
 
     def scale(z: int) -> None:
-        array[z] = stored[z]
-        array[z] *= factors[z]
+        np.multiply(stored[z], factors[z], out=array[z], dtype=np.float32, casting="same_kind")
 
     slice_by_slice(scale, len(array))
     return array

@@ -29,8 +29,7 @@ from app.domain.stack.ct_agreement import (
 from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Volume
 from app.imaging.registration.outlines import OutlinePair, ShiftSearch, cut_share, edge_gain
-from app.imaging.registration.working_ct import WorkingCt, blurred, shrunk, working_ct
-from app.imaging.resampling import resample
+from app.imaging.registration.working_ct import WorkingCt, blurred_on, shrunk, working_ct
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -164,7 +163,7 @@ def _decided(loaded: Loaded, found: CtAgreement | None, decision: Decision) -> L
 
 def _pair(suv: Volume, ct: WorkingCt) -> OutlinePair | None:
     reach = round(REACH_MM / ct.grid.spacing_mm[0])
-    uptake = resample(blurred(shrunk(suv), SMOOTHING_MM, 2.0), ct.grid.widened(reach), np.nan).array
+    uptake = blurred_on(shrunk(suv), ct.grid.widened(reach), SMOOTHING_MM, 2.0)
     seen = np.isfinite(uptake)
     within = (slice(reach, -reach),) * 3
     shared = seen[within] & ct.seen

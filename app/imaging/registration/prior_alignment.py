@@ -7,6 +7,7 @@ only when every limit of :class:`AlignPolicy` is kept; otherwise the reasons go 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -134,14 +135,16 @@ def _aligned(loaded: Loaded, candidate: EarlierResult, policy: AlignPolicy) -> A
     contradiction = candidate.facts().patient.contradiction(loaded.selection.study.patient)
     if contradiction:
         return (Reason(code, contradiction.split()[0], contradiction, "one patient", NOT_PLACED, uid),)
-    registration = register_rigid(loaded.ct, candidate.ct())
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(candidate.suv)
+        registration = register_rigid(loaded.ct, candidate.ct())
     if registration is None:
         found, expected = "too little bone in common on the two CTs", "at least two vertebrae's worth on both"
         return (Reason(code, "", found, expected, NOT_PLACED, uid),)
     broken = broken_limits(registration.fit, policy)
     if broken:
         return broken
-    mask, fit = place_lesions(candidate.labels(), registration, loaded.network_uptake, candidate.suv())
+    mask, fit = place_lesions(candidate.labels(), registration, loaded.network_uptake, reading.result())
     if fit is None:
         found = f"none of the {candidate.lesion_count} PET lesions in the SPECT's field of view"
         return (_empty(candidate, found, "at least one"),)

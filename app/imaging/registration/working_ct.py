@@ -29,6 +29,9 @@ TRUNK_HALF_WIDTH_MM = 150.0
 """Bone further than this from the body's middle is an arm, raised in one scan and down in the other; in a
 short field of view two arms hold more bone than the spine."""
 
+PARALLEL_VOXELS = 1e-3
+"""So far may the end of a line of voxels lie off the other grid's line."""
+
 _OUTSIDE_HU = -4000.0
 """Marks what the CT did not see; no scanner writes it."""
 
@@ -143,6 +146,34 @@ def blurred(volume: Volume, sigma_mm: float, truncate: float) -> Volume:
     slice_by_slice(blur_along_z, result.shape[1])
     slice_by_slice(blur_in_plane, result.shape[0])
     return Volume(result, volume.grid, Unit.NONE)
+
+
+def blurred_on(volume: Volume, grid: Grid, sigma_mm: float, truncate: float) -> NDArray[np.float32]:
+    """:func:`blurred`, then resampled on ``grid``; NaN outside the field of view.
+
+    Where the axes of the two grids are parallel, blur and interpolation along each axis are one matrix, and
+    only what ``grid`` looks at is computed: equal to the other way to the sixth digit.
+    """
+    index = np.linalg.inv(volume.grid.affine) @ grid.affine
+    steps = np.diag(index)[:3]
+    if np.abs(index[:3, :3] - np.diag(steps)).max() * max(grid.shape) > PARALLEL_VOXELS:
+        return resample(blurred(volume, sigma_mm, truncate), grid, np.nan).array
+    matrices, seen = [], []
+    for axis in range(3):
+        size, wanted = volume.grid.shape[2 - axis], grid.shape[2 - axis]
+        places = index[axis, 3] + steps[axis] * np.arange(wanted)
+        seen.append((places >= -0.5) & (places <= size - 0.5))  # as far as the voxels reach, as ITK has it
+        places = np.clip(places, 0.0, size - 1.0)
+        shares = np.maximum(1.0 - np.abs(places[:, None] - np.arange(size)), 0.0)
+        blur = gaussian_filter1d(
+            np.eye(size), sigma_mm / volume.grid.spacing_mm[axis], axis=0, truncate=truncate
+        )
+        matrices.append((shares @ blur).astype(np.float32))
+    along_x, along_y, along_z = matrices
+    in_plane = np.stack([along_y @ plane @ along_x.T for plane in volume.array])
+    found: NDArray[np.float32] = np.tensordot(along_z, in_plane, axes=1)
+    found[~(seen[2][:, None, None] & seen[1][:, None] & seen[0])] = np.nan
+    return found
 
 
 def smoothed(
