@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -88,7 +88,7 @@ def settled(found: Found | Reason, series: Series) -> Found:
     return found
 
 
-def read_stack(series: Series, kind: DTypeLike | None = None) -> SliceStack:
+def read_stack(series: Series, kind: type[np.float32] | None = None) -> SliceStack:
     """Every slice of a series; its stored values as ``kind``, or else as the files have them.
 
     Raises:
