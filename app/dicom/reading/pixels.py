@@ -105,7 +105,9 @@ def read_stack(series: Series, kind: type[np.float32] | None = None) -> SliceSta
         return _single_frames(series, stack, decoder, kind)
 
 
-def _single_frames(series: Series, stack: Stack, decoder: IsolatedDecoder, kind: DTypeLike) -> SliceStack:
+def _single_frames(
+    series: Series, stack: Stack, decoder: IsolatedDecoder, kind: type[np.float32] | None
+) -> SliceStack:
     ordered = [series.instances[index] for index in stack.order]
     planes: NDArray[Any] = np.empty(0)
     headers, padded = [], []
