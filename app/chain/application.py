@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from app import __version__
-from app.dicom.reading.studies import read_studies, read_study, with_cts_elsewhere
+from app.chain.headers import provenance_of, study_of, without_results
 from app.dicom.results.withdrawal import withdraw_unreplaced
 from app.dicom.results.writer import ResultFolder, Written, write_results
 from app.domain.analysis import Provenance, Quantified
-from app.domain.outcome import EarlierRevisions, OnStage, RunContext, ShadowWork, Status, StudyOutcome
+from app.domain.outcome import EarlierRevisions, OnStage, RunContext, ShadowWork, StudyOutcome
 from app.domain.study import Study
 from app.errors import UnusableStudyError
 from app.imaging.earlier_results import EarlierResults
@@ -111,19 +111,13 @@ class ChainProcessor:
 
         A standing result of an earlier revision that this one does not replace is withdrawn.
         """
-        digest = self._settings.digest
-        provenance = Provenance(
-            __version__, digest, revision, earlier.last_words, context.begun_at, context.decisions
-        )
+        provenance = provenance_of(self._settings, revision, earlier, context)
         try:
-            folder = self._run_chain(partial(_study, paths, context), out, provenance)
+            folder = self._run_chain(partial(study_of, paths, context), out, provenance)
             outcome = folder.outcome
             self._leave_shadow_work(folder, revision)
         except UnusableStudyError as error:
-            if not earlier.standing:
-                raise
-            uid = earlier.standing[0].report.study_instance_uid
-            outcome = StudyOutcome(uid, Status.REJECTED, error.rejection.reasons)
+            outcome = without_results(error, earlier)
         return withdraw_unreplaced(outcome, earlier, out, self._settings.write, provenance)
 
     def process_study(self, source: Callable[[], Study], out: Path, revision: int) -> ResultFolder:
@@ -169,10 +163,6 @@ class ChainProcessor:
         if not folder.finished:
             raise RuntimeError("the chain ended before its last stage; nothing was delivered")
         return folder
-
-
-def _study(paths: Sequence[Path], context: RunContext) -> Study:
-    return with_cts_elsewhere(read_study(paths), read_studies(context.other_cts).studies)
 
 
 def _run(application: PsmaApplication) -> None:

@@ -16,11 +16,12 @@ from app.errors import ExitCode, MisconfiguredError
 from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
+    from app.domain.outcome import EarlierRevisions, RunContext, StudyOutcome
     from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
     from app.inference.models.store import SiteModels
+    from app.node.process.processors import ProcessorPool
     from app.node.process.shadows import WaitingShadows
-    from app.node.process.work import ProcessorPool
     from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
     from app.node.watch.health import CheckResult
@@ -82,6 +83,13 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
         study = with_site_entries(read_study(paths), settings.load.administrations)
         return study, select(study, settings.select)
 
+    def judge(
+        paths: Sequence[Path], out: Path, revision: int, earlier: EarlierRevisions, context: RunContext
+    ) -> StudyOutcome | None:
+        from app.chain.headers import HeaderJudge
+
+        return HeaderJudge(settings).judge(paths, out, revision, earlier, context)
+
     settings = compute.settings
     shadows = WaitingShadows(stores) if models.shadows else None
     return NodePlan(
@@ -95,6 +103,7 @@ def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeS
         version=__version__,
         settings_digest=settings.digest,
         shadows=shadows,
+        judge=judge,
     )
 
 
@@ -102,7 +111,7 @@ def _processors(compute: ComputePlan, stores: NodeStores, shadows: WaitingShadow
     """A chain for each worker, on one device after another."""
     from app.chain.application import ChainProcessor
     from app.node.process.earlier_studies import NodeEarlierResults
-    from app.node.process.work import ProcessorPool
+    from app.node.process.processors import ProcessorPool
 
     chains, earlier = compute.settings_of_chains(), NodeEarlierResults(stores, compute.settings.load)
     queue = None if shadows is None else shadows.put

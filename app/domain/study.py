@@ -238,6 +238,7 @@ class Study:
         unreadable: what could not be read, as reasons, so that nothing is silent.
         cts_elsewhere: CTs in other studies of the patient, read with this one, that share a frame of
             reference with its functional images: Frame of Reference UID, and which CT in words.
+        priority: of the request: STAT, HIGH, ROUTINE, MEDIUM or LOW; empty when the headers say nothing.
     """
 
     study_instance_uid: str
@@ -247,3 +248,4 @@ class Study:
     accession_number: str = field(default="", repr=False)
     unreadable: tuple[str, ...] = ()
     cts_elsewhere: tuple[tuple[str, str], ...] = ()
+    priority: str = ""

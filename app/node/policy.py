@@ -219,6 +219,10 @@ class ReceivePolicy(Ranged):
     one address without TLS. For example ``[{host: 127.0.0.1}, {host: 0.0.0.0, port: 2762, tls: true}]``."""
     allowed_callers: tuple[Caller, ...] = (Caller("*"),)
     """Senders that are accepted; all others are rejected."""
+    urgent_callers: tuple[AeTitle, ...] = ()
+    """AE titles whose studies are processed first, as are those whose headers ask for it: Requested Procedure
+    Priority (0040,1003) STAT or HIGH, or Study Priority ID (0032,000C) HIGH. Then come SPECT/CTs, then
+    PET/CTs, then old studies that were sent again."""
     settle_s: Annotated[float, Range(0, 86_400)] = 60.0
     """A study counts as complete after so many seconds without a new image, or sooner when its headers say
     that all images are there."""

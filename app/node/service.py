@@ -17,8 +17,9 @@ from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.proof import DeliveryProof
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.process.priors import PriorWait
+from app.node.process.processors import Judge, ProcessorPool
 from app.node.process.shadows import WaitingShadows
-from app.node.process.work import ProcessorPool, StudyWork
+from app.node.process.work import StudyWork
 from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
@@ -56,6 +57,7 @@ class NodePlan:
         processors: makes the chains, once the node listens: loading what they need takes seconds.
         receives: whether it listens, and judges when a study is complete; a node that does not only works on
             what others receive.
+        judge: says what headers alone refuse, without a chain.
         shadows: where the chains leave the work of shadow models; ``None`` for a site without.
         version, settings_digest: for the audit log.
     """
@@ -70,6 +72,7 @@ class NodePlan:
     settings_digest: str = ""
     tls: TlsPolicy = field(default_factory=TlsPolicy)
     shadows: WaitingShadows | None = None
+    judge: Judge | None = None
 
 
 class NodeService:
@@ -188,7 +191,8 @@ class NodeService:
         ledgers, workers = (stores.runs, stores.deliveries), processors.size
         self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers)
         self._heartbeats.beat()
-        work = StudyWork(stores, policy, processors, self._plan.deliver.destinations, self._start_over)
+        receivers = self._plan.deliver.destinations
+        work = StudyWork(stores, policy, processors, receivers, self._start_over, self._plan.judge)
         tls = self._plan.tls
         looks = partial(lookup.find, tls=tls), partial(lookup.retrieve, tls=tls)
         proof = DeliveryProof(stores, partial(commitment.ask, tls=tls), *looks)

@@ -68,7 +68,7 @@ def test_a_study_that_can_no_longer_be_read_withdraws_its_result_too(
 
     worker = processor(settings)
     [pair] = worker.process(patient.spect.images, tmp_path / "r1", 1).pairs
-    monkeypatch.setattr("app.chain.application.read_study", unreadable)
+    monkeypatch.setattr("app.chain.headers.read_study", unreadable)
     with pytest.raises(UnusableStudyError):
         worker.process(patient.spect.images, tmp_path / "alone", 1, EarlierRevisions())
     outcome = worker.process(patient.spect.images, tmp_path / "r2", 2, earlier_of(tmp_path / "r1", pair))

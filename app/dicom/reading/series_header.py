@@ -33,6 +33,7 @@ KEYWORDS = (
     "NumberOfSlices", "NumberOfTimeSlices", "ImagesInAcquisition", "AcquisitionNumber",
     "ProtocolName", "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription",
     "ProcedureCodeSequence", "RequestAttributesSequence", "EnergyWindowInformationSequence",
+    "RequestedProcedurePriority", "StudyPriorityID",
     *enhanced.KEYWORDS,
 )  # fmt: skip
 """All that the selection looks at."""
@@ -131,6 +132,7 @@ def _classic_header(dataset: Dataset, path: Path) -> FileHeader:
         series=(),
         study_datetime=header.date_and_time(dataset, "StudyDate", "StudyTime"),
         accession_number=header.text(dataset, "AccessionNumber"),
+        priority=priority(dataset),
     )
     return FileHeader(instance, series, study, announcement(dataset))
 
@@ -214,6 +216,13 @@ def study_texts(dataset: Dataset) -> tuple[tuple[str, str], ...]:
     code = header.code(dataset, "ProcedureCodeSequence")
     found += [("ProcedureCodeSequence", code.meaning)] if code else []
     return tuple((keyword, text) for keyword, text in found if text)
+
+
+def priority(dataset: Dataset) -> str:
+    """Requested Procedure Priority (0040,1003), which the request may repeat, or the retired (0032,000C)."""
+    requests = (dataset, *header.items(dataset, "RequestAttributesSequence"))
+    stated = [header.text(item, "RequestedProcedurePriority") for item in requests]
+    return next(filter(None, (*stated, header.text(dataset, "StudyPriorityID"))), "").upper()
 
 
 def clocks(dataset: Dataset) -> Clocks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from app.domain.decision import Decision
-from app.domain.outcome import EarlierRevisions, OnStage, RunContext, Status, StudyOutcome
+from app.domain.outcome import RunContext, Status, StudyOutcome
 from app.errors import (
     MisconfiguredError,
     RetryLaterError,
@@ -25,6 +23,7 @@ from app.errors import (
 from app.node.policy import Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
 from app.node.process.priors import PriorWait, note_late_priors
+from app.node.process.processors import Judge, ProcessorPool
 from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
@@ -33,35 +32,6 @@ from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunTransition
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores
-
-
-class StudyProcessor(Protocol):
-    """The chain, with warm models. One study at a time; runs long; called in a worker thread."""
-
-    def process(
-        self,
-        paths: Sequence[Path],
-        out: Path,
-        revision: int,
-        earlier: EarlierRevisions = EarlierRevisions(),
-        context: RunContext = RunContext(),
-    ) -> StudyOutcome:
-        """Run the chain on one study. Every standing result of ``earlier`` is replaced or withdrawn.
-
-        Args:
-            paths: every instance of the study.
-            out: an empty folder for SEG, SR, page and ``outcome.json``.
-            revision, earlier: which one this is, and what a PACS has of those before it.
-            context: what the node knows of the run, for the report.
-
-        Raises:
-            UnusableStudyError, RetryLaterError, MisconfiguredError: as :mod:`app.errors` says.
-        """
-        ...
-
-
-ProcessorFactory = Callable[[OnStage], StudyProcessor]
-"""Loads the models and returns a chain that calls the function given with each of its stages."""
 
 MOST_INTERRUPTIONS = 5
 """Hosts crash, and that is no fault of the study; one that needs more memory than there is ends the node each
@@ -88,7 +58,7 @@ class AttemptKind(StrEnum):
     SUPERSEDED = "superseded"
     """Not tried: images arrived since, so this revision's content can't be processed alone any more."""
     HELD = "held"
-    """Not tried: an earlier PET/CT of the same patient comes first."""
+    """Not tried: an earlier PET/CT of the same patient comes first, or headers do not refuse it after all."""
     OUT_OF_DATE = "out of date"
     """Not tried: another try has taken this one's place."""
 
@@ -108,36 +78,8 @@ _KIND_OF = {
 }
 
 
-class ProcessorPool:
-    """``size`` warm chains, one for each worker; a chain reports its stages to its present user."""
-
-    def __init__(self, factory: ProcessorFactory, size: int) -> None:
-        self.size = size
-        self._idle: queue.SimpleQueue[tuple[StudyProcessor, _StageRelay]] = queue.SimpleQueue()
-        for _ in range(size):
-            relay = _StageRelay()
-            self._idle.put((factory(relay), relay))
-
-    @contextmanager
-    def borrow(self, on_stage: Callable[[str], None]) -> Iterator[StudyProcessor]:
-        """A chain for the time of the block; waits until one is idle."""
-        processor, relay = self._idle.get()
-        relay.listener = on_stage
-        try:
-            yield processor
-        finally:
-            relay.listener = None
-            self._idle.put((processor, relay))
-
-
-class _StageRelay:
-    def __init__(self) -> None:
-        self.listener: Callable[[str], None] | None = None
-
-    def __call__(self, stage: str) -> None:
-        listener = self.listener
-        if listener is not None:
-            listener(stage)
+class _NeedsWorkerError(Exception):
+    """Headers do not refuse the study after all; what was begun in its folder is dropped."""
 
 
 class StudyWork:
@@ -150,8 +92,13 @@ class StudyWork:
         processors: ProcessorPool,
         destinations: Sequence[Destination],
         start_over: Callable[[], None],
+        judge: Judge | None = None,
     ) -> None:
-        """``start_over`` is called when this process can't compute any more; it must return at once."""
+        """``start_over`` is called when this process can't compute any more; it must return at once.
+
+        ``judge`` takes what headers refuse; without one the chain does.
+        """
+        self._judge = judge
         self._start_over = start_over
         self._stores = stores
         self._policy = policy
@@ -181,7 +128,9 @@ class StudyWork:
     def _run(self, run: Run, content: StudyContent, other_cts: tuple[Path, ...]) -> AttemptResult:
         if content.digest != run.content_digest:
             return AttemptResult(AttemptKind.SUPERSEDED, "more images arrived before it was processed")
-        damaged, paths = content.damaged(), content.paths
+        # what headers refuse is not read from end to end, unless a result could be withdrawn for it
+        by_headers = run.by_headers and run.key.revision == 1
+        damaged, paths = content.absent() if by_headers else content.damaged(), content.paths
         if damaged:
             # not rejected: that would withdraw what an earlier revision found with them
             advice = "send the whole study again, then psma-node retry"
@@ -219,7 +168,7 @@ class StudyWork:
 
     def _guarded(self, run: Run, paths: Sequence[Path], context: RunContext) -> AttemptResult:
         try:
-            return self._process(run.key, paths, context)
+            return self._process(run, paths, context)
         except StartOverError as error:
             _log.error("this process has to start over", extra=run.key.facts | {"reason": str(error)})
             self._start_over()
@@ -233,18 +182,34 @@ class StudyWork:
         except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
             return AttemptResult(AttemptKind.FAILED, self._describe(run.key, run.attempt, error))
 
-    def _process(self, key: RunKey, paths: Sequence[Path], context: RunContext) -> AttemptResult:
-        with (
-            self._processors.borrow(lambda stage: self._stores.runs.note_stage(key, stage)) as processor,
-            self._stores.outbox.fill(key) as folder,
-        ):
-            earlier = earlier_revisions(self._stores, key)
-            outcome = processor.process(paths, folder, key.revision, earlier, context)
-            subjects = pet_subjects(paths, outcome)
-        self._stores.results.register(key, outcome, subjects)
+    @contextmanager
+    def _processor(self, run: Run) -> Iterator[Judge]:
+        if run.by_headers and self._judge is not None:
+            yield self._judge
+            return
+        with self._processors.borrow(lambda stage: self._stores.runs.note_stage(run.key, stage)) as processor:
+            yield processor.process
+
+    def _process(self, run: Run, paths: Sequence[Path], context: RunContext) -> AttemptResult:
+        try:
+            outcome = self._outcome(run, paths, context)
+        except _NeedsWorkerError:
+            self._stores.runs.note_needs_worker(run.key)
+            return AttemptResult(AttemptKind.HELD)
         if outcome.status is Status.DONE:
             return AttemptResult(AttemptKind.DONE, "; ".join(str(reason) for reason in outcome.reasons))
         return AttemptResult(_KIND_OF[outcome.status], _reason(outcome))
+
+    def _outcome(self, run: Run, paths: Sequence[Path], context: RunContext) -> StudyOutcome:
+        key = run.key
+        with self._processor(run) as process, self._stores.outbox.fill(key) as folder:
+            earlier = earlier_revisions(self._stores, key)
+            outcome = process(paths, folder, key.revision, earlier, context)
+            if outcome is None:
+                raise _NeedsWorkerError
+            subjects = pet_subjects(paths, outcome)
+        self._stores.results.register(key, outcome, subjects)
+        return outcome
 
     def _keep_results(self, key: RunKey) -> bool:
         """Withdraw what no longer holds, plan the delivery; returns whether there is anything to deliver.

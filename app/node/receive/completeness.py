@@ -1,4 +1,4 @@
-"""When a study is complete, and what it waits for until then.
+"""When a study is complete, what it waits for until then, and how urgent it is.
 
 A study is complete when a pair (PET and CT, SPECT and CT) has been selected from it and either every image
 series holds as many images as its headers announce, or nothing has come for ``settle_s``. A study that more
@@ -9,8 +9,8 @@ analysed (:data:`app.domain.selection.screening.IMAGE_CLASSES`), make none. Noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from app.domain.refusal import RefusalCode
 from app.domain.selection.screening import MODALITY_OF_CLASS
@@ -18,6 +18,7 @@ from app.domain.selection.selection import SelectionResult
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Series, Study, StudyKind
 from app.node.policy import ReceivePolicy
+from app.node.records.states import Arrival, Rank
 from app.node.records.studies import StudySubject
 
 UNSUITABLE = frozenset(
@@ -44,6 +45,11 @@ CURABLE_BY_ARRIVAL = UNSUITABLE | {
 SETTLED = frozenset({RefusalCode.TRACER_UNKNOWN, RefusalCode.TRACER_NOT_ALLOWED})
 """True of the whole examination: a CT for it would change nothing."""
 
+URGENT_PRIORITIES = ("STAT", "HIGH")
+
+OLD = timedelta(days=7)
+"""A study that was acquired so long before it came was sent again, and nobody waits for it today."""
+
 _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 
 
@@ -51,12 +57,14 @@ _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 class Completeness:
     """Whether a study is to be processed now, or what it waits for, in words.
 
-    ``given_up``: it is complete only because nothing came for ``give_up_s``.
+    ``given_up``: it is complete only because nothing came for ``give_up_s``. ``until``: without another image
+    nothing changes before that (aware); ``None`` when that is soon.
     """
 
     complete: bool
     waits_for: str = ""
     given_up: bool = False
+    until: datetime | None = field(default=None, compare=False)
 
 
 def assess(
@@ -71,7 +79,8 @@ def assess(
     if missing:
         if quiet_s >= policy.give_up_s:
             return Completeness(complete=True, given_up=True)
-        return Completeness(complete=False, waits_for=missing)
+        until = last_received_at + timedelta(seconds=policy.give_up_s)
+        return Completeness(complete=False, waits_for=missing, until=until)
     if selected.selections and _all_announced_are_here(study):
         return Completeness(complete=True)
     if quiet_s >= policy.settle_s:
@@ -156,6 +165,34 @@ def subject_of(study: Study, selected: SelectionResult | None) -> StudySubject:
         return replace(subject, pet_acquired_at=min(filter(None, pets), default=None))
     spects = filter(None, (_acquired_at(study, pair.functional) for pair in pairs))
     return replace(subject, spect_acquired_at=max(spects, default=None))
+
+
+def arrival_of(
+    study: Study | None,
+    selected: SelectionResult | None,
+    sender: str,
+    came_at: datetime,
+    policy: ReceivePolicy,
+) -> Arrival:
+    """Who sent a study, how urgent it is, and whether headers alone refuse it; ``None``: they can't be read.
+
+    ``came_at`` is aware; dates of acquisition are in the clinic's local time, which is this host's.
+    """
+    by_headers = selected is None or selected.rejection is not None
+    if study is None:
+        return Arrival(sender, Rank.ROUTINE, by_headers)
+    pairs = selected.selections if selected else ()
+    times = [_acquired_at(study, pair.functional) for pair in pairs]
+    latest = max(filter(None, times), default=None)
+    local = came_at.astimezone().replace(tzinfo=None)
+    if sender in policy.urgent_callers or study.priority in URGENT_PRIORITIES:
+        rank = Rank.URGENT
+    elif latest is not None and local - latest > OLD:
+        rank = Rank.REPLAY
+    else:
+        is_spect = any(pair.kind is StudyKind.SPECT_CT for pair in pairs)
+        rank = Rank.THERAPY if is_spect else Rank.ROUTINE
+    return Arrival(sender, rank, by_headers)
 
 
 def _acquired_at(study: Study, series: Series) -> datetime | None:

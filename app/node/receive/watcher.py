@@ -12,9 +12,10 @@ from app.domain.selection.selection import SelectionResult
 from app.domain.study import Study
 from app.errors import describe_exception
 from app.node.policy import ReceivePolicy
-from app.node.receive.completeness import Completeness, assess, subject_of
+from app.node.receive.completeness import Completeness, arrival_of, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now
+from app.node.records.inbox_index import StudyContent
 from app.node.records.overview import InboxStudy
 from app.node.records.runs import Run
 from app.node.records.states import FINAL, StudyState
@@ -72,6 +73,7 @@ class Watcher:
         self._examined: dict[str, _Examined] = {}
         self._observed: dict[str, tuple[StudyState, str]] = {}
         self._subjects: dict[str, StudySubject] = {}
+        self._rests_until: dict[str, datetime] = {}
         self._looked_at: datetime | None = None
 
     def look(self) -> float | None:
@@ -88,12 +90,16 @@ class Watcher:
             grown = inbox.received_after(self._looked_at - LATE_COMMIT)
         self._take_up_chosen()
         for study in grown:
-            if self._settled.get(study.study_instance_uid) != _content(study):
-                self._open[study.study_instance_uid] = study
+            uid = study.study_instance_uid
+            if self._settled.get(uid) != _content(study):
+                if uid not in self._open or _content(self._open[uid]) != _content(study):
+                    self._rests_until.pop(uid, None)
+                self._open[uid] = study
         # the study that began to arrive first is the first in the queue
         for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
             self._on_study()
-            self._look_at(study)
+            if utc_now() >= self._rests_until.get(study.study_instance_uid, started):
+                self._look_at(study)
         self._looked_at = started
         return min((self._due_in_s(study) for study in self._open.values()), default=None)
 
@@ -141,12 +147,14 @@ class Watcher:
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
             self._observe(uid, StudyState.WAITING, completeness.waits_for)
+            if completeness.until is not None:
+                self._rests_until[uid] = completeness.until
             return
-        digest = self._stores.inbox.content_digest(uid)
+        content = self._stores.inbox.content(uid)
         now = self._stores.inbox.study(uid)
         if now is None or _content(now) != _content(study):
             return  # grew while it was looked at: the next look judges it anew
-        if self._open_revision(study, digest, completeness):
+        if self._open_revision(study, content, completeness):
             self._settle(study)
 
     def _held(self, study: InboxStudy) -> str:
@@ -186,6 +194,7 @@ class Watcher:
         del self._open[uid]
         self._examined.pop(uid, None)
         self._subjects.pop(uid, None)
+        self._rests_until.pop(uid, None)
 
     def _identify(self, study: InboxStudy) -> None:
         """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""
@@ -225,10 +234,13 @@ class Watcher:
             return _Examined(_content(study), unreadable=describe_exception(error))
         return _Examined(_content(study), headers, selected)
 
-    def _open_revision(self, study: InboxStudy, content_digest: str, completeness: Completeness) -> bool:
+    def _open_revision(self, study: InboxStudy, content: StudyContent, completeness: Completeness) -> bool:
         """Whether the last revision is that of this content now."""
         uid = study.study_instance_uid
-        run, created = self._stores.runs.open(uid, content_digest)
+        found, sender = self._headers(study), content.rows[0].calling_ae
+        came_at = study.last_received_at
+        arrival = arrival_of(found.study, found.selected, sender, came_at, self._policy)
+        run, created = self._stores.runs.open(uid, content.digest, arrival)
         if not created and (run.state is StudyState.SUPERSEDED or not self._is_last(run)):
             # a person has chosen a content that was there before others came
             reopened = self._stores.runs.reopen(run)

@@ -98,6 +98,11 @@ class StudyContent:
         """Their files, sorted by name."""
         return tuple(sorted(self.folder / row.path for row in self.rows))
 
+    def absent(self) -> int:
+        """How many are gone, or cut short; no file is read."""
+        sizes = ((self.folder / row.path, row.bytes) for row in self.rows)
+        return sum(not path.is_file() or path.stat().st_size < size for path, size in sizes)
+
     def damaged(self) -> int:
         """How many are gone, or not what was received any more; every file is read."""
         return sum(not is_intact(self.folder, row) for row in self.rows)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,8 @@ from app.domain.selection.tracers import PSMA_11_GA68
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
 from app.node.policy import ReceivePolicy
-from app.node.receive.completeness import Completeness, assess
+from app.node.receive.completeness import Completeness, arrival_of, assess
+from app.node.records.states import Arrival, Rank
 
 POLICY = ReceivePolicy(settle_s=60, give_up_s=3600)
 LAST = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -213,3 +215,41 @@ def test_gaps_are_counted_whatever_the_order_of_arrival(count: int, data: st.Dat
     gaps = stack_gaps(series("CT", here, step_mm=data.draw(st.sampled_from([0.6, 3.0, -2.5]))))
     if len(here) >= 3:
         assert sum(gap.count for gap in gaps) == len(gone)
+
+
+def arrived(kind: StudyKind, sender: str = "SCANNER", days_ago: float = 0, priority: str = "") -> Rank:
+    """The rank of a study of that kind."""
+    local = LAST.astimezone().replace(tzinfo=None) - timedelta(days=days_ago)
+    image = replace(PET, acquired_at=local)
+    whole = replace(study(image, CT), priority=priority)
+    found = Found((Selection(whole, kind, image, CT, PSMA_11_GA68),))
+    policy = replace(POLICY, urgent_callers=("STROKE",))
+    arrival = arrival_of(whole, found, sender, LAST, policy)  # type: ignore[arg-type]
+    assert (arrival.sender, arrival.by_headers) == (sender, False)
+    return arrival.rank
+
+
+def test_what_is_urgent_goes_before_therapy_then_routine_then_what_was_sent_again() -> None:
+    assert arrived(StudyKind.PET_CT) is Rank.ROUTINE
+    assert arrived(StudyKind.SPECT_CT) is Rank.THERAPY
+    assert arrived(StudyKind.SPECT_CT, days_ago=6) is Rank.THERAPY
+    assert {arrived(kind, days_ago=8) for kind in StudyKind} == {Rank.REPLAY}
+    assert arrived(StudyKind.PET_CT, "STROKE", days_ago=8) is Rank.URGENT
+    assert [arrived(StudyKind.PET_CT, priority=word) for word in ("STAT", "HIGH", "ROUTINE")] == [
+        Rank.URGENT,
+        Rank.URGENT,
+        Rank.ROUTINE,
+    ]
+
+
+def test_what_headers_refuse_or_do_not_tell_needs_no_worker() -> None:
+    refused_one: Any = refused(RefusalCode.TRACER_NOT_ALLOWED)
+    expected = Arrival("A", Rank.ROUTINE, by_headers=True)
+    assert arrival_of(study(PET), refused_one, "A", LAST, POLICY) == expected
+    assert arrival_of(None, None, "A", LAST, POLICY) == expected
+
+
+def test_a_study_that_lacks_images_is_not_looked_at_before_it_is_given_up() -> None:
+    waiting = after(12, study(PET), refused(RefusalCode.NO_CT))
+    assert waiting.until == LAST + timedelta(seconds=POLICY.give_up_s)
+    assert after(12, study(PET, CT), paired(PET, CT)).until is None

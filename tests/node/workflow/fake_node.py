@@ -39,12 +39,12 @@ from app.domain.outcome import (
     Status,
     StudyOutcome,
 )
-from app.domain.refusal import Reason, RefusalCode
+from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
-from app.node.process.work import ProcessorPool
+from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
 from app.node.watch.log import configure_logging
@@ -58,11 +58,13 @@ class Subject:
     """Whose study it is, what it pretends to be, and when it was."""
 
     name: str = "TEST^PATIENT"
-    kind: StudyKind = StudyKind.SPECT_CT
+    kind: StudyKind | str = StudyKind.SPECT_CT
     day: str = "20260301"
 
 
 ANYBODY = Subject()
+IRRELEVANT = "irrelevant"
+OTHER_TRACER = Reason(RefusalCode.TRACER_NOT_ALLOWED, "Radiopharmaceutical", "FDG", "PSMA")
 
 
 def secondary_capture(path: Path, study: str, sop_instance_uid: str, subject: Subject = ANYBODY) -> Path:
@@ -116,7 +118,7 @@ def derived_uid(*words: object) -> str:
 @dataclass
 class Behaviour:
     """How the pretended chain behaves. ``fail`` and ``postpone`` count tries of each study; its models are
-    loaded once the file ``loads_after`` is there."""
+    loaded once the file ``loads_after`` is there; each study ends once ``ends_after`` is."""
 
     calls: Path
     seconds: float = 0.0
@@ -125,6 +127,7 @@ class Behaviour:
     reject: bool = False
     spoilt: bool = False
     loads_after: str = ""
+    ends_after: str = ""
 
 
 class FakeProcessor:
@@ -145,7 +148,7 @@ class FakeProcessor:
         earlier: EarlierRevisions = EarlierRevisions(),
         context: RunContext = RunContext(),
     ) -> StudyOutcome:
-        """As :class:`app.node.process.work.StudyProcessor`."""
+        """As :class:`app.node.process.processors.StudyProcessor`."""
         header = pydicom.dcmread(paths[0], stop_before_pixels=True)
         study = str(header.StudyInstanceUID)
         with self._behaviour.calls.open("a") as file:
@@ -155,6 +158,8 @@ class FakeProcessor:
             file.write(f"{study} begun {context.begun_at} {decisions}\n")
         self._on_stage("segment")
         time.sleep(self._behaviour.seconds)
+        while self._behaviour.ends_after and not Path(self._behaviour.ends_after).exists():
+            time.sleep(0.01)
         self._misbehave(study, str(header.PatientName))
         pair = _pair(study, tuple(_result(out, study, kind, revision) for kind in KINDS))
         outcome = StudyOutcome(study, Status.DONE, pairs=(pair,))
@@ -198,7 +203,7 @@ def _pair(study: str, files: tuple[ResultFile, ...]) -> PairOutcome:
 
 def examine(paths: Sequence[Path]) -> tuple[Study, Any]:
     """Every study is a pair, complete as soon as nothing more comes, or once it has as many images as one of
-    its headers announces."""
+    its headers announces; but what is called :data:`IRRELEVANT` is refused."""
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
     header = headers[0]
     announced = max(int(one.get("NumberOfSlices", 0)) for one in headers) or None
@@ -206,8 +211,22 @@ def examine(paths: Sequence[Path]) -> tuple[Study, Any]:
     series = Series(str(header.SeriesInstanceUID), "PT", images, expected_instance_count=announced)
     day = datetime.strptime(header.StudyDate, "%Y%m%d")
     study = Study(str(header.StudyInstanceUID), Patient(str(header.PatientID)), (series,), day)
+    if header.StudyDescription == IRRELEVANT:
+        return study, SimpleNamespace(selections=(), rejection=Rejection((OTHER_TRACER,)))
     pair = SimpleNamespace(kind=StudyKind(header.StudyDescription), functional=series, ct=series)
     return study, SimpleNamespace(selections=(pair,), rejection=None)
+
+
+def judge(
+    paths: Sequence[Path], out: Path, revision: int, earlier: EarlierRevisions, context: RunContext
+) -> StudyOutcome | None:
+    """As :meth:`app.chain.headers.HeaderJudge.judge`."""
+    study, selected = examine(paths)
+    if selected.rejection is None:
+        return None
+    outcome = StudyOutcome(study.study_instance_uid, Status.REJECTED, selected.rejection.reasons)
+    write_outcome(outcome, out)
+    return outcome
 
 
 def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
@@ -224,6 +243,7 @@ def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
         examine=examine,
         processors=lambda: ProcessorPool(lambda on_stage: FakeProcessor(behaviour, on_stage), workers),
         receives=bool(content["serve"]["receives"]),
+        judge=judge,
     )
 
 

@@ -20,7 +20,8 @@ from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy, ReceivePolicy
 from app.node.process.earlier_revisions import earlier_revisions
-from app.node.process.work import ProcessorPool, StudyWork
+from app.node.process.processors import ProcessorPool
+from app.node.process.work import StudyWork
 from app.node.receive.watcher import Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.inbox_index import InboxIndex, InstanceRow

@@ -21,7 +21,8 @@ from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.process.priors import note_late_priors
-from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
+from app.node.process.processors import ProcessorPool
+from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.queue import run_workflow_id
 from app.node.records.overview import overview
 from app.node.records.results import RegisteredResult

@@ -21,7 +21,8 @@ from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
 from app.node.policy import DeliverPolicy, Destination, NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
-from app.node.process.work import AttemptKind, AttemptResult, ProcessorPool, StudyWork
+from app.node.process.processors import ProcessorPool
+from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.pending import InboxFullError
 from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
