@@ -12,7 +12,7 @@ import typer
 
 from app import __version__
 from app.cli.options import ComputePlan, ConfigOption, SetOption, compute_plan, device_cautions
-from app.errors import ExitCode, MisconfiguredError
+from app.errors import ExitCode, MisconfiguredError, RetryLaterError
 from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def serve(
 
 def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeService:
     """A node that has passed its checks, listens, and has logged that it is ready."""
-    from app.node.records.stores import open_stores
+    from app.node.records.stores import open_stores, translated_start_errors
     from app.node.service import NodeService
     from app.node.watch.log import configure_logging
     from app.settings import load_settings
@@ -62,9 +62,10 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
     _log.info(str(compute))
     for caution in (*settings.write.cautions, *device_cautions(settings)):
         _log.warning(caution)
-    stores = open_stores(node)
-    service = NodeService(_plan(compute, models, receive, stores), stores)
-    service.start()
+    with translated_start_errors(node):
+        stores = open_stores(node)
+        service = NodeService(_plan(compute, models, receive, stores), stores)
+        service.start()
     place = {"host": settings.receive.addresses[0].host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
     return service
@@ -127,7 +128,7 @@ def _refuse_unfit(settings: Settings) -> SiteModels:
     models = verified_models(settings)
     disk = check_disk(settings.node)
     if not disk.ok:
-        raise MisconfiguredError(f"{disk.found}; {disk.advice}")
+        raise (RetryLaterError if disk.may_pass else MisconfiguredError)(f"{disk.found}; {disk.advice}")
     return models
 
 
@@ -167,7 +168,8 @@ def _results(settings: Settings) -> tuple[CheckResult, ...]:
     cautions = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
     cautions += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
     device = guarded(DEVICE, lambda: CheckResult(DEVICE, True, str(compute_plan(settings))))
-    return (valid, *cautions, device, models, *node_checks(settings.node, settings.receive, settings.deliver))
+    others = node_checks(settings.node, settings.receive, settings.deliver, settings.tls)
+    return (valid, *cautions, device, models, *others)
 
 
 def verified_models(settings: Settings) -> SiteModels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.errors import MisconfiguredError
+from app.errors import MisconfiguredError, PsmaNodeError, RetryLaterError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -58,6 +59,17 @@ def _flush(path: Path, flags: int = 0) -> None:
 def free_mb(folder: Path) -> float:
     """Room left on the folder's file system, in 10^6 bytes."""
     return shutil.disk_usage(folder).free / 1e6
+
+
+PASSING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT))
+"""A disk that is full, or a share that does not answer: without anybody's change it may be right again."""
+
+
+def disk_error(error: OSError, place: str, advice: str) -> PsmaNodeError:
+    """A disk's error in our words: what may pass is tried again, for the rest a person is needed."""
+    if error.errno in PASSING:
+        return RetryLaterError(f"{place} can't be written to now ({error.strerror}); try again later")
+    return MisconfiguredError(f"{place} can't be made or written to ({error.strerror}); {advice}")
 
 
 LOCK_FILE = ".lock"

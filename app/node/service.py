@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
-from app.files.durable import try_lock
+from app.files.durable import disk_error, try_lock
 from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.proof import DeliveryProof
@@ -249,7 +249,7 @@ def _lock(policy: NodePolicy) -> FileLock:
     try:
         lock = try_lock(policy.lock_file)
     except OSError as error:
-        raise MisconfiguredError(f"{policy.lock_file} can't be locked: {error.strerror}") from error
+        raise disk_error(error, str(policy.lock_file), "it belongs to the node's user") from error
     if lock is None:
         raise MisconfiguredError(
             f"a node already runs as executor {policy.executor} on {policy.data_dir}; stop it, "

@@ -9,9 +9,11 @@ signatures with SHA-1, ours and the peers'.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -137,17 +139,33 @@ def tls_words(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def expiries(policy: TlsPolicy) -> dict[str, datetime]:
-    """When the certificate of the node and those of the site's CAs end, by the words that name them.
+@dataclass(frozen=True)
+class Validity:
+    """Of a certificate: whose it is, and from when to when it holds."""
+
+    name: str
+    begins_at: datetime
+    ends_at: datetime
+
+
+def own_validity(policy: TlsPolicy) -> Validity:
+    """Of the node's certificate.
 
     Raises:
         MisconfiguredError: as :func:`server_context`.
     """
-    found = {f"tls.certificate {policy.certificate}": _own(policy)["notAfter"]} if policy.certificate else {}
-    if policy.authorities:
-        for one in client_context(policy).get_ca_certs():
-            found[f"tls.authorities {policy.authorities} ({_name_of(one)})"] = one["notAfter"]
-    return {name: datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC) for name, end in found.items()}
+    return _validity(_own(policy))
+
+
+def authorities_validity(policy: TlsPolicy) -> tuple[Validity, ...]:
+    """Of each CA's certificate.
+
+    Raises:
+        MisconfiguredError: as :func:`server_context`.
+    """
+    judge = _context(ssl.PROTOCOL_TLS_CLIENT)
+    _load_authorities(judge, policy)
+    return tuple(_validity(one) for one in judge.get_ca_certs())
 
 
 def is_of_our_authorities(policy: TlsPolicy) -> bool:
@@ -157,14 +175,34 @@ def is_of_our_authorities(policy: TlsPolicy) -> bool:
     return _shown(policy, judge) is not None
 
 
-def _name_of(certificate: Mapping[str, Any]) -> str:
-    return " ".join(str(field[1]) for part in certificate["subject"] for field in part)
+def shows_our_certificate(policy: TlsPolicy, host: str, port: int, timeout_s: float) -> bool:
+    """Whether what listens there speaks TLS and shows the node's certificate."""
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname = False
+    asking.verify_mode = ssl.CERT_NONE  # nothing is sent: the certificate is compared
+    try:
+        first, end, _ = Path(policy.certificate).read_text(encoding="ascii").partition(ssl.PEM_FOOTER)
+        ours = ssl.PEM_cert_to_DER_cert(first[first.index(ssl.PEM_HEADER) :] + end)
+        with socket.create_connection((host, port), timeout_s) as peer, asking.wrap_socket(peer) as secured:
+            return secured.getpeercert(binary_form=True) == ours
+    except (OSError, ValueError):  # it speaks no TLS, or our file holds no certificate, which is told apart
+        return False
+
+
+def _validity(certificate: Mapping[str, Any]) -> Validity:
+    name = " ".join(str(field[1]) for part in certificate["subject"] for field in part)
+    begin, end = (
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate[key]), UTC)
+        for key in ("notBefore", "notAfter")
+    )
+    return Validity(name, begin, end)
 
 
 def _own(policy: TlsPolicy) -> dict[str, Any]:
     """Our certificate's fields, as :meth:`ssl.SSLSocket.getpeercert` has them."""
     trusting = _context(ssl.PROTOCOL_TLS_CLIENT)
     trusting.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    _readable("tls.certificate", policy.certificate)
     trusting.load_verify_locations(policy.certificate)
     found = _shown(policy, trusting)
     if found is None:

@@ -6,18 +6,21 @@ The work of a dead one is taken over.
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, String, delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.errors import MisconfiguredError
-from app.files.durable import make_folder
+from app.errors import MisconfiguredError, RetryLaterError
+from app.files.durable import PASSING, disk_error, make_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.records.commitments import CommitmentLedger
-from app.node.records.database import Base, fetch, open_database, upsert, utc_now
+from app.node.records.database import Base, database_cause, fetch, open_database, upsert, utc_now
 from app.node.records.deliveries import DeliveryLedger
 from app.node.records.inbox import Inbox
 from app.node.records.outbox import Outbox
@@ -51,16 +54,14 @@ def open_stores(policy: NodePolicy) -> NodeStores:
 
     Raises:
         MisconfiguredError: the data folder can't be made or written to, or the database URL is wrong.
-        RetryLaterError: the database does not answer.
+        RetryLaterError: the database does not answer, or the disk is full.
     """
     try:
         make_folder(policy.data_dir)
         outbox = Outbox(policy.results_dir, policy.executor)
     except OSError as error:
-        raise MisconfiguredError(
-            f"node.data_dir {policy.data_dir} can't be made or written to ({error.strerror}); "
-            "give the node a folder of its own"
-        ) from error
+        place = f"node.data_dir {policy.data_dir}"
+        raise disk_error(error, place, "give the node a folder of its own") from error
     engine = open_database(policy.node_database_url)
     inbox = Inbox(policy.inbox_dir, engine)
     return NodeStores(
@@ -76,6 +77,19 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         shadows=ShadowLedger(engine),
         audit=_audit_log(policy, engine),
     )
+
+
+@contextmanager
+def translated_start_errors(policy: NodePolicy) -> Iterator[None]:
+    """A disk that is full or a database that is silent while the node starts: it tries again, and says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in PASSING:
+            raise
+        raise disk_error(error, f"node.data_dir {policy.data_dir}", "") from error
+    except SQLAlchemyError as error:
+        raise RetryLaterError(f"the database can't be used now: {database_cause(error)}") from error
 
 
 def refuse_absent_data_folder(policy: NodePolicy) -> None:

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import socket
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
-from app.files.durable import free_mb
-from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.files.durable import PASSING, free_mb
+from app.node.policy import Caller, DeliverPolicy, Destination, Listener, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
 from app.node.records.inbox_index import InboxIndex
 from app.node.records.migrations import REVISION, found_revision, refuse_newer
+from app.node.tls import (
+    Validity,
+    authorities_validity,
+    is_of_our_authorities,
+    own_validity,
+    shows_our_certificate,
+)
 
 ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
 
 CHOICE_ADVICE = "psma-node status names them; psma-node discard STUDY shows the contents, and lets one stand"
+
+MAX_CLOCK_OFFSET_S = 5.0
+"""From the clock of the database, by which nodes that share it judge whether another one lives."""
+
+_TIME_ERROR = 5
+"""adjtimex(2): the clock is not synchronised."""
+
+NO_TLS = TlsPolicy()
 
 NOBODY_AE_TITLE = "NOBODY"
 """A title that no node has: does the listener check the title it is called by?"""
@@ -37,6 +56,8 @@ class CheckResult:
     ok: bool
     found: str
     advice: str = ""
+    may_pass: bool = False
+    """Of a check that failed: nobody has to change anything, so trying again later may do."""
 
 
 def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
@@ -57,12 +78,15 @@ def check_database(policy: NodePolicy) -> CheckResult:
     try:
         with engine.connect() as connection:
             refuse_newer(connection, database_place(engine))
+            if found_revision(connection) is not None:  # a write that changes nothing, taken back
+                connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+                connection.rollback()
     except SQLAlchemyError as error:
-        found = f"no answer from {database_place(engine)}: {database_cause(error)}"
+        found = f"{database_place(engine)}: {database_cause(error)}"
         return CheckResult(name, False, found, database_advice(engine))
     finally:
         engine.dispose()
-    return CheckResult(name, True, f"{engine.dialect.name} answers")
+    return CheckResult(name, True, f"{engine.dialect.name} answers, and can be written to")
 
 
 def check_contents(policy: NodePolicy) -> CheckResult:
@@ -97,69 +121,152 @@ def check_disk(policy: NodePolicy) -> CheckResult:
             found = f"{place} can't be written to: {error.strerror}"
         else:
             found = f"{place} can't be made: {folder} takes no new files or folders"
-        return CheckResult(name, False, found, advice)
+        return CheckResult(name, False, found, advice, error.errno in PASSING)
     room_mb = free_mb(folder)
     found = f"{room_mb:.0f} MB free in {folder}"
     if room_mb < policy.min_free_mb:
         advice = f"free room: node.min_free_mb asks for at least {policy.min_free_mb:.0f} MB"
-        return CheckResult(name, False, found, advice)
+        return CheckResult(name, False, found, advice, may_pass=True)
     return CheckResult(name, True, found)
 
 
-def check_listener(receive: ReceivePolicy, node: NodePolicy) -> CheckResult:
+def check_listener(
+    address: Listener, receive: ReceivePolicy, node: NodePolicy, tls: TlsPolicy = NO_TLS
+) -> CheckResult:
     """The address can be listened on, or this very node listens there."""
     name = "listener"
-    place = f"{receive.ae_title} on {receive.host} port {receive.port}"
+    place = f"{receive.ae_title} on {address}"
     if _node_runs(node):
         return CheckResult(name, True, f"{place}: a node runs as {node.executor}")
-    family = socket.AF_INET6 if ":" in receive.host else socket.AF_INET
     try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((receive.host, receive.port))
+            probe.bind((address.host, address.port))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _is_our_node(receive):
+        if error.errno == errno.EADDRINUSE and _is_our_node(address, receive, tls):
             return CheckResult(name, True, f"{place}: the node is running")
         advice = "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
         return CheckResult(name, False, f"{place}: {error.strerror}", advice)
     return CheckResult(name, True, f"{place}: free")
 
 
-def check_destination(destination: Destination, policy: DeliverPolicy) -> CheckResult:
+def check_certificate(tls: TlsPolicy) -> CheckResult:
+    """The node's certificate can be used, now and for some time, and peers of the site take it."""
+    result = _judged("certificate", f"tls.certificate {tls.certificate}", [own_validity(tls)], tls)
+    if not result.ok or result.advice or not tls.authorities or is_of_our_authorities(tls):
+        return result
+    found = f"warning: {result.found}; of none of the CAs in tls.authorities"
+    return CheckResult(result.name, True, found, "peers that know the site's CA alone refuse it: ask that CA")
+
+
+def check_authorities(tls: TlsPolicy) -> CheckResult:
+    """The site's CAs can be used, now and for some time."""
+    name, place = "authorities", f"tls.authorities {tls.authorities}"
+    return _judged(name, place, authorities_validity(tls), tls)
+
+
+def _judged(name: str, place: str, certificates: Sequence[Validity], tls: TlsPolicy) -> CheckResult:
+    """How long they hold; the first that ends counts."""
+    now = datetime.now(UTC)
+    first = min(certificates, key=lambda one: one.ends_at)
+    advice = "renew it: the node takes the new file without a restart (docs/how-to/tls.md)"
+    if first.ends_at <= now:
+        found = f"{place} ({first.name}) has expired on {first.ends_at:%Y-%m-%d}"
+        return CheckResult(name, False, found, advice)
+    if any(one.begins_at > now for one in certificates):
+        return CheckResult(name, False, f"{place} is not valid yet", "is this host's clock right?")
+    found = f"{place} ({first.name}) ends on {first.ends_at:%Y-%m-%d}"
+    if first.ends_at <= now + timedelta(days=tls.warn_days):
+        return CheckResult(name, True, f"warning: {found}, in {(first.ends_at - now).days} days", advice)
+    return CheckResult(name, True, found)
+
+
+def check_clock(policy: NodePolicy) -> CheckResult:
+    """This host's clock is kept right (NTP), and agrees with that of a database on another host."""
+    name, advice = (
+        "clock",
+        "set up NTP (timedatectl set-ntp true): decay and waiting times need the right time",
+    )
+    if policy.database_url.startswith("postgres"):
+        offset_s = _offset_of_database_s(policy)
+        if abs(offset_s) > MAX_CLOCK_OFFSET_S:
+            found = f"the database's clock is {offset_s:+.0f} s from this host's"
+            return CheckResult(name, False, found, f"{advice}; nodes that share it judge each other by it")
+    # adjtimex(2) with modes 0 reads alone; the buffer is larger than its struct
+    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024))
+    if state == _TIME_ERROR:
+        return CheckResult(name, True, "warning: the kernel says that the clock is not synchronised", advice)
+    return CheckResult(
+        name, True, "synchronised" if state >= 0 else "whether it is synchronised is not known"
+    )
+
+
+def _offset_of_database_s(policy: NodePolicy) -> float:
+    """The database's time minus ours, half the way to it taken off."""
+    engine = create_database_engine(policy.node_database_url)
+    try:
+        with engine.connect() as connection:
+            asked_at = time.time()
+            theirs = connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))
+            return float(theirs) - (asked_at + time.time()) / 2
+    finally:
+        engine.dispose()
+
+
+def check_destination(
+    destination: Destination, policy: DeliverPolicy, tls: TlsPolicy = NO_TLS
+) -> CheckResult:
     """The destination answers C-ECHO."""
     from app.node.deliver import scu
 
     name = f"destination {destination.name}"
-    answer = scu.echo(destination, policy.calling_ae_title)
+    answer = scu.echo(destination, policy.calling_ae_title, tls=tls)
     if answer.ok:
-        return CheckResult(name, True, f"C-ECHO answered in {answer.detail}")
+        return CheckResult(name, True, f"C-ECHO answered in {answer.detail}{' (TLS)' * destination.tls}")
     advice = f"does it run, and does it know {policy.calling_ae_title} at this host's address?"
     return CheckResult(name, False, answer.detail, advice)
 
 
-def node_checks(node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> tuple[CheckResult, ...]:
-    checks = {
-        "database": partial(check_database, node),
-        "disk": partial(check_disk, node),
-        "contents": partial(check_contents, node),
-        "listener": partial(check_listener, receive, node),
-    }
+def node_checks(
+    node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy, tls: TlsPolicy = NO_TLS
+) -> tuple[CheckResult, ...]:
+    """Every check of what surrounds the chain; one that fails hides no other."""
+    checks: list[tuple[str, Callable[[], CheckResult]]] = [
+        ("database", partial(check_database, node)),
+        ("disk", partial(check_disk, node)),
+        ("contents", partial(check_contents, node)),
+        ("clock", partial(check_clock, node)),
+    ]
+    secure = [address for address in receive.addresses if address.tls]
+    if secure or tls.certificate:
+        checks.append(("certificate", partial(check_certificate, tls)))
+    if any(one.client_certificate for one in secure) or any(one.tls for one in deliver.destinations):
+        checks.append(("authorities", partial(check_authorities, tls)))
+    for address in receive.addresses:
+        checks.append(("listener", partial(check_listener, address, receive, node, tls)))
     for destination in deliver.destinations:
-        checks[f"destination {destination.name}"] = partial(check_destination, destination, deliver)
-    results = [guarded(name, check) for name, check in checks.items()]
+        check = partial(check_destination, destination, deliver, tls)
+        checks.append((f"destination {destination.name}", check))
+    results = [guarded(name, check) for name, check in checks]
     if not deliver.destinations:
         results.append(CheckResult("destinations", True, "none: results stay in the data folder"))
     return tuple(results)
 
 
-def _answers_as(title: str, receive: ReceivePolicy) -> bool:
+def _reached(host: str) -> str:
+    """Where a program of this host reaches what listens on an address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  read, not listened on
+
+
+def _answers_as(title: str, address: Listener, receive: ReceivePolicy) -> bool:
     """Whether what listens at our port lets ``title`` in by C-ECHO, called by one who may call there."""
     from app.node.deliver import scu
 
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(receive.host, receive.host)  # noqa: S104
+    host = _reached(address.host)
     titles = [one.ae_title for one in receive.allowed_callers if _may_call_from(one, host)]
     calling = next((one for one in titles if one != "*"), receive.ae_title)
-    return scu.echo(Destination("listener", title, host, receive.port), calling, ECHO_TIMEOUT_S).ok
+    return scu.echo(Destination("listener", title, host, address.port), calling, ECHO_TIMEOUT_S).ok
 
 
 def _may_call_from(caller: Caller, host: str) -> bool:
@@ -169,9 +276,12 @@ def _may_call_from(caller: Caller, host: str) -> bool:
         return True
 
 
-def _is_our_node(receive: ReceivePolicy) -> bool:
-    """A node answers to its own AE title only; many a PACS answers to any."""
-    return _answers_as(receive.ae_title, receive) and not _answers_as(NOBODY_AE_TITLE, receive)
+def _is_our_node(address: Listener, receive: ReceivePolicy, tls: TlsPolicy) -> bool:
+    """A node answers to its own AE title only, many a PACS to any; and with TLS it shows our certificate."""
+    if address.tls:
+        return shows_our_certificate(tls, _reached(address.host), address.port, ECHO_TIMEOUT_S)
+    asked = partial(_answers_as, address=address, receive=receive)
+    return asked(receive.ae_title) and not asked(NOBODY_AE_TITLE)
 
 
 def _node_runs(node: NodePolicy) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from app.errors import describe_exception
+from app.files.durable import disk_error
 
 FIELDS = frozenset(
     {
@@ -68,8 +69,13 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        except OSError as error:
+            raise disk_error(
+                error, f"node.log_file {log_file}", "may the node's user write there?"
+            ) from error
     for handler in handlers:
         handler.setFormatter(JsonLineFormatter())
     root = logging.getLogger()

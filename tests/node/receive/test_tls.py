@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ from app.node.receive import association_guard
 from app.node.receive.reception import Reception
 from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
-from app.node.tls import RenewedContext, client_context, expiries, is_of_our_authorities, server_context
+from app.node.tls import (
+    RenewedContext,
+    authorities_validity,
+    client_context,
+    is_of_our_authorities,
+    own_validity,
+    server_context,
+)
 from tests.node.certificates import Authority
 
 from .images import STUDY, write_study
@@ -398,9 +406,11 @@ def _locked(policy: TlsPolicy, to_file: Path) -> Path:
 
 def test_certificates_say_when_they_end_and_whose_they_are(site: Authority, other: Authority) -> None:
     old = site.certify("old-one", days=-1)
-    ends = expiries(old)
-    assert list(ends) == [f"tls.certificate {old.certificate}", f"tls.authorities {site.file} (site-ca)"]
-    assert ends[f"tls.certificate {old.certificate}"].timestamp() < time.time()
+    assert own_validity(old).name == "old-one"
+    assert own_validity(old).ends_at.timestamp() < time.time()
+    [authority] = authorities_validity(old)
+    assert authority.name == "site-ca"
+    assert authority.ends_at - authority.begins_at == timedelta(days=3650)
     assert is_of_our_authorities(old)
     assert not is_of_our_authorities(replace(old, authorities=str(other.file)))
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import fcntl
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from app.errors import MisconfiguredError
-from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.policy import Caller, DeliverPolicy, Destination, Listener, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox
+from app.node.watch import health
 from app.node.watch.health import (
     CheckResult,
+    check_certificate,
+    check_clock,
     check_database,
     check_destination,
     check_disk,
@@ -22,6 +26,7 @@ from app.node.watch.health import (
     guarded,
     node_checks,
 )
+from tests.node.certificates import Authority
 from tests.node.workflow.peers import FakePacs, free_port
 
 
@@ -29,9 +34,10 @@ def test_healthy_node_has_nothing_to_do(tmp_path: Path, pacs: FakePacs) -> None:
     deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port),))
     node = NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1)
     results = node_checks(node, ReceivePolicy(port=free_port()), deliver)
-    names = ["database", "disk", "contents", "listener", "destination pacs"]
+    names = ["database", "disk", "contents", "clock", "listener", "destination pacs"]
     assert [result.name for result in results] == names
-    assert all(result.ok and not result.advice for result in results)
+    assert all(result.ok for result in results)
+    assert not [result for result in results if result.advice and result.name != "clock"]
     assert not (tmp_path / "new").exists(), "a check leaves nothing behind"
 
 
@@ -51,12 +57,13 @@ def test_full_disk_fails(tmp_path: Path) -> None:
 
 def test_port_of_another_program_fails_and_that_of_this_node_does_not(tmp_path: Path, pacs: FakePacs) -> None:
     receive, node = ReceivePolicy(port=pacs.port), NodePolicy(data_dir=tmp_path)
-    result = check_listener(receive, node)
+    [address] = receive.addresses
+    result = check_listener(address, receive, node)
     assert not result.ok
     assert result.found == f"PSMA_NODE on 127.0.0.1 port {pacs.port}: Address already in use"
     with node.lock_file.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert check_listener(receive, node).ok
+        assert check_listener(address, receive, node).ok
 
 
 def test_node_that_answers_at_the_port_differs_from_a_pacs_that_answers_to_any_name(tmp_path: Path) -> None:
@@ -66,8 +73,9 @@ def test_node_that_answers_at_the_port_differs_from_a_pacs_that_answers_to_any_n
     scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print)
     scp.start()
     try:
-        result = check_listener(receive, NodePolicy(data_dir=tmp_path / "other"))
-        stranger = check_listener(replace(receive, ae_title="OTHER"), NodePolicy(data_dir=tmp_path / "other"))
+        node, [address] = NodePolicy(data_dir=tmp_path / "other"), receive.addresses
+        result = check_listener(address, receive, node)
+        stranger = check_listener(address, replace(receive, ae_title="OTHER"), node)
         with pytest.raises(MisconfiguredError, match="stop what listens there"):
             StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print).start()
     finally:
@@ -106,3 +114,83 @@ def test_fault_in_one_check_is_its_result() -> None:
     result = guarded("models", broken)
     assert not result.ok
     assert result.found.startswith("KeyError at test_health.py")
+
+
+def test_database_that_answers_and_takes_no_write_fails(tmp_path: Path) -> None:
+    """As on a file system that is mounted read-only, or a Postgres that is a standby."""
+    open_database(f"sqlite:///{tmp_path / 'node.sqlite'}").dispose()
+    for file in tmp_path.glob("node.sqlite-*"):
+        file.unlink()
+    result = check_database(NodePolicy(database_url=f"sqlite:///file:{tmp_path}/node.sqlite?mode=ro&uri=true"))
+    assert not result.ok
+    assert "attempt to write a readonly database" in result.found
+    assert "may this user read and write" in result.advice
+
+
+def test_clock_that_nobody_keeps_right_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for state, words in ((0, "synchronised"), (5, "warning: the kernel says"), (-1, "not known")):
+        kernel = SimpleNamespace(adjtimex=lambda _, state=state: state)
+        monkeypatch.setattr(health.ctypes, "CDLL", lambda _, kernel=kernel: kernel)
+        result = check_clock(NodePolicy())
+        assert result.ok
+        assert words in result.found
+        assert bool(result.advice) == (state == 5)
+
+
+def test_clock_of_the_database_that_differs_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_offset_of_database_s", lambda _: -42.0)
+    result = check_clock(NodePolicy(database_url="postgresql://node@db/node"))
+    assert not result.ok
+    assert "the database's clock is -42 s from this host's" in result.found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("site"))
+
+
+@pytest.mark.parametrize(
+    ("days", "ok", "words"),
+    [(365, True, "ends on 2"), (20, True, "in 19 days"), (-1, False, "has expired on 2")],
+)
+def test_certificate_is_told_before_it_ends(site: Authority, days: int, ok: bool, words: str) -> None:
+    result = check_certificate(site.certify(f"node{days}", days=days))
+    assert (result.ok, bool(result.advice)) == (ok, days != 365)
+    assert words in result.found
+
+
+def test_certificate_that_the_site_s_peers_refuse_is_a_warning(site: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "other-ca")
+    result = check_certificate(replace(site.certify("node"), authorities=str(other.file)))
+    assert result.ok
+    assert "of none of the CAs in tls.authorities" in result.found
+
+
+def test_files_of_tls_that_can_not_be_used_are_told_each_on_its_own(site: Authority, tmp_path: Path) -> None:
+    tls = TlsPolicy("/gone.crt", authorities=str(tmp_path / "gone-too.crt"))
+    receive = ReceivePolicy(listeners=(Listener(port=free_port(), tls=True),))
+    results = node_checks(NodePolicy(data_dir=tmp_path, min_free_mb=0), receive, DeliverPolicy(), tls)
+    failed = {result.name: result.found for result in results if not result.ok}
+    assert set(failed) == {"certificate", "authorities"}
+    assert failed["certificate"].startswith("tls.certificate /gone.crt: No such file or directory")
+
+
+def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority, tmp_path: Path) -> None:
+    tls = site.certify("node")
+    listeners = (Listener(port=free_port()), Listener(port=free_port(), tls=True))
+    receive, node = ReceivePolicy(listeners=listeners), NodePolicy(data_dir=tmp_path / "other")
+    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print, tls)
+    scp.start()
+    try:
+        found = [check_listener(one, receive, node, tls) for one in listeners]
+        stranger = check_listener(listeners[1], receive, node, site.certify("another"))
+    finally:
+        scp.stop()
+    assert [result.ok for result in found] == [True, True]
+    assert all(result.found.endswith("the node is running") for result in found)
+    assert not stranger.ok
+
+
+def test_full_disk_is_tried_again_and_a_forbidden_folder_needs_a_person(tmp_path: Path) -> None:
+    assert check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e9)).may_pass
+    assert not check_disk(NodePolicy(data_dir=Path("/proc/x"))).may_pass
