@@ -168,6 +168,18 @@ def authorities_validity(policy: TlsPolicy) -> tuple[Validity, ...]:
     return tuple(_validity(one) for one in judge.get_ca_certs())
 
 
+def expiries(policy: TlsPolicy) -> dict[str, datetime]:
+    """When the node's certificate and those of the site's CAs end, by the words that name them.
+
+    Raises:
+        MisconfiguredError: as :func:`server_context`.
+    """
+    own = {f"tls.certificate {policy.certificate}": own_validity(policy)} if policy.certificate else {}
+    authorities = authorities_validity(policy) if policy.authorities else ()
+    others = {f"tls.authorities {policy.authorities} ({one.name})": one for one in authorities}
+    return {name: one.ends_at for name, one in (own | others).items()}
+
+
 def is_of_our_authorities(policy: TlsPolicy) -> bool:
     """Whether peers that know the CAs of ``tls.authorities`` alone take our certificate, its dates apart."""
     judge = _context(ssl.PROTOCOL_TLS_CLIENT)
