@@ -186,6 +186,8 @@ class Caller(Ranged):
     """Calling AE title, exactly; ``*`` for any title from these addresses."""
     addresses: tuple[str, ...] = ("127.0.0.1", "::1")
     """IP addresses or networks (``10.1.2.0/24``) that it calls from."""
+    max_associations: Annotated[int, Range(0, 1000)] = 0
+    """Associations that it may have open at one time; 0 for as many as the node allows."""
     commitment_port: OwnPort = 0
     """TCP port at the address that it calls from, where it takes answers to its requests for storage
     commitment; 0 when it waits for them on the association of its request."""
@@ -242,7 +244,8 @@ class ReceivePolicy(Ranged):
     idle_timeout_s: TimeLimit = 60.0
     """An association without activity is aborted after so many seconds."""
     pdu_timeout_s: TimeLimit = 30.0
-    """A PDU has to be complete so many seconds after it began."""
+    """More of a PDU that has begun has to come within so many seconds, and 1000 bytes in each second beyond
+    them: a slow link has its time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,13 +1,11 @@
 """What pynetdicom's acceptor needs to stand up to bad peers; measured, each cites what went wrong without it.
 
-Everything here goes into :meth:`pynetdicom.ae.ApplicationEntity.make_server` as its server class and
-request handler, its documented points of extension. (``type: ignore[misc]``: the project reads
-pynetdicom without its types, so its classes are ``Any`` to mypy.)
+:class:`app.node.receive.listener.GuardedHandler` puts these into each association. (``type: ignore[misc]``:
+the project reads pynetdicom without its types, so its classes are ``Any`` to mypy.)
 """
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import time
@@ -19,9 +17,10 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket
 
-from app.node.tls import RenewedContext, continue_handshake, tls_words
+from app.node.receive.opening import Opening
+from app.node.tls import continue_handshake, tls_words
 
 ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
 """128 contexts with dozens of transfer syntaxes each are some 300 kB; no honest request is longer."""
@@ -29,19 +28,25 @@ ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
 MAX_QUEUED_MESSAGES = 8
 """An honest sender waits for each answer (no asynchronous operations are negotiated, PS3.7 D.3.3.3)."""
 
-MAX_STRANGER_CONNECTIONS = 8
-"""Connections at one time from addresses that no caller has: enough to tell each why it is rejected."""
-
 AWAITING_REQUEST = "Sta2"
 """Connected, no A-ASSOCIATE-RQ yet (PS3.8 table 9-5)."""
 
 MAX_COMMAND_SET_BYTES = 65_536
 """A command set holds a dozen short elements (PS3.7 9.3)."""
 
+MAX_OTHER_DATA_SET_BYTES = 2**24
+"""A request for storage commitment of 100 000 instances holds less; what is stored goes to the disk."""
+
+SLOWEST_BYTES_PER_S = 1000
+"""A PDU that comes slower than this is not waited for: nobody holds an association by single bytes."""
+
 _READ_BYTES = 262_144
 _PDU_HEADER_BYTES = 6
 
-_log = logging.getLogger(__name__)
+
+CLOSED = "the sender closed the connection without releasing the association"
+
+_A_ABORT = b"\x07"
 
 
 class GuardLimitError(OSError):
@@ -53,12 +58,9 @@ class Limits:
     """Sizes in bytes, times in seconds; see :class:`app.node.policy.ReceivePolicy`."""
 
     max_pdu_bytes: int
-    max_data_set_bytes: int
     pdu_timeout_s: float
     max_connections: int
     is_known_address: Callable[[str], bool]
-    on_failed_handshake: Callable[[str, str], None] = lambda *_: None
-    """Learns of the address of a peer and why it does not come to speak TLS."""
 
 
 class GuardedSocket(AssociationSocket):  # type: ignore[misc]
@@ -75,11 +77,22 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         self._limits = limits
         self._shakes_hands = isinstance(connection, ssl.SSLSocket)
         self.is_hung_up = False
+        self.fault = ""
+        """Why the association fails, in words; the first reason is the one that counts."""
+        self.opening = Opening()
+        self.is_accepted = False
+        """Whether its request for an association was accepted."""
+        self.is_told = False
+        """Whether the observer knows already why it was rejected."""
         self.lane: Callable[[], bool] = lambda: True
         """Reads what it serves itself; says whether pynetdicom has to read on."""
         self._buffer = memoryview(b"")
         self._kept = self._given = self._end = 0
         """In the buffer: what next_pdu has given and may be put back, then what it has not given yet."""
+
+    def note(self, fault: object) -> None:
+        """Why the association ends otherwise than by a release; what follows from it is not noted."""
+        self.fault = self.fault or str(fault)
 
     def hang_up(self) -> None:
         """End the connection, from any thread: the one that reads sees its end and cleans up."""
@@ -109,9 +122,8 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         try:
             self._shakes_hands = not continue_handshake(connection)
         except OSError as error:
-            self._give_up()
+            self._give_up(tls_words(error))
             self.event_queue.put("Evt17")
-            self._limits.on_failed_handshake(self.assoc.requestor.address_info.address, tls_words(error))
             return False
         connection.settimeout(self._limits.pdu_timeout_s)
         return not self._shakes_hands
@@ -151,7 +163,8 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             raise ConnectionAbortedError("the connection was closed")
         self._make_room(count)
         # the sender of a PDU that has begun to come has its time for the rest
-        deadline = time.monotonic() + (self._limits.pdu_timeout_s if self._end > self._given else wait_s)
+        begun_s = time.monotonic()
+        deadline = begun_s + (self._limits.pdu_timeout_s if self._end > self._given else wait_s)
         try:
             while self._end - self._given < count:
                 left_s = deadline - time.monotonic()
@@ -163,10 +176,9 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
                 except TimeoutError:
                     continue  # the deadline has passed: the loop looks at its top
                 if not arrived:
-                    raise ConnectionResetError("the peer closed the connection")
-                if self._end == self._given:
-                    deadline = time.monotonic() + self._limits.pdu_timeout_s
+                    raise ConnectionResetError(CLOSED)
                 self._end += arrived
+                deadline = self._deadline(begun_s, self._end - self._given)
         finally:
             connection.settimeout(self._limits.pdu_timeout_s)  # for what pynetdicom sends
         _acknowledge_at_once(connection)
@@ -180,7 +192,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             self._buffer[:waiting] = self._buffer[self._kept : self._end]
             self._given, self._end, self._kept = self._given - self._kept, waiting, 0
         if self._given + count > len(self._buffer):
-            raise GuardLimitError(f"a command set came in more than {self._given} bytes")
+            raise self._limit_error(f"a command set came in more than {self._given} bytes")
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly ``nr_bytes``, or fewer when the peer closed; pynetdicom asks for a header, then a body.
@@ -194,7 +206,8 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         established = self.assoc.is_established
         limit = self._limits.max_pdu_bytes if established else ASSOCIATE_REQUEST_LIMIT_BYTES
         self._check_length(nr_bytes, limit)
-        deadline = time.monotonic() + self._limits.pdu_timeout_s
+        begun_s = time.monotonic()
+        deadline = begun_s + self._limits.pdu_timeout_s
         data = bytearray(nr_bytes)
         view = memoryview(data)
         filled = min(nr_bytes, self._end - self._given)
@@ -208,44 +221,71 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             except TimeoutError:
                 continue  # the deadline has passed: the loop raises at its top
             if count == 0:
+                self.note(CLOSED)
                 self._wake_association()
                 break
             filled += count
+            deadline = self._deadline(begun_s, filled)
         view.release()
         del data[filled:]
         connection.settimeout(self._limits.pdu_timeout_s)
         _acknowledge_at_once(connection)
+        self._look_at(connection, data)
         return data
+
+    def _look_at(self, connection: socket.socket, data: bytearray) -> None:
+        """End what is no association request, or none that PS3.8 allows, in words that pynetdicom has not."""
+        if data[:1] == _A_ABORT:
+            self.note("the sender aborted the association")
+        if not self._is_awaiting_request:
+            return
+        rejection = self.opening.take(bytes(data))
+        if self.opening.fault:
+            if rejection:
+                with suppress(OSError):
+                    connection.sendall(rejection)
+            self._give_up(self.opening.fault)
+            raise GuardLimitError(self.opening.fault)
+
+    @property
+    def _is_awaiting_request(self) -> bool:
+        """Also while pynetdicom has not taken note yet that the connection is open."""
+        return self.assoc.dul.state_machine.current_state in ("Sta1", AWAITING_REQUEST)
+
+    def _deadline(self, begun_s: float, arrived: int) -> float:
+        """Until when more of a PDU has to come: a slow link has its time as long as something comes."""
+        slowest_s = begun_s + self._limits.pdu_timeout_s + arrived / SLOWEST_BYTES_PER_S
+        return min(time.monotonic() + self._limits.pdu_timeout_s, slowest_s)
 
     def _wake_association(self) -> None:
         """A connection that closes without a request (a port check) would hold its thread until ARTIM."""
-        if self.assoc.dul.state_machine.current_state == AWAITING_REQUEST:
+        if self._is_awaiting_request:
             self.assoc.dul.to_user_queue.put(None)
 
     def _check_length(self, nr_bytes: int, limit: int) -> None:
         if nr_bytes > limit + _PDU_HEADER_BYTES:
-            self._give_up()
-            raise GuardLimitError(f"a PDU of {nr_bytes} bytes was announced, at most {limit} are accepted")
+            raise self._limit_error(f"a PDU of {nr_bytes} bytes was announced, at most {limit} are accepted")
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
+        self.note(why)
         self.hang_up()
         self._wake_association()
 
+    def _limit_error(self, why: str) -> GuardLimitError:
+        self._give_up(why)
+        return GuardLimitError(why)
+
     def _set_time_left(self, connection: socket.socket, left_s: float) -> None:
         if left_s <= 0:
-            self._give_up()
-            raise GuardLimitError(f"a PDU was not complete after {self._limits.pdu_timeout_s:g} s")
+            patience_s = self._limits.pdu_timeout_s
+            raise self._limit_error(f"a PDU that had begun did not go on for {patience_s:g} s, or crept")
         connection.settimeout(left_s)
 
 
 class GuardedDimse(DIMSEServiceProvider):  # type: ignore[misc]
-    """Ends an association whose data set grows beyond what the node accepts: memory is not the peer's."""
+    """Ends an association that overdoes it: memory is not the peer's. What is stored comes another way."""
 
     message: Any
-
-    def __init__(self, association: Association, limits: Limits) -> None:
-        super().__init__(association)
-        self._limits = limits
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """As its parent does, after looking at what has been gathered so far."""
@@ -253,7 +293,7 @@ class GuardedDimse(DIMSEServiceProvider):  # type: ignore[misc]
         if not excess:
             super().receive_primitive(primitive)
             return
-        _log.warning("association ended: %s", excess)
+        self.dul.socket.note(excess)
         self.message = None
         self.dul.event_queue.put("Evt19")
 
@@ -266,62 +306,11 @@ class GuardedDimse(DIMSEServiceProvider):  # type: ignore[misc]
             return ""
         if message.encoded_command_set.tell() > MAX_COMMAND_SET_BYTES:
             return f"a command set of more than {MAX_COMMAND_SET_BYTES} bytes"
-        if message.data_set.tell() > self._limits.max_data_set_bytes:
-            return f"a data set of more than {self._limits.max_data_set_bytes} bytes"
-        return ""
-
-
-class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Holds a limited number of connections, so that silent ones don't lock others out until ARTIM."""
-
-    limits: Limits
-    new_lane: Callable[[Association, GuardedSocket], Callable[[], bool]]
-    tls: RenewedContext | None = None
-    """``None`` for plain TCP; a listener with TLS never speaks plain."""
-    request_queue_size = 128
-    """Connections the system holds until they are looked at; with the usual 5 a burst waits for seconds."""
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether a new connection is taken at all (:meth:`socketserver.BaseServer.verify_request`)."""
-        open_now = self.active_associations
-        known = self.limits.is_known_address
-        if not known(client_address[0]):
-            strangers = sum(not known(peer.requestor.address_info.address) for peer in open_now)
-            return strangers < MAX_STRANGER_CONNECTIONS
-        if len(open_now) >= self.limits.max_connections:
-            _close_oldest_silent(open_now)
-        return True
-
-
-def _close_oldest_silent(associations: list[Association]) -> None:
-    """Make room: of the connections that have not asked for anything yet, the oldest goes."""
-    for association in associations:  # threads are listed in the order they were started
-        connection = association.dul.socket
-        if association.dul.state_machine.current_state == AWAITING_REQUEST and not connection.is_hung_up:
-            _log.warning("a silent connection was closed to make room")
-            connection.hang_up()
-            return
-
-
-class GuardedHandler(RequestHandler):  # type: ignore[misc]
-    """Builds associations with the guards in place."""
-
-    server: GuardedServer
-    request: socket.socket
-
-    def _create_association(self) -> Association:
-        if self.server.tls is not None:  # the handshake is the association's own, never the listener's
-            self.request = self.server.tls.current().wrap_socket(
-                self.request, server_side=True, do_handshake_on_connect=False
+        if message.data_set.tell() > MAX_OTHER_DATA_SET_BYTES:
+            return (
+                f"a data set of more than {MAX_OTHER_DATA_SET_BYTES} bytes in a request that stores nothing"
             )
-        association = super()._create_association()
-        limits = self.server.limits
-        # the parent's socket announced "connection opened" (Evt5); the guarded one announces it again
-        association.dul.event_queue.get_nowait()
-        association.dul.socket = GuardedSocket(association, self.request, limits)
-        association.dul.socket.lane = self.server.new_lane(association, association.dul.socket)
-        association.dimse = GuardedDimse(association, limits)
-        return association
+        return ""
 
 
 def _acknowledge_at_once(connection: socket.socket) -> None:

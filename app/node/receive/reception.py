@@ -30,6 +30,7 @@ class ReceptionEvent(StrEnum):
     """The kinds of :class:`Reception`."""
 
     ASSOCIATION_REJECTED = "association-rejected"
+    ASSOCIATION_FAILED = "association-failed"
     STORED = "stored"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
@@ -45,6 +46,7 @@ class Reception:
         status: of the C-STORE answer; ``None`` for a rejected association.
         bytes: of the file that it is, or would be, kept in.
         study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
+        called_ae: of an association that was rejected or failed.
     """
 
     event: ReceptionEvent
@@ -55,6 +57,7 @@ class Reception:
     study_instance_uid: str = ""
     sop_instance_uid: str = ""
     bytes: int = 0
+    called_ae: str = ""
 
 
 _EVENTS = {
@@ -78,9 +81,12 @@ class InboxIntake:
         self._refusal: Exception | None = None
         self._instance: InstanceIdentity | None = None
 
-    def begin(self, min_free_mb: float) -> None:
+    def begin(self, min_free_mb: float, context_class_uid: str) -> None:
         """Take a slot for the data set, unless it is refused without it."""
         try:
+            if self._command.sop_class_uid.rstrip("\0 ") not in ("", context_class_uid):
+                problem = "AffectedSOPClassUID is not the class of its presentation context"
+                raise MismatchedInstanceError(problem)
             if self._inbox.free_mb() < min_free_mb:
                 raise InboxFullError(f"less than {min_free_mb:g} MB are free")
             self._slot = self._inbox.begin(self._command)

@@ -32,6 +32,7 @@ MAX_REMEMBERED = 10_000
 
 _EVENTS = {
     ReceptionEvent.ASSOCIATION_REJECTED: AuditEvent.CALLER_REFUSED,
+    ReceptionEvent.ASSOCIATION_FAILED: AuditEvent.ASSOCIATION_FAILED,
     ReceptionEvent.REFUSED: AuditEvent.INSTANCE_REFUSED,
 }
 
@@ -143,6 +144,8 @@ class ReceptionAudit:
 
     def _write(self, event: AuditEvent, reception: Reception, alike: int = 0) -> None:
         facts: dict[str, object] = {"calling_ae": reception.calling_ae, "address": reception.address}
+        if reception.called_ae:
+            facts["called_ae"] = reception.called_ae
         if reception.detail:
             facts["reason"] = reception.detail
         if reception.status:
@@ -169,6 +172,7 @@ def _log_reception(reception: Reception) -> None:
     quiet = reception.event in (ReceptionEvent.STORED, ReceptionEvent.DUPLICATE)
     facts = {
         "calling_ae": reception.calling_ae,
+        "called_ae": reception.called_ae,
         "host": reception.address,
         "study": reception.study_instance_uid,
         "sop_instance": reception.sop_instance_uid,

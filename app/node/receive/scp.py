@@ -8,9 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -21,7 +19,16 @@ from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.policy import Listener, ReceivePolicy, TlsPolicy
-from app.node.receive.association_guard import GuardedHandler, GuardedServer, Limits
+from app.node.receive.association_guard import GuardedSocket, Limits
+from app.node.receive.listener import GuardedHandler, GuardedServer, abort
+from app.node.receive.opening import (
+    NO_REASON,
+    TOO_MANY,
+    UNKNOWN_CALLED,
+    UNKNOWN_CALLER,
+    UNKNOWN_CONTEXT,
+    Rejection,
+)
 from app.node.receive.reception import SUCCESS, InboxIntake, Observer, Reception, ReceptionEvent
 from app.node.receive.store_lane import StoreLane, StoreRequest
 from app.node.records.inbox import Inbox
@@ -54,25 +61,18 @@ image can be used is decided on loading."""
 CONNECTIONS_PER_ASSOCIATION = 4
 """Connections that may be open, most of them not associated yet, for each allowed association."""
 
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+"""The only one that there is (PS3.7 A.2.1)."""
+
+DAMAGED = "its association request is damaged, or not of protocol version 1 (PS3.8 9.3.2)"
+
 STOP_POLL_S = 0.1
 """How often the listener looks whether it should stop; new connections don't wait for it."""
-
-ABORT_S = 2.0
-"""Aborted associations may take so long to end, all together; then their connections are cut."""
 
 NO_TLS = TlsPolicy()
 """For a node whose listeners are plain."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Refusal(Enum):
-    """A-ASSOCIATE-RJ result, source, reason (PS3.8 table 9-21)."""
-
-    NO_REASON = (1, 1, 1)
-    UNKNOWN_CALLER = (1, 1, 3)
-    UNKNOWN_CALLED = (1, 1, 7)
-    TOO_MANY = (2, 3, 2)
 
 
 class StoreScp:
@@ -154,7 +154,7 @@ class StoreScp:
         deadline = time.monotonic() + drain_s
         while self._associations() and time.monotonic() < deadline:
             time.sleep(STOP_POLL_S / 5)
-        _abort(self._associations())
+        abort(self._associations())
         self._servers, self._stopping = (), False
         try:
             self._inbox.stop_following()
@@ -200,21 +200,40 @@ class StoreScp:
         server.tls = tls
         server.limits = Limits(
             max_pdu_bytes=policy.max_pdu_bytes,
-            max_data_set_bytes=int(policy.max_instance_mb * 1e6),
             pdu_timeout_s=policy.pdu_timeout_s,
             max_connections=CONNECTIONS_PER_ASSOCIATION * policy.max_associations,
             is_known_address=self._is_known_address,
-            on_failed_handshake=self._on_failed_handshake,
         )
+        max_data_set_bytes = int(policy.max_instance_mb * 1e6)
         server.new_lane = lambda association, connection: (
-            StoreLane(association, connection, self._begin, server.limits.max_data_set_bytes).run
+            StoreLane(association, connection, self._begin, max_data_set_bytes).run
+        )
+        server.on_end = self._on_end
+        server.on_silent_end = lambda address, why: self._tell(
+            Reception(ReceptionEvent.ASSOCIATION_REJECTED, "", address, why)
         )
         entity._servers.append(server)  # its shutdown() takes it from there
         return server
 
-    def _on_failed_handshake(self, address: str, why: str) -> None:
+    def _on_end(self, association: Any, connection: GuardedSocket) -> None:
+        """One line for each association that fails, by whatever fault; those rejected here have theirs."""
+        if association.is_released or connection.is_told:
+            return
+        opening = connection.opening
+        began = connection.is_accepted
+        self._tell(
+            Reception(
+                event=ReceptionEvent.ASSOCIATION_FAILED if began else ReceptionEvent.ASSOCIATION_REJECTED,
+                calling_ae=opening.calling,
+                address=association.requestor.address_info.address,
+                detail=connection.fault or ("it was aborted" if began else DAMAGED),
+                called_ae=opening.called,
+            )
+        )
+
+    def _tell(self, reception: Reception) -> None:
         try:
-            self._observe(Reception(ReceptionEvent.ASSOCIATION_REJECTED, "", address, why))
+            self._observe(reception)
         except RetryLaterError as error:
             _log.error("not written down", extra={"reason": str(error)})
 
@@ -224,32 +243,49 @@ class StoreScp:
     def _on_requested(self, event: evt.Event) -> None:
         """Reject, or offer contexts. Closed unless decided otherwise: pynetdicom only logs what is raised."""
         association = event.assoc
-        refusal: _Refusal | None = _Refusal.NO_REASON
+        rejection: Rejection | None = NO_REASON
         try:
-            refusal = self._refusal(association)
+            rejection = self._rejection(association)
         finally:
-            if refusal is None:
+            if rejection is None:
+                association.dul.socket.is_accepted = True
                 association.acceptor.supported_contexts = self._contexts_for(association)
             else:
-                association.acse.send_reject(*refusal.value)
+                association.dul.socket.is_told = True
+                association.acse.send_reject(*rejection)
                 association.kill()
 
-    def _refusal(self, association: Any) -> _Refusal | None:
-        request = association.requestor.primitive
-        calling, address = request.calling_ae_title.strip(), association.requestor.address_info.address
-        if not any(caller.allows(calling, address) for caller in self._policy.allowed_callers):
-            refusal, detail = _Refusal.UNKNOWN_CALLER, "this AE title may not send from this address"
-        elif request.called_ae_title.strip() != self._policy.ae_title.strip():
-            refusal, detail = _Refusal.UNKNOWN_CALLED, f"it called another AE than {self._policy.ae_title}"
-        elif self._established() >= self._policy.max_associations:
-            refusal, detail = _Refusal.TOO_MANY, f"{self._policy.max_associations} associations are open"
-        else:
-            return None
-        self._observe(Reception(ReceptionEvent.ASSOCIATION_REJECTED, calling, address, detail))
-        return refusal
+    def _rejection(self, association: Any) -> Rejection | None:
+        opening = association.dul.socket.opening
+        address = association.requestor.address_info.address
+        rejection, detail = self._judge(association, opening.calling, address)
+        if rejection is not None:
+            event = ReceptionEvent.ASSOCIATION_REJECTED
+            self._observe(Reception(event, opening.calling, address, detail, called_ae=opening.called))
+        return rejection
 
-    def _established(self) -> int:
-        return sum(one.is_established for one in self._associations())
+    def _judge(self, association: Any, calling: str, address: str) -> tuple[Rejection | None, str]:
+        """How to reject an association, and why, in words; ``None`` to accept it."""
+        request, policy = association.requestor.primitive, self._policy
+        caller = next((one for one in policy.allowed_callers if one.allows(calling, address)), None)
+        if request.application_context_name != APPLICATION_CONTEXT:
+            return UNKNOWN_CONTEXT, "its application context is not that of DICOM (PS3.7 A.2.1)"
+        if caller is None:
+            return UNKNOWN_CALLER, "this AE title may not send from this address"
+        if request.called_ae_title.strip() != policy.ae_title.strip():
+            return UNKNOWN_CALLED, f"it called another AE than {policy.ae_title}"
+        open_now = [one for one in self._associations() if one.is_established]
+        if len(open_now) >= policy.max_associations:
+            return TOO_MANY, f"{policy.max_associations} associations are open"
+        if caller.max_associations:
+            theirs = (
+                caller.allows(one.dul.socket.opening.calling, one.requestor.address_info.address)
+                for one in open_now
+                if one.dul.socket is not None
+            )
+            if sum(theirs) >= caller.max_associations:
+                return TOO_MANY, f"{caller.max_associations} associations of this caller are open"
+        return None, ""
 
     def _associations(self) -> list[Any]:
         return [one for server in self._servers for one in server.active_associations]
@@ -265,24 +301,13 @@ class StoreScp:
 
     def _begin(self, association: Any, request: StoreRequest) -> InboxIntake:
         requestor = association.requestor
+        context = association._accepted_cx[request.context_id]
         command = StoreCommand(
             sop_instance_uid=request.sop_instance_uid.decode("ascii", errors="replace"),
             sop_class_uid=request.sop_class_uid.decode("ascii", errors="replace"),
-            transfer_syntax_uid=str(association._accepted_cx[request.context_id].transfer_syntax[0]),
+            transfer_syntax_uid=str(context.transfer_syntax[0]),
             calling_ae=requestor.primitive.calling_ae_title.strip(),
         )
         intake = InboxIntake(self._inbox, self._observe, command, requestor.address_info.address)
-        intake.begin(self._policy.min_free_mb)
+        intake.begin(self._policy.min_free_mb, str(context.abstract_syntax))
         return intake
-
-
-def _abort(associations: Sequence[Any]) -> None:
-    """End them all at once; one whose image waits for the disk, or whose peer says nothing, is cut off."""
-    aborts = [threading.Thread(target=one.abort, name="store-scp-abort", daemon=True) for one in associations]
-    for abort in aborts:
-        abort.start()
-    deadline = time.monotonic() + ABORT_S
-    for abort, association in zip(aborts, associations, strict=True):
-        abort.join(max(0.0, deadline - time.monotonic()))
-        if abort.is_alive() and association.dul.socket is not None:
-            association.dul.socket.hang_up()

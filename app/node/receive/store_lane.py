@@ -11,7 +11,6 @@ sets, always in implicit VR little endian).
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.node.receive.association_guard import MAX_COMMAND_SET_BYTES, GuardedSocket
+from app.node.receive.association_guard import CLOSED, MAX_COMMAND_SET_BYTES, GuardedSocket
 
 PAUSE_S = 0.05
 """After so long without another request the association is pynetdicom's again."""
@@ -45,8 +44,6 @@ MAX_COMMENT_LENGTH = 64
 
 _Fragment = tuple[int, int, memoryview, bool]
 """Presentation context ID, message control header, the bytes, and whether its PDU ends with it."""
-
-_log = logging.getLogger(__name__)
 
 
 class ProtocolError(Exception):
@@ -110,11 +107,12 @@ class StoreLane:
         try:
             return self._serve()
         except ProtocolError as error:
-            _log.warning("association ended: %s", error)
+            self._socket.note(error)
             association.dul.event_queue.put(_INVALID_PDU)
         except _InterruptedError:
             pass  # pynetdicom's thread finds the A-ABORT to be sent
-        except OSError:
+        except OSError as error:
+            self._socket.note(error if isinstance(error, ConnectionResetError) else CLOSED)
             association.dul.event_queue.put(_CONNECTION_CLOSED)
         finally:
             association.dul._idle_timer.restart()

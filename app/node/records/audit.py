@@ -39,6 +39,7 @@ class AuditEvent(StrEnum):
     STARTED = "node started"
     STOPPED = "node stopped"
     CALLER_REFUSED = "caller refused"
+    ASSOCIATION_FAILED = "association failed"
     INSTANCE_REFUSED = "instance refused"
     CONTENT_CONFLICT = "instance arrived with another content"
     CONTENT_CHOSEN = "content chosen"

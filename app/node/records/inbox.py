@@ -124,7 +124,8 @@ class Inbox(InboxIndex):
             InboxFullError, RetryLaterError: disk or index do not take it, or do not follow. The instance may
                 be kept all the same; then it is named and indexed as soon as that can be done.
         """
-        uid, received_at = instance.sop_instance_uid, received_at or utc_now()
+        uid, was_received = instance.sop_instance_uid, received_at is not None
+        received_at = received_at or utc_now()
         with translated_errors(), self._locks[hash(uid) % _LOCKS]:
             self._pending.settle_for(instance)
             if self._pending.is_indexed(uid):
@@ -132,7 +133,7 @@ class Inbox(InboxIndex):
             slot.seal()
             slot.keep()
             self._slots.expect(instance.sop_class_uid, slot.size)
-            self._pending.add(Pending(instance, slot.path, slot.size, received_at))
+            self._pending.add(Pending(instance, slot.path, slot.size, received_at, was_received))
             if self._followers and self._pending.is_first_of_study(instance):
                 self.settle()  # so that every process knows of a study from its first image on
             return Stored.NEW
@@ -288,7 +289,7 @@ class Inbox(InboxIndex):
         """Index a file that was renamed but not committed; set aside what is not what its name says."""
         try:
             instance = read_received(path)
-            if self._pending.path_of(instance) != path:
+            if self._pending.path_of(instance.identity) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
             received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             finish({path: (instance.file_bytes, received_at)})
@@ -300,7 +301,7 @@ class Inbox(InboxIndex):
             _log.error("a study is held back: %s", error.strerror, extra={"study": path.parent.name})
             self._pending.block(path.parent.name, error)
             return ""
-        _, damaged = self._kept(instance)
+        _, damaged = self._kept(instance.identity)
         self._pending.index([Pending(instance.identity, path, instance.file_bytes, received_at)], damaged)
         return "indexed"
 

@@ -253,8 +253,8 @@ def is_intact(folder: Path, row: InstanceRow) -> bool:
         found = read_received(folder / row.path)
     except (OSError, *NOT_AS_RECEIVED):
         return False
-    syntax = row.transfer_syntax_uid or found.transfer_syntax_uid
-    return (found.sha256, found.transfer_syntax_uid) == (row.sha256, syntax)
+    syntax = row.transfer_syntax_uid or found.identity.transfer_syntax_uid
+    return (found.identity.sha256, found.identity.transfer_syntax_uid) == (row.sha256, syntax)
 
 
 def flag_conflicts(connection: Connection, sop_instance_uid: str | None = None) -> bool:

@@ -6,11 +6,13 @@ The UIDs become names of files, so nothing but a valid UID may pass (PS3.5 9.1).
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 from app.node.records.header_scan import UnreadableHeaderError, find_file_meta, find_uids
@@ -72,6 +74,12 @@ def instance_file_name(sop_instance_uid: str, sha256: str) -> str:
 IMPLEMENTATION_CLASS_UID = "2.25.187207416417166353129106285283186921453"
 
 IMPLEMENTATION_VERSION_NAME = "PSMA_NODE"
+
+_HEADER_BYTES = (2**14, 2**20, 2**25)
+"""Read of the start of a data set until its Series Instance UID is in it. The first is nearly always enough;
+what stands before it is at most some private blocks, and a data set in which it is more is refused."""
+
+_READ_BYTES = 2**20
 
 _SEAL = struct.Struct("<16sQ32sL")
 _SEAL_MAGIC = b"PSMA-NODE SEAL 1"
@@ -145,19 +153,6 @@ class InstanceIdentity:
     calling_ae: str
     sha256: str
 
-
-@dataclass(frozen=True)
-class ReceivedInstance(InstanceIdentity):
-    """An instance in memory.
-
-    Attributes:
-        data_set: as received, in ``transfer_syntax_uid``, without file meta.
-        file_bytes: how long the file is that it was read from, without what a slot is longer.
-    """
-
-    data_set: bytes = field(repr=False)
-    file_bytes: int = field(default=0, compare=False)
-
     @property
     def identity(self) -> InstanceIdentity:
         return InstanceIdentity(**{one.name: getattr(self, one.name) for one in fields(InstanceIdentity)})
@@ -167,6 +162,25 @@ class ReceivedInstance(InstanceIdentity):
         return StoreCommand(
             self.sop_instance_uid, self.sop_class_uid, self.transfer_syntax_uid, self.calling_ae
         )
+
+
+@dataclass(frozen=True)
+class ReceivedInstance(InstanceIdentity):
+    """An instance in memory.
+
+    Attributes:
+        data_set: as received, in ``transfer_syntax_uid``, without file meta.
+    """
+
+    data_set: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class KeptInstance:
+    """An instance in a file of the inbox; ``file_bytes`` is how long it is, without what a slot is longer."""
+
+    identity: InstanceIdentity
+    file_bytes: int
 
 
 def checked_command(command: StoreCommand) -> StoreCommand:
@@ -214,28 +228,59 @@ def identify(command: StoreCommand, data_set: bytes) -> ReceivedInstance:
     return ReceivedInstance(**vars(identity), data_set=data_set)
 
 
-def read_received(path: Path) -> ReceivedInstance:
+def identity_in(file: int, at: int, length: int, command: StoreCommand, sha256: str) -> InstanceIdentity:
+    """Whose the data set is that stands in an open file: no more of it is read than its header needs.
+
+    Raises OSError, and as :func:`identity_of`.
+    """
+    *sizes, last = _HEADER_BYTES
+    for size in sizes:
+        try:
+            return identity_of(command, os.pread(file, min(size, length), at), sha256)
+        except UnreadableHeaderError:
+            if size >= length:
+                raise
+    return identity_of(command, os.pread(file, min(last, length), at), sha256)
+
+
+def read_received(path: Path) -> KeptInstance:
     """An instance back from the file that :class:`app.node.records.inbox.Inbox` wrote, named or still a slot.
 
     Raises:
         UnsafeUidError, UnreadableHeaderError, MismatchedInstanceError: as :func:`identity_of`; also
             ``UnreadableHeaderError`` when preamble or file meta are damaged, or the seal does not hold.
     """
-    content = path.read_bytes()
-    preamble, data_set_at = content[:PREAMBLE_BYTES], _data_set_at(content)
-    meta, _ = find_file_meta(content[:data_set_at], _META_AT)
-    command = StoreCommand(
-        sop_instance_uid=meta.get("MediaStorageSOPInstanceUID", ""),
-        sop_class_uid=meta.get("MediaStorageSOPClassUID", ""),
-        transfer_syntax_uid=meta.get("TransferSyntaxUID", "").rstrip("\0"),
-        calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
-    )
-    end = data_set_at + _SEAL.unpack_from(preamble)[1] if any(preamble) else len(content)
-    found = identify(command, content[data_set_at:end])
-    expected = seal(content[PREAMBLE_BYTES:data_set_at], len(found.data_set), bytes.fromhex(found.sha256))
-    if any(preamble) and preamble != expected:  # zeros once it has its name, and in version 0.1.0
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES[0])
+        preamble, data_set_at = start[:PREAMBLE_BYTES], _data_set_at(start)
+        file_meta = start[PREAMBLE_BYTES:data_set_at]
+        size = os.fstat(file.fileno()).st_size
+        length = _SEAL.unpack_from(preamble)[1] if any(preamble) else size - data_set_at
+        file.seek(data_set_at)
+        sha256 = _sha256(file, length)
+        meta, _ = find_file_meta(start[:data_set_at], _META_AT)
+        command = StoreCommand(
+            sop_instance_uid=meta.get("MediaStorageSOPInstanceUID", ""),
+            sop_class_uid=meta.get("MediaStorageSOPClassUID", ""),
+            transfer_syntax_uid=meta.get("TransferSyntaxUID", "").rstrip("\0"),
+            calling_ae=meta.get("SourceApplicationEntityTitle", "").strip(),
+        )
+        identity = identity_in(
+            file.fileno(), data_set_at, length, checked_command(command), sha256.hexdigest()
+        )
+    # zeros once it has its name, and in version 0.1.0
+    if any(preamble) and preamble != seal(file_meta, length, sha256.digest()):
         raise UnreadableHeaderError("the content is not the one that was sealed")
-    return replace(found, file_bytes=data_set_at + len(found.data_set))
+    return KeptInstance(identity, data_set_at + length)
+
+
+def _sha256(file: BinaryIO, length: int) -> hashlib._Hash:
+    """Of so many bytes, or as many as there are; never all of them in memory."""
+    digest = hashlib.sha256()
+    while length > 0 and (part := file.read(min(length, _READ_BYTES))):
+        digest.update(part)
+        length -= len(part)
+    return digest
 
 
 def _data_set_at(content: bytes) -> int:
@@ -243,6 +288,6 @@ def _data_set_at(content: bytes) -> int:
     if content[PREAMBLE_BYTES:_META_AT] != _PREFIX or len(content) < _META_AT + _GROUP_LENGTH.size:
         raise UnreadableHeaderError("no DICOM preamble")
     *element, length = _GROUP_LENGTH.unpack_from(content, _META_AT)
-    if element != [2, 0, b"UL", 4]:
+    if element != [2, 0, b"UL", 4] or length > len(content):
         raise UnreadableHeaderError("the file meta information does not begin with its length")
     return _META_AT + _GROUP_LENGTH.size + int(length)

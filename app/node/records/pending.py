@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Engine, bindparam, delete, select
@@ -51,12 +51,17 @@ class StudyHeldBackError(RetryLaterError):
 
 @dataclass(frozen=True)
 class Pending:
-    """An instance on its way from ``slot`` to its name and its row."""
+    """An instance on its way from ``slot`` to its name and its row.
+
+    Unless it ``was_received`` before a stop, it counts as received when it is indexed: a revision that was
+    opened before has not seen it.
+    """
 
     instance: InstanceIdentity
     slot: Path
     bytes: int
     received_at: datetime
+    was_received: bool = False
 
 
 class PendingInstances:
@@ -204,8 +209,11 @@ class PendingInstances:
 
     def _name_and_index(self) -> None:
         studies: dict[str, list[Pending]] = {}
-        for one in list(self._waiting.values()):
-            studies.setdefault(one.instance.study_instance_uid, []).append(one)
+        now = utc_now()
+        for number, one in enumerate(list(self._waiting.values())):
+            # in the order in which they came
+            at = one.received_at if one.was_received else now + timedelta(microseconds=number)
+            studies.setdefault(one.instance.study_instance_uid, []).append(replace(one, received_at=at))
         named = [one for uid, batch in studies.items() for one in self._name_study(uid, batch)]
         self.index(named)
         for one in named:

@@ -20,13 +20,12 @@ from functools import partial
 from pathlib import Path
 
 from app.files.durable import free_mb, sync_folder
-from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.instances import (
     PREAMBLE_BYTES,
     InstanceIdentity,
-    ReceivedInstance,
+    KeptInstance,
     StoreCommand,
-    identity_of,
+    identity_in,
     seal,
 )
 
@@ -48,9 +47,6 @@ RETRY_S = 2.0
 
 _BLOCK_BYTES = 4096
 
-_HEADER_BYTES = 65_536
-"""Kept of the start of a data set: nearly always as far as its Series Instance UID."""
-
 
 class Slot:
     """A file that is being filled with one instance; removed on :meth:`close` unless it was kept."""
@@ -63,14 +59,13 @@ class Slot:
         self._meta = command.file_meta()
         self._start = PREAMBLE_BYTES + len(self._meta)
         self._size = self._start
-        self._header = b""
         self._digest = hashlib.sha256()
         self._file = os.open(path, os.O_RDWR)
 
     @classmethod
-    def found(cls, path: Path, instance: ReceivedInstance) -> Slot:
+    def found(cls, path: Path, instance: KeptInstance) -> Slot:
         """One that holds an instance already, after a stop. Raises OSError."""
-        slot = cls(path, instance.command)
+        slot = cls(path, instance.identity.command)
         slot.is_kept = slot._is_sealed = True
         slot._size = instance.file_bytes
         return slot
@@ -84,9 +79,6 @@ class Slot:
         """Add to the data set. Raises OSError."""
         rest = memoryview(fragment)
         self._digest.update(rest)
-        missing = _HEADER_BYTES - len(self._header)
-        if missing > 0:
-            self._header += rest[:missing]
         while rest.nbytes:
             count = os.pwrite(self._file, rest, self._size)
             self._size += count
@@ -94,14 +86,8 @@ class Slot:
 
     def identity(self) -> InstanceIdentity:
         """Whose the data set is. Raises as :func:`~app.node.records.instances.identity_of`."""
-        sha256 = self._digest.hexdigest()
-        try:
-            return identity_of(self.command, self._header, sha256)
-        except UnreadableHeaderError:
-            length = self._size - self._start
-            if length == len(self._header):
-                raise
-            return identity_of(self.command, os.pread(self._file, length, self._start), sha256)
+        length = self._size - self._start
+        return identity_in(self._file, self._start, length, self.command, self._digest.hexdigest())
 
     def trim(self) -> None:
         """Cut off what its zeros are longer. Raises OSError."""

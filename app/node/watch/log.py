@@ -85,6 +85,8 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
         logging.getLogger(name).setLevel(level)
     for name in ("dbos", "pydicom", "pynetdicom"):
         adopt_logger(name)
+    # the node tells of every association that fails, in words; these would follow, withheld
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_end_of_thread
 

@@ -30,7 +30,7 @@ from app.node.records import pending
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
 from app.node.records.inbox_index import InboxIndex, InstanceRow
-from app.node.records.instances import ReceivedInstance, StoreCommand, identify, read_received
+from app.node.records.instances import KeptInstance, StoreCommand, identify, read_received
 from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
 from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
 
@@ -257,6 +257,7 @@ def test_what_is_no_image_is_kept_and_changes_no_content(inbox: Inbox) -> None:
 
 def test_only_studies_that_grew_are_found(inbox: Inbox) -> None:
     inbox.store(received(ct_slice(1)))
+    inbox.settle()
     between = utc_now()
     inbox.store(received(ct_slice(1, study=OTHER_STUDY)))
     assert [study.study_instance_uid for study in inbox.received_after(between)] == [OTHER_STUDY]
@@ -264,6 +265,16 @@ def test_only_studies_that_grew_are_found(inbox: Inbox) -> None:
     assert inbox.received_after(utc_now() + timedelta(seconds=1)) == ()
     assert inbox.study(STUDY) in inbox.studies()
     assert inbox.study("1.2.3") is None
+
+
+def test_an_instance_counts_as_received_when_it_is_indexed_in_the_order_of_arrival(inbox: Inbox) -> None:
+    """A revision that was opened while it waited has not seen it."""
+    for number in (3, 1, 2):
+        inbox.store(received(ct_slice(number)))
+    opened_at = utc_now()
+    rows = inbox.content(STUDY).rows
+    assert [row.sop_instance_uid[-1] for row in rows] == ["3", "1", "2"]
+    assert opened_at < rows[0].received_at < rows[1].received_at < rows[2].received_at
 
 
 def test_many_threads_storing_the_same_study_keep_each_instance_once(inbox: Inbox) -> None:
@@ -826,7 +837,7 @@ def test_a_named_file_that_can_not_be_read_at_a_start_holds_back_its_study_alone
     with engine.begin() as connection:
         connection.execute(delete(InstanceRow))
 
-    def read(path: Path) -> ReceivedInstance:
+    def read(path: Path) -> KeptInstance:
         if path.parent.name == STUDY:
             raise PermissionError(errno.EACCES, "Permission denied")
         return read_received(path)

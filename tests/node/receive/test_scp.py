@@ -407,7 +407,7 @@ def test_stopping_does_not_wait_for_a_disk_that_keeps_images_waiting(
         return keep(*instance)
 
     monkeypatch.setattr(inbox, "keep", keep_late)
-    monkeypatch.setattr("app.node.receive.scp.ABORT_S", 0.1)
+    monkeypatch.setattr("app.node.receive.listener.ABORT_S", 0.1)
     with ExitStack() as peers:
         for number in range(4):
             peer, image = peers.enter_context(wire(scp.port)), ct_slice(number)

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
 from types import SimpleNamespace
@@ -20,13 +21,15 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
+from sqlalchemy import Engine, delete
 
 from app.node.receive import association_guard, store_lane
 from app.node.receive.association_guard import MAX_COMMAND_SET_BYTES, GuardedSocket, Limits
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
 from app.node.receive.store_lane import StoreRequest
-from app.node.records.inbox import Inbox
+from app.node.records.inbox import Inbox, Recovery
+from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import IMPLEMENTATION_CLASS_UID, StoreCommand
 
 from .images import STUDY, ct_slice, encoded
@@ -232,7 +235,7 @@ def test_waiting_in_vain_is_no_fault_of_the_peer_however_the_threads_are_switche
     instants = iter((0.0, 0.04, 0.06, 0.08))
     monkeypatch.setattr(association_guard, "time", SimpleNamespace(monotonic=lambda: next(instants)))
     association = SimpleNamespace(dul=SimpleNamespace(event_queue=queue.Queue()))
-    limits = Limits(1000, 1000, 30.0, 1, lambda _: True)
+    limits = Limits(1000, 30.0, 1, lambda _: True)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()),
@@ -332,3 +335,33 @@ def test_four_associations_at_once_store_all_that_they_send(scp: StoreScp, inbox
         thread.join()
     assert len(inbox.paths(STUDY)) == 40
     assert inbox.content(STUDY).damaged() == 0
+
+
+def test_no_data_set_is_held_whole_in_memory(scp: StoreScp, inbox: Inbox, engine: Engine) -> None:
+    """Neither when it comes, nor when it is found after a kill, nor when it is looked at again."""
+    image, count = ct_slice(1), 400
+    image.PixelData = b""
+    start = encoded(image)[:-8]
+    piece = bytes(131_000)
+    pixels = struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OW", count * len(piece))
+    tracemalloc.start()
+    with wire(scp.port) as peer:
+        peer.send(pdu(fragment(CONTEXT, COMMAND | LAST, store_command(image))))
+        peer.send(pdu(fragment(CONTEXT, 0, start + pixels)))
+        for _ in range(count - 1):
+            peer.send(pdu(fragment(CONTEXT, 0, piece)))
+        peer.send(pdu(fragment(CONTEXT, LAST, piece)))
+        assert peer.answer().Status == 0
+        peer.release()
+    inbox.settle()
+    with engine.begin() as connection:
+        connection.execute(delete(InstanceRow))
+    after_restart = Inbox(inbox.folder, engine)
+    scp.stop()
+    assert after_restart.recover() == Recovery(indexed=1)
+    assert after_restart.content(STUDY).damaged() == 0
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (row,) = after_restart.content(STUDY).rows
+    assert row.bytes > count * len(piece) > 50e6
+    assert peak < 25e6  # 17 MB of it for the hashes of what was seen

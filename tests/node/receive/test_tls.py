@@ -139,6 +139,7 @@ def test_storescu_without_a_certificate_that_counts_is_refused_with_one_plain_li
         options = ("+tls", shown.key, shown.certificate, *trust)
     done = storescu(secure.port, files, *options)
     assert done.returncode != 0
+    wait_for(lambda: bool(receptions))
     assert [(item.detail, item.address) for item in receptions] == [(why, "127.0.0.1")]
 
 
@@ -220,6 +221,8 @@ def test_the_oldest_half_open_handshake_makes_room(
 ) -> None:
     with listening(inbox, receptions, node, SECURE, max_associations=1, association_timeout_s=60.0) as scp:
         silent = [socket.create_connection(("127.0.0.1", scp.port)) for _ in range(4)]
+        for one in silent:
+            one.sendall(b"\x16")  # a handshake begins
         wait_for(lambda: sum(_awaits(one) for one in scp._associations()) == len(silent))
         assert echo(to(scp.port), "SCANNER", 10.0, scanner).ok
         silent[0].settimeout(20)
