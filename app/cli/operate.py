@@ -1,17 +1,27 @@
-"""Commands for whoever runs a node: serve, check and ``audit verify``."""
+"""Commands for whoever runs a node: serve, check, ``audit verify`` and ``audit export``."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
-from app.cli.options import ComputePlan, ConfigOption, SetOption, compute_plan, device_cautions
+from app.cli.options import (
+    ByOption,
+    ComputePlan,
+    ConfigOption,
+    SetOption,
+    asked_by,
+    compute_plan,
+    device_cautions,
+)
 from app.errors import ExitCode, MisconfiguredError, RetryLaterError
 from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
 
@@ -206,9 +216,36 @@ def _print_checks(results: tuple[CheckResult, ...]) -> None:
 app = typer.Typer(no_args_is_help=True, help="The audit log.")
 
 
-@app.callback()
-def _group() -> None:
-    """Without a callback, Typer would drop the word ``verify``: the group has one command alone."""
+@app.command()
+def export(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    since: Annotated[datetime | None, typer.Option(help="Only from then on (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only before then (UTC).")] = None,
+    as_xml: Annotated[bool, typer.Option("--xml", help="DICOM audit messages, one a line.")] = False,
+    by: ByOption = "",
+) -> None:
+    """Print the log's entries, as JSON lines or DICOM audit messages; the log says who had it printed."""
+    from app.node.records.audit import AuditEvent
+    from app.node.records.stores import open_stores, refuse_absent_data_folder
+    from app.node.watch.audit_message import audit_message
+    from app.settings import load_settings
+
+    node = load_settings(config, overrides or []).node
+    refuse_absent_data_folder(node)
+    stores = open_stores(node)
+    first, end = (_utc(since), _utc(until))
+    for entry in stores.audit.entries():
+        at = datetime.fromisoformat(str(entry["time"]))
+        if (first is None or at >= first) and (end is None or at < end):
+            typer.echo(audit_message(entry, node) if as_xml else json.dumps(entry, ensure_ascii=False))
+    facts = {"asked_by": asked_by(by), "since": str(since or ""), "until": str(until or "")}
+    stores.audit.append(AuditEvent.LOG_EXPORTED, facts=facts)
+    stores.close()
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    return None if instant is None else instant.replace(tzinfo=UTC)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,26 @@ SetOption = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Override one setting (YAML or plain text); repeatable."
     ),
 ]
+
+
+ByOption = Annotated[
+    str,
+    typer.Option(
+        "--by", metavar="NAME", help="Who asks, for the audit log. Default: the user of the system."
+    ),
+]
+
+
+def asked_by(named: str) -> str:
+    """Who asks: as named, else the user of the operating system, and who became that user by sudo."""
+    if named.strip():
+        return named.strip()
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user need not have a name
+        user = f"uid {os.getuid()}"
+    person = os.environ.get("SUDO_USER", user)
+    return user if person == user else f"{person} as {user}"
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import ConfigOption, SetOption
+from app.cli.options import ByOption, ConfigOption, SetOption, asked_by
 
 if TYPE_CHECKING:
     from app.node.watch.status import StudyStatus
@@ -74,26 +72,6 @@ def _iso(value: object) -> str:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-ByOption = Annotated[
-    str,
-    typer.Option(
-        "--by", metavar="NAME", help="Who asks, for the audit log. Default: the user of the system."
-    ),
-]
-
-
-def _asked_by(named: str) -> str:
-    """Who asks: as named, else the user of the operating system, and who became that user by sudo."""
-    if named.strip():
-        return named.strip()
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user need not have a name
-        user = f"uid {os.getuid()}"
-    person = os.environ.get("SUDO_USER", user)
-    return user if person == user else f"{person} as {user}"
-
-
 def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")
@@ -140,7 +118,7 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     act = resend_study if resend else analyse_again if again else retry_study
     studies = failed_studies(stores) if failed else (study,)
     for uid in studies:
-        done = act(stores, uid, _asked_by(by))
+        done = act(stores, uid, asked_by(by))
         typer.echo(f"{uid}: {done}" if failed else done)
     if not studies:
         typer.echo("no study failed")
@@ -167,7 +145,7 @@ def remove(
 
     settings = load_settings(config, overrides or [])
     stores = open_known_stores(settings.node)
-    request = RemovalRequest(study, _asked_by(by), reason, force, settings.receive.settle_s)
+    request = RemovalRequest(study, asked_by(by), reason, force, settings.receive.settle_s)
     typer.echo(remove_study(stores, settings.node, request))
     stores.close()
 

@@ -35,6 +35,19 @@ def _doubled(first_s: float, tries: int, longest_s: float) -> float:
 
 
 @dataclass(frozen=True)
+class AuditCollector(Ranged):
+    """A syslog collector that gets the audit log as DICOM audit messages (PS3.15 A.5 to A.7)."""
+
+    host: Host
+    """Its host name or address; with TLS its certificate must be for this name."""
+    port: Port = 6514
+    """Its port; 514 is usual for UDP."""
+    transport: Literal["tls", "tcp", "udp"] = "tls"
+    """``tls`` checks its certificate against ``tls.authorities``, and shows the node's. ``tcp`` and ``udp``
+    can be read by others on the network, and UDP loses messages unseen."""
+
+
+@dataclass(frozen=True)
 class NodePolicy(Ranged):
     """Where the node keeps its data, and how long it waits for what."""
 
@@ -84,6 +97,8 @@ class NodePolicy(Ranged):
     container."""
     probe_port: OwnPort = 0
     """TCP port of these probes, 8080 in a container; 0 for none."""
+    audit_collector: AuditCollector | None = None
+    """Where the audit log is sent to as well; for example ``{host: audit.example}``."""
     hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0
     """``/healthz`` fails when a loop of the node has not moved for so many seconds."""
 

@@ -25,6 +25,7 @@ from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.stores import Heartbeats, NodeStores
+from app.node.watch.audit_forwarder import AuditForwarder
 from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
 from app.node.watch.removal import finish_removals
 from app.node.watch.stop_signals import stop_this_process
@@ -42,6 +43,9 @@ LISTENER_DRAIN_S = 10.0
 
 SHORTEST_PAUSE_S = 0.05
 """A loop that is not woken rests so long."""
+
+FORWARD_S = 5.0
+"""How often new entries of the audit log are sent to the collector."""
 
 TIDY_S = 3600.0
 """How often housekeeping is done, the first time at the start."""
@@ -98,6 +102,7 @@ class NodeService:
         self._watcher = Watcher(
             stores, plan.receive, plan.examine, policy.poll_s, on_study, on_complete=self._wake.set
         )
+        self._forwarder = AuditForwarder(stores.audit.path, policy, plan.tls)
         self._stopping = threading.Event()
         self._loops: list[threading.Thread] = []
         self._exit_code = ExitCode.DONE
@@ -178,7 +183,8 @@ class NodeService:
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
         housekeeping = _Round("housekeeping", self._tidy, TIDY_S)
         probes = _Round("probes", self._look_around, LOOK_EVERY_S)
-        others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes)]
+        audit = _Round("audit", self._forwarder.look, FORWARD_S)
+        others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes, audit)]
         self._loops = [_loop(plan, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from sqlalchemy import Engine, String, select
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.errors import MisconfiguredError
 from app.node.records.database import Base, fetch, upsert, utc_now
 
 FIRST_HASH = "0" * 64
@@ -51,6 +52,7 @@ class AuditEvent(StrEnum):
     PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
     STUDY_REMOVED = "study removed"
+    LOG_EXPORTED = "audit log exported"
     DELIVERED = "result delivered"
     COMMITMENT_ASKED = "storage commitment asked for"
     COMMITTED = "result committed"
@@ -170,6 +172,24 @@ class AuditLog:
         """
         last, anchor = _last_head(file), self._anchor.read()
         return last if last.count > anchor.count else anchor
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Every whole entry, first to last; :meth:`verify` tells whether anybody has changed one.
+
+        Raises:
+            MisconfiguredError: a line is no entry.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    entry = json.loads(line)
+                except ValueError as error:
+                    raise MisconfiguredError(
+                        f"line {number} of {self.path} is no entry: see psma-node audit verify"
+                    ) from error
+                yield entry
 
     def verify(self) -> Verification:
         """Follow the chain from the first line to the anchor and to the end."""

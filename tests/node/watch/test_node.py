@@ -58,9 +58,9 @@ def test_a_full_disk_is_no_reason_to_be_killed_but_one_to_be_sent_nothing(
     new_node: NewNode, pacs: FakePacs
 ) -> None:
     port = free_port()
-    node = new_node(pacs, node={"probe_port": port}, receive={"min_free_mb": 1e12}).start()
+    node = new_node(pacs, node={"probe_port": port}, receive={"min_free_mb": 1e9}).start()
     assert ask(port, "/healthz") == OK
-    assert ask(port, "/readyz") == (503, "disk: less than 1e+12 MB are free\n")
+    assert ask(port, "/readyz") == (503, "disk: less than 1e+09 MB are free\n")
     assert node.stop() == 0
 
 
