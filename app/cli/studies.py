@@ -111,7 +111,7 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     settings = load_settings(config, overrides or [])
     stores = open_known_stores(settings.node)
     if to:
-        lines = forward(stores, settings.deliver, to, study, _asked_by(by))
+        lines = forward(stores, settings.deliver, to, study, asked_by(by))
         typer.echo("\n".join(lines) or f"{to} has everything")
         stores.close()
         return

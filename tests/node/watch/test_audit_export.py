@@ -8,7 +8,6 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -29,9 +28,14 @@ from tests.node.certificates import Authority
 
 CODE = {"csd-code", "codeSystemName", "originalText"}
 WANTED: dict[str, tuple[list[str], set[str], set[str]]] = {
-    # element: its children in order (? optional, * any number, + one or more), attributes it must have, may have
+    # element: children in order (? optional, * any number, + one or more), attributes required, allowed
     "AuditMessage": (
-        ["EventIdentification", "ActiveParticipant+", "AuditSourceIdentification", "ParticipantObjectIdentification*"],
+        [
+            "EventIdentification",
+            "ActiveParticipant+",
+            "AuditSourceIdentification",
+            "ParticipantObjectIdentification*",
+        ],
         set(),
         set(),
     ),
@@ -52,7 +56,8 @@ WANTED: dict[str, tuple[list[str], set[str], set[str]]] = {
         {"ParticipantObjectTypeCode", "ParticipantObjectTypeCodeRole"},
     ),
     "ParticipantObjectDetail": ([], {"type", "value"}, set()),
-    **{name: ([], CODE, set()) for name in ("EventID", "EventTypeCode", "RoleIDCode", "ParticipantObjectIDTypeCode")},
+    **{name: ([], CODE, set()) for name in
+       ("EventID", "EventTypeCode", "RoleIDCode", "ParticipantObjectIDTypeCode")},
     **{name: ([], set(), set()) for name in
        ("EventOutcomeDescription", "AuditSourceTypeCode", "ParticipantObjectName")},
 }  # fmt: skip
@@ -190,11 +195,10 @@ def number_in(frame: bytes) -> int:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsPolicy]:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsPolicy:
     folder = tmp_path_factory.mktemp("ca")
     authority = Authority(folder, "site")
-    certificate, key = authority.certify("collector", "IP:127.0.0.1")
-    yield TlsPolicy(str(certificate), str(key), str(authority.file))
+    return authority.certify("collector")
 
 
 def forwarder(stores: NodeStores, port: int, tls: TlsPolicy, transport: str = "tcp") -> AuditForwarder:
@@ -237,8 +241,7 @@ def test_a_collector_of_another_ca_gets_nothing(
     stores: NodeStores, tls: TlsPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger = Authority(tmp_path, "stranger")
-    certificate, key = stranger.certify("collector", "IP:127.0.0.1")
-    collector = Collector(context=server_context(TlsPolicy(str(certificate), str(key), str(stranger.file))))
+    collector = Collector(context=server_context(stranger.certify("collector")))
     stores.audit.append(AuditEvent.STUDY_ARRIVES, "1.2.3")
     forwarder(stores, collector.port, tls, "tls").look()
     assert collector.numbers() == []
