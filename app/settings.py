@@ -289,6 +289,7 @@ def _describe(item: ErrorDetails) -> str:
     if item["type"] == "missing":
         return f"{place}: missing"
     message = EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
+    message = message.replace("Input should be", "expected")
     found = item["input"]
     # a whole section is not quoted: it may hold a password
     return f"{place}: {message}" if isinstance(found, dict) else f"{place}: found {found!r}, {message}"

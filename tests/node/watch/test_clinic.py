@@ -1,0 +1,197 @@
+"""The clinic's app.yaml of docs/how-to/clinic.md, and what ``check`` says of broken versions of it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.main import app
+from app.node.policy import Listener, ReceivePolicy
+from app.node.receive.scp import StoreScp
+from app.node.records.database import open_database
+from app.node.records.inbox import Inbox
+from app.settings import SHIPPED_CONFIG, load_settings
+from tests.node.certificates import Authority
+from tests.node.workflow.peers import free_port
+
+PAGE = SHIPPED_CONFIG.parent / "docs" / "how-to" / "clinic.md"
+MAX_LINES = 40
+
+
+def clinic() -> str:
+    [text] = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return str(text)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The clinic on this machine: its file with our folders and ports, and two PACSs that answer."""
+
+    text: str
+    folder: Path
+    authority: Authority
+    taken_port: int
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("clinic")
+    authority = Authority(folder)
+    authority.certify("node")
+    authority.certify("old", days=-1)
+    identity = authority.certify("pacs")
+    Authority(folder / "other", "other-ca")
+    inbox = Inbox(folder / "inbox", open_database("sqlite://"))
+    pacs = [
+        StoreScp(ReceivePolicy(ae_title, listeners=(listener,), min_free_mb=0), inbox, print, identity)
+        for ae_title, listener in (("PACS", Listener(port=0, tls=True)), ("VIEWER", Listener(port=0)))
+    ]
+    for one in pacs:
+        one.start()
+    text = clinic()
+    for ours, theirs in (
+        ("/etc/psma-node", str(folder)),
+        ("/srv/psma-node/models", str(SHIPPED_CONFIG.parent / "models")),
+        ("/var/lib/psma-node", str(folder / "data")),
+        ("/var/log/psma-node", str(folder / "log")),
+        ("pacs.clinic, port: 2762", f"localhost, port: {pacs[0].port}"),
+        ("viewer.clinic, port: 104", f"127.0.0.1, port: {pacs[1].port}"),
+        ("port: 11112", f"port: {free_port()}"),
+        ("port: 2762", f"port: {free_port()}"),
+        ("node:\n", "node:\n  min_free_mb: 1\n"),
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield Site(text, folder, authority, int(taken.getsockname()[1]))
+    for one in pacs:
+        one.stop(drain_s=0)
+
+
+def checked(site: Site, text: str) -> tuple[int, str]:
+    file = site.folder / "app.yaml"
+    file.write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(app, ["check", "--config", str(file), "--set", "segment.device=cpu"])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def test_the_clinic_s_file_is_short_and_says_what_it_promises(tmp_path: Path) -> None:
+    assert len(clinic().splitlines()) <= MAX_LINES
+    file = tmp_path / "app.yaml"
+    file.write_text(clinic(), encoding="utf-8")
+    settings = load_settings(file)
+    assert [one.tls for one in settings.receive.addresses] == [False, True]
+    assert [(one.tls, one.commitment) for one in settings.deliver.destinations] == [
+        (True, True),
+        (False, True),
+    ]
+    assert settings.node.probe_port
+
+
+def test_check_finds_nothing_wrong_with_it(site: Site) -> None:
+    exit_code, output = checked(site, site.text)
+    assert (exit_code, "FAILED" in output) == (0, False), output
+    for line in ("destination pacs", "destination reading", "certificate", "authorities", "clock", "models"):
+        assert f"ok      {line}" in output
+
+
+BROKEN = {
+    "misspelt key": (
+        "ae_title: PSMA_NODE",
+        "ae_tittle: PSMA_NODE",
+        "unknown key receive.ae_tittle (nearest: ae_title)",
+    ),
+    "misspelt section": ("deliver:\n", "delivery:\n", "unknown key delivery (nearest: deliver)"),
+    "no YAML": ("receive:\n", "receive: [\n", "is not valid YAML: line "),
+    "port too high": ("port: 8080", "port: 99999", "node.probe_port: found 99999, expected 0 to 65535"),
+    "backslash": ("ae_title: PETCT1", "ae_title: 'PET\\CT1'", "no backslash, no space before or after"),
+    "umlaut": ("ae_title: VIEWER", "ae_title: BEFÜNDER", "expected an AE title: 1 to 16 characters of ASCII"),
+    "space": (
+        "ae_title: PSMA_NODE\n",
+        "ae_title: 'PSMA_NODE '\n",
+        "found 'PSMA_NODE ', expected an AE title",
+    ),
+    "address": (
+        "[10.20.1.11]",
+        "[10.20.1.311]",
+        "'10.20.1.311' does not appear to be an IPv4 or IPv6 network",
+    ),
+    "no boolean": (
+        "tls: true}  #",
+        "tls: please}  #",
+        "listeners.1.tls: found 'please', expected true or false",
+    ),
+    "no port": (", port: {viewer}", "", "deliver.destinations.1.port: missing"),
+    "kind of result": ("[SEG, SR]", "[SEGM]", "found 'SEGM', expected 'SEG', 'SR', 'PAGE' or 'RTSTRUCT'"),
+    "twice the same name": ("name: reading", "name: pacs", "two destinations have the same name"),
+    "no association": ("associations: 32", "associations: 0", "found 0, expected 1 to 1000"),
+    "heartbeat": (
+        "  probe_port",
+        "  heartbeat_s: 0\n  probe_port",
+        "heartbeat_s: found 0, expected 0.01 to 3600",
+    ),
+    "two proofs": (
+        "SR], commitment",
+        "SR], verify: find, commitment",
+        "commitment and verify exclude each other",
+    ),
+    "short and long form": (
+        "  listeners:",
+        "  port: 104\n  listeners:",
+        "host and port are the short form of listeners",
+    ),
+    "no certificate": (
+        "  certificate: {folder}/node.crt\n",
+        "",
+        "tls.certificate is empty, but TLS needs it",
+    ),
+    "no key": ("node.key", "gone.key", "gone.key: No such file or directory; may the node's user read it?"),
+    "another's key": ("node.key", "pacs.key", "the key does not belong to the certificate"),
+    "expired": (
+        "node.crt\n  key: {folder}/node.key",
+        "old.crt\n  key: {folder}/old.key",
+        "(old) has expired on 2",
+    ),
+    "no CA": ("site-ca.crt", "node.crt", "no certificate of a CA in it"),
+    "another CA": ("site-ca.crt", "other/other-ca.crt", "the peer's certificate does not pass"),
+    "name": (
+        "tls: true, com",
+        "tls: true, tls_name: pacs.clinic, com",
+        "Hostname mismatch, certificate is not valid for",
+    ),
+    "plain to TLS": (
+        "tls: true, commitment",
+        "commitment",
+        "did not answer or ended the association at once",
+    ),
+    "TLS to plain": ("accept:", "tls: true, accept:", "reading (VIEWER at 127.0.0.1:"),
+    "nobody there": ("127.0.0.1, port: {viewer}", "127.0.0.1, port: 1", "Connection refused"),
+    "port taken": ("127.0.0.1, port: {plain}", "127.0.0.1, port: {taken}", "Address already in use"),
+    "data folder": ("{folder}/data", "/proc/data", "can't be made: /proc takes no new files or folders"),
+    "models": ("models_dir: ", "models_dir: /gone", "/gone"),
+}
+"""What is changed, into what, and the plain words that ``check`` has for it."""
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_check_says_in_plain_words_what_is_wrong(site: Site, fault: str) -> None:
+    plain, _, _, viewer = re.findall(r"[^_]port: (\d+)", site.text)[:4]
+    facts = {"folder": site.folder, "plain": plain, "viewer": viewer, "taken": site.taken_port}
+    found, put, words = (
+        re.sub(r"\{(folder|plain|viewer|taken)\}", lambda name: str(facts[name[1]]), one)
+        for one in BROKEN[fault]
+    )
+    assert found in site.text
+    exit_code, output = checked(site, site.text.replace(found, put, 1))
+    assert exit_code in (1, 2)
+    assert "FAILED" in output
+    assert words in output
+    assert "Traceback" not in output
+    assert "fault of the program" not in output
