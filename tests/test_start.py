@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli.main import NODE_COMMANDS, app
 from app.node.policy import NodePolicy
 from app.node.records.stores import open_stores
 
@@ -23,6 +25,9 @@ SERVING = ("dbos", "alembic")
 NETWORK = ("pydicom", "pynetdicom", "numpy")
 
 RECORDS = ("sqlalchemy", "pydantic", "yaml")
+
+DRAWING = ("rich", "markdown_it")
+"""What draws tables and progress in a terminal."""
 
 
 def loaded(folder: Path, words: Sequence[str], until: str = "") -> set[str]:
@@ -76,12 +81,22 @@ def settings(tmp_path: Path) -> list[str]:
 
 def test_help_loads_the_command_line_alone(tmp_path: Path) -> None:
     found = loaded(tmp_path, ["--help"])
-    assert found & {*COMPUTING, *SERVING, *NETWORK, *RECORDS} == set()
+    assert found & {*COMPUTING, *SERVING, *NETWORK, *RECORDS, *DRAWING} == set()
 
 
-def test_status_loads_settings_and_database(tmp_path: Path, settings: list[str]) -> None:
+def test_help_gives_the_first_sentence_of_each_command_whole() -> None:
+    printed = CliRunner().invoke(app, ["--help"]).stdout
+    words = " ".join(printed.split())
+    for command in NODE_COMMANDS:
+        sentence = " ".join(str(command.__doc__).split("\n\n")[0].split()).partition(". ")[0]
+        assert sentence.removesuffix(".") in words
+    assert "..." not in words.replace("COMMAND [ARGS]...", "")
+
+
+def test_status_loads_settings_and_the_driver_of_the_database(tmp_path: Path, settings: list[str]) -> None:
     found = loaded(tmp_path, ["status", *settings])
-    assert found & {*COMPUTING, *SERVING, *NETWORK} == set()
+    assert found & {*COMPUTING, *SERVING, *NETWORK, *DRAWING, "sqlalchemy"} == set()
+    assert "sqlite3" in found
 
 
 def test_check_loads_neither_pytorch_nor_the_network_where_nothing_asks_for_them(

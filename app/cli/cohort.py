@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import ConfigOption, SetOption, end_on_sigterm, log_to_terminal
+from app.cli.options import CommandGroup, ConfigOption, SetOption, end_on_sigterm, log_to_terminal
 from app.phantom.centres import Centre, TruthFileForm
 
 if TYPE_CHECKING:
     from app.cohort.manifest import CohortManifest, Exclusion
 
 app = typer.Typer(
-    name="cohort", no_args_is_help=True, help="Patients with their truths, for training and validation."
+    name="cohort",
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Patients with their truths, for training and validation.",
 )
 
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Patients at once, one process each.")]

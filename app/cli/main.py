@@ -17,6 +17,7 @@ from app.cli.evaluate import evaluate
 from app.cli.experiment import experiment
 from app.cli.folder import inspect, process
 from app.cli.operate import check, serve
+from app.cli.options import CommandGroup
 from app.cli.studies import discard, remove, retry, status
 from app.errors import PsmaNodeError
 
@@ -43,8 +44,10 @@ GARBAGE_AFTER = 10_000
 
 app = typer.Typer(
     name=PROGRAM,
+    cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is text: to load what would draw boxes around it takes longer than the rest
     add_completion=False,
     help="PSMA node: receives PSMA PET/CT and 177Lu SPECT/CT over DICOM, and sends lesions as SEG, SR and a "
     "page. Research use only.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import ConfigOption, SetOption
+from app.cli.options import CommandGroup, ConfigOption, SetOption
 from app.domain.decision import ModelRole
 from app.errors import ExitCode, MisconfiguredError
 from app.inference.policy import MAP_MODEL_PATH
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 WIDTH_IN_FILES = 200
 """Width of a table that goes to a file or another program."""
 
-app = typer.Typer(no_args_is_help=True, help="The models: list, verify, import, export; shadow models.")
+app = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="The models: list, verify, import, export; shadow models."
+)
 
 FolderOption = Annotated[
     Path, typer.Option("--models-dir", envvar=MAP_MODEL_PATH, help="Folder of the models, one folder each.")

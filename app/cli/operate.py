@@ -15,6 +15,7 @@ import typer
 from app import __version__
 from app.cli.options import (
     ByOption,
+    CommandGroup,
     ComputePlan,
     ConfigOption,
     SetOption,
@@ -213,7 +214,7 @@ def _print_checks(results: tuple[CheckResult, ...]) -> None:
             typer.echo(f"{'':<7} {'':<{width}}  what to do: {result.advice}")
 
 
-app = typer.Typer(no_args_is_help=True, help="The audit log.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="The audit log.")
 
 
 @app.command()

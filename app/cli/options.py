@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from app.errors import ExitCode
 from app.inference.devices import CPU, VisibleGpus, choose_devices, visible_gpus
@@ -54,6 +55,18 @@ def asked_by(named: str) -> str:
         user = f"uid {os.getuid()}"
     person = os.environ.get("SUDO_USER", user)
     return user if person == user else f"{person} as {user}"
+
+
+class CommandGroup(TyperGroup):
+    """Lists commands with their first sentence, which Typer would cut at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """One paragraph a command."""
+        words = [
+            (name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(words)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

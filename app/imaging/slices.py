@@ -13,11 +13,16 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
-THREADS = min(4, len(os.sched_getaffinity(0)))
+MOST_THREADS = 4
 """Passes over pixels wait for the memory; more than a few threads gain nothing."""
+
+
+def thread_count() -> int:
+    """How many threads such work gets on the cores that this process may use."""
+    return min(MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 def slice_by_slice(work: Callable[[int], Found], slices: int) -> list[Found]:
     """What ``work`` gives for each slice, in their order; the first error is raised."""
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(thread_count()) as threads:
         return list(threads.map(work, range(slices)))

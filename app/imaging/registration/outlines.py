@@ -20,7 +20,7 @@ from scipy.ndimage import binary_erosion, uniform_filter1d
 
 from app.domain.volume import FloatArray
 from app.imaging.registration.working_ct import WorkingCt
-from app.imaging.slices import THREADS
+from app.imaging.slices import thread_count
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -124,13 +124,13 @@ class ShiftSearch:
         return better
 
     def _spectrum(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
-        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size, workers=THREADS)
+        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size, workers=thread_count())
         return spectrum
 
     def _at_shifts(self, product: NDArray[np.complex64]) -> NDArray[np.float64]:
         """``irfftn`` as far as shifts go: axis by axis in its order, only the lines that are looked at."""
         n = 2 * self._pair.reach + 1
-        columns = fft.ifft(product, axis=0, norm="forward", workers=THREADS)[:n]
+        columns = fft.ifft(product, axis=0, norm="forward", workers=thread_count())[:n]
         rows = fft.ifft(columns, axis=1, norm="forward")[:, :n]
         values = fft.irfft(rows, self._size[2], axis=2, norm="forward")[:, :, :n]
         return np.asarray(values * np.float32(1.0 / np.prod(self._size)), dtype=np.float64)

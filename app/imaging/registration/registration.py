@@ -30,7 +30,7 @@ from app.imaging.registration.search import (
 )
 from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, bone_ml, smoothed, working_ct
 from app.imaging.resampling import resample
-from app.imaging.slices import THREADS
+from app.imaging.slices import thread_count
 
 BONE_SHARE = 0.2
 """Bone on the scale of :data:`app.imaging.registration.working_ct.BONE_HU` from here on: 220 HU."""
@@ -285,7 +285,7 @@ def _places(fixed: WorkingCt, moving: WorkingCt) -> list[Refined]:
     for turns_deg in (UPRIGHT_DEG, TURNS_DEG):
         starts = likely_starts(fixed, moving, turns_deg)
         refined = partial(refine, fixed, moving)
-        with ThreadPoolExecutor(THREADS) as threads:  # each is refined as it would be alone
+        with ThreadPoolExecutor(thread_count()) as threads:  # each is refined as it would be alone
             places += threads.map(refined, starts)
         places.sort(key=lambda place: -place.bone_overlap)
         if places and places[0].bone_overlap >= GOOD_OVERLAP:

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from app.domain.volume import FloatArray, moved_points
 from app.imaging.morphology import box_of, grown
 from app.imaging.registration.working_ct import WorkingCt, bone_centre_mm, smoothed
-from app.imaging.slices import THREADS
+from app.imaging.slices import thread_count
 
 UPRIGHT_DEG = ((0.0, 0.0, 0.0),)
 """No rotation: refinement reaches some 10 degrees from here."""
@@ -103,11 +103,11 @@ class _TranslationSearch:
             yield value, self._shift(index)
 
     def _spectrum(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
-        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size, workers=THREADS)
+        spectrum: NDArray[np.complex64] = fft.rfftn(image, self._size, workers=thread_count())
         return spectrum
 
     def _correlation(self, product: NDArray[np.complex64]) -> NDArray[np.float32]:
-        correlation: NDArray[np.float32] = fft.irfftn(product, self._size, workers=THREADS)
+        correlation: NDArray[np.float32] = fft.irfftn(product, self._size, workers=thread_count())
         return correlation
 
     def _shift(self, index_zyx: tuple[int, ...]) -> FloatArray:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 DEFLATED_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1.99"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+"""PS3.6 A. pydicom names them too: a command that only looks at records reads this file, and not pydicom."""
 
 MAX_INFLATED_HEADER_BYTES = 32 * 2**20
 """A header before (0020,000E) holds at most some private blocks; more is a decompression bomb."""
