@@ -80,7 +80,7 @@ FLOORS = {
         "export",
         "conclusion worker",
     ),
-    "app.cli": ("demo options", "cohort evaluate experiment folder models operate studies", "main"),
+    "app.cli": ("demo options reload", "cohort evaluate experiment folder models operate studies", "main"),
 }
 """Within a part: its rooms and files, lowest first. Each imports itself, and what is on floors below."""
 

@@ -24,9 +24,10 @@ from app.cli.options import (
     device_cautions,
 )
 from app.errors import ExitCode, MisconfiguredError, RetryLaterError
-from app.node.watch.stop_signals import block_stop_signals, drain_at_stop_signal
+from app.node.watch.stop_signals import NODE_SIGNALS, block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
+    from app.cli.reload import Reloader
     from app.domain.outcome import EarlierRevisions, RunContext, StudyOutcome
     from app.domain.selection.selection import SelectionResult
     from app.domain.study import Study
@@ -52,14 +53,17 @@ def serve(
     """Run the node: receive studies, segment them, deliver the results, until SIGTERM or Ctrl-C.
 
     A port that is taken counts as a wrong setting. A database that does not answer, or a GPU that only a new
-    start can mend, ends the node with the exit code for trying again later.
+    start can mend, ends the node with the exit code for trying again later. On SIGHUP the node reads its
+    settings again and takes over what is safe.
     """
-    block_stop_signals()
-    drain_at_stop_signal(_started(config, overrides or [], receive).stop)
+    block_stop_signals(NODE_SIGNALS)
+    service, reload = _started(config, overrides or [], receive)
+    drain_at_stop_signal(service.stop, reload)
 
 
-def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeService:
-    """A node that has passed its checks, listens, and has logged that it is ready."""
+def _started(config: Path | None, overrides: list[str], receive: bool) -> tuple[NodeService, Reloader]:
+    """A node that has passed its checks and listens, and what reads its settings again."""
+    from app.cli.reload import Reloader
     from app.node.records.stores import open_stores, translated_start_errors
     from app.node.service import NodeService
     from app.node.watch.log import configure_logging
@@ -79,7 +83,7 @@ def _started(config: Path | None, overrides: list[str], receive: bool) -> NodeSe
         service.start()
     place = {"host": settings.receive.addresses[0].host, "port": service.port} if receive else {}
     _log.info("ready", extra={"version": __version__, "executor": node.executor, **place})
-    return service
+    return service, Reloader(service, settings, config, overrides)
 
 
 def _plan(compute: ComputePlan, models: SiteModels, receive: bool, stores: NodeStores) -> NodePlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -84,6 +84,8 @@ class NodeService:
 
     _engine: DurableEngine
     _planner: Planner
+    _work: StudyWork
+    _delivery: ResultDelivery
 
     def __init__(self, plan: NodePlan, stores: NodeStores) -> None:
         self._plan = plan
@@ -165,6 +167,17 @@ class NodeService:
         self._probes.stop()
         return self._exit_code
 
+    def take_over(self, node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
+        """Go on with other callers, destinations, waits and collector; the rest must be as it was."""
+        self._scp.policy = self._watcher.policy = receive
+        self._delivery.policy, self._work.destinations = deliver, deliver.destinations
+        self._forwarder.node = node
+        self._wake.set()
+
+    def note(self, event: AuditEvent, facts: Mapping[str, object]) -> None:
+        """Write to the audit log what concerns the node as a whole."""
+        self._stores.audit.append(event, facts=facts)
+
     def _conditions(self) -> Conditions:
         policy, receives = self._plan.node, self._plan.receives
         return Conditions(
@@ -198,11 +211,15 @@ class NodeService:
         self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers)
         self._heartbeats.beat()
         receivers = self._plan.deliver.destinations
-        work = StudyWork(stores, policy, processors, receivers, self._start_over, self._plan.judge)
+        work = self._work = StudyWork(
+            stores, policy, processors, receivers, self._start_over, self._plan.judge
+        )
         tls = self._plan.tls
         looks = partial(lookup.find, tls=tls), partial(lookup.retrieve, tls=tls)
         proof = DeliveryProof(stores, partial(commitment.ask, tls=tls), *looks)
-        delivery = ResultDelivery(stores, self._plan.deliver, partial(scu.send, tls=tls), proof)
+        delivery = self._delivery = ResultDelivery(
+            stores, self._plan.deliver, partial(scu.send, tls=tls), proof
+        )
         process = process_workflow(work, self._wake.set, self._plan.shadows)
         self._engine.launch(process, deliver_workflow(delivery), workers)
 

@@ -64,7 +64,7 @@ class ResultDelivery:
         proof: DeliveryProof | None = None,
     ) -> None:
         self._stores = stores
-        self._policy = policy
+        self.policy = policy
         self._send = send
         self._proof = proof or DeliveryProof(stores)
 
@@ -76,7 +76,7 @@ class ResultDelivery:
         if not self._stores.deliveries.begin(key, attempt):
             return SendResult(out_of_date=True)
         obstacle = self._obstacle(key.run)
-        destination = self._policy.destination(key.destination)
+        destination = self.policy.destination(key.destination)
         if obstacle is not None or destination is None:
             return obstacle or SendResult(unknown_destination=True)
         try:
@@ -98,7 +98,7 @@ class ResultDelivery:
         refused = [self._offer(key, item, destination) for item in self._open_instances(key)]
         if any(refused):
             return SendResult(refused="; ".join(filter(None, refused)))
-        proof = self._proof.look(key, destination, self._policy.towards(destination))
+        proof = self._proof.look(key, destination, self.policy.towards(destination))
         return SendResult(**asdict(proof))
 
     def _open_instances(self, key: DeliveryKey) -> list[PlannedInstance]:
@@ -111,7 +111,7 @@ class ResultDelivery:
         Returns the refusal in words, or nothing.
         """
         path = self._stores.outbox.folder_of(key.run) / item.path
-        limits = self._policy.towards(destination)
+        limits = self.policy.towards(destination)
         answers = self._send([path], destination, limits.calling_ae_title, limits.timeout_s)
         answer = answers[0]
         facts = key.facts | {"sop_instance": item.sop_instance_uid, "dicom_status": answer.status}
@@ -203,8 +203,8 @@ class ResultDelivery:
         return DeliveryTransition(DeliveryState.PENDING, tried.lost, next_try_at, False, True)
 
     def _limits(self, name: str) -> DeliverPolicy:
-        destination = self._policy.destination(name)
-        return self._policy if destination is None else self._policy.towards(destination)
+        destination = self.policy.destination(name)
+        return self.policy if destination is None else self.policy.towards(destination)
 
     def _settle_run(self, run: RunKey) -> None:
         """``done`` once every destination has everything, ``failed`` once one of them never will."""

@@ -103,7 +103,7 @@ class StudyWork:
         self._stores = stores
         self._policy = policy
         self._processors = processors
-        self._destinations = tuple(destinations)
+        self.destinations = tuple(destinations)
         self._prior_wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
 
     def run_chain(self, key: RunKey, attempt: int) -> AttemptResult:
@@ -223,7 +223,7 @@ class StudyWork:
         withdrawn = [notice.functional_series_instance_uid for notice in outcome.withdrawals]
         self._stores.results.withdraw(key, withdrawn)
         note_late_priors(self._stores, key)
-        routes = routed(self._stores, key, outcome.files, self._destinations)
+        routes = routed(self._stores, key, outcome.files, self.destinations)
         for name, files in routes.items():
             self._stores.deliveries.plan(key, files, [name])
         return bool(routes)

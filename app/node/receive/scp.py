@@ -85,7 +85,7 @@ class StoreScp:
     def __init__(
         self, policy: ReceivePolicy, inbox: Inbox, observe: Observer, tls: TlsPolicy = NO_TLS
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._inbox = inbox
         self._observe = observe
         self._tls = tls
@@ -100,7 +100,7 @@ class StoreScp:
     def ports(self) -> tuple[int, ...]:
         """The TCP ports listened on, in the policy's order; free ones that were found where it says 0."""
         found = tuple(int(server.server_address[1]) for server in self._servers)
-        return found or tuple(address.port for address in self._policy.addresses)
+        return found or tuple(address.port for address in self.policy.addresses)
 
     @property
     def port(self) -> int:
@@ -125,20 +125,20 @@ class StoreScp:
         _config.LOG_HANDLER_LEVEL = "none"
         servers: list[GuardedServer] = []
         try:
-            for address in self._policy.addresses:
+            for address in self.policy.addresses:
                 servers.append(self._listen(address))
             self._recover()
-            self._inbox.follow(self._policy.min_free_mb)
+            self._inbox.follow(self.policy.min_free_mb)
         except BaseException:
             for server in servers:
                 server.server_close()
             raise
         self._servers = tuple(servers)
-        for server, address in zip(servers, self._policy.addresses, strict=True):
+        for server, address in zip(servers, self.policy.addresses, strict=True):
             serve = partial(server.serve_forever, STOP_POLL_S)
             threading.Thread(target=serve, name="store-scp", daemon=True).start()
             found = replace(address, port=int(server.server_address[1]))
-            _log.info("listening as %s on %s", self._policy.ae_title, found)
+            _log.info("listening as %s on %s", self.policy.ae_title, found)
 
     def stop(self, drain_s: float = 10.0) -> None:
         """Take no new association, let open ones end for ``drain_s``, then abort what is left.
@@ -173,7 +173,7 @@ class StoreScp:
             self._observe(Reception(ReceptionEvent.CONFLICT, row.calling_ae, "", found, SUCCESS, *uids))
 
     def _listen(self, address: Listener) -> GuardedServer:
-        policy = self._policy
+        policy = self.policy
         tls = None
         if address.tls:
             make = partial(server_context, client_certificates=address.client_certificate)
@@ -238,7 +238,7 @@ class StoreScp:
             _log.error("not written down", extra={"reason": str(error)})
 
     def _is_known_address(self, address: str) -> bool:
-        return any(caller.allows_address(address) for caller in self._policy.allowed_callers)
+        return any(caller.allows_address(address) for caller in self.policy.allowed_callers)
 
     def _on_requested(self, event: evt.Event) -> None:
         """Reject, or offer contexts. Closed unless decided otherwise: pynetdicom only logs what is raised."""
@@ -266,7 +266,7 @@ class StoreScp:
 
     def _judge(self, association: Any, calling: str, address: str) -> tuple[Rejection | None, str]:
         """How to reject an association, and why, in words; ``None`` to accept it."""
-        request, policy = association.requestor.primitive, self._policy
+        request, policy = association.requestor.primitive, self.policy
         caller = next((one for one in policy.allowed_callers if one.allows(calling, address)), None)
         if request.application_context_name != APPLICATION_CONTEXT:
             return UNKNOWN_CONTEXT, "its application context is not that of DICOM (PS3.7 A.2.1)"
@@ -309,5 +309,5 @@ class StoreScp:
             calling_ae=requestor.primitive.calling_ae_title.strip(),
         )
         intake = InboxIntake(self._inbox, self._observe, command, requestor.address_info.address)
-        intake.begin(self._policy.min_free_mb, str(context.abstract_syntax))
+        intake.begin(self.policy.min_free_mb, str(context.abstract_syntax))
         return intake

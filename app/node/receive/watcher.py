@@ -65,7 +65,7 @@ class Watcher:
         self._stores = stores
         self._on_study = on_study
         self._on_complete = on_complete
-        self._policy = policy
+        self.policy = policy
         self._examine = examine
         self._calm_s = calm_s
         self._open: dict[str, InboxStudy] = {}
@@ -106,7 +106,7 @@ class Watcher:
     def _due_in_s(self, study: InboxStudy) -> float:
         """When the next limit for which its images have to be quiet has passed."""
         quiet_s = (utc_now() - (study.last_image_at or study.last_received_at)).total_seconds()
-        limits = (self._calm_s, self._policy.settle_s, self._policy.give_up_s)
+        limits = (self._calm_s, self.policy.settle_s, self.policy.give_up_s)
         return min((limit - quiet_s for limit in limits if limit > quiet_s), default=self._calm_s)
 
     def _take_up_chosen(self) -> None:
@@ -212,10 +212,10 @@ class Watcher:
         examined = self._headers(study)
         if examined.study is None or examined.selected is None:
             # the chain will say in full what is wrong
-            settled = quiet_s >= self._policy.settle_s
+            settled = quiet_s >= self.policy.settle_s
             return Completeness(settled, f"headers unreadable: {examined.unreadable}")
         last_image_at = examined.content[1]
-        return assess(examined.study, examined.selected, last_image_at, utc_now(), self._policy)
+        return assess(examined.study, examined.selected, last_image_at, utc_now(), self.policy)
 
     def _headers(self, study: InboxStudy) -> _Examined:
         known = self._examined.get(study.study_instance_uid)
@@ -239,7 +239,7 @@ class Watcher:
         uid = study.study_instance_uid
         found, sender = self._headers(study), content.rows[0].calling_ae
         came_at = study.last_received_at
-        arrival = arrival_of(found.study, found.selected, sender, came_at, self._policy)
+        arrival = arrival_of(found.study, found.selected, sender, came_at, self.policy)
         run, created = self._stores.runs.open(uid, content.digest, arrival)
         if not created and (run.state is StudyState.SUPERSEDED or not self._is_last(run)):
             # a person has chosen a content that was there before others came

@@ -52,6 +52,7 @@ class AuditEvent(StrEnum):
     PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
     STUDY_REMOVED = "study removed"
+    SETTINGS_CHANGED = "settings changed"
     LOG_EXPORTED = "audit log exported"
     DELIVERED = "result delivered"
     COMMITMENT_ASKED = "storage commitment asked for"

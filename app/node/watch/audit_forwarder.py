@@ -59,14 +59,14 @@ class AuditForwarder:
 
     def __init__(self, log: Path, node: NodePolicy, tls: TlsPolicy) -> None:
         self._log_file = log
-        self._node = node
+        self.node = node
         self._tls = tls
         self._place_file = log.with_name(SENT_FILE)
         self._is_down = False
 
     def look(self) -> None:
         """Send what is there, a batch at a time; an outage is one line in the log, and so is its end."""
-        collector = self._node.audit_collector
+        collector = self.node.audit_collector
         if collector is None:
             return
         try:
@@ -87,7 +87,7 @@ class AuditForwarder:
             return False
         with _connection(collector, self._tls) as connection:
             for entry, _ in entries:
-                line = syslog_line(entry, self._node)
+                line = syslog_line(entry, self.node)
                 framed = line if collector.transport == "udp" else b"%d " % len(line) + line
                 connection.sendall(framed)
             if collector.transport != "udp":

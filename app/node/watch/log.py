@@ -79,6 +79,9 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
     for handler in handlers:
         handler.setFormatter(JsonLineFormatter())
     root = logging.getLogger()
+    for former in root.handlers:
+        if isinstance(former, logging.FileHandler):
+            former.close()
     root.handlers[:] = handlers
     root.setLevel(logging.WARNING)
     for name in OWN_LOGGERS:

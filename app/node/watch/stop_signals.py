@@ -19,6 +19,9 @@ from app.errors import ExitCode
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+NODE_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
+"""With SIGHUP a node reads its settings again."""
+
 LOOK_EVERY_S = 0.1
 """How soon the end of the work is noticed."""
 
@@ -27,27 +30,38 @@ Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
-def block_stop_signals() -> None:
-    """Have both signals blocked in every thread; start this program over with them blocked where it must be.
+def block_stop_signals(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> None:
+    """Have them blocked in every thread; start this program over with them blocked where it must be.
 
     Every new thread inherits that. Threads that exist already, such as those of numpy's BLAS, would still
     take a signal; a blocked signal stays blocked over exec.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     is_alone = len(list(Path("/proc/self/task").iterdir())) == 1
-    if not is_alone and not before.issuperset(STOP_SIGNALS):
+    if not is_alone and not before.issuperset(signals):
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very program
 
 
-def drain_at_stop_signal(stop: Callable[[], ExitCode]) -> NoReturn:
-    """Wait for SIGTERM or SIGINT, drain the node by ``stop``, end this process with the code it returns."""
-    number = signal.sigwait(STOP_SIGNALS)
+def drain_at_stop_signal(stop: Callable[[], ExitCode], reload: Callable[[], None] | None = None) -> NoReturn:
+    """Wait for SIGTERM or SIGINT, drain the node by ``stop``, end this process with the code it returns.
+
+    With ``reload``, call it on each SIGHUP until then; whatever it raises, the node goes on.
+    """
+    while (number := signal.sigwait(NODE_SIGNALS if reload else STOP_SIGNALS)) == signal.SIGHUP:
+        _reload(reload or (lambda: None))
     _log.info("draining", extra={"signal": signal.Signals(number).name})
     exit_code = stop()
     _log.info("stopped")
     end_process(exit_code)
+
+
+def _reload(reload: Callable[[], None]) -> None:
+    try:
+        reload()
+    except Exception as error:  # noqa: BLE001  a fault here must not end a node that works
+        _log.error("the settings were not read again", exc_info=error)
 
 
 def stop_this_process() -> None:

@@ -1,0 +1,85 @@
+"""SIGHUP: what a running node takes over, what it names, and that wrong settings change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from app.cli.reload import SAFE, differences, merged
+from app.demo.node import START_S
+from app.demo.processes import start_program, stopping
+from app.node.deliver import scu
+from app.node.policy import Destination
+from app.settings import Settings, load_settings
+from tests.node.workflow.peers import free_port, wait_until
+
+
+def test_what_is_safe_is_taken_over_and_the_rest_is_named(tmp_path: Path) -> None:
+    running = Settings()
+    file = tmp_path / "app.yaml"
+    file.write_text(
+        "receive: {port: 104, settle_s: 5}\n"
+        "deliver: {destinations: [{name: pacs, ae_title: PACS, host: h, port: 104}]}\n"
+        "node: {log_level: DEBUG, database_url: 'postgresql://u:hush@h/d', probe_port: 8080}\n"
+        "select: {nm_modalities: [OT]}\n"
+    )
+    found = load_settings(file)
+    taken = merged(running, found)
+    assert (taken.receive.settle_s, taken.receive.port, taken.node.log_level) == (5, 11112, "DEBUG")
+    assert taken.deliver == found.deliver
+    assert taken.select == running.select
+    assert set(differences(running, taken)) == {
+        "receive.settle_s changed from 60.0 to 5.0",
+        "deliver.destinations changed",
+        "node.log_level changed from INFO to DEBUG",
+    }
+    assert set(differences(taken, found)) == {
+        "receive.port changed from 11112 to 104",
+        "node.database_url changed",
+        "node.probe_port changed from 0 to 8080",
+        "select.nm_modalities changed",
+    }
+    assert set(differences(merged(taken, running), running)) == set()
+
+
+def test_every_safe_key_is_a_setting() -> None:
+    for section, keys in SAFE.items():
+        record = getattr(Settings(), section)
+        assert replace(record, **{key: getattr(record, key) for key in keys}) == record
+
+
+def test_a_node_takes_new_callers_reopens_its_log_and_survives_wrong_settings(tmp_path: Path) -> None:
+    port, file, log = free_port(), tmp_path / "app.yaml", tmp_path / "node.log"
+    content = {
+        "receive": {"port": port, "min_free_mb": 1, "allowed_callers": [{"ae_title": "OLD"}]},
+        "node": {"data_dir": str(tmp_path / "data"), "min_free_mb": 1, "log_file": str(log)},
+    }
+    file.write_text(json.dumps(content))
+    here = Destination("node", "PSMA_NODE", "127.0.0.1", port)
+    command = [sys.executable, "-m", "app", "serve", "--config", str(file)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    node = start_program("psma-node serve", command, tmp_path / "log.txt", environment)
+    with stopping(node):
+        node.wait_for_port(port, START_S)
+        wait_until(lambda: '"ready"' in log.read_text(), "the node is ready")
+        assert (scu.echo(here, "OLD").ok, scu.echo(here, "NEW").ok) == (True, False)
+        content["receive"] |= {"allowed_callers": [{"ae_title": "NEW"}], "max_associations": 7}
+        file.write_text(json.dumps(content))
+        log.rename(tmp_path / "node.log.1")
+        os.kill(node.pid, signal.SIGHUP)
+        wait_until(lambda: log.exists() and "max_associations" in log.read_text(), "the log is opened anew")
+        line = "receive.max_associations changed from 32 to 7: takes effect at the next start"
+        assert line in log.read_text()
+        assert (scu.echo(here, "OLD").ok, scu.echo(here, "NEW").ok) == (False, True)
+        file.write_text("receive: {prot: 1}")
+        os.kill(node.pid, signal.SIGHUP)
+        told = "the new settings are wrong, and none is taken over"
+        wait_until(lambda: told in log.read_text(), "it says so")
+        assert scu.echo(here, "NEW").ok
+        assert node.stop() == 0
+    audit = (tmp_path / "data" / "audit" / "audit.jsonl").read_text()
+    assert "receive.allowed_callers changed" in audit
