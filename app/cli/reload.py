@@ -26,7 +26,7 @@ SAFE = {
         "destinations", "calling_ae_title", "timeout_s", "first_retry_s", "max_retry_s", "max_age_days",
         "commitment_wait_s", "max_proofs",
     ),
-    "node": ("log_level", "log_file", "audit_collector"),
+    "node": ("log_level", "log_file", "audit_collector", "notify"),
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)

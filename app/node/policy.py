@@ -48,6 +48,39 @@ class AuditCollector(Ranged):
 
 
 @dataclass(frozen=True)
+class NotifyPolicy(Ranged):
+    """Who is told, once, of each study that failed or is stuck, of a destination that takes nothing, a disk
+    that fills up, a certificate that ends; studies are named by UID, patients never."""
+
+    url: Annotated[str, Form(r"(https?://\S+)?", "an address that begins with http:// or https://")] = ""
+    """Webhook that gets JSON (node, text, faults); empty for none."""
+    smtp_host: Annotated[str, Form(r"[^\s/:@]*", "a host name or address, without port")] = ""
+    """Mail server; empty for no mail."""
+    smtp_port: Port = 25
+    """Its port."""
+    smtp_tls: bool = False
+    """Whether mail goes by STARTTLS, the server's certificate checked."""
+    mail_from: Annotated[str, Form(r"([^\s@,]+@[^\s@,]+)?", "a mail address")] = ""
+    """Sender of the mail."""
+    mail_to: tuple[Annotated[str, Form(r"[^\s@,]+@[^\s@,]+", "a mail address")], ...] = ()
+    """Receivers of the mail."""
+    stuck_after_s: Annotated[float, Range(60, 604_800)] = 7200.0
+    """A study that is queued or running, or a delivery that fails, for so many seconds is stuck."""
+    free_mb: Megabytes = 20_000.0
+    """With less free disk space than this (10^6 bytes), the disk fills up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smtp_host and not (self.mail_from and self.mail_to):
+            raise ValueError("smtp_host needs mail_from and mail_to")
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """``webhook``, ``mail``, as far as they are set."""
+        return ("webhook",) * bool(self.url) + ("mail",) * bool(self.smtp_host)
+
+
+@dataclass(frozen=True)
 class NodePolicy(Ranged):
     """Where the node keeps its data, and how long it waits for what."""
 
@@ -99,6 +132,8 @@ class NodePolicy(Ranged):
     """TCP port of these probes, 8080 in a container; 0 for none."""
     audit_collector: AuditCollector | None = None
     """Where the audit log is sent to as well; for example ``{host: audit.example}``."""
+    notify: NotifyPolicy = NotifyPolicy()
+    """Webhook and mail for what needs a person."""
     hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0
     """``/healthz`` fails when a loop of the node has not moved for so many seconds."""
 

@@ -26,6 +26,7 @@ from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.stores import Heartbeats, NodeStores
 from app.node.watch.audit_forwarder import AuditForwarder
+from app.node.watch.notify import Notifier
 from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
 from app.node.watch.removal import finish_removals
 from app.node.watch.stop_signals import stop_this_process
@@ -46,6 +47,9 @@ SHORTEST_PAUSE_S = 0.05
 
 FORWARD_S = 5.0
 """How often new entries of the audit log are sent to the collector."""
+
+NOTIFY_S = 30.0
+"""How often the node looks for what a person should know."""
 
 TIDY_S = 3600.0
 """How often housekeeping is done, the first time at the start."""
@@ -105,6 +109,7 @@ class NodeService:
             stores, plan.receive, plan.examine, policy.poll_s, on_study, on_complete=self._wake.set
         )
         self._forwarder = AuditForwarder(stores.audit.path, policy, plan.tls)
+        self._notifier = Notifier(stores, policy, plan.tls)
         self._stopping = threading.Event()
         self._loops: list[threading.Thread] = []
         self._exit_code = ExitCode.DONE
@@ -171,7 +176,7 @@ class NodeService:
         """Go on with other callers, destinations, waits and collector; the rest must be as it was."""
         self._scp.policy = self._watcher.policy = receive
         self._delivery.policy, self._work.destinations = deliver, deliver.destinations
-        self._forwarder.node = node
+        self._forwarder.node = self._notifier.node = node
         self._wake.set()
 
     def note(self, event: AuditEvent, facts: Mapping[str, object]) -> None:
@@ -197,7 +202,9 @@ class NodeService:
         housekeeping = _Round("housekeeping", self._tidy, TIDY_S)
         probes = _Round("probes", self._look_around, LOOK_EVERY_S)
         audit = _Round("audit", self._forwarder.look, FORWARD_S)
-        others = [_loop(one, stopping, stopping) for one in (watch, heartbeat, housekeeping, probes, audit)]
+        notify = _Round("notify", self._notifier.look, NOTIFY_S)
+        rounds = (watch, heartbeat, housekeeping, probes, audit, notify)
+        others = [_loop(one, stopping, stopping) for one in rounds]
         self._loops = [_loop(plan, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:

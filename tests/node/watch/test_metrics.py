@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.domain.refusal import RefusalCode
 from app.node.policy import DeliverPolicy, Destination, NodePolicy, TlsPolicy
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.records.audit import AuditEvent
@@ -70,11 +71,11 @@ def test_refusals_are_counted_by_our_codes_and_nothing_of_a_header_gets_in(
 ) -> None:
     metrics = new_metrics(stores, tmp_path)
     stores.audit.observers.append(metrics.audited)
-    reason = "[UNITS_UNSUPPORTED] Units: found '[ANNA]', expected BQML; [units-unsupported] again"
+    reason = f"[{RefusalCode.UNITS_UNSUPPORTED}] Units: found '[ANNA]', expected BQML"
     stores.audit.append(AuditEvent.REJECTED, "1.2", {"reason": reason})
     page = metrics.page().decode()
     codes = [dict(labels)["code"] for name, labels in samples(page) if name == "psma_node_refusals_total"]
-    assert [code.lower().replace("-", "_") for code in codes] == ["units_unsupported"]
+    assert codes == [str(RefusalCode.UNITS_UNSUPPORTED)]
     assert "ANNA" not in page
     assert "1.2" not in page.replace("le=", "").split("# HELP psma_node_stage_seconds")[0]
     assert value(metrics, "study_events_total", event="rejected") == 1
