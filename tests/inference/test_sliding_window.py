@@ -196,6 +196,21 @@ def test_an_image_is_not_changed_and_gives_the_same_labels_again() -> None:
     np.testing.assert_array_equal(image, case.image)
 
 
+def test_tiles_side_by_side_give_the_bits_of_one_after_the_other() -> None:
+    case, before = CASES["three folds, mirrored on all axes"], torch.get_num_threads()
+    predictor, outputs = case.ours(), []
+    prepared = predictor.preprocessing.prepare(case.image, case.spacing)
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                outputs.append(predictor.differences(prepared)[0].numpy())
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[1], outputs[2])
+
+
 def test_one_set_of_weights_is_in_memory_for_each_fold() -> None:
     case = CASES["three folds, mirrored on all axes"]
     predictor = case.ours()
@@ -264,10 +279,16 @@ def test_air_that_one_fold_alone_calls_background_is_looked_at_by_all(
 
 def test_other_air_in_which_the_network_finds_something_is_looked_at() -> None:
     seen, answer = torch.zeros(2, 3, 3, 3), torch.ones(1, 3, 3, 3)
-    found = sliding_window._Air.of(seen, answer)
+    share = np.ones((3, 3, 3), np.float32)
+    found = sliding_window._Air.of(seen, answer, share)
     assert not found.is_background
-    assert sliding_window._Air.of(seen, -answer).is_background
-    assert not sliding_window._Air.of(seen, answer * torch.nan).is_background
+    assert sliding_window._Air.of(seen, -answer, share).is_background
+    assert not sliding_window._Air.of(seen, answer * torch.nan, share).is_background
+    corner = answer.numpy().copy()
+    corner[0, 1:], corner[0, 0, 1:], corner[0, 0, 0, 1:] = -1, -1, -1  # above 0 in one corner
+    for counts, background in ((0.0005, True), (0.002, False)):
+        share[0, 0, 0] = counts
+        assert sliding_window._Air.of(seen, torch.from_numpy(corner), share).is_background is background
     other = seen.clone()
     assert found.shows(other)
     other[0, 0, 0, 0] = 0.1

@@ -19,6 +19,7 @@ from app.inference.running.tiles import (
     EMPTY_BELOW_HU,
     MARGIN_MM,
     Windows,
+    largest_share,
     maybe_body,
     needless_windows,
     spread,
@@ -103,6 +104,17 @@ def test_a_tile_that_alone_sees_the_body_is_never_needless() -> None:
     body[31, 0, 15] = True
     windows = tile_windows(body.shape, TILE, 1.0)
     assert needless_windows(windows, gaussian(), body) == (True, False)
+
+
+def test_a_tiles_share_is_the_most_that_it_has_anywhere() -> None:
+    """At a corner of the image a tile is alone; where others lie over it, its corner counts for nothing."""
+    windows = tile_windows((32, 16, 16), TILE, 0.5)
+    assert len(windows) == 3
+    alone = largest_share(windows, (True, False, False), gaussian(), (32, 16, 16))
+    assert alone[0].min() == 1.0
+    assert alone[-1].max() < 0.02
+    assert largest_share(windows, (True, False, True), gaussian(), (32, 16, 16)).min() > 0.02
+    assert not largest_share(windows, (False,) * 3, gaussian(), (32, 16, 16)).any()
 
 
 @pytest.mark.parametrize("image", [(16, 16, 16), (33, 40, 17), (100, 64, 48)])

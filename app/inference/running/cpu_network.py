@@ -53,7 +53,8 @@ def _computes_as_stock_does(module: nn.Module) -> bool:
         return plain and module.kernel_size == module.stride
     if isinstance(module, UNetDecoder):
         convolutions = [one for one in module.stages.modules() if isinstance(one, nn.Conv3d)]
-        return all(_computes_as_stock_does(one) and _keeps_size(one) for one in convolutions)
+        known = all(type(one) is nn.Conv3d and _keeps_size(one) for one in convolutions)
+        return known and all(map(_computes_as_stock_does, [*convolutions, *module.transpconvs]))
     return not isinstance(module, nn.Conv3d) or (
         module.padding_mode == "zeros" and not isinstance(module.padding, str)
     )
@@ -95,18 +96,23 @@ def _widened(layer: nn.Conv3d) -> int:
 
 class _Upsampling(nn.ConvTranspose3d):  # type: ignore[misc]  # as above
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """Each voxel becomes a block of its own: a row of numbers times a matrix."""
         if maps.shape[0] != 1:
             return super().forward(maps[:, : self.in_channels], output_size)
-        channels, (depth, height, width) = self.out_channels, maps.shape[2:]
+        return self.blocks(maps).flatten(4, 5).flatten(2, 3).flatten(0, 1)[None].permute(0, 4, 1, 2, 3)
+
+    def blocks(self, maps: torch.Tensor) -> torch.Tensor:
+        """Each voxel becomes a block of its own: ``(z, block z, y, block y, x, block x, c)``, not contiguous.
+
+        A row of numbers, the voxel's channels, times a matrix.
+        """
+        depth, height, width = maps.shape[2:]
         rows = maps.permute(0, 2, 3, 4, 1).reshape(depth * height * width, -1)[:, : self.in_channels]
-        blocks = rows @ self.weight.permute(0, 2, 3, 4, 1).reshape(self.in_channels, -1)
-        blocks = blocks.reshape(depth, height, width, *self.kernel_size, channels)
+        matrix = self.weight.permute(0, 2, 3, 4, 1).reshape(self.in_channels, -1)
+        made = rows @ matrix
         if self.bias is not None:
-            blocks += self.bias
-        z, y, x = self.kernel_size
-        joined = blocks.permute(0, 3, 1, 4, 2, 5, 6).reshape(1, depth * z, height * y, width * x, channels)
-        return joined.permute(0, 4, 1, 2, 3)
+            made += self.bias.repeat(len(matrix[0]) // self.out_channels)
+        sizes = (depth, height, width, *self.kernel_size, self.out_channels)
+        return made.reshape(sizes).permute(0, 3, 1, 4, 2, 5, 6)
 
 
 class _InstanceNorm(nn.InstanceNorm3d):  # type: ignore[misc]  # as above
@@ -151,7 +157,9 @@ class _Decoder(UNetDecoder):  # type: ignore[misc]  # it has no types
         return result
 
 
-def _stage(upsampling: nn.Module, stage: nn.Module, coarse: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+def _stage(
+    upsampling: _Upsampling, stage: nn.Module, coarse: torch.Tensor, skip: torch.Tensor
+) -> torch.Tensor:
     blocks = list(stage.convs)
     first = blocks[0]
     maps = _joined_convolution(upsampling, first.conv, coarse, skip)
@@ -164,28 +172,41 @@ def _stage(upsampling: nn.Module, stage: nn.Module, coarse: torch.Tensor, skip: 
 
 
 def _joined_convolution(
-    upsampling: nn.Module, convolution: nn.Conv3d, coarse: torch.Tensor, skip: torch.Tensor
+    upsampling: _Upsampling, convolution: _Convolution, coarse: torch.Tensor, skip: torch.Tensor
 ) -> torch.Tensor:
     """``convolution`` of the upsampled ``coarse`` joined with ``skip``, a slab of slices at a time."""
     depth, height, width = skip.shape[2:]
-    features = convolution.in_channels // 2
-    rim, step = convolution.kernel_size[0] // 2, depth // coarse.shape[2]
+    rim, thickness = convolution.kernel_size[0] // 2, max(1, SLAB_VOXELS // (height * width))
+    padding = (0, *convolution.padding[1:])
+    if thickness >= depth:
+        return _convolved(convolution, _joined(upsampling, coarse, skip, (-rim, depth + rim)), padding)
     result = _empty(skip, _widened(convolution), depth)
-    thickness = max(1, SLAB_VOXELS // (height * width))
     for start in range(0, depth, thickness):
         stop = min(start + thickness, depth)
-        low, high = max(0, start - rim), min(depth, stop + rim)
-        joined = _empty(skip, 2 * features, stop - start + 2 * rim)
-        inside = slice(low - start + rim, high - start + rim)
-        first = low // step
-        upsampled = upsampling(coarse[:, :, first : -(-high // step)])
-        joined[:, :features, inside] = upsampled[:, :, low - first * step : high - first * step]
-        joined[:, features:, inside] = skip[:, :features, low:high]
-        joined[:, :, : inside.start] = 0
-        joined[:, :, inside.stop :] = 0
-        padding = (0, *convolution.padding[1:])
-        result[:, :, start:stop] = _convolved(convolution, joined, padding)
+        slab = _joined(upsampling, coarse, skip, (start - rim, stop + rim))
+        result[:, :, start:stop] = _convolved(convolution, slab, padding)
     return result
+
+
+def _joined(
+    upsampling: _Upsampling, coarse: torch.Tensor, skip: torch.Tensor, wanted: tuple[int, int]
+) -> torch.Tensor:
+    """Slices ``wanted`` (from, to) of the upsampled ``coarse`` with ``skip``; zeros outside of the tile."""
+    start, stop = wanted
+    step, features = upsampling.kernel_size[0], upsampling.out_channels
+    low, high = max(0, start), min(skip.shape[2], stop)
+    first, last = low // step, -(-high // step)  # whole blocks
+    before, after = max(0, first * step - start), max(0, stop - last * step)
+    joined = _empty(skip, 2 * features, before + (last - first) * step + after)
+    voxels = joined.permute(0, 2, 3, 4, 1)[0]
+    inside = voxels[before : len(voxels) - after]
+    blocks = upsampling.blocks(coarse[:, :, first:last])
+    inside[..., :features].view(blocks.shape).copy_(blocks)
+    inside[..., features:] = skip.permute(0, 2, 3, 4, 1)[0, first * step : last * step, ..., :features]
+    voxels[:before] = 0
+    voxels[len(voxels) - after :] = 0
+    begin = start - (first * step - before)
+    return joined[:, :, begin : begin + stop - start]
 
 
 def _empty(like: torch.Tensor, features: int, depth: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, compress
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,16 @@ from app.inference.devices import CPU, has_bfloat16
 from app.inference.policy import Precision
 from app.inference.running.cpu_network import adapt_to_cpu
 from app.inference.running.preprocessing import Prepared, Preprocessing
-from app.inference.running.tiles import Window, Windows, needless_windows, spread, tile_windows
+from app.inference.running.tiles import (
+    NEGLIGIBLE,
+    Window,
+    Windows,
+    largest_share,
+    needless_windows,
+    spread,
+    tile_windows,
+)
+from app.inference.running.workers import give_back_memory, in_order, keep_freed_memory
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +45,9 @@ GAUSSIAN = {"sigma_scale": 1.0 / 8, "value_scaling_factor": 10}
 
 SAME_CONTENT = 1e-3
 """Largest difference of two tiles of air that are answered alike, in normalised units: rounding is 1e-6."""
+
+SMALL_TILE = 2**18
+"""Voxels of a tile that are few enough for a tile in each thread; the maps of a larger one fill memory."""
 
 MOST_THREADS = 8
 """PyTorch's threads in one process: nnU-Net lowers them to as many while it predicts."""
@@ -116,6 +129,15 @@ class Predictor:
             MisconfiguredError: an output is infinite or no number.
         """
         torch.set_num_threads(min(MOST_THREADS, torch.get_num_threads()))
+        keep_freed_memory()
+        try:
+            return self._labels(channels, spacing_mm)
+        finally:
+            give_back_memory()
+
+    def _labels(
+        self, channels: NDArray[np.float32], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], Computed]:
         prepared = self.preprocessing.prepare(channels, spacing_mm)
         with torch.inference_mode():
             differences, computed = self.differences(prepared)
@@ -167,23 +189,34 @@ class Predictor:
         sums: torch.Tensor | None = None
         airs = self._airs(tiles, image, number)
         left_out = bool(airs) and all(air.is_background for air in airs)
+        looked = [
+            (window, needless)
+            for window, needless in zip(tiles.windows, tiles.needless, strict=True)
+            if not (needless and left_out) or window == tiles.first_needless
+        ]
+
+        def answered(tile: tuple[Window, bool]) -> torch.Tensor:
+            seen = image[(slice(None), *tile[0])]
+            known = tile[1] and airs[fold].shows(seen)
+            return airs[fold].answer if known else self._answer(seen, number)
+
         for fold in range(len(self.networks.folds)):
             self._take(fold, number)
-            for window, needless in zip(tiles.windows, tiles.needless, strict=True):
-                if needless and left_out and window != tiles.first_needless:
-                    continue
-                seen = image[(slice(None), *window)]
-                known = needless and airs[fold].shows(seen)
-                answer = airs[fold].answer.clone() if known else self._answer(seen, number)
-                answer = answer.to(place).mul_(gaussian)
+            for (window, _), answer in zip(looked, in_order(answered, looked, self._workers), strict=True):
                 if sums is None:
                     sums = torch.zeros((len(answer), *image.shape[1:]), device=place)
-                sums[(slice(None), *window)] += answer
+                sums[(slice(None), *window)] += answer.to(place) * gaussian
                 weights[window] += gaussian
         if sums is None:  # not reached: there is always a tile
             raise ValueError("an image without tiles")
         sums.masked_fill_(weights == 0, -1.0)  # where no tile was looked at is air: background
         return sums.div_(weights.masked_fill_(weights == 0, 1.0))[(slice(None), *tiles.inner)]
+
+    @property
+    def _workers(self) -> int:
+        """How many tiles are in work at a time."""
+        side_by_side = self.device.type == CPU and prod(self.networks.tile) <= SMALL_TILE
+        return torch.get_num_threads() if side_by_side else 1
 
     def _airs(self, tiles: Tiles, image: torch.Tensor, number: torch.dtype) -> tuple[_Air, ...]:
         """Each fold's answer to the first needless tile; none where no tile is needless.
@@ -195,7 +228,7 @@ class Predictor:
         seen, airs = image[(slice(None), *tiles.first_needless)], []
         for fold in range(len(self.networks.folds)):
             self._take(fold, number)
-            airs.append(_Air.of(seen, self._answer(seen, number).to(CPU)))
+            airs.append(_Air.of(seen, self._answer(seen, number).to(CPU), tiles.needless_share))
         return tuple(airs)
 
     def _answer(self, seen: torch.Tensor, number: torch.dtype) -> torch.Tensor:
@@ -233,8 +266,9 @@ class Predictor:
 class _Air:
     """A fold's answer to the first needless tile of an image, in main memory.
 
-    If every fold's is background everywhere, the other tiles are left out. Else the model finds something
-    where there is nothing: then each is looked at as nnU-Net looks at it, unless it shows the same.
+    If every fold's is background, the other tiles are left out. Else the model finds something where there
+    is nothing: then each is looked at as nnU-Net looks at it, unless it shows the same. At a tile's edges,
+    where it hardly counts, a network may be wrong: what is above 0 counts with the tile's share.
     """
 
     seen: torch.Tensor
@@ -242,8 +276,8 @@ class _Air:
     is_background: bool
 
     @classmethod
-    def of(cls, seen: torch.Tensor, answer: torch.Tensor) -> _Air:
-        return cls(seen, answer, bool((answer <= 0).all()))
+    def of(cls, seen: torch.Tensor, answer: torch.Tensor, share: NDArray[np.float32]) -> _Air:
+        return cls(seen, answer, bool((answer * torch.from_numpy(share) <= NEGLIGIBLE).all()))
 
     def shows(self, other: torch.Tensor) -> bool:
         """Whether another tile has the same content."""
@@ -259,6 +293,7 @@ class Tiles:
         weights: ``(z, y, x)``, of a tile's voxels: nnU-Net's Gaussian, as it rounds it.
         windows: where the tiles are.
         needless: for each, whether it says nothing about the body.
+        needless_share: ``(z, y, x)`` of a tile, the most that a needless one says about a voxel there.
         inner: the image without its padding.
     """
 
@@ -266,6 +301,7 @@ class Tiles:
     weights: NDArray[np.float32]
     windows: Windows
     needless: tuple[bool, ...]
+    needless_share: NDArray[np.float32]
     inner: tuple[slice, ...]
 
     @classmethod
@@ -277,7 +313,9 @@ class Tiles:
         weights = gaussian.reshape([part.stop - part.start for part in windows[0]])
         body = np.zeros(padded.shape[1:], np.bool_)
         body[tuple(inner[1:])] = spread(prepared.body, prepared.image.shape[1:], prepared.spacing_mm)
-        return cls(padded, weights, windows, needless_windows(windows, weights, body), tuple(inner[1:]))
+        needless = needless_windows(windows, weights, body)
+        share = largest_share(windows, needless, weights, body.shape)
+        return cls(padded, weights, windows, needless, share, tuple(inner[1:]))
 
     @property
     def first_needless(self) -> Window | None:

@@ -9,6 +9,8 @@ not show (beyond its field of view it is filled with air) is air only where ther
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,10 +101,32 @@ def needless_windows(
         weights: of a tile's voxels.
         body: ``(z, y, x)`` on the network's grid, its margin included.
     """
-    total = np.zeros(body.shape, np.float32)
-    for window in windows:
-        total[window] += weights
+    total = _total(windows, weights, body.shape)
     return tuple(
         not (body[window] & (weights > NEGLIGIBLE * total[window])).any() if body[window].any() else True
         for window in windows
     )
+
+
+def largest_share(
+    windows: Windows, chosen: Sequence[bool], weights: NDArray[np.float32], shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """For each voxel of a tile, the most that a chosen one has of the weights there; of none 0.
+
+    Args:
+        windows, weights: as for :func:`needless_windows`.
+        chosen: for each window, whether it is.
+        shape: of the network's grid.
+    """
+    share = np.zeros_like(weights)
+    total = _total(windows, weights, shape) if any(chosen) else np.zeros(())
+    for window in compress(windows, chosen):
+        np.maximum(share, weights / total[window], out=share)
+    return share
+
+
+def _total(windows: Windows, weights: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.floating[Any]]:
+    total = np.zeros(tuple(shape), np.float32)
+    for window in windows:
+        total[window] += weights
+    return total
