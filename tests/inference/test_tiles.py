@@ -112,8 +112,8 @@ def test_a_tiles_share_is_the_most_that_it_has_anywhere() -> None:
     assert len(windows) == 3
     alone = largest_share(windows, (True, False, False), gaussian(), (32, 16, 16))
     assert alone[0].min() == 1.0
-    assert alone[-1].max() < 0.02
-    assert largest_share(windows, (True, False, True), gaussian(), (32, 16, 16)).min() > 0.02
+    assert alone[-1].max() < 0.1
+    assert largest_share(windows, (True, False, True), gaussian(), (32, 16, 16)).min() > 0.1
     assert not largest_share(windows, (False,) * 3, gaussian(), (32, 16, 16)).any()
 
 

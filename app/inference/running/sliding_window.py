@@ -2,9 +2,8 @@
 
 Ours in place of ``nnUNetPredictor`` 2.8, with its tiles, weights of tiles, mirroring and folds
 (docs/decisions/0014-our-own-sliding-window.md). What differs: sums are in single precision (nnU-Net: half)
-and of differences to background alone; a tile that says nothing about the body
-is left out; a CPU with bfloat16 uses it where its answers agree. On a GPU:
-:mod:`app.inference.running.gpu_predictor`.
+and of differences to background alone; a tile that says nothing about the body is left out; a CPU with
+bfloat16 uses it where its answers agree. On a GPU: :mod:`app.inference.running.gpu_predictor`.
 """
 
 from __future__ import annotations
@@ -159,14 +158,12 @@ class Predictor:
             refused = self._changed_by_bfloat16(tiles.fullest(shorter))
             if not refused:
                 return shorter, Computed(torch.bfloat16, tile, tile)
+            del shorter
         single = self._sums(tiles, self.device, torch.float32)
         return single, Computed(torch.float32, tile, tile, refused=refused)
 
     def _changed_by_bfloat16(self, tile: torch.Tensor) -> str:
-        """What bfloat16 changes in a tile, if too much: the mean of the folds against single precision's.
-
-        Asked of every image, so that its result does not depend on the images before it.
-        """
+        """What bfloat16 changes in a tile, if too much; asked of every image, whatever the images before it."""
         marked = []
         for number in (torch.float32, torch.bfloat16):
             answers = []
@@ -189,11 +186,8 @@ class Predictor:
         sums: torch.Tensor | None = None
         airs = self._airs(tiles, image, number)
         left_out = bool(airs) and all(air.is_background for air in airs)
-        looked = [
-            (window, needless)
-            for window, needless in zip(tiles.windows, tiles.needless, strict=True)
-            if not (needless and left_out) or window == tiles.first_needless
-        ]
+        first, every = tiles.first_needless, zip(tiles.windows, tiles.needless, strict=True)
+        looked = [tile for tile in every if not (tile[1] and left_out) or tile[0] == first]
 
         def answered(tile: tuple[Window, bool]) -> torch.Tensor:
             seen = image[(slice(None), *tile[0])]
@@ -266,9 +260,9 @@ class Predictor:
 class _Air:
     """A fold's answer to the first needless tile of an image, in main memory.
 
-    If every fold's is background, the other tiles are left out. Else the model finds something where there
-    is nothing: then each is looked at as nnU-Net looks at it, unless it shows the same. At a tile's edges,
-    where it hardly counts, a network may be wrong: what is above 0 counts with the tile's share.
+    If every fold's is background, the other tiles are left out; what is above 0 counts with the tile's share,
+    for at its edges a network may be wrong. Else the model finds something where there is nothing: then each
+    is looked at as nnU-Net looks at it, unless it shows the same.
     """
 
     seen: torch.Tensor
