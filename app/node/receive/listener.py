@@ -7,6 +7,7 @@ handler, its documented points of extension.
 from __future__ import annotations
 
 import gc
+import logging
 import selectors
 import socket
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from app.errors import describe_exception
 from app.node.receive.association_guard import AWAITING_REQUEST, GuardedDimse, GuardedSocket, Limits
 from app.node.tls import RenewedContext
 
@@ -27,7 +29,12 @@ MAX_STRANGER_CONNECTIONS = 8
 ABORT_S = 2.0
 """Aborted associations may take so long to end, all together; then their connections are cut."""
 
+TOO_MANY_STRANGERS = f"{MAX_STRANGER_CONNECTIONS} connections from addresses of no caller are open already"
+
 MADE_ROOM = "it said nothing, and was closed to make room for another"
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,21 +81,26 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Let in, until :meth:`shutdown`; other than its parent's, it waits for the first bytes too."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_READ)
-            while not self._ending.is_set():
-                ready = [key.fileobj for key, _ in selector.select(poll_interval)]
-                if self.socket in ready:
-                    self._accept(selector)
-                for connection in ready:
-                    if connection in self._silent:
-                        self._let_in(selector, connection)
-                self._close_late(selector)
-                if not ready:
-                    self.service_actions()
-            for connection in tuple(self._silent):
-                self._drop(selector, connection)
-        self._ended.set()
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.socket, selectors.EVENT_READ)
+                while not self._ending.is_set():
+                    self._turn(selector, poll_interval)
+                for connection in tuple(self._silent):
+                    self._drop(selector, connection)
+        finally:
+            self._ended.set()
+
+    def _turn(self, selector: selectors.BaseSelector, longest_s: float) -> None:
+        ready = [key.fileobj for key, _ in selector.select(longest_s)]
+        if self.socket in ready:
+            self._accept(selector)
+        for connection in ready:
+            if connection in self._silent:
+                self._let_in(selector, connection)
+        self._close_late(selector)
+        if not ready:
+            self.service_actions()
 
     def shutdown(self) -> None:
         """End :meth:`serve_forever`, which must have been begun, and close the listening socket."""
@@ -113,6 +125,7 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
             return
         if not self.verify_request(connection, address):
             self.shutdown_request(connection)
+            self.on_silent_end(address[0], TOO_MANY_STRANGERS)
             return
         if len(self._silent) >= self.limits.max_connections:
             self._drop(selector, next(iter(self._silent)), MADE_ROOM)
@@ -131,7 +144,13 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
         if len(open_now) >= self.limits.max_connections:
             _close_oldest_undecided(open_now)
         selector.unregister(connection)
-        self.finish_request(connection, self._silent.pop(connection).address)
+        address = self._silent.pop(connection).address
+        try:
+            self.finish_request(connection, address)
+        except Exception as error:  # noqa: BLE001  one connection must not end the listener
+            _log.error("a connection could not be served", exc_info=error)
+            self.shutdown_request(connection)
+            self.on_silent_end(address[0], f"the node could not serve it: {describe_exception(error)}")
 
     def _close_late(self, selector: selectors.BaseSelector) -> None:
         """ARTIM (PS3.8 9.1.5) for those that have not said anything."""

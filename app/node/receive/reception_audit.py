@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
 from collections import OrderedDict, deque
@@ -35,6 +36,8 @@ _EVENTS = {
     ReceptionEvent.ASSOCIATION_FAILED: AuditEvent.ASSOCIATION_FAILED,
     ReceptionEvent.REFUSED: AuditEvent.INSTANCE_REFUSED,
 }
+
+_DIGITS = re.compile(r"[0-9]+")
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -62,7 +65,7 @@ class ReceptionAudit:
         self._conflicts: deque[Reception] = deque()
         """Not written yet."""
         self._senders: OrderedDict[tuple[str, str, str], None] = OrderedDict()
-        self._refusals: OrderedDict[tuple[str, str, int | None], _Refusals] = OrderedDict()
+        self._refusals: OrderedDict[tuple[str, str, int | None, str], _Refusals] = OrderedDict()
 
     def __call__(self, reception: Reception) -> None:
         """Write down what is new.
@@ -117,7 +120,9 @@ class ReceptionAudit:
             _remember(self._senders, key, None)
 
     def _refused(self, reception: Reception) -> None:
-        key = (reception.address, reception.event, reception.status)
+        # no peer makes kinds at will: a reason's digits are its own
+        kind = _DIGITS.sub("", reception.detail)
+        key = (reception.address, reception.event, reception.status, kind)
         with self._lock:
             alike = self._refusals.get(key) or _Refusals(reception)
             alike.latest = reception

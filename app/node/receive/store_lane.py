@@ -189,7 +189,7 @@ class StoreLane:
             if control & _IS_LAST:
                 break
         if context_id not in self._association._accepted_cx:
-            return None
+            raise ProtocolError("a request in a presentation context that was not accepted")
         return _store_request(context_id, command)
 
     def _read_data_set(self, context_id: int, fragments: Iterator[_Fragment], intake: Intake) -> None:

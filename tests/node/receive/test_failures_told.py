@@ -13,7 +13,7 @@ from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from app.node.policy import Caller
 from app.node.receive.association_guard import CLOSED
-from app.node.receive.listener import MADE_ROOM, MAX_STRANGER_CONNECTIONS
+from app.node.receive.listener import MADE_ROOM, MAX_STRANGER_CONNECTIONS, TOO_MANY_STRANGERS, GuardedServer
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
@@ -148,6 +148,12 @@ def a_wrong_fragment(port: int) -> None:
         peer.read(1)
 
 
+def another_context(port: int) -> None:
+    with wire(port) as peer:
+        peer.send(in_one_pdu(99, store_command(ct_slice(1)), encoded(ct_slice(1))))
+        peer.read(1)
+
+
 def silence(port: int) -> None:
     with wire(port) as peer:
         peer.read(1)
@@ -161,6 +167,7 @@ def silence(port: int) -> None:
         (an_end, CLOSED),
         (an_abort, "the sender aborted the association"),
         (a_wrong_fragment, "a fragment is longer than its PDU"),
+        (another_context, "a request in a presentation context that was not accepted"),
         (silence, "nothing came for 0.5 s"),
     ],
 )
@@ -226,7 +233,7 @@ def test_five_hundred_idle_connections_hold_no_thread_and_the_oldest_give_way(
     assert {one.detail for one in receptions if one.event is REJECTED} == {MADE_ROOM}
 
 
-def test_strangers_have_a_few_connections_at_most(listen: Listen) -> None:
+def test_strangers_have_a_few_connections_at_most(listen: Listen, receptions: list[Reception]) -> None:
     scp = listen(allowed_callers=(Caller("SCANNER", ("192.0.2.1",)),))
     strangers = [
         socket.create_connection(("127.0.0.1", scp.port), PATIENCE_S)
@@ -234,11 +241,26 @@ def test_strangers_have_a_few_connections_at_most(listen: Listen) -> None:
     ]
     try:
         assert strangers[-1].recv(1) == b""
+        assert [reception.detail for reception in told(receptions)] == [TOO_MANY_STRANGERS]
         strangers[0].sendall(association_request())
         assert strangers[0].recv(1) == b"\3"
     finally:
         for connection in strangers:
             connection.close()
+
+
+def test_a_connection_that_can_not_be_served_does_not_end_the_listener(
+    scp: StoreScp, receptions: list[Reception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no thread can be started")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GuardedServer, "finish_request", fail)
+        assert exchange(scp.port, association_request()) == b""
+        assert "could not serve it" in told(receptions)[0].detail
+    with wire(scp.port) as peer:
+        peer.release()
 
 
 def test_a_caller_has_no_more_associations_than_its_limit(

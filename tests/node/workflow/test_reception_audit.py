@@ -54,6 +54,16 @@ def test_first_image_of_a_study_from_each_sender_is_written_down(stores: NodeSto
     ]
 
 
+def test_an_association_that_fails_is_written_down_with_its_titles(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    failed = ReceptionEvent.ASSOCIATION_FAILED
+    ReceptionAudit(stores.audit)(Reception(failed, "CT1", "10.0.0.5", "it was aborted", called_ae="NODE"))
+    (entry,) = entries(tmp_path)
+    facts = {"calling_ae": "CT1", "called_ae": "NODE", "address": "10.0.0.5", "reason": "it was aborted"}
+    assert (entry["event"], entry["facts"]) == ("association failed", facts)
+
+
 def test_what_is_here_already_tells_who_sends_it_when_nothing_did_before(
     stores: NodeStores, tmp_path: Path
 ) -> None:
