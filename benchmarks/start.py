@@ -2,7 +2,8 @@
 
     python -m benchmarks.start
 
-A data folder that a node has used before; its models are those of the repository. Takes about a minute.
+A data folder that a node has used before, for ``status`` with a hundred studies; its models are those of the
+repository. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from pathlib import Path
 
 from app.demo.pacs import Orthanc
 from app.demo.processes import free_port, is_listening, start_program, stopping
+from app.domain.selection.screening import CT_IMAGE
 from app.node.policy import NodePolicy
+from app.node.records.database import insert_missing, utc_now
+from app.node.records.inbox_index import InstanceRow
+from app.node.records.states import StudyState
 from app.node.records.stores import open_stores
 from benchmarks.comparison import MIN_RUNS, ROOT, Measure, Result, Row, interleaved, keep, timed
 
@@ -25,10 +30,12 @@ LOOK_EVERY_S = 0.005
 IMPORTS = (sys.executable, "-c", "import pydicom, pynetdicom")
 """The libraries that every DICOM program in Python loads: the peer of commands that answer and end."""
 
+BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 COMMANDS = {"--help": 0.3, "status": 0.5, "check": 1.5}
 """What is typed, and within how many seconds it is to answer."""
 
 LISTENS_WITHIN_S = 2.0
+STUDIES = 100
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """Python may keep what it compiled, as where the program is installed."""
 
@@ -70,15 +77,38 @@ def orthanc_listens(folder: Path) -> Callable[[], float]:
     return run
 
 
+def use(policy: NodePolicy) -> None:
+    """Studies of an image and a report each, complete and queued, in a node's database."""
+    stores = open_stores(policy)
+    for number in range(STUDIES):
+        study = f"1.2.{number}"
+        rows = [
+            {
+                "sop_instance_uid": f"{study}.{kind}", "sha256": f"{number:064}", "study_instance_uid": study,
+                "series_instance_uid": f"{study}.{kind}.1", "sop_class_uid": kind, "path": f"{study}/{kind}",
+                "bytes": 1, "received_at": utc_now(), "calling_ae": "PEER",
+            }
+            for kind in (CT_IMAGE, BASIC_TEXT_SR)
+        ]  # fmt: skip
+        with stores.engine.begin() as connection:
+            insert_missing(connection, InstanceRow, rows)
+        stores.runs.open(study, f"{number:064}")
+        stores.studies.observe(study, StudyState.QUEUED)
+    stores.close()
+
+
 def main() -> None:
     """Measure and keep."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         open_stores(NodePolicy(data_dir=folder / "data")).close()
+        use(NodePolicy(data_dir=folder / "full"))
         settings = ["--set", f"node.data_dir={folder / 'data'}"]
         for command, within_s in COMMANDS.items():
-            words = [sys.executable, "-m", "app", command, *(settings if command != "--help" else [])]
+            full = ["--set", f"node.data_dir={folder / 'full'}"]
+            used = {"--help": [], "status": full}.get(command, settings)
+            words = [sys.executable, "-m", "app", command, *used]
             ours, peer = interleaved(ran(words), ran(IMPORTS))
             title = f"psma-node {command}"
             rows += [
