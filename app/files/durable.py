@@ -36,6 +36,21 @@ def make_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def make_private(folder: Path) -> None:
+    """Let nobody but its owner into a folder, whatever the files in it allow; another user's stays as it is.
+
+    Raises OSError: its file system knows no such rights.
+    """
+    status = folder.stat()
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        folder.chmod(0o700)
+
+
+def open_private(path: str, flags: int) -> int:
+    """An ``opener`` for a file that its owner alone can read."""
+    return os.open(path, flags, 0o600)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a renamed file survives a power cut."""
     _flush(folder, os.O_DIRECTORY)

@@ -251,7 +251,7 @@ class PendingInstances:
         """Make the folder; it is on the disk for good when this returns, whoever made it."""
         if folder in self._durable_folders and folder.is_dir():
             return
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(folder.parent)
         self._durable_folders.add(folder)
 

@@ -19,7 +19,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from app.files.durable import free_mb, sync_folder
+from app.files.durable import free_mb, open_private, sync_folder
 from app.node.records.instances import (
     PREAMBLE_BYTES,
     InstanceIdentity,
@@ -225,7 +225,7 @@ class SlotPool:
         with ExitStack() as files:
             paths = [self._folder / f"{uuid.uuid4().hex}.part" for _ in range(count)]
             files.push(partial(_remove_after_failure, paths))
-            made = [files.enter_context(path.open("xb", buffering=0)) for path in paths]
+            made = [files.enter_context(open(path, "xb", buffering=0, opener=open_private)) for path in paths]
             for file in made if length else ():
                 file.write(bytes(length))
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

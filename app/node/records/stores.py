@@ -5,6 +5,7 @@ The work of a dead one is taken over.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.files.durable import PASSING, disk_error, make_folder
+from app.files.durable import PASSING, disk_error, make_folder, make_private
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.records.commitments import CommitmentLedger
@@ -27,6 +28,8 @@ from app.node.records.outbox import Outbox
 from app.node.records.results import LatePriorLedger, ResultRegister, ShadowLedger
 from app.node.records.runs import RunLedger
 from app.node.records.studies import StudyLedger
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         raise disk_error(error, place, "give the node a folder of its own") from error
     engine = open_database(policy.node_database_url)
     inbox = Inbox(policy.inbox_dir, engine)
+    for folder in (policy.inbox_dir, policy.results_dir):  # images and results name patients
+        try:
+            make_private(folder)
+        except OSError as error:
+            _log.warning("others may read it", extra={"path": str(folder), "reason": error.strerror})
     return NodeStores(
         engine=engine,
         inbox=inbox,

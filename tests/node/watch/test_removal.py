@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from app.node.records.studies import StudySubject
 from app.node.watch import removal
 from app.node.watch.removal import RemovalRequest, finish_removals, remove_study
 from app.node.watch.status import study_statuses
+from tests.node.receive import images
 from tests.node.workflow.test_ledgers import FILES
 
 DAY = datetime(2026, 3, 4, 9, 30)
@@ -215,3 +217,20 @@ def test_a_removal_that_was_cut_off_is_taken_back_or_ended(
     assert stores.outbox.folder_of(key).exists() is not committed
     found = select(InstanceRow.path).where(InstanceRow.study_instance_uid == "1.2")
     assert bool(removal.fetch(stores.engine, found)) is not committed
+
+
+def test_images_and_results_can_be_read_by_the_node_s_user_alone(policy: NodePolicy) -> None:
+    for folder in (policy.inbox_dir, policy.results_dir):
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)  # as versions before left them
+    before = os.umask(0)
+    try:
+        stores = open_stores(policy)
+        stores.inbox.store(images.received(images.ct_slice(1)))
+        stores.inbox.settle()
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in policy.inbox_dir.rglob("*.dcm")}
+    folders = [policy.inbox_dir, policy.results_dir, *(policy.inbox_dir / "studies").iterdir()]
+    assert modes == {0o600}
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
