@@ -14,12 +14,14 @@ from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
 from app.files.durable import disk_error, try_lock
 from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.proof import DeliveryProof
 from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.process.priors import PriorWait
 from app.node.process.processors import Judge, ProcessorPool
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import StudyWork
+from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
@@ -50,6 +52,9 @@ FORWARD_S = 5.0
 
 NOTIFY_S = 30.0
 """How often the node looks for what a person should know."""
+
+PROMISES_S = 10.0
+"""How often senders are told what is safe here, when they could not be told at once."""
 
 TIDY_S = 3600.0
 """How often housekeeping is done, the first time at the start."""
@@ -99,12 +104,14 @@ class NodeService:
         self._heartbeats = Heartbeats(stores.engine, policy.executor, policy.dead_after_s)
         self._reception_audit = ReceptionAudit(stores.audit)
         self._metrics = _metrics(plan, stores) if policy.probe_port else None
-        self._scp = StoreScp(plan.receive, stores.inbox, self._received, plan.tls)
+        self._wake = threading.Event()
+        self._desk = CommitmentDesk(stores, plan.deliver, self._wake.set)
+        self._owed = OwedAnswers(stores, plan.receive, plan.deliver, partial(commitment.report, tls=plan.tls))
+        self._scp = StoreScp(plan.receive, stores.inbox, self._received, plan.tls, self._desk)
         page = (METRICS_PATH, self._metrics.page) if self._metrics else None
         self._probes = Probes(policy, self._conditions(), page)
         on_study = self._probes.sign_of("watch")
         # headers are read once no image has come for a poll: a study on its way is not read over and over
-        self._wake = threading.Event()
         self._watcher = Watcher(
             stores, plan.receive, plan.examine, policy.poll_s, on_study, on_complete=self._wake.set
         )
@@ -203,7 +210,10 @@ class NodeService:
         probes = _Round("probes", self._look_around, LOOK_EVERY_S)
         audit = _Round("audit", self._forwarder.look, FORWARD_S)
         notify = _Round("notify", self._notifier.look, NOTIFY_S)
-        rounds = (watch, heartbeat, housekeeping, probes, audit, notify)
+        tell = _Round("promises", self._owed.tell, PROMISES_S)
+        look_up = _Round("addresses", self._desk.look_up, PROMISES_S)
+        asked = (tell, look_up) if self._plan.receives else ()
+        rounds = (watch, heartbeat, housekeeping, probes, audit, notify, *asked)
         others = [_loop(one, stopping, stopping) for one in rounds]
         self._loops = [_loop(plan, self._wake, stopping), *others]
 

@@ -16,10 +16,11 @@ from pynetdicom.presentation import build_context, build_role
 from app.errors import RetryLaterError
 from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, open_association
 from app.node.policy import DeliverPolicy, Destination, TlsPolicy
-from app.node.records.commitments import (
+from app.node.records.commitment_messages import (
     ALL_COMMITTED,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
+    REQUEST_STORAGE_COMMITMENT,
     SOME_FAILED,
     CommitmentEvent,
     CommitmentRequest,
@@ -33,9 +34,6 @@ LINGER_S = 3.0
 
 LOOK_S = 0.2
 """How often it is looked meanwhile whether the answer has come elsewhere."""
-
-REQUEST_STORAGE_COMMITMENT = 1
-"""Action type (PS3.4 J.3.2.1)."""
 
 _PASSING = frozenset((0x0110, 0x0210, 0x0213))
 """Processing failure, duplicate invocation, resource limitation (PS3.7 Annex C)."""

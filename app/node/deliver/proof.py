@@ -18,14 +18,13 @@ from app.node.deliver import commitment, lookup
 from app.node.deliver.commitment import ProofRefusedError
 from app.node.policy import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
-from app.node.records.commitments import (
-    AskedCommitment,
+from app.node.records.commitment_messages import (
     CommitmentEvent,
     CommitmentRequest,
     Reference,
     reason_in_words,
-    record_answer,
 )
+from app.node.records.commitments import AskedCommitment, record_answer
 from app.node.records.database import utc_now
 from app.node.records.deliveries import PlannedInstance
 from app.node.records.states import DeliveryKey

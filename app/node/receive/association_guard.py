@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 from app.node.receive.opening import Opening
+from app.node.receive.reports import ReportingDimse
 from app.node.tls import continue_handshake, tls_words
 
 ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
@@ -282,7 +282,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         connection.settimeout(left_s)
 
 
-class GuardedDimse(DIMSEServiceProvider):  # type: ignore[misc]
+class GuardedDimse(ReportingDimse):
     """Ends an association that overdoes it: memory is not the peer's. What is stored comes another way."""
 
     message: Any

@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.policy import Listener, ReceivePolicy, TlsPolicy
 from app.node.receive.association_guard import GuardedSocket, Limits
+from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.listener import GuardedHandler, GuardedServer, abort
 from app.node.receive.opening import (
     NO_REASON,
@@ -83,8 +84,15 @@ class StoreScp:
     """
 
     def __init__(
-        self, policy: ReceivePolicy, inbox: Inbox, observe: Observer, tls: TlsPolicy = NO_TLS
+        self,
+        policy: ReceivePolicy,
+        inbox: Inbox,
+        observe: Observer,
+        tls: TlsPolicy = NO_TLS,
+        desk: CommitmentDesk | None = None,
     ) -> None:
+        """``desk`` answers to storage commitment; without it the node takes part in none."""
+        self._desk = desk
         self.policy = policy
         self._inbox = inbox
         self._observe = observe
@@ -188,7 +196,10 @@ class StoreScp:
             server: GuardedServer = entity.make_server(
                 (address.host, address.port),
                 contexts=[build_context(Verification)],
-                evt_handlers=[(evt.EVT_REQUESTED, self._on_requested)],
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._on_requested),
+                    *(self._desk.handlers() if self._desk else ()),
+                ],
                 server_class=GuardedServer,
                 request_handler=GuardedHandler,
             )
@@ -238,7 +249,11 @@ class StoreScp:
             _log.error("not written down", extra={"reason": str(error)})
 
     def _is_known_address(self, address: str) -> bool:
-        return any(caller.allows_address(address) for caller in self.policy.allowed_callers)
+        may_answer = self._desk is not None and self._desk.knows_address(address)
+        return may_answer or any(one.allows_address(address) for one in self.policy.allowed_callers)
+
+    def _may_send(self, calling: str, address: str) -> bool:
+        return any(caller.allows(calling, address) for caller in self.policy.allowed_callers)
 
     def _on_requested(self, event: evt.Event) -> None:
         """Reject, or offer contexts. Closed unless decided otherwise: pynetdicom only logs what is raised."""
@@ -270,14 +285,14 @@ class StoreScp:
         caller = next((one for one in policy.allowed_callers if one.allows(calling, address)), None)
         if request.application_context_name != APPLICATION_CONTEXT:
             return UNKNOWN_CONTEXT, "its application context is not that of DICOM (PS3.7 A.2.1)"
-        if caller is None:
+        if caller is None and not (self._desk and self._desk.knows(calling, address)):
             return UNKNOWN_CALLER, "this AE title may not send from this address"
         if request.called_ae_title.strip() != policy.ae_title.strip():
             return UNKNOWN_CALLED, f"it called another AE than {policy.ae_title}"
         open_now = [one for one in self._associations() if one.is_established]
         if len(open_now) >= policy.max_associations:
             return TOO_MANY, f"{policy.max_associations} associations are open"
-        if caller.max_associations:
+        if caller is not None and caller.max_associations:
             theirs = (
                 caller.allows(one.dul.socket.opening.calling, one.requestor.address_info.address)
                 for one in open_now
@@ -292,12 +307,12 @@ class StoreScp:
 
     def _contexts_for(self, association: Any) -> list[PresentationContext]:
         """Ours for what was asked alone: copying all 170 for each association takes 0.1 s."""
-        asked = {
-            context.abstract_syntax
-            for context in association.requestor.primitive.presentation_context_definition_list
-        }
-        storage = (self._storage[sop_class] for sop_class in sorted(asked & self._storage.keys()))
-        return [build_context(Verification), *storage]
+        request = association.requestor.primitive
+        asked = {context.abstract_syntax for context in request.presentation_context_definition_list}
+        calling, address = request.calling_ae_title.strip(), association.requestor.address_info.address
+        wanted = sorted(asked & self._storage.keys()) if self._may_send(calling, address) else ()
+        services = [build_context(Verification), *([self._desk.context()] if self._desk else ())]
+        return [*services, *(self._storage[sop_class] for sop_class in wanted)]
 
     def _begin(self, association: Any, request: StoreRequest) -> InboxIntake:
         requestor = association.requestor

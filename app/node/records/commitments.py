@@ -7,123 +7,28 @@ row a transaction, until its sender has the answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
-from pydicom import Dataset
 from sqlalchemy import ColumnElement, Index, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.audit import AuditEvent, AuditLog
+from app.node.records.commitment_messages import (
+    CLASS_CONFLICT,
+    NO_SUCH_INSTANCE,
+    PROCESSING_FAILURE,
+    CommitmentEvent,
+    CommitmentRequest,
+    Reference,
+    reason_in_words,
+)
 from app.node.records.database import Base, Ledger, Uid, fetch, upsert, utc_now
 from app.node.records.deliveries import PlannedInstance
+from app.node.records.inbox_index import InboxIndex, InstanceRow, is_intact
 from app.node.records.states import DeliveryKey, RunKey
-
-PUSH_MODEL = "1.2.840.10008.1.20.1"
-PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
-"""Storage Commitment Push Model SOP Class, and its one well-known instance (PS3.4 J.3.5)."""
-
-ALL_COMMITTED, SOME_FAILED = 1, 2
-"""Event types (PS3.4 J.3.3.1)."""
-
-PROCESSING_FAILURE, NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0110, 0x0112, 0x0119
-"""Failure reasons (0008,1197) (PS3.3 C.14.1.1)."""
-
-REASONS = {
-    PROCESSING_FAILURE: "processing failure",
-    NO_SUCH_INSTANCE: "no such object instance",
-    0x0213: "resource limitation",
-    0x0122: "SOP class not supported",
-    CLASS_CONFLICT: "the instance is of another class",
-    0x0131: "duplicate transaction UID",
-}
-
-MAX_UID_LENGTH = 64
-
-MAX_REFERENCES = 100_000
-"""In one request: thirty times a large study."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An instance that is asked about."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True)
-class CommitmentRequest:
-    """What an N-ACTION asks for."""
-
-    transaction_uid: str
-    references: tuple[Reference, ...]
-
-
-@dataclass(frozen=True)
-class CommitmentEvent:
-    """The answer to one request: instances that are kept, and why others are not, by SOP Instance UID."""
-
-    transaction_uid: str
-    kept: frozenset[str]
-    failed: Mapping[str, int]
-
-
-def read_request(information: Dataset) -> CommitmentRequest:
-    """What an N-ACTION says (PS3.4 table J.3-1). Raises ValueError: it is incomplete, or too long."""
-    transaction_uid = str(information.get("TransactionUID", ""))
-    items = information.get("ReferencedSOPSequence") or ()
-    asked = tuple(
-        Reference(str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", "")))
-        for item in items
-    )
-    if not 0 < len(transaction_uid) <= MAX_UID_LENGTH:
-        raise ValueError("no Transaction UID, or one of more than 64 characters")
-    if not 0 < len(asked) <= MAX_REFERENCES or not all(one.sop_instance_uid for one in asked):
-        raise ValueError(f"no reference, one without its UID, or more than {MAX_REFERENCES}")
-    return CommitmentRequest(transaction_uid, asked)
-
-
-def read_event(information: Dataset) -> CommitmentEvent:
-    """What an N-EVENT-REPORT says (PS3.4 table J.3-2); instances that it names nowhere have no answer."""
-    failed = {
-        str(item.get("ReferencedSOPInstanceUID", "")): int(item.get("FailureReason") or PROCESSING_FAILURE)
-        for item in information.get("FailedSOPSequence") or ()
-    }
-    items = information.get("ReferencedSOPSequence") or ()
-    kept = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
-    return CommitmentEvent(
-        str(information.get("TransactionUID", "")), frozenset(kept - failed.keys()), failed
-    )
-
-
-def request_data(transaction_uid: str, asked: Iterable[Reference]) -> Dataset:
-    """The Action Information of a request (PS3.4 table J.3-1), and the beginning of an answer."""
-    data = Dataset()
-    data.TransactionUID = transaction_uid
-    data.ReferencedSOPSequence = [_item(one) for one in asked]
-    return data
-
-
-def event_data(transaction_uid: str, asked: Iterable[Reference], failed: Mapping[str, int]) -> Dataset:
-    """The Event Information of an answer (PS3.4 table J.3-2)."""
-    every = tuple(asked)
-    data = request_data(transaction_uid, (one for one in every if one.sop_instance_uid not in failed))
-    if not data.ReferencedSOPSequence:
-        del data.ReferencedSOPSequence
-    if failed:
-        data.FailedSOPSequence = [_item(one) for one in every if one.sop_instance_uid in failed]
-        for item in data.FailedSOPSequence:
-            item.FailureReason = failed[item.ReferencedSOPInstanceUID]
-    return data
-
-
-def _item(reference: Reference) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = reference.sop_class_uid
-    item.ReferencedSOPInstanceUID = reference.sop_instance_uid
-    return item
 
 
 class AskedCommitment(Base):
@@ -218,12 +123,22 @@ class CommitmentLedger(Ledger):
                         .values(committed_at=now)
                     )
 
-    def owe(self, calling_ae: str, address: str, request: CommitmentRequest, next_try_at: datetime) -> None:
+    def owe(
+        self, calling_ae: str, address: str, request: CommitmentRequest, next_try_at: datetime
+    ) -> OwedCommitment:
         """A sender has asked; it is told from ``next_try_at`` on, unless that is done before."""
-        asked = [(one.sop_class_uid, one.sop_instance_uid) for one in request.references]
-        place = {"calling_ae": calling_ae, "transaction_uid": request.transaction_uid, "address": address}
-        times = {"asked_at": utc_now(), "tries": 0, "next_try_at": next_try_at}
-        upsert(self._engine, OwedCommitment, **place, **times, asked_for=json.dumps(asked))
+        asked = json.dumps([(one.sop_class_uid, one.sop_instance_uid) for one in request.references])
+        values: dict[str, Any] = {
+            "calling_ae": calling_ae,
+            "transaction_uid": request.transaction_uid,
+            "address": address,
+            "asked_for": asked,
+            "asked_at": utc_now(),
+            "next_try_at": next_try_at,
+            "tries": 0,
+        }
+        upsert(self._engine, OwedCommitment, **values)
+        return OwedCommitment(**values)
 
     def owed(self) -> tuple[OwedCommitment, ...]:
         """What senders wait for, the earliest first."""
@@ -269,9 +184,39 @@ def record_answer(
     return frozenset(row.key for row in rows)
 
 
-def reason_in_words(failure_reason: int) -> str:
-    """A failure reason as a person reads it."""
-    return f"{REASONS.get(failure_reason, 'a reason that the Standard does not know')} ({failure_reason:04X})"
+def kept_here(inbox: InboxIndex, asked: Sequence[Reference]) -> dict[str, int]:
+    """Why what a sender asks about is not safe here, by SOP Instance UID; empty when all of it is.
+
+    Safe is what is named and indexed, of the class that is asked about, and still as it was received: every
+    file is read.
+
+    Raises:
+        RetryLaterError: the index does not answer.
+    """
+    rows: dict[str, list[InstanceRow]] = {}
+    for row in inbox.rows_of([one.sop_instance_uid for one in asked]):
+        rows.setdefault(row.sop_instance_uid, []).append(row)
+    failed = {}
+    for one in asked:
+        found = rows.get(one.sop_instance_uid, [])
+        if not found:
+            failed[one.sop_instance_uid] = NO_SUCH_INSTANCE
+        elif all(row.sop_class_uid != one.sop_class_uid for row in found):
+            failed[one.sop_instance_uid] = CLASS_CONFLICT
+        elif not all(is_intact(inbox.folder, row) for row in found):
+            failed[one.sop_instance_uid] = PROCESSING_FAILURE
+    return failed
+
+
+def record_told(
+    ledger: CommitmentLedger, audit: AuditLog, owed: OwedCommitment, failed: Mapping[str, int]
+) -> None:
+    """Write down that a sender has its answer."""
+    facts: dict[str, object] = {"calling_ae": owed.calling_ae, "address": owed.address}
+    facts |= {"transaction": owed.transaction_uid, "not_kept": len(failed)}
+    facts["kept"] = len(owed.references) - len(failed)
+    audit.append(AuditEvent.COMMITMENT_GIVEN, facts=facts)
+    ledger.settle(owed)
 
 
 def _of(key: DeliveryKey) -> tuple[ColumnElement[bool], ...]:

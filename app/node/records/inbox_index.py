@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -71,6 +71,9 @@ _IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that decides which of what was received can change a result."""
 
 _STANDS = ~InstanceRow.discarded
+
+MOST_IN_A_QUERY = 500
+"""UIDs asked for at one time: databases bound the parameters of a query."""
 
 NOT_AS_RECEIVED = (UnreadableHeaderError, UnsafeUidError, MismatchedInstanceError)
 """What reading a file of the inbox raises when it is not as it was written."""
@@ -193,6 +196,13 @@ class InboxIndex(Ledger):
         query = select(func.min(InstanceRow.path)).where(in_them, is_ct, _STANDS)
         grouped = query.group_by(InstanceRow.study_instance_uid, InstanceRow.series_instance_uid)
         return tuple(sorted(self.folder / path for path in fetch(self._current(), grouped)))
+
+    def rows_of(self, sop_instance_uids: Sequence[str]) -> tuple[InstanceRow, ...]:
+        """Every content of these instances."""
+        engine, uid = self._current(), InstanceRow.sop_instance_uid
+        parts = [sop_instance_uids[at : at + MOST_IN_A_QUERY]
+                 for at in range(0, len(sop_instance_uids), MOST_IN_A_QUERY)]  # fmt: skip
+        return tuple(row for part in parts for row in fetch(engine, select(InstanceRow).where(uid.in_(part))))
 
     def senders(self, study_instance_uid: str) -> frozenset[str]:
         """Calling AE titles from which something of a study came, whatever stands of it."""

@@ -14,7 +14,8 @@ from app.errors import RetryLaterError
 from app.node.deliver import commitment
 from app.node.deliver.delivery import ResultDelivery
 from app.node.policy import DeliverPolicy, Destination
-from app.node.records.commitments import CommitmentEvent, record_answer
+from app.node.records.commitment_messages import CommitmentEvent
+from app.node.records.commitments import record_answer
 from app.node.records.deliveries import Delivery
 from app.node.records.states import DeliveryKey, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
@@ -48,7 +49,7 @@ def committed(stores: NodeStores) -> set[str]:
 
 
 def audited(stores: NodeStores) -> Counter[str]:
-    lines = stores.audit._path.read_text().splitlines()
+    lines = stores.audit.path.read_text().splitlines()
     return Counter(json.loads(line)["event"] for line in lines)
 
 

@@ -1,0 +1,90 @@
+"""Tells senders what is safe here, where the association of their request has ended (PS3.4 J.3.3).
+
+What is owed stands in the database, so it is told after a restart too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from app.errors import RetryLaterError
+from app.node.deliver import commitment
+from app.node.deliver.commitment import ProofRefusedError
+from app.node.policy import DeliverPolicy, Destination, ReceivePolicy
+from app.node.records.commitment_messages import CommitmentRequest
+from app.node.records.commitments import OwedCommitment, kept_here, record_told
+from app.node.records.database import utc_now
+from app.node.records.stores import NodeStores
+
+GIVEN_UP_AFTER = timedelta(days=7)
+"""A sender that could not be told for so long asks again, or never will."""
+
+Report = Callable[[CommitmentRequest, Mapping[str, int], Destination, DeliverPolicy], None]
+"""As :func:`app.node.deliver.commitment.report`."""
+
+_log = logging.getLogger(__name__)
+
+
+class OwedAnswers:
+    """Answers to requests for storage commitment, on associations of ours."""
+
+    def __init__(
+        self,
+        stores: NodeStores,
+        receive: ReceivePolicy,
+        deliver: DeliverPolicy,
+        report: Report = commitment.report,
+    ) -> None:
+        self._stores = stores
+        self._callers = receive.allowed_callers
+        self._destinations = deliver.destinations
+        # a sender knows the node by the title that it sends to
+        self._policy = replace(deliver, calling_ae_title=receive.ae_title)
+        self._report = report
+
+    def tell(self) -> None:
+        """Tell each sender whose turn it is.
+
+        Raises:
+            RetryLaterError: the index does not answer.
+        """
+        for owed in self._stores.commitments.owed():
+            if owed.next_try_at <= utc_now():
+                self._tell(owed)
+
+    def _tell(self, owed: OwedCommitment) -> None:
+        facts = {"calling_ae": owed.calling_ae, "host": owed.address, "transaction": owed.transaction_uid}
+        peer = self._peer(owed)
+        if peer is None:
+            why = (
+                "the association of its request has ended, and no allowed caller has a commitment_port for it"
+            )
+            _log.warning("a sender can't be told what is safe", extra=facts | {"reason": why})
+            self._stores.commitments.settle(owed)
+            return
+        failed = kept_here(self._stores.inbox, owed.references)
+        try:
+            self._report(CommitmentRequest(owed.transaction_uid, owed.references), failed, peer, self._policy)
+        except (RetryLaterError, ProofRefusedError) as error:
+            next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(owed.tries + 1))
+            gives_up = next_try_at > owed.asked_at + GIVEN_UP_AFTER
+            words = "given up" if gives_up else "tried again"
+            _log.warning("a sender is not told yet: %s", words, extra=facts | {"reason": str(error)})
+            if gives_up:
+                self._stores.commitments.settle(owed)
+            else:
+                self._stores.commitments.postpone(owed, next_try_at)
+            return
+        record_told(self._stores.commitments, self._stores.audit, owed, failed)
+
+    def _peer(self, owed: OwedCommitment) -> Destination | None:
+        """Where a sender takes its answer: its port among the allowed callers, or as a destination."""
+        for caller in self._callers:
+            if caller.commitment_port and caller.allows(owed.calling_ae, owed.address):
+                name = f"sender {owed.calling_ae}"
+                return Destination(name, owed.calling_ae, owed.address, caller.commitment_port)
+        same_title = (one for one in self._destinations if one.ae_title.strip() == owed.calling_ae)
+        return next(same_title, None)

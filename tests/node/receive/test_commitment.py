@@ -1,0 +1,281 @@
+"""Storage commitment on associations that others open: a scanner asks, a destination answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
+from pynetdicom import AE, build_context, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
+
+from app.node.deliver import commitment as asking
+from app.node.deliver.delivery import ResultDelivery
+from app.node.deliver.owed import OwedAnswers
+from app.node.deliver.scu import send
+from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.receive.commitment import CommitmentDesk
+from app.node.receive.scp import StoreScp
+from app.node.records.commitment_messages import event_data
+from app.node.records.database import utc_now
+from app.node.records.states import DeliveryKey, DeliveryState
+from app.node.records.stores import NodeStores, open_stores
+from tests.node.deliver.conftest import RUN, UIDS, plan
+from tests.node.deliver.stub_pacs import StubPacs, call_back, listening
+from tests.node.receive.images import STUDY, write_study
+
+KEY = DeliveryKey(RUN, "pacs")
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[NodeStores]:
+    opened = open_stores(NodePolicy(data_dir=tmp_path / "data"))
+    yield opened
+    opened.close()
+
+
+NOWHERE = DeliverPolicy()
+
+
+@contextmanager
+def node(
+    stores: NodeStores, deliver: DeliverPolicy = NOWHERE, woken: threading.Event | None = None, **receive: Any
+) -> Iterator[StoreScp]:
+    """A receiver with its desk."""
+    policy = ReceivePolicy(port=0, min_free_mb=1.0, **receive)
+    desk = CommitmentDesk(stores, deliver, (woken or threading.Event()).set)
+    scp = StoreScp(policy, stores.inbox, lambda _: None, desk=desk)
+    scp.start()
+    try:
+        yield scp
+    finally:
+        scp.stop()
+
+
+class Scanner:
+    """Sends, asks, and takes answers on the association of the request or on its own port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.answers: list[tuple[int, Dataset]] = []
+        self.answered = threading.Event()
+
+    def take(self, event: evt.Event) -> tuple[int, None]:
+        self.answers.append((event.event_type, event.event_information))
+        self.answered.set()
+        return 0x0000, None
+
+    def ask(self, references: list[tuple[str, str]], waits: bool = True, **wrong: Any) -> int:
+        """The status of N-ACTION."""
+        request = Dataset()
+        request.TransactionUID = generate_uid()
+        request.ReferencedSOPSequence = [reference(*one) for one in references]
+        association = AE("SCANNER").associate(
+            "127.0.0.1",
+            self.port,
+            contexts=[build_context(StorageCommitmentPushModel), build_context(Verification)],
+            ae_title="PSMA_NODE",
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self.take)],
+        )
+        instance = wrong.get("instance", StorageCommitmentPushModelInstance)
+        data = wrong.get("data", request)
+        status, _ = association.send_n_action(
+            data, wrong.get("action", 1), StorageCommitmentPushModel, instance
+        )
+        if waits:
+            assert self.answered.wait(20)
+        assert association.send_c_echo().Status == 0
+        association.release()
+        return int(status.Status)
+
+
+def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
+
+
+def sent(scp: StoreScp, folder: Path, count: int = 3) -> list[tuple[str, str]]:
+    """Images that the node has acknowledged."""
+    destination = Destination("node", "PSMA_NODE", "127.0.0.1", scp.port)
+    answers = send(write_study(folder, count), destination, "SCANNER")
+    return [(CTImageStorage, answer.sop_instance_uid) for answer in answers]
+
+
+def reasons(information: Dataset) -> dict[str, int]:
+    return {
+        item.ReferencedSOPInstanceUID: item.FailureReason for item in information.get("FailedSOPSequence", ())
+    }
+
+
+def test_what_was_acknowledged_is_committed_on_the_same_association(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    with node(stores) as scp:
+        images = sent(scp, tmp_path / "out")
+        scanner = Scanner(scp.port)
+        assert scanner.ask(images) == 0
+        wait_until_settled(stores)
+    ((event, information),) = scanner.answers
+    assert event == 1
+    assert [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence] == [
+        uid for _, uid in images
+    ]
+    lines = [json.loads(line) for line in stores.audit.path.read_text().splitlines()]
+    (given,) = [line for line in lines if line["event"] == "storage commitment given"]
+    assert given["facts"]["kept"] == 3
+
+
+def wait_until_settled(stores: NodeStores) -> None:
+    done = threading.Event()
+    for _ in range(200):
+        if not stores.commitments.owed():
+            return
+        done.wait(0.05)
+    pytest.fail("the sender's acknowledgement was not written down")
+
+
+def test_only_what_is_here_of_that_class_and_whole_is_committed(stores: NodeStores, tmp_path: Path) -> None:
+    with node(stores) as scp:
+        images = sent(scp, tmp_path / "out")
+        stores.inbox.settle()
+        spoilt = next(path for path in stores.inbox.paths(STUDY) if images[2][1] in path.name)
+        content = bytearray(spoilt.read_bytes())
+        content[-1] ^= 1
+        spoilt.write_bytes(content)
+        scanner = Scanner(scp.port)
+        scanner.ask([images[0], (MRImageStorage, images[1][1]), images[2], (CTImageStorage, "1.2.3")])
+    ((event, information),) = scanner.answers
+    assert event == 2
+    assert [item.ReferencedSOPInstanceUID for item in information.ReferencedSOPSequence] == [images[0][1]]
+    assert reasons(information) == {images[1][1]: 0x0119, images[2][1]: 0x0110, "1.2.3": 0x0112}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [({"action": 2}, 0x0123), ({"instance": "1.2.3"}, 0x0112), ({"data": Dataset()}, 0x0115)],
+)
+def test_a_request_that_can_not_be_understood_is_refused(
+    stores: NodeStores, wrong: dict[str, Any], status: int
+) -> None:
+    with node(stores) as scp:
+        assert Scanner(scp.port).ask([(CTImageStorage, "1.2.3")], waits=False, **wrong) == status
+    assert stores.commitments.owed() == ()
+
+
+def test_a_sender_that_left_is_told_on_its_own_port_after_a_restart_and_after_it_was_away(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the node is cut off before it answers
+    monkeypatch.setattr(CommitmentDesk, "_answer", lambda *_: None)
+    with node(stores) as scp:
+        images = sent(scp, tmp_path / "out")
+        scanner = Scanner(scp.port)
+        scanner.ask(images, waits=False)
+    (owed,) = stores.commitments.owed()
+    now = owed.next_try_at
+    monkeypatch.setattr("app.node.deliver.owed.utc_now", lambda: now)
+    server, port = listen_for(scanner)
+    receive = ReceivePolicy(allowed_callers=(Caller("SCANNER", commitment_port=port),))
+    server.shutdown()
+    OwedAnswers(stores, receive, DeliverPolicy(timeout_s=3.0)).tell()
+    (waiting,) = stores.commitments.owed()
+    assert (waiting.tries, waiting.next_try_at) == (1, now + timedelta(seconds=10))
+    now = waiting.next_try_at
+    server, port = listen_for(scanner)
+    OwedAnswers(
+        stores, replace(receive, allowed_callers=(Caller("SCANNER", commitment_port=port),)), DeliverPolicy()
+    ).tell()
+    server.shutdown()
+    assert stores.commitments.owed() == ()
+    ((event, information),) = scanner.answers
+    assert (event, len(information.ReferencedSOPSequence)) == (1, 3)
+
+
+def listen_for(scanner: Scanner) -> tuple[Any, int]:
+    context = build_context(StorageCommitmentPushModel)
+    context.scu_role = context.scp_role = True
+    server = AE("SCANNER").start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        contexts=[context],
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, scanner.take)],
+    )
+    return server, server.server_address[1]
+
+
+def test_a_sender_without_a_port_is_given_up(stores: NodeStores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CommitmentDesk, "_answer", lambda *_: None)
+    with node(stores) as scp:
+        Scanner(scp.port).ask([(CTImageStorage, "1.2.3")], waits=False)
+    monkeypatch.setattr("app.node.deliver.owed.utc_now", lambda: utc_now() + timedelta(minutes=1))
+    OwedAnswers(stores, ReceivePolicy(), DeliverPolicy()).tell()
+    assert stores.commitments.owed() == ()
+
+
+def delivered(stores: NodeStores, policy: DeliverPolicy) -> DeliveryState:
+    work, attempt = ResultDelivery(stores, policy), stores.deliveries.get(KEY).attempt
+    work.record(KEY, attempt, work.send(KEY, attempt))
+    return stores.deliveries.get(KEY).state
+
+
+def test_a_destination_answers_on_an_association_of_its_own(stores: NodeStores) -> None:
+    plan(stores, "pacs")
+    with listening(StubPacs()) as pacs:
+        policy = DeliverPolicy((Destination("pacs", "PACS", "localhost", pacs.port, commitment=True),))
+        # nobody but the destination may call: it sends nothing, it only answers
+        with node(stores, policy, allowed_callers=(Caller("SCANNER"),)) as scp:
+            pacs.calls_back = scp.port
+            assert delivered(stores, policy) is DeliveryState.DONE
+    assert pacs.answers == [0]
+
+
+def test_an_answer_that_comes_later_wakes_the_delivery(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    woken = threading.Event()
+    with listening(StubPacs(is_silent=True)) as pacs:
+        policy = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port, commitment=True),))
+        with node(stores, policy, woken) as scp:
+            assert delivered(stores, policy) is DeliveryState.SENT
+            before = stores.deliveries.get(KEY)
+            pacs.calls_back = scp.port
+            pacs.answer(None, pacs.requests[0])
+    after = stores.deliveries.get(KEY)
+    assert woken.is_set()
+    assert (after.attempt, after.next_try_at) == (before.attempt + 1, None)
+    assert delivered(stores, policy) is DeliveryState.DONE
+
+
+@pytest.mark.parametrize("impostor", ["SCANNER", "OTHER"])
+def test_an_answer_is_taken_from_the_destination_alone(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch, impostor: str
+) -> None:
+    monkeypatch.setattr(asking, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        policy = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port, commitment=True),))
+        with node(stores, policy, allowed_callers=(Caller("SCANNER"),)) as scp:
+            delivered(stores, policy)
+            forged = pacs.requests[0]
+            status = call_back(scp.port, impostor, (forged, 1, StorageCommitmentPushModel))
+    assert status == (0x0124 if impostor == "SCANNER" else None)
+    assert [item.committed_at for item in stores.deliveries.instances(KEY)] == [None] * len(UIDS)
+
+
+def test_a_destination_that_is_no_caller_may_answer_and_not_send(stores: NodeStores, tmp_path: Path) -> None:
+    policy = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", 104, commitment=True),))
+    with node(stores, policy, allowed_callers=(Caller("SCANNER"),)) as scp:
+        itself = Destination("node", "PSMA_NODE", "127.0.0.1", scp.port)
+        assert [one.ok for one in send(write_study(tmp_path / "out", 1), itself, "PACS")] == [False]
+        assert [one.ok for one in send(write_study(tmp_path / "out", 1), itself, "SCANNER")] == [True]
