@@ -43,6 +43,7 @@ def stores(tmp_path: Path) -> Iterator[NodeStores]:
 
 
 NOWHERE = DeliverPolicy()
+EMPTY = event_data("1.2.3", (), {})
 
 
 @contextmanager
@@ -160,8 +161,7 @@ def test_only_what_is_here_of_that_class_and_whole_is_committed(stores: NodeStor
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status"),
-    [({"action": 2}, 0x0123), ({"instance": "1.2.3"}, 0x0112), ({"data": Dataset()}, 0x0115)],
+    ("wrong", "status"), [({"action": 2}, 0x0123), ({"instance": "1.2.3"}, 0x0112), ({"data": EMPTY}, 0x0115)]
 )
 def test_a_request_that_can_not_be_understood_is_refused(
     stores: NodeStores, wrong: dict[str, Any], status: int
