@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from benchmarks import segmentation
 from benchmarks.comparison import BEFORE, ROOT, Measure, Result, Row, Table, interleaved, keep, timed
 from benchmarks.report import INTRODUCTION, PAGE, benchmarks, beside, kept, page
-from benchmarks.whole_study import profile, rows
+from benchmarks.whole_study import StageProfiles, profile, rows
 
 FASTER = Row("segment", "the peer", Measure.SPEED, (2.0, 1.0, 4.0), (8.0, 5.0, 8.0), target=3.0)
 SMALLER = Row(
@@ -148,6 +150,23 @@ def test_the_profile_stands_beside_that_of_an_earlier_commit() -> None:
         "SPECT/CT with prior, after": "1.00",
     }
     assert "| write | 3.00 | 1.00 | 3.00 | 1.00 |" in page([now], [then])
+
+
+def nap() -> None:
+    time.sleep(0.25)
+
+
+def test_each_stage_has_its_largest_functions_those_of_its_threads_too() -> None:
+    stages = StageProfiles()
+    stages.begin("load")
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(nap)
+    stages.begin("align")
+    sum(range(10))
+    (table,) = stages.tables()
+    assert table.title == "both, load: the largest functions", "a stage of no time is left out"
+    (calls,) = [calls for name, calls, *_ in table.lines if name.endswith("test_benchmarks.py: nap`")]
+    assert calls == "1"
 
 
 def test_tables_of_other_lines_stand_one_after_another() -> None:
