@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.errors import ExitCode, MisconfiguredError, PsmaNodeError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import ExitCode, MisconfiguredError, PsmaNodeError, RetryLaterError, describe_exception
 from app.files.durable import disk_error, try_lock
 from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
@@ -171,10 +173,12 @@ class NodeService:
         for thread in self._loops:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._engine.stop(max(0.0, deadline - time.monotonic()))
-        self._stores.runs.note_stopped(self._plan.node.executor)
-        self._heartbeats.stop()
-        self._reception_audit.flush(everything=True)
-        self._stores.audit.append(AuditEvent.STOPPED, facts={"executor": self._plan.node.executor})
+        executor = self._plan.node.executor
+        _note("runs", partial(self._stores.runs.note_stopped, executor))
+        _note("heartbeat", self._heartbeats.stop)
+        _note("refusals", partial(self._reception_audit.flush, everything=True))
+        stopped = partial(self._stores.audit.append, AuditEvent.STOPPED, facts={"executor": executor})
+        _note("audit", stopped)
         self._stores.close()
         self._probes.stop()
         return self._exit_code
@@ -279,6 +283,14 @@ def _metrics(plan: NodePlan, stores: NodeStores) -> NodeMetrics:
     stores.audit.observers.append(metrics.audited)
     stores.runs.on_stage = metrics.stage
     return metrics
+
+
+def _note(what: str, write: Callable[[], object]) -> None:
+    """Write at the stop; a full disk or a silent database must not keep the node from ending."""
+    try:
+        write()
+    except (OSError, SQLAlchemyError, RetryLaterError) as error:
+        _log.error("not written at the stop: %s", what, extra={"reason": describe_exception(error)})
 
 
 def _lock(policy: NodePolicy) -> FileLock:

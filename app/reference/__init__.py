@@ -28,6 +28,7 @@ from app.domain.study import Code
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
 from app.node.policy import DeliverPolicy, ReceivePolicy
 from app.node.receive import reception, scp
+from app.node.tls import CIPHERS_TLS_1_2
 from app.settings import Settings
 
 Schema = dict[str, Any]
@@ -140,6 +141,7 @@ def conformance_statement() -> str:
         network_implementation=AE().implementation_class_uid,
         file_implementation=PYDICOM_IMPLEMENTATION_UID,
         receive=ReceivePolicy(),
+        ciphers=", ".join(CIPHERS_TLS_1_2.split(":")[:-1]),
         deliver=DeliverPolicy(),
         write=WritePolicy(),
         **_services(),

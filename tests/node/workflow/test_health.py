@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from app.errors import MisconfiguredError
+from app.cli import operate
+from app.errors import MisconfiguredError, RetryLaterError
+from app.node import service
 from app.node.policy import Caller, DeliverPolicy, Destination, Listener, NodePolicy, ReceivePolicy, TlsPolicy
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox
+from app.node.records.stores import translated_start_errors
 from app.node.watch import health
 from app.node.watch.health import (
     CheckResult,
@@ -26,6 +32,8 @@ from app.node.watch.health import (
     guarded,
     node_checks,
 )
+from app.node.watch.log import configure_logging
+from app.settings import SHIPPED_CONFIG, load_settings
 from tests.node.certificates import Authority
 from tests.node.workflow.peers import FakePacs, free_port
 
@@ -194,3 +202,29 @@ def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority
 def test_full_disk_is_tried_again_and_a_forbidden_folder_needs_a_person(tmp_path: Path) -> None:
     assert check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e9)).may_pass
     assert not check_disk(NodePolicy(data_dir=Path("/proc/x"))).may_pass
+
+
+def test_node_that_starts_on_a_full_disk_tries_again(tmp_path: Path) -> None:
+    full, node = OSError(errno.ENOSPC, "No space left on device"), NodePolicy()
+    with pytest.raises(RetryLaterError, match="can't be written to now"), translated_start_errors(node):
+        raise full
+    sqlite_full = OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))
+    with pytest.raises(RetryLaterError, match="disk is full"), translated_start_errors(node):
+        raise sqlite_full
+    settings = load_settings(SHIPPED_CONFIG, ["node.min_free_mb=1e9", f"node.data_dir={tmp_path}"])
+    with pytest.raises(RetryLaterError, match="free room"):
+        operate._refuse_unfit(settings)
+    assert RetryLaterError.exit_code == 4, "what MAP/psma-node.service starts again"
+
+
+def test_full_disk_keeps_no_node_from_stopping(caplog: pytest.LogCaptureFixture) -> None:
+    def write() -> None:
+        raise OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))
+
+    service._note("audit", write)
+    assert "not written at the stop: audit" in caplog.text
+
+
+def test_log_file_that_can_not_be_opened_is_a_wrong_setting() -> None:
+    with pytest.raises(MisconfiguredError, match=r"node\.log_file /proc/x/log can't be made or written to"):
+        configure_logging(Path("/proc/x/log"))
