@@ -93,6 +93,21 @@ def test_help_gives_the_first_sentence_of_each_command_whole() -> None:
     assert "..." not in words.replace("COMMAND [ARGS]...", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["status", "--help"], 0, "List the studies"),
+        (["models", "--help"], 0, "SHA-256"),
+        (["statu"], 2, "No such command 'statu'. Did you mean 'status'?"),
+    ],
+)
+def test_a_command_is_found_among_all_of_them(words: list[str], code: int, said: str) -> None:
+    command = [sys.executable, "-m", "app", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+
+
 def test_status_loads_settings_and_the_driver_of_the_database(tmp_path: Path, settings: list[str]) -> None:
     found = loaded(tmp_path, ["status", *settings])
     assert found & {*COMPUTING, *SERVING, *NETWORK, *DRAWING, "sqlalchemy"} == set()

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -77,10 +79,22 @@ app.add_typer(operate.app, name="audit")
 app.add_typer(cohort.app, name="cohort")
 
 
+def _keep_only(words: Sequence[str]) -> None:
+    """Of the commands keep the one that is asked for, where it is one: Typer makes ready all that it has."""
+    wanted = [
+        command for command in app.registered_commands if getattr(command.callback, "__name__", "") in words
+    ]
+    if wanted:
+        app.registered_commands, app.registered_groups = wanted, []
+
+
 def main() -> None:
     """Entry point: an error that was raised on purpose is a sentence and an exit code, not a traceback."""
     # a start makes objects that stay: looking for garbage among them is a tenth of a short command
     gc.set_threshold(GARBAGE_AFTER)
+    # pydantic would search every installed package for plugins, and none has a say in what settings mean
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    _keep_only(sys.argv[1:2])
     try:
         app(prog_name=PROGRAM)
     except PsmaNodeError as error:
