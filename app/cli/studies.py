@@ -125,8 +125,10 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     stores.close()
 
 
-def remove(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
+def remove(  # noqa: PLR0913, PLR0917 - one parameter an option
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")
+    ] = "",
     config: ConfigOption = None,
     overrides: SetOption = None,
     force: Annotated[
@@ -134,17 +136,29 @@ def remove(
     ] = False,
     reason: Annotated[str, typer.Option(help="Why, for the audit log; no name of a patient.")] = "",
     by: ByOption = "",
+    would_expire: Annotated[
+        bool, typer.Option("--dry-run", help="List what node.retention would remove now; remove nothing.")
+    ] = False,
 ) -> None:
     """Remove a study for good: its images, its results, and what the node knows of it.
 
     What a PACS was sent stays there. The node may be running or stopped.
     """
+    from app.node.records.database import utc_now
     from app.node.records.stores import open_known_stores
     from app.node.watch.removal import RemovalRequest, remove_study
+    from app.node.watch.retention import expired
     from app.settings import load_settings
 
+    if would_expire == bool(study):
+        raise typer.BadParameter("give a STUDY, or --dry-run for what node.retention would remove")
     settings = load_settings(config, overrides or [])
     stores = open_known_stores(settings.node)
+    if would_expire:
+        for one in expired(stores, settings.node, utc_now()):
+            typer.echo(f"{one.study_instance_uid}  {one.reason}")
+        stores.close()
+        return
     request = RemovalRequest(study, asked_by(by), reason, force, settings.receive.settle_s)
     typer.echo(remove_study(stores, settings.node, request))
     stores.close()

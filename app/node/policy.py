@@ -81,6 +81,31 @@ class NotifyPolicy(Ranged):
 
 
 @dataclass(frozen=True)
+class RetentionPolicy(Ranged):
+    """How long studies stay, counted from their last image; 0 for ever. A study with a PET result, which a
+    later SPECT/CT may need, and one whose results no destination or not every one has got, always stay."""
+
+    done_days: Annotated[float, Range(0, 36_500)] = 0.0
+    """Days that a study stays whose results were delivered."""
+    rejected_days: Annotated[float, Range(0, 36_500)] = 0.0
+    """Days that a study stays which was rejected."""
+    failed_days: Annotated[float, Range(0, 36_500)] = 0.0
+    """Days that a study stays which failed, and is not tried again."""
+    max_gb: Annotated[float, Range(0, 1_000_000)] = 0.0
+    """Images may take so much (10^9 bytes); beyond it the oldest studies go, no failed one. 0: no limit."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is ever removed."""
+        return any((self.done_days, self.rejected_days, self.failed_days, self.max_gb))
+
+    def days_of(self, state: str) -> float:
+        """How long a study in this state stays; 0 for ever."""
+        days = {"done": self.done_days, "rejected": self.rejected_days, "failed": self.failed_days}
+        return days.get(state, 0.0)
+
+
+@dataclass(frozen=True)
 class NodePolicy(Ranged):
     """Where the node keeps its data, and how long it waits for what."""
 
@@ -132,6 +157,8 @@ class NodePolicy(Ranged):
     """TCP port of these probes, 8080 in a container; 0 for none."""
     audit_collector: AuditCollector | None = None
     """Where the audit log is sent to as well; for example ``{host: audit.example}``."""
+    retention: RetentionPolicy = RetentionPolicy()
+    """What is removed by itself, and when; nothing by default."""
     notify: NotifyPolicy = NotifyPolicy()
     """Webhook and mail for what needs a person."""
     hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0

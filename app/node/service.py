@@ -33,6 +33,7 @@ from app.node.watch.audit_forwarder import AuditForwarder
 from app.node.watch.notify import Notifier
 from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
 from app.node.watch.removal import finish_removals
+from app.node.watch.retention import remove_expired
 from app.node.watch.stop_signals import stop_this_process
 
 if TYPE_CHECKING:
@@ -268,6 +269,7 @@ class NodeService:
 
         tidy(self._plan.node, self._engine)
         finish_removals(self._stores, self._plan.node)
+        remove_expired(self._stores, self._plan.node)
 
     def _beat(self) -> None:
         self._heartbeats.beat()
