@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import ssl
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from app.demo.pacs import Orthanc
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.deliver.scu import echo, send
 from app.node.policy import Destination, Listener, ReceivePolicy, TlsPolicy
@@ -421,3 +424,42 @@ def test_certificates_say_when_they_end_and_whose_they_are(site: Authority, othe
 def test_a_context_stays_the_same_while_its_files_do(node: TlsPolicy) -> None:
     renewed = RenewedContext(node, server_context)
     assert renewed.current() is renewed.current()
+
+
+class SecureOrthanc(Orthanc):
+    """Orthanc with DicomTls, that sends to the node by TLS."""
+
+    identity: TlsPolicy
+    node_port: int
+
+    def _configuration(self) -> dict[str, object]:
+        node = {"AET": "PSMA_NODE", "Host": "127.0.0.1", "Port": self.node_port, "UseDicomTls": True}
+        sender = {"AET": "SENDER", "Host": "127.0.0.1", "Port": 1, "AllowEcho": True, "AllowStore": True}
+        return super()._configuration() | {
+            "DicomTlsEnabled": True,
+            "DicomTlsCertificate": self.identity.certificate,
+            "DicomTlsPrivateKey": self.identity.key,
+            "DicomTlsTrustedCertificates": self.identity.authorities,
+            "DicomTlsRemoteCertificateRequired": True,
+            "DicomModalities": {"node": node, "sender": sender},
+        }
+
+
+def test_orthanc_takes_and_sends_by_tls(
+    secure: StoreScp, inbox: Inbox, files: list[Path], site: Authority, node: TlsPolicy
+) -> None:
+    orthanc = SecureOrthanc(files[0].parent / "orthanc", "ARCHIVE", free_port(), {})
+    orthanc.identity, orthanc.node_port = site.certify("orthanc"), secure.port
+    orthanc.start()
+    try:
+        archive = to(orthanc.port, ae_title="ARCHIVE")
+        assert all(answer.ok for answer in send(files, archive, "SENDER", 20.0, node))
+        with pytest.raises(RetryLaterError):
+            send(files, replace(archive, tls=False), "SENDER", 2.0)
+        base = f"http://127.0.0.1:{orthanc.http_port}"
+        with urlopen(f"{base}/studies", timeout=20) as answer:  # noqa: S310  our own http URL
+            study = json.load(answer)[0]
+        urlopen(f"{base}/modalities/node/store", data=study.encode(), timeout=20).close()  # noqa: S310  as above
+    finally:
+        orthanc.stop()
+    assert len(inbox.paths(STUDY)) == len(files)
