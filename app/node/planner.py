@@ -8,6 +8,7 @@ once.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,15 +93,17 @@ class Planner:
             return
         cut_off = [run for run in due if run.state is StudyState.RUNNING]
         waiting = {run.study_instance_uid: run for run in due if run.state is not StudyState.RUNNING}
-        turns = in_turn(tuple(waiting.values()), self.runs.last_started(REMEMBERED), now)
-        for run in (*cut_off, *self._in_place(turns, waiting, now)):
+        started = [run.turn for run in self.runs.last_started(REMEMBERED)]
+        turns = in_turn([run.turn for run in waiting.values()], started, now)
+        in_order = (waiting[turn.key.study_instance_uid] for turn in turns)
+        for run in itertools.chain(cut_off, self._in_place(in_order, waiting, now)):
             if self.engine.under_way(PROCESSING) >= self.workers:
                 return
             self._start(run, PROCESSING)
 
-    def _in_place(self, turns: Iterator[Run], waiting: dict[str, Run], now: datetime) -> Iterator[Run]:
+    def _in_place(self, in_order: Iterator[Run], waiting: dict[str, Run], now: datetime) -> Iterator[Run]:
         """Each run that waits for no prior; in the place of one that does, the prior, if it waits here."""
-        for run in turns:
+        for run in in_order:
             wait = self.prior_wait.check(run, now)
             if not wait.hold:
                 yield run

@@ -12,8 +12,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from app.node.records.runs import Run
-from app.node.records.states import Rank, RunKey
+from app.node.records.states import Rank, RunKey, Turn
 
 OVERDUE = timedelta(hours=1)
 
@@ -23,7 +22,7 @@ REMEMBERED = 100
 """Starts looked back at, to see which sender was served last."""
 
 
-def in_turn(waiting: Sequence[Run], started: Sequence[Run], now: datetime) -> Iterator[Run]:
+def in_turn(waiting: Sequence[Turn], started: Sequence[Turn], now: datetime) -> Iterator[Turn]:
     """``waiting`` in the order in which workers take them, if nothing else comes.
 
     Args:
@@ -31,11 +30,11 @@ def in_turn(waiting: Sequence[Run], started: Sequence[Run], now: datetime) -> It
         started: the last ones to go to a worker, the latest first.
         now: aware.
     """
-    lines: dict[tuple[int, str], deque[Run]] = defaultdict(deque)
-    for run in sorted(waiting, key=lambda item: (item.created_at, item.revision)):
-        lines[run.rank, run.sender].append(run)
-    passed = [run.rank for run in reversed(started)]
-    served = {run.sender: number for number, run in enumerate(reversed(started))}
+    lines: dict[tuple[int, str], deque[Turn]] = defaultdict(deque)
+    for turn in sorted(waiting, key=lambda item: (item.created_at, item.key.revision)):
+        lines[turn.rank, turn.sender].append(turn)
+    passed = [turn.rank for turn in reversed(started)]
+    served = {turn.sender: number for number, turn in enumerate(reversed(started))}
     for number in itertools.count(len(started)):
         if not lines:
             return
@@ -44,21 +43,21 @@ def in_turn(waiting: Sequence[Run], started: Sequence[Run], now: datetime) -> It
         overtaken = [rank < oldest[0] for rank in passed[-OVERTAKEN_AT_MOST:]]
         is_overdue = now - lines[oldest][0].created_at > OVERDUE
         line = oldest if is_overdue and sum(overtaken) == OVERTAKEN_AT_MOST else first
-        run = lines[line].popleft()
+        turn = lines[line].popleft()
         if not lines[line]:
             del lines[line]
-        served[run.sender] = number
-        passed.append(run.rank)
-        yield run
+        served[turn.sender] = number
+        passed.append(turn.rank)
+        yield turn
 
 
-def places(waiting: Sequence[Run], started: Sequence[Run], now: datetime) -> dict[RunKey, str]:
+def places(waiting: Sequence[Turn], started: Sequence[Turn], now: datetime) -> dict[RunKey, str]:
     """Of each that waits for a worker: its place in the queue and why, in words."""
     before: Counter[int] = Counter()
     found = {}
-    for number, run in enumerate(in_turn(waiting, started, now), start=1):
+    for number, turn in enumerate(in_turn(waiting, started, now), start=1):
         ranks = ", ".join(f"{count} {Rank(rank).name.lower()}" for rank, count in sorted(before.items()))
-        own = Rank(run.rank).name.lower()
-        found[run.key] = f"number {number} in the queue ({own}{f', after {ranks}' if ranks else ''})"
-        before[run.rank] += 1
+        own = Rank(turn.rank).name.lower()
+        found[turn.key] = f"number {number} in the queue ({own}{f', after {ranks}' if ranks else ''})"
+        before[turn.rank] += 1
     return found

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from app.domain.selection.screening import IMAGE_CLASSES
 from app.domain.study import is_placeholder
 from app.node.records.migrations import REVISION
-from app.node.records.states import DeliveryState, RunKey, StudyState
+from app.node.records.states import DeliveryState, RunKey, StudyState, Turn
 
 if TYPE_CHECKING:
     from app.node.policy import NodePolicy
@@ -63,13 +63,16 @@ class KnownStudy:
 
 @dataclass(frozen=True)
 class LastRun:
-    """The latest revision of a study (:class:`~app.node.records.runs.Run`)."""
+    """The latest revision of a study (:class:`~app.node.records.runs.Run`); ``turn``: while it waits."""
 
     key: RunKey
     state: StudyState
     stage: str
     reason: str
     next_try_at: datetime | None
+    by_headers: bool
+    started_at: datetime | None
+    turn: Turn
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ _KNOWN = """
     FROM studies"""
 
 _LATEST = """
-    SELECT study_instance_uid, revision, state, stage, reason, next_try_at FROM runs AS last
+    SELECT study_instance_uid, revision, state, stage, reason, next_try_at, by_headers, started_at, rank,
+        sender, created_at
+    FROM runs AS last
     WHERE revision = (SELECT max(revision) FROM runs WHERE study_instance_uid = last.study_instance_uid)"""
 
 _DELIVERIES = """
@@ -163,10 +168,7 @@ def overview(connection: Connection) -> Overview:
         uid: KnownStudy(StudyState(state) if state else None, reason, _local(acquired), *whose)
         for uid, state, reason, acquired, *whose in _rows(connection, _KNOWN)
     }
-    latest = {
-        uid: LastRun(RunKey(uid, revision), StudyState(state), stage, reason, _instant(next_try))
-        for uid, revision, state, stage, reason, next_try in _rows(connection, _LATEST)
-    }
+    latest = {row[0]: _last_run(*row) for row in _rows(connection, _LATEST)}
     deliveries = defaultdict(list)
     for uid, revision, name, state, done, total, reason, next_try, committed in _rows(
         connection, _DELIVERIES
@@ -184,6 +186,15 @@ def overview(connection: Connection) -> Overview:
         for uid, sop_class_uid, count in _rows(connection, _OTHERS):
             others[uid].append((sop_class_uid, count))
     return Overview(inbox, known, latest, deliveries, others, earlier_pets)
+
+
+def _last_run(uid: str, revision: int, state: str, stage: str, reason: str, *others: Any) -> LastRun:
+    next_try, by_headers, started, rank, sender, created = others
+    key = RunKey(uid, revision)
+    turn = Turn(key, rank, sender, _utc(created))
+    return LastRun(
+        key, StudyState(state), stage, reason, _instant(next_try), bool(by_headers), _instant(started), turn
+    )
 
 
 def quick_overview(policy: NodePolicy) -> Overview | None:

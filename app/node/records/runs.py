@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
-from app.node.records.states import ENDED, STOPPED, UNPROCESSED, Arrival, Rank, RunKey, StudyState
+from app.node.records.states import ENDED, STOPPED, UNPROCESSED, Arrival, Rank, RunKey, StudyState, Turn
 
 _KEPT = 48
 """Characters of the digest that a run keeps when a later one takes up its content."""
@@ -63,6 +63,10 @@ class Run(Base):
     @property
     def key(self) -> RunKey:
         return RunKey(self.study_instance_uid, self.revision)
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.key, self.rank, self.sender, self.created_at)
 
     def is_about(self, content_digest: str) -> bool:
         """Whether this was its content, be it that a later revision has taken it up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum, StrEnum
 
 
@@ -81,6 +82,16 @@ class RunKey:
     def facts(self) -> dict[str, object]:
         """What names it in the log."""
         return {"study": self.study_instance_uid, "revision": self.revision}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What decides when a run that waits for a worker goes; some of it as in :class:`Arrival`."""
+
+    key: RunKey
+    rank: int
+    sender: str
+    created_at: datetime
 
 
 class DeliveryState(StrEnum):

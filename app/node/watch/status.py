@@ -6,6 +6,7 @@ change at its next look, one that is stopped at its next start.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import MisconfiguredError
 from app.node.process.priors import ADVICE, found_no_prior
+from app.node.process.turns import REMEMBERED, places
 from app.node.records.outbox import Outbox
 from app.node.records.overview import (
     DeliveryStatus,
@@ -24,7 +26,7 @@ from app.node.records.overview import (
     overview,
     quick_overview,
 )
-from app.node.records.states import ARRIVING, TO_BE_TRIED, WITH_RESULTS, DeliveryState, StudyState
+from app.node.records.states import ARRIVING, TO_BE_TRIED, WITH_RESULTS, DeliveryState, RunKey, StudyState
 
 if TYPE_CHECKING:
     from app.node.policy import NodePolicy
@@ -118,9 +120,10 @@ def study_statuses(stores: NodeStores, wanted: Wanted = Wanted()) -> tuple[Study
 
 
 def _statuses(found: Overview, outbox: Outbox, wanted: Wanted) -> tuple[StudyStatus, ...]:
+    in_queue = _places(found.latest.values())
     statuses = (
         replace(
-            _status(found, outbox, study),
+            _status(found, outbox, study, in_queue),
             acquired_at=found.known[uid].acquired_at if uid in found.known else None,
             beside=counted_classes(found.others.get(uid, ())),
         )
@@ -130,7 +133,24 @@ def _statuses(found: Overview, outbox: Outbox, wanted: Wanted) -> tuple[StudySta
     return tuple(status for status in statuses if wanted.includes(status))
 
 
-def _status(found: Overview, outbox: Outbox, study: InboxStudy) -> StudyStatus:
+def _places(runs: Collection[LastRun]) -> dict[RunKey, str]:
+    """Of each run that waits for a worker, its place in the queue, in words."""
+    now = datetime.now(UTC)
+    started = [(run.started_at, run.turn) for run in runs if run.started_at and not run.by_headers]
+    last = [turn for _, turn in sorted(started, key=lambda item: item[0], reverse=True)[:REMEMBERED]]
+    waiting = [
+        run.turn
+        for run in runs
+        if run.state is StudyState.QUEUED
+        and not run.by_headers
+        and (run.next_try_at is None or run.next_try_at <= now)
+    ]
+    return places(waiting, last, now)
+
+
+def _status(
+    found: Overview, outbox: Outbox, study: InboxStudy, in_queue: Mapping[RunKey, str]
+) -> StudyStatus:
     known, run = found.known.get(study.study_instance_uid), found.latest.get(study.study_instance_uid)
     arriving = known is None or known.state in (*ARRIVING, StudyState.HELD)
     status = _arriving(study, known, run)
@@ -146,7 +166,9 @@ def _status(found: Overview, outbox: Outbox, study: InboxStudy) -> StudyStatus:
         state=str(run.state),
         stage=run.stage,
         reason="; ".join(filter(None, why)),
-        next_step=CHOOSE if _needs_choice(study, run) else _next_step(run, next_try_at),
+        next_step=CHOOSE
+        if _needs_choice(study, run)
+        else _next_step(run, next_try_at, in_queue.get(run.key)),
         next_try_at=next_try_at,
         deliveries=deliveries,
     )
@@ -201,7 +223,7 @@ def _needs_choice(study: InboxStudy, run: LastRun) -> bool:
     return run.state is StudyState.REJECTED and study.image_conflicts > 0
 
 
-def _next_step(run: LastRun, next_try_at: datetime | None) -> str:
+def _next_step(run: LastRun, next_try_at: datetime | None, place: str | None) -> str:
     if run.state in (StudyState.DONE, StudyState.SUPERSEDED):
         return "none"
     if run.state is StudyState.RUNNING:
@@ -210,7 +232,9 @@ def _next_step(run: LastRun, next_try_at: datetime | None) -> str:
     if next_try_at is None and run.state in (StudyState.FAILED, StudyState.REJECTED):
         return "psma-node retry"
     wait_s = 0.0 if next_try_at is None else (next_try_at - datetime.now(UTC)).total_seconds()
-    return f"{what} again in {wait_s:.0f} s" if wait_s > 0 else f"{what}, as soon as it is its turn"
+    if wait_s > 0:
+        return f"{what} again in {wait_s:.0f} s"
+    return f"{what}, as soon as it is its turn{f': {place}' if place else ''}"
 
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)

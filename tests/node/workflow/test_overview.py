@@ -135,6 +135,7 @@ def test_the_latest_runs_are_those_of_the_ledger(busy: NodeStores) -> None:
         run = found[row.study_instance_uid]
         assert (run.key, run.state, run.stage, run.reason) == (row.key, row.state, row.stage, row.reason)
         assert run.next_try_at == row.next_try_at
+        assert (run.turn, run.by_headers, run.started_at) == (row.turn, row.by_headers, row.started_at)
 
 
 def test_deliveries_are_those_of_the_ledger(busy: NodeStores) -> None:

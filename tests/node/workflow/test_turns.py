@@ -8,30 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.node.process.turns import OVERTAKEN_AT_MOST, in_turn, places
-from app.node.records.runs import Run
-from app.node.records.states import Rank, StudyState
+from app.node.records.states import Rank, RunKey, Turn
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def waits(study: str, rank: Rank = Rank.ROUTINE, sender: str = "A", minutes: float = 1) -> Run:
+def waits(study: str, rank: Rank = Rank.ROUTINE, sender: str = "A", minutes: float = 1) -> Turn:
     """A study that came so many minutes ago."""
-    came = NOW - timedelta(minutes=minutes)
-    return Run(
-        study_instance_uid=study,
-        revision=1,
-        content_digest="",
-        state=StudyState.QUEUED,
-        created_at=came,
-        changed_at=came,
-        rank=rank,
-        sender=sender,
-    )
+    return Turn(RunKey(study, 1), rank, sender, NOW - timedelta(minutes=minutes))
 
 
-def order(*runs: Run, started: tuple[Run, ...] = ()) -> str:
+def order(*turns: Turn, started: tuple[Turn, ...] = ()) -> str:
     """The studies, one letter each, as they go to the worker."""
-    return "".join(run.study_instance_uid for run in in_turn(runs, started, NOW))
+    return "".join(turn.key.study_instance_uid for turn in in_turn(turns, started, NOW))
 
 
 def test_the_sender_that_was_served_last_comes_last() -> None:
@@ -60,10 +49,9 @@ def test_a_hundred_overdue_replays_delay_an_urgent_study_by_one_at_most() -> Non
     )
 )
 def test_each_that_waits_has_one_turn(items: list[tuple[Rank, str, int]]) -> None:
-    runs = [waits(str(number), *item) for number, item in enumerate(items)]
-    found = list(in_turn(runs, (), NOW))
-    assert sorted(run.study_instance_uid for run in found) == sorted(run.study_instance_uid for run in runs)
-    assert len(places(runs, (), NOW)) == len(runs)
+    turns = [waits(str(number), *item) for number, item in enumerate(items)]
+    assert sorted(in_turn(turns, (), NOW), key=turns.index) == turns
+    assert places(turns, (), NOW).keys() == {turn.key for turn in turns}
 
 
 def test_the_place_says_what_stands_before_it() -> None:

@@ -137,6 +137,7 @@ def test_irrelevant_studies_are_done_with_while_a_chain_runs(
 
     wait_until(lambda: states().count("rejected") == 20, "headers have refused all that they can")
     assert (node.status(running).state, node.status(good).state) == ("running", "queued")
+    assert node.status(good).next_step.endswith("its turn: number 1 in the queue (replay)")
     may_end.touch()
     node.wait_for(good, "done")
     assert node.calls() == [f"{running} 1 1", f"{good} 1 1"]
