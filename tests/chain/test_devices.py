@@ -92,7 +92,7 @@ def test_gpus_are_named() -> None:
 
 def test_a_number_of_workers_below_zero_is_refused() -> None:
     assert NodePolicy().workers == 0
-    with pytest.raises(ValueError, match="workers must be 0 or more"):
+    with pytest.raises(ValueError, match="workers: found -1, expected 0 to 64"):
         NodePolicy(workers=-1)
 
 

@@ -231,7 +231,7 @@ def test_settings_that_are_wrong_are_reported_without_the_password(command: Comm
         "check", "--set", "node.workers=-1", "--set", "node.database_url=postgresql://node:hush@db/node",
         "--set", "deliver.destinations=[{name: pacs, ae_title: P, host: h}]",
     ).stdout  # fmt: skip
-    assert "node: workers must be 0 or more, found -1" in output
+    assert "node.workers: found -1, expected 0 to 64" in output
     assert "deliver.destinations.0.port: missing" in output
     assert "hush" not in output
 

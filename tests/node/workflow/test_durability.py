@@ -115,7 +115,7 @@ def test_two_workers_share_the_work_and_one_takes_over_from_the_dead(
 @pytest.mark.parametrize("receives", [True, False])
 def test_only_a_node_that_receives_judges_a_study(tmp_path: Path, receives: bool) -> None:
     """What the receiver acknowledged just before it died is in no index: elsewhere the study looks quiet."""
-    node = NodePolicy(data_dir=tmp_path / "data", poll_s=0.001)
+    node = NodePolicy(data_dir=tmp_path / "data", poll_s=0.01)
     receive = ReceivePolicy(settle_s=0.0)
     stores = open_stores(node)
     plan = NodePlan(node, receive, DeliverPolicy(), examine, Mock(), receives)
