@@ -188,6 +188,8 @@ class NodeService:
         """Go on with other callers, destinations, waits and collector; the rest must be as it was."""
         self._scp.policy = self._watcher.policy = receive
         self._delivery.policy, self._work.destinations = deliver, deliver.destinations
+        self._desk.follow(deliver)
+        self._owed.follow(receive, deliver)
         self._forwarder.node = self._notifier.node = node
         self._wake.set()
 

@@ -39,11 +39,14 @@ class OwedAnswers:
         report: Report = commitment.report,
     ) -> None:
         self._stores = stores
-        self._callers = receive.allowed_callers
-        self._destinations = deliver.destinations
+        self._report = report
+        self.follow(receive, deliver)
+
+    def follow(self, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
+        """Tell senders by these settings from now on."""
+        self._callers, self._destinations = receive.allowed_callers, deliver.destinations
         # a sender knows the node by the title that it sends to
         self._policy = replace(deliver, calling_ae_title=receive.ae_title)
-        self._report = report
 
     def tell(self) -> None:
         """Tell each sender whose turn it is.

@@ -63,9 +63,13 @@ class CommitmentDesk:
 
     def __init__(self, stores: NodeStores, policy: DeliverPolicy, wake: Callable[[], None]) -> None:
         self._stores = stores
-        self._destinations = tuple(one for one in policy.destinations if one.commitment)
         self._wake = wake
         self._addresses: dict[str, frozenset[str]] = {}
+        self.follow(policy)
+
+    def follow(self, policy: DeliverPolicy) -> None:
+        """Take the answers of these destinations from now on."""
+        self._destinations = tuple(one for one in policy.destinations if one.commitment)
         self.look_up()
 
     def context(self) -> PresentationContext:
