@@ -1,16 +1,16 @@
 """The node's segmentation against stock ``nnUNetPredictor``: image to mask, same weights, same tiles.
 
-    python -m benchmarks.segmentation                                  # the shipped models, 5 runs in turns
-    python -m benchmarks.segmentation --networks standard --runs 1     # nnU-Net's default size: an hour
-    python -m benchmarks.segmentation --networks resencl --runs 1      # ResEnc L, tiles of 192³: hours
+    python -m benchmarks.segmentation                    # all: the shipped models and the large networks
+    python -m benchmarks.segmentation --networks small   # the shipped models and the 20 patients alone
 
-Each run is a process of its own, with its model loaded and its image in memory before the clock starts. The
-image is a simulated patient in full size. Beside speed and memory: the overlap of the masks (Dice) on these
-images and, for the shipped models, on 20 simulated patients.
+Each run is a process of its own, with its model loaded and its image in memory before the clock starts: of a
+shipped model five in turns, on a simulated patient in full size; of a large network one. Beside speed and
+memory: the overlap of the masks (Dice) on these images and, for the shipped models, on 20 simulated patients
+of normal size.
 
 ``standard`` and ``resencl`` have random weights, and tiles that don't overlap (step 1.0), which the peer has
-too. Their masks are noise, in air as well, so that their Dice shows the most that rounding can do; it is
-counted on the whole image.
+too. They look at the middle of the patient: two tiles and one, for the peer needs minutes for each. Their
+masks are noise, in air as well, so that their Dice shows the most that rounding can do.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ LARGE = {
     "standard": "random weights, 6 stages 32-320, tile 192 x 112 x 112",
     "resencl": "random weights, ResEnc L, tile 192 x 192 x 192",
 }
+MIDDLE = {"standard": (403, 117, 117), "resencl": (211, 143, 143)}
+"""Voxels of the PET/CT that the large networks are shown."""
+
 COHORT = tuple((centre, number) for centre in "AB" for number in range(100, 110))
 """Simulated patients that no shipped model was trained on: theirs are the first of centre A."""
 
+EVERY = ",".join(["small", *LARGE])
 FASTER, SMALLER, EQUAL = 5.0, 0.5, 0.999
 
 Run = dict[str, Any]
@@ -178,7 +182,7 @@ def runner(which: str, name: str) -> Any:
 def child(which: str, name: str) -> Run:
     """One run in this process: seconds, the most memory, what of it was there before, and the numbers."""
     path = image(name if name in SMALL else "M1")
-    channels, spacing = np.load(path), json.loads(path.with_suffix(".json").read_text())
+    channels, spacing = middle(np.load(path), name), json.loads(path.with_suffix(".json").read_text())
     run = runner(which, name)
     forget_peak()
     before = peak_mb()
@@ -190,8 +194,16 @@ def child(which: str, name: str) -> Run:
     return {**figures, "voxels": int(mask.sum()), "numbers": numbers}
 
 
+def middle(channels: Any, name: str) -> Any:
+    """What a network is shown of ``(c, z, y, x)``: a small one everything."""
+    wanted = MIDDLE.get(name, channels.shape[1:])
+    starts = [(there - length) // 2 for there, length in zip(channels.shape[1:], wanted, strict=True)]
+    box = (slice(start, start + length) for start, length in zip(starts, wanted, strict=True))
+    return np.ascontiguousarray(channels[(slice(None), *box)])
+
+
 def dice(name: str) -> float:
-    """Overlap of the last two masks on the image in full size."""
+    """Overlap of the last two masks of the runs."""
     ours, peer = (np.load(HOME / f"{name}-{which}.npz")["mask"] for which in ("ours", "peer"))
     return overlap(ours, peer)
 
@@ -222,7 +234,7 @@ def cohort() -> Table:
 
 
 def rows(name: str, runs: int) -> list[Row]:
-    """Speed and memory on the image in full size."""
+    """Speed and memory, and the overlap of the masks."""
     kept: dict[str, list[Run]] = {"ours": [], "peer": []}
     image(name if name in SMALL else "M1"), model(name)
 
@@ -240,7 +252,7 @@ def rows(name: str, runs: int) -> list[Row]:
 
 def rows_of(name: str, ours: Sequence[Run], peer: Sequence[Run], same: float) -> list[Row]:
     """The lines of a network; each says with which numbers both were computed."""
-    title = f"{name}: {SMALL[name]}" if name in SMALL else f"PET/CT, {LARGE[name]}"
+    title = f"{name}: {SMALL[name]}" if name in SMALL else f"PET/CT's middle, {LARGE[name]}"
     numbers = (" or ".join(sorted({run["numbers"] for run in runs})) for runs in (ours, peer))
     note = "ours in {}, the peer in {}; Dice of the masks {:.5f}".format(*numbers, same)
     seconds = (tuple(run["s"] for run in runs) for runs in (ours, peer))
@@ -260,8 +272,8 @@ def rows_of(name: str, ours: Sequence[Run], peer: Sequence[Run], same: float) ->
 def main() -> None:
     """Run, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--runs", type=int, default=MIN_RUNS)
-    parser.add_argument("--networks", default="small", help="small, standard, resencl; commas between them")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS, help="of a shipped model; of a large one: 1")
+    parser.add_argument("--networks", default=EVERY, help=f"some of {EVERY}")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -269,10 +281,10 @@ def main() -> None:
         return
     chosen = options.networks.split(",")
     names = [*(SMALL if "small" in chosen else ()), *(name for name in chosen if name != "small")]
-    found = [row for name in names for row in rows(name, options.runs)]
+    found = [row for name in names for row in rows(name, options.runs if name in SMALL else 1)]
     tables = [cohort()] if "small" in chosen else []
     result = Result.of(NAME, found, tables, packages=("torch", "nnunetv2"))
-    arguments = "" if names == [*SMALL] else f"--networks {options.networks}"
+    arguments = "" if options.networks == EVERY else f"--networks {options.networks}"
     path = keep(replace(result, arguments=arguments))
     print(path.read_text(encoding="utf-8"))
 

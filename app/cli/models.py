@@ -235,6 +235,10 @@ def _untrusted(source: Path) -> MisconfiguredError:
 
 def _print_card(card: ModelCard, models: Path) -> None:
     typer.echo(f"{models / card.id}: {card.role}, version {card.version}, weights {card.weights_sha256}")
+    from app.inference.models.store import VerifiedModel
+    from app.inference.running.segmenter import compared_numbers
+
+    typer.echo(compared_numbers(VerifiedModel(card, models / card.id)))
     if not card.metrics:
         from app.inference.models.store import settings_to_measure
 

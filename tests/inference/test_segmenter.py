@@ -23,7 +23,7 @@ from app.inference.devices import choose_device
 from app.inference.models.channels import NetworkInput
 from app.inference.models.store import ModelStore, sha256_of
 from app.inference.policy import DeviceChoice
-from app.inference.running.segmenter import Segmenter
+from app.inference.running.segmenter import Segmenter, compared_numbers
 from tests.inference.tiny_model import CONFIGURATION, write_tiny_model
 
 SHAPE = (30, 22, 26)
@@ -171,3 +171,22 @@ def test_cuda_demanded_without_a_device_is_the_operators_to_solve() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_auto_falls_back_to_the_cpu() -> None:
     assert choose_device(DeviceChoice.AUTO).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("there", "allowed", "says"),
+    [
+        (False, 0.0, "bfloat16 was not checked: this processor has none"),
+        (True, 1.0, "bfloat16 marks the same voxels of a tile of noise"),
+        (True, 0.0, "warning: in bfloat16 "),
+    ],
+    ids=["not there", "agrees", "differs"],
+)
+def test_a_model_that_is_new_is_compared_in_bfloat16(
+    models: Path, monkeypatch: pytest.MonkeyPatch, there: bool, allowed: float, says: str
+) -> None:
+    """``psma-node models import`` says so."""
+    monkeypatch.setattr("app.inference.running.segmenter.has_bfloat16", lambda: there)
+    monkeypatch.setattr("app.inference.running.sliding_window.ALLOWED_CHANGES", allowed)
+    monkeypatch.setattr("app.inference.running.sliding_window.FEW_VOXELS", 0)
+    assert compared_numbers(ModelStore(models).load(ModelRole.M2)).startswith(says)

@@ -19,7 +19,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import nn
 from torch.nn.functional import pad
 
-SLAB_VOXELS = 2**18
+SLAB_VOXELS = 2**16
 """Voxels of the finest map that the decoder joins at one time."""
 
 VECTOR = 8

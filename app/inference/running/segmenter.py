@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.domain.decision import Decision
 from app.errors import MisconfiguredError
-from app.inference.devices import CPU, choose_device
+from app.inference.devices import CPU, choose_device, has_bfloat16
 from app.inference.models.card import ModelCard, read_description
 from app.inference.models.channels import NetworkInput, canonical, channels_of
 from app.inference.models.network import build_network, refuse_misfit
@@ -120,6 +120,29 @@ class Segmenter:
         with self._lock:  # the network holds one image's maps at a time
             labels, computed = self._predictor.run(channels, orientation.spacing_zyx_mm)
         return NetworkRun(orientation.revert(labels == self._lesion_label).astype(np.bool_), computed)
+
+
+def compared_numbers(model: VerifiedModel) -> str:
+    """For a model that is new here: whether it marks the same in bfloat16 as in single precision; in words.
+
+    Asked of a tile of noise, for there is no image yet; with every image it is asked again.
+    """
+    if not has_bfloat16():
+        return "bfloat16 was not checked: this processor has none, so the node uses single precision on it"
+    import torch
+
+    predictor = _predictor(model, torch.device(CPU))
+    shape = (len(model.card.channels), *predictor.networks.tile)
+    with torch.inference_mode():
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        refused = predictor.changed_by_bfloat16(noise)
+    if refused:
+        return (
+            f"warning: {refused}, so expect single precision, which is slower; every image is checked again"
+        )
+    return (
+        "bfloat16 marks the same voxels of a tile of noise as single precision; every image is checked again"
+    )
 
 
 def refuse_other_input(card: ModelCard) -> None:

@@ -155,14 +155,14 @@ class Predictor:
         refused = ""
         if self.precision is not Precision.FP32 and has_bfloat16():
             shorter = self._sums(tiles, self.device, torch.bfloat16)
-            refused = self._changed_by_bfloat16(tiles.fullest(shorter))
+            refused = self.changed_by_bfloat16(tiles.fullest(shorter))
             if not refused:
                 return shorter, Computed(torch.bfloat16, tile, tile)
             del shorter
         single = self._sums(tiles, self.device, torch.float32)
         return single, Computed(torch.float32, tile, tile, refused=refused)
 
-    def _changed_by_bfloat16(self, tile: torch.Tensor) -> str:
+    def changed_by_bfloat16(self, tile: torch.Tensor) -> str:
         """What bfloat16 changes in a tile, if too much; asked of every image, whatever was before it."""
         marked = []
         for number in (torch.float32, torch.bfloat16):
