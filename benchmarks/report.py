@@ -30,8 +30,9 @@ target is met when the median meets it; a target that is not met is written as s
 
 The other modules in `benchmarks/` measure no speed against a peer: `ct_agreement`, `prior_margins` and
 `lesion_sites` measure how well rules hold on simulated patients ([registration](explanation/registration.md),
-[measurements](reference/measurements.md)), `model_limits` what the shipped models lack, `training_recipes`
-and `training_step` ways to train them, `package_start` the [container image](reference/map.md).
+[measurements](reference/measurements.md)), `model_limits` and `model_errors` what the shipped models lack,
+`training_recipes` and `training_step` ways to train them, `package_start` the
+[container image](reference/map.md).
 """
 HEAD = ("what", "peer", "measure", "target", "min", "median", "max", "n", "met")
 
