@@ -195,7 +195,7 @@ def test_plans_differ_from_nnunets_only_in_patch_batch_and_network() -> None:
     before, after = stock["configurations"]["3d_fullres"], small["configurations"]["3d_fullres"]
     different = {key for key in before if before[key] != after[key]}
     assert different == {"patch_size", "architecture", "data_identifier"}
-    assert after["architecture"]["arch_kwargs"]["features_per_stage"] == [12, 24, 48, 96]
+    assert after["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 16, 32, 64, 128]
 
 
 def test_every_process_keeps_its_memory_and_starts_no_helpers(tmp_path: Path) -> None:
