@@ -36,7 +36,8 @@ from app.domain.selection.policy import SelectionPolicy
 from app.errors import MisconfiguredError
 from app.imaging.registration.policy import AlignPolicy
 from app.inference.policy import MAP_MODEL_PATH, SegmentPolicy
-from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
+from app.node.peers import DeliverPolicy, ReceivePolicy, TlsPolicy
+from app.node.policy import NodePolicy
 
 ENVIRONMENT_PREFIX = "PSMA_NODE__"
 FILE_SUFFIX = "__FILE"

@@ -101,7 +101,7 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from app.node.records.stores import open_known_stores
     from app.node.watch.forwarding import forward
-    from app.node.watch.status import analyse_again, failed_studies, resend_study, retry_study
+    from app.node.watch.retry import analyse_again, failed_studies, resend_study, retry_study
     from app.settings import load_settings
 
     if resend + again + failed + bool(to) > 1:

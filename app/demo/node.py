@@ -19,7 +19,7 @@ from app.demo.pacs import Pacs
 from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port, start_program
 from app.errors import RetryLaterError
 from app.node.deliver.scu import send
-from app.node.policy import Destination
+from app.node.peers import Destination
 
 NODE_AE_TITLE = "PSMA_NODE"
 SCANNER_AE_TITLE = "DEMO_SCANNER"

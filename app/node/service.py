@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import ExitCode, MisconfiguredError, PsmaNodeError, RetryLaterError, describe_exception
+from app.errors import ExitCode, MisconfiguredError, RetryLaterError, describe_exception
 from app.files.durable import disk_error, try_lock
 from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.proof import DeliveryProof
-from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy, TlsPolicy
+from app.node.peers import DeliverPolicy, ReceivePolicy, TlsPolicy
+from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.processors import Judge, ProcessorPool
 from app.node.process.shadows import WaitingShadows
@@ -34,6 +35,7 @@ from app.node.watch.notify import Notifier
 from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
 from app.node.watch.removal import finish_removals
 from app.node.watch.retention import remove_expired
+from app.node.watch.rounds import Round, start_loop
 from app.node.watch.stop_signals import stop_this_process
 
 if TYPE_CHECKING:
@@ -46,9 +48,6 @@ if TYPE_CHECKING:
 
 LISTENER_DRAIN_S = 10.0
 """Open associations may take so long to end, at most, before the rest of the drain."""
-
-SHORTEST_PAUSE_S = 0.05
-"""A loop that is not woken rests so long."""
 
 FORWARD_S = 5.0
 """How often new entries of the audit log are sent to the collector."""
@@ -209,20 +208,20 @@ class NodeService:
 
     def _start_loops(self) -> None:
         policy, stopping, sign_of = self._plan.node, self._stopping, self._probes.sign_of
-        watch = _Round("watch", self._look, policy.poll_s, sign_of("watch"))
-        plan = _Round("plan", self._planner.plan, policy.poll_s, sign_of("plan"))
-        heartbeat = _Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
+        watch = Round("watch", self._look, policy.poll_s, sign_of("watch"))
+        plan = Round("plan", self._planner.plan, policy.poll_s, sign_of("plan"))
+        heartbeat = Round("heartbeat", self._beat, policy.heartbeat_s, sign_of("heartbeat"))
         # these two leave no sign of life: one runs once an hour, the other's silence is a reason of its own
-        housekeeping = _Round("housekeeping", self._tidy, TIDY_S)
-        probes = _Round("probes", self._look_around, LOOK_EVERY_S)
-        audit = _Round("audit", self._forwarder.look, FORWARD_S)
-        notify = _Round("notify", self._notifier.look, NOTIFY_S)
-        tell = _Round("promises", self._owed.tell, PROMISES_S)
-        look_up = _Round("addresses", self._desk.look_up, PROMISES_S)
+        housekeeping = Round("housekeeping", self._tidy, TIDY_S)
+        probes = Round("probes", self._look_around, LOOK_EVERY_S)
+        audit = Round("audit", self._forwarder.look, FORWARD_S)
+        notify = Round("notify", self._notifier.look, NOTIFY_S)
+        tell = Round("promises", self._owed.tell, PROMISES_S)
+        look_up = Round("addresses", self._desk.look_up, PROMISES_S)
         asked = (tell, look_up) if self._plan.receives else ()
         rounds = (watch, heartbeat, housekeeping, probes, audit, notify, *asked)
-        others = [_loop(one, stopping, stopping) for one in rounds]
-        self._loops = [_loop(plan, self._wake, stopping), *others]
+        others = [start_loop(one, stopping, stopping) for one in rounds]
+        self._loops = [start_loop(plan, self._wake, stopping), *others]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
         from app.node.planner import Planner
@@ -312,37 +311,3 @@ def _lock(policy: NodePolicy) -> FileLock:
             "or give this one another node.executor_id"
         )
     return lock
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What a loop does each time, ``pause_s`` apart, or sooner when the work returns after how many seconds;
-    ``moved`` is called when it begins and when it ends."""
-
-    name: str
-    work: Callable[[], float | None]
-    pause_s: float
-    moved: Callable[[], None] = lambda: None
-
-
-def _loop(one: _Round, wake: threading.Event, stopping: threading.Event) -> threading.Thread:
-    """Do the work again and again, or earlier when woken, until ``stopping``."""
-
-    def run() -> None:
-        while not stopping.is_set():
-            one.moved()
-            sooner = None
-            try:
-                sooner = one.work()
-            except PsmaNodeError as error:
-                _log.warning("%s: will be tried again", one.name, extra={"reason": str(error)})
-            except Exception as error:  # noqa: BLE001  a database that is away a moment must not end the loop
-                _log.error("%s: will be tried again", one.name, exc_info=error)
-            one.moved()
-            wake.wait(one.pause_s if sooner is None else min(one.pause_s, max(sooner, SHORTEST_PAUSE_S)))
-            if wake is not stopping:
-                wake.clear()
-
-    thread = threading.Thread(target=run, name=one.name, daemon=True)
-    thread.start()
-    return thread

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import MisconfiguredError
-from app.node.policy import TlsPolicy
+from app.node.peers import TlsPolicy
 
 CIPHERS_TLS_1_2 = (
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"

@@ -26,7 +26,7 @@ from app.domain.selection.screening import CLASSIC_OF_ENHANCED, CT_IMAGE, NM_IMA
 from app.domain.selection.tracers import KNOWN_TRACERS
 from app.domain.study import Code
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
-from app.node.policy import DeliverPolicy, ReceivePolicy
+from app.node.peers import DeliverPolicy, ReceivePolicy
 from app.node.receive import reception, scp
 from app.node.tls import CIPHERS_TLS_1_2
 from app.settings import Settings

@@ -18,7 +18,8 @@ from app.demo.pacs import Orthanc
 from app.demo.processes import free_port
 from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.scu import send
-from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.scp import StoreScp
 from app.node.records.states import DeliveryKey, DeliveryState

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.node.policy import TlsPolicy
+from app.node.peers import TlsPolicy
 
 P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 

@@ -20,7 +20,7 @@ from app.dicom.results.read_back import Result
 from app.dicom.results.writer import write_results
 from app.dicom.uids import ResultKind
 from app.node.deliver.scu import StoreResponse, send
-from app.node.policy import Destination
+from app.node.peers import Destination
 from tests.dicom.results import sources
 from tests.dicom.results.sources import PROVENANCE, PatientHeader
 from tests.peers.results import Case

@@ -17,7 +17,7 @@ from app.domain.ranges import Form, Range, Ranged, rules_in
 from app.domain.selection.policy import SelectionPolicy
 from app.domain.stack.ct_agreement import CtAgreementPolicy
 from app.errors import MisconfiguredError
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.reference import settings_reference
 from app.settings import SHIPPED_CONFIG, Settings, load_settings
 

@@ -20,7 +20,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.policy import Destination, TlsPolicy
+from app.node.peers import Destination, TlsPolicy
 from app.node.tls import RenewedContext, client_context, tls_words
 
 NO_TLS = TlsPolicy()

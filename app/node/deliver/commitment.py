@@ -15,7 +15,7 @@ from pynetdicom.presentation import build_context, build_role
 
 from app.errors import RetryLaterError
 from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, open_association
-from app.node.policy import DeliverPolicy, Destination, TlsPolicy
+from app.node.peers import DeliverPolicy, Destination, TlsPolicy
 from app.node.records.commitment_messages import (
     ALL_COMMITTED,
     PUSH_MODEL,

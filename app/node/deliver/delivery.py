@@ -13,7 +13,7 @@ from app.domain.outcome import Status
 from app.errors import MisconfiguredError, RetryLaterError, describe_exception
 from app.node.deliver import scu
 from app.node.deliver.proof import DeliveryProof
-from app.node.policy import DeliverPolicy, Destination
+from app.node.peers import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.deliveries import Delivery, DeliveryTransition, PlannedInstance

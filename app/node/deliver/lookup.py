@@ -24,7 +24,7 @@ from app.errors import RetryLaterError
 from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, open_association
 from app.node.deliver.commitment import ProofRefusedError
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
-from app.node.policy import DeliverPolicy, Destination, TlsPolicy
+from app.node.peers import DeliverPolicy, Destination, TlsPolicy
 
 PENDING = (0xFF00, 0xFF01)
 

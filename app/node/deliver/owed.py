@@ -13,7 +13,7 @@ from datetime import timedelta
 from app.errors import RetryLaterError
 from app.node.deliver import commitment
 from app.node.deliver.commitment import ProofRefusedError
-from app.node.policy import DeliverPolicy, Destination, ReceivePolicy
+from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
 from app.node.records.commitment_messages import CommitmentRequest
 from app.node.records.commitments import OwedCommitment, kept_here, record_told
 from app.node.records.database import utc_now

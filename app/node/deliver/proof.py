@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 from app.errors import RetryLaterError
 from app.node.deliver import commitment, lookup
 from app.node.deliver.commitment import ProofRefusedError
-from app.node.policy import DeliverPolicy, Destination
+from app.node.peers import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
 from app.node.records.commitment_messages import (
     CommitmentEvent,

@@ -27,7 +27,7 @@ from app.node.deliver.association import (
     are_rejected_for_good,
     open_association,
 )
-from app.node.policy import Destination, TlsPolicy
+from app.node.peers import Destination, TlsPolicy
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Our results may go out in either: the change is lossless, and every PACS takes the second (PS3.5 10.1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.node.policy import Destination
+from app.node.peers import Destination
 from app.node.records.states import RunKey
 from app.node.records.stores import NodeStores
 

@@ -20,7 +20,8 @@ from app.errors import (
     UnusableStudyError,
     describe_exception,
 )
-from app.node.policy import Destination, NodePolicy
+from app.node.peers import Destination
+from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
 from app.node.process.priors import PriorWait, note_late_priors
 from app.node.process.processors import Judge, ProcessorPool

@@ -55,7 +55,7 @@ class GuardLimitError(OSError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds; see :class:`app.node.policy.ReceivePolicy`."""
+    """Sizes in bytes, times in seconds; see :class:`app.node.peers.ReceivePolicy`."""
 
     max_pdu_bytes: int
     pdu_timeout_s: float

@@ -27,7 +27,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import RetryLaterError
-from app.node.policy import DeliverPolicy
+from app.node.peers import DeliverPolicy
 from app.node.records.commitment_messages import (
     ALL_COMMITTED,
     PUSH_MODEL,

@@ -17,7 +17,7 @@ from app.domain.selection.screening import MODALITY_OF_CLASS
 from app.domain.selection.selection import SelectionResult
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Series, Study, StudyKind
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.node.records.states import Arrival, Rank
 from app.node.records.studies import StudySubject
 

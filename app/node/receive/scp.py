@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.policy import Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import Listener, ReceivePolicy, TlsPolicy
 from app.node.receive.association_guard import GuardedSocket, Limits
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.listener import GuardedHandler, GuardedServer, abort

@@ -11,7 +11,7 @@ from pathlib import Path
 from app.domain.selection.selection import SelectionResult
 from app.domain.study import Study
 from app.errors import describe_exception
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.node.receive.completeness import Completeness, arrival_of, assess, subject_of
 from app.node.records.audit import AuditEvent
 from app.node.records.database import BUSY_TIMEOUT_S, utc_now

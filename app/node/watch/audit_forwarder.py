@@ -24,7 +24,8 @@ from typing import Any
 
 from app.errors import PsmaNodeError, RetryLaterError
 from app.files.durable import write_durably
-from app.node.policy import AuditCollector, NodePolicy, TlsPolicy
+from app.node.peers import TlsPolicy
+from app.node.policy import AuditCollector, NodePolicy
 from app.node.records.database import utc_now
 from app.node.tls import client_context, tls_words
 from app.node.watch.audit_message import audit_message

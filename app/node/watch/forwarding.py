@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.errors import MisconfiguredError
-from app.node.policy import DeliverPolicy, Destination
+from app.node.peers import DeliverPolicy, Destination
 from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.runs import Run

@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
 from app.files.durable import PASSING, free_mb
-from app.node.policy import Caller, DeliverPolicy, Destination, Listener, NodePolicy, ReceivePolicy, TlsPolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.policy import NodePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
 from app.node.records.inbox_index import InboxIndex
 from app.node.records.migrations import REVISION, found_revision, refuse_newer

@@ -20,7 +20,8 @@ from sqlalchemy import Select, func, select
 from app.domain.refusal import RefusalCode
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb
-from app.node.policy import DeliverPolicy, NodePolicy, TlsPolicy
+from app.node.peers import DeliverPolicy, TlsPolicy
+from app.node.policy import NodePolicy
 from app.node.receive.reception import Reception
 from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now

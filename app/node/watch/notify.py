@@ -23,7 +23,8 @@ from sqlalchemy import select
 from app.domain.refusal import RefusalCode
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb, write_durably
-from app.node.policy import NodePolicy, NotifyPolicy, TlsPolicy
+from app.node.peers import TlsPolicy
+from app.node.policy import NodePolicy, NotifyPolicy
 from app.node.records.database import fetch, utc_now
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run

@@ -1,8 +1,4 @@
-"""``psma-node status`` shows each study, ``psma-node retry`` has one tried again.
-
-Both work on the database and the outbox, so the node may be running or stopped: a node that runs sees a
-change at its next look, one that is stopped at its next start.
-"""
+"""``psma-node status`` shows each study, of a node that runs or is stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from app.errors import MisconfiguredError
 from app.node.process.priors import ADVICE, found_no_prior
 from app.node.process.turns import REMEMBERED, places
 from app.node.records.outbox import Outbox
@@ -30,8 +25,6 @@ from app.node.records.states import ARRIVING, TO_BE_TRIED, WITH_RESULTS, Deliver
 
 if TYPE_CHECKING:
     from app.node.policy import NodePolicy
-    from app.node.records.deliveries import Delivery
-    from app.node.records.runs import Run
     from app.node.records.stores import NodeStores
 
 CHOOSE = "psma-node discard shows the contents, and lets one stand"
@@ -235,119 +228,3 @@ def _next_step(run: LastRun, next_try_at: datetime | None, place: str | None) ->
     if wait_s > 0:
         return f"{what} again in {wait_s:.0f} s"
     return f"{what}, as soon as it is its turn{f': {place}' if place else ''}"
-
-
-_REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
-
-DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
-
-
-def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
-    """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
-
-    Args:
-        stores: of a node that runs or is stopped.
-        study_instance_uid: of the study.
-        asked_by: who asked for it, for the audit log.
-
-    Returns what will be done, in words, as the next two do.
-
-    Raises:
-        MisconfiguredError: no such study, or nothing of it can be tried again.
-    """
-    run = _latest(stores, study_instance_uid)
-    open_deliveries = [
-        item
-        for item in stores.deliveries.of_run(run.key)
-        if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
-    ]
-    done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
-    _note(stores, run, done, asked_by)
-    return done
-
-
-def failed_studies(stores: NodeStores) -> tuple[str, ...]:
-    """Every study whose last revision failed, be it in processing or in delivery, and waits for a person."""
-    runs = (run for run in stores.runs.latest() if run.state is StudyState.FAILED and run.next_try_at is None)
-    return tuple(run.study_instance_uid for run in sorted(runs, key=lambda run: run.created_at))
-
-
-def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
-    """Send the results of a study that is done again, to every destination that has had them.
-
-    Harmless to a PACS that still has them: they keep their UIDs.
-
-    Raises:
-        MisconfiguredError: no such study, it is not done, or its results went nowhere.
-    """
-    run = _latest(stores, study_instance_uid)
-    delivered = stores.deliveries.of_run(run.key)
-    # delivering: a sending again that was cut short before its first delivery was planned
-    if run.state not in WITH_RESULTS or any(item.state in TO_BE_TRIED for item in delivered):
-        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
-    if not delivered:
-        raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
-    # as in _redeliver; were it cut short here, the same can be asked again
-    stores.runs.resume_delivery(run.key)
-    for delivery in delivered:
-        stores.deliveries.resend(delivery)
-    names = ", ".join(delivery.key.destination for delivery in delivered)
-    done = f"every result of revision {run.key.revision} is sent again to {names}"
-    _note(stores, run, done, asked_by)
-    return done
-
-
-def analyse_again(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
-    """Analyse a study that is done anew, as a new revision whose results replace the former ones.
-
-    For what has changed around its images: a PET for the prior that came late, another model or setting.
-
-    Raises:
-        MisconfiguredError: no such study, or it is not done.
-    """
-    run = _latest(stores, study_instance_uid)
-    if run.state is not StudyState.DONE:
-        raise MisconfiguredError(f"the study is {run.state}; only one that is done can be analysed again")
-    reopened = stores.runs.reopen(run)
-    if reopened is None:
-        raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
-    new, old = reopened.key.revision, run.key.revision
-    done = f"it is analysed again as revision {new}, whose results replace those of revision {old}"
-    _note(stores, reopened, done, asked_by)
-    return done
-
-
-def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
-    revisions = stores.runs.of_study(study_instance_uid)
-    if not revisions:
-        raise MisconfiguredError(
-            f"found no revision of study {study_instance_uid}; psma-node status lists the studies"
-        )
-    return revisions[-1]
-
-
-def _note(stores: NodeStores, run: Run, plan: str, asked_by: str) -> None:
-    from app.node.records.audit import AuditEvent
-
-    facts = {"revision": run.key.revision, "plan": plan, "asked_by": asked_by}
-    stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
-
-
-def _redeliver(stores: NodeStores, run: Run, open_deliveries: list[Delivery]) -> str:
-    # the run goes back to delivering first: a delivery that ends in between must find it there
-    stores.runs.resume_delivery(run.key)
-    for delivery in open_deliveries:
-        stores.deliveries.retry(delivery)
-    names = ", ".join(delivery.key.destination for delivery in open_deliveries)
-    return f"revision {run.key.revision} is delivered again to {names}"
-
-
-def _reprocess(stores: NodeStores, run: Run) -> str:
-    if run.state not in _REPEATABLE:
-        raise MisconfiguredError(
-            f"the study is {run.state}; only one that failed, was rejected or waits can be tried again"
-            f"{DONE_ADVICE if run.state is StudyState.DONE else ''}"
-        )
-    if not stores.runs.requeue(run):
-        raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
-    return f"revision {run.key.revision} is processed again"

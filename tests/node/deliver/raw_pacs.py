@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from app.node.policy import Destination
+from app.node.peers import Destination
 
 IMPLICIT, EXPLICIT = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1"
 C_STORE_RSP, C_ECHO_RSP = 0x8001, 0x8030

@@ -16,7 +16,7 @@ from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.proof import DeliveryProof
 from app.node.deliver.scu import StoreResponse
-from app.node.policy import DeliverPolicy, Destination
+from app.node.peers import DeliverPolicy, Destination
 from app.node.records.commitment_messages import CommitmentEvent
 from app.node.records.states import TO_BE_TRIED, DeliveryKey, DeliveryState, StudyState
 from app.node.records.stores import NodeStores

@@ -13,7 +13,7 @@ import pytest
 from app.errors import RetryLaterError
 from app.node.deliver import commitment
 from app.node.deliver.delivery import ResultDelivery
-from app.node.policy import DeliverPolicy, Destination
+from app.node.peers import DeliverPolicy, Destination
 from app.node.records.commitment_messages import CommitmentEvent
 from app.node.records.commitments import record_answer
 from app.node.records.deliveries import Delivery

@@ -10,7 +10,7 @@ import pytest
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.outcome import ResultFile
 from app.errors import MisconfiguredError
-from app.node.policy import DeliverPolicy, Destination, ResultName
+from app.node.peers import DeliverPolicy, Destination, ResultName
 from app.node.process.routing import routed
 from app.node.records.states import DeliveryKey, StudyState
 from app.node.records.stores import NodeStores

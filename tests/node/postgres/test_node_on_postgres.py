@@ -12,7 +12,7 @@ from sqlalchemy import Engine, inspect
 
 from app.errors import RetryLaterError
 from app.node.deliver import scu
-from app.node.policy import Destination
+from app.node.peers import Destination
 from app.node.records.database import database_url, open_database
 from tests.node.postgres.cluster import Cluster
 from tests.node.workflow.fake_node import KINDS, derived_uid, secondary_capture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.node.receive.reception import Reception
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database

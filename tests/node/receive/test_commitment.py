@@ -21,7 +21,8 @@ from app.node.deliver import commitment as asking
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.scu import send
-from app.node.policy import Caller, DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.scp import StoreScp
 from app.node.records.commitment_messages import event_data

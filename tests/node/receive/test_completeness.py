@@ -17,7 +17,7 @@ from app.domain.selection.selection import select
 from app.domain.selection.tracers import PSMA_11_GA68
 from app.domain.stack.geometry import stack_gaps
 from app.domain.study import Code, Instance, Patient, Radiopharmaceutical, Series, Study, StudyKind
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.node.receive.completeness import Completeness, arrival_of, assess
 from app.node.records.states import Arrival, Rank
 

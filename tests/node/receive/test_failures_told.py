@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from app.node.policy import Caller
+from app.node.peers import Caller
 from app.node.receive.association_guard import CLOSED
 from app.node.receive.listener import MADE_ROOM, MAX_STRANGER_CONNECTIONS, TOO_MANY_STRANGERS, GuardedServer
 from app.node.receive.reception import Reception, ReceptionEvent

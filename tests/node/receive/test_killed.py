@@ -17,7 +17,7 @@ from .wire import CONTEXT, in_one_pdu, store_command, wire
 SERVE = """
 import sys, time
 from pathlib import Path
-from app.node.policy import ReceivePolicy
+from app.node.peers import ReceivePolicy
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox

@@ -36,7 +36,7 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError
-from app.node.policy import Caller, ReceivePolicy
+from app.node.peers import Caller, ReceivePolicy
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database

@@ -17,7 +17,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 
 from app.errors import RetryLaterError
 from app.node.deliver.scu import echo, send
-from app.node.policy import Caller, DeliverPolicy, Destination
+from app.node.peers import Caller, DeliverPolicy, Destination
 from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
 

@@ -20,7 +20,7 @@ import pytest
 from app.demo.pacs import Orthanc
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.deliver.scu import echo, send
-from app.node.policy import Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.receive import association_guard
 from app.node.receive.reception import Reception
 from app.node.receive.scp import StoreScp

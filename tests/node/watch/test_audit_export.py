@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.node.policy import AuditCollector, NodePolicy, TlsPolicy
+from app.node.peers import TlsPolicy
+from app.node.policy import AuditCollector, NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.stores import NodeStores, open_stores
 from app.node.tls import server_context

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
-from app.node.policy import Listener, ReceivePolicy
+from app.node.peers import Listener, ReceivePolicy
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox

@@ -12,7 +12,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.domain.refusal import RefusalCode
-from app.node.policy import DeliverPolicy, Destination, NodePolicy, TlsPolicy
+from app.node.peers import DeliverPolicy, Destination, TlsPolicy
+from app.node.policy import NodePolicy
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.records.audit import AuditEvent
 from app.node.records.runs import RunTransition

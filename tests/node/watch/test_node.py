@@ -21,7 +21,8 @@ from app.demo.processes import Program, is_listening, start_program, stopping
 from app.errors import MisconfiguredError
 from app.node import service
 from app.node.deliver import scu
-from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan
 from app.node.watch.probes import DRAINING, NOT_STARTED

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import update
 
 from app.domain.refusal import RefusalCode
-from app.node.policy import NodePolicy, NotifyPolicy, TlsPolicy
+from app.node.peers import TlsPolicy
+from app.node.policy import NodePolicy, NotifyPolicy
 from app.node.records.database import utc_now
 from app.node.records.deliveries import DeliveryTransition
 from app.node.records.runs import Run, RunTransition

@@ -13,7 +13,7 @@ from app.cli.reload import SAFE, differences, merged
 from app.demo.node import START_S
 from app.demo.processes import start_program, stopping
 from app.node.deliver import scu
-from app.node.policy import Destination
+from app.node.peers import Destination
 from app.settings import Settings, load_settings
 from tests.node.workflow.peers import free_port, wait_until
 

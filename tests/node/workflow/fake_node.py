@@ -43,7 +43,8 @@ from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
-from app.node.policy import DeliverPolicy, Destination, NodePolicy, ReceivePolicy
+from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService

@@ -18,7 +18,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import SecondaryCaptureImageStorage, Verification
 
 from app.node.deliver import scu
-from app.node.policy import Destination, NodePolicy
+from app.node.peers import Destination
+from app.node.policy import NodePolicy
 from app.node.records.stores import NodeStores, open_stores
 from app.node.watch.status import StudyStatus, study_statuses
 from tests.node.workflow.fake_node import ANYBODY, Subject, derived_uid, pet_image, run_forked

@@ -18,7 +18,8 @@ from app.cli.main import app
 from app.domain.outcome import Status, StudyOutcome
 from app.errors import MisconfiguredError
 from app.files.outcome import write_outcome
-from app.node.policy import NodePolicy, ReceivePolicy
+from app.node.peers import ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.processors import ProcessorPool
 from app.node.process.work import StudyWork

@@ -10,11 +10,12 @@ from unittest.mock import Mock
 import pytest
 
 from app.domain.study import StudyKind
-from app.node.policy import DeliverPolicy, NodePolicy, ReceivePolicy
+from app.node.peers import DeliverPolicy, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.records.states import StudyState
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
-from app.node.watch.status import retry_study
+from app.node.watch.retry import retry_study
 from tests.node.receive.images import STUDY, ct_slice, received
 from tests.node.workflow.fake_node import KINDS, derived_uid, examine
 from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until

@@ -15,7 +15,8 @@ from sqlalchemy.exc import OperationalError
 from app.cli import operate
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node import service
-from app.node.policy import Caller, DeliverPolicy, Destination, Listener, NodePolicy, ReceivePolicy, TlsPolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.policy import NodePolicy
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox

@@ -30,7 +30,8 @@ from app.node.records.runs import RunTransition
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch.status import analyse_again, late_prior
+from app.node.watch.retry import analyse_again
+from app.node.watch.status import late_prior
 from tests.node.workflow.fake_node import Subject, _pair
 from tests.node.workflow.peers import FakePacs, wait_until
 from tests.node.workflow.test_prior_wait import NewNode

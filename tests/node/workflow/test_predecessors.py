@@ -10,7 +10,8 @@ import pytest
 from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
-from app.node.policy import DeliverPolicy, Destination, NodePolicy
+from app.node.peers import DeliverPolicy, Destination
+from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.work import AttemptKind
 from app.node.records.deliveries import Delivery

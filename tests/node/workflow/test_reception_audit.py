@@ -15,7 +15,8 @@ from pynetdicom.sop_class import SecondaryCaptureImageStorage
 from sqlalchemy import delete, update
 
 from app.errors import RetryLaterError
-from app.node.policy import Caller, NodePolicy, ReceivePolicy
+from app.node.peers import Caller, ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.receive.reception import OUT_OF_RESOURCES, Reception, ReceptionEvent
 from app.node.receive.reception_audit import REPEAT_S, ReceptionAudit
 from app.node.receive.scp import StoreScp

@@ -19,7 +19,8 @@ from app.errors import RetryLaterError
 from app.files.outcome import write_outcome
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.scu import StoreResponse
-from app.node.policy import DeliverPolicy, Destination, NodePolicy
+from app.node.peers import DeliverPolicy, Destination
+from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.processors import ProcessorPool
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork

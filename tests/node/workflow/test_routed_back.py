@@ -26,7 +26,8 @@ from app.domain.refusal import Reason, RefusalCode
 from app.domain.selection.screening import IMAGE_CLASSES, ImageRole, screen
 from app.domain.selection.selection import SelectionResult
 from app.domain.study import Patient, Series, Study
-from app.node.policy import NodePolicy, ReceivePolicy
+from app.node.peers import ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.receive.watcher import Watcher
 from app.node.records.database import utc_now
 from app.node.records.inbox_index import InstanceRow

@@ -13,7 +13,8 @@ import pytest
 from app.domain.outcome import Status, StudyOutcome
 from app.domain.study import StudyKind
 from app.files.outcome import write_outcome
-from app.node.policy import NodePolicy, ReceivePolicy
+from app.node.peers import ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.process.work import MOST_INTERRUPTIONS, AttemptKind, StudyWork
 from app.node.receive.watcher import Watcher
