@@ -120,8 +120,9 @@ class NodePolicy(Ranged):
     """Seconds that a complete SPECT/CT waits for an earlier PET/CT of the same patient that is being received
     or processed, before it goes on without; 0 to never wait."""
     keep_days: Annotated[float, Range(0, 36_500)] = 90.0
-    """After so many days, finished entries of the durable engine and tracebacks of failed studies are
-    removed; 0 to keep them. Images, results and the audit log always stay."""
+    """After so many days, finished entries of the durable engine, what was asked about finished deliveries by
+    storage commitment, and tracebacks of failed studies are removed; 0 to keep them. Images, results and the
+    audit log always stay."""
     min_free_mb: Megabytes = 2000.0
     """``check`` and ``serve`` refuse a data folder with less free space than this (10^6 bytes)."""
     log_file: str = ""
@@ -185,17 +186,25 @@ class NodePolicy(Ranged):
     @property
     def node_database_url(self) -> str:
         """Database of the index, the ledgers and the priors."""
-        return self.database_url or f"sqlite:///{self.database_file}"
+        return self.database_url or _sqlite_url(self.database_file)
 
     @property
     def engine_database_url(self) -> str:
         """Database of the durable engine: a file of its own with SQLite, which has one writer a file."""
         if not self.database_url:
-            return f"sqlite:///{self.data_dir.absolute() / 'workflows.sqlite'}"
+            return _sqlite_url(self.data_dir.absolute() / "workflows.sqlite")
         if self.database_url.startswith("sqlite"):
-            return f"{self.database_url}.workflows"
+            place, mark, options = self.database_url.partition("?")
+            return f"{place}.workflows{mark}{options}"
         return self.database_url
 
     def retry_after_s(self, tries: int) -> float:
         """Wait after ``tries`` (1 or more) in a row."""
         return doubled(self.first_retry_s, tries, self.max_retry_s)
+
+
+def _sqlite_url(file: Path) -> str:
+    """Of a file whose path may hold what means something in a URL, such as ``?`` and ``%``."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(file)).render_as_string()

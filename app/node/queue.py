@@ -31,6 +31,7 @@ from app.node.deliver.delivery import ResultDelivery, SendResult
 from app.node.policy import NodePolicy
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
+from app.node.records.commitments import CommitmentLedger
 from app.node.records.database import database_url, utc_now
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
@@ -267,15 +268,16 @@ def _packed(result: AttemptResult | SendResult) -> str:
     return json.dumps(asdict(result))
 
 
-def tidy(policy: NodePolicy, engine: DurableEngine) -> None:
-    """Remove ended workflows and tracebacks that are older than ``node.keep_days``; nothing when that is 0.
+def tidy(policy: NodePolicy, engine: DurableEngine, commitments: CommitmentLedger) -> None:
+    """Remove ended workflows, their requests for commitment and tracebacks that are older than
+    ``node.keep_days``; nothing when that is 0.
 
-    Images, results, ledgers and the audit log are never removed here.
+    Images, results, the other ledgers and the audit log are never removed here.
     """
     if not policy.keep_days:
         return
     before = utc_now() - timedelta(days=policy.keep_days)
-    workflows = engine.forget_ended(before)
+    workflows, requests = engine.forget_ended(before), commitments.forget_ended(before)
     # tracebacks may quote headers, so they don't stay for ever either
     old = [
         path
@@ -284,5 +286,6 @@ def tidy(policy: NodePolicy, engine: DurableEngine) -> None:
     ]
     for path in old:
         path.unlink(missing_ok=True)
-    if workflows or old:
-        _log.info("removed what has had its time", extra={"workflows": workflows, "files": len(old)})
+    if workflows or requests or old:
+        facts = {"workflows": workflows, "requests": requests, "files": len(old)}
+        _log.info("removed what has had its time", extra=facts)

@@ -268,7 +268,7 @@ class NodeService:
     def _tidy(self) -> None:
         from app.node.queue import tidy
 
-        tidy(self._plan.node, self._engine)
+        tidy(self._plan.node, self._engine, self._stores.commitments)
         finish_removals(self._stores, self._plan.node)
         remove_expired(self._stores, self._plan.node)
 

@@ -102,6 +102,8 @@ class StoreLane:
         association = self._association
         if association.dul.state_machine.current_state != _ESTABLISHED or association.dimse.message:
             return True
+        if association.dimse.has_more_to_send():
+            return False  # an answer of the lane would stand in the middle of that message
         # the other thread would look for something to do every millisecond
         association._reactor_checkpoint.clear()
         try:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Index, String, delete, select, update
+from sqlalchemy import ColumnElement, Index, String, delete, exists, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.node.records.audit import AuditEvent, AuditLog
@@ -26,9 +26,9 @@ from app.node.records.commitment_messages import (
     reason_in_words,
 )
 from app.node.records.database import Base, Ledger, Uid, fetch, upsert, utc_now
-from app.node.records.deliveries import PlannedInstance
+from app.node.records.deliveries import Delivery, PlannedInstance
 from app.node.records.inbox_index import InboxIndex, InstanceRow, is_intact
-from app.node.records.states import DeliveryKey, RunKey
+from app.node.records.states import DeliveryKey, DeliveryState, RunKey
 
 
 class AskedCommitment(Base):
@@ -105,6 +105,19 @@ class CommitmentLedger(Ledger):
         """It is sent again: what was asked before says nothing about it any more."""
         self._delete(*_of(key), AskedCommitment.sop_instance_uid == sop_instance_uid)
 
+    def forget_ended(self, before: datetime) -> int:
+        """Remove what was asked before then (aware) about deliveries that are at their end; returns how many
+        rows. One that failed may be tried again, and keeps them."""
+        ended = (DeliveryState.DONE, DeliveryState.SUPERSEDED)
+        of_it = (
+            Delivery.study_instance_uid == AskedCommitment.study_instance_uid,
+            Delivery.revision == AskedCommitment.revision,
+            Delivery.destination == AskedCommitment.destination,
+        )
+        return self._delete(
+            AskedCommitment.asked_at < before, exists().where(*of_it, Delivery.state.in_(ended))
+        )
+
     def answer(self, event: CommitmentEvent) -> None:
         """Write down a destination's answer: what it keeps is committed, whichever request asked for it."""
         rows, planned = AskedCommitment, PlannedInstance
@@ -155,9 +168,9 @@ class CommitmentLedger(Ledger):
         with self._engine.begin() as connection:
             connection.execute(delete(OwedCommitment).where(*_is_owed(owed)))
 
-    def _delete(self, *which: ColumnElement[bool]) -> None:
+    def _delete(self, *which: ColumnElement[bool]) -> int:
         with self._engine.begin() as connection:
-            connection.execute(delete(AskedCommitment).where(*which))
+            return connection.execute(delete(AskedCommitment).where(*which)).rowcount
 
     def _select(self, *which: ColumnElement[bool]) -> tuple[AskedCommitment, ...]:
         return fetch(self._engine, select(AskedCommitment).where(*which).order_by(AskedCommitment.asked_at))

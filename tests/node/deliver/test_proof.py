@@ -14,7 +14,7 @@ from app.errors import RetryLaterError
 from app.node.deliver import commitment
 from app.node.deliver.delivery import ResultDelivery
 from app.node.peers import DeliverPolicy, Destination
-from app.node.records.commitment_messages import CommitmentEvent
+from app.node.records.commitment_messages import CommitmentEvent, CommitmentRequest, Reference
 from app.node.records.commitments import record_answer
 from app.node.records.deliveries import Delivery
 from app.node.records.states import DeliveryKey, DeliveryState, StudyState
@@ -64,6 +64,25 @@ def test_what_the_pacs_keeps_is_committed_in_one_try(stores: NodeStores, proof: 
     assert stores.runs.get(RUN).state is StudyState.DONE
     assert audited(stores) >= Counter({"result delivered": 3, "result committed": 3})
     assert [answer.Status for answer in pacs.answers] == [0] * len(pacs.requests)
+
+
+def test_what_was_asked_about_a_finished_delivery_is_forgotten_when_it_has_had_its_time(
+    stores: NodeStores, clock: Clock
+) -> None:
+    plan(stores, "pacs", "other")
+    open_one, asked_at = DeliveryKey(RUN, "other"), clock.now
+    with listening(StubPacs()) as pacs:
+        limits = policy(pacs, commitment=True)
+        assert tried(stores, limits).state is DeliveryState.DONE
+        stores.commitments.ask(open_one, CommitmentRequest("1.2.3", (Reference("1.2", UIDS["SEG"]),)))
+        assert stores.commitments.forget_ended(asked_at) == 0
+        assert stores.commitments.forget_ended(asked_at + timedelta(seconds=1)) == len(UIDS)
+        assert stores.commitments.asked(KEY) == ()
+        assert len(stores.commitments.asked(open_one)) == 1
+        stores.deliveries.resend(stores.deliveries.get(KEY))
+        assert tried(stores, limits).state is DeliveryState.DONE
+    assert committed(stores) == set(UIDS)
+    assert pacs.received == dict.fromkeys(UIDS.values(), 2)
 
 
 @pytest.mark.parametrize("proof", PROOFS)

@@ -17,8 +17,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dimse_messages import C_STORE_RSP
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 from sqlalchemy import Engine, delete
@@ -107,6 +108,39 @@ def test_requests_that_do_not_wait_are_answered_in_their_order_with_an_echo_amon
         peer.send(stores[2], A_RELEASE_RQ)
         assert peer.answer().MessageIDBeingRespondedTo == 3
         assert peer.read(10)[0] == 6
+    assert len(inbox.paths(STUDY)) == 3
+
+
+def test_no_answer_stands_in_the_middle_of_a_report(
+    scp: StoreScp, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of several PDUs, put up to be sent one by one while images come."""
+    send_pdu, images = DULServiceProvider.send_pdu, [ct_slice(number) for number in range(1, 4)]
+    slow = threading.Event()
+
+    def send_slowly(self: DULServiceProvider, primitive: object) -> None:
+        send_pdu(self, primitive)
+        if threading.current_thread().name == "report":
+            slow.set()
+            time.sleep(0.1)
+
+    monkeypatch.setattr(DULServiceProvider, "send_pdu", send_slowly)
+    with wire(scp.port, max_pdu_bytes=128) as peer:
+        (association,) = scp._associations()
+        report = N_EVENT_REPORT()
+        report.AffectedSOPClassUID = report.AffectedSOPInstanceUID = "1.2.3"
+        report.EventTypeID, report.EventInformation = 1, BytesIO(bytes(600))
+        arguments = (report, 1, lambda: None)
+        reporting = threading.Thread(target=association.dimse.report, args=arguments, name="report")
+        reporting.start()
+        assert slow.wait(PATIENCE_S)
+        for number, image in enumerate(images):
+            peer.send(in_one_pdu(CONTEXT, store_command(image, number + 1), encoded(image)))
+        parts = [peer.whole(COMMAND), peer.whole(0), *(peer.whole(COMMAND) for _ in images)]
+        reporting.join()
+        peer.release()
+    assert [found and found[0] for found in parts] == [1, 1, *[CONTEXT] * 3]
+    assert parts[1] == (1, bytes(600))
     assert len(inbox.paths(STUDY)) == 3
 
 

@@ -81,15 +81,21 @@ class Wire:
 
     def answer(self) -> Dataset | None:
         """The command set that comes next; ``None`` for an A-ABORT or the end of the connection."""
-        command, last = b"", 0
-        while not last:
+        found = self.whole(COMMAND)
+        return None if found is None else decode(BytesIO(found[1]), True, True)
+
+    def whole(self, kind: int) -> tuple[int, bytes] | None:
+        """The next command set (``COMMAND``) or data set (0), after its context; nothing else is amid it."""
+        context, content, control = 0, b"", 0
+        while not control & LAST:
             header = self.read(6)
             if len(header) < 6 or header[0] != 4:
                 return None
             body = self.read(int.from_bytes(header[2:], "big"))
-            assert body[5] & COMMAND
-            command, last = command + body[6:], body[5] & LAST
-        return decode(BytesIO(command), True, True)
+            assert body[5] & COMMAND == kind
+            assert context in (0, body[4])
+            context, content, control = body[4], content + body[6:], body[5]
+        return context, content
 
     def release(self) -> None:
         """The node must answer with an A-RELEASE-RP."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID, BasicTextSRStorage, EncapsulatedPDFStorage
 from sqlalchemy import insert
+from sqlalchemy.engine import make_url
 
 from app.domain.selection.screening import CT_IMAGE
 from app.domain.study import Patient
@@ -164,6 +165,20 @@ def test_earlier_pets_with_a_result_are_those_of_the_ledgers(busy: NodeStores) -
 
 def test_without_sqlalchemy_the_same_is_found(busy: NodeStores, policy: NodePolicy) -> None:
     assert quick_overview(policy) == read(busy)
+
+
+def test_a_data_folder_with_signs_of_a_url_in_its_name_holds_the_database(tmp_path: Path) -> None:
+    """The driver's reader, the ledgers and the engine all open the files in this very folder."""
+    policy = NodePolicy(data_dir=tmp_path / "a ?b=1&%41#c")
+    opened = open_stores(policy)
+    receive(opened, "1.2.3", 1)
+    found = read(opened)
+    opened.close()
+    assert quick_overview(policy) == found
+    assert [study.study_instance_uid for study in found.inbox] == ["1.2.3"]
+    engine_file = make_url(policy.engine_database_url).database
+    assert engine_file == str(policy.data_dir / "workflows.sqlite")
+    assert [path.name for path in tmp_path.iterdir()] == [policy.data_dir.name]
 
 
 def test_a_database_that_is_not_of_this_version_is_left_to_who_can_upgrade_it(
