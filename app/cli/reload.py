@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.errors import MisconfiguredError
+from app.errors import MisconfiguredError, PsmaNodeError
 from app.node.records.audit import AuditEvent
 from app.node.watch.log import configure_logging
 from app.settings import Settings, load_settings, settings_adapter
@@ -52,10 +52,10 @@ class Reloader:
             _log.error("the new settings are wrong, and none is taken over", extra={"reason": str(error)})
             return
         taken = merged(self._running, found)
-        self._open_log(taken)
         changes = list(differences(self._running, taken))
         self._service.take_over(taken.node, taken.receive, taken.deliver)
         self._running = taken
+        self._open_log(taken)
         for line in changes:
             _log.info(line)
         for line in differences(taken, found):
@@ -64,12 +64,13 @@ class Reloader:
             self._service.note(AuditEvent.SETTINGS_CHANGED, {"changes": changes})
 
     def _open_log(self, settings: Settings) -> None:
-        """Under the same name a new file after logrotate has renamed the old one."""
+        """Under the same name a new file after logrotate has renamed the old one; the former log stays where
+        it can't be opened."""
         file = settings.node.log_file
         try:
             configure_logging(Path(file) if file else None, settings.node.log_level)
-        except OSError as error:
-            _log.error("the log file can't be opened", extra={"path": file, "reason": error.strerror})
+        except PsmaNodeError as error:
+            _log.error("the log file can't be opened", extra={"path": file, "reason": str(error)})
 
 
 def merged(running: Settings, found: Settings) -> Settings:

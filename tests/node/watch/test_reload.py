@@ -8,12 +8,16 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
-from app.cli.reload import SAFE, differences, merged
+import pytest
+
+from app.cli.reload import SAFE, Reloader, differences, merged
 from app.demo.node import START_S
 from app.demo.processes import start_program, stopping
 from app.node.deliver import scu
-from app.node.peers import Destination
+from app.node.peers import Caller, Destination
+from app.node.records.audit import AuditEvent
 from app.settings import Settings, load_settings
 from tests.node.workflow.peers import free_port, wait_until
 
@@ -50,6 +54,33 @@ def test_every_safe_key_is_a_setting() -> None:
     for section, keys in SAFE.items():
         record = getattr(Settings(), section)
         assert replace(record, **{key: getattr(record, key) for key in keys}) == record
+
+
+def test_a_log_file_that_cannot_be_opened_keeps_no_other_setting_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "app.yaml"
+    settings = {
+        "receive": {"allowed_callers": [{"ae_title": "NEW"}]},
+        "node": {"log_file": str(file / "below a file" / "node.log")},
+    }
+    file.write_text(json.dumps(settings))
+    service = Mock()
+    reload = Reloader(service, Settings(), file, [])
+    reload()
+    reload()
+    (_, receive, _), _ = service.take_over.call_args_list[0]
+    assert receive.allowed_callers == (Caller("NEW"),)
+    audited = {
+        "changes": [
+            "receive.allowed_callers changed",
+            "node.log_file changed from  to " + settings["node"]["log_file"],
+        ]
+    }
+    service.note.assert_called_once_with(AuditEvent.SETTINGS_CHANGED, audited)
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [
+        "the log file can't be opened"
+    ] * 2
 
 
 def test_a_node_takes_new_callers_reopens_its_log_and_survives_wrong_settings(tmp_path: Path) -> None:
