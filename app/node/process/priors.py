@@ -47,7 +47,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class PriorWait:
-    """Looks for what a run should wait for; ``limit_s`` counts from when its study was complete."""
+    """Looks for what a run should wait for; ``limit_s`` counts from when it was queued."""
 
     studies: StudyLedger
     runs: RunLedger
@@ -60,7 +60,7 @@ class PriorWait:
             if not progress:
                 continue
             which = f"the PET/CT of the same patient, study {study}, which {progress}"
-            if now - run.created_at < timedelta(seconds=self.limit_s):
+            if now - run.queued_at < timedelta(seconds=self.limit_s):
                 return Wait(hold=True, reason=f"waits for {which}", study=study)
             return Wait(reason=f"did not wait longer than {self.limit_s:.0f} s for {which}")
         return Wait()

@@ -31,17 +31,17 @@ def in_turn(waiting: Sequence[Turn], started: Sequence[Turn], now: datetime) -> 
         now: aware.
     """
     lines: dict[tuple[int, str], deque[Turn]] = defaultdict(deque)
-    for turn in sorted(waiting, key=lambda item: (item.created_at, item.key.revision)):
+    for turn in sorted(waiting, key=lambda item: (item.queued_at, item.key.revision)):
         lines[turn.rank, turn.sender].append(turn)
     passed = [turn.rank for turn in reversed(started)]
     served = {turn.sender: number for number, turn in enumerate(reversed(started))}
     for number in itertools.count(len(started)):
         if not lines:
             return
-        oldest = min(lines, key=lambda line: lines[line][0].created_at)
-        first = min(lines, key=lambda line: (line[0], served.get(line[1], -1), lines[line][0].created_at))
+        oldest = min(lines, key=lambda line: lines[line][0].queued_at)
+        first = min(lines, key=lambda line: (line[0], served.get(line[1], -1), lines[line][0].queued_at))
         overtaken = [rank < oldest[0] for rank in passed[-OVERTAKEN_AT_MOST:]]
-        is_overdue = now - lines[oldest][0].created_at > OVERDUE
+        is_overdue = now - lines[oldest][0].queued_at > OVERDUE
         line = oldest if is_overdue and sum(overtaken) == OVERTAKEN_AT_MOST else first
         turn = lines[line].popleft()
         if not lines[line]:

@@ -124,7 +124,7 @@ _KNOWN = """
 
 _LATEST = """
     SELECT study_instance_uid, revision, state, stage, reason, next_try_at, by_headers, started_at, rank,
-        sender, created_at
+        sender, queued_at
     FROM runs AS last
     WHERE revision = (SELECT max(revision) FROM runs WHERE study_instance_uid = last.study_instance_uid)"""
 

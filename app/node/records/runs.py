@@ -28,6 +28,7 @@ class Run(Base):
 
     Attributes:
         content_digest: of the instances it is about (:meth:`app.node.records.inbox.Inbox.content_digest`).
+        queued_at: since when it waits: since it was opened, or last asked for again.
         stage: of the chain, while running.
         attempt: number of the try that is queued, under way, or was the last.
         faults: tries that ended, neither well nor by asking to be repeated.
@@ -45,6 +46,7 @@ class Run(Base):
     revision: Mapped[int] = mapped_column(primary_key=True)
     content_digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     state: Mapped[StudyState] = mapped_column(text_enum(StudyState), index=True)
     stage: Mapped[str] = mapped_column(String(32), default="")
@@ -66,7 +68,7 @@ class Run(Base):
 
     @property
     def turn(self) -> Turn:
-        return Turn(self.key, self.rank, self.sender, self.created_at)
+        return Turn(self.key, self.rank, self.sender, self.queued_at)
 
     def is_about(self, content_digest: str) -> bool:
         """Whether this was its content, be it that a later revision has taken it up."""
@@ -242,6 +244,7 @@ class RunLedger(Ledger):
             faults=0,
             interruptions=0,
             postponements=0,
+            queued_at=utc_now(),
             rank=max(run.rank, Rank.REPLAY),
         )
 
@@ -307,6 +310,7 @@ def _add_next_revision(
             state=StudyState.QUEUED,
             attempt=attempt,
             created_at=now,
+            queued_at=now,
             changed_at=now,
             **asdict(arrival),
         )

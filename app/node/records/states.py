@@ -91,7 +91,7 @@ class Turn:
     key: RunKey
     rank: int
     sender: str
-    created_at: datetime
+    queued_at: datetime
 
 
 class DeliveryState(StrEnum):

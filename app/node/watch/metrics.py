@@ -166,7 +166,7 @@ class NodeMetrics:
         )
         for state in set(StudyState) - {StudyState.REMOVED}:
             self._state.labels(str(state)).set(counts[state])
-        [(oldest,)] = self._rows(select(func.min(Run.created_at)).where(Run.state == StudyState.QUEUED))
+        [(oldest,)] = self._rows(select(func.min(Run.queued_at)).where(Run.state == StudyState.QUEUED))
         self._queue_age.set(0 if oldest is None else (utc_now() - oldest).total_seconds())
 
     def _look_at_deliveries(self) -> None:

@@ -160,7 +160,7 @@ class Notifier:
     def _faults(self, policy: NotifyPolicy) -> Iterator[Fault]:
         yield from self._failed_studies()
         long_ago = utc_now() - timedelta(seconds=policy.stuck_after_s)
-        waits = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) & (Run.created_at < long_ago)
+        waits = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) & (Run.queued_at < long_ago)
         for run in fetch(self._stores.engine, select(Run).where(waits)):
             yield Fault(
                 f"stuck {run.study_instance_uid} {run.revision}",

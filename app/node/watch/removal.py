@@ -155,6 +155,7 @@ def _delete_rows(session: Session, uid: str) -> None:
                 state=StudyState.REMOVED,
                 attempt=max(run.attempt for run in runs),
                 created_at=runs[-1].created_at,
+                queued_at=runs[-1].queued_at,
                 changed_at=utc_now(),
             )
         )

@@ -123,7 +123,7 @@ def test_what_is_stuck_and_a_destination_that_takes_nothing_are_told(
     )
     long_ago = utc_now() - timedelta(hours=3)
     with stores.engine.begin() as connection:
-        connection.execute(update(Run).where(Run.study_instance_uid == "1.1").values(created_at=long_ago))
+        connection.execute(update(Run).where(Run.study_instance_uid == "1.1").values(queued_at=long_ago))
         connection.execute(update(room.Delivery).values(created_at=long_ago))
     notifier(stores, tmp_path, NotifyPolicy(url=hook.url)).look()
     [text] = hook.texts()

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait, Wait
 from app.node.receive.completeness import subject_of
 from app.node.records.database import utc_now
-from app.node.records.runs import RunTransition
+from app.node.records.runs import Run, RunTransition
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -108,6 +109,27 @@ def test_wait_has_its_limit_and_says_so(stores: NodeStores) -> None:
     assert wait_after(59).hold
     limit = "did not wait longer than 60 s for the PET/CT of the same patient"
     assert wait_after(60) == Wait(reason=f"{limit}, study {PET}, which is queued")
+
+
+def test_a_spect_that_is_tried_again_days_later_waits_for_its_pet_that_is_too(stores: NodeStores) -> None:
+    """Its days as a failed study are no wait: neither for the prior, nor for its turn."""
+    known(stores)
+    keys = queued_pet(stores), stores.runs.of_study(SPECT)[0].key
+    for key in keys:
+        stores.runs.claim(key, 1, "x")
+        stores.runs.end(key, 1, RunTransition(StudyState.FAILED, "a GPU fault", at_fault=True))
+    days_ago = utc_now() - timedelta(days=2)
+    with stores.engine.begin() as connection:
+        connection.execute(update(Run).values(created_at=days_ago, queued_at=days_ago))
+    asked_at = utc_now()
+    for key in keys:
+        assert stores.runs.requeue(stores.runs.get(key))
+    again = stores.runs.get(keys[1])
+    assert (again.created_at, again.turn.queued_at) == (days_ago, again.queued_at)
+    assert again.queued_at >= asked_at
+    wait = PriorWait(stores.studies, stores.runs, limit_s=60)
+    assert wait.check(again, again.queued_at + timedelta(seconds=59)).hold
+    assert not wait.check(again, again.queued_at + timedelta(seconds=60)).hold
 
 
 @pytest.mark.parametrize(
