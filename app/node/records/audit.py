@@ -52,6 +52,8 @@ class AuditEvent(StrEnum):
     PRIOR_CAME_LATE = "analysed without its prior"
     RETRY_ASKED = "retry asked for"
     STUDY_REMOVED = "study removed"
+    STUDY_NOT_REMOVED = "study not removed"
+    """Of one whose removal was written down before it failed."""
     SETTINGS_CHANGED = "settings changed"
     LOG_EXPORTED = "audit log exported"
     DELIVERED = "result delivered"

@@ -44,6 +44,7 @@ from app.node.records.instances import (
 )
 from app.node.records.pending import (
     MAX_PENDING,
+    REMOVED,
     Pending,
     PendingInstances,
     StudyHeldBackError,
@@ -53,7 +54,6 @@ from app.node.records.slots import RETRY_S, Slot, SlotPool, finish, has_seal, is
 
 FOLLOW_S = 1.0
 """How often the index catches up while the node listens and nobody reads."""
-
 
 _LOCKS = 64
 """Instances stored at the same time that don't wait for each other, as a rule."""
@@ -239,18 +239,23 @@ class Inbox(InboxIndex):
         """Keep an instance of which something is indexed, unless it is the same."""
         kept, damaged = self._kept(instance)
         known = any(row.sha256 == instance.sha256 for row in kept)
+        intact = [row for row in kept if row not in damaged]
         if known and all(row.sha256 != instance.sha256 for row in damaged):
+            self._pending.came_again(intact)
             return Stored.DUPLICATE
         slot.trim()
         slot.seal()
-        whole = [self.folder / row.path for row in kept if row not in damaged]
-        if not known and _holds_the_same(slot.path, whole):
+        if not known and _holds_the_same(slot.path, [self.folder / row.path for row in intact]):
+            self._pending.came_again(intact)
             return Stored.DUPLICATE
+        if damaged and not known and (self.folder / REMOVED / instance.study_instance_uid).exists():
+            raise RetryLaterError("the study is being removed")
         slot.keep()
         new = Pending(instance, slot.path, slot.size, received_at)
         if not self._pending.name([new]):
             raise RetryLaterError("someone has removed the file")
         if known:
+            self._pending.index([new])  # a removal may have deleted the row meanwhile
             _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
             return Stored.DUPLICATE
         self._pending.index([new], damaged)

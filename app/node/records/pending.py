@@ -1,6 +1,7 @@
 """Instances that are safe in their slots, until they have their names and their rows in the index.
 
-Both follow for many at once: one flush of each study's folder and one transaction. Whatever is interrupted, a
+Both follow for many at once: one flush of each study's folder and one transaction. The name is first: a
+removal (:mod:`app.node.watch.removal`), be it in another process, relies on that. Whatever is interrupted, a
 start finds each instance in its slot, or under its name without a row, and goes on from there.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 import uuid
@@ -26,6 +28,9 @@ from app.node.records.database import insert_missing, utc_now
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import InstanceIdentity, instance_file_name, study_folder_name
 from app.node.records.slots import finish
+
+REMOVED = "removed"
+"""Folder of the inbox where the images of a study stand while its rows are deleted."""
 
 MAX_PENDING = 1000
 MAX_LAG_S = 5.0
@@ -169,6 +174,8 @@ class PendingInstances:
         try:
             one.slot.replace(path)
         except FileNotFoundError:  # an attempt before this one came so far
+            if one.slot.exists() or (self._folder / REMOVED / path.parent.name).exists():
+                raise  # its study's folder steps aside: tried again
             if not path.is_file() or path.stat().st_size < one.bytes:
                 _log.error(
                     "an image that was acknowledged is gone from its slot: have the study sent again",
@@ -188,6 +195,16 @@ class PendingInstances:
         for lost in damaged:
             _log.error("a damaged file was replaced", extra={"study": lost.study_instance_uid})
             self.set_aside(self._folder / lost.path)
+
+    def came_again(self, kept: Sequence[InstanceRow]) -> None:
+        """Keep a removal from taking what is about to be acknowledged once more.
+
+        Raises OSError: it has begun. A removal looks at the folder's time once the folder has stepped aside.
+        """
+        for row in kept:
+            path = self._folder / row.path
+            os.utime(path.parent)
+            path.stat()
 
     def set_aside(self, path: Path) -> None:
         """Move a file that is not what its name says to the quarantine."""

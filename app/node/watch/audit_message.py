@@ -73,6 +73,7 @@ _KINDS = {
     AuditEvent.DELIVERED: _Kind(TRANSFERRED, "R", flow="out"),
     AuditEvent.DELIVERY_FAILED: _Kind(TRANSFERRED, "R", SERIOUS, flow="out"),
     AuditEvent.STUDY_REMOVED: _Kind(DELETED, "D"),
+    AuditEvent.STUDY_NOT_REMOVED: _Kind(DELETED, "D", SERIOUS),
 }
 
 

@@ -3,32 +3,35 @@
 Files go in two steps, so that a kill in between neither brings half a study back nor loses one that stays:
 its folder steps aside while the rows are deleted, in one transaction, and is then emptied.
 :func:`finish_removals` ends or takes back what was cut off.
+
+The node may receive meanwhile, in another process. What it acknowledges is named before it is indexed, so
+before the commit it is found in the folder that stepped aside, or in a new one; the removal is then taken
+back. What is named later is indexed once the rows are deleted.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.errors import MisconfiguredError
+from app.errors import MisconfiguredError, describe_exception
 from app.files.durable import make_folder, sync_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.database import Base, fetch, utc_now
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import study_folder_name
-from app.node.records.overview import InboxStudy
+from app.node.records.pending import REMOVED
 from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
-
-REMOVED = "removed"
-"""Folder of the inbox where the images of a study stand while its rows are deleted."""
 
 SETTLED_S = 600.0
 """A folder that stands there for longer was left by a command that was cut off."""
@@ -67,7 +70,9 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     runs = [run for run in stores.runs.of_study(uid) if run.state is not StudyState.REMOVED]
     if study is None and not runs:
         raise MisconfiguredError(f"found no study {uid}; psma-node status lists the studies")
-    _refuse_moving(stores, request, study, runs)
+    changed_at = _changed_at(_folders(policy, uid)[0])
+    came_at = changed_at if study is None else max(study.last_received_at, changed_at)
+    _refuse_moving(stores, request, came_at, runs)
     orphans = _without_prior(stores, uid)
     facts: dict[str, object] = {
         "asked_by": request.asked_by,
@@ -78,7 +83,18 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     }
     # written first: of a study that is gone there is always a line
     stores.audit.append(AuditEvent.STUDY_REMOVED, uid, facts)
-    _remove(stores, policy, uid)
+    try:
+        _remove(stores, policy, request)
+    except Exception as error:
+        why = {"asked_by": request.asked_by, "reason": describe_exception(error)}
+        stores.audit.append(AuditEvent.STUDY_NOT_REMOVED, uid, why)
+        raise
+    try:
+        _empty(policy, uid)
+    except OSError as error:  # the node ends it
+        _log.warning(
+            "not emptied yet", extra={"study": uid, "path": error.filename, "reason": error.strerror}
+        )
     words = f"study {uid} is removed: {facts['instances']} instances, {len(runs)} revisions"
     if orphans:
         words += (
@@ -88,12 +104,9 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     return words
 
 
-def _refuse_moving(
-    stores: NodeStores, request: RemovalRequest, study: InboxStudy | None, runs: list[Run]
-) -> None:
+def _refuse_moving(stores: NodeStores, request: RemovalRequest, came_at: datetime, runs: list[Run]) -> None:
     """Refuse a study that is not at rest; only what can be removed without harm can be forced."""
-    now = utc_now()
-    if study is not None and (now - study.last_received_at).total_seconds() < request.quiet_s:
+    if (utc_now() - came_at).total_seconds() < request.quiet_s:
         raise MisconfiguredError(
             f"images of the study came within the last {request.quiet_s:.0f} s; wait until it is complete"
         )
@@ -118,23 +131,53 @@ def _without_prior(stores: NodeStores, study_instance_uid: str) -> tuple[str, ..
     return stores.studies.later_spects(study_instance_uid)
 
 
-def _remove(stores: NodeStores, policy: NodePolicy, uid: str) -> None:
-    folder = policy.inbox_dir / "studies" / study_folder_name(uid)
-    aside = policy.inbox_dir / REMOVED / folder.name
+def _remove(stores: NodeStores, policy: NodePolicy, request: RemovalRequest) -> None:
+    uid = request.study_instance_uid
+    folder, aside = _folders(policy, uid)
+    if aside.exists():  # of a removal that was cut off
+        _finish(stores, policy, aside)
     with Session(stores.engine) as session:
-        _delete_rows(session, uid)
+        rows = _delete_rows(session, uid)
         _move(folder, aside)
         try:
+            _refuse_newcomers(folder, aside, rows, request.quiet_s)
             session.commit()
         except BaseException:
-            _move(aside, folder)
+            _take_back(aside, folder)
             raise
-    _empty(policy, uid)
 
 
-def _delete_rows(session: Session, uid: str) -> None:
-    """All but one run, from which numbers of revision and try are counted on should the study come again:
-    the durable engine and those who have its results know the former ones."""
+def _folders(policy: NodePolicy, uid: str) -> tuple[Path, Path]:
+    """Where the images of a study are, and where they step aside to."""
+    name = study_folder_name(uid)
+    return policy.inbox_dir / "studies" / name, policy.inbox_dir / REMOVED / name
+
+
+def _refuse_newcomers(folder: Path, aside: Path, rows: Mapping[str, datetime], quiet_s: float) -> None:
+    """Refuse to go on when anything came after the study was found at rest.
+
+    Args:
+        folder, aside: where the study's images were, and where they are now.
+        rows: of the rows that are deleted, the names of their files and when they came.
+        quiet_s: as in :class:`RemovalRequest`.
+    """
+    names = {path.name for path in aside.glob("*")}
+    came_at = max((_changed_at(aside), *rows.values()))
+    if folder.exists() or names - rows.keys() or (utc_now() - came_at).total_seconds() < quiet_s:
+        raise MisconfiguredError("images of the study have come meanwhile; wait until it is complete")
+
+
+def _changed_at(folder: Path) -> datetime:
+    """When a study's last image got its name, or came again; long ago without a folder."""
+    return datetime.fromtimestamp(folder.stat().st_mtime if folder.is_dir() else 0.0, UTC)
+
+
+def _delete_rows(session: Session, uid: str) -> dict[str, datetime]:
+    """All but one run; returns the names of the files of images, and when they came.
+
+    From that run numbers of revision and try are counted on should the study come again: the durable engine
+    and those who have its results know the former ones.
+    """
     of_study = Run.study_instance_uid == uid
     # it changes nothing, but from here to the commit nobody else writes these rows
     session.execute(update(Run).where(of_study).values(changed_at=Run.changed_at))
@@ -143,6 +186,9 @@ def _delete_rows(session: Session, uid: str) -> None:
     session.execute(delete(Run).where(of_study))
     if any(run.state is StudyState.RUNNING for run in runs):
         raise MisconfiguredError("the study is being processed; wait until that has ended")
+    of_inbox = InstanceRow.study_instance_uid == uid
+    deleted = delete(InstanceRow).where(of_inbox).returning(InstanceRow.path, InstanceRow.received_at)
+    files = {Path(path).name: received_at for path, received_at in session.execute(deleted)}
     for table in Base.metadata.tables.values():
         if "study_instance_uid" in table.c and table is not Run.__table__:
             session.execute(delete(table).where(table.c.study_instance_uid == uid))
@@ -159,17 +205,28 @@ def _delete_rows(session: Session, uid: str) -> None:
                 changed_at=utc_now(),
             )
         )
+    return files
 
 
 def _move(source: Path, target: Path) -> None:
     if not source.is_dir():
         return
     make_folder(target.parent)
-    if target.exists():  # of a removal that was cut off
-        shutil.rmtree(target)
     source.rename(target)
     sync_folder(source.parent)
     sync_folder(target.parent)
+
+
+def _take_back(aside: Path, folder: Path) -> None:
+    """Every image that has not come again meanwhile."""
+    if not aside.is_dir():
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for path in aside.iterdir():
+        if not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    sync_folder(folder)
+    shutil.rmtree(aside)
 
 
 def _empty(policy: NodePolicy, uid: str) -> None:
@@ -185,18 +242,25 @@ def _empty(policy: NodePolicy, uid: str) -> None:
 def finish_removals(stores: NodeStores, policy: NodePolicy) -> None:
     """Empty what a removal left behind, or put it back where the rows are still there."""
     for aside in (policy.inbox_dir / REMOVED).glob("*"):
-        if utc_now().timestamp() - aside.stat().st_ctime < SETTLED_S:
-            continue
-        uid = aside.name
-        query = select(InstanceRow.path).where(InstanceRow.study_instance_uid == uid).limit(1)
-        is_known = bool(fetch(stores.engine, query))
-        folder = policy.inbox_dir / "studies" / uid
-        if is_known and not folder.exists():
-            _move(aside, folder)
-        elif is_known:  # it has come again
-            shutil.rmtree(aside)
-        else:
-            _empty(policy, uid)
-        _log.warning(
-            "a removal that was cut off is %s", "taken back" if is_known else "ended", extra={"study": uid}
-        )
+        try:
+            if utc_now().timestamp() - aside.stat().st_ctime >= SETTLED_S:
+                _finish(stores, policy, aside)
+        except OSError as error:  # one folder must not keep the others
+            facts = {"study": aside.name, "path": error.filename, "reason": error.strerror}
+            _log.error("a removal that was cut off can't be ended", extra=facts)
+
+
+def _finish(stores: NodeStores, policy: NodePolicy, aside: Path) -> None:
+    uid, folder = aside.name, policy.inbox_dir / "studies" / aside.name
+    rows = fetch(stores.engine, select(InstanceRow.path).where(InstanceRow.study_instance_uid == uid))
+    names = {Path(path).name for path in rows}
+    # with the rows deleted, only what has come again has one, and its file
+    is_taken_back = any(path.name in names and not (folder / path.name).exists() for path in aside.glob("*"))
+    if is_taken_back:
+        _take_back(aside, folder)
+    elif rows:  # it has come again
+        shutil.rmtree(aside)
+    else:
+        _empty(policy, uid)
+    words = "taken back" if is_taken_back else "ended"
+    _log.warning("a removal that was cut off is %s", words, extra={"study": uid})

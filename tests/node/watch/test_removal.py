@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, inspect, select, update
 
 from app.domain.study import Patient
-from app.errors import MisconfiguredError
+from app.errors import MisconfiguredError, RetryLaterError
 from app.node.policy import NodePolicy
 from app.node.records.database import Base, utc_now
+from app.node.records.inbox import Stored
 from app.node.records.inbox_index import InstanceRow
+from app.node.records.instances import ReceivedInstance
+from app.node.records.pending import PendingInstances
 from app.node.records.results import RegisteredResult
 from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, RunKey, StudyState
@@ -45,6 +49,8 @@ def received(stores: NodeStores, policy: NodePolicy, study: str) -> Path:
     path = policy.inbox_dir / "studies" / study / "image.dcm"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"an image")
+    hour_ago = (utc_now() - timedelta(hours=1)).timestamp()
+    os.utime(path.parent, (hour_ago, hour_ago))
     row = InstanceRow(
         sop_instance_uid=f"{study}.1", sha256="0" * 64, study_instance_uid=study, series_instance_uid="1",
         sop_class_uid="1", path=f"studies/{study}/image.dcm", bytes=8,
@@ -234,3 +240,126 @@ def test_images_and_results_can_be_read_by_the_node_s_user_alone(policy: NodePol
     folders = [policy.inbox_dir, policy.results_dir, *(policy.inbox_dir / "studies").iterdir()]
     assert modes == {0o600}
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+
+
+def at_rest(stores: NodeStores, policy: NodePolicy, count: int = 3) -> list[ReceivedInstance]:
+    """Study 1.2.3, received whole by the inbox two hours ago, and rejected; returns its images."""
+    kept = [images.received(images.ct_slice(number, "1.2.3")) for number in range(count)]
+    for one in kept:
+        stores.inbox.store(one)
+    stores.inbox.settle()
+    before = utc_now() - timedelta(hours=2)
+    with stores.engine.begin() as connection:
+        connection.execute(update(InstanceRow).values(received_at=before))
+    folder = policy.inbox_dir / "studies" / "1.2.3"
+    os.utime(folder, (before.timestamp(),) * 2)
+    return kept
+
+
+def whole(stores: NodeStores) -> int:
+    """How many images of the study have a row and their file, where none lacks either."""
+    stores.inbox.settle()
+    content = stores.inbox.content("1.2.3")
+    assert content.absent() == 0
+    assert {path.name for path in content.paths} == {
+        path.name for path in (stores.inbox.folder / "studies" / "1.2.3").glob("*")
+    }
+    return len(content.rows)
+
+
+def test_a_study_of_which_an_image_came_again_is_waited_for(stores: NodeStores, policy: NodePolicy) -> None:
+    kept = at_rest(stores, policy)
+    assert stores.inbox.store(kept[0]) is Stored.DUPLICATE
+    with pytest.raises(MisconfiguredError, match="within the last 60 s"):
+        remove_study(stores, policy, RemovalRequest("1.2.3", **ASKED))
+    assert whole(stores) == 3
+
+
+@pytest.mark.parametrize("step", ["_delete_rows", "_refuse_newcomers"])
+@pytest.mark.parametrize("number", [0, 3])
+def test_what_is_acknowledged_during_a_removal_is_kept(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    """Image 0 comes again, image 3 for the first time; both before and after the folder has stepped aside."""
+    at_rest(stores, policy)
+    came = images.received(images.ct_slice(number, "1.2.3"))
+    work, receiving = getattr(removal, step), open_stores(policy).inbox
+
+    def meanwhile(*arguments: object) -> object:
+        if step == "_delete_rows":
+            receiving.store(came)
+            with pytest.MonkeyPatch.context() as patch:  # named; its row has to wait
+                patch.setattr(receiving._pending, "index", _raise_silent)
+                with pytest.raises(RetryLaterError) if number else nullcontext():
+                    receiving.settle()
+        else:
+            folder = policy.inbox_dir / "studies" / "1.2.3"
+            folder.mkdir()
+            aside = policy.inbox_dir / "removed" / "1.2.3"
+            if number == 0:  # as the inbox does with an image whose file is gone
+                name = next(path.name for path in aside.iterdir())
+                (folder / name).write_bytes((aside / name).read_bytes())
+            else:
+                receiving.store(came)
+                receiving._pending.name(list(receiving._pending._waiting.values()))
+        return work(*arguments)
+
+    monkeypatch.setattr(removal, step, meanwhile)
+    with pytest.raises(MisconfiguredError, match="have come meanwhile"):
+        remove_study(stores, policy, RemovalRequest("1.2.3", **ASKED))
+    receiving.settle()
+    assert whole(stores) == (3 if number == 0 else 4)
+    events = [json.loads(line)["event"] for line in stores.audit.path.read_text().splitlines()]
+    assert events == ["study removed", "study not removed"]
+
+
+def _raise_silent(*_: object) -> None:
+    raise RetryLaterError("the index does not answer")
+
+
+def test_an_image_is_tried_again_when_its_folder_steps_aside(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_rest(stores, policy)
+    folder, aside = policy.inbox_dir / "studies" / "1.2.3", policy.inbox_dir / "removed" / "1.2.3"
+    stores.inbox.store(images.received(images.ct_slice(3, "1.2.3")))
+    aside.parent.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(PendingInstances, "_make_study_folder", lambda *_: folder.rename(aside))
+        stores.inbox.settle()
+    aside.rename(folder)
+    assert whole(stores) == 4
+
+
+def test_a_removal_that_was_cut_off_keeps_what_came_again(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are there; one image has come again: the others go back beside it."""
+    kept = at_rest(stores, policy)
+    folder, aside = policy.inbox_dir / "studies" / "1.2.3", policy.inbox_dir / "removed" / "1.2.3"
+    aside.parent.mkdir()
+    folder.rename(aside)
+    assert stores.inbox.store(kept[0]) is Stored.DUPLICATE
+    monkeypatch.setattr(removal, "SETTLED_S", -1.0)
+    finish_removals(stores, policy)
+    assert whole(stores) == 3
+    assert not aside.exists()
+
+
+def test_what_comes_after_a_removal_that_was_cut_off_is_new(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = at_rest(stores, policy)
+    monkeypatch.setattr(removal, "_empty", _raise_disk)
+    remove_study(stores, policy, RemovalRequest("1.2.3", **ASKED))
+    monkeypatch.undo()
+    assert stores.inbox.store(kept[1]) is Stored.NEW
+    stores.inbox.settle()
+    monkeypatch.setattr(removal, "SETTLED_S", -1.0)
+    finish_removals(stores, policy)
+    assert whole(stores) == 1
+    assert not (policy.inbox_dir / "removed" / "1.2.3").exists()
+
+
+def _raise_disk(*_: object) -> None:
+    raise OSError(5, "the disk does not answer")
