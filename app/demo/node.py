@@ -16,7 +16,7 @@ from typing import Any
 import pydicom
 
 from app.demo.pacs import Pacs
-from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port, start_program
+from app.demo.processes import LOOPBACK, Program, ProgramFailedError, free_port, start_program, stops_wait
 from app.errors import RetryLaterError
 from app.node.deliver.scu import send
 from app.node.peers import Destination
@@ -53,7 +53,8 @@ class Node:
     def start(self) -> None:
         """Start it and wait until it listens. Raises ProgramFailedError, with its last lines."""
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._program = start_program("The node", self._command("serve"), self.log, self._environment())
+        with stops_wait():
+            self._program = start_program("The node", self._command("serve"), self.log, self._environment())
         self._program.wait_for_port(self.port, START_S)
 
     def stop(self) -> int:

@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from app.demo.processes import LOOPBACK, Program, free_port, start_program
+from app.demo.processes import LOOPBACK, Program, free_port, start_program, stops_wait
 
 SUCCESS = 0x0000
 PENDING = 0xFF00
@@ -146,7 +146,8 @@ class Orthanc:
         # Orthanc writes header and payload apart: without this each image waits 40 ms for Nagle
         environment = {**os.environ, "TCP_NODELAY": "1"}
         log = self._folder / "orthanc.log"
-        self._program = start_program("Orthanc", [program_path, str(configuration)], log, environment)
+        with stops_wait():
+            self._program = start_program("Orthanc", [program_path, str(configuration)], log, environment)
         self._program.wait_for_port(self.port, START_S)
         self._program.wait_for_port(self.http_port, START_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -91,6 +92,23 @@ class Program:
         """End it at once, as a power cut would (SIGKILL)."""
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def stops_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM are answered at the end: a child that has no name here yet would be left behind."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda it, _: came.append(it))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def start_program(name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Program:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from app.demo.processes import Program, ProgramFailedError, free_port, start_program, stopping
+from app.demo.processes import Program, ProgramFailedError, free_port, start_program, stopping, stops_wait
 
 
 def start(code: str, folder: Path) -> Program:
@@ -43,3 +44,15 @@ def test_a_program_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) ->
     while "deaf" not in program.last_lines():
         program.require_alive()
     assert program.stop(timeout_s=0.2) == -9
+
+
+def test_a_stop_waits_until_a_child_has_its_name() -> None:
+    done = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stops_wait():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("child")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["child"]

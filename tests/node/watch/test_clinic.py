@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     authority.certify("old", days=-1)
     identity = authority.certify("pacs")
     Authority(folder / "other", "other-ca")
-    inbox = Inbox(folder / "inbox", open_database("sqlite://"))
+    inbox = Inbox(folder / "inbox", open_database(f"sqlite:///{folder / 'node.sqlite'}"))
     pacs = [
         StoreScp(ReceivePolicy(ae_title, listeners=(listener,), min_free_mb=0), inbox, print, identity)
         for ae_title, listener in (("PACS", Listener(port=0, tls=True)), ("VIEWER", Listener(port=0)))

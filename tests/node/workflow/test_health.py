@@ -39,6 +39,11 @@ from tests.node.certificates import Authority
 from tests.node.workflow.peers import FakePacs, free_port
 
 
+def inbox_in(folder: Path) -> Inbox:
+    """In a file: a database in memory is another one for each thread."""
+    return Inbox(folder / "inbox", open_database(f"sqlite:///{folder / 'inbox.sqlite'}"))
+
+
 def test_healthy_node_has_nothing_to_do(tmp_path: Path, pacs: FakePacs) -> None:
     deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", pacs.port),))
     node = NodePolicy(data_dir=tmp_path / "new" / "data", min_free_mb=1)
@@ -79,14 +84,14 @@ def test_node_that_answers_at_the_port_differs_from_a_pacs_that_answers_to_any_n
     port = free_port()
     callers = (Caller("CT1", ("127.0.0.1",)),)
     receive = ReceivePolicy(port=port, host="0.0.0.0", allowed_callers=callers)
-    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print)
+    scp = StoreScp(receive, inbox_in(tmp_path), print)
     scp.start()
     try:
         node, [address] = NodePolicy(data_dir=tmp_path / "other"), receive.addresses
         result = check_listener(address, receive, node)
         stranger = check_listener(address, replace(receive, ae_title="OTHER"), node)
         with pytest.raises(MisconfiguredError, match="stop what listens there"):
-            StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print).start()
+            StoreScp(receive, inbox_in(tmp_path), print).start()
     finally:
         scp.stop()
     assert result.ok
@@ -188,7 +193,7 @@ def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority
     tls = site.certify("node")
     listeners = (Listener(port=free_port()), Listener(port=free_port(), tls=True))
     receive, node = ReceivePolicy(listeners=listeners), NodePolicy(data_dir=tmp_path / "other")
-    scp = StoreScp(receive, Inbox(tmp_path / "inbox", open_database("sqlite://")), print, tls)
+    scp = StoreScp(receive, inbox_in(tmp_path), print, tls)
     scp.start()
     try:
         found = [check_listener(one, receive, node, tls) for one in listeners]
