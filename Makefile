@@ -20,7 +20,7 @@ RUN_STAMP := $(VENV)/.run-$(call digest,$(RUN_INPUTS))
 DEV_STAMP := $(VENV)/.dev-$(call digest,$(DEV_INPUTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format install map map-test fresh clean
+.PHONY: help demo test quick check audit format install map map-test fresh clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: $(DEV_STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check app operators
 	$(BIN)/python -m mypy
+
+audit: $(DEV_STAMP)  ## bandit, and pip-audit where PyPI can be asked (exit code 4: where not)
+	@$(BIN)/python scripts/audit
 
 format: $(DEV_STAMP)  ## sort imports, set the layout, mend what ruff can mend
 	$(BIN)/python -m ruff check --fix .

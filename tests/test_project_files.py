@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -162,6 +165,55 @@ def test_files_that_the_pages_name_are_there() -> None:
     assert named
     missing = [pair for pair in named if not (ROOT / pair[1]).exists() and not pair[1].startswith(built)]
     assert sorted(missing) == []
+
+
+def test_tests_that_the_page_on_security_names_are_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w*)`", page)
+    assert len(named) == page.count("::") > 0
+    tests = {path: (ROOT / "tests" / path).read_text(encoding="utf-8") for path, _ in named}
+    assert [f"{path}::{name}" for path, name in named if f"def {name}(" not in tests[path]] == []
+
+
+def audit() -> ModuleType:
+    """The program behind `make audit`."""
+    loader = SourceFileLoader("audit", str(ROOT / "scripts" / "audit"))
+    spec = importlib.util.spec_from_loader("audit", loader)
+    assert spec is not None
+    program = importlib.util.module_from_spec(spec)
+    loader.exec_module(program)
+    return program
+
+
+def test_a_finding_of_bandit_counts_without_ruff_s_exception_at_its_line(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("run(  # noqa: S603  our own\n    command)\nrun(other)\n")
+    finding = {"filename": "one.py", "issue_text": "check it", "test_id": "B603", "line_number": 1}
+    explained = finding | {"line_range": [1, 2]}
+    other = explained | {"test_id": "B602"}
+    bare = finding | {"line_number": 3, "line_range": [3]}
+    found = list(audit().unexplained([explained, other, bare], tmp_path))
+    assert found == ["one.py:1: B602 check it", "one.py:3: B603 check it"]
+
+
+def test_packages_that_nobody_could_ask_about_are_no_pass() -> None:
+    judged = audit().judged
+    clean = {"name": "a", "version": "1", "vulns": []}
+    silent = {"name": "b", "skip_reason": "not found on PyPI"}
+    faulty = {"name": "c", "version": "3", "vulns": [{"id": "PYSEC-1", "fix_versions": ["4"]}]}
+    assert judged({"dependencies": [clean]}) == (0, "pip-audit: 1 packages, no advisory")
+    assert judged(None)[0] == judged({"dependencies": [clean, silent]})[0] == 4
+    code, words = judged({"dependencies": [silent, faulty]})
+    assert code == 1
+    assert words.splitlines() == [
+        "pip-audit: c 3: PYSEC-1, mended in 4",
+        "pip-audit: PyPI gives no advisories from here about b",
+    ]
+
+
+def test_the_tools_of_the_audit_are_pinned() -> None:
+    lines = (ROOT / "requirements-audit.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#") and not PIN.match(line)] == []
+    assert {"bandit", "pip-audit"} <= pins("requirements-audit.txt").keys()
 
 
 GUIDES = sorted((ROOT / "docs" / "how-to").glob("add-*.md"))

@@ -36,14 +36,15 @@ def make_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def make_private(folder: Path) -> None:
-    """Let nobody but its owner into a folder, whatever the files in it allow; another user's stays as it is.
+def make_private(path: Path) -> None:
+    """Let nobody but its owner into a folder, whatever the files in it allow, or read a file; another user's
+    stays as it is.
 
     Raises OSError: its file system knows no such rights.
     """
-    status = folder.stat()
+    status = path.stat()
     if status.st_mode & 0o077 and status.st_uid == os.geteuid():
-        folder.chmod(0o700)
+        path.chmod(status.st_mode & 0o700)
 
 
 def open_private(path: str, flags: int) -> int:

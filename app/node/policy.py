@@ -189,10 +189,15 @@ class NodePolicy(Ranged):
         return self.database_url or _sqlite_url(self.database_file)
 
     @property
+    def engine_database_file(self) -> Path:
+        """Database of the durable engine, where no URL is set: with SQLite a file has one writer."""
+        return self.data_dir.absolute() / "workflows.sqlite"
+
+    @property
     def engine_database_url(self) -> str:
-        """Database of the durable engine: a file of its own with SQLite, which has one writer a file."""
+        """Database of the durable engine."""
         if not self.database_url:
-            return _sqlite_url(self.data_dir.absolute() / "workflows.sqlite")
+            return _sqlite_url(self.engine_database_file)
         if self.database_url.startswith("sqlite"):
             place, mark, options = self.database_url.partition("?")
             return f"{place}.workflows{mark}{options}"

@@ -115,12 +115,12 @@ STATUSES = (
     (
         reception.DATA_SET_MISMATCH,
         "Data set does not match SOP class",
-        "UIDs in the data set are not the command's",
+        "UIDs in the data set are not the command's, or the command's class is not its context's",
     ),
     (
         reception.CANNOT_UNDERSTAND,
         "Cannot understand",
-        "the header can't be parsed, or a UID breaks PS3.5 9.1",
+        "the header can't be parsed, or a UID is missing or breaks PS3.5 9.1",
     ),
 )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Engine, String, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -65,13 +66,11 @@ def open_stores(policy: NodePolicy) -> NodeStores:
     except OSError as error:
         place = f"node.data_dir {policy.data_dir}"
         raise disk_error(error, place, "give the node a folder of its own") from error
+    _close_databases(policy)
     engine = open_database(policy.node_database_url)
     inbox = Inbox(policy.inbox_dir, engine)
     for folder in (policy.inbox_dir, policy.results_dir):  # images and results name patients
-        try:
-            make_private(folder)
-        except OSError as error:
-            _log.warning("others may read it", extra={"path": str(folder), "reason": error.strerror})
+        _close_to_others(folder)
     return NodeStores(
         engine=engine,
         inbox=inbox,
@@ -85,6 +84,29 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         shadows=ShadowLedger(engine),
         audit=_audit_log(policy, engine),
     )
+
+
+def _close_databases(policy: NodePolicy) -> None:
+    """SQLite's files, which name patients: those that it makes beside a database have its rights.
+
+    One that is there is never opened here: closing it would free the locks that SQLite holds on it.
+    """
+    if policy.database_url:
+        return
+    for file in (policy.database_file, policy.engine_database_file):
+        with suppress(OSError):  # it is there; or who may not make it is told so by SQLAlchemy's error
+            file.touch(mode=0o600, exist_ok=False)
+        for part in (file, *file.parent.glob(f"{file.name}-*")):
+            _close_to_others(part)
+
+
+def _close_to_others(path: Path) -> None:
+    try:
+        make_private(path)
+    except FileNotFoundError:  # one of SQLite's that it has removed
+        pass
+    except OSError as error:
+        _log.warning("others may read it", extra={"path": str(path), "reason": error.strerror})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -204,6 +204,21 @@ def test_tls_1_2_is_spoken_with_forward_secrecy(secure: StoreScp, scanner: TlsPo
     peer = socket.create_connection(("127.0.0.1", secure.port))
     with context.wrap_socket(peer, server_hostname="127.0.0.1") as secured:
         assert secured.cipher() == ("ECDHE-ECDSA-AES256-GCM-SHA384", "TLSv1.2", 256)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_is_resumed(secure: StoreScp, scanner: TlsPolicy, version: ssl.TLSVersion) -> None:
+    context = client_context(scanner)
+    context.maximum_version = version
+    session = None
+    for _ in range(2):
+        plain = socket.create_connection(("127.0.0.1", secure.port))
+        with context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection:
+            connection.settimeout(0.2)
+            with suppress(TimeoutError):  # tickets of TLS 1.3 would be read here
+                connection.recv(1)
+            assert connection.session_reused is False
+            session = connection.session
 
 
 def test_silent_tls_clients_hold_up_nobody_and_end_in_time(

@@ -234,11 +234,17 @@ def test_images_and_results_can_be_read_by_the_node_s_user_alone(policy: NodePol
         stores = open_stores(policy)
         stores.inbox.store(images.received(images.ct_slice(1)))
         stores.inbox.settle()
+        policy.engine_database_file.chmod(0o644)
+        (policy.data_dir / "workflows.sqlite-wal").touch(mode=0o644)
+        open_stores(policy).close()
     finally:
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in policy.inbox_dir.rglob("*.dcm")}
+    databases = {path.name: path.stat().st_mode & 0o777 for path in policy.data_dir.glob("*.sqlite*")}
     folders = [policy.inbox_dir, policy.results_dir, *(policy.inbox_dir / "studies").iterdir()]
     assert modes == {0o600}
+    assert databases.keys() >= {"node.sqlite", "node.sqlite-wal", "workflows.sqlite", "workflows.sqlite-wal"}
+    assert set(databases.values()) == {0o600}
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
 
 
