@@ -76,6 +76,9 @@ class Caller(Ranged):
     commitment_port: OwnPort = 0
     """TCP port at the address that it calls from, where it takes answers to its requests for storage
     commitment; 0 when it waits for them on the association of its request."""
+    commitment_tls_name: str = ""
+    """A request that came by TLS is answered by TLS alone, also at ``commitment_port``: the name that the
+    certificate shown there has to carry; empty for the address."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -64,6 +64,7 @@ class OwedAnswers:
         if peer is None:
             why = (
                 "the association of its request has ended, and no allowed caller has a commitment_port for it"
+                + (", nor is a destination of its title spoken to by TLS, as it asked" if owed.by_tls else "")
             )
             _log.warning("a sender can't be told what is safe", extra=facts | {"reason": why})
             self._stores.commitments.settle(owed)
@@ -87,7 +88,9 @@ class OwedAnswers:
         """Where a sender takes its answer: its port among the allowed callers, or as a destination."""
         for caller in self._callers:
             if caller.commitment_port and caller.allows(owed.calling_ae, owed.address):
-                name = f"sender {owed.calling_ae}"
-                return Destination(name, owed.calling_ae, owed.address, caller.commitment_port)
+                peer = Destination(
+                    f"sender {owed.calling_ae}", owed.calling_ae, owed.address, caller.commitment_port
+                )
+                return replace(peer, tls=owed.by_tls, tls_name=caller.commitment_tls_name)
         same_title = (one for one in self._destinations if one.ae_title.strip() == owed.calling_ae)
-        return next(same_title, None)
+        return next((one for one in same_title if one.tls or not owed.by_tls), None)

@@ -141,7 +141,8 @@ class CommitmentDesk:
         calling, address = _caller(event.assoc)
         next_try_at = utc_now() + timedelta(seconds=GRACE_S)
         try:
-            owed = self._stores.commitments.owe(calling, address, request, next_try_at)
+            by_tls = event.assoc.dimse.is_tls
+            owed = self._stores.commitments.owe(calling, address, request, next_try_at, by_tls)
         except SQLAlchemyError as error:
             _log.error("a request can't be written down", extra={"reason": type(error).__name__})
             return RESOURCE_LIMITATION, None

@@ -197,6 +197,7 @@ class GuardedHandler(RequestHandler):  # type: ignore[misc]
         association.dul.socket = connection
         connection.lane = self.server.new_lane(association, connection)
         association.dimse = GuardedDimse(association)
+        association.dimse.is_tls = self.server.tls is not None
         run, send_abort, on_end = association.run, association.acse.send_abort, self.server.on_end
 
         def run_to_the_end() -> None:

@@ -24,6 +24,8 @@ class ReportingDimse(DIMSEServiceProvider):  # type: ignore[misc]
 
     def __init__(self, association: Association) -> None:
         super().__init__(association)
+        self.is_tls = False
+        """Whether the association is spoken by TLS."""
         self._sending = threading.Lock()
         self.after_action: Callable[[], None] | None = None
         self._reports = 0

@@ -56,7 +56,12 @@ class AskedCommitment(Base):
 
 
 class OwedCommitment(Base):
-    """A sender's request that it has no answer to yet; ``asked_for`` holds its references as JSON."""
+    """A sender's request that it has no answer to yet.
+
+    Attributes:
+        asked_for: its references, as JSON.
+        by_tls: whether it came by TLS; then its answer never goes out in plain.
+    """
 
     __tablename__ = "commitments_owed"
 
@@ -67,6 +72,7 @@ class OwedCommitment(Base):
     asked_at: Mapped[datetime]
     next_try_at: Mapped[datetime]
     tries: Mapped[int] = mapped_column(default=0)
+    by_tls: Mapped[bool] = mapped_column(default=False)
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -137,7 +143,7 @@ class CommitmentLedger(Ledger):
                     )
 
     def owe(
-        self, calling_ae: str, address: str, request: CommitmentRequest, next_try_at: datetime
+        self, calling_ae: str, address: str, request: CommitmentRequest, next_try_at: datetime, by_tls: bool
     ) -> OwedCommitment:
         """A sender has asked; it is told from ``next_try_at`` on, unless that is done before."""
         asked = json.dumps([(one.sop_class_uid, one.sop_instance_uid) for one in request.references])
@@ -149,6 +155,7 @@ class CommitmentLedger(Ledger):
             "asked_at": utc_now(),
             "next_try_at": next_try_at,
             "tries": 0,
+            "by_tls": by_tls,
         }
         upsert(self._engine, OwedCommitment, **values)
         return OwedCommitment(**values)

@@ -17,11 +17,12 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 
+from app.errors import RetryLaterError
 from app.node.deliver import commitment as asking
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.scu import send
-from app.node.peers import Caller, DeliverPolicy, Destination, ReceivePolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.policy import NodePolicy
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.scp import StoreScp
@@ -29,6 +30,8 @@ from app.node.records.commitment_messages import event_data
 from app.node.records.database import utc_now
 from app.node.records.states import DeliveryKey, DeliveryState
 from app.node.records.stores import NodeStores, open_stores
+from app.node.tls import client_context
+from tests.node.certificates import Authority
 from tests.node.deliver.conftest import RUN, UIDS, plan
 from tests.node.deliver.stub_pacs import StubPacs, call_back, listening
 from tests.node.receive.images import STUDY, write_study
@@ -49,12 +52,17 @@ EMPTY = event_data("1.2.3", (), {})
 
 @contextmanager
 def node(
-    stores: NodeStores, deliver: DeliverPolicy = NOWHERE, woken: threading.Event | None = None, **receive: Any
+    stores: NodeStores,
+    deliver: DeliverPolicy = NOWHERE,
+    woken: threading.Event | None = None,
+    tls: TlsPolicy = TlsPolicy(),  # noqa: B008  it is frozen
+    **receive: Any,
 ) -> Iterator[StoreScp]:
     """A receiver with its desk."""
-    policy = ReceivePolicy(port=0, min_free_mb=1.0, **receive)
+    port = {} if "listeners" in receive else {"port": 0}
+    policy = ReceivePolicy(min_free_mb=1.0, **port, **receive)
     desk = CommitmentDesk(stores, deliver, (woken or threading.Event()).set)
-    scp = StoreScp(policy, stores.inbox, lambda _: None, desk=desk)
+    scp = StoreScp(policy, stores.inbox, lambda _: None, tls, desk)
     scp.start()
     try:
         yield scp
@@ -85,6 +93,7 @@ class Scanner:
             self.port,
             contexts=[build_context(StorageCommitmentPushModel), build_context(Verification)],
             ae_title="PSMA_NODE",
+            tls_args=wrong.get("tls"),
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self.take)],
         )
         instance = wrong.get("instance", StorageCommitmentPushModelInstance)
@@ -211,6 +220,36 @@ def listen_for(scanner: Scanner) -> tuple[Any, int]:
         evt_handlers=[(evt.EVT_N_EVENT_REPORT, scanner.take)],
     )
     return server, server.server_address[1]
+
+
+@pytest.mark.parametrize("by_tls", [False, True])
+def test_a_sender_that_asked_by_tls_is_answered_by_tls_alone(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_tls: bool
+) -> None:
+    site = Authority(tmp_path / "site")
+    scanner = site.certify("scanner", san="DNS:scanner.clinic")
+    monkeypatch.setattr(CommitmentDesk, "_answer", lambda *_: None)
+    with node(stores, listeners=(Listener(port=0, tls=by_tls),), tls=site.certify("node")) as scp:
+        tls = (client_context(scanner), "127.0.0.1") if by_tls else None
+        Scanner(scp.port).ask([(CTImageStorage, "1.2.3")], waits=False, tls=tls)
+    peers: list[Destination] = []
+    monkeypatch.setattr(
+        "app.node.deliver.owed.utc_now", lambda: utc_now() + timedelta(minutes=10 * len(peers) + 1)
+    )
+    caller = Caller("SCANNER", commitment_port=2762, commitment_tls_name="scanner.clinic")
+    receive, archive = ReceivePolicy(allowed_callers=(caller,)), Destination("pacs", "SCANNER", "h", 104)
+    deliver = DeliverPolicy((archive, replace(archive, name="secure", port=2762, tls=True)))
+
+    def report(_request: object, _failed: object, peer: Destination, _policy: object) -> None:
+        peers.append(peer)
+        raise RetryLaterError("it is off")
+
+    OwedAnswers(stores, receive, deliver, report).tell()
+    OwedAnswers(stores, ReceivePolicy(), deliver, report).tell()
+    told = [(peer.host, peer.port, peer.tls, peer.tls_name) for peer in peers]
+    assert told == [("127.0.0.1", 2762, by_tls, "scanner.clinic"), ("h", 2762 if by_tls else 104, by_tls, "")]
+    OwedAnswers(stores, ReceivePolicy(), DeliverPolicy((archive,)), report).tell()
+    assert len(peers) == (2 if by_tls else 3), "never in plain to who asked by TLS"
 
 
 def test_a_sender_without_a_port_is_given_up(stores: NodeStores, monkeypatch: pytest.MonkeyPatch) -> None:
