@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -233,9 +234,8 @@ def test_a_sender_that_asked_by_tls_is_answered_by_tls_alone(
         tls = (client_context(scanner), "127.0.0.1") if by_tls else None
         Scanner(scp.port).ask([(CTImageStorage, "1.2.3")], waits=False, tls=tls)
     peers: list[Destination] = []
-    monkeypatch.setattr(
-        "app.node.deliver.owed.utc_now", lambda: utc_now() + timedelta(minutes=10 * len(peers) + 1)
-    )
+    hours = itertools.count(1)
+    monkeypatch.setattr("app.node.deliver.owed.utc_now", lambda: utc_now() + timedelta(hours=next(hours)))
     caller = Caller("SCANNER", commitment_port=2762, commitment_tls_name="scanner.clinic")
     receive, archive = ReceivePolicy(allowed_callers=(caller,)), Destination("pacs", "SCANNER", "h", 104)
     deliver = DeliverPolicy((archive, replace(archive, name="secure", port=2762, tls=True)))

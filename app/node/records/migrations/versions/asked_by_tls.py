@@ -11,5 +11,5 @@ down_revision = "0007"
 
 def upgrade() -> None:
     """Add a column to ``commitments_owed``."""
-    column = sa.Column("by_tls", sa.Boolean(), nullable=False, server_default=sa.false())
-    op.add_column("commitments_owed", column)
+    by_tls: sa.Column[bool] = sa.Column("by_tls", sa.Boolean(), nullable=False, server_default=sa.false())
+    op.add_column("commitments_owed", by_tls)
