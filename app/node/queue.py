@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,9 @@ DELIVERING = "delivering"
 JUDGING = "judging"
 """Processing without a worker: what headers alone refuse."""
 
+IDLE_S = 30.0
+"""Far longer than the engine takes at a start to begin what it has recovered."""
+
 FORGET_AT_ONCE = 200
 """Workflows removed in one transaction: others want to write too."""
 
@@ -73,6 +77,7 @@ class DurableEngine:
         self._policy = policy
         self._ended = ended
         self._under_way: dict[str, str] = {}
+        self._idle: dict[str, float] = {}
         self._process: ProcessWork
         self._deliver: DeliverWork
 
@@ -163,12 +168,25 @@ class DurableEngine:
         return counted
 
     def ended_among(self, workflow_ids: Iterable[str]) -> frozenset[str]:
-        """Those workflows that have ended, in whatever way."""
+        """Those workflows that have ended, in whatever way, with those whose end could not be written down:
+        this process was to do them, and has not for :data:`IDLE_S`, since its disk was full, say."""
         wanted = list(workflow_ids)
         if not wanted:
             return frozenset()
         found = DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
-        return frozenset(status.workflow_id for status in found if status.status in ENDED_WORKFLOWS)
+        now_s, mine = time.monotonic(), self._policy.executor
+        self._idle = {
+            status.workflow_id: self._idle.get(status.workflow_id, now_s)
+            for status in found
+            if status.status == "PENDING"
+            and status.executor_id == mine
+            and status.workflow_id not in self._under_way
+        }
+        dropped = {workflow_id for workflow_id, since_s in self._idle.items() if now_s - since_s > IDLE_S}
+        for workflow_id in dropped:
+            DBOS.cancel_workflow(workflow_id)
+        ended = (status.workflow_id for status in found if status.status in ENDED_WORKFLOWS)
+        return frozenset({*ended, *dropped})
 
     def take_over(self, executor_id: str) -> int:
         """Put a dead executor's unfinished work back into its queues; returns how much there was."""

@@ -51,7 +51,8 @@ def test_the_uptake_is_judged_by_the_limits_of_the_site_that_built_the_cohort(co
     lenient = AlignPolicy(max_uptake_shift_mm=1000.0, min_lesions_on_pet=0.0, min_lesions_on_spect=0.0)
     strict = AlignPolicy(min_lesions_on_spect=1.0)
     assert carry_prior(cohort, judged_by(patient(cohort, "A0000"), lenient), elsewhere).usable
-    refused = carry_prior(cohort, judged_by(patient(cohort, "A0000"), strict), lesions)
+    beside = LabelMap(np.roll(lesions.array, 2, axis=2), lesions.grid)
+    refused = carry_prior(cohort, judged_by(patient(cohort, "A0000"), strict), beside)
     assert any("min_lesions_on_spect" in reason for reason in refused.reasons)
 
 

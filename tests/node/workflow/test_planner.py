@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine
 
 from app.domain.outcome import ResultFile
 from app.domain.study import Patient
+from app.node import queue
 from app.node.planner import Planner
+from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
-from app.node.queue import JUDGING, PROCESSING, delivery_line, run_workflow_id
+from app.node.queue import JUDGING, PROCESSING, DurableEngine, delivery_line, run_workflow_id
 from app.node.records.database import open_database, utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.runs import Run, RunLedger, RunTransition
@@ -199,3 +202,30 @@ def test_dead_executor_is_taken_over_once(engine: Engine) -> None:
     planner.take_over_dead()
     planner.take_over_dead()
     assert fake.taken_over == ["dead"]
+
+
+def test_what_ends_without_a_word_in_the_engine_has_ended_once_it_was_idle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The engine's database took no write when it ended: there it is pending for ever."""
+    engine = DurableEngine(NodePolicy(data_dir=tmp_path, executor_id="mine"), lambda: None)
+    kept = {
+        "idle": SimpleNamespace(workflow_id="idle", status="PENDING", executor_id="mine"),
+        "under way": SimpleNamespace(workflow_id="under way", status="PENDING", executor_id="mine"),
+        "elsewhere": SimpleNamespace(workflow_id="elsewhere", status="PENDING", executor_id="other"),
+        "over": SimpleNamespace(workflow_id="over", status="SUCCESS", executor_id="mine"),
+    }
+    cancelled: list[str] = []
+    clock = SimpleNamespace(now_s=100.0)
+    monkeypatch.setattr(queue, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr(
+        queue.DBOS, "list_workflows", lambda workflow_ids, **_: [kept[name] for name in workflow_ids]
+    )
+    monkeypatch.setattr(queue.DBOS, "cancel_workflow", cancelled.append)
+    engine._under_way["under way"] = PROCESSING
+    assert engine.ended_among(kept) == {"over"}
+    clock.now_s += queue.IDLE_S - 1
+    assert engine.ended_among(kept) == {"over"}
+    clock.now_s += 2
+    assert engine.ended_among(kept) == {"over", "idle"}
+    assert cancelled == ["idle"]
