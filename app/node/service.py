@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -108,7 +108,9 @@ class NodeService:
         self._metrics = _metrics(plan, stores) if policy.probe_port else None
         self._wake = threading.Event()
         self._desk = CommitmentDesk(stores, plan.deliver, self._wake.set)
-        self._owed = OwedAnswers(stores, plan.receive, plan.deliver, partial(commitment.report, tls=plan.tls))
+        self._stopping = threading.Event()
+        report, is_stopping = partial(commitment.report, tls=plan.tls), self._stopping.is_set
+        self._owed = OwedAnswers(stores, plan.receive, plan.deliver, report, is_stopping)
         self._scp = StoreScp(plan.receive, stores.inbox, self._received, plan.tls, self._desk)
         page = (METRICS_PATH, self._metrics.page) if self._metrics else None
         self._probes = Probes(policy, self._conditions(), page)
@@ -117,10 +119,10 @@ class NodeService:
         self._watcher = Watcher(
             stores, plan.receive, plan.examine, policy.poll_s, on_study, on_complete=self._wake.set
         )
-        self._forwarder = AuditForwarder(stores.audit.path, policy, plan.tls)
+        self._forwarder = AuditForwarder(stores.audit.path, policy, plan.tls, is_stopping)
         self._notifier = Notifier(stores, policy, plan.tls)
-        self._stopping = threading.Event()
         self._loops: list[threading.Thread] = []
+        self._waiting_loops: list[threading.Thread] = []
         self._exit_code = ExitCode.DONE
 
     @property
@@ -170,9 +172,9 @@ class NodeService:
         self._scp.stop(min(LISTENER_DRAIN_S, self._plan.node.drain_s))
         self._stopping.set()
         self._wake.set()
-        for thread in self._loops:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        _join(self._loops, deadline)
         self._engine.stop(max(0.0, deadline - time.monotonic()))
+        _join(self._waiting_loops, deadline)
         executor = self._plan.node.executor
         _note("runs", partial(self._stores.runs.note_stopped, executor))
         _note("heartbeat", self._heartbeats.stop)
@@ -219,9 +221,11 @@ class NodeService:
         tell = Round("promises", self._owed.tell, PROMISES_S)
         look_up = Round("addresses", self._desk.look_up, PROMISES_S)
         asked = (tell, look_up) if self._plan.receives else ()
-        rounds = (watch, heartbeat, housekeeping, probes, audit, notify, *asked)
-        others = [start_loop(one, stopping, stopping) for one in rounds]
-        self._loops = [start_loop(plan, self._wake, stopping), *others]
+        own = (watch, heartbeat, housekeeping, probes)
+        self._loops = [start_loop(one, stopping, stopping) for one in own]
+        self._loops.append(start_loop(plan, self._wake, stopping))
+        # a host that is silent must not take the drain of the study under way
+        self._waiting_loops = [start_loop(one, stopping, stopping) for one in (audit, notify, *asked)]
 
     def _launch_engine(self, processors: ProcessorPool) -> None:
         from app.node.planner import Planner
@@ -286,6 +290,11 @@ def _metrics(plan: NodePlan, stores: NodeStores) -> NodeMetrics:
     stores.audit.observers.append(metrics.audited)
     stores.runs.on_stage = metrics.stage
     return metrics
+
+
+def _join(threads: Iterable[threading.Thread], deadline: float) -> None:
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _note(what: str, write: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from app.errors import RetryLaterError
 from app.node.deliver import commitment
@@ -37,24 +37,29 @@ class OwedAnswers:
         receive: ReceivePolicy,
         deliver: DeliverPolicy,
         report: Report = commitment.report,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stores = stores
         self._report = report
+        self._is_stopping = is_stopping
         self.follow(receive, deliver)
 
     def follow(self, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
         """Tell senders by these settings from now on."""
         self._callers, self._destinations = receive.allowed_callers, deliver.destinations
+        self._rest_until: dict[tuple[str, int], datetime] = {}
         # a sender knows the node by the title that it sends to
         self._policy = replace(deliver, calling_ae_title=receive.ae_title)
 
     def tell(self) -> None:
-        """Tell each sender whose turn it is.
+        """Tell each sender whose turn it is; one that could not be told rests with all that it is owed.
 
         Raises:
             RetryLaterError: the index does not answer.
         """
         for owed in self._stores.commitments.owed():
+            if self._is_stopping():
+                return
             if owed.next_try_at <= utc_now():
                 self._tell(owed)
 
@@ -69,11 +74,15 @@ class OwedAnswers:
             _log.warning("a sender can't be told what is safe", extra=facts | {"reason": why})
             self._stores.commitments.settle(owed)
             return
+        place = (peer.host, peer.port)
+        if utc_now() < self._rest_until.get(place, utc_now()):
+            return
         failed = kept_here(self._stores.inbox, owed.references)
         try:
             self._report(CommitmentRequest(owed.transaction_uid, owed.references), failed, peer, self._policy)
         except (RetryLaterError, ProofRefusedError) as error:
             next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(owed.tries + 1))
+            self._rest_until[place] = next_try_at
             gives_up = next_try_at > owed.asked_at + GIVEN_UP_AFTER
             words = "given up" if gives_up else "tried again"
             _log.warning("a sender is not told yet: %s", words, extra=facts | {"reason": str(error)})

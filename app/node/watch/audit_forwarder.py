@@ -16,7 +16,7 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,11 @@ class _Place:
 class AuditForwarder:
     """Sends what has come to the log since the last look; used by one thread."""
 
-    def __init__(self, log: Path, node: NodePolicy, tls: TlsPolicy) -> None:
+    def __init__(
+        self, log: Path, node: NodePolicy, tls: TlsPolicy, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         self._log_file = log
+        self._is_stopping = is_stopping
         self.node = node
         self._tls = tls
         self._place_file = log.with_name(SENT_FILE)
@@ -71,7 +74,7 @@ class AuditForwarder:
         if collector is None:
             return
         try:
-            while self._send_batch(collector):
+            while self._send_batch(collector) and not self._is_stopping():
                 pass
         except (OSError, PsmaNodeError) as error:
             if not self._is_down:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,30 @@ def test_only_a_node_that_receives_judges_a_study(tmp_path: Path, receives: bool
     stores.close()
     assert states == [StudyState.QUEUED] * receives
     assert service._wake.is_set() is receives  # the planner does not wait for its next look
+
+
+def test_a_silent_peer_takes_nothing_of_the_drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = NodePolicy(data_dir=tmp_path / "data", drain_s=60.0)
+    service = NodeService(
+        NodePlan(node, ReceivePolicy(port=0), DeliverPolicy(), examine, Mock()), open_stores(node)
+    )
+    service._engine, service._planner = engine, planner = Mock(), Mock()
+    planner.plan.return_value = None
+    is_waiting, answers = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        is_waiting.set()
+        assert answers.wait(60)
+
+    monkeypatch.setattr(service._owed, "tell", tell)
+    monkeypatch.setattr(service, "_tidy", lambda: None)
+    engine.stop.side_effect = lambda _drain_s: answers.set()
+    service._start_loops()
+    assert is_waiting.wait(20)
+    service.stop()
+    [(drain_s,)] = [call.args for call in engine.stop.call_args_list]
+    assert drain_s > 30
+    assert not any(thread.is_alive() for thread in service._waiting_loops)
 
 
 def test_sigterm_lets_the_study_under_way_end(pacs: FakePacs, new_node: NewNode) -> None:
