@@ -43,7 +43,7 @@ class TlsPolicy(Ranged):
     authorities: str = ""
     """PEM file with the certificates of the site's CAs: peers have to show one of theirs."""
     warn_days: Annotated[float, Range(0, 365)] = 30.0
-    """``check`` warns when a certificate ends within so many days."""
+    """``check`` and notices warn when a certificate ends within so many days."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ sent is kept on the disk, so a restart repeats nothing; a fault that ended and c
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import re
@@ -43,8 +44,6 @@ FIRST_WAIT_S = 30.0
 
 MAX_LINES = 20
 """Faults that a message spells out; of the others it gives the number."""
-
-CERTIFICATE_DAYS = 30
 
 _CODE = re.compile(r"\[([A-Za-z0-9_-]+)\]")
 
@@ -98,7 +97,7 @@ class Notifier:
         sending.tries += 1
         try:
             send(faults)
-        except (OSError, smtplib.SMTPException) as error:
+        except (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as error:
             facts = {"kind": name, "attempt": sending.tries, "reason": type(error).__name__}
             if sending.tries < MAX_TRIES:
                 sending.due_at_s = time.monotonic() + FIRST_WAIT_S * 2 ** (sending.tries - 1)
@@ -197,5 +196,5 @@ class Notifier:
             yield Fault("tls", "the certificates under tls can't be read", "psma-node check says why")
             return
         for name, end in ends.items():
-            if end - utc_now() < timedelta(days=CERTIFICATE_DAYS):
+            if end - utc_now() < timedelta(days=self._tls.warn_days):
                 yield Fault(f"ends {name} {end:%Y-%m-%d}", f"{name} ends on {end:%Y-%m-%d}", "renew it")

@@ -7,7 +7,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -157,6 +157,54 @@ def test_a_receiver_that_is_down_is_tried_again_and_given_up_in_the_end(
     told = [record.message for record in caplog.records]
     assert told.count("a notice was not sent, and is tried again") == 1 + room.MAX_TRIES - 1
     assert told.count("a notice was not sent, and is given up") == 1
+
+
+class NoHttp(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(10_000)
+        self.request.sendall(b"SSH-2.0-x\r\n")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/hook", "http://127.0.0.1:port/", "http://[::1/"])
+def test_a_webhook_that_speaks_no_http_holds_up_no_mail_and_is_given_up(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    url: str,
+) -> None:  # fmt: skip
+    now_s = [0.0]
+    monkeypatch.setattr(room.time, "monotonic", lambda: now_s[0])
+    mails: list[str] = []
+    monkeypatch.setattr(Notifier, "_mail", lambda _, faults: mails.extend(fault.key for fault in faults))
+    failed(stores, "1.2")
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoHttp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        policy = NotifyPolicy(
+            url=url.format(port=server.server_address[1]),
+            smtp_host="mail",
+            mail_from="a@b.c",
+            mail_to=("d@e.f",),
+        )
+        one = notifier(stores, tmp_path, policy)
+        for _ in range(room.MAX_TRIES + 2):
+            one.look()
+            now_s[0] += 10_000.0
+        server.shutdown()
+    assert mails == ["failed 1.2 1 1"]
+    told = [record.message for record in caplog.records]
+    assert told == ["a notice was not sent, and is tried again"] * (room.MAX_TRIES - 1) + [
+        "a notice was not sent, and is given up"
+    ]
+
+
+@pytest.mark.parametrize(("days", "told"), [(45.0, []), (60.0, ["ends a certificate 2031-02-20"])])
+def test_a_certificate_is_told_of_as_long_before_its_end_as_check_warns(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: float, told: list[str]
+) -> None:
+    now = datetime(2031, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(room, "utc_now", lambda: now)
+    monkeypatch.setattr(room, "expiries", lambda _: {"a certificate": now + timedelta(days=50)})
+    node = NodePolicy(data_dir=tmp_path / "data", notify=NotifyPolicy(free_mb=0.0))
+    one = Notifier(stores, node, TlsPolicy(warn_days=days))
+    assert [fault.key for fault in one._faults(node.notify)] == told
 
 
 def test_many_faults_are_one_message_of_bounded_length(
