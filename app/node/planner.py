@@ -12,8 +12,9 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.turns import REMEMBERED, in_turn
 from app.node.queue import (
@@ -49,6 +50,7 @@ class Planner:
     heartbeats: Heartbeats
     prior_wait: PriorWait
     workers: int
+    policy: NodePolicy
     _begun: set[str] = field(default_factory=set, init=False)
     """Tries that the engine knows, of those that are due."""
 
@@ -126,7 +128,7 @@ class Planner:
             # each replacement asks for the try seen above, so one that moved on meanwhile is left alone
             if workflow_id in runs:
                 run = runs[workflow_id]
-                replaced = self.runs.replace_lost_attempt(run)
+                replaced = self._replace_lost_run(run)
                 facts: dict[str, object] = {"study": run.key.study_instance_uid, "attempt": run.attempt}
             else:
                 delivery = deliveries[workflow_id]
@@ -135,6 +137,13 @@ class Planner:
                 facts = {"study": study, "destination": delivery.key.destination}
             if replaced:
                 _log.warning("a try was lost and is planned again", extra=facts)
+
+    def _replace_lost_run(self, run: Run) -> bool:
+        """One that was under way waits, longer each time: its next try computes everything again."""
+        if run.state is not StudyState.RUNNING:
+            return self.runs.replace_lost_attempt(run, run.next_try_at)
+        wait = timedelta(seconds=self.policy.retry_after_s(run.interruptions + 1))
+        return self.runs.replace_lost_attempt(run, utc_now() + wait)
 
     def take_over_dead(self) -> None:
         """Take over what executors that fell silent left unfinished."""

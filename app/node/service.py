@@ -29,6 +29,7 @@ from app.node.receive.reception_audit import ReceptionAudit
 from app.node.receive.scp import StoreScp
 from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
+from app.node.records.settlement import settle_left
 from app.node.records.stores import Heartbeats, NodeStores
 from app.node.watch.audit_forwarder import AuditForwarder
 from app.node.watch.notify import Notifier
@@ -235,7 +236,7 @@ class NodeService:
         self._engine = DurableEngine(policy, self._wake.set)
         wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
         ledgers, workers = (stores.runs, stores.deliveries), processors.size
-        self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers)
+        self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers, policy)
         self._heartbeats.beat()
         receivers = self._plan.deliver.destinations
         work = self._work = StudyWork(
@@ -280,6 +281,7 @@ class NodeService:
         self._heartbeats.beat()
         self._planner.take_over_dead()
         self._planner.replace_lost()
+        settle_left(self._stores)
         self._reception_audit.flush()
 
 

@@ -9,8 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from app.dicom.uids import NoticeKind, ResultKind
-from app.domain.outcome import Status
-from app.errors import MisconfiguredError, RetryLaterError, describe_exception
+from app.errors import RetryLaterError, describe_exception
 from app.node.deliver import scu
 from app.node.deliver.proof import DeliveryProof
 from app.node.peers import DeliverPolicy, Destination
@@ -18,7 +17,8 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.deliveries import Delivery, DeliveryTransition, PlannedInstance
 from app.node.records.runs import Run
-from app.node.records.states import FINAL, TO_BE_TRIED, DeliveryKey, DeliveryState, RunKey, StudyState
+from app.node.records.settlement import settle_run
+from app.node.records.states import FINAL, DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores
 
 REPORTS = (ResultKind.SR, NoticeKind.SR)
@@ -91,7 +91,7 @@ class ResultDelivery:
         """Step 2: write down how the try ended, plan the next; the run is done with its last delivery."""
         if not tried.out_of_date:
             self._write_transition(key, attempt, tried)
-        self._settle_run(key.run)
+        settle_run(self._stores, key.run)
         return "recorded"
 
     def _send_all(self, key: DeliveryKey, destination: Destination) -> SendResult:
@@ -205,26 +205,3 @@ class ResultDelivery:
     def _limits(self, name: str) -> DeliverPolicy:
         destination = self.policy.destination(name)
         return self.policy if destination is None else self.policy.towards(destination)
-
-    def _settle_run(self, run: RunKey) -> None:
-        """``done`` once every destination has everything, ``failed`` once one of them never will."""
-        every = self._stores.deliveries.of_run(run)
-        if any(delivery.state in TO_BE_TRIED for delivery in every):
-            return
-        failed = [delivery.reason for delivery in every if delivery.state is DeliveryState.FAILED]
-        state, reason = self._delivered_state(run)
-        if failed:
-            state, reason = StudyState.FAILED, "; ".join(failed)
-        if self._stores.runs.finish_delivery(run, state, reason):
-            _log.info("deliveries ended", extra=run.facts | {"state": str(state)})
-
-    def _delivered_state(self, run: RunKey) -> tuple[StudyState, str]:
-        """A study that only withdrew an earlier result stays rejected, with its reason."""
-        try:
-            outcome = self._stores.outbox.outcome_of(run)
-        except MisconfiguredError as error:  # everything has arrived; only the words are lost
-            _log.error("earlier result unreadable", extra=run.facts | {"reason": str(error)})
-            return StudyState.DONE, str(error)
-        if outcome is not None and outcome.status is Status.REJECTED:
-            return StudyState.REJECTED, self._stores.runs.get(run).reason
-        return StudyState.DONE, ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.node.peers import Destination
@@ -11,6 +13,8 @@ from app.node.records.stores import NodeStores
 
 if TYPE_CHECKING:
     from app.domain.outcome import ResultFile
+
+_log = logging.getLogger(__name__)
 
 
 def routed(
@@ -36,9 +40,18 @@ def _is_for(stores: NodeStores, study_instance_uid: str, destination: Destinatio
 
 
 def _stations(stores: NodeStores, study_instance_uid: str) -> set[str]:
-    """Station Name (0008,1010) of each series; a file that is gone names none."""
-    from pydicom import dcmread
+    """Station Name (0008,1010) of each series; a file that is gone, or that can't be read, names none."""
+    samples = stores.inbox.series_samples(study_instance_uid)
+    return {_station(path) for path in samples if path.exists()}
 
-    paths = [path for path in stores.inbox.series_samples(study_instance_uid) if path.exists()]
-    headers = (dcmread(path, stop_before_pixels=True, specific_tags=["StationName"]) for path in paths)
-    return {str(header.get("StationName", "")).strip() for header in headers}
+
+def _station(path: Path) -> str:
+    from app.dicom.dicom_file import read_header
+    from app.dicom.header_values import READ_ERRORS
+
+    try:
+        return str(read_header(path, ["StationName"]).get("StationName", "")).strip()
+    except READ_ERRORS as error:  # the chain has set its series aside, with a reason
+        facts = {"path": str(path), "reason": type(error).__name__}
+        _log.warning("the station of an unreadable image is not known", extra=facts)
+        return ""

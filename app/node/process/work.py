@@ -23,7 +23,7 @@ from app.errors import (
 from app.node.peers import Destination
 from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions, unreadable_results
-from app.node.process.priors import PriorWait, note_late_priors
+from app.node.process.priors import PriorWait, Wait, note_late_priors
 from app.node.process.processors import Judge, ProcessorPool
 from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
@@ -31,6 +31,7 @@ from app.node.records.database import iso_or_empty, utc_now
 from app.node.records.inbox_index import StudyContent
 from app.node.records.results import pet_subjects
 from app.node.records.runs import Run, RunTransition
+from app.node.records.settlement import settle_run
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores
 
@@ -39,8 +40,9 @@ MOST_INTERRUPTIONS = 5
 time it is tried."""
 
 CUT_OFF = (
-    "were cut off: each time the node was killed, or its host failed, while it processed this study. Is "
-    "there memory enough (the kernel's log names what it kills)? Then psma-node retry"
+    "were cut off: each time the node was killed, or its host failed, while it processed this study, or how "
+    "it ended could not be written down. Is there memory enough (the kernel's log names what it kills), and "
+    "may disk, audit folder and database be written (the node's log says)? Then psma-node retry"
 )
 
 _log = logging.getLogger(__name__)
@@ -137,8 +139,9 @@ class StudyWork:
             advice = "send the whole study again, then psma-node retry"
             found = f"{damaged} of {len(paths)} images are gone from the inbox, or damaged in it; {advice}"
             return AttemptResult(AttemptKind.MISCONFIGURED, found)
-        # looked at again: the PET may have come while this study waited for its turn
-        wait = self._prior_wait.check(run, utc_now())
+        # looked at again: the PET may have come while this study waited for its turn; none changes what
+        # headers say, and the planner would begin a judged study again at once
+        wait = Wait() if self._judge_of(run) else self._prior_wait.check(run, utc_now())
         if wait.hold:
             return AttemptResult(AttemptKind.HELD, wait.reason)
         if wait.reason:
@@ -159,10 +162,17 @@ class StudyWork:
         except MisconfiguredError as error:
             # written by another version between the two steps, or damaged: the next try writes it anew
             tried, has_something_to_send = AttemptResult(AttemptKind.FAILED, str(error)), False
+        except RetryLaterError as error:
+            tried, has_something_to_send = AttemptResult(AttemptKind.POSTPONED, str(error)), False
+        except Exception as error:  # noqa: BLE001  uncounted, the chain would run again without end
+            words = self._describe(key, attempt, error)
+            tried, has_something_to_send = AttemptResult(AttemptKind.FAILED, words), False
         transition = self._transition(self._stores.runs.get(key), tried, has_something_to_send)
         if tried.kind is not AttemptKind.HELD:
             self._audit(key, tried, transition)
         self._stores.runs.end(key, attempt, transition)
+        if transition.state is StudyState.DELIVERING:
+            settle_run(self._stores, key)  # its deliveries may have ended before, in this try or a former one
         facts = {"state": str(transition.state), "reason": transition.reason}
         _log.info("processed", extra=key.facts | facts | {"next_try": iso_or_empty(transition.next_try_at)})
         return str(transition.state)
@@ -183,10 +193,14 @@ class StudyWork:
         except Exception as error:  # noqa: BLE001  the study loop: a study's fault must not end the worker
             return AttemptResult(AttemptKind.FAILED, self._describe(run.key, run.attempt, error))
 
+    def _judge_of(self, run: Run) -> Judge | None:
+        return self._judge if run.by_headers else None
+
     @contextmanager
     def _processor(self, run: Run) -> Iterator[Judge]:
-        if run.by_headers and self._judge is not None:
-            yield self._judge
+        judge = self._judge_of(run)
+        if judge is not None:
+            yield judge
             return
         with self._processors.borrow(lambda stage: self._stores.runs.note_stage(run.key, stage)) as processor:
             yield processor.process

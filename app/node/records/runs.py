@@ -32,7 +32,7 @@ class Run(Base):
         stage: of the chain, while running.
         attempt: number of the try that is queued, under way, or was the last.
         faults: tries that ended, neither well nor by asking to be repeated.
-        interruptions: tries in a row that were cut off while they ran: the node was killed, say.
+        interruptions: tries in a row that were cut off: the node was killed, or could not write the ending.
         postponements: tries in a row that asked to be repeated.
         next_try_at: when an automatic try follows; ``None`` when none is planned.
         started_at: when the last try began.
@@ -89,6 +89,10 @@ class RunTransition:
 _UNFINISHED = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) | (
     (Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None)
 )
+
+
+_CUT_OFF = case(((Run.state == StudyState.RUNNING) & (Run.stage != STOPPED), 1), else_=0)
+"""1 where a try is under way that nobody stopped."""
 
 
 class RunLedger(Ledger):
@@ -168,7 +172,6 @@ class RunLedger(Ledger):
 
         A try that runs already was cut off by the end of its process: that is counted, unless it was stopped.
         """
-        cut_off = (Run.state == StudyState.RUNNING) & (Run.stage != STOPPED)
         changed = self._update_attempt(
             key,
             attempt,
@@ -179,7 +182,7 @@ class RunLedger(Ledger):
             next_try_at=None,
             executor_id=executor_id,
             started_at=utc_now(),
-            interruptions=Run.interruptions + case((cut_off, 1), else_=0),
+            interruptions=Run.interruptions + _CUT_OFF,
         )
         return self.get(key) if changed else None
 
@@ -271,11 +274,16 @@ class RunLedger(Ledger):
         ended = Run.state.in_((StudyState.FAILED, StudyState.DONE))
         self._update(key, ended, state=StudyState.DELIVERING, reason="")
 
-    def replace_lost_attempt(self, run: Run) -> bool:
-        """The engine lost a try: plan another under a new number. ``False`` when the run moved meanwhile."""
-        following = run.attempt + 1
+    def replace_lost_attempt(self, run: Run, next_try_at: datetime | None) -> bool:
+        """The engine lost a try, which was cut off if it was under way: plan another under a new number.
+
+        ``False`` when the run moved meanwhile.
+        """
+        following = {"attempt": run.attempt + 1, "next_try_at": next_try_at}
+        cut_off = {"stage": "", "interruptions": Run.interruptions + _CUT_OFF}
+        states = (run.state,)
         return self._update_attempt(
-            run.key, run.attempt, (run.state,), state=StudyState.QUEUED, stage="", attempt=following
+            run.key, run.attempt, states, state=StudyState.QUEUED, **following, **cut_off
         )
 
     def _update_attempt(

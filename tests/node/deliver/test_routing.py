@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import typing
+import zlib
 from dataclasses import replace
 
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from app.dicom.uids import NoticeKind, ResultKind
 from app.domain.outcome import ResultFile
 from app.errors import MisconfiguredError
 from app.node.peers import DeliverPolicy, Destination, ResultName
 from app.node.process.routing import routed
+from app.node.records.instances import StoreCommand, identify
 from app.node.records.states import DeliveryKey, StudyState
 from app.node.records.stores import NodeStores
 from app.node.watch.forwarding import forward
 from tests.node.deliver.conftest import RUN, UIDS, plan
 from tests.node.receive.images import STUDY as IMAGES
-from tests.node.receive.images import ct_slice, received
+from tests.node.receive.images import ct_slice, encoded, received
 
 PACS = Destination("pacs", "PACS", "127.0.0.1", 104)
 FILES = [ResultFile(str(kind), f"{kind}.dcm", "1.2", f"1.2.{n}", "1.3")
@@ -57,6 +60,25 @@ def test_a_study_goes_where_its_sender_and_its_station_say(stores: NodeStores) -
     )
     seg = [file for file in FILES if file.kind == "SEG"]
     assert list(routed(stores, run, seg, places)) == ["any", "of its sender", "of its station"]
+
+
+def test_an_image_that_can_not_be_read_names_no_station_and_stops_no_result(
+    stores: NodeStores, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deflated one that was cut off: its beginning is in order, so it was received."""
+    image = ct_slice(1)
+    image.StationName = "CT_ROOM_2"
+    packer = zlib.compressobj(wbits=-15)
+    deflated = packer.compress(encoded(image)) + packer.flush()
+    command = StoreCommand(image.SOPInstanceUID, image.SOPClassUID, DeflatedExplicitVRLittleEndian, "CT1")
+    stores.inbox.store(identify(command, deflated[:-8]))
+    stores.inbox.settle()
+    run = replace(RUN, study_instance_uid=IMAGES)
+    places = (replace(PACS, name="any"), replace(PACS, name="of its station", stations=("CT_ROOM_2",)))
+    assert list(routed(stores, run, FILES, places)) == ["any"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the station of an unreadable image is not known"
+    ]
 
 
 def test_a_new_destination_gets_old_results_when_asked_and_none_twice(stores: NodeStores) -> None:

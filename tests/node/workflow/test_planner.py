@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from app.domain.outcome import ResultFile
 from app.domain.study import Patient
@@ -69,7 +69,7 @@ def made(engine: Engine) -> tuple[Planner, FakeEngine, RunLedger]:
     fake = FakeEngine()
     runs = RunLedger(engine)
     wait = PriorWait(StudyLedger(engine), runs, limit_s=60)
-    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait, 1)  # type: ignore[arg-type]
+    planner = Planner(runs, DeliveryLedger(engine), fake, Heartbeats(engine, "me", 10), wait, 1, NodePolicy())  # type: ignore[arg-type]
     return planner, fake, runs
 
 
@@ -194,6 +194,29 @@ def test_try_that_the_engine_lost_is_planned_again(engine: Engine) -> None:
     planner.plan()
     assert fake.started[1].endswith("-2")
     assert runs.get(RunKey("1.2", 1)).attempt == 2
+
+
+def test_a_try_whose_ending_can_not_be_written_counts_as_cut_off_and_waits(engine: Engine) -> None:
+    """Each computes everything again: uncounted it would go on for ever."""
+    planner, fake, runs = made(engine)
+    run, _ = runs.open("1.2", "a" * 64)
+    for number in range(1, 4):
+        with engine.begin() as connection:
+            connection.execute(update(Run).values(next_try_at=utc_now()))  # the wait is over
+        planner.plan()
+        assert len(fake.started) == number
+        assert runs.claim(run.key, number, "me") is not None
+        fake.ended = set(fake.started)
+        fake.lines.clear()
+        planner.replace_lost()
+        planner.replace_lost()
+        again = runs.get(run.key)
+        assert (again.state, again.interruptions, again.faults) == (StudyState.QUEUED, number, 0)
+        assert again.next_try_at is not None
+        waits_s = (again.next_try_at - utc_now()).total_seconds()
+        assert 0 < NodePolicy().retry_after_s(number) - waits_s < 20
+        planner.plan()
+        assert len(fake.started) == number, "it waits"
 
 
 def test_dead_executor_is_taken_over_once(engine: Engine) -> None:

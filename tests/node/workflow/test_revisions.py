@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from pydicom import dcmread
+from sqlalchemy import update
 
 from app.domain.outcome import EarlierRevisions, ResultFile, RunContext, Status, StudyOutcome, Withdrawal
 from app.domain.refusal import Reason, RefusalCode
@@ -24,11 +26,15 @@ from app.node.policy import NodePolicy
 from app.node.process.earlier_revisions import earlier_revisions
 from app.node.process.processors import ProcessorPool
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
+from app.node.records.database import utc_now
+from app.node.records.deliveries import Delivery
 from app.node.records.pending import InboxFullError
-from app.node.records.runs import RunTransition
+from app.node.records.runs import Run, RunTransition
+from app.node.records.settlement import settle_left
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
+from app.node.watch.retry import retry_study
 from tests.node.receive.images import ct_slice, received
 from tests.node.workflow.fake_node import _pair
 
@@ -210,6 +216,77 @@ def test_tried_again_a_revision_replaces_the_notice_it_sent_itself(
     kinds = {item.kind for item in stores.deliveries.instances(DeliveryKey(key, PACS))}
     assert kinds == {"WITHDRAWAL", "WITHDRAWAL-PAGE", "SEG", "SR", "PAGE"}
     assert stores.runs.get(key).state is StudyState.DONE
+
+
+def test_a_rejection_tried_again_whose_notice_has_arrived_is_rejected_again(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    """Nothing is planned, so no delivery will end and say so."""
+    give(stores, 1, result(1), StudyState.DONE)
+    key = give(stores, 2, withdrawal(2), StudyState.RUNNING)
+    record(stores, tmp_path, key, AttemptKind.REJECTED)
+    deliver(stores, key)
+    retry_study(stores, STUDY)
+    stores.runs.claim(key, stores.runs.get(key).attempt, "x")
+    record(stores, tmp_path, key, AttemptKind.REJECTED)
+    again = stores.runs.get(key)
+    assert (again.state, again.reason) == (StudyState.REJECTED, "a gap")
+    assert retry_study(stores, STUDY) == "revision 2 is processed again"
+
+
+def test_a_run_whose_deliveries_ended_before_that_was_written_is_done(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    with monkeypatch.context() as full:
+        full.setattr(stores.audit, "append", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            record(stores, tmp_path, key, AttemptKind.DONE)
+    deliver(stores, key)
+    assert stores.runs.get(key).state is StudyState.RUNNING
+    record(stores, tmp_path, key, AttemptKind.DONE)
+    assert stores.runs.get(key).state is StudyState.DONE
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_run_that_was_left_delivering_is_settled_but_no_sending_that_is_being_planned(
+    stores: NodeStores, has_failed: bool
+) -> None:
+    key = give(stores, 1, result(1), StudyState.DELIVERING)
+    to_pacs = DeliveryKey(key, PACS)
+    stores.deliveries.plan(key, result(1).files, [PACS])
+
+    def left(state: DeliveryState, minutes: float) -> StudyState:
+        ended_at = utc_now() - timedelta(minutes=minutes)
+        with stores.engine.begin() as connection:
+            connection.execute(update(Delivery).values(state=state, reason="refused"))
+            connection.execute(update(Run).values(state=StudyState.DELIVERING, changed_at=ended_at))
+        settle_left(stores)
+        return stores.runs.get(key).state
+
+    assert stores.deliveries.get(to_pacs).state is DeliveryState.PENDING
+    assert left(DeliveryState.PENDING, 9) is StudyState.DELIVERING
+    assert left(DeliveryState.SENT, 9) is StudyState.DELIVERING
+    ended, state = (
+        (DeliveryState.FAILED, StudyState.FAILED) if has_failed else (DeliveryState.DONE, StudyState.DONE)
+    )
+    assert left(ended, 0.5) is StudyState.DELIVERING
+    assert left(ended, 1.5) is state
+
+
+def test_a_fault_in_what_goes_where_is_a_failed_try_and_counts(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = give(stores, 1, result(1), StudyState.RUNNING)
+    monkeypatch.setattr(stores.deliveries, "plan", Mock(side_effect=RuntimeError("a fault of ours")))
+    tries = NodePolicy().max_attempts
+    for number in range(1, tries + 1):
+        assert record(stores, tmp_path, key, AttemptKind.DONE) == "failed"
+        run = stores.runs.get(key)
+        assert (run.faults, run.next_try_at is None) == (number, number == tries)
+        stores.runs.claim(key, run.attempt, "x")
+    assert run.reason.startswith("RuntimeError")
+    assert f"details in failures/{STUDY}-r1-{tries}.txt" in run.reason
 
 
 def test_planning_the_same_files_twice_changes_nothing(stores: NodeStores) -> None:

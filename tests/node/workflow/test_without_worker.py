@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -11,7 +12,7 @@ import pydicom
 import pytest
 
 from app.domain.outcome import Status, StudyOutcome
-from app.domain.study import StudyKind
+from app.domain.study import Patient, StudyKind
 from app.files.outcome import write_outcome
 from app.node.peers import ReceivePolicy
 from app.node.policy import NodePolicy
@@ -20,6 +21,7 @@ from app.node.process.work import MOST_INTERRUPTIONS, AttemptKind, StudyWork
 from app.node.receive.watcher import Watcher
 from app.node.records.states import Rank, StudyState
 from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
 from tests.node.receive.images import received
 from tests.node.workflow.fake_node import IRRELEVANT, OTHER_TRACER, Subject, examine, judge, pet_image
 from tests.node.workflow.peers import FakePacs, NodeProcess, wait_until
@@ -94,6 +96,23 @@ def test_what_headers_do_not_refuse_after_all_goes_to_a_worker(stores: NodeStore
     assert not stores.outbox.folder_of(run.key).exists()
     assert work.run_chain(run.key, 2).kind is AttemptKind.REJECTED
     assert len(chain.seen) == 1
+
+
+def test_what_headers_refuse_waits_for_no_prior_until_it_needs_a_worker(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    """Held back, it would be judged again at once, over and over, before all that come after it."""
+    arrived(stores, tmp_path, "1.2", IRRELEVANT)
+    patient = Patient("P-1")
+    stores.studies.identify(StudySubject("1.1", patient, datetime(2026, 3, 1)))
+    stores.studies.observe("1.1", StudyState.QUEUED)
+    stores.runs.open("1.1", "a" * 64)
+    stores.studies.identify(StudySubject("1.2", patient, None, datetime(2026, 3, 4)))
+    run = stores.runs.of_study("1.2")[0]
+    assert steps(stores, tmp_path, Chain()).run_chain(run.key, 1).kind is AttemptKind.REJECTED
+    stores.runs.note_needs_worker(run.key)
+    tried = steps(stores, tmp_path, Chain()).run_chain(run.key, 1)
+    assert (tried.kind, tried.reason[:41]) == (AttemptKind.HELD, "waits for the PET/CT of the same patient,")
 
 
 def test_an_image_that_is_gone_is_no_refusal(stores: NodeStores, tmp_path: Path) -> None:
