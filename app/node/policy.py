@@ -60,8 +60,10 @@ class NotifyPolicy(Ranged):
 
 @dataclass(frozen=True)
 class RetentionPolicy(Ranged):
-    """How long studies stay, counted from their last image; 0 for ever. A study with a PET result, which a
-    later SPECT/CT may need, and one whose results no destination or not every one has got, always stay."""
+    """How long images stay, counted from the last of their study; 0 for ever. Results stay, so that the same
+    images sent again are known. The images of a study with a PET result, of the last one of its kind of a
+    patient, of one of which a sender has a storage commitment, and of one whose results no destination or not
+    every one has got, always stay."""
 
     done_days: Annotated[float, Range(0, 36_500)] = 0.0
     """Days that a study stays whose results were delivered."""
@@ -121,8 +123,8 @@ class NodePolicy(Ranged):
     or processed, before it goes on without; 0 to never wait."""
     keep_days: Annotated[float, Range(0, 36_500)] = 90.0
     """After so many days, finished entries of the durable engine, what was asked about finished deliveries by
-    storage commitment, and tracebacks of failed studies are removed; 0 to keep them. Images, results and the
-    audit log always stay."""
+    storage commitment, and tracebacks of failed studies are removed; 0 to keep them. Images are up to
+    ``retention``; results and the audit log always stay."""
     min_free_mb: Megabytes = 2000.0
     """``check`` and ``serve`` refuse a data folder with less free space than this (10^6 bytes)."""
     log_file: str = ""

@@ -27,7 +27,7 @@ from app.node.records.commitment_messages import (
 )
 from app.node.records.database import Base, Ledger, Uid, fetch, upsert, utc_now
 from app.node.records.deliveries import Delivery, PlannedInstance
-from app.node.records.inbox_index import InboxIndex, InstanceRow, is_intact
+from app.node.records.inbox_index import InboxIndex, InstanceRow, in_parts, is_intact
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey
 
 
@@ -170,9 +170,22 @@ class CommitmentLedger(Ledger):
             tried = {"tries": OwedCommitment.tries + 1, "next_try_at": next_try_at}
             connection.execute(update(OwedCommitment).where(*_is_owed(owed)).values(**tried))
 
-    def settle(self, owed: OwedCommitment) -> None:
-        """The sender has its answer, or will get none."""
+    def promised(self) -> frozenset[str]:
+        """Studies of which a sender was told that the node keeps something, or is about to be."""
+        study, uid = InstanceRow.study_instance_uid, InstanceRow.sop_instance_uid
+        # what is owed first: it is told before it is not owed any more
+        asked = [one.sop_instance_uid for owed in self.owed() for one in owed.references]
+        which = (InstanceRow.committed_at.is_not(None), *(uid.in_(part) for part in in_parts(asked)))
+        queries = (select(study).where(one).distinct() for one in which)
+        return frozenset(found for query in queries for found in fetch(self._engine, query))
+
+    def settle(self, owed: OwedCommitment, kept: Sequence[str] = ()) -> None:
+        """The sender has its answer, by which these instances are ``kept``, or will get none."""
+        rows = InstanceRow
         with self._engine.begin() as connection:
+            for part in in_parts(kept):
+                told = update(rows).where(rows.sop_instance_uid.in_(part))
+                connection.execute(told.values(committed_at=utc_now()))
             connection.execute(delete(OwedCommitment).where(*_is_owed(owed)))
 
     def _delete(self, *which: ColumnElement[bool]) -> int:
@@ -236,7 +249,7 @@ def record_told(
     facts |= {"transaction": owed.transaction_uid, "not_kept": len(failed)}
     facts["kept"] = len(owed.references) - len(failed)
     audit.append(AuditEvent.COMMITMENT_GIVEN, facts=facts)
-    ledger.settle(owed)
+    ledger.settle(owed, [uid for one in owed.references if (uid := one.sop_instance_uid) not in failed])
 
 
 def _of(key: DeliveryKey) -> tuple[ColumnElement[bool], ...]:

@@ -144,8 +144,17 @@ def fetch(engine: sa.Engine, query: sa.Select[T]) -> tuple[T, ...]:
 
 
 def insert_missing(connection: sa.Connection, row: type[Base], rows: Sequence[dict[str, object]]) -> None:
-    """Write rows; where there is one with the same key already, it stays as it is."""
-    connection.execute(_insert_of(connection)(row).on_conflict_do_nothing(), rows)
+    """Write rows; where there is one with the same key already, it stays as it is, unless it is of what was
+    removed (``removed_at``)."""
+    new = _insert_of(connection)(row)
+    removed_at = row.__table__.c.get("removed_at")
+    if removed_at is None:
+        connection.execute(new.on_conflict_do_nothing(), rows)
+        return
+    key = [column.name for column in sa.inspect(row).primary_key]
+    others = {name: new.excluded[name] for name in rows[0] if name not in key} | {"removed_at": None}
+    again = new.on_conflict_do_update(index_elements=key, set_=others, where=removed_at.is_not(None))
+    connection.execute(again, rows)
 
 
 def upsert(engine: sa.Engine, row: type[Base], **values: object) -> None:

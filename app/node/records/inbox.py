@@ -54,7 +54,6 @@ from app.node.records.slots import RETRY_S, Slot, SlotPool, finish, has_seal, is
 
 FOLLOW_S = 1.0
 """How often the index catches up while the node listens and nobody reads."""
-
 _LOCKS = 64
 """Instances stored at the same time that don't wait for each other, as a rule."""
 
@@ -200,7 +199,7 @@ class Inbox(InboxIndex):
                     hold.enter_context(hold_folder(self.folder, "node"))
                     self._hold = hold.pop_all()
             found = {path.relative_to(self.folder).as_posix() for path in self._studies.glob("*/*")}
-            indexed = set(fetch(self._engine, select(InstanceRow.path)))
+            indexed = self._indexed()
             counts = Counter(self._adopt(self.folder / path) for path in sorted(found - indexed))
             with self._engine.begin() as connection:
                 flag_conflicts(connection)
@@ -255,8 +254,9 @@ class Inbox(InboxIndex):
         if not self._pending.name([new]):
             raise RetryLaterError("someone has removed the file")
         if known:
-            self._pending.index([new])  # a removal may have deleted the row meanwhile
-            _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
+            self._pending.index([new])  # a removal has deleted the row, or may have meanwhile
+            if all(row.removed_at is None for row in damaged):
+                _log.warning("a damaged file was written again", extra={"study": instance.study_instance_uid})
             return Stored.DUPLICATE
         self._pending.index([new], damaged)
         with self._engine.begin() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -45,6 +45,9 @@ class InstanceRow(Base):
         conflict: the UID arrived with more than one content; true of each of its rows that stand.
         transfer_syntax_uid: empty for what version 0.1.0 received.
         discarded: a person has decided for another content of the UID; the file stays.
+        committed_at: when a sender was told that the node keeps it (storage commitment).
+        removed_at: when ``node.retention`` removed the file; the row stays, so that its study is known should
+            it come again.
     """
 
     __tablename__ = "instances"
@@ -65,12 +68,16 @@ class InstanceRow(Base):
     conflict: Mapped[bool] = mapped_column(default=False)
     transfer_syntax_uid: Mapped[Uid] = mapped_column(server_default="", default="")
     discarded: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    committed_at: Mapped[datetime | None] = mapped_column(default=None)
+    removed_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 _IS_IMAGE = InstanceRow.sop_class_uid.in_(IMAGE_CLASSES)
 """The one place that decides which of what was received can change a result."""
 
 _STANDS = ~InstanceRow.discarded
+
+IS_HERE = InstanceRow.removed_at.is_(None)
 
 MOST_IN_A_QUERY = 500
 """UIDs asked for at one time: databases bound the parameters of a query."""
@@ -193,16 +200,15 @@ class InboxIndex(Ledger):
         """One image of each CT series in these studies."""
         is_ct = InstanceRow.sop_class_uid.in_(CT_CLASSES)
         in_them = InstanceRow.study_instance_uid.in_(study_instance_uids)
-        query = select(func.min(InstanceRow.path)).where(in_them, is_ct, _STANDS)
+        query = select(func.min(InstanceRow.path)).where(in_them, is_ct, _STANDS, IS_HERE)
         grouped = query.group_by(InstanceRow.study_instance_uid, InstanceRow.series_instance_uid)
         return tuple(sorted(self.folder / path for path in fetch(self._current(), grouped)))
 
     def rows_of(self, sop_instance_uids: Sequence[str]) -> tuple[InstanceRow, ...]:
         """Every content of these instances."""
         engine, uid = self._current(), InstanceRow.sop_instance_uid
-        parts = [sop_instance_uids[at : at + MOST_IN_A_QUERY]
-                 for at in range(0, len(sop_instance_uids), MOST_IN_A_QUERY)]  # fmt: skip
-        return tuple(row for part in parts for row in fetch(engine, select(InstanceRow).where(uid.in_(part))))
+        queries = (select(InstanceRow).where(uid.in_(part)) for part in in_parts(sop_instance_uids))
+        return tuple(row for query in queries for row in fetch(engine, query))
 
     def senders(self, study_instance_uid: str) -> frozenset[str]:
         """Calling AE titles from which something of a study came, whatever stands of it."""
@@ -231,6 +237,10 @@ class InboxIndex(Ledger):
         """See :attr:`StudyContent.digest`."""
         return self.content(study_instance_uid).digest
 
+    def _indexed(self) -> set[str]:
+        """Paths of what is here."""
+        return set(fetch(self._engine, select(InstanceRow.path).where(IS_HERE)))
+
     def _contents(self, *which: ColumnElement[bool]) -> tuple[InstanceRow, ...]:
         return fetch(self._current(), select(InstanceRow).where(*which).order_by(InstanceRow.received_at))
 
@@ -255,6 +265,11 @@ class InboxIndex(Ledger):
         )
         with engine.connect() as connection:
             return tuple(InboxStudy(*row) for row in connection.execute(query))
+
+
+def in_parts(uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """UIDs as many at a time as are asked for in a query."""
+    return (uids[at : at + MOST_IN_A_QUERY] for at in range(0, len(uids), MOST_IN_A_QUERY))
 
 
 def is_intact(folder: Path, row: InstanceRow) -> bool:

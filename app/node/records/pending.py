@@ -192,7 +192,7 @@ class PendingInstances:
             insert_missing(connection, InstanceRow, [self._row(one) for one in batch])
             for lost in damaged:
                 connection.execute(delete(InstanceRow).where(InstanceRow.path == lost.path))
-        for lost in damaged:
+        for lost in (row for row in damaged if row.removed_at is None):
             _log.error("a damaged file was replaced", extra={"study": lost.study_instance_uid})
             self.set_aside(self._folder / lost.path)
 

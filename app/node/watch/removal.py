@@ -1,4 +1,5 @@
 """``psma-node remove``: a study's images, results and rows go; the audit log keeps who asked for it.
+``node.retention`` removes images alone: with its results and rows the study is known should it come again.
 
 Files go in two steps, so that a kill in between neither brings half a study back nor loses one that stays:
 its folder steps aside while the rows are deleted, in one transaction, and is then emptied.
@@ -26,12 +27,14 @@ from app.files.durable import make_folder, sync_folder
 from app.node.policy import NodePolicy
 from app.node.records.audit import AuditEvent
 from app.node.records.database import Base, fetch, utc_now
-from app.node.records.inbox_index import InstanceRow
+from app.node.records.inbox_index import IS_HERE, InstanceRow
 from app.node.records.instances import study_folder_name
 from app.node.records.pending import REMOVED
 from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
+
+PROMISED = "a sender asks for its storage commitment or has it, and may have deleted its own images"
 
 SETTLED_S = 600.0
 """A folder that stands there for longer was left by a command that was cut off."""
@@ -48,6 +51,7 @@ class RemovalRequest:
     Attributes:
         asked_by, reason: for the audit log; a reason is needed to remove a study that is not at rest.
         quiet_s: an image that came within so many seconds is one of a study that arrives.
+        images_alone: results stay, and what is known of the study.
     """
 
     study_instance_uid: str
@@ -55,6 +59,7 @@ class RemovalRequest:
     reason: str = ""
     force: bool = False
     quiet_s: float = 60.0
+    images_alone: bool = False
 
 
 def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest) -> str:
@@ -74,7 +79,8 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     came_at = changed_at if study is None else max(study.last_received_at, changed_at)
     _refuse_moving(stores, request, came_at, runs)
     orphans = _without_prior(stores, uid)
-    facts: dict[str, object] = {
+    what = {"kept": "results and rows"} if request.images_alone else {}
+    facts: dict[str, object] = what | {
         "asked_by": request.asked_by,
         "reason": request.reason,
         "instances": 0 if study is None else study.instance_count,
@@ -90,7 +96,7 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
         stores.audit.append(AuditEvent.STUDY_NOT_REMOVED, uid, why)
         raise
     try:
-        _empty(policy, uid)
+        _empty(policy, uid, request.images_alone)
     except OSError as error:  # the node ends it
         _log.warning(
             "not emptied yet", extra={"study": uid, "path": error.filename, "reason": error.strerror}
@@ -113,6 +119,7 @@ def _refuse_moving(stores: NodeStores, request: RemovalRequest, came_at: datetim
     if any(run.state is StudyState.RUNNING for run in runs):
         raise MisconfiguredError("the study is being processed; wait until that has ended")
     waits = [f"revision {run.revision} is {run.state}" for run in runs if run.state in _UNDER_WAY]
+    waits += [PROMISED] if request.study_instance_uid in stores.commitments.promised() else []
     waits += [
         f"{item.key.destination} has not got all of revision {run.revision}"
         for run in runs
@@ -137,10 +144,11 @@ def _remove(stores: NodeStores, policy: NodePolicy, request: RemovalRequest) -> 
     if aside.exists():  # of a removal that was cut off
         _finish(stores, policy, aside)
     with Session(stores.engine) as session:
-        rows = _delete_rows(session, uid)
+        rows = _delete_rows(session, uid, request.images_alone)
         _move(folder, aside)
         try:
             _refuse_newcomers(folder, aside, rows, request.quiet_s)
+            _refuse_promised(stores, request)
             session.commit()
         except BaseException:
             _take_back(aside, folder)
@@ -167,13 +175,20 @@ def _refuse_newcomers(folder: Path, aside: Path, rows: Mapping[str, datetime], q
         raise MisconfiguredError("images of the study have come meanwhile; wait until it is complete")
 
 
+def _refuse_promised(stores: NodeStores, request: RemovalRequest) -> None:
+    """Refuse, unless it is forced, what a sender relies on; an answer may be on its way meanwhile."""
+    if not request.force and request.study_instance_uid in stores.commitments.promised():
+        raise MisconfiguredError(f"{PROMISED}: to remove it all the same, give --force and --reason")
+
+
 def _changed_at(folder: Path) -> datetime:
     """When a study's last image got its name, or came again; long ago without a folder."""
     return datetime.fromtimestamp(folder.stat().st_mtime if folder.is_dir() else 0.0, UTC)
 
 
-def _delete_rows(session: Session, uid: str) -> dict[str, datetime]:
-    """All but one run; returns the names of the files of images, and when they came.
+def _delete_rows(session: Session, uid: str, images_alone: bool) -> dict[str, datetime]:
+    """All but one run, or none but the word that the images are here; returns the names of their files, and
+    when they came.
 
     From that run numbers of revision and try are counted on should the study come again: the durable engine
     and those who have its results know the former ones.
@@ -183,12 +198,15 @@ def _delete_rows(session: Session, uid: str) -> dict[str, datetime]:
     session.execute(update(Run).where(of_study).values(changed_at=Run.changed_at))
     runs = session.scalars(select(Run).where(of_study).order_by(Run.revision)).all()
     session.expunge_all()
-    session.execute(delete(Run).where(of_study))
     if any(run.state is StudyState.RUNNING for run in runs):
         raise MisconfiguredError("the study is being processed; wait until that has ended")
     of_inbox = InstanceRow.study_instance_uid == uid
-    deleted = delete(InstanceRow).where(of_inbox).returning(InstanceRow.path, InstanceRow.received_at)
-    files = {Path(path).name: received_at for path, received_at in session.execute(deleted)}
+    marked = update(InstanceRow).where(of_inbox, IS_HERE).values(removed_at=utc_now())
+    found = session.execute(marked.returning(InstanceRow.path, InstanceRow.received_at))
+    files = {Path(path).name: received_at for path, received_at in found}
+    if images_alone:
+        return files
+    session.execute(delete(Run).where(of_study))
     for table in Base.metadata.tables.values():
         if "study_instance_uid" in table.c and table is not Run.__table__:
             session.execute(delete(table).where(table.c.study_instance_uid == uid))
@@ -229,12 +247,15 @@ def _take_back(aside: Path, folder: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _empty(policy: NodePolicy, uid: str) -> None:
+def _empty(policy: NodePolicy, uid: str, images_alone: bool) -> None:
     name = study_folder_name(uid)
-    for path in policy.failures_dir.glob(f"{name}-r*.txt"):
-        path.unlink(missing_ok=True)
-    # the images last: as long as they are there, a removal that is cut off is ended later
-    for folder in (policy.results_dir / name, policy.inbox_dir / REMOVED / name):
+    folders = [policy.inbox_dir / REMOVED / name]
+    if not images_alone:
+        for path in policy.failures_dir.glob(f"{name}-r*.txt"):
+            path.unlink(missing_ok=True)
+        # the images last: as long as they are there, a removal that is cut off is ended later
+        folders.insert(0, policy.results_dir / name)
+    for folder in folders:
         if folder.is_dir():
             shutil.rmtree(folder)
 
@@ -252,15 +273,13 @@ def finish_removals(stores: NodeStores, policy: NodePolicy) -> None:
 
 def _finish(stores: NodeStores, policy: NodePolicy, aside: Path) -> None:
     uid, folder = aside.name, policy.inbox_dir / "studies" / aside.name
-    rows = fetch(stores.engine, select(InstanceRow.path).where(InstanceRow.study_instance_uid == uid))
-    names = {Path(path).name for path in rows}
-    # with the rows deleted, only what has come again has one, and its file
+    rows = fetch(stores.engine, select(InstanceRow).where(InstanceRow.study_instance_uid == uid))
+    names = {Path(row.path).name for row in rows if row.removed_at is None}
+    # after the commit only what has come again is there, and its file
     is_taken_back = any(path.name in names and not (folder / path.name).exists() for path in aside.glob("*"))
     if is_taken_back:
         _take_back(aside, folder)
-    elif rows:  # it has come again
-        shutil.rmtree(aside)
-    else:
-        _empty(policy, uid)
+    else:  # with rows it has come again, or its images alone were removed
+        _empty(policy, uid, images_alone=bool(rows))
     words = "taken back" if is_taken_back else "ended"
     _log.warning("a removal that was cut off is %s", words, extra={"study": uid})

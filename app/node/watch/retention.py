@@ -1,27 +1,31 @@
-"""``node.retention``: studies that have had their time are removed, the oldest first; nothing that is needed.
+"""``node.retention``: images of studies that have had their time go, the oldest first; none that is needed.
 
-Needed is what has a PET result, the prior of a later SPECT/CT; what a destination has not got; what is not at
-rest. A quota that these fill alone is not kept, and the log says so.
+Needed is what has a PET result, the prior of a later SPECT/CT, or is the last of its kind of its patient,
+with which the next is compared; what a destination has not got; of what a sender has a storage commitment;
+what is not at rest. A quota that these fill alone is not kept, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import MisconfiguredError
+from app.domain.study import is_placeholder
+from app.errors import MisconfiguredError, RetryLaterError, describe_exception
 from app.node.policy import NodePolicy
 from app.node.records.database import fetch, utc_now
 from app.node.records.deliveries import Delivery
-from app.node.records.inbox_index import InstanceRow
+from app.node.records.inbox_index import IS_HERE, InstanceRow
 from app.node.records.overview import InboxStudy
 from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
+from app.node.records.studies import StudyRow
 from app.node.watch.removal import RemovalRequest, remove_study
 
 _AT_REST = (StudyState.REJECTED, StudyState.FAILED)
@@ -48,6 +52,8 @@ def expired(stores: NodeStores, policy: NodePolicy, now: datetime) -> tuple[Expi
     excess = sum(sizes.values()) - retention.max_gb * 1e9 if retention.max_gb else 0.0
     found = []
     for study, run in _removable(stores):
+        if study.study_instance_uid not in sizes:  # its images went before
+            continue
         uid, days = study.study_instance_uid, retention.days_of(run.state)
         if days and now - study.last_received_at > timedelta(days=days):
             found.append(Expired(uid, f"{run.state} for more than {days:g} days"))
@@ -57,20 +63,27 @@ def expired(stores: NodeStores, policy: NodePolicy, now: datetime) -> tuple[Expi
             continue
         excess -= sizes.get(uid, 0)
     if excess > 0:
-        facts = {"reason": "the rest is needed: priors, open deliveries, failed studies", "bytes": excess}
+        needed = "the rest is needed: priors, open deliveries, commitments, failed studies"
+        facts = {"reason": needed, "bytes": excess}
         _log.warning("the inbox stays larger than node.retention.max_gb", extra=facts)
     return tuple(found)
 
 
 def remove_expired(stores: NodeStores, policy: NodePolicy) -> tuple[Expired, ...]:
-    """Remove them, each with its line in the audit log; returns those that are gone."""
+    """Remove their images, each with its line in the audit log; returns those that are gone."""
     gone = []
     for one in expired(stores, policy, utc_now()):
-        request = RemovalRequest(one.study_instance_uid, ASKED_BY, one.reason)
+        uid = one.study_instance_uid
+        request = RemovalRequest(uid, ASKED_BY, one.reason, images_alone=True)
         try:
             remove_study(stores, policy, request)
         except MisconfiguredError as error:  # it has begun to move meanwhile
-            _log.info("not removed", extra={"study": one.study_instance_uid, "reason": str(error)})
+            _log.info("not removed", extra={"study": uid, "reason": str(error)})
+            continue
+        except (OSError, SQLAlchemyError, RetryLaterError) as error:  # it must not keep the others
+            path = getattr(error, "filename", None)
+            facts = {"study": uid, "path": path, "reason": describe_exception(error)}
+            _log.error("node.retention could not remove a study", extra=facts)
             continue
         gone.append(one)
     return tuple(gone)
@@ -83,6 +96,7 @@ def _removable(stores: NodeStores) -> Iterator[tuple[InboxStudy, Run]]:
     delivered = _with_delivery(stores, DeliveryState.DONE)
     studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
     priors = stores.results.of_studies([study.study_instance_uid for study in studies])
+    needed = {*priors, *undelivered, *stores.commitments.promised(), *_last_of_kind(known, latest)}
     for study in studies:
         uid = study.study_instance_uid
         run, row = latest.get(uid), known.get(uid)
@@ -90,8 +104,22 @@ def _removable(stores: NodeStores) -> Iterator[tuple[InboxStudy, Run]]:
             continue
         # results that went nowhere are in the data folder alone
         is_at_rest = run.state in _AT_REST or (run.state is StudyState.DONE and uid in delivered)
-        if is_at_rest and run.next_try_at is None and uid not in undelivered and uid not in priors:
+        if is_at_rest and run.next_try_at is None and uid not in needed:
             yield study, run
+
+
+def _last_of_kind(known: Mapping[str, StudyRow], latest: Mapping[str, Run]) -> Iterator[str]:
+    """The last PET and the last SPECT with a result of each patient."""
+    last: dict[tuple[object, ...], tuple[datetime, str]] = {}
+    for uid, row in known.items():
+        run = latest.get(uid)
+        if run is None or run.state is not StudyState.DONE or is_placeholder(row.patient_id or ""):
+            continue
+        for kind, acquired_at in enumerate((row.pet_acquired_at, row.spect_acquired_at)):
+            key = (row.patient_id, row.issuer, kind)
+            if acquired_at is not None:
+                last[key] = max((acquired_at, uid), last.get(key, (acquired_at, uid)))
+    return (uid for _, uid in last.values())
 
 
 def _with_delivery(stores: NodeStores, *states: DeliveryState) -> set[str]:
@@ -103,5 +131,5 @@ def _with_delivery(stores: NodeStores, *states: DeliveryState) -> set[str]:
 def _sizes(stores: NodeStores) -> dict[str, int]:
     uid = InstanceRow.study_instance_uid
     with stores.engine.connect() as connection:
-        rows = connection.execute(select(uid, func.sum(InstanceRow.bytes)).group_by(uid))
+        rows = connection.execute(select(uid, func.sum(InstanceRow.bytes)).where(IS_HERE).group_by(uid))
         return {study: int(size) for study, size in rows}

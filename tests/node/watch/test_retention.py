@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -12,15 +13,25 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from app.cli.main import app
+from app.domain.study import Patient
+from app.errors import MisconfiguredError
 from app.node.policy import NodePolicy, RetentionPolicy
+from app.node.records.commitment_messages import CommitmentRequest, Reference
+from app.node.records.commitments import kept_here, record_told
 from app.node.records.database import utc_now
 from app.node.records.deliveries import DeliveryTransition
+from app.node.records.inbox import Stored
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.results import RegisteredResult
+from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
+from app.node.records.studies import StudySubject
+from app.node.watch import removal
+from app.node.watch.removal import RemovalRequest, finish_removals, remove_study
 from app.node.watch.retention import expired, remove_expired
-from tests.node.watch.test_removal import ended
+from tests.node.receive import images
+from tests.node.watch.test_removal import at_rest, ended, whole
 from tests.node.workflow.test_ledgers import FILES
 
 STATES = {
@@ -100,8 +111,97 @@ def test_what_goes_is_in_the_audit_log_and_a_dry_run_removes_nothing(
     assert stores.inbox.study("1.1") is not None
     kept = NodePolicy(data_dir=policy.data_dir, retention=RetentionPolicy(done_days=30))
     assert [one.study_instance_uid for one in remove_expired(stores, kept)] == ["1.1"]
-    assert stores.inbox.study("1.1") is None
+    assert not (policy.inbox_dir / "studies" / "1.1").exists()
+    assert not (policy.inbox_dir / "removed" / "1.1").exists()
+    assert (stores.outbox.folder_of(RunKey("1.1", 1)) / "seg.dcm").is_file()
     [line] = stores.audit.path.read_text().splitlines()
     facts = json.loads(line)["facts"]
     assert (facts["asked_by"], facts["reason"]) == ("node.retention", "done for more than 30 days")
+    assert facts["kept"] == "results and rows"
     assert remove_expired(stores, kept) == ()
+
+
+def test_a_study_that_is_sent_again_after_its_time_is_known(stores: NodeStores, policy: NodePolicy) -> None:
+    sent = at_rest(stores, policy)
+    content = stores.inbox.content("1.2.3").digest
+    run, _ = stores.runs.open("1.2.3", content)
+    stores.runs.claim(run.key, 1, "x")
+    stores.runs.end(run.key, 1, RunTransition(StudyState.REJECTED))
+    request = RemovalRequest("1.2.3", "node.retention", images_alone=True)
+    remove_study(stores, policy, request)
+    finish_removals(stores, policy)
+    assert stores.inbox.content("1.2.3").absent() == len(sent)
+    for image in sent:
+        assert stores.inbox.store(image) is Stored.DUPLICATE
+    assert whole(stores) == len(sent)
+    assert stores.runs.open("1.2.3", stores.inbox.content("1.2.3").digest)[1] is False
+    late = images.received(images.ct_slice(9, "1.2.3"))
+    assert stores.inbox.store(late) is Stored.NEW
+    new, created = stores.runs.open("1.2.3", stores.inbox.content("1.2.3").digest)
+    assert (new.revision, created) == (2, True), "beside revision 1, whose results it supersedes"
+
+
+def test_what_a_sender_may_have_deleted_is_not_removed(stores: NodeStores, policy: NodePolicy) -> None:
+    sent = at_rest(stores, policy)
+    run, _ = stores.runs.open("1.2.3", "d" * 64)
+    stores.runs.claim(run.key, 1, "x")
+    stores.runs.end(run.key, 1, RunTransition(StudyState.REJECTED))
+    stores.studies.observe("1.2.3", StudyState.QUEUED)
+    retention = {"rejected_days": 0.05}
+    assert "1.2.3" in found(stores, policy, **retention)
+    asked = tuple(Reference(one.command.sop_class_uid, one.command.sop_instance_uid) for one in sent)
+    absent = Reference(asked[0].sop_class_uid, "1.2.3.99")
+    owed = stores.commitments.owe("CT1", "10.0.0.1", CommitmentRequest("1.9", (*asked, absent)), utc_now())
+    assert "1.2.3" not in found(stores, policy, **retention), "its answer may be on its way"
+    record_told(stores.commitments, stores.audit, owed, kept_here(stores.inbox, owed.references))
+    assert stores.commitments.owed() == ()
+    assert "1.2.3" not in found(stores, policy, **retention)
+    with pytest.raises(MisconfiguredError, match=r"storage commitment.*--force and --reason"):
+        remove_study(stores, policy, RemovalRequest("1.2.3", "berta"))
+    assert whole(stores) == len(sent)
+    remove_study(stores, policy, RemovalRequest("1.2.3", "berta", "sent by mistake", force=True))
+    assert stores.commitments.promised() == frozenset()
+
+
+def test_a_commitment_that_is_asked_for_meanwhile_is_kept(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image] = at_rest(stores, policy, count=1)
+    asked = Reference(image.command.sop_class_uid, image.command.sop_instance_uid)
+    look = removal._refuse_newcomers
+
+    def meanwhile(*arguments: Any) -> None:
+        look(*arguments)
+        monkeypatch.setattr(stores.commitments, "promised", lambda: frozenset({"1.2.3"}))
+
+    monkeypatch.setattr(removal, "_refuse_newcomers", meanwhile)
+    with pytest.raises(MisconfiguredError, match="storage commitment"):
+        remove_study(stores, policy, RemovalRequest("1.2.3", "node.retention", images_alone=True))
+    assert whole(stores) == 1
+    assert asked.sop_instance_uid not in kept_here(stores.inbox, [asked])
+
+
+def test_the_last_study_of_each_kind_of_a_patient_stays(stores: NodeStores, policy: NodePolicy) -> None:
+    anna = Patient("ID-ANNA")
+    for uid, day in (("1.1", 1), ("1.9", 9)):
+        stores.studies.identify(StudySubject(uid, anna, None, datetime(2026, 3, day)))
+    assert "1.1" not in found(stores, policy, done_days=30)
+    ended(stores, policy, "1.9", StudyState.DONE)
+    assert found(stores, policy, done_days=30) == ["1.1"], "the next is compared with 1.9"
+
+
+def test_a_folder_that_can_not_be_moved_keeps_no_other(
+    stores: NodeStores, policy: NodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = removal._move
+
+    def denied(source: Path, target: Path) -> None:
+        if source.name == "1.1":
+            raise PermissionError(13, "Permission denied", str(source))
+        move(source, target)
+
+    monkeypatch.setattr(removal, "_move", denied)
+    kept = NodePolicy(data_dir=policy.data_dir, retention=RetentionPolicy(done_days=30, rejected_days=30))
+    assert [one.study_instance_uid for one in remove_expired(stores, kept)] == ["1.2"]
+    assert (policy.inbox_dir / "studies" / "1.1" / "image.dcm").is_file()
+    assert [one.study_instance_uid for one in expired(stores, kept, utc_now())] == ["1.1"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-REVISION = "0007"
+REVISION = "0009"
 """The newest step: what this version of the program expects."""
 
 _one_at_a_time = threading.Lock()
