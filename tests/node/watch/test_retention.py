@@ -151,7 +151,8 @@ def test_what_a_sender_may_have_deleted_is_not_removed(stores: NodeStores, polic
     assert "1.2.3" in found(stores, policy, **retention)
     asked = tuple(Reference(one.command.sop_class_uid, one.command.sop_instance_uid) for one in sent)
     absent = Reference(asked[0].sop_class_uid, "1.2.3.99")
-    owed = stores.commitments.owe("CT1", "10.0.0.1", CommitmentRequest("1.9", (*asked, absent)), utc_now())
+    request = CommitmentRequest("1.9", (*asked, absent))
+    owed = stores.commitments.owe("CT1", "10.0.0.1", request, utc_now(), by_tls=False)
     assert "1.2.3" not in found(stores, policy, **retention), "its answer may be on its way"
     record_told(stores.commitments, stores.audit, owed, kept_here(stores.inbox, owed.references))
     assert stores.commitments.owed() == ()
