@@ -192,6 +192,8 @@ class NodeService:
         self._delivery.policy, self._work.destinations = deliver, deliver.destinations
         self._desk.follow(deliver)
         self._owed.follow(receive, deliver)
+        if self._metrics is not None:
+            self._metrics.follow(deliver)
         self._forwarder.node = self._notifier.node = node
         self._wake.set()
 

@@ -6,6 +6,7 @@ handler, its documented points of extension.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import selectors
@@ -28,6 +29,11 @@ MAX_STRANGER_CONNECTIONS = 8
 
 ABORT_S = 2.0
 """Aborted associations may take so long to end, all together; then their connections are cut."""
+
+OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+PAUSE_S = 1.0
+"""With no descriptor or memory left for a connection, until the next try: it stays ready meanwhile."""
 
 TOO_MANY_STRANGERS = f"{MAX_STRANGER_CONNECTIONS} connections from addresses of no caller are open already"
 
@@ -91,6 +97,11 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
         finally:
             self._ended.set()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody is let in any more, be it by a fault."""
+        return self._ended.is_set()
+
     def _turn(self, selector: selectors.BaseSelector, longest_s: float) -> None:
         ready = [key.fileobj for key, _ in selector.select(longest_s)]
         if self.socket in ready:
@@ -121,7 +132,11 @@ class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
             connection, address = self.get_request()
-        except OSError:  # it was gone before it was looked at
+        except OSError as error:
+            # else it was gone before it was looked at
+            if error.errno in OUT_OF_ROOM:
+                _log.error("no connection can be taken now", extra={"reason": error.strerror})
+                self._ending.wait(PAUSE_S)
             return
         if not self.verify_request(connection, address):
             self.shutdown_request(connection)

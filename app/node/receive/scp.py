@@ -117,7 +117,7 @@ class StoreScp:
 
     @property
     def listens(self) -> bool:
-        return bool(self._servers) and not self._stopping
+        return bool(self._servers) and not self._stopping and not any(one.has_ended for one in self._servers)
 
     def start(self) -> None:
         """Take the ports, put the inbox in order, then answer.

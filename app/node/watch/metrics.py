@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import prometheus_client as prometheus
@@ -112,6 +112,10 @@ class NodeMetrics:
         self._expiry = gauge("certificate_expiry_timestamp_seconds", "When a certificate ends", "certificate")
         self._looked = gauge("looked_timestamp_seconds", "When database and disk last answered")
         gauge("info", "Version of the program", "version").labels(self._measured.version).set(1)
+
+    def follow(self, deliver: DeliverPolicy) -> None:
+        """Count deliveries to these destinations from now on."""
+        self._measured = replace(self._measured, deliver=deliver)
 
     def page(self) -> bytes:
         """In Prometheus' text format; never waits."""

@@ -441,3 +441,35 @@ def test_a_port_that_is_taken_is_the_sites_to_mend(scp: StoreScp, inbox: Inbox) 
     with pytest.raises(MisconfiguredError, match=r"receive\.host"):
         StoreScp(ReceivePolicy(port=scp.port), inbox, print).start()
     assert being_written.exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_has_ended_by_a_fault_is_said_to_listen_no_more(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scp = listen()
+    assert scp.listens
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of this program")
+
+    monkeypatch.setattr(scp._servers[0], "_turn", broken)
+    wait_until(lambda: not scp.listens)
+
+
+def test_without_descriptors_the_listener_waits_and_then_takes_what_has_waited(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scp = listen()
+    server = scp._servers[0]
+    take, lacks, waits = server.get_request, [errno.EMFILE, errno.ENFILE], list[float]()
+
+    def take_or_fail() -> Any:
+        if lacks:
+            raise OSError(lacks.pop(), "too many open files")
+        return take()
+
+    monkeypatch.setattr(server, "get_request", take_or_fail)
+    monkeypatch.setattr(server._ending, "wait", waits.append)
+    assert run_dcmtk("echoscu", "-aec", "PSMA_NODE", "127.0.0.1", scp.port).returncode == 0
+    assert waits == [1.0, 1.0]

@@ -134,3 +134,10 @@ def test_a_node_tells_prometheus_what_it_received_and_delivered(
     assert told()["psma_node_receptions_total", frozenset({("event", "stored")})] == 1
     assert told()["psma_node_stage_seconds_count", frozenset({("stage", "segment")})] == 1
     assert node.stop() == 0
+
+
+def test_a_destination_that_was_set_at_sighup_is_counted(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    metrics.follow(DeliverPolicy((Destination("archive", "ARCHIVE", "127.0.0.1", 104),)))
+    metrics.look()
+    assert value(metrics, "deliveries", destination="archive", state="pending") == 0
