@@ -57,30 +57,26 @@ _IMAGE_MODALITIES = tuple(MODALITY_OF_CLASS.values())
 class Completeness:
     """Whether a study is to be processed now, or what it waits for, in words.
 
-    ``given_up``: it is complete only because nothing came for ``give_up_s``. ``until``: without another image
-    nothing changes before that (aware); ``None`` when that is soon.
+    ``given_up``: it is complete only because nothing came for ``give_up_s``. ``rests_s``: without another
+    image nothing changes before so many seconds of quiet; 0 when that is soon.
     """
 
     complete: bool
     waits_for: str = ""
     given_up: bool = False
-    until: datetime | None = field(default=None, compare=False)
+    rests_s: float = field(default=0.0, compare=False)
 
 
-def assess(
-    study: Study, selected: SelectionResult, last_received_at: datetime, now: datetime, policy: ReceivePolicy
-) -> Completeness:
+def assess(study: Study, selected: SelectionResult, quiet_s: float, policy: ReceivePolicy) -> Completeness:
     """Judge a study as far as it has arrived, by its headers and what the selection makes of them.
 
-    ``last_received_at`` and ``now`` are aware instants.
+    No image of it has come for ``quiet_s``.
     """
-    quiet_s = max(0.0, (now - last_received_at).total_seconds())
     missing = _what_is_missing(study, selected)
     if missing:
         if quiet_s >= policy.give_up_s:
             return Completeness(complete=True, given_up=True)
-        until = last_received_at + timedelta(seconds=policy.give_up_s)
-        return Completeness(complete=False, waits_for=missing, until=until)
+        return Completeness(complete=False, waits_for=missing, rests_s=policy.give_up_s)
     if selected.selections and _all_announced_are_here(study):
         return Completeness(complete=True)
     if quiet_s >= policy.settle_s:

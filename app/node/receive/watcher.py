@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,6 +45,14 @@ class _Examined:
     unreadable: str = ""
 
 
+@dataclass(frozen=True)
+class _Quiet:
+    """Since when a content has not grown, on the monotonic clock."""
+
+    content: tuple[int, datetime]
+    since_s: float
+
+
 class Watcher:
     """Looks at the inbox; each study's headers are read once for each content, when no image came for a poll.
 
@@ -73,8 +82,11 @@ class Watcher:
         self._examined: dict[str, _Examined] = {}
         self._observed: dict[str, tuple[StudyState, str]] = {}
         self._subjects: dict[str, StudySubject] = {}
-        self._rests_until: dict[str, datetime] = {}
+        self._rests_until: dict[str, float] = {}
+        """Seconds of quiet before which nothing changes."""
         self._looked_at: datetime | None = None
+        self._quiet: dict[str, _Quiet] = {}
+        self._last_look_s = 0.0
 
     def look(self) -> float | None:
         """One look at everything that grew or is not complete yet.
@@ -86,6 +98,8 @@ class Watcher:
         if self._looked_at is None:
             grown = inbox.studies()
             self._remember_settled(grown)
+        elif started < self._looked_at:  # the clock was set back
+            grown = inbox.studies()
         else:
             grown = inbox.received_after(self._looked_at - LATE_COMMIT)
         self._take_up_chosen()
@@ -98,16 +112,28 @@ class Watcher:
         # the study that began to arrive first is the first in the queue
         for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
             self._on_study()
-            if utc_now() >= self._rests_until.get(study.study_instance_uid, started):
+            if self._quiet_s(study) >= self._rests_until.get(study.study_instance_uid, 0.0):
                 self._look_at(study)
-        self._looked_at = started
+        self._looked_at, self._last_look_s = started, time.monotonic()
         return min((self._due_in_s(study) for study in self._open.values()), default=None)
 
     def _due_in_s(self, study: InboxStudy) -> float:
         """When the next limit for which its images have to be quiet has passed."""
-        quiet_s = (utc_now() - (study.last_image_at or study.last_received_at)).total_seconds()
+        quiet_s = self._quiet_s(study)
         limits = (self._calm_s, self.policy.settle_s, self.policy.give_up_s)
         return min((limit - quiet_s for limit in limits if limit > quiet_s), default=self._calm_s)
+
+    def _quiet_s(self, study: InboxStudy) -> float:
+        """Since its last image. A wall clock that is set meanwhile makes no study complete, and holds none
+        up: what has come since the last look came after it."""
+        now_s, content = time.monotonic(), _content(study)
+        known = self._quiet.get(study.study_instance_uid)
+        if known is None or known.content != content:
+            age_s = max(0.0, (utc_now() - content[1]).total_seconds())
+            if self._looked_at is not None and content[1] > self._looked_at:
+                age_s = min(age_s, now_s - self._last_look_s)
+            known = self._quiet[study.study_instance_uid] = _Quiet(content, now_s - age_s)
+        return now_s - known.since_s
 
     def _take_up_chosen(self) -> None:
         """Studies of which a person has chosen the content: nothing of them has grown."""
@@ -132,7 +158,7 @@ class Watcher:
             self._observe(uid, StudyState.WAITING, NO_IMAGE)
             self._settle(study)
             return
-        quiet_s = (utc_now() - study.last_image_at).total_seconds()
+        quiet_s = self._quiet_s(study)
         if quiet_s < self._calm_s:
             self._identify(study)
             self._observe(uid, StudyState.RECEIVING, f"{study.image_count} images so far")
@@ -147,8 +173,7 @@ class Watcher:
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
             self._observe(uid, StudyState.WAITING, completeness.waits_for)
-            if completeness.until is not None:
-                self._rests_until[uid] = completeness.until
+            self._rests_until[uid] = completeness.rests_s
             return
         content = self._stores.inbox.content(uid)
         now = self._stores.inbox.study(uid)
@@ -195,6 +220,7 @@ class Watcher:
         self._examined.pop(uid, None)
         self._subjects.pop(uid, None)
         self._rests_until.pop(uid, None)
+        self._quiet.pop(uid, None)
 
     def _identify(self, study: InboxStudy) -> None:
         """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""
@@ -214,8 +240,7 @@ class Watcher:
             # the chain will say in full what is wrong
             settled = quiet_s >= self.policy.settle_s
             return Completeness(settled, f"headers unreadable: {examined.unreadable}")
-        last_image_at = examined.content[1]
-        return assess(examined.study, examined.selected, last_image_at, utc_now(), self.policy)
+        return assess(examined.study, examined.selected, quiet_s, self.policy)
 
     def _headers(self, study: InboxStudy) -> _Examined:
         known = self._examined.get(study.study_instance_uid)

@@ -62,7 +62,7 @@ def refused(*codes: RefusalCode) -> Found:
 
 
 def after(quiet_s: float, whole: Study, found: Found) -> Completeness:
-    return assess(whole, found, LAST, LAST + timedelta(seconds=quiet_s), POLICY)
+    return assess(whole, found, quiet_s, POLICY)
 
 
 PET, CT = series("PT", range(10)), series("CT", range(20))
@@ -141,10 +141,6 @@ def test_a_refusal_that_no_further_image_can_undo_only_waits_for_quiet() -> None
     assert after(60, study(PET, CT), found) == Completeness(complete=True)
 
 
-def test_a_clock_that_jumped_back_only_makes_the_study_wait() -> None:
-    assert after(-500, study(PET, CT), paired(PET, CT)).waits_for == "quiet for 0 of 60 s"
-
-
 def test_slightly_uneven_slices_are_no_gap() -> None:
     uneven = [0.0]
     for number in range(40):
@@ -202,7 +198,7 @@ def real(of: Series) -> Series:
 def test_the_selection_of_a_half_arrived_study_is_understood(here: list[Series], expected: str) -> None:
     whole = study(*map(real, here))
     found = select(whole, SelectionPolicy())
-    assert assess(whole, found, LAST, LAST, POLICY).waits_for.startswith(expected)
+    assert assess(whole, found, 0.0, POLICY).waits_for.startswith(expected)
     assert bool(found.selections) == expected.startswith("quiet")
 
 
@@ -251,5 +247,5 @@ def test_what_headers_refuse_or_do_not_tell_needs_no_worker() -> None:
 
 def test_a_study_that_lacks_images_is_not_looked_at_before_it_is_given_up() -> None:
     waiting = after(12, study(PET), refused(RefusalCode.NO_CT))
-    assert waiting.until == LAST + timedelta(seconds=POLICY.give_up_s)
-    assert after(12, study(PET, CT), paired(PET, CT)).until is None
+    assert waiting.rests_s == POLICY.give_up_s
+    assert after(12, study(PET, CT), paired(PET, CT)).rests_s == 0

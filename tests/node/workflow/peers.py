@@ -106,14 +106,18 @@ class NodeProcess:
 
     def start(self, ready: bool = True) -> NodeProcess:
         """Start, and wait for the line that says it is ready."""
-        plan = self.folder / f"{self.executor_id}.json"
-        plan.write_text(json.dumps(self._plan()))
         self.starts += 1
-        self.process = FORK_SERVER.Process(target=run_forked, args=(plan, self.log))
+        self.process = FORK_SERVER.Process(target=run_forked, args=(self.written_plan(), self.log))
         self.process.start()
         if ready:
             wait_until(self._is_ready, "the node is ready")
         return self
+
+    def written_plan(self) -> Path:
+        """The file with which the process starts."""
+        plan = self.folder / f"{self.executor_id}.json"
+        plan.write_text(json.dumps(self._plan()))
+        return plan
 
     def kill(self) -> None:
         """End it as a power cut would."""
