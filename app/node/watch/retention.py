@@ -104,7 +104,9 @@ def _removable(stores: NodeStores) -> Iterator[tuple[InboxStudy, Run]]:
             continue
         # results that went nowhere are in the data folder alone
         is_at_rest = run.state in _AT_REST or (run.state is StudyState.DONE and uid in delivered)
-        if is_at_rest and run.next_try_at is None and uid not in needed:
+        # a person still has to choose between contents, with the files at hand
+        is_at_rest = is_at_rest and run.next_try_at is None and not study.image_conflicts
+        if is_at_rest and uid not in needed:
             yield study, run
 
 

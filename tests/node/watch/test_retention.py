@@ -34,6 +34,8 @@ from tests.node.receive import images
 from tests.node.watch.test_removal import at_rest, ended, whole
 from tests.node.workflow.test_ledgers import FILES
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+
 STATES = {
     "1.1": StudyState.DONE,
     "1.2": StudyState.REJECTED,
@@ -89,6 +91,10 @@ def test_each_state_has_its_time_and_what_is_needed_stays(stores: NodeStores, po
     assert found(stores, policy, failed_days=30) == ["1.3"]
     assert found(stores, policy, done_days=30, rejected_days=30, failed_days=30) == ["1.1", "1.2", "1.3"]
     assert found(stores, policy, done_days=101) == []
+    with stores.engine.begin() as connection:
+        row = update(InstanceRow).where(InstanceRow.study_instance_uid == "1.2")
+        connection.execute(row.values(conflict=True, sop_class_uid=CT_IMAGE))
+    assert found(stores, policy, rejected_days=30) == [], "a person has to choose between its contents"
 
 
 def test_beyond_the_quota_the_oldest_go_and_no_more_than_needed(
