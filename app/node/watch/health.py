@@ -139,17 +139,49 @@ def check_listener(
     place = f"{receive.ae_title} on {address}"
     if _node_runs(node):
         return CheckResult(name, True, f"{place}: a node runs as {node.executor}")
-    try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address.host, address.port))
-    except OSError as error:
+    error = _why_not_listened_on(address.host, address.port)
+    if error is not None:
         if error.errno == errno.EADDRINUSE and _is_our_node(address, receive, tls):
             return CheckResult(name, True, f"{place}: the node is running")
         advice = "stop what listens there, or set receive.host and receive.port (below 1024: a right)"
         return CheckResult(name, False, f"{place}: {error.strerror}", advice)
     return CheckResult(name, True, f"{place}: free")
+
+
+def check_probes(node: NodePolicy) -> CheckResult:
+    """The address of probes and metrics can be listened on, or a node runs."""
+    place = f"node.probe_host {node.probe_host}, port {node.probe_port}"
+    error = None if _node_runs(node) else _why_not_listened_on(node.probe_host, node.probe_port)
+    if error is not None:
+        advice = "stop what listens there, or set node.probe_host and node.probe_port"
+        return CheckResult("probes", False, f"{place}: {error.strerror}", advice)
+    return CheckResult("probes", True, f"{place}: can be listened on")
+
+
+def check_log_file(node: NodePolicy) -> CheckResult:
+    """The log file can be written to, or made."""
+    file = Path(node.log_file).absolute()
+    try:
+        if file.exists():
+            file.open("ab").close()
+        else:
+            above = next(path for path in file.parents if path.exists())
+            tempfile.NamedTemporaryFile(dir=above).close()
+    except OSError as error:
+        found = f"node.log_file {file} can't be made or written to: {error.strerror}"
+        advice = "give the node's user the right to write there, or set node.log_file"
+        return CheckResult("log file", False, found, advice, error.errno in PASSING)
+    return CheckResult("log file", True, str(file))
+
+
+def _why_not_listened_on(host: str, port: int) -> OSError | None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error
+    return None
 
 
 def check_certificate(tls: TlsPolicy) -> CheckResult:
@@ -239,6 +271,10 @@ def node_checks(
         ("contents", partial(check_contents, node)),
         ("clock", partial(check_clock, node)),
     ]
+    if node.log_file:
+        checks.append(("log file", partial(check_log_file, node)))
+    if node.probe_port:
+        checks.append(("probes", partial(check_probes, node)))
     secure = [address for address in receive.addresses if address.tls]
     if secure or tls.certificate:
         checks.append(("certificate", partial(check_certificate, tls)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import socket
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from app.node.watch.health import (
     check_destination,
     check_disk,
     check_listener,
+    check_log_file,
+    check_probes,
     guarded,
     node_checks,
 )
@@ -234,3 +237,23 @@ def test_full_disk_keeps_no_node_from_stopping(caplog: pytest.LogCaptureFixture)
 def test_log_file_that_can_not_be_opened_is_a_wrong_setting() -> None:
     with pytest.raises(MisconfiguredError, match=r"node\.log_file /proc/x/log can't be made or written to"):
         configure_logging(Path("/proc/x/log"))
+
+
+def test_a_port_of_the_probes_that_is_taken_fails(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        policy = NodePolicy(data_dir=tmp_path, probe_port=other.getsockname()[1])
+        taken = check_probes(policy)
+    assert not taken.ok
+    assert "Address already in use" in taken.found
+    assert check_probes(policy).ok
+
+
+def test_a_log_file_that_can_not_be_made_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below_a_file = check_log_file(NodePolicy(data_dir=tmp_path, log_file=str(tmp_path / "file" / "node.log")))
+    assert not below_a_file.ok
+    assert "node.log_file" in below_a_file.found
+    assert check_log_file(NodePolicy(data_dir=tmp_path, log_file=str(tmp_path / "new" / "node.log"))).ok
+    assert not (tmp_path / "new").exists()
