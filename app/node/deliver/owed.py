@@ -75,7 +75,8 @@ class OwedAnswers:
             self._stores.commitments.settle(owed)
             return
         place = (peer.host, peer.port)
-        if utc_now() < self._rest_until.get(place, utc_now()):
+        now = utc_now()
+        if now < self._rest_until.get(place, now):
             return
         failed = kept_here(self._stores.inbox, owed.references)
         try:
