@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from app.domain.study import StudyKind
-from app.node.policy import NodePolicy, ReceivePolicy
+from app.node.peers import ReceivePolicy
+from app.node.policy import NodePolicy
 from app.node.receive import watcher as watching
 from app.node.receive.watcher import Watcher
 from app.node.records.inbox_index import InstanceRow
