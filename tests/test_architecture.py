@@ -68,11 +68,11 @@ FLOORS = {
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": (
-        "peers",
+        "peers rounds stop_signals",
         "policy tls",
         "records",
         "receive process deliver",
-        "watch queue",
+        "upkeep watch queue",
         "planner",
         "service",
     ),

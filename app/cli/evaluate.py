@@ -72,7 +72,7 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
     from app.chain.evaluation import evaluate_node
     from app.files.durable import hold_folder
     from app.node.watch.log import configure_logging
-    from app.node.watch.stop_signals import end_process, run_unless_stopped
+    from app.node.stop_signals import end_process, run_unless_stopped
     from app.validation.cards import check_tellable
 
     if cards:
@@ -188,7 +188,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not node:
         _write_again(source, out or REPORT_FILE, cohort)
         return
-    from app.node.watch.stop_signals import block_stop_signals
+    from app.node.stop_signals import block_stop_signals
 
     block_stop_signals()
     with _explained(out or NODE_FOLDER):

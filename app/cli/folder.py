@@ -196,7 +196,7 @@ def process(
     Studies are taken in order of time, so that a PET/CT in IN serves as the prior of a later SPECT/CT.
     The exit code is that of the most urgent study: failed, try again later, done, rejected.
     """
-    from app.node.watch.stop_signals import block_stop_signals, end_process, run_unless_stopped
+    from app.node.stop_signals import block_stop_signals, end_process, run_unless_stopped
 
     block_stop_signals()
     if input_folder is None or output_folder is None:

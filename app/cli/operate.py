@@ -24,7 +24,7 @@ from app.cli.options import (
     device_cautions,
 )
 from app.errors import ExitCode, MisconfiguredError, RetryLaterError
-from app.node.watch.stop_signals import NODE_SIGNALS, block_stop_signals, drain_at_stop_signal
+from app.node.stop_signals import NODE_SIGNALS, block_stop_signals, drain_at_stop_signal
 
 if TYPE_CHECKING:
     from app.cli.reload import Reloader

@@ -100,8 +100,8 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
-    from app.node.watch.forwarding import forward
-    from app.node.watch.retry import analyse_again, failed_studies, resend_study, retry_study
+    from app.node.upkeep.forwarding import forward
+    from app.node.upkeep.retry import analyse_again, failed_studies, resend_study, retry_study
     from app.settings import load_settings
 
     if resend + again + failed + bool(to) > 1:
@@ -146,8 +146,8 @@ def remove(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from app.node.records.database import utc_now
     from app.node.records.stores import open_known_stores
-    from app.node.watch.removal import RemovalRequest, remove_study
-    from app.node.watch.retention import expired
+    from app.node.upkeep.removal import RemovalRequest, remove_study
+    from app.node.upkeep.retention import expired
     from app.settings import load_settings
 
     if would_expire == bool(study):
@@ -179,7 +179,7 @@ def discard(
     Nothing is deleted: to choose again, discard the other. The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
-    from app.node.watch.contents import describe_contents, discard_contents
+    from app.node.upkeep.contents import describe_contents, discard_contents
     from app.settings import load_settings
 
     stores = open_known_stores(load_settings(config, overrides or []).node)

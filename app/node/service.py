@@ -31,13 +31,13 @@ from app.node.receive.watcher import Examine, Watcher
 from app.node.records.audit import AuditEvent
 from app.node.records.settlement import settle_left
 from app.node.records.stores import Heartbeats, NodeStores
+from app.node.rounds import Round, start_loop
+from app.node.stop_signals import stop_this_process
+from app.node.upkeep.removal import finish_removals
+from app.node.upkeep.retention import remove_expired
 from app.node.watch.audit_forwarder import AuditForwarder
 from app.node.watch.notify import Notifier
 from app.node.watch.probes import LOOK_EVERY_S, METRICS_PATH, Conditions, Probes
-from app.node.watch.removal import finish_removals
-from app.node.watch.retention import remove_expired
-from app.node.watch.rounds import Round, start_loop
-from app.node.watch.stop_signals import stop_this_process
 
 if TYPE_CHECKING:
     from filelock import FileLock

@@ -1,7 +1,7 @@
 """Instances that are safe in their slots, until they have their names and their rows in the index.
 
 Both follow for many at once: one flush of each study's folder and one transaction. The name is first: a
-removal (:mod:`app.node.watch.removal`), be it in another process, relies on that. Whatever is interrupted, a
+removal (:mod:`app.node.upkeep.removal`), be it in another process, relies on that. Whatever is interrupted, a
 start finds each instance in its slot, or under its name without a row, and goes on from there.
 """
 

@@ -48,8 +48,8 @@ from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
+from app.node.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
 from app.node.watch.log import configure_logging
-from app.node.watch.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
 
 KINDS = ("SEG", "SR", "PAGE")
 

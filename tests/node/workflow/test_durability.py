@@ -16,7 +16,7 @@ from app.node.policy import NodePolicy
 from app.node.records.states import StudyState
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
-from app.node.watch.retry import retry_study
+from app.node.upkeep.retry import retry_study
 from tests.node.receive.images import STUDY, ct_slice, received
 from tests.node.workflow.fake_node import KINDS, derived_uid, examine
 from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until

@@ -30,7 +30,7 @@ from app.node.records.runs import RunTransition
 from app.node.records.states import RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch.retry import analyse_again
+from app.node.upkeep.retry import analyse_again
 from app.node.watch.status import late_prior
 from tests.node.workflow.fake_node import Subject, _pair
 from tests.node.workflow.peers import FakePacs, wait_until

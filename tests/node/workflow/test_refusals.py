@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.refusal import RefusalCode
-from app.node.watch.retry import retry_study
+from app.node.upkeep.retry import retry_study
 from tests.node.workflow.fake_node import Subject
 from tests.node.workflow.peers import FakePacs, NodeProcess, wait_until
 

@@ -34,7 +34,7 @@ from app.node.records.settlement import settle_left
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch.retry import retry_study
+from app.node.upkeep.retry import retry_study
 from tests.node.receive.images import ct_slice, received
 from tests.node.workflow.fake_node import _pair
 

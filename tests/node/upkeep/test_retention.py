@@ -27,11 +27,11 @@ from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch import removal
-from app.node.watch.removal import RemovalRequest, finish_removals, remove_study
-from app.node.watch.retention import expired, remove_expired
+from app.node.upkeep import removal
+from app.node.upkeep.removal import RemovalRequest, finish_removals, remove_study
+from app.node.upkeep.retention import expired, remove_expired
 from tests.node.receive import images
-from tests.node.watch.test_removal import at_rest, ended, whole
+from tests.node.upkeep.test_removal import at_rest, ended, whole
 from tests.node.workflow.test_ledgers import FILES
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -26,7 +26,7 @@ from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
-from app.node.watch.removal import RemovalRequest, remove_study
+from app.node.upkeep.removal import RemovalRequest, remove_study
 
 _AT_REST = (StudyState.REJECTED, StudyState.FAILED)
 

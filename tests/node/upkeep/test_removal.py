@@ -24,8 +24,8 @@ from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch import removal
-from app.node.watch.removal import RemovalRequest, finish_removals, remove_study
+from app.node.upkeep import removal
+from app.node.upkeep.removal import RemovalRequest, finish_removals, remove_study
 from app.node.watch.status import study_statuses
 from tests.node.receive import images
 from tests.node.workflow.test_ledgers import FILES

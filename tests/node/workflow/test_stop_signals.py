@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import threading, time
 from pathlib import Path
-from app.node.watch.stop_signals import block_stop_signals
+from app.node.stop_signals import block_stop_signals
 
 def begin():
     threading.Thread(target=time.sleep, args=(60.0,), daemon=True).start()
