@@ -100,8 +100,7 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
-    from app.node.upkeep.forwarding import forward
-    from app.node.upkeep.retry import analyse_again, failed_studies, resend_study, retry_study
+    from app.node.upkeep.retry import analyse_again, failed_studies, forward, resend_study, retry_study
     from app.settings import load_settings
 
     if resend + again + failed + bool(to) > 1:

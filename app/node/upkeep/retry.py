@@ -1,4 +1,4 @@
-"""``psma-node retry`` has a study tried again, sent again, or analysed anew.
+"""``psma-node retry`` has a study tried again, sent again or elsewhere, or analysed anew.
 
 It works on the database, so the node may be running or stopped: one that runs sees the change at its next
 look, one that is stopped at its next start.
@@ -6,14 +6,21 @@ look, one that is stopped at its next start.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app.errors import MisconfiguredError
+from app.node.peers import DeliverPolicy, Destination
+from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
-from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, DeliveryState, StudyState
+from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, DeliveryKey, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
+
+_FORWARDED = (*WITH_RESULTS, StudyState.FAILED)
+"""States of a revision that may have results to send; one of those that failed may have none."""
 
 _DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
 
@@ -26,7 +33,7 @@ def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "")
         study_instance_uid: of the study.
         asked_by: who asked for it, for the audit log.
 
-    Returns what will be done, in words, as the next two do.
+    Returns what will be done, in words, as :func:`resend_study` and :func:`analyse_again` do.
 
     Raises:
         MisconfiguredError: no such study, or nothing of it can be tried again.
@@ -63,14 +70,41 @@ def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = ""
         raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
     if not delivered:
         raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
-    # as in _redeliver; were it cut short here, the same can be asked again
-    stores.runs.resume_delivery(run.key)
+    stores.runs.resume_delivery(run.key)  # first, as in _redeliver; cut short here, it can be asked again
     for delivery in delivered:
         stores.deliveries.resend(delivery)
     names = ", ".join(delivery.key.destination for delivery in delivered)
     done = f"every result of revision {run.key.revision} is sent again to {names}"
     _note(stores, run, done, asked_by)
     return done
+
+
+def forward(
+    stores: NodeStores, policy: DeliverPolicy, name: str, study_instance_uid: str = "", asked_by: str = ""
+) -> tuple[str, ...]:
+    """Plan the delivery of a study's results to a destination; without a study, of all that it never got.
+
+    A study that is named goes there whatever came from where; it is sent once more where it went before.
+
+    Returns what will be done, one line a study.
+
+    Raises:
+        MisconfiguredError: no such destination, or the study that is named has nothing for it.
+    """
+    destination = policy.destination(name)
+    if destination is None:
+        names = ", ".join(one.name for one in policy.destinations) or "none"
+        raise MisconfiguredError(f"{name} is not in deliver.destinations; found {names}")
+    if study_instance_uid:
+        runs = [run for run in stores.runs.latest() if run.study_instance_uid == study_instance_uid]
+        destination = replace(destination, callers=(), stations=())
+    else:
+        runs = [run for run in stores.runs.latest() if not _went_to(stores, run, name)]
+        runs.sort(key=lambda run: run.created_at)
+    lines = tuple(run.study_instance_uid for run in runs if _planned(stores, run, destination, asked_by))
+    if study_instance_uid and not lines:
+        raise MisconfiguredError(f"the study has no results that {name} accepts; look at psma-node status")
+    return tuple(f"{uid}: its results are sent to {name}" for uid in lines)
 
 
 def analyse_again(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
@@ -125,3 +159,23 @@ def _reprocess(stores: NodeStores, run: Run) -> str:
     if not stores.runs.requeue(run):
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
     return f"revision {run.key.revision} is processed again"
+
+
+def _went_to(stores: NodeStores, run: Run, name: str) -> bool:
+    return any(delivery.destination == name for delivery in stores.deliveries.of_run(run.key))
+
+
+def _planned(stores: NodeStores, run: Run, destination: Destination, asked_by: str) -> bool:
+    outcome = stores.outbox.readable_outcome_of(run.key) if run.state in _FORWARDED else None
+    if outcome is None or not outcome.files:
+        return False
+    files = routed(stores, run.key, outcome.files, [destination]).get(destination.name)
+    if not files:
+        return False
+    stores.runs.resume_delivery(run.key)  # first, as in _redeliver
+    if _went_to(stores, run, destination.name):
+        stores.deliveries.resend(stores.deliveries.get(DeliveryKey(run.key, destination.name)))
+    else:
+        stores.deliveries.plan(run.key, files, [destination.name])
+    _note(stores, run, f"its results are sent to {destination.name}", asked_by)
+    return True

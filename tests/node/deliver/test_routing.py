@@ -17,7 +17,7 @@ from app.node.process.routing import routed
 from app.node.records.instances import StoreCommand, identify
 from app.node.records.states import DeliveryKey, StudyState
 from app.node.records.stores import NodeStores
-from app.node.upkeep.forwarding import forward
+from app.node.upkeep.retry import forward
 from tests.node.deliver.conftest import RUN, UIDS, plan
 from tests.node.receive.images import STUDY as IMAGES
 from tests.node.receive.images import ct_slice, encoded, received
