@@ -290,6 +290,11 @@ class Rejection:
         return "; ".join(str(reason) for reason in self.reasons)
 
 
+def quoted_codes(words: str) -> list[RefusalCode]:
+    """Codes of the reasons that are quoted in a text (:attr:`Reason.in_brief`), in alphabetical order."""
+    return sorted(code for code in RefusalCode if f"[{code}]" in words)
+
+
 def advance(
     items: Iterable[Item | Rejection], step: Callable[[Item], Next | Rejection]
 ) -> tuple[Next | Rejection, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
 
 from app.domain.ranges import Form, Range, Ranged
@@ -31,6 +31,12 @@ def doubled(first_s: float, tries: int, longest_s: float) -> float:
     return min(first_s * 2.0 ** min(max(tries, 1) - 1, 30), longest_s)
 
 
+def unmapped(address: str) -> IPv4Address | IPv6Address:
+    """An address; one of IPv4 as such, also where it comes mapped into IPv6. Raises ValueError: it is none."""
+    found = ip_address(address)
+    return getattr(found, "ipv4_mapped", None) or found
+
+
 @dataclass(frozen=True)
 class TlsPolicy(Ranged):
     """Who the node is when it speaks TLS, and whose certificates it takes (docs/how-to/tls.md)."""
@@ -44,6 +50,10 @@ class TlsPolicy(Ranged):
     """PEM file with the certificates of the site's CAs: peers have to show one of theirs."""
     warn_days: Annotated[float, Range(0, 365)] = 30.0
     """``check`` and notices warn when a certificate ends within so many days."""
+
+
+NO_TLS = TlsPolicy()
+"""Of a node that speaks plain TCP alone."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,7 @@ class Caller(Ranged):
         return self.ae_title in ("*", ae_title) and self.allows_address(address)
 
     def allows_address(self, address: str) -> bool:
-        found = ip_address(address)
-        mapped = getattr(found, "ipv4_mapped", None)
-        return any((mapped or found) in ip_network(network) for network in self.addresses)
+        return any(unmapped(address) in ip_network(network) for network in self.addresses)
 
 
 @dataclass(frozen=True)

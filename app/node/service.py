@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from app.node.deliver import commitment, lookup, scu
 from app.node.deliver.delivery import ResultDelivery
 from app.node.deliver.owed import OwedAnswers
 from app.node.deliver.proof import DeliveryProof
-from app.node.peers import DeliverPolicy, ReceivePolicy, TlsPolicy
+from app.node.peers import NO_TLS, DeliverPolicy, ReceivePolicy, TlsPolicy
 from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.processors import Judge, ProcessorPool
@@ -86,7 +86,7 @@ class NodePlan:
     receives: bool = True
     version: str = ""
     settings_digest: str = ""
-    tls: TlsPolicy = field(default_factory=TlsPolicy)
+    tls: TlsPolicy = NO_TLS
     shadows: WaitingShadows | None = None
     judge: Judge | None = None
 

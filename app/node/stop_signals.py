@@ -49,8 +49,9 @@ def drain_at_stop_signal(stop: Callable[[], ExitCode], reload: Callable[[], None
 
     With ``reload``, call it on each SIGHUP until then; whatever it raises, the node goes on.
     """
-    while (number := signal.sigwait(NODE_SIGNALS if reload else STOP_SIGNALS)) == signal.SIGHUP:
-        _reload(reload or (lambda: None))
+    awaited = STOP_SIGNALS if reload is None else NODE_SIGNALS
+    while (number := signal.sigwait(awaited)) == signal.SIGHUP and reload is not None:
+        _reload(reload)
     _log.info("draining", extra={"signal": signal.Signals(number).name})
     exit_code = stop()
     _log.info("stopped")

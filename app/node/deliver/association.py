@@ -20,11 +20,8 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.peers import Destination, TlsPolicy
+from app.node.peers import NO_TLS, Destination, TlsPolicy
 from app.node.tls import RenewedContext, client_context, tls_words
-
-NO_TLS = TlsPolicy()
-"""For destinations that are spoken to without TLS."""
 
 _EXPLICITLY_REJECTED = frozenset((1, 3, 4))
 """Results of a presentation context that are an answer for good (PS3.8 table 9-18): rejected by the user,
@@ -130,6 +127,12 @@ def _was_proposed(accepted: PresentationContext, proposed: Sequence[Presentation
 
 def are_rejected_for_good(contexts: Sequence[PresentationContext]) -> bool:
     return bool(contexts) and all(context.result in _EXPLICITLY_REJECTED for context in contexts)
+
+
+def answer_in_words(name: str, status: int | None, request: str) -> str:
+    """What a peer answered to a ``request`` (C-FIND, say); without a status it gave no answer."""
+    found = "did not answer" if status is None else f"answered {status:04X} to"
+    return f"{name} {found} {request}"
 
 
 def _hold_to_answers(association: Any, name: str) -> None:

@@ -14,8 +14,8 @@ from pynetdicom import evt
 from pynetdicom.presentation import build_context, build_role
 
 from app.errors import RetryLaterError
-from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, open_association
-from app.node.peers import DeliverPolicy, Destination, TlsPolicy
+from app.node.deliver.association import NothingAcceptedError, Proposal, answer_in_words, open_association
+from app.node.peers import NO_TLS, DeliverPolicy, Destination, TlsPolicy
 from app.node.records.commitment_messages import (
     ALL_COMMITTED,
     PUSH_MODEL,
@@ -109,13 +109,11 @@ def report(
     except NothingAcceptedError as error:
         raise ProofRefusedError(f"{peer.name} does not accept Storage Commitment") from error
     if status != 0:
-        found = "did not answer" if status is None else f"answered {status:04X} to"
-        raise RetryLaterError(f"{peer.name} {found} N-EVENT-REPORT")
+        raise RetryLaterError(answer_in_words(peer.name, status, "N-EVENT-REPORT"))
 
 
 def _require_acknowledgement(status: int | None, name: str) -> None:
     if status is None or status in _PASSING:
-        found = "did not answer" if status is None else f"answered {status:04X} to"
-        raise RetryLaterError(f"{name} {found} N-ACTION")
+        raise RetryLaterError(answer_in_words(name, status, "N-ACTION"))
     if status != 0:
         raise ProofRefusedError(f"{name} refused the request for storage commitment: {status:04X}")

@@ -21,10 +21,10 @@ from pynetdicom.sop_class import (
 )
 
 from app.errors import RetryLaterError
-from app.node.deliver.association import NO_TLS, NothingAcceptedError, Proposal, open_association
+from app.node.deliver.association import NothingAcceptedError, Proposal, answer_in_words, open_association
 from app.node.deliver.commitment import ProofRefusedError
 from app.node.deliver.scu import CONVERTIBLE_TRANSFER_SYNTAXES
-from app.node.peers import DeliverPolicy, Destination, TlsPolicy
+from app.node.peers import NO_TLS, DeliverPolicy, Destination, TlsPolicy
 
 PENDING = (0xFF00, 0xFF01)
 
@@ -98,7 +98,7 @@ def _listed(association: Any, identifier: Dataset, name: str) -> set[str]:
         if status in PENDING and match is not None:
             found.add(str(match.get("SOPInstanceUID", "")))
         elif status != 0:
-            raise RetryLaterError(f"{name} {_words(status)} to C-FIND")
+            raise RetryLaterError(answer_in_words(name, status, "C-FIND"))
     return found
 
 
@@ -117,7 +117,7 @@ def _get(path: Path, folder: Path, destination: Destination, policy: DeliverPoli
         for answer, _ in association.send_c_get(_identifier(path), model):
             status = answer.get("Status")
             if status is None or status & 0xFF00 == 0xA700:  # another failure is looked at as its absence
-                raise RetryLaterError(f"{destination.name} {_words(status)} to C-GET")
+                raise RetryLaterError(answer_in_words(destination.name, status, "C-GET"))
 
 
 def _keep(event: evt.Event, folder: Path) -> int:
@@ -139,7 +139,3 @@ def _difference(sent: Path, folder: Path) -> str:
     with IsolatedDecoder() as decoder:
         tags = [tag for tag in differing_tags(sent, back, decoder) if tag not in MAY_BE_CORRECTED]
     return f"what C-GET gives back differs in {named(tags)}" if tags else ""
-
-
-def _words(status: int | None) -> str:
-    return "did not answer" if status is None else f"answered {status:04X}"

@@ -102,5 +102,5 @@ class OwedAnswers:
                     f"sender {owed.calling_ae}", owed.calling_ae, owed.address, caller.commitment_port
                 )
                 return replace(peer, tls=owed.by_tls, tls_name=caller.commitment_tls_name)
-        same_title = (one for one in self._destinations if one.ae_title.strip() == owed.calling_ae)
+        same_title = (one for one in self._destinations if one.ae_title == owed.calling_ae)
         return next((one for one in same_title if one.tls or not owed.by_tls), None)

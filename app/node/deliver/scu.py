@@ -21,13 +21,12 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
 from app.node.deliver.association import (
-    NO_TLS,
     NothingAcceptedError,
     Proposal,
     are_rejected_for_good,
     open_association,
 )
-from app.node.peers import Destination, TlsPolicy
+from app.node.peers import NO_TLS, Destination, TlsPolicy
 
 CONVERTIBLE_TRANSFER_SYNTAXES: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Our results may go out in either: the change is lossless, and every PACS takes the second (PS3.5 10.1)."""

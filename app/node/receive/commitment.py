@@ -17,7 +17,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from io import BytesIO
-from ipaddress import ip_address
 from typing import Any
 
 from pynetdicom import evt
@@ -27,7 +26,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import RetryLaterError
-from app.node.peers import DeliverPolicy
+from app.node.peers import DeliverPolicy, unmapped
+from app.node.receive.opening import caller_of
 from app.node.records.commitment_messages import (
     ALL_COMMITTED,
     PUSH_MODEL,
@@ -96,7 +96,7 @@ class CommitmentDesk:
 
     def knows_address(self, address: str) -> bool:
         """Whether a destination that may answer is at an address."""
-        return any(_plain(address) in found for found in self._addresses.values())
+        return any(str(unmapped(address)) in found for found in self._addresses.values())
 
     def knows(self, ae_title: str, address: str) -> bool:
         """Whether it is a destination that may answer."""
@@ -106,11 +106,11 @@ class CommitmentDesk:
         return {
             one.name
             for one in self._destinations
-            if one.ae_title.strip() == ae_title and _plain(address) in self._addresses.get(one.host, ())
+            if one.ae_title == ae_title and str(unmapped(address)) in self._addresses.get(one.host, ())
         }
 
     def _answered(self, event: evt.Event) -> tuple[int, None]:
-        calling, address = _caller(event.assoc)
+        calling, address = caller_of(event.assoc)
         names = self._callers(calling, address)
         if not names:
             _log.warning("an answer from no destination", extra={"calling_ae": calling, "host": address})
@@ -138,7 +138,7 @@ class CommitmentDesk:
         except ValueError as error:
             _log.warning("a request for storage commitment is refused", extra={"reason": str(error)})
             return INVALID_ARGUMENT, None
-        calling, address = _caller(event.assoc)
+        calling, address = caller_of(event.assoc)
         next_try_at = utc_now() + timedelta(seconds=GRACE_S)
         try:
             by_tls = event.assoc.dimse.is_tls
@@ -170,14 +170,3 @@ class CommitmentDesk:
         message.EventInformation = BytesIO(encoded or b"")
         told = partial(record_told, self._stores.commitments, self._stores.audit, owed, failed)
         association.dimse.report(message, context.context_id, told)
-
-
-def _caller(association: Any) -> tuple[str, str]:
-    requestor = association.requestor
-    return requestor.primitive.calling_ae_title.strip(), requestor.address_info.address
-
-
-def _plain(address: str) -> str:
-    """An IPv4 address as such, also where it comes mapped into IPv6."""
-    mapped = getattr(ip_address(address), "ipv4_mapped", None)
-    return str(mapped or address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _ASSOCIATE_RQ = 1
 _PDU_TYPES = range(1, 8)
@@ -67,6 +67,12 @@ class Opening:
             rejection = UNKNOWN_CALLED
             self.fault = _title_fault("called", called)
         return _REJECTION.pack(3, 4, *rejection) if self.fault else b""
+
+
+def caller_of(association: Any) -> tuple[str, str]:
+    """AE title and address of who has asked for one of pynetdicom's associations."""
+    requestor = association.requestor
+    return requestor.primitive.calling_ae_title.strip(), requestor.address_info.address
 
 
 def _other_than_a_request(header: bytes) -> str:

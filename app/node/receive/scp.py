@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.node.peers import Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import NO_TLS, Listener, ReceivePolicy, TlsPolicy
 from app.node.receive.association_guard import GuardedSocket, Limits
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.listener import GuardedHandler, GuardedServer, abort
@@ -29,6 +29,7 @@ from app.node.receive.opening import (
     UNKNOWN_CALLER,
     UNKNOWN_CONTEXT,
     Rejection,
+    caller_of,
 )
 from app.node.receive.reception import SUCCESS, InboxIntake, Observer, Reception, ReceptionEvent
 from app.node.receive.store_lane import StoreLane, StoreRequest
@@ -69,9 +70,6 @@ DAMAGED = "its association request is damaged, or not of protocol version 1 (PS3
 
 STOP_POLL_S = 0.1
 """How often the listener looks whether it should stop; new connections don't wait for it."""
-
-NO_TLS = TlsPolicy()
-"""For a node whose listeners are plain."""
 
 _log = logging.getLogger(__name__)
 
@@ -287,7 +285,7 @@ class StoreScp:
             return UNKNOWN_CONTEXT, "its application context is not that of DICOM (PS3.7 A.2.1)"
         if caller is None and not (self._desk and self._desk.knows(calling, address)):
             return UNKNOWN_CALLER, "this AE title may not send from this address"
-        if request.called_ae_title.strip() != policy.ae_title.strip():
+        if request.called_ae_title.strip() != policy.ae_title:
             return UNKNOWN_CALLED, f"it called another AE than {policy.ae_title}"
         open_now = [one for one in self._associations() if one.is_established]
         if len(open_now) >= policy.max_associations:
@@ -309,20 +307,19 @@ class StoreScp:
         """Ours for what was asked alone: copying all 170 for each association takes 0.1 s."""
         request = association.requestor.primitive
         asked = {context.abstract_syntax for context in request.presentation_context_definition_list}
-        calling, address = request.calling_ae_title.strip(), association.requestor.address_info.address
-        wanted = sorted(asked & self._storage.keys()) if self._may_send(calling, address) else ()
+        wanted = sorted(asked & self._storage.keys()) if self._may_send(*caller_of(association)) else ()
         services = [build_context(Verification), *([self._desk.context()] if self._desk else ())]
         return [*services, *(self._storage[sop_class] for sop_class in wanted)]
 
     def _begin(self, association: Any, request: StoreRequest) -> InboxIntake:
-        requestor = association.requestor
+        calling, address = caller_of(association)
         context = association._accepted_cx[request.context_id]
         command = StoreCommand(
             sop_instance_uid=request.sop_instance_uid.decode("ascii", errors="replace"),
             sop_class_uid=request.sop_class_uid.decode("ascii", errors="replace"),
             transfer_syntax_uid=str(context.transfer_syntax[0]),
-            calling_ae=requestor.primitive.calling_ae_title.strip(),
+            calling_ae=calling,
         )
-        intake = InboxIntake(self._inbox, self._observe, command, requestor.address_info.address)
+        intake = InboxIntake(self._inbox, self._observe, command, address)
         intake.begin(self.policy.min_free_mb, str(context.abstract_syntax))
         return intake

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
+from app.node.records.instances import MAX_UID_LENGTH
+
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 """Storage Commitment Push Model SOP Class, and its one well-known instance (PS3.4 J.3.5)."""
@@ -28,8 +30,6 @@ REASONS = {
     CLASS_CONFLICT: "the instance is of another class",
     0x0131: "duplicate transaction UID",
 }
-
-MAX_UID_LENGTH = 64
 
 MAX_REFERENCES = 100_000
 """In one request: thirty times a large study."""
@@ -69,7 +69,7 @@ def read_request(information: Dataset) -> CommitmentRequest:
         for item in items
     )
     if not 0 < len(transaction_uid) <= MAX_UID_LENGTH:
-        raise ValueError("no Transaction UID, or one of more than 64 characters")
+        raise ValueError(f"no Transaction UID, or one of more than {MAX_UID_LENGTH} characters")
     if not 0 < len(asked) <= MAX_REFERENCES or not all(one.sop_instance_uid for one in asked):
         raise ValueError(f"no reference, one without its UID, or more than {MAX_REFERENCES}")
     return CommitmentRequest(transaction_uid, asked)

@@ -44,7 +44,9 @@ from app.node.records.instances import (
 )
 from app.node.records.pending import (
     MAX_PENDING,
+    QUARANTINE,
     REMOVED,
+    STUDIES,
     Pending,
     PendingInstances,
     StudyHeldBackError,
@@ -90,8 +92,8 @@ class Inbox(InboxIndex):
     def __init__(self, folder: Path, engine: Engine) -> None:
         super().__init__(folder, engine)
         self._ready = folder / "slots"
-        self._studies = folder / "studies"
-        for part in (self._ready, self._studies, folder / "quarantine"):
+        self._studies = folder / STUDIES
+        for part in (self._ready, self._studies, folder / QUARANTINE):
             make_folder(part)
         # a process that was cut off while it made them may not have come to this
         sync_folder(folder)

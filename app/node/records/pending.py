@@ -29,8 +29,14 @@ from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import InstanceIdentity, instance_file_name, study_folder_name
 from app.node.records.slots import finish
 
+STUDIES = "studies"
+"""Folder of the inbox with a folder of images for each study."""
+
 REMOVED = "removed"
-"""Folder of the inbox where the images of a study stand while its rows are deleted."""
+"""Folder of the inbox where that of a study stands while its rows are deleted."""
+
+QUARANTINE = "quarantine"
+"""Folder of the inbox for files that can't be what their names say."""
 
 MAX_PENDING = 1000
 MAX_LAG_S = 5.0
@@ -150,7 +156,7 @@ class PendingInstances:
 
     def path_of(self, instance: InstanceIdentity) -> Path:
         """Its name for good."""
-        folder = self._folder / "studies" / study_folder_name(instance.study_instance_uid)
+        folder = self._folder / STUDIES / study_folder_name(instance.study_instance_uid)
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
     def is_first_of_study(self, instance: InstanceIdentity) -> bool:
@@ -209,7 +215,7 @@ class PendingInstances:
     def set_aside(self, path: Path) -> None:
         """Move a file that is not what its name says to the quarantine."""
         if path.is_file():
-            path.replace(self._folder / "quarantine" / f"{uuid.uuid4().hex}.dcm")
+            path.replace(self._folder / QUARANTINE / f"{uuid.uuid4().hex}.dcm")
 
     def _attempt(self) -> None:
         self._begun += 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, Integer, String, UniqueConstraint, case, func, select, update
+from sqlalchemy import ColumnElement, Engine, String, UniqueConstraint, case, func, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -59,7 +59,7 @@ class Run(Base):
     interruptions: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime | None] = mapped_column(default=None, index=True)
     sender: Mapped[str] = mapped_column(String(16), default="")
-    rank: Mapped[int] = mapped_column(Integer, default=Rank.ROUTINE)
+    rank: Mapped[int] = mapped_column(default=Rank.ROUTINE)
     by_headers: Mapped[bool] = mapped_column(default=False)
 
     @property
@@ -86,10 +86,14 @@ class RunTransition:
     """Whether this try counts against the limit."""
 
 
+_LATEST = select(Run.study_instance_uid, func.max(Run.revision)).group_by(Run.study_instance_uid)
+
+IS_LATEST = tuple_(Run.study_instance_uid, Run.revision).in_(_LATEST)
+"""Of a run: it is the last revision of its study."""
+
 _UNFINISHED = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) | (
     (Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None)
 )
-
 
 _CUT_OFF = case(((Run.state == StudyState.RUNNING) & (Run.stage != STOPPED), 1), else_=0)
 """1 where a try is under way that nobody stopped."""
@@ -140,13 +144,7 @@ class RunLedger(Ledger):
 
     def latest(self) -> tuple[Run, ...]:
         """The last revision of every study."""
-        last = (
-            select(Run.study_instance_uid, func.max(Run.revision).label("revision"))
-            .group_by(Run.study_instance_uid)
-            .subquery()
-        )
-        is_last = (Run.study_instance_uid == last.c.study_instance_uid) & (Run.revision == last.c.revision)
-        return fetch(self._engine, select(Run).join(last, is_last))
+        return fetch(self._engine, select(Run).where(IS_LATEST))
 
     def unfinished(self) -> tuple[Run, ...]:
         """Runs that a try is due for: queued, under way, or failed with a next try planned."""

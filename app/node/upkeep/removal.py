@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +29,14 @@ from app.node.records.audit import AuditEvent
 from app.node.records.database import Base, fetch, utc_now
 from app.node.records.inbox_index import IS_HERE, InstanceRow
 from app.node.records.instances import study_folder_name
-from app.node.records.pending import REMOVED
+from app.node.records.pending import REMOVED, STUDIES
 from app.node.records.runs import Run
 from app.node.records.states import TO_BE_TRIED, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 
 PROMISED = "a sender asks for its storage commitment or has it, and may have deleted its own images"
+
+FORCE = "to remove it all the same, give --force and --reason"
 
 SETTLED_S = 600.0
 """A folder that stands there for longer was left by a command that was cut off."""
@@ -116,8 +118,7 @@ def _refuse_moving(stores: NodeStores, request: RemovalRequest, came_at: datetim
         raise MisconfiguredError(
             f"images of the study came within the last {request.quiet_s:.0f} s; wait until it is complete"
         )
-    if any(run.state is StudyState.RUNNING for run in runs):
-        raise MisconfiguredError("the study is being processed; wait until that has ended")
+    _refuse_running(runs)
     waits = [f"revision {run.revision} is {run.state}" for run in runs if run.state in _UNDER_WAY]
     waits += [PROMISED] if request.study_instance_uid in stores.commitments.promised() else []
     waits += [
@@ -127,9 +128,14 @@ def _refuse_moving(stores: NodeStores, request: RemovalRequest, came_at: datetim
         if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
     ]
     if waits and not request.force:
-        raise MisconfiguredError(f"{'; '.join(waits)}: to remove it all the same, give --force and --reason")
+        raise MisconfiguredError(f"{'; '.join(waits)}: {FORCE}")
     if request.force and not request.reason.strip():
         raise MisconfiguredError("--force needs a --reason, for the audit log")
+
+
+def _refuse_running(runs: Iterable[Run]) -> None:
+    if any(run.state is StudyState.RUNNING for run in runs):
+        raise MisconfiguredError("the study is being processed; wait until that has ended")
 
 
 def _without_prior(stores: NodeStores, study_instance_uid: str) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ def _remove(stores: NodeStores, policy: NodePolicy, request: RemovalRequest) -> 
 def _folders(policy: NodePolicy, uid: str) -> tuple[Path, Path]:
     """Where the images of a study are, and where they step aside to."""
     name = study_folder_name(uid)
-    return policy.inbox_dir / "studies" / name, policy.inbox_dir / REMOVED / name
+    return policy.inbox_dir / STUDIES / name, policy.inbox_dir / REMOVED / name
 
 
 def _refuse_newcomers(folder: Path, aside: Path, rows: Mapping[str, datetime], quiet_s: float) -> None:
@@ -178,7 +184,7 @@ def _refuse_newcomers(folder: Path, aside: Path, rows: Mapping[str, datetime], q
 def _refuse_promised(stores: NodeStores, request: RemovalRequest) -> None:
     """Refuse, unless it is forced, what a sender relies on; an answer may be on its way meanwhile."""
     if not request.force and request.study_instance_uid in stores.commitments.promised():
-        raise MisconfiguredError(f"{PROMISED}: to remove it all the same, give --force and --reason")
+        raise MisconfiguredError(f"{PROMISED}: {FORCE}")
 
 
 def _changed_at(folder: Path) -> datetime:
@@ -198,8 +204,7 @@ def _delete_rows(session: Session, uid: str, images_alone: bool) -> dict[str, da
     session.execute(update(Run).where(of_study).values(changed_at=Run.changed_at))
     runs = session.scalars(select(Run).where(of_study).order_by(Run.revision)).all()
     session.expunge_all()
-    if any(run.state is StudyState.RUNNING for run in runs):
-        raise MisconfiguredError("the study is being processed; wait until that has ended")
+    _refuse_running(runs)
     of_inbox = InstanceRow.study_instance_uid == uid
     marked = update(InstanceRow).where(of_inbox, IS_HERE).values(removed_at=utc_now())
     found = session.execute(marked.returning(InstanceRow.path, InstanceRow.received_at))
@@ -272,7 +277,7 @@ def finish_removals(stores: NodeStores, policy: NodePolicy) -> None:
 
 
 def _finish(stores: NodeStores, policy: NodePolicy, aside: Path) -> None:
-    uid, folder = aside.name, policy.inbox_dir / "studies" / aside.name
+    uid, folder = aside.name, policy.inbox_dir / STUDIES / aside.name
     rows = fetch(stores.engine, select(InstanceRow).where(InstanceRow.study_instance_uid == uid))
     names = {Path(row.path).name for row in rows if row.removed_at is None}
     # after the commit only what has come again is there, and its file

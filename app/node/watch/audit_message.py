@@ -39,8 +39,6 @@ SUCCESS, MINOR, SERIOUS = "0", "4", "8"
 
 NOT_DISCLOSED = "not disclosed"
 
-HERE = ("127.0.0.1", "::1")
-
 
 @dataclass(frozen=True)
 class _Kind:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import PsmaNodeError, describe_exception
 from app.files.durable import PASSING, free_mb
-from app.node.peers import Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import NO_TLS, Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.policy import NodePolicy
 from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
 from app.node.records.inbox_index import InboxIndex
@@ -42,8 +42,6 @@ MAX_CLOCK_OFFSET_S = 5.0
 
 _TIME_ERROR = 5
 """adjtimex(2): the clock is not synchronised."""
-
-NO_TLS = TlsPolicy()
 
 NOBODY_AE_TITLE = "NOBODY"
 """A title that no node has: does the listener check the title it is called by?"""

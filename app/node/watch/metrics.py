@@ -7,7 +7,6 @@ database give the same figures of it.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import prometheus_client as prometheus
 from sqlalchemy import Select, func, select
 
-from app.domain.refusal import RefusalCode
+from app.domain.refusal import quoted_codes
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb
 from app.node.peers import DeliverPolicy, TlsPolicy
@@ -26,14 +25,14 @@ from app.node.receive.reception import Reception
 from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, PlannedInstance
-from app.node.records.runs import Run
+from app.node.records.runs import IS_LATEST, Run
 from app.node.records.states import DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 from app.node.tls import expiries
 
-LOOK_EVERY_S = 15.0
-"""The usual interval at which Prometheus asks."""
+FRESH_S = 15.0
+"""So long a look at database and disk holds: the usual interval at which Prometheus asks."""
 
 STAGE_BUCKETS_S = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
@@ -44,15 +43,7 @@ ENDINGS = {
     AuditEvent.FAILED: "failed",
 }
 
-_CODE = re.compile(r"\[([A-Za-z0-9_-]+)\]")
-
 _OPEN = (DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.FAILED)
-
-_LATEST = (
-    select(Run.study_instance_uid, func.max(Run.revision).label("revision"))
-    .group_by(Run.study_instance_uid)
-    .subquery()
-)
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ class NodeMetrics:
             self._studies.labels(ENDINGS[event]).inc()
         if event is AuditEvent.REJECTED:
             # codes of ours alone: the words around them quote headers
-            for code in set(_CODE.findall(str(facts.get("reason", "")))) & set(RefusalCode):
+            for code in quoted_codes(str(facts.get("reason", ""))):
                 self._refusals.labels(str(code)).inc()
         if event is AuditEvent.DELIVERED:
             self._delivered.labels(str(facts["destination"])).inc()
@@ -149,7 +140,7 @@ class NodeMetrics:
 
     def look(self) -> None:
         """Look at database, disk and certificates, unless that was done a moment ago."""
-        if time.monotonic() - self._looked_at_s < LOOK_EVERY_S:
+        if time.monotonic() - self._looked_at_s < FRESH_S:
             return
         self._look_at_studies()
         self._look_at_deliveries()
@@ -159,10 +150,7 @@ class NodeMetrics:
         self._looked_at_s = time.monotonic()
 
     def _look_at_studies(self) -> None:
-        is_latest = (Run.study_instance_uid == _LATEST.c.study_instance_uid) & (
-            Run.revision == _LATEST.c.revision
-        )
-        runs = select(Run.state, func.count()).join(_LATEST, is_latest).group_by(Run.state)
+        runs = select(Run.state, func.count()).where(IS_LATEST).group_by(Run.state)
         arriving = (StudyState.RECEIVING, StudyState.WAITING, StudyState.HELD)
         seen = select(StudyRow.state, func.count()).where(StudyRow.state.in_(arriving))
         counts: Counter[StudyState] = Counter(dict(self._rows(runs))) + Counter(

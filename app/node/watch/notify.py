@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import re
 import smtplib
 import ssl
 import time
@@ -21,7 +20,7 @@ from email.message import EmailMessage
 
 from sqlalchemy import select
 
-from app.domain.refusal import RefusalCode
+from app.domain.refusal import quoted_codes
 from app.errors import MisconfiguredError
 from app.files.durable import free_mb, write_durably
 from app.node.peers import TlsPolicy
@@ -44,8 +43,6 @@ FIRST_WAIT_S = 30.0
 
 MAX_LINES = 20
 """Faults that a message spells out; of the others it gives the number."""
-
-_CODE = re.compile(r"\[([A-Za-z0-9_-]+)\]")
 
 _log = logging.getLogger(__name__)
 
@@ -177,7 +174,7 @@ class Notifier:
         for run in self._stores.runs.latest():
             if run.state is not StudyState.FAILED or run.next_try_at is not None:
                 continue
-            codes = sorted(set(_CODE.findall(run.reason)) & {str(code) for code in RefusalCode})
+            codes = quoted_codes(run.reason)
             yield Fault(
                 f"failed {run.study_instance_uid} {run.revision} {run.attempt}",
                 f"study {run.study_instance_uid} failed{': ' if codes else ''}{', '.join(codes)}",
