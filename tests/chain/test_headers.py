@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import config
 
 from app.chain.headers import HeaderJudge
 from app.domain.outcome import EarlierRevisions, RunContext, Status
@@ -19,7 +17,7 @@ from app.phantom.dicom.writer import WrittenPatient
 from app.settings import Settings
 from tests.chain.conftest import processor
 from tests.chain.test_revisions import earlier_of
-from tests.defects.damage import Defect
+from tests.defects.damage import Defect, forbidden_values
 from tests.defects.studies import STUDIES, write_study
 from tests.defects.table import TABLE
 
@@ -30,13 +28,8 @@ FIRST_OF_CODE = {defect.code: (kind, defect) for kind, defect in reversed(TABLE)
 
 @pytest.fixture(autouse=True)
 def any_value() -> Iterator[None]:
-    """As in tests/defects: forbidden values are the damage."""
-    before = config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.IGNORE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with forbidden_values():
         yield
-    config.settings.writing_validation_mode = before
 
 
 @pytest.mark.parametrize(("kind", "defect"), FIRST_OF_CODE.values(), ids=FIRST_OF_CODE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -19,6 +21,19 @@ Damage = Callable[[Images], None]
 
 OTHER = 3
 """The slice that is damaged where only one is."""
+
+
+@contextmanager
+def forbidden_values() -> Iterator[None]:
+    """pydicom neither refuses nor mourns values that the Standard forbids: they are the damage."""
+    before = config.settings.writing_validation_mode
+    config.settings.writing_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.settings.writing_validation_mode = before
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,23 +11,17 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pydicom import config
 
 from app.domain.analysis import Loaded
-from tests.defects.damage import Damage, Defect
+from tests.defects.damage import Damage, Defect, forbidden_values
 from tests.defects.studies import STUDIES, outcome, read_outcome, same_numbers, undamaged, write_study
 from tests.defects.table import TABLE
 
 
 @pytest.fixture(autouse=True)
 def any_value() -> Iterator[None]:
-    """pydicom neither refuses nor mourns values that the Standard forbids: they are the damage."""
-    before = config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.IGNORE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with forbidden_values():
         yield
-    config.settings.writing_validation_mode = before
 
 
 def named(item: object) -> str:

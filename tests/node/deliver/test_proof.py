@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,15 @@ PROOFS = ({"commitment": True}, {"verify": "find"}, {"verify": "retrieve"})
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commitment, "LINGER_S", 5.0)
     monkeypatch.setattr(commitment, "LOOK_S", 0.05)
+
+
+@pytest.fixture
+def silent(stores: NodeStores, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubPacs]:
+    """A PACS that answers to no request for its commitment; results are planned for it."""
+    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
+    plan(stores, "pacs")
+    with listening(StubPacs(is_silent=True)) as pacs:
+        yield pacs
 
 
 def policy(pacs: StubPacs, **settings: Any) -> DeliverPolicy:
@@ -136,75 +146,63 @@ def test_a_pacs_without_the_service_is_told_to_a_person(stores: NodeStores, proo
 
 
 def test_no_answer_is_waited_for_and_asked_for_again(
-    stores: NodeStores, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    stores: NodeStores, clock: Clock, silent: StubPacs
 ) -> None:
-    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
-    plan(stores, "pacs")
-    with listening(StubPacs(is_silent=True)) as pacs:
-        limits = replace(policy(pacs, commitment=True), commitment_wait_s=1000.0, max_proofs=3)
-        waiting = tried(stores, limits)
-        assert (waiting.state, waiting.proofs, waiting.failures) == (DeliveryState.SENT, 0, 0)
-        assert waiting.next_try_at == clock.now + timedelta(seconds=1000)
-        clock.now += timedelta(seconds=10)
-        tried(stores, limits)  # woken too early: nothing is asked twice
-        assert len(pacs.requests) == 1
-        states = []
-        for _ in range(3):
-            clock.now += timedelta(seconds=1001)
-            states.append(tried(stores, limits).state)
-        assert states == [DeliveryState.SENT, DeliveryState.SENT, DeliveryState.FAILED]
-        assert len(pacs.requests) == 3
+    limits = replace(policy(silent, commitment=True), commitment_wait_s=1000.0, max_proofs=3)
+    waiting = tried(stores, limits)
+    assert (waiting.state, waiting.proofs, waiting.failures) == (DeliveryState.SENT, 0, 0)
+    assert waiting.next_try_at == clock.now + timedelta(seconds=1000)
+    clock.now += timedelta(seconds=10)
+    tried(stores, limits)  # woken too early: nothing is asked twice
+    assert len(silent.requests) == 1
+    states = []
+    for _ in range(3):
+        clock.now += timedelta(seconds=1001)
+        states.append(tried(stores, limits).state)
+    assert states == [DeliveryState.SENT, DeliveryState.SENT, DeliveryState.FAILED]
+    assert len(silent.requests) == 3
     assert stores.runs.get(RUN).reason == (
         "pacs: no answer to the requests for storage commitment; given up after 3 rounds"
     )
-    assert pacs.received == dict.fromkeys(UIDS.values(), 1)
+    assert silent.received == dict.fromkeys(UIDS.values(), 1)
 
 
 def test_a_late_answer_to_an_earlier_request_counts(
-    stores: NodeStores, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    stores: NodeStores, clock: Clock, silent: StubPacs
 ) -> None:
-    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
-    plan(stores, "pacs")
-    with listening(StubPacs(is_silent=True)) as pacs:
-        limits = policy(pacs, commitment=True)
-        tried(stores, limits)
-        clock.now += timedelta(hours=2)
-        tried(stores, limits)
-        first, second = (str(request.TransactionUID) for request in pacs.requests)
-        assert first != second
-        event = CommitmentEvent(first, frozenset(UIDS.values()), {})
-        assert record_answer(stores.commitments, stores.audit, event, {"pacs"}) == {KEY}
-        assert stores.deliveries.hasten(KEY)
-        assert tried(stores, limits).state is DeliveryState.DONE
+    limits = policy(silent, commitment=True)
+    tried(stores, limits)
+    clock.now += timedelta(hours=2)
+    tried(stores, limits)
+    first, second = (str(request.TransactionUID) for request in silent.requests)
+    assert first != second
+    event = CommitmentEvent(first, frozenset(UIDS.values()), {})
+    assert record_answer(stores.commitments, stores.audit, event, {"pacs"}) == {KEY}
+    assert stores.deliveries.hasten(KEY)
+    assert tried(stores, limits).state is DeliveryState.DONE
 
 
 def test_an_answer_to_what_was_sent_before_says_nothing_about_what_is_sent_again(
-    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+    stores: NodeStores, silent: StubPacs
 ) -> None:
-    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
-    plan(stores, "pacs")
-    with listening(StubPacs(is_silent=True)) as pacs:
-        limits = policy(pacs, commitment=True)
-        tried(stores, limits)
-        transaction = str(pacs.requests[0].TransactionUID)
-        lost = CommitmentEvent(transaction, frozenset(), {UIDS["SR"]: 0x0112})
-        record_answer(stores.commitments, stores.audit, lost, {"pacs"})
-        assert tried(stores, limits).state is DeliveryState.PENDING
-        assert tried(stores, limits).state is DeliveryState.SENT
-        assert pacs.received[UIDS["SR"]] == 2
-        late = CommitmentEvent(transaction, frozenset(UIDS.values()), {})
-        record_answer(stores.commitments, stores.audit, late, {"pacs"})
+    limits = policy(silent, commitment=True)
+    tried(stores, limits)
+    transaction = str(silent.requests[0].TransactionUID)
+    lost = CommitmentEvent(transaction, frozenset(), {UIDS["SR"]: 0x0112})
+    record_answer(stores.commitments, stores.audit, lost, {"pacs"})
+    assert tried(stores, limits).state is DeliveryState.PENDING
+    assert tried(stores, limits).state is DeliveryState.SENT
+    assert silent.received[UIDS["SR"]] == 2
+    late = CommitmentEvent(transaction, frozenset(UIDS.values()), {})
+    record_answer(stores.commitments, stores.audit, late, {"pacs"})
     assert committed(stores) == {"SEG", "PAGE"}
 
 
 def test_an_answer_for_another_destination_or_of_an_unknown_transaction_is_not_taken(
-    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+    stores: NodeStores, silent: StubPacs
 ) -> None:
-    monkeypatch.setattr(commitment, "LINGER_S", 0.1)
-    plan(stores, "pacs")
-    with listening(StubPacs(is_silent=True)) as pacs:
-        tried(stores, policy(pacs, commitment=True))
-    transaction = str(pacs.requests[0].TransactionUID)
+    tried(stores, policy(silent, commitment=True))
+    transaction = str(silent.requests[0].TransactionUID)
     for uid, names in ((transaction, {"other"}), ("1.2.3", {"pacs"})):
         event = CommitmentEvent(uid, frozenset(UIDS.values()), {})
         assert record_answer(stores.commitments, stores.audit, event, names) == frozenset()
