@@ -109,7 +109,7 @@ class RenewedContext:
                 self._seen = found
                 try:
                     self._context = self._make(self._policy)
-                    _log.info("certificate renewed", extra={"file": self._policy.certificate})
+                    _log.info("certificate renewed", extra={"path": self._policy.certificate})
                 except MisconfiguredError as error:
                     _log.error("the earlier certificate stays in use", extra={"reason": str(error)})
             return self._context

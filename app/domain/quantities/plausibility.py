@@ -52,7 +52,7 @@ within the hour."""
 
 HALF_A_DAY_S = 43200.0
 """Of Series Time, where there is an Acquisition Time, only the date is judged:
-:func:`app.domain.quantities.decay.scan_start`."""
+:func:`app.domain.quantities.scan_start.scan_start`."""
 
 
 def activity_warnings(nuclide: Radionuclide | None, activity_bq: float, kg: float) -> tuple[Decision, ...]:

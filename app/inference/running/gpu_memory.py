@@ -41,7 +41,7 @@ class NetworkShape:
 
     Attributes:
         parameters: how many numbers its weights are.
-        heads: channels of its output.
+        channels, heads: of its input and its output.
         features, strides: of each stage of the encoder, from the finest; a stride for each axis.
         residual: ResidualEncoderUNet; else PlainConvUNet.
         decoder_convolutions: of each stage of the decoder, from the coarsest.

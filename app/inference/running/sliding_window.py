@@ -163,7 +163,7 @@ class Predictor:
         return single, Computed(torch.float32, tile, tile, refused=refused)
 
     def changed_by_bfloat16(self, tile: torch.Tensor) -> str:
-        """What bfloat16 changes in a tile, if too much; asked of every image, whatever was before it."""
+        """What bfloat16 changes in a tile ``(c, z, y, x)``, if too much; asked of every image anew."""
         marked = []
         for number in (torch.float32, torch.bfloat16):
             answers = []

@@ -27,7 +27,7 @@ class Run(Base):
     """The processing of one revision.
 
     Attributes:
-        content_digest: of the instances it is about (:meth:`app.node.records.inbox.Inbox.content_digest`).
+        content_digest: of the instances it is about (``StudyContent.digest`` of the inbox).
         queued_at: since when it waits: since it was opened, or last asked for again.
         stage: of the chain, while running.
         attempt: number of the try that is queued, under way, or was the last.

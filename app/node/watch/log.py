@@ -26,7 +26,7 @@ FIELDS = frozenset(
         "study", "revision", "attempt", "state", "stage", "reason", "next_try", "destination", "executor",
         "calling_ae", "called_ae", "host", "port", "instances", "bytes", "sop_instance", "dicom_status",
         "duration_s", "model", "path", "version", "signal", "settings_digest", "advice", "kind",
-        "workflows", "files",
+        "workflows", "requests", "files", "transaction", "pet_study",
     }
 )  # fmt: skip
 """Names under which a value may be written."""

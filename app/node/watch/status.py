@@ -36,7 +36,7 @@ class StudyStatus:
     """One study, as shown to people.
 
     Attributes:
-        state: one of :class:`~app.node.records.runs.StudyState`.
+        state: one of :class:`~app.node.records.states.StudyState`.
         stage: of the chain, while running.
         reason: why it is in this state; empty when that is plain.
         next_step: in words; ``next_try_at`` says when, if that is planned.

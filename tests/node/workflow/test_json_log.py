@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from app.errors import RetryLaterError
-from app.node.watch.log import JsonLineFormatter
+from app.node.watch.log import FIELDS, JsonLineFormatter
 
 NAME = "ZYXWVUT^QUINTUS"
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def formatted(logger: str, message: str, *arguments: object, **more: object) -> dict[str, object]:
@@ -118,3 +121,32 @@ def _element(tag: tuple[int, int], content: tuple[str, str]) -> bytes:
     encoded = value.encode().ljust(len(value) + len(value) % 2)
     group, number = (part.to_bytes(2, "little") for part in tag)
     return group + number + vr.encode() + len(encoded).to_bytes(2, "little") + encoded
+
+
+def logged_names(source: str) -> set[str]:
+    """Keys of the dicts that a module's functions give to ``extra``, be it by a name."""
+    found: set[str] = set()
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        extras = [given.value for call in calls for given in call.keywords if given.arg == "extra"]
+        names = {node.id for extra in extras for node in ast.walk(extra) if isinstance(node, ast.Name)}
+        for node in ast.walk(function):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            named = {part.id for one in targets if one for part in ast.walk(one) if isinstance(part, ast.Name)}
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and named & names and node.value:
+                extras.append(node.value)
+        dicts = [node for extra in extras for node in ast.walk(extra) if isinstance(node, ast.Dict)]
+        found |= {key.value for one in dicts for key in one.keys if isinstance(key, ast.Constant)}
+    return found
+
+
+def test_every_field_that_we_log_is_written() -> None:
+    logged = {
+        name: path
+        for path in [*(ROOT / "app").rglob("*.py"), *(ROOT / "operators").rglob("*.py")]
+        for name in logged_names(path.read_text(encoding="utf-8"))
+    }
+    assert len(logged) > 20
+    assert {name: path for name, path in logged.items() if name not in FIELDS} == {}
