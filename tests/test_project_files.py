@@ -253,6 +253,16 @@ def test_an_instance_is_followed_through_files_that_are_there_and_few() -> None:
     assert len({path for _, path in steps}) == len(steps) <= 45
 
 
+def test_the_architecture_names_rooms_and_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    found = [*(ROOT / "app").rglob("*"), *(ROOT / "tests").glob("*.py")]
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for path in found}
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
+    gone = [name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in there)]
+    assert len(named) > 40
+    assert gone == []
+
+
 def test_the_command_is_the_one_the_documents_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"psma-node": "app.cli:main"}

@@ -146,6 +146,10 @@ class RunLedger(Ledger):
         """The last revision of every study."""
         return fetch(self._engine, select(Run).where(IS_LATEST))
 
+    def given_up(self) -> tuple[Run, ...]:
+        """Last revisions that failed, be it in processing or in delivery, and wait for a person."""
+        return self._select(IS_LATEST, Run.state == StudyState.FAILED, Run.next_try_at.is_(None))
+
     def unfinished(self) -> tuple[Run, ...]:
         """Runs that a try is due for: queued, under way, or failed with a next try planned."""
         return self._select(_UNFINISHED)

@@ -51,8 +51,7 @@ def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "")
 
 def failed_studies(stores: NodeStores) -> tuple[str, ...]:
     """Every study whose last revision failed, be it in processing or in delivery, and waits for a person."""
-    runs = (run for run in stores.runs.latest() if run.state is StudyState.FAILED and run.next_try_at is None)
-    return tuple(run.study_instance_uid for run in sorted(runs, key=lambda run: run.created_at))
+    return tuple(run.study_instance_uid for run in stores.runs.given_up())
 
 
 def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:

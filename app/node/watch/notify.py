@@ -171,9 +171,7 @@ class Notifier:
         yield from self._resources()
 
     def _failed_studies(self) -> Iterator[Fault]:
-        for run in self._stores.runs.latest():
-            if run.state is not StudyState.FAILED or run.next_try_at is not None:
-                continue
+        for run in self._stores.runs.given_up():
             codes = quoted_codes(run.reason)
             yield Fault(
                 f"failed {run.study_instance_uid} {run.revision} {run.attempt}",
