@@ -17,9 +17,8 @@ from app.node.receive.listener import MADE_ROOM, MAX_STRANGER_CONNECTIONS, TOO_M
 from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
-
-from .images import ct_slice, encoded
-from .wire import (
+from tests.node.receive.images import ct_slice, encoded
+from tests.node.receive.wire import (
     A_ABORT,
     A_RELEASE_RQ,
     COMMAND,

@@ -17,8 +17,7 @@ from pydicom.uid import (
 )
 
 from app.node.records.header_scan import UnreadableHeaderError, find_uids
-
-from .images import STUDY, ct_slice, encoded
+from tests.node.receive.images import STUDY, ct_slice, encoded
 
 EXPECTED = {
     "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",

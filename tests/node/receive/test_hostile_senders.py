@@ -24,9 +24,8 @@ from app.node.records.inbox import Inbox, Recovery
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import UnsafeUidError, checked_uid
 from app.node.records.slots import is_unused
-
-from .images import STUDY, write_study
-from .peers import RawSender, Request, raw_sender, run_dcmtk
+from tests.node.receive.images import STUDY, write_study
+from tests.node.receive.peers import RawSender, Request, raw_sender, run_dcmtk
 
 SYNTAXES = tuple(
     str(uid)

@@ -33,8 +33,7 @@ from app.node.records.inbox_index import InboxIndex, InstanceRow
 from app.node.records.instances import KeptInstance, StoreCommand, identify, read_received
 from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
 from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
-
-from .images import STUDY, ct_slice, encoded, received
+from tests.node.receive.images import STUDY, ct_slice, encoded, received
 
 OTHER_STUDY = "1.2.826.0.1.3680043.10.999.7"
 

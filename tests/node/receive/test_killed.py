@@ -10,9 +10,8 @@ from pathlib import Path
 
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox
-
-from .images import STUDY, ct_slice, encoded
-from .wire import CONTEXT, in_one_pdu, store_command, wire
+from tests.node.receive.images import STUDY, ct_slice, encoded
+from tests.node.receive.wire import CONTEXT, in_one_pdu, store_command, wire
 
 SERVE = """
 import sys, time

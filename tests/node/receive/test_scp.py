@@ -42,10 +42,9 @@ from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox, Stored
 from app.node.records.slots import is_unused
-
-from .images import STUDY, ct_slice, encoded, write_study
-from .peers import Request, raw_sender, run_dcmtk
-from .wire import CONTEXT, in_one_pdu, store_command, wire
+from tests.node.receive.images import STUDY, ct_slice, encoded, write_study
+from tests.node.receive.peers import Request, raw_sender, run_dcmtk
+from tests.node.receive.wire import CONTEXT, in_one_pdu, store_command, wire
 
 Listen = Callable[..., StoreScp]
 

@@ -20,9 +20,8 @@ from app.node.deliver.scu import echo, send
 from app.node.peers import Caller, DeliverPolicy, Destination
 from app.node.receive.scp import StoreScp
 from app.node.records.inbox import Inbox
-
-from .images import STUDY, ct_slice, encoded, write_study
-from .peers import dcmtk, free_port
+from tests.node.receive.images import STUDY, ct_slice, encoded, write_study
+from tests.node.receive.peers import dcmtk, free_port
 
 Answer = Callable[[evt.Event], int | Dataset]
 

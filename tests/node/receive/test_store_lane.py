@@ -32,9 +32,8 @@ from app.node.receive.store_lane import StoreRequest
 from app.node.records.inbox import Inbox, Recovery
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import IMPLEMENTATION_CLASS_UID, StoreCommand
-
-from .images import STUDY, ct_slice, encoded
-from .wire import (
+from tests.node.receive.images import STUDY, ct_slice, encoded
+from tests.node.receive.wire import (
     A_ABORT,
     A_RELEASE_RQ,
     COMMAND,

@@ -34,10 +34,9 @@ from app.node.tls import (
     server_context,
 )
 from tests.node.certificates import Authority
-
-from .images import STUDY, write_study
-from .peers import dcmtk, free_port, run_dcmtk
-from .wire import association_request
+from tests.node.receive.images import STUDY, write_study
+from tests.node.receive.peers import dcmtk, free_port, raw_sender, run_dcmtk
+from tests.node.receive.wire import association_request
 
 
 @pytest.fixture(scope="module")
@@ -262,8 +261,6 @@ def test_plain_and_tls_are_listened_on_side_by_side_and_count_as_one(
         plain, secure = scp.ports
         assert all(answer.ok for answer in send(files[:1], to(plain, tls=False), "CT1"))
         assert all(answer.ok for answer in send(files[1:], to(secure), "CT2", 20.0, scanner))
-        from .peers import raw_sender
-
         with raw_sender(plain), pytest.raises(RetryLaterError, match="rejected"):
             send(files, to(secure), "CT2", 20.0, scanner)
     assert len(inbox.paths(STUDY)) == len(files)
