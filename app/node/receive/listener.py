@@ -237,10 +237,10 @@ def abort(associations: Sequence[Any]) -> None:
         if one.dul.socket is not None:
             one.dul.socket.note("the node was stopped")
     aborts = [threading.Thread(target=one.abort, name="store-scp-abort", daemon=True) for one in associations]
-    for abort in aborts:
-        abort.start()
+    for thread in aborts:
+        thread.start()
     deadline = time.monotonic() + ABORT_S
-    for abort, association in zip(aborts, associations, strict=True):
-        abort.join(max(0.0, deadline - time.monotonic()))
-        if abort.is_alive() and association.dul.socket is not None:
+    for thread, association in zip(aborts, associations, strict=True):
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive() and association.dul.socket is not None:
             association.dul.socket.hang_up()
