@@ -31,7 +31,7 @@ from app.node.upkeep import removal
 from app.node.upkeep.removal import RemovalRequest, finish_removals, remove_study
 from app.node.upkeep.retention import expired, remove_expired
 from tests.node.receive import images
-from tests.node.upkeep.test_removal import at_rest, ended, whole
+from tests.node.upkeep.conftest import at_rest, ended, whole
 from tests.node.workflow.test_ledgers import FILES
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -46,11 +46,6 @@ STATES = {
     "1.7": StudyState.DONE,  # of which more is coming
     "1.8": StudyState.DONE,  # whose results went nowhere
 }
-
-
-@pytest.fixture
-def policy(tmp_path: Path) -> NodePolicy:
-    return NodePolicy(data_dir=tmp_path / "data")
 
 
 @pytest.fixture
