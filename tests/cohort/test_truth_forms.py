@@ -26,7 +26,8 @@ from app.phantom.centres import Centre, Modality, TruthFileForm
 from app.phantom.dicom.header import Examination, save
 from app.phantom.dicom.truth import write_truth
 from app.phantom.dicom.writer import pet_slices, spect_instance
-from app.phantom.patient import SimulatedPatient, draw_protocols, simulate_patient
+from app.phantom.patient import SimulatedPatient, draw_protocols
+from tests.phantom.simulated import simulated
 
 NUMBERS = {Centre.A: 3, Centre.B: 5}
 
@@ -34,7 +35,7 @@ NUMBERS = {Centre.A: 3, Centre.B: 5}
 @pytest.fixture(scope="module")
 def patients() -> Mapping[Centre, SimulatedPatient]:
     """One patient of each centre; B's SPECT is stored from the head down."""
-    return {centre: simulate_patient(number, centre) for centre, number in NUMBERS.items()}
+    return {centre: simulated(number, centre) for centre, number in NUMBERS.items()}
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:

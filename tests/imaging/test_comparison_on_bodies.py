@@ -18,9 +18,9 @@ from app.imaging.earlier_results import EarlierReport, EarlierResult
 from app.imaging.quantification import StudyComparison
 from app.imaging.registration.policy import AlignPolicy
 from app.phantom.centres import Centre
-from app.phantom.patient import simulate_patient
 from tests.dicom.results import sources
 from tests.imaging.test_comparison import NOW, Source, dated
+from tests.phantom.simulated import simulated
 
 
 def elsewhere(grid: Grid) -> Grid:
@@ -38,7 +38,7 @@ def without_largest(labels: LabelMap) -> LabelMap:
 
 
 def test_lesions_are_matched_across_poses_and_the_one_that_came_is_new(tmp_path: Path) -> None:
-    scan = simulate_patient(901, Centre.A).pet
+    scan = simulated(901, Centre.A).pet
     findings = measure(scan.truth, scan.functional, None)
     template = dated(sources.pet(tmp_path)).segmented
     loaded = replace(template.aligned.loaded, uptake=scan.functional, ct=scan.ct, activity=None)

@@ -21,14 +21,14 @@ from app.imaging.anatomy.sites import NO_BODY, with_sites
 from app.imaging.registration.working_ct import working_ct
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Centre
-from app.phantom.patient import simulate_patient
+from tests.phantom.simulated import simulated
 
 RIGHT = {"bone": Site.BONE, "node": Site.LYMPH_NODE, "prostate": Site.PROSTATE, "liver": Site.LIVER}
 
 
 @pytest.fixture(scope="module")
 def scan() -> Acquisition:
-    return simulate_patient(901, Centre.A).pet
+    return simulated(901, Centre.A).pet
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from app.inference.running.tiles import (
     tile_windows,
 )
 from app.phantom.centres import Centre
-from app.phantom.patient import simulate_patient
+from tests.phantom.simulated import simulated
 
 TILE = (16, 16, 16)
 
@@ -134,7 +134,7 @@ def test_the_tiles_cover_the_image(image: tuple[int, int, int], tile: tuple[int,
 def test_each_lesion_of_a_simulated_patient_keeps_its_tiles(
     centre: Centre, number: int, role: ModelRole
 ) -> None:
-    patient = simulate_patient(number, centre)
+    patient = simulated(number, centre)
     scan = patient.pet if role is ModelRole.M1 else patient.spect
     channels, orientation = canonical(build_input(role, scan.functional, scan.ct))
     lesions = orientation.apply(scan.truth.array) > 0

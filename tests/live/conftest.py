@@ -15,8 +15,7 @@ from app.demo.pacs import PACS_AE_TITLE, Orthanc, orthanc_program
 from app.demo.processes import free_port
 from app.demo.results import VIEWER_AE_TITLE, StudyResults, fetch_results
 from app.node.policy import NodePolicy
-from app.node.records.stores import open_known_stores
-from app.node.watch.status import StudyStatus, study_statuses
+from app.node.watch.status import StudyStatus, known_statuses
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient
 from app.phantom.patient import SimulatedPatient, simulate_patient
@@ -51,12 +50,9 @@ class Hospital:
         pytest.fail(f"the study is {status}; the node's last lines:\n{self.node.last_lines(40)}")
 
     def _status_of(self, study_uid: str) -> StudyStatus | None:
-        """As ``psma-node status`` shows it, without the second of a core that it takes to start."""
-        stores = open_known_stores(NodePolicy(data_dir=self.folder / "node" / "data"))
-        try:
-            return next((one for one in study_statuses(stores) if one.study_instance_uid == study_uid), None)
-        finally:
-            stores.close()
+        """As ``psma-node status`` shows it, without the part of a second of a core that it takes to start."""
+        studies = known_statuses(NodePolicy(data_dir=self.folder / "node" / "data"))
+        return next((one for one in studies if one.study_instance_uid == study_uid), None)
 
     def wait_until_done(self, study_uid: str) -> StudyStatus:
         """The status of a study once its results are delivered."""

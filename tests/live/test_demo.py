@@ -18,6 +18,19 @@ from app.phantom.centres import Centre
 
 PATIENCE_S = 300.0
 
+WITHOUT_SIMULATION = """
+from app.cli.main import main
+from app.demo import story
+
+def write(patient, folder):
+    folder.mkdir(parents=True)
+    (folder / "image.dcm").touch()
+
+story.simulate_patient, story.write_patient = (lambda number, centre: None), write
+main()
+"""
+"""The demo up to the node: a patient takes long to make, and its images are sent only then."""
+
 
 class Silent:
     """Listens to the story and keeps its steps."""
@@ -60,7 +73,7 @@ def test_a_demo_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, st
     told = tmp_path / "told"
     with told.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "demo", "--patient", "2007", "--out", str(tmp_path / "out")],
+            [sys.executable, "-c", WITHOUT_SIMULATION, "demo", "--out", str(tmp_path / "out")],
             stdout=output,
             env={**os.environ, "TMPDIR": str(tmp_path)},
             start_new_session=True,

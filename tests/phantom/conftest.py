@@ -15,7 +15,8 @@ from app.domain.volume import Grid, Volume
 from app.phantom.acquisition import Acquisition
 from app.phantom.centres import Centre
 from app.phantom.dicom.writer import WrittenPatient, write_patient
-from app.phantom.patient import SimulatedPatient, simulate_patient
+from app.phantom.patient import SimulatedPatient
+from tests.phantom.simulated import simulated
 
 NUMBERS = {Centre.A: 3, Centre.B: 5}
 CT_SLICES = slice(150, 170)
@@ -31,7 +32,7 @@ def with_short_ct(scan: Acquisition) -> Acquisition:
 @pytest.fixture(scope="session")
 def patients() -> Mapping[Centre, SimulatedPatient]:
     """One patient of each centre."""
-    return {centre: simulate_patient(number, centre) for centre, number in NUMBERS.items()}
+    return {centre: simulated(number, centre) for centre, number in NUMBERS.items()}
 
 
 @pytest.fixture(scope="session")

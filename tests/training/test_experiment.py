@@ -32,9 +32,9 @@ SETTINGS = (
 MISFIT = "the skeletons don't lie on each other"
 
 
-def command(cohort: Path, work: Path) -> list[str]:
+def command(cohort: Path, work: Path, program: str = "app") -> list[str]:
     words = [word for setting in SETTINGS for word in ("--set", setting)]
-    return [sys.executable, "-m", "app", "experiment", "--cohort", str(cohort), "--work", str(work), *words]
+    return [sys.executable, "-m", program, "experiment", "--cohort", str(cohort), "--work", str(work), *words]
 
 
 def kill_after_first_model(cohort: Path, work: Path, log: Path) -> None:
@@ -59,7 +59,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("experiment")
     cohort = make_cohort(base / "cohort")
     kill_after_first_model(cohort, base / "work", base / "killed.log")
-    ended = subprocess.run(command(cohort, base / "work"), capture_output=True, text=True, check=False)
+    goes_on = command(cohort, base / "work", "tests.training.preloaded")
+    ended = subprocess.run(goes_on, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "steps were finished before" in ended.stderr
     assert "min left" in ended.stderr

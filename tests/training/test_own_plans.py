@@ -125,7 +125,8 @@ def test_a_model_is_trained_with_a_files_plans_and_its_own_datas_statistics(
 ) -> None:
     path, work = write_plans(tmp_path / "own.json", own_plans()), tmp_path / "work"
     words = ["epochs=1", "iterations_per_epoch=1", "folds=2", "prior=truth", "device=cpu", f"plans={path}"]
-    whole = [sys.executable, "-m", "app", "experiment", "--cohort", str(cohort), "--work", str(work)]
+    program = [sys.executable, "-m", "tests.training.preloaded", "experiment"]
+    whole = [*program, "--cohort", str(cohort), "--work", str(work)]
     for step in ("prepare-M4", "model-M4-0"):
         told = [*whole, *(w for word in words for w in ("--set", word)), "--only", step]
         ended = subprocess.run(told, capture_output=True, text=True, check=False)

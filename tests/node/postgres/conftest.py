@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,18 +11,20 @@ from tests.node.workflow.conftest import new_node, pacs
 
 __all__ = ["new_node", "pacs"]
 
+RUNNING = pytest.StashKey[Cluster]()
+
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A running server."""
-    programs = server_programs()
-    if programs is None:
-        pytest.skip("needs the Debian package postgresql: scripts/install-peers --for-tests")
-    server = Cluster(programs)
-    try:
-        yield server.start()
-    finally:
-        server.stop()
+def cluster(pytestconfig: pytest.Config) -> Cluster:
+    """A running server, the same in every folder that imports this."""
+    if RUNNING not in pytestconfig.stash:
+        programs = server_programs()
+        if programs is None:
+            pytest.skip("needs the Debian package postgresql: scripts/install-peers --for-tests")
+        server = Cluster(programs)
+        pytestconfig.add_cleanup(server.stop)
+        pytestconfig.stash[RUNNING] = server.start()
+    return pytestconfig.stash[RUNNING]
 
 
 @pytest.fixture
