@@ -16,6 +16,9 @@ Found = TypeVar("Found")
 MOST_THREADS = 4
 """Passes over pixels wait for the memory; more than a few threads gain nothing."""
 
+RUNS_A_THREAD = 8
+"""Slices are handed out in runs: asking for each alone costs as much as some passes take."""
+
 
 def thread_count() -> int:
     """How many threads such work gets on the cores that this process may use."""
@@ -24,5 +27,10 @@ def thread_count() -> int:
 
 def slice_by_slice(work: Callable[[int], Found], slices: int) -> list[Found]:
     """What ``work`` gives for each slice, in their order; the first error is raised."""
+    step = -(-slices // (RUNS_A_THREAD * thread_count())) or 1
+
+    def run(start: int) -> list[Found]:
+        return [work(z) for z in range(start, min(start + step, slices))]
+
     with ThreadPoolExecutor(thread_count()) as threads:
-        return list(threads.map(work, range(slices)))
+        return [found for several in threads.map(run, range(0, slices, step)) for found in several]

@@ -14,7 +14,7 @@ from app.domain.volume import FloatArray, Grid, Unit, Volume
 from app.imaging.registration import registration as registration_room
 from app.imaging.registration.policy import AlignPolicy, broken_limits
 from app.imaging.registration.registration import measure_fit, register_rigid
-from app.imaging.registration.search import _BoneMatch, _Slopes
+from app.imaging.registration.search import BoneMatch, _Slopes, measure_stretch, refine
 from app.imaging.registration.working_ct import WorkingCt, smoothed, working_ct
 from tests.imaging.bodies import Person, Pose, trunk_grid
 
@@ -198,7 +198,7 @@ def test_a_step_solves_the_weighted_normal_equations_of_all_points() -> None:
     fixed, moving = bones(1), bones(1)
     motion = np.eye(4)
     motion[:3, 3] = (1.5, -1.0, 2.0)
-    match = _BoneMatch(fixed, moving)
+    match = BoneMatch(fixed, moving)
     blurred = ndimage.gaussian_filter(fixed.bone, 1.0, truncate=3.0)
     near = np.argwhere(ndimage.binary_dilation(blurred > 0.05) & fixed.seen)
     points = fixed.grid.to_lps(near[:, ::-1].astype(np.float64))
@@ -246,3 +246,15 @@ def test_a_fit_is_measured_on_part_of_the_grid_as_on_all_of_it(monkeypatch: pyte
     distances = ndimage.distance_transform_edt
     apart = [distances(~one, fixed.grid.spacing_mm)[two] for one, two in ((a, b), (b, a))]
     assert found.bone_distance_mm == np.percentile(np.concatenate(apart), 75)
+
+
+def test_starts_share_a_match_and_end_where_each_would_alone() -> None:
+    fixed, moving = bones(1), bones(1)
+    shared = BoneMatch(fixed, moving)
+    for shift_mm in (0.0, 1.5, -2.5):
+        start = np.eye(4)
+        start[:3, 3] = shift_mm
+        found, alone = refine(shared, start), refine(BoneMatch(fixed, moving), start)
+        assert np.array_equal(found.fixed_to_moving, alone.fixed_to_moving)
+        assert found.bone_overlap == alone.bone_overlap
+        assert measure_stretch(shared, start) == measure_stretch(BoneMatch(fixed, moving), start)

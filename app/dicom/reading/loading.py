@@ -79,11 +79,12 @@ def ct_image(series: Series) -> CtImage:
         plane = array[z]
         plane *= factors[0][z]
         plane += factors[1][z]
-        if slices.outside is not None:
-            plane[slices.outside[z]] = -np.inf
+        outside = slices.outside[z]
+        if outside is not None:
+            np.copyto(plane, -np.inf, where=outside)
         least = float(plane.min())
         if not least >= AIR_HU:  # or it is no number
-            least = float(plane.min(where=plane >= AIR_HU, initial=np.inf))
+            least = float(np.where(plane >= AIR_HU, plane, np.float32(np.inf)).min())
         np.maximum(plane, AIR_HU, out=plane)
         return least
 

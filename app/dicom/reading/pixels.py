@@ -59,7 +59,7 @@ class SliceStack:
             that was asked for; 0 outside the image where 0 is no activity: in a PET and a SPECT.
         headers: for each z its data set, without pixels; one repeated for a multi-frame.
         sop_instance_uids, frame_numbers: for each z where it came from; frame numbers count from 1.
-        outside: ``(z, y, x)``, what is padding and no image; ``None`` when nothing is.
+        outside: for each z ``(y, x)``, what is padding and no image; ``None`` when nothing is.
     """
 
     stack: Stack
@@ -67,7 +67,7 @@ class SliceStack:
     headers: tuple[Dataset, ...]
     sop_instance_uids: tuple[str, ...]
     frame_numbers: tuple[int, ...]
-    outside: NDArray[np.bool_] | None = None
+    outside: tuple[NDArray[np.bool_] | None, ...]
 
 
 def unusable(
@@ -129,7 +129,7 @@ def _single_frames(
         padded.append(outside)
     uids = tuple(instance.sop_instance_uid for instance in ordered)
     numbers = tuple(instance.frame_number or 1 for instance in ordered)
-    return SliceStack(stack, planes, tuple(headers), uids, numbers, _joined(padded))
+    return SliceStack(stack, planes, tuple(headers), uids, numbers, tuple(padded))
 
 
 def _frames(
@@ -140,14 +140,6 @@ def _frames(
     return classic_frames(dataset), stored.reshape(-1, *plane)
 
 
-def _joined(masks: list[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
-    """One mask of all slices, unless none has one."""
-    some = next((mask for mask in masks if mask is not None), None)
-    return (
-        None if some is None else np.stack([np.zeros_like(some) if mask is None else mask for mask in masks])
-    )
-
-
 def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> SliceStack:
     instance = series.instances[0]
     dataset, stored = _stored(series, instance.path, stack.grid.shape, decoder)
@@ -156,7 +148,7 @@ def _multi_frame(series: Series, stack: Stack, decoder: IsolatedDecoder) -> Slic
     slices = len(order)
     numbers = tuple(int(frame) + 1 for frame in order)
     uids = (instance.sop_instance_uid,) * slices
-    padded = None if outside is None else outside[order]
+    padded = (None,) * slices if outside is None else tuple(outside[order])
     return SliceStack(stack, frames[order], (dataset,) * slices, uids, numbers, padded)
 
 

@@ -6,7 +6,7 @@ mirror. Every check raises :class:`ResultMismatchError` where anything differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +32,9 @@ from app.files.durable import write_durably
 
 Numbers = dict[tuple[str, str, str], float]
 """(name, derivation, unit) as code values, with the number."""
+
+Named = tuple[str, Dataset]
+"""A content item, with the code value of its concept name before it."""
 
 
 class ResultMismatchError(RuntimeError):
@@ -70,9 +73,13 @@ def labels_on_grid(segmentation: Dataset, grid: Grid) -> LabelMap:
 
 def numbers_by_group(report: Dataset) -> dict[str, Numbers]:
     """Every measurement group of a TID 1500 report by its tracking identifier (112039 DCM)."""
+    return _numbers_by_group(_content_items(report))
+
+
+def _numbers_by_group(items: Iterable[Named]) -> dict[str, Numbers]:
     groups: dict[str, Numbers] = {}
-    for item in _content_items(report):
-        if _code(item.get("ConceptNameCodeSequence")) != "125007":  # Measurement Group
+    for code, item in items:
+        if code != "125007":  # Measurement Group
             continue
         identifier = next(child.TextValue for child in item.ContentSequence if _is_named(child, "112039"))
         if identifier in groups:
@@ -83,11 +90,11 @@ def numbers_by_group(report: Dataset) -> dict[str, Numbers]:
 
 def texts(report: Dataset) -> tuple[tuple[str, str], ...]:
     """Every text of the report as (concept's code value, text), in order."""
-    return tuple(
-        (_code(item.ConceptNameCodeSequence), str(item.TextValue))
-        for item in _content_items(report)
-        if item.ValueType == "TEXT"
-    )
+    return _texts(_content_items(report))
+
+
+def _texts(items: Iterable[Named]) -> tuple[tuple[str, str], ...]:
+    return tuple((code, str(item.TextValue)) for code, item in items if item.ValueType == "TEXT")
 
 
 def check_segmentation(segmentation: Dataset, context: ResultContext) -> None:
@@ -109,11 +116,12 @@ def check_report(report: Dataset, segmentation: Dataset | None, context: ResultC
     meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(context))}
     for lesion in findings.lesions:
         meant[context.tracking(lesion.number)[0]] = _as_numbers(lesion_quantities(lesion, context))
-    _expect("numbers in the SR", numbers_by_group(report), meant)
+    items = tuple(_content_items(report))
+    _expect("numbers in the SR", _numbers_by_group(items), meant)
     sop_instance_uid = None if segmentation is None else str(segmentation.SOPInstanceUID)
     references = [(sop_instance_uid, lesion.number) for lesion in findings.lesions]
-    _expect("segments that the SR refers to", list(_segment_references(report)), references)
-    spoken = {code for code, _ in texts(report)}
+    _expect("segments that the SR refers to", list(_segment_references(items)), references)
+    spoken = {code for code, _ in _texts(items)}
     for code in (codes.SUMMARY, codes.INTENDED_USE):
         if code.value not in spoken:
             raise ResultMismatchError(f"the SR lacks its statement {code.meaning}")
@@ -216,9 +224,9 @@ def _frames(segmentation: Dataset) -> NDArray[np.unsignedinteger]:
     return np.frombuffer(segmentation.PixelData, dtype=dtype, count=count).reshape(shape)
 
 
-def _content_items(item: Dataset) -> Iterator[Dataset]:
+def _content_items(item: Dataset) -> Iterator[Named]:
     for child in item.get("ContentSequence", []):
-        yield child
+        yield _code(child.get("ConceptNameCodeSequence")), child
         yield from _content_items(child)
 
 
@@ -249,9 +257,9 @@ def _as_numbers(quantities: tuple[Quantity, ...]) -> Numbers:
     }
 
 
-def _segment_references(report: Dataset) -> Iterator[tuple[str, int]]:
-    for item in _content_items(report):
-        if item.ValueType == "IMAGE" and _is_named(item, "121191"):
+def _segment_references(items: Iterable[Named]) -> Iterator[tuple[str, int]]:
+    for code, item in items:
+        if code == "121191" and item.ValueType == "IMAGE":
             reference = item.ReferencedSOPSequence[0]
             yield str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)
 

@@ -1,14 +1,18 @@
 """Lesions as DICOM SEG on the functional image's own grid (PS3.3 A.51, C.8.20).
 
-One segment a lesion, largest first, empty frames left out. highdicom refuses a raw NM multi-frame (its
-position sits in the Detector Information Sequence) and copies positions from headers: so it gets in-memory
-sources that say where each slice of the *volume* lies, whatever order and sign the file had.
+One segment a lesion, largest first, empty frames left out. highdicom looks at every source and every slice:
+it gets those that show a lesion, and what is said of the whole image is put in afterwards. It refuses a raw
+NM multi-frame (its position sits in the Detector Information Sequence) and copies positions from headers: so
+the sources that it gets are in-memory ones, which say where each slice of the *volume* lies, whatever order
+and sign the file had.
 """
 
 from __future__ import annotations
 
 import highdicom as hd
 import numpy as np
+from highdicom.spatial import get_volume_positions
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
@@ -19,11 +23,19 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from app.dicom.results.context import MANUFACTURER, ResultContext, blank_source, coded, finish, plain
+from app.dicom.results.context import (
+    MANUFACTURER,
+    ResultContext,
+    blank_source,
+    coded,
+    finish,
+    plain,
+    reference,
+)
 from app.dicom.uids import ResultKind, derived_uid
 from app.domain.analysis import Loaded
 from app.domain.codes import ARTIFICIAL_INTELLIGENCE, MORPHOLOGICALLY_ABNORMAL_STRUCTURE, NEOPLASM, SITES
-from app.domain.volume import Grid
+from app.domain.volume import Grid, LabelMap
 
 POSITION_DECIMALS = 9
 """Rounds float noise (-199.99999999999997) away; a billionth of a millimetre moves nothing."""
@@ -48,9 +60,10 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     labels = context.quantified.segmented.labels
     if labels.count == 0:
         return None
+    shown = slices_with_lesions(labels)
     segmentation = hd.seg.Segmentation(
-        source_images=source_images(context),
-        pixel_array=labels.array,
+        source_images=source_images(context, shown),
+        pixel_array=labels.array[shown],
         segmentation_type=context.policy.seg_type.value,
         segment_descriptions=_segments(context, labels.count),
         omit_empty_frames=True,
@@ -60,16 +73,24 @@ def write_segmentation(context: ResultContext) -> Dataset | None:
     )
     finish(segmentation, context)
     _fix_dimension_organization(segmentation, context.identity)
+    _restore_spacing(segmentation, labels.grid)
     if is_multi_frame(context):
-        _restore_frames(segmentation, context.loaded)
+        _restore_frames(segmentation, context.loaded, shown)
+    else:
+        _refer_to_every_slice(segmentation, context)
     is_split = is_multi_frame(context) and len(set(context.loaded.slice_sop_instance_uids)) > 1
     if is_split or context.loaded.joined:
         _refer_to_every_instance(segmentation, context.loaded)
     return segmentation
 
 
-def source_images(context: ResultContext) -> list[Dataset]:
-    """In-memory sources in the volume's slice order: one a slice, or one multi-frame.
+def slices_with_lesions(labels: LabelMap) -> NDArray[np.intp]:
+    """By their numbers."""
+    return np.flatnonzero(labels.array.any(axis=(1, 2)))
+
+
+def source_images(context: ResultContext, shown: NDArray[np.intp]) -> list[Dataset]:
+    """In-memory sources of these slices of the volume, in order: one a slice, or one multi-frame.
 
     Raises:
         ValueError: the number of slices differs from the grid's.
@@ -79,12 +100,12 @@ def source_images(context: ResultContext) -> list[Dataset]:
         raise ValueError(f"found {len(uids)} source slices, expected the grid's {grid.shape[0]}")
     base = _placed_source(context, grid)
     if is_multi_frame(context):
-        return [_with_functional_groups(base, grid)]
+        return [_with_functional_groups(base, grid, shown)]
     sources = []
-    for z, uid in enumerate(uids):
+    for z in shown:
         source = Dataset()
         source.update(base)  # the same elements; of its own are
-        source.add_new(Tag("SOPInstanceUID"), "UI", uid)
+        source.add_new(Tag("SOPInstanceUID"), "UI", uids[z])
         source.add_new(Tag("ImagePositionPatient"), "DS", _position(grid, z))
         sources.append(source)
     return sources
@@ -106,8 +127,8 @@ def _placed_source(context: ResultContext, grid: Grid) -> Dataset:
     return source
 
 
-def _with_functional_groups(base: Dataset, grid: Grid) -> Dataset:
-    """A multi-frame whose frame ``z + 1`` is the volume's slice ``z``."""
+def _with_functional_groups(base: Dataset, grid: Grid, shown: NDArray[np.intp]) -> Dataset:
+    """A multi-frame whose frame ``i + 1`` is the volume's slice ``shown[i]``."""
     source = Dataset()
     source.update(base)
     measures, orientation, shared = Dataset(), Dataset(), Dataset()
@@ -116,18 +137,18 @@ def _with_functional_groups(base: Dataset, grid: Grid) -> Dataset:
     shared.PixelMeasuresSequence = Sequence([measures])
     shared.PlaneOrientationSequence = Sequence([orientation])
     frames = []
-    for z in range(grid.shape[0]):
+    for z in shown:
         place, frame = Dataset(), Dataset()
         place.ImagePositionPatient = _position(grid, z)
         frame.PlanePositionSequence = Sequence([place])
         frames.append(frame)
-    source.NumberOfFrames = grid.shape[0]
+    source.NumberOfFrames = len(frames)
     source.SharedFunctionalGroupsSequence = Sequence([shared])
     source.PerFrameFunctionalGroupsSequence = Sequence(frames)
     return source
 
 
-def _position(grid: Grid, z: int) -> list[str]:
+def _position(grid: Grid, z: int | np.intp) -> list[str]:
     return [_decimal(value) for value in grid.to_lps(np.array([[0.0, 0.0, float(z)]]))[0]]
 
 
@@ -182,15 +203,41 @@ def _fix_dimension_organization(segmentation: Dataset, identity: str) -> None:
         item.DimensionOrganizationUID = uid
 
 
-def _restore_frames(segmentation: Dataset, loaded: Loaded) -> None:
-    """The in-memory source counts slices; references must name each file and its own frames."""
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.get("DerivationImageSequence", []):
-            for source in derivation.SourceImageSequence:
-                if "ReferencedFrameNumber" in source:
-                    z = int(source.ReferencedFrameNumber) - 1
-                    source.ReferencedFrameNumber = loaded.slice_frame_numbers[z]
-                    source.ReferencedSOPInstanceUID = loaded.slice_sop_instance_uids[z]
+def _restore_spacing(segmentation: Dataset, grid: Grid) -> None:
+    """That of the image's slices, as highdicom finds it, not of those that show a lesion."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    cosines = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    positions = [[float(value) for value in _position(grid, z)] for z in range(grid.shape[0])]
+    spacing, _ = get_volume_positions(positions, cosines)
+    measures = shared.PixelMeasuresSequence[0]
+    measures.pop("SpacingBetweenSlices", None)
+    if spacing is not None:
+        measures.SpacingBetweenSlices = format_number_as_ds(spacing)
+
+
+def _restore_frames(segmentation: Dataset, loaded: Loaded, shown: NDArray[np.intp]) -> None:
+    """The in-memory source counts the slices that show a lesion; references must name each file and its own
+    frames."""
+    sources = {
+        id(source): source  # one for all lesions in a slice
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence", [])
+        for source in derivation.SourceImageSequence
+        if "ReferencedFrameNumber" in source
+    }
+    for source in sources.values():
+        z = shown[int(source.ReferencedFrameNumber) - 1]
+        source.ReferencedFrameNumber = loaded.slice_frame_numbers[z]
+        source.ReferencedSOPInstanceUID = loaded.slice_sop_instance_uids[z]
+
+
+def _refer_to_every_slice(segmentation: Dataset, context: ResultContext) -> None:
+    """Source Image Sequence and Common Instance Reference: all of the image, not only what shows a lesion."""
+    uids, series = context.loaded.slice_sop_instance_uids, Dataset()
+    images = [reference(context.header.SOPClassUID, uid) for uid in uids]
+    series.SeriesInstanceUID = context.functional.series_instance_uid
+    series.ReferencedInstanceSequence = images
+    segmentation.SourceImageSequence, segmentation.ReferencedSeriesSequence = images, [series]
 
 
 def _refer_to_every_instance(segmentation: Dataset, loaded: Loaded) -> None:

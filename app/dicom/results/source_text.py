@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import DataElement, Dataset, dcmread, dcmwrite
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 
 from app.dicom.dicom_file import read_header
 from app.dicom.header_values import tolerant
 from app.dicom.results.context import decoded_header
+from app.dicom.results.encoding import file_bytes, written_by_pydicom
 
 TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 """Value representations that Specific Character Set is about (PS3.5 6.1.2.3)."""
@@ -30,7 +31,7 @@ def file_of(result: Dataset, source: Path) -> bytes:
         try:
             for element in meant:
                 result[element.tag] = DataElement(element.tag, element.VR, "-")
-            content = _written(result)
+            content = file_bytes(result)
         finally:
             for element in meant:
                 result[element.tag] = element
@@ -39,7 +40,7 @@ def file_of(result: Dataset, source: Path) -> bytes:
         read = dcmread(BytesIO(content))
         for raw in kept:
             read[raw.tag] = raw
-        return _written(read)
+        return written_by_pydicom(read)
 
 
 def _kept(result: Dataset, source: Path) -> Iterator[RawDataElement]:
@@ -53,9 +54,3 @@ def _kept(result: Dataset, source: Path) -> Iterator[RawDataElement]:
         if value != str(result[tag].value or "").encode("ascii", "replace"):
             padded = value + b" " * (len(value) % 2)
             yield RawDataElement(tag, vr, len(padded), padded, 0, False, True)
-
-
-def _written(dataset: Dataset) -> bytes:
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()

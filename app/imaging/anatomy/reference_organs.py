@@ -8,7 +8,7 @@ the head; their volumes of interest are voxels above half of each one's maximum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.domain.findings.findings import Organ, ReferenceUptake
 from app.domain.volume import FloatArray, LabelMap, Volume
 from app.imaging.anatomy.landmarks import BodyLandmarks, along
-from app.imaging.morphology import box_of, deep, depths, near, part_at
+from app.imaging.morphology import Box, box_of, deep, depths, near, part_at
 from app.imaging.registration.working_ct import WorkingCt, smoothed
 from app.imaging.resampling import resample, resample_mask
 
@@ -95,8 +95,13 @@ class Liver:
     uptake: ReferenceUptake
 
 
-def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: LabelMap) -> BodyUptake | None:
-    """Bring uptake and lesions on to the working CT; ``None`` without soft tissue to compare with."""
+def body_uptake(
+    ct: WorkingCt, landmarks: Callable[[], BodyLandmarks], suv: Volume, labels: LabelMap
+) -> BodyUptake | None:
+    """Bring uptake and lesions on to the working CT; ``None`` without soft tissue to compare with.
+
+    ``landmarks`` gives those of the CT; they may still be looked for meanwhile.
+    """
     moved = resample(suv, ct.grid, np.nan).array
     lesions = resample_mask(labels, ct.grid).mask if labels.count else np.zeros(ct.grid.shape, dtype=np.bool_)
     low, high = SOFT_TISSUE_HU
@@ -110,7 +115,7 @@ def body_uptake(ct: WorkingCt, landmarks: BodyLandmarks, suv: Volume, labels: La
         return None
     smooth = np.zeros_like(moved)
     smooth[within] = smoothed(np.nan_to_num(moved), SMOOTHING_MM / ct.grid.spacing_mm[0], within)
-    return BodyUptake(ct, landmarks, moved, smooth, soft, float(np.median(moved[soft])))
+    return BodyUptake(ct, landmarks(), moved, smooth, soft, float(np.median(moved[soft])))
 
 
 def find_liver(body: BodyUptake, max_variation: float = LIVER_MAX_VARIATION) -> Liver:
@@ -124,9 +129,10 @@ def find_liver(body: BodyUptake, max_variation: float = LIVER_MAX_VARIATION) -> 
     right = _off_midline_mm(body) < 0  # LPS: x grows to the left
     candidates = body.soft & level[:, None, None] & right[:, None, :]
     candidates &= body.smooth_suv >= LIVER_OVER_SOFT_TISSUE * body.typical_suv
-    if not candidates.any():
+    box = box_of(candidates, 1)  # what tells how deep a candidate lies
+    if box is None:
         return _no_liver("no soft tissue on the right takes up more than the rest")
-    return _liver_among(candidates, body, max_variation)
+    return _liver_among(candidates, box, body, max_variation)
 
 
 def find_parotids(body: BodyUptake) -> ReferenceUptake:
@@ -185,9 +191,12 @@ def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
         left = left[~np.isin(left, voxels)]
 
 
-def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake, max_variation: float) -> Liver:
-    low, high = (share * float(np.median(body.smooth_suv[candidates])) for share in LIVER_RANGE)
-    even = candidates & (body.smooth_suv >= low) & (body.smooth_suv <= high)
+def _liver_among(
+    candidates: NDArray[np.bool_], box: Box, body: BodyUptake, max_variation: float
+) -> Liver:
+    candidates, smooth_suv = candidates[box], body.smooth_suv[box]
+    low, high = (share * float(np.median(smooth_suv[candidates])) for share in LIVER_RANGE)
+    even = candidates & (smooth_suv >= low) & (smooth_suv <= high)
     spacing_mm = body.ct.grid.spacing_mm[0]
     depth_mm = depths(even) * spacing_mm
     thick = depth_mm > LIVER_OPENING_MM
@@ -202,8 +211,12 @@ def _liver_among(candidates: NDArray[np.bool_], body: BodyUptake, max_variation:
         return _no_liver(f"the largest piece has {volume_ml:.0f} ml, expected {LIVER_MIN_ML:g} ml")
     centre = np.array(np.unravel_index(int(np.where(core, depth_mm, 0).argmax()), core.shape))
     depth = float(depth_mm[tuple(centre)])
-    uptake = _sphere_uptake(centre, depth, body, max_variation)
-    return Liver(_filled(mask, spacing_mm) if uptake.suv_mean is not None else None, uptake)
+    uptake = _sphere_uptake(centre + [each.start for each in box], depth, body, max_variation)
+    if uptake.suv_mean is None:
+        return Liver(None, uptake)
+    liver = np.zeros(body.soft.shape, dtype=np.bool_)
+    liver[box] = mask
+    return Liver(_filled(liver, spacing_mm), uptake)
 
 
 def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

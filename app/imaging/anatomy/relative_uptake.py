@@ -7,6 +7,7 @@ and with it decay, camera time and dose: any factor on the counts leaves every r
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _liver(loaded: Loaded) -> ReferenceUptake:
         return ReferenceUptake(Organ.LIVER, None, loaded.ct_doubt)
     ct, uptake = working_ct(loaded.ct), loaded.uptake
     no_lesion = LabelMap(np.zeros(uptake.grid.shape, dtype=np.uint16), uptake.grid)
-    body = body_uptake(ct, find_landmarks(ct, loaded.ct), uptake, no_lesion)
+    body = body_uptake(ct, partial(find_landmarks, ct, loaded.ct), uptake, no_lesion)
     if body is None:
         return ReferenceUptake(Organ.LIVER, None, NO_BODY)
     return find_liver(body, LIVER_MAX_NOISE).uptake

@@ -7,6 +7,7 @@ A site's evidence is the bone in the lesion, its density, and where it lies;
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from app.imaging.anatomy.reference_organs import Liver, body_uptake, find_liver,
 from app.imaging.morphology import deep, filled_slices, near
 from app.imaging.registration.working_ct import working_ct
 from app.imaging.resampling import resample
+from app.imaging.slices import thread_count
 
 SPACING_MM = 2.0
 """Of the local picture of a lesion: a rib's cortex is no thicker."""
@@ -66,8 +68,12 @@ def gather_evidence(
     ``labels`` are on the grid of ``around.suv``.
     """
     boxes = find_objects(labels.array)
-    for lesion in lesions:
-        yield _evidence(lesion, boxes[lesion.number - 1], labels, around)
+
+    def evidence(lesion: Lesion) -> SiteEvidence:
+        return _evidence(lesion, boxes[lesion.number - 1], labels, around)
+
+    with ThreadPoolExecutor(thread_count()) as threads:
+        yield from threads.map(evidence, lesions)
 
 
 def _evidence(lesion: Lesion, box: Box, labels: LabelMap, around: Surroundings) -> SiteEvidence:
@@ -148,8 +154,10 @@ def with_sites(
     """
     suv, source = images
     ct = working_ct(source)
-    landmarks = find_landmarks(ct, source)
-    body = body_uptake(ct, landmarks, suv, labels)
+    with ThreadPoolExecutor(1) as beside:
+        finding = beside.submit(find_landmarks, ct, source)
+        body = body_uptake(ct, finding.result, suv, labels)
+        landmarks = finding.result()
     if body is None:
         liver = Liver(None, ReferenceUptake(Organ.LIVER, None, NO_BODY))
         parotid = ReferenceUptake(Organ.PAROTID, None, NO_BODY)

@@ -8,6 +8,8 @@ right: left minus right in both images. What the field of view cuts is no eviden
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -30,6 +32,7 @@ from app.domain.study import StudyKind
 from app.domain.volume import FloatArray, Volume
 from app.imaging.registration.outlines import OutlinePair, ShiftSearch, cut_share, edge_gain
 from app.imaging.registration.working_ct import WorkingCt, blurred_on, shrunk, working_ct
+from app.imaging.slices import thread_count
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -100,16 +103,15 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     pair = _pair(suv, working_ct(source).coarser)
     if pair is None:
         return None
-    search = ShiftSearch(pair)
-    upright = search.correlation(())
-    gain = upright - np.where(upright > -1.0, search.unmoved(), 0.0)
+    upright, gain, flipped = _at_every_shift(pair)
     best = tuple(int(i) for i in np.unravel_index(int(gain.argmax()), gain.shape))
     shift = tuple(i - pair.reach for i in best)
     is_moved = [_edges_agree(pair, shift, axis) for axis in range(3)]
     place = tuple(step if moved else 0 for step, moved in zip(shift, is_moved, strict=True))
     x, y, z = (step * pair.ct.grid.spacing_mm[0] for step in _refined(gain, best)[::-1])
     worth_x, worth_y, worth_z = (_worth(gain, best, axis) if is_moved[axis] else 0.0 for axis in (2, 1, 0))
-    flip, flip_gain, side = _reversal(pair, search, place, float(upright.max()))
+    side = _side_correlation(pair, place, flipped.pop(Flip.LEFT_RIGHT))
+    flip, flip_gain = _reversal(flipped, float(upright.max()))
     view = pair.ct.seen & pair.at(place, pair.seen)
     slices = np.count_nonzero((pair.ct.body & view).any(axis=(1, 2)))
     is_long = bool(slices * pair.ct.grid.spacing_mm[2] >= LEAST_LENGTH_MM)
@@ -126,16 +128,25 @@ def measure_ct_agreement(suv: Volume, source: Volume) -> CtAgreement | None:
     )
 
 
-def _reversal(
-    pair: OutlinePair, search: ShiftSearch, place: tuple[int, ...], upright: float
-) -> tuple[Flip, float, float]:
-    """The reversal that fits best and what it gains over ``upright``, and left minus right at ``place``."""
-    flipped = {flip: search.correlation(axes) for flip, axes in FLIPS}
-    side = _side_correlation(pair, place, flipped.pop(Flip.LEFT_RIGHT))
+def _at_every_shift(
+    pair: OutlinePair,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[Flip, NDArray[np.float64]]]:
+    """Correlations with the CT as it is, what a shift gains in them, and correlations with it reversed."""
+    search = ShiftSearch(pair)
+    with ThreadPoolExecutor(thread_count()) as threads:
+        unmoved = threads.submit(search.unmoved)
+        reversed_ct = {flip: threads.submit(search.correlation, axes) for flip, axes in FLIPS}
+        upright = search.correlation(())
+    gain = upright - np.where(upright > -1.0, unmoved.result(), 0.0)
+    return upright, gain, {flip: each.result() for flip, each in reversed_ct.items()}
+
+
+def _reversal(flipped: Mapping[Flip, NDArray[np.float64]], upright: float) -> tuple[Flip, float]:
+    """The reversal that fits best and what it gains over ``upright``."""
     highest = {flip: float(values.max()) for flip, values in flipped.items()}
     likeliest = max(highest, key=lambda flip: highest[flip])
     gain = highest[likeliest] - upright
-    return likeliest, gain if highest[likeliest] >= LEAST_FIT else min(gain, 0.0), side
+    return likeliest, gain if highest[likeliest] >= LEAST_FIT else min(gain, 0.0)
 
 
 def check_ct(loaded: Loaded, policy: CtAgreementPolicy) -> Loaded | Rejection:

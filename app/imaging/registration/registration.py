@@ -23,6 +23,7 @@ from app.imaging.registration.search import (
     STARTS_APART_MM,
     TURNS_DEG,
     UPRIGHT_DEG,
+    BoneMatch,
     Refined,
     likely_starts,
     measure_stretch,
@@ -84,22 +85,32 @@ def measure_fit(
         fixed_to_moving: 4x4, LPS mm.
         rival_overlap: bone overlap at the best other place, as a share of the overlap at this one.
     """
-    pair = _pair(fixed, moving, fixed_to_moving)
+    with ThreadPoolExecutor(thread_count()) as threads:
+        mirror = threads.submit(_own_mirror, fixed.coarser)
+        stretch = threads.submit(_stretch, fixed, moving, fixed_to_moving)
+        pair = _pair(fixed, moving, fixed_to_moving)
+        bone, soft_tissue = (threads.submit(f, pair) for f in (_bone_agreement, _soft_tissue_correlation))
+        thickness_difference_mm = _thickness_difference_mm(pair)
+        side_correlation = _side_correlation(pair, mirror.result())
+    bone_dice, bone_distance_mm = bone.result()
     centre = bone_centre_mm(fixed)
     turn = Rotation.from_matrix(fixed_to_moving[:3, :3]).magnitude()
-    bone_dice, bone_distance_mm = _bone_agreement(pair)
     return RegistrationFit(
         bone_dice=bone_dice,
         translation_mm=float(np.linalg.norm(moved_points(fixed_to_moving, centre) - centre)),
         rotation_deg=float(np.degrees(turn)),
         overlap_fraction=float((pair.fixed.body & pair.view).sum() / max(int(fixed.body.sum()), 1)),
-        soft_tissue_correlation=_soft_tissue_correlation(pair),
+        soft_tissue_correlation=soft_tissue.result(),
         bone_distance_mm=bone_distance_mm,
-        side_correlation=_side_correlation(pair, _own_mirror(fixed.coarser)),
-        stretch=measure_stretch(fixed.coarser, moving.coarser, fixed_to_moving),
-        thickness_difference_mm=_thickness_difference_mm(pair),
+        side_correlation=side_correlation,
+        stretch=stretch.result(),
+        thickness_difference_mm=thickness_difference_mm,
         rival_overlap=rival_overlap,
     )
+
+
+def _stretch(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray) -> float:
+    return measure_stretch(BoneMatch(fixed.coarser, moving.coarser), fixed_to_moving)
 
 
 def _pair(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray) -> _Pair:
@@ -213,7 +224,7 @@ def _own_mirror(ct: WorkingCt) -> FloatArray:
     reflection[0, 3] = 2 * middle_x
     start = np.eye(4)
     start[0, 3] = 2 * (middle_x - bone_centre_mm(ct)[0])
-    to_flipped = refine(ct, flipped, start).fixed_to_moving
+    to_flipped = refine(BoneMatch(ct, flipped), start).fixed_to_moving
     mirror: FloatArray = reflection @ to_flipped
     return mirror
 
@@ -274,7 +285,7 @@ def register_working(fixed: WorkingCt, moving: WorkingCt) -> RigidRegistration |
     places = _places(fixed.coarser, moving.coarser)
     if not places:
         return None
-    motion = refine(fixed, moving, places[0].fixed_to_moving).fixed_to_moving
+    motion = refine(BoneMatch(fixed, moving), places[0].fixed_to_moving).fixed_to_moving
     fit = measure_fit(fixed, moving, motion, _rival_overlap(places, fixed))
     return RigidRegistration(motion, fit)
 
@@ -284,9 +295,10 @@ def _places(fixed: WorkingCt, moving: WorkingCt) -> list[Refined]:
     places: list[Refined] = []
     for turns_deg in (UPRIGHT_DEG, TURNS_DEG):
         starts = likely_starts(fixed, moving, turns_deg)
-        refined = partial(refine, fixed, moving)
-        with ThreadPoolExecutor(thread_count()) as threads:  # each is refined as it would be alone
-            places += threads.map(refined, starts)
+        if starts:
+            refined = partial(refine, BoneMatch(fixed, moving))
+            with ThreadPoolExecutor(thread_count()) as threads:  # each is refined as it would be alone
+                places += threads.map(refined, starts)
         places.sort(key=lambda place: -place.bone_overlap)
         if places and places[0].bone_overlap >= GOOD_OVERLAP:
             break

@@ -169,9 +169,8 @@ class Refined:
     bone_overlap: float
 
 
-def refine(fixed: WorkingCt, moving: WorkingCt, start: FloatArray) -> Refined:
+def refine(match: BoneMatch, start: FloatArray) -> Refined:
     """The rigid transform near ``start`` that lays bone on bone."""
-    match = _BoneMatch(fixed, moving)
     motion, tolerance = start, TOLERANCE[0]
     for _ in range(ITERATIONS):
         step, moved_mm = match.step(motion, tolerance)
@@ -183,14 +182,13 @@ def refine(fixed: WorkingCt, moving: WorkingCt, start: FloatArray) -> Refined:
     return Refined(motion, match.overlap(motion))
 
 
-def measure_stretch(fixed: WorkingCt, moving: WorkingCt, fixed_to_moving: FloatArray) -> float:
+def measure_stretch(match: BoneMatch, fixed_to_moving: FloatArray) -> float:
     """How much longer or shorter the moving body is, lengthwise: 0.03 is 3 %.
 
     A person keeps his length; two persons rarely share it. Found by letting the registration scale each axis;
     across the body the warp of a trunk that lies differently looks like scale, so only the length counts,
     and of it what such a warp does not explain.
     """
-    match = _BoneMatch(fixed, moving)
     motion: FloatArray = fixed_to_moving
     scales: FloatArray = np.ones(3)
     for _ in range(STRETCH_ITERATIONS):
@@ -209,8 +207,8 @@ REACH_VOXELS = 5
 """Beyond a CT's bone, where its blur and the slopes of that have ended."""
 
 
-class _BoneMatch:
-    """Bone of the fixed CT as points, bone of the moving CT as an image with its slopes.
+class BoneMatch:
+    """Bone of the fixed CT as points, bone of the moving CT as an image with its slopes; threads share it.
 
     Points, and what is found at them, are ``(3, n)`` and ``(n,)`` as x, y, z: numpy is quick along rows.
     """

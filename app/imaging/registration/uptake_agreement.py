@@ -7,6 +7,7 @@ SPECT too, and organs shine at the same place on both.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from app.domain.volume import FloatArray, LabelMap, Volume
 from app.imaging.morphology import box_of
 from app.imaging.registration.working_ct import blurred, smoothed, upright_grid
 from app.imaging.resampling import resample, resample_mask
+from app.imaging.slices import thread_count
 
 SPACING_MM = 8.0
 """Organs are larger; a shift is found to within half of this."""
@@ -69,11 +71,11 @@ def measure_uptake_agreement(
         lesions, placed: in the PET's frame of reference, and the same ones on the SPECT's grid.
         fixed_to_moving: 4x4, LPS mm of the SPECT to LPS mm of the PET.
     """
-    return UptakeAgreement(
-        _best_shift_mm(spect, pet, fixed_to_moving),
-        _share_of_best_place(lesions, pet, SURROUNDINGS_MM["pet"]),
-        _share_of_best_place(placed, spect, SURROUNDINGS_MM["spect"]),
-    )
+    with ThreadPoolExecutor(thread_count()) as threads:
+        on_pet = threads.submit(_share_of_best_place, lesions, pet, SURROUNDINGS_MM["pet"])
+        on_spect = threads.submit(_share_of_best_place, placed, spect, SURROUNDINGS_MM["spect"])
+        shift_mm = _best_shift_mm(spect, pet, fixed_to_moving)
+        return UptakeAgreement(shift_mm, on_pet.result(), on_spect.result())
 
 
 def _best_shift_mm(spect: Volume, pet: Volume, fixed_to_moving: FloatArray) -> float:

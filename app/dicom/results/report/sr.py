@@ -63,17 +63,17 @@ def write_report(context: ResultContext, segmentation: Dataset | None) -> Datase
     """
     source = blank_source(context)
     sources = [] if segmentation is None else [segmentation]
-    referred = [_instance_of(*each, context) for each in _inputs(context)] if context.loaded.joined else []
+    root = _content(context, segmentation)
+    content = list(root.ContentSequence)
+    root.ContentSequence = []  # highdicom copies what it holds and searches it, item by item: it comes later
     report = REPORT_CLASSES[context.policy.sr_class](
-        evidence=[source, *referred, *sources],  # patient and study are taken from the first
-        content=_content(context, segmentation),
+        evidence=[source, *sources],  # patient and study are taken from the first
+        content=root,
         is_complete=True,
         previous_versions=None if context.replaced is None else [predecessor(context.replaced)],
         coding_schemes=[private_scheme()],
         **context.instance(ResultKind.SR, "PSMA measurements"),
     )
-    # highdicom copies content and searches it, item by item: hundreds of images go in afterwards
-    content = list(report.ContentSequence)
     content.insert(len(content) - 2, image_library(context))  # before the measurements (TID 1500 row 5)
     report[CONTENT] = DataElement(CONTENT, "SQ", content)
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(context, [source, *sources])]
@@ -91,7 +91,8 @@ def _date_content(report: Dataset, context: ResultContext) -> None:
     report.InstanceCreationDate, report.InstanceCreationTime = report.ContentDate, report.ContentTime
 
 
-def _content(context: ResultContext, segmentation: Dataset | None) -> hd.sr.MeasurementReport:
+def _content(context: ResultContext, segmentation: Dataset | None) -> hd.sr.ContainerContentItem:
+    """The root with all but the image library."""
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = [_whole_body_group(context)]
     if segmentation is not None:
         lesions = context.quantified.findings.lesions
@@ -107,9 +108,9 @@ def _content(context: ResultContext, segmentation: Dataset | None) -> hd.sr.Meas
         imaging_measurements=groups,
         title=coded(codes.IMAGING_MEASUREMENT_REPORT),
     )
-    content = report[0].ContentSequence
-    content.append(qualitative_evaluations(context))
-    return report
+    root: hd.sr.ContainerContentItem = report[0]
+    root.ContentSequence.append(qualitative_evaluations(context))
+    return root
 
 
 def observer(version: str) -> hd.sr.ObservationContext:
@@ -282,15 +283,6 @@ def _inputs(context: ResultContext) -> Iterator[tuple[Series, Instance]]:
     for series in (*context.loaded.functional_series, context.ct):
         for instance in in_order(series):
             yield series, instance
-
-
-def _instance_of(series: Series, instance: Instance, context: ResultContext) -> Dataset:
-    """An input as highdicom wants it, where content refers to it."""
-    found = Dataset()
-    found.StudyInstanceUID = context.loaded.selection.study.study_instance_uid
-    found.SeriesInstanceUID = series.series_instance_uid
-    found.SOPClassUID, found.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
-    return found
 
 
 def in_order(series: Series) -> list[Instance]:
