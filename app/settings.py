@@ -135,7 +135,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
         return settings_adapter().validate_python(tree)
     except ValidationError as error:
         words = (f"{_origin(item, origins, file.name)}: {_describe(item)}" for item in error.errors())
-        raise MisconfiguredError(*words) from error
+        raise MisconfiguredError(*dict.fromkeys(words)) from error
 
 
 def _default_path() -> Path:
@@ -221,13 +221,14 @@ def _place(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
 
 
 def _unknown_key(item: ErrorDetails) -> str:
-    """The key that a record does not have, without its place in a list, and the nearest that it has."""
+    """The key that a record does not have, and the nearest that it has."""
     parents = [part for part in item["loc"][:-1] if isinstance(part, str)]
     key = str(item["loc"][-1] if item["type"] == UNKNOWN_KEY else item["input"])
     known = [each.name for each in dataclasses.fields(_record_within(_kind_of(parents)))]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
-    return f"unknown key {'.'.join([*parents, key])} ({hint})"
+    place = [str(part) for part in item["loc"][:-1]]
+    return f"unknown key {'.'.join([*place, key])} ({hint})"
 
 
 def _is_text(dotted: str) -> bool:

@@ -68,7 +68,7 @@ FLOORS = {
     ),
     "app.inference": ("policy devices", "models", "running", "importing"),
     "app.node": (
-        "peers rounds stop_signals",
+        "peers rounds stop_signals tls_words",
         "policy tls",
         "records",
         "receive process deliver",

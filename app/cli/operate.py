@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from app.node.process.shadows import WaitingShadows
     from app.node.records.stores import NodeStores
     from app.node.service import NodePlan, NodeService
-    from app.node.watch.health import CheckResult
+    from app.node.watch.check_result import CheckResult
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
 
     Each check that fails says what to do. A GPU that is demanded and absent counts as a wrong setting.
     """
-    from app.node.watch.health import CheckResult
+    from app.node.watch.check_result import CheckResult
     from app.settings import load_settings
 
     try:
@@ -176,14 +176,17 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
 
 
 def _results(settings: Settings) -> tuple[CheckResult, ...]:
-    from app.node.watch.health import CheckResult, guarded, node_checks
+    from app.node.watch.check_result import CheckResult, guarded
+    from app.node.watch.health import node_checks
 
-    valid = CheckResult("settings", True, f"valid, digest {settings.digest[:12]}")
+    what = "valid; digest of all that can change a result: "
+    valid = CheckResult("settings", True, f"{what}{settings.digest[:12]}")
     models = guarded("models", lambda: _check_models(settings))
     cautions = [CheckResult("write", True, f"warning: {text}") for text in settings.write.cautions]
     cautions += [CheckResult(DEVICE, True, f"warning: {text}") for text in device_cautions(settings)]
     device = guarded(DEVICE, lambda: CheckResult(DEVICE, True, str(compute_plan(settings))))
-    others = node_checks(settings.node, settings.receive, settings.deliver, settings.tls)
+    policies = (settings.node, settings.receive, settings.deliver, settings.tls)
+    others = node_checks(*policies, settings.write.classes)
     return (valid, *cautions, device, models, *others)
 
 
@@ -199,7 +202,7 @@ def verified_models(settings: Settings) -> SiteModels:
 
 
 def _check_models(settings: Settings) -> CheckResult:
-    from app.node.watch.health import CheckResult
+    from app.node.watch.check_result import CheckResult
 
     models = verified_models(settings)
     shadows = {card.id for card in models.shadows} - {card.id for card in models.serving.values()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,11 @@ SAFE = {
         "destinations", "calling_ae_title", "timeout_s", "first_retry_s", "max_retry_s", "max_age_days",
         "commitment_wait_s", "max_proofs",
     ),
-    "node": ("log_level", "log_file", "audit_collector", "notify"),
+    "node": ("log_level", "log_file", "audit_collector", "notify", "retention", "keep_days"),
 }  # fmt: skip
+
+WITHHELD = ("node.database_url", "node.notify.url", "load.administrations")
+"""They may hold a password, or name a patient."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,14 +87,33 @@ def merged(running: Settings, found: Settings) -> Settings:
 
 
 def differences(before: Settings, after: Settings) -> Iterator[str]:
-    """What differs, one line a key: numbers and words of the node's own sections with their values, since
-    others may hold a password or name a patient."""
+    """What differs, one line a value, from what to what; of :data:`WITHHELD` only that it differs."""
     old, new = (settings_adapter().dump_python(one, mode="json") for one in (before, after))
-    for section, keys in old.items():
-        for key, value in keys.items():
-            other = new[section][key]
-            if other == value:
-                continue
-            plain = section in SAFE and key != "database_url" and not isinstance(value, dict | list)
-            words = f" from {value} to {other}" if plain and not isinstance(other, dict | list) else ""
-            yield f"{section}.{key} changed{words}"
+    return _differences("", old, new)
+
+
+def _differences(place: str, old: Any, new: Any) -> Iterator[str]:
+    if old == new:
+        return
+    if place in WITHHELD:
+        yield f"{place} changed"
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in old:
+            yield from _differences(f"{place}.{key}".removeprefix("."), old[key], new[key])
+    elif isinstance(old, list) and isinstance(new, list) and any(isinstance(one, dict) for one in old + new):
+        for number, (one, other) in enumerate(zip_longest(old, new)):
+            yield from _differences(f"{place}.{number}", one, other)
+    else:
+        yield f"{place} changed from {_words(old)} to {_words(new)}"
+
+
+def _words(value: Any) -> str:
+    """A value as YAML has it on one line; of a record what it sets."""
+    if isinstance(value, dict):
+        parts = (f"{key}: {_words(one)}" for key, one in value.items() if one not in (None, "", []))
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_words, value))}]"
+    if value is None or value == "":
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -81,9 +81,18 @@ PASSING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.
 """A disk that is full, or a share that does not answer: without anybody's change it may be right again."""
 
 
-def disk_error(error: OSError, place: str, advice: str) -> PsmaNodeError:
-    """A disk's error in our words: what may pass is tried again, for the rest a person is needed."""
-    if error.errno in PASSING:
+def may_pass(error: OSError, is_there: bool) -> bool:
+    """Whether it may be right again without a change of the node's settings or rights.
+
+    ``is_there``: what was to be written to has been made before; a file system that is read-only now has
+    become that, by a fault of the disk, say.
+    """
+    return error.errno in PASSING or (error.errno == errno.EROFS and is_there)
+
+
+def disk_error(error: OSError, place: str, advice: str, is_there: bool = False) -> PsmaNodeError:
+    """A disk's error in our words: what :func:`may_pass` is tried again, for the rest a person is needed."""
+    if may_pass(error, is_there):
         return RetryLaterError(f"{place} can't be written to now ({error.strerror}); try again later")
     return MisconfiguredError(f"{place} can't be made or written to ({error.strerror}); {advice}")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Annotated, Literal
+from itertools import combinations
+from typing import Annotated, Any, Literal
 
-from app.domain.ranges import Form, Range, Ranged
+from app.domain.ranges import Form, Range, Ranged, Rule
 
 ResultName = Literal["SEG", "SR", "PAGE", "RTSTRUCT"]
 """As :class:`app.dicom.uids.ResultKind`."""
@@ -24,6 +25,25 @@ OwnPort = Annotated[int, Range(0, 65535)]
 TimeLimit = Annotated[float, Range(0.1, 3600)]
 RetryWait = Annotated[float, Range(0, 604_800, above=True)]
 Megabytes = Annotated[float, Range(0, 1_000_000_000)]
+
+
+@dataclass(frozen=True)
+class _NetworkForm(Rule):
+    """An address, or a network without bits beyond its mask."""
+
+    def allows(self, value: Any) -> bool:
+        """It can be compared with the address of a caller."""
+        try:
+            ip_network(value)
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return "an IP address, or a network such as 10.1.2.0/24 (no bits beyond the mask)"
+
+
+Network = Annotated[str, _NetworkForm()]
 
 
 def doubled(first_s: float, tries: int, longest_s: float) -> float:
@@ -72,6 +92,12 @@ class Listener(Ranged):
     def __str__(self) -> str:
         return f"{self.host} port {self.port}{' (TLS)' if self.tls else ''}"
 
+    def collides(self, host: str, port: int) -> bool:
+        """Whether it is taken when something else listens there."""
+        hosts = {self.host, host}
+        is_same = len(hosts) == 1 or ("0.0.0.0" in hosts and not any(":" in one for one in hosts))  # noqa: S104
+        return is_same and port == self.port != 0
+
 
 @dataclass(frozen=True)
 class Caller(Ranged):
@@ -79,7 +105,7 @@ class Caller(Ranged):
 
     ae_title: AeTitle
     """Calling AE title, exactly; ``*`` for any title from these addresses."""
-    addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    addresses: tuple[Network, ...] = ("127.0.0.1", "::1")
     """IP addresses or networks (``10.1.2.0/24``) that it calls from."""
     max_associations: Annotated[int, Range(0, 1000)] = 0
     """Associations that it may have open at one time; 0 for as many as the node allows."""
@@ -89,11 +115,6 @@ class Caller(Ranged):
     commitment_tls_name: str = ""
     """A request that came by TLS is answered by TLS alone, also at ``commitment_port``: the name that the
     certificate shown there has to carry; empty for the address."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for address in self.addresses:
-            ip_network(address)
 
     def allows(self, ae_title: str, address: str) -> bool:
         return self.ae_title in ("*", ae_title) and self.allows_address(address)
@@ -149,6 +170,9 @@ class ReceivePolicy(Ranged):
             raise ValueError("give_up_s must not be shorter than settle_s")
         if self.listeners and (self.host, self.port) != (Listener.host, Listener.port):
             raise ValueError("host and port are the short form of listeners; set one of the two")
+        for first, second in combinations(self.listeners, 2):
+            if first.collides(second.host, second.port):
+                raise ValueError(f"two listeners have the same address and port: {first} and {second}")
 
     @property
     def addresses(self) -> tuple[Listener, ...]:

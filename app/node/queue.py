@@ -19,6 +19,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -27,13 +28,13 @@ from dbos import error as dbos_error
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import RetryLaterError
 from app.node.deliver.delivery import ResultDelivery, SendResult
 from app.node.policy import NodePolicy
 from app.node.process.shadows import WaitingShadows
 from app.node.process.work import AttemptKind, AttemptResult, StudyWork
 from app.node.records.commitments import CommitmentLedger
 from app.node.records.database import database_url, utc_now
+from app.node.records.database_fault import ANEW, database_fault
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
 from app.node.records.states import DeliveryKey, RunKey
@@ -86,11 +87,13 @@ class DurableEngine:
 
         Raises:
             RetryLaterError: the database does not answer.
+            MisconfiguredError: its file is no database.
         """
         try:
             self._launch(process, deliver, workers)
         except (dbos_error.DBOSException, SQLAlchemyError, sqlite3.Error) as error:
-            raise RetryLaterError(f"the engine's database does not answer: {type(error).__name__}") from error
+            url = database_url(self._policy.engine_database_url)
+            raise database_fault(url, error, ANEW).error from error
 
     def _launch(self, process: ProcessWork, deliver: DeliverWork, workers: int) -> None:
         url = database_url(self._policy.engine_database_url)
@@ -246,9 +249,8 @@ def step(name: str, work: Callable[..., str], *arguments: object) -> str:
 def _use_write_ahead_log(url: URL) -> None:
     """The mode stays with the file: readers then go on during a write, and a commit costs one sync."""
     if url.get_backend_name() == "sqlite" and url.database:
-        connection = sqlite3.connect(url.database)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
+        with closing(sqlite3.connect(url.database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def process_workflow(

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,8 @@ class NodeService:
         return self._exit_code
 
     def take_over(self, node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
-        """Go on with other callers, destinations, waits and collector; the rest must be as it was."""
+        """Go on with other callers, destinations, waits, retention and collector; the rest must be as it was."""
+        self._plan = replace(self._plan, node=node, receive=receive, deliver=deliver)
         self._scp.policy = self._watcher.policy = receive
         self._delivery.policy, self._work.destinations = deliver, deliver.destinations
         self._desk.follow(deliver)
@@ -317,7 +318,7 @@ def _lock(policy: NodePolicy) -> FileLock:
     try:
         lock = try_lock(policy.lock_file)
     except OSError as error:
-        raise disk_error(error, str(policy.lock_file), "it belongs to the node's user") from error
+        raise disk_error(error, str(policy.lock_file), "it belongs to the node's user", True) from error
     if lock is None:
         raise MisconfiguredError(
             f"a node already runs as executor {policy.executor} on {policy.data_dir}; stop it, "

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import MisconfiguredError
+from app.files.pem import CERTIFICATE, PRIVATE_KEY, mistaken_for
 from app.node.peers import TlsPolicy
+from app.node.tls_words import REASONS, HandshakeEndedError, tls_words
 
 CIPHERS_TLS_1_2 = (
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
@@ -29,29 +31,6 @@ CIPHERS_TLS_1_2 = (
 
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which ssl.VerifyFlags does not name."""
-
-_WORDS = {
-    "WRONG_VERSION_NUMBER": "no TLS is spoken there",
-    "HTTP_REQUEST": "an HTTP request came, no TLS",
-    "UNSUPPORTED_PROTOCOL": "TLS 1.1 or older was offered, expected TLS 1.2 or 1.3",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "the peer does not speak TLS 1.2 or 1.3",
-    "NO_SHARED_CIPHER": "the peer offers no cipher suite of BCP 195 (ECDHE with AES-GCM)",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the peer refuses our cipher suites, or wants a certificate of us",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer shows no certificate",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the peer wants a certificate of us (tls.certificate)",
-    "TLSV1_ALERT_UNKNOWN_CA": "the peer does not know the CA of our certificate",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the peer refuses our certificate as bad",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the peer refuses our certificate as expired",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the peer refuses our certificate",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the peer refuses the kind of our certificate",
-    "TLSV1_ALERT_DECRYPT_ERROR": "the peer can't verify our certificate's signature",
-    "UNEXPECTED_EOF_WHILE_READING": "the peer ended the TLS handshake without a word",
-    "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
-    "EE_KEY_TOO_SMALL": "the key is too short: RSA needs 2048 bit, elliptic curves 256",
-    "CA_KEY_TOO_SMALL": "the CA's key is too short: RSA needs 2048 bit, elliptic curves 256",
-    "CA_MD_TOO_WEAK": "the signature uses SHA-1 or MD5, expected SHA-256 or better",
-}
-"""OpenSSL's reasons, as they are met in practice, in plain words."""
 
 _log = logging.getLogger(__name__)
 
@@ -115,11 +94,25 @@ class RenewedContext:
             return self._context
 
 
+def shake_hands(connection: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+    """Begin TLS with a peer that we have called, whose certificate has to carry ``name``.
+
+    Raises:
+        OSError: it failed (:func:`~app.node.tls_words.tls_words`).
+    """
+    try:
+        return context.wrap_socket(connection, server_hostname=name)
+    except (ConnectionError, TimeoutError) as error:
+        how = error.strerror or str(error)
+        words = f"the peer ended the TLS handshake ({how}), as one that speaks no TLS does"
+        raise HandshakeEndedError(words) from error
+
+
 def continue_handshake(connection: ssl.SSLSocket) -> bool:
     """Go on as far as the peer's bytes allow, without waiting for more; whether the handshake is done.
 
     Raises:
-        OSError: it failed (:func:`tls_words`).
+        OSError: it failed (:func:`~app.node.tls_words.tls_words`).
     """
     connection.settimeout(0)
     try:
@@ -127,16 +120,6 @@ def continue_handshake(connection: ssl.SSLSocket) -> bool:
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return False
     return True
-
-
-def tls_words(error: OSError) -> str:
-    """Why a handshake or a TLS connection failed, in plain words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the peer's certificate does not pass: {error.verify_message.rstrip('.')}"
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or "TLS failed"
-        return _WORDS.get(reason, f"TLS failed: {reason.lower().replace('_', ' ')}")
-    return error.strerror or str(error) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -189,16 +172,32 @@ def is_of_our_authorities(policy: TlsPolicy) -> bool:
 
 def shows_our_certificate(policy: TlsPolicy, host: str, port: int, timeout_s: float) -> bool:
     """Whether what listens there speaks TLS and shows the node's certificate."""
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    asking.check_hostname = False
-    asking.verify_mode = ssl.CERT_NONE  # nothing is sent: the certificate is compared
     try:
         first, end, _ = Path(policy.certificate).read_text(encoding="ascii").partition(ssl.PEM_FOOTER)
         ours = ssl.PEM_cert_to_DER_cert(first[first.index(ssl.PEM_HEADER) :] + end)
-        with socket.create_connection((host, port), timeout_s) as peer, asking.wrap_socket(peer) as secured:
+        with socket.create_connection((host, port), timeout_s) as peer, _asked(peer) as secured:
             return secured.getpeercert(binary_form=True) == ours
     except (OSError, ValueError):  # it speaks no TLS, or our file holds no certificate, which is told apart
         return False
+
+
+def speaks_tls(host: str, port: int, timeout_s: float) -> bool:
+    """Whether what listens there answers to TLS, be it by a refusal."""
+    try:
+        with socket.create_connection((host, port), timeout_s) as peer, _asked(peer):
+            return True
+    except ssl.SSLError as error:
+        return error.reason not in (None, "WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING")
+    except OSError:
+        return False
+
+
+def _asked(connection: socket.socket) -> ssl.SSLSocket:
+    """TLS with whoever is there: nothing is sent by it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(connection)
 
 
 def _validity(certificate: Mapping[str, Any]) -> Validity:
@@ -214,8 +213,7 @@ def _own(policy: TlsPolicy) -> dict[str, Any]:
     """Our certificate's fields, as :meth:`ssl.SSLSocket.getpeercert` has them."""
     trusting = _context(ssl.PROTOCOL_TLS_CLIENT)
     trusting.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    _readable("tls.certificate", policy.certificate)
-    trusting.load_verify_locations(policy.certificate)
+    _load_certificates(trusting, "tls.certificate", policy.certificate)
     found = _shown(policy, trusting)
     if found is None:
         raise MisconfiguredError(
@@ -239,6 +237,8 @@ def _shown(policy: TlsPolicy, judge: ssl.SSLContext) -> dict[str, Any] | None:
             continue
         except ssl.SSLCertVerificationError:
             return None
+        except ssl.SSLError as error:  # such as a key of a kind that no cipher suite is for
+            raise MisconfiguredError(f"tls.certificate {policy.certificate}: {tls_words(error)}") from error
     return dict(client.getpeercert() or {})
 
 
@@ -251,22 +251,18 @@ def _context(protocol: int) -> ssl.SSLContext:
 
 
 def _load_identity(context: ssl.SSLContext, policy: TlsPolicy) -> None:
-    _readable("tls.certificate", policy.certificate)
-    if policy.key:
-        _readable("tls.key", policy.key)
-    place = f"tls.certificate {policy.certificate} with tls.key {policy.key or policy.certificate}"
+    _require("tls.certificate", policy.certificate, CERTIFICATE)
+    key = policy.key or policy.certificate
+    _require("tls.key" if policy.key else "tls.key is empty, and tls.certificate", key, PRIVATE_KEY)
     try:
-        context.load_cert_chain(policy.certificate, policy.key or None, password=_refuse_password)
-    except ssl.SSLError as error:
+        context.load_cert_chain(policy.certificate, key, password=_refuse_password)
+    except OSError as error:
+        place = f"tls.certificate {policy.certificate} with tls.key {key}"
         raise MisconfiguredError(f"{place}: {_file_words(error)}") from error
 
 
 def _load_authorities(context: ssl.SSLContext, policy: TlsPolicy) -> None:
-    _readable("tls.authorities", policy.authorities)
-    try:
-        context.load_verify_locations(policy.authorities)
-    except ssl.SSLError as error:
-        raise MisconfiguredError(f"tls.authorities {policy.authorities}: {_file_words(error)}") from error
+    _load_certificates(context, "tls.authorities", policy.authorities)
     if not context.get_ca_certs():
         raise MisconfiguredError(
             f"tls.authorities {policy.authorities}: no certificate of a CA in it (basicConstraints CA:TRUE); "
@@ -274,13 +270,24 @@ def _load_authorities(context: ssl.SSLContext, policy: TlsPolicy) -> None:
         )
 
 
-def _readable(key: str, path: str) -> None:
+def _load_certificates(context: ssl.SSLContext, key: str, path: str) -> None:
+    _require(key, path, CERTIFICATE)
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise MisconfiguredError(f"{key} {path}: {_file_words(error)}") from error
+
+
+def _require(key: str, path: str, wanted: str) -> None:
+    """Refuse a file that does not hold what is wanted, and say what it holds instead."""
     if not path:
         raise MisconfiguredError(f"{key} is empty, but TLS needs it: name a PEM file (docs/how-to/tls.md)")
     try:
-        Path(path).read_bytes()
+        mistake = mistaken_for(wanted, Path(path).read_bytes())
     except OSError as error:
         raise MisconfiguredError(f"{key} {path}: {error.strerror}; may the node's user read it?") from error
+    if mistake:
+        raise MisconfiguredError(f"{key} {path}: expected {wanted} in PEM form, found {mistake}")
 
 
 def _refuse_password() -> str:
@@ -290,8 +297,10 @@ def _refuse_password() -> str:
     )
 
 
-def _file_words(error: ssl.SSLError) -> str:
-    return _WORDS.get(error.reason or "", "no certificate or key in PEM form (-----BEGIN …)")
+def _file_words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return REASONS.get(error.reason or "", "its PEM text is damaged; copy the file again")
+    return error.strerror or type(error).__name__
 
 
 def _state_of(policy: TlsPolicy) -> tuple[object, ...]:

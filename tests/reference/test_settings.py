@@ -41,7 +41,7 @@ def test_an_unknown_key_names_file_key_and_nearest_key(tmp_path: Path) -> None:
 
 def test_an_unknown_key_inside_a_list_is_found(tmp_path: Path) -> None:
     file = written(tmp_path, "deliver: {destinations: [{name: a, ae_title: A, host: h, prt: 104}]}\n")
-    with pytest.raises(MisconfiguredError, match=r"deliver\.destinations\.prt \(nearest: port\)"):
+    with pytest.raises(MisconfiguredError, match=r"deliver\.destinations\.0\.prt \(nearest: port\)"):
         load_settings(file)
 
 

@@ -60,6 +60,18 @@ class WritePolicy(Ranged):
     injection."""
 
     @property
+    def classes(self) -> dict[str, str]:
+        """The SOP class of each kind that is written."""
+        kinds: dict[str, str] = {
+            ResultKind.SEG: SEG_CLASSES[self.seg_type],
+            ResultKind.SR: SR_CLASSES[self.sr_class],
+            ResultKind.PAGE: SECONDARY_CAPTURE_STORAGE,
+            NoticeKind.SR: SR_CLASSES[self.sr_class],
+            NoticeKind.PAGE: SECONDARY_CAPTURE_STORAGE,
+        }
+        return kinds | ({ResultKind.RTSTRUCT: RT_STRUCTURE_SET_STORAGE} if self.rtstruct else {})
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """Consequences of these choices that the site should know; none concerns the numbers in a result."""
         return (LABELMAP_CAUTION,) if self.seg_type is SegType.LABELMAP else ()

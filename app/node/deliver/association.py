@@ -21,12 +21,29 @@ from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocke
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.peers import NO_TLS, Destination, TlsPolicy
-from app.node.tls import RenewedContext, client_context, tls_words
+from app.node.tls import RenewedContext, client_context, shake_hands
+from app.node.tls_words import SHOW_OURS, tls_advice, tls_words
 
 _EXPLICITLY_REJECTED = frozenset((1, 3, 4))
 """Results of a presentation context that are an answer for good (PS3.8 table 9-18): rejected by the user,
 class or transfer syntaxes not supported. 2, by the provider without a reason, also stands for a context that
 the answer leaves out: it may pass."""
+
+CALLED_UNKNOWN = (1, 7)
+"""Source and reason of a rejection: called AE title not recognised (PS3.8 table 9-21)."""
+
+
+class NoAssociationError(RetryLaterError):
+    """There is none now.
+
+    Attributes:
+        advice: what a person can look at; empty where the message says it.
+        hung_up: the peer took the connection and ended it without a word, or said nothing.
+    """
+
+    def __init__(self, words: str, advice: str = "", hung_up: bool = False) -> None:
+        super().__init__(words)
+        self.advice, self.hung_up = advice, hung_up
 
 
 class NothingAcceptedError(Exception):
@@ -57,7 +74,7 @@ def open_association(
         NothingAcceptedError: the peer rejects every context, in so many words.
     """
     entity = ClientEntity(calling_ae_title, timeout_s)
-    association = _associate(entity, destination, proposal, _tls_arguments(destination, tls))
+    association = _associate(entity, destination, proposal, tls)
     try:
         yield association
     except BaseException:
@@ -73,7 +90,7 @@ def _tls_arguments(destination: Destination, tls: TlsPolicy) -> tuple[ssl.SSLCon
     try:
         return _renewed_context(tls).current(), destination.tls_name or destination.host
     except MisconfiguredError as error:
-        raise RetryLaterError(f"{destination.name} can't be spoken to by TLS: {error}") from error
+        raise NoAssociationError(f"{destination.name} can't be spoken to by TLS: {error}") from error
 
 
 @functools.cache
@@ -81,10 +98,8 @@ def _renewed_context(tls: TlsPolicy) -> RenewedContext:
     return RenewedContext(tls, client_context)
 
 
-def _associate(
-    entity: ClientEntity, destination: Destination, proposal: Proposal, tls: tuple[ssl.SSLContext, str] | None
-) -> Any:
-    where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
+def _associate(entity: ClientEntity, destination: Destination, proposal: Proposal, tls: TlsPolicy) -> Any:
+    where = _where(destination)
     try:
         association = entity.associate(
             destination.host,
@@ -93,10 +108,11 @@ def _associate(
             destination.ae_title,
             ext_neg=proposal.roles,
             evt_handlers=proposal.handlers,
-            tls_args=tls,
+            tls_args=_tls_arguments(destination, tls),
         )
-    except OSError as error:  # the name can't be resolved
-        raise RetryLaterError(f"{where} can't be reached: {tls_words(error)}") from error
+    except OSError as error:
+        advice = f"is the name {destination.host} right, and does this host's name server know it?"
+        raise NoAssociationError(f"{where} can't be reached: {tls_words(error)}", advice) from error
     if association.is_established:
         _hold_to_answers(association, destination.name)
         proposed = association.requestor.requested_contexts
@@ -106,16 +122,40 @@ def _associate(
         return association
     if association.dul.socket is not None:  # pynetdicom leaves it open where it can't read the answer
         association.dul.socket.hang_up()
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        raise RetryLaterError(f"{where} rejected the association: {answer.reason_str}")
     if are_rejected_for_good(association.rejected_contexts):
         raise NothingAcceptedError
+    raise _failure(entity, association, destination, tls)
+
+
+def _failure(
+    entity: ClientEntity, association: Any, destination: Destination, tls: TlsPolicy
+) -> NoAssociationError:
+    """Why there is none, and what to look at."""
+    where, failure = _where(destination), entity.connection_failure
+    knows_us = f"does it know {entity.ae_title.strip()} at this host's address?"
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        is_called = (answer.result_source, answer.diagnostic) == CALLED_UNKNOWN
+        advice = f"is {destination.ae_title} its AE title?" if is_called else knows_us
+        return NoAssociationError(f"{where} rejected the association: {answer.reason_str}", advice)
     if association.rejected_contexts:
-        raise RetryLaterError(f"{where} accepted the association, and answered to no presentation context")
-    if entity.connection_failure is not None:
-        raise RetryLaterError(f"{where} can't be reached: {tls_words(entity.connection_failure)}")
-    raise RetryLaterError(f"{where} took the connection, but did not answer or ended the association at once")
+        words = f"{where} accepted the association, and answered to no presentation context"
+        return NoAssociationError(words, knows_us)
+    if failure is not None and (advice := tls_advice(failure)):
+        return NoAssociationError(f"{where} can't be spoken to by TLS: {tls_words(failure)}", advice)
+    if failure is not None and not isinstance(failure, ConnectionResetError | BrokenPipeError):
+        advice = f"does it run, are host and port right, does a firewall let this host through, {knows_us}"
+        return NoAssociationError(f"{where} can't be reached: {tls_words(failure)}", advice)
+    advice = knows_us
+    if destination.tls:
+        advice = f"its log says why; is our certificate known there? {knows_us}" if tls.certificate else SHOW_OURS
+    how = f": {tls_words(failure)}" if failure is not None else ""
+    words = f"{where} took the connection, but did not answer or ended the association at once{how}"
+    return NoAssociationError(words, advice, hung_up=True)
+
+
+def _where(destination: Destination) -> str:
+    return f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
 
 
 def _was_proposed(accepted: PresentationContext, proposed: Sequence[PresentationContext]) -> bool:
@@ -203,7 +243,7 @@ class ClientSocket(AssociationSocket):  # type: ignore[misc]
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls_args is not None:
                 context, name = self.tls_args
-                self.socket = context.wrap_socket(self.socket, server_hostname=name)
+                self.socket = shake_hands(self.socket, context, name)
             self.assoc.requestor.address_info = AddressInformation.from_tuple(self.socket.getsockname())
             self._is_connected = True
             primitive.result = "Evt2"

@@ -36,6 +36,13 @@ Ask = Callable[
 ]
 """As :func:`app.node.deliver.commitment.ask`."""
 
+OTHER_PROOFS = {
+    "commitment": "verify: find or retrieve",
+    "find": "commitment: true or verify: retrieve",
+    "retrieve": "commitment: true or verify: find",
+}
+"""What else a destination may offer that does not offer this."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,13 +54,11 @@ class Proof:
         lost: what the destination does not have; it is to be sent again.
         waits_s: seconds until an answer to a request counts as late.
         is_late: an answer did not come in time, and was asked for again.
-        refused: why there will be no proof.
     """
 
     lost: str = ""
     waits_s: float = 0.0
     is_late: bool = False
-    refused: str = ""
 
 
 class DeliveryProof:
@@ -74,7 +79,8 @@ class DeliveryProof:
         """How far the proof is, after asking for what is missing.
 
         Raises:
-            RetryLaterError: the destination can't be asked now.
+            RetryLaterError: the destination can't be asked now, or offers no proof: everything is there, and a
+                person has to choose another proof, or none.
         """
         unproven = self._unproven(key) if destination.wants_proof else []
         if not unproven:
@@ -84,7 +90,9 @@ class DeliveryProof:
                 return self._commitment(key, destination, policy)
             return self._compared(key, destination, policy, unproven)
         except ProofRefusedError as error:
-            return Proof(refused=f"everything was sent, and can't be proven: {error}")
+            others = OTHER_PROOFS["commitment" if destination.commitment else destination.verify]
+            words = f"everything was sent and acknowledged, and can't be proven: {error}"
+            raise RetryLaterError(f"{words}; set {others} for it, or no proof") from error
 
     def is_answered(self, key: DeliveryKey) -> bool:
         """Whether nothing that was asked about a delivery waits for an answer."""

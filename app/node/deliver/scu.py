@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from app.errors import RetryLaterError
 from app.node.deliver.association import (
+    NoAssociationError,
     NothingAcceptedError,
     Proposal,
     are_rejected_for_good,
@@ -60,11 +61,14 @@ class StoreResponse:
 
 @dataclass(frozen=True)
 class EchoResult:
-    """Whether a destination answers C-ECHO; ``detail`` says why not, or how long it took."""
+    """Whether a destination answers C-ECHO: ``detail`` says why not, or how long it took; ``advice`` what to
+    look at. ``hung_up``: it took the connection, and ended it without a word."""
 
     destination: str
     ok: bool
     detail: str
+    advice: str = ""
+    hung_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def echo(
     try:
         with open_association(destination, calling_ae_title, timeout_s, proposal, tls) as peer:
             status = peer.send_c_echo().get("Status")
+    except NoAssociationError as error:
+        return EchoResult(destination.name, False, str(error), error.advice, error.hung_up)
     except RetryLaterError as error:
         return EchoResult(destination.name, False, str(error))
     except NothingAcceptedError:
@@ -120,6 +126,26 @@ def echo(
         text = "no answer" if status is None else f"status {status:04X}"
         return EchoResult(destination.name, False, f"{text} to C-ECHO")
     return EchoResult(destination.name, True, f"{(time.monotonic() - start) * 1000:.0f} ms")
+
+
+def accepted_classes(
+    sop_classes: Iterable[str],
+    destination: Destination,
+    calling_ae_title: str,
+    timeout_s: float = 10.0,
+    tls: TlsPolicy = NO_TLS,
+) -> frozenset[str]:
+    """Which of these SOP classes a destination accepts; nothing is sent.
+
+    Raises:
+        RetryLaterError: it can't be asked now.
+    """
+    contexts = [build_context(one, list(CONVERTIBLE_TRANSFER_SYNTAXES)) for one in sop_classes]
+    try:
+        with open_association(destination, calling_ae_title, timeout_s, Proposal(contexts), tls) as peer:
+            return frozenset(str(context.abstract_syntax) for context in peer.accepted_contexts)
+    except NothingAcceptedError:
+        return frozenset()
 
 
 def _outgoing(path: Path) -> _Outgoing:

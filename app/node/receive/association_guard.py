@@ -20,7 +20,8 @@ from pynetdicom.transport import AssociationSocket
 
 from app.node.receive.opening import Opening
 from app.node.receive.reports import ReportingDimse
-from app.node.tls import continue_handshake, tls_words
+from app.node.tls import continue_handshake
+from app.node.tls_words import tls_words
 
 ASSOCIATE_REQUEST_LIMIT_BYTES = 1_048_576
 """128 contexts with dozens of transfer syntaxes each are some 300 kB; no honest request is longer."""

@@ -18,8 +18,9 @@ from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, Session, mapped_c
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import MisconfiguredError
 from app.node.records import migrations
+from app.node.records.database_fault import database_fault, database_place
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
@@ -188,17 +189,14 @@ def open_database(url: str) -> sa.Engine:
 
     Raises:
         MisconfiguredError: the URL can't be understood, its driver is not installed, or the database is that
-            of a newer version of the program.
+            of a newer version or another program, or no database at all.
         RetryLaterError: the database does not answer.
     """
     engine = create_database_engine(url)
     try:
         _bring_up_to_date(engine)
     except SQLAlchemyError as error:
-        raise RetryLaterError(
-            f"the database {database_place(engine)} does not answer: {database_cause(error)}; "
-            f"{database_advice(engine)}"
-        ) from error
+        raise database_fault(engine.url, error).error from error
     return engine
 
 
@@ -209,7 +207,7 @@ def _bring_up_to_date(engine: sa.Engine) -> None:
         if not is_current:
             with engine.begin() as connection:
                 _lock_schema(connection)
-                migrations.upgrade(connection, database_place(engine))
+                migrations.upgrade(connection, database_place(engine.url))
     except BaseException:
         engine.dispose()
         raise
@@ -262,25 +260,6 @@ def create_database_engine(url: str) -> sa.Engine:
     if is_sqlite:
         sa.event.listen(engine, "connect", _set_sqlite_durability)
     return engine
-
-
-def database_cause(error: SQLAlchemyError) -> str:
-    """The driver's first line: host, port, user and why, no password; the rest would be SQL."""
-    driver = getattr(error, "orig", None)
-    words = str(driver).splitlines()
-    return words[0] if driver is not None and words else type(error).__name__
-
-
-def database_place(engine: sa.Engine) -> str:
-    """The URL without its password, wherever that stands in it."""
-    return engine.url.set(query={}).render_as_string(hide_password=True)
-
-
-def database_advice(engine: sa.Engine) -> str:
-    """What to look at when a database can't be opened."""
-    if engine.dialect.name == "sqlite":
-        return "may this user read and write the file and its folder, and is there room on the disk?"
-    return "is node.database_url right, does the server run, does it let this host in?"
 
 
 def utc_now() -> datetime:

@@ -18,11 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.errors import MisconfiguredError, RetryLaterError
-from app.files.durable import PASSING, disk_error, make_folder, make_private
+from app.files.durable import disk_error, make_folder, make_private, may_pass
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
 from app.node.records.commitments import CommitmentLedger
-from app.node.records.database import Base, database_cause, fetch, open_database, upsert, utc_now
+from app.node.records.database import Base, database_url, fetch, open_database, upsert, utc_now
+from app.node.records.database_fault import database_fault
 from app.node.records.deliveries import DeliveryLedger
 from app.node.records.inbox import Inbox
 from app.node.records.outbox import Outbox
@@ -65,7 +66,8 @@ def open_stores(policy: NodePolicy) -> NodeStores:
         outbox = Outbox(policy.results_dir, policy.executor)
     except OSError as error:
         place = f"node.data_dir {policy.data_dir}"
-        raise disk_error(error, place, "give the node a folder of its own") from error
+        is_there = policy.data_dir.is_dir()
+        raise disk_error(error, place, "give the node a folder of its own", is_there) from error
     _close_databases(policy)
     engine = open_database(policy.node_database_url)
     inbox = Inbox(policy.inbox_dir, engine)
@@ -111,15 +113,19 @@ def _close_to_others(path: Path) -> None:
 
 @contextmanager
 def translated_start_errors(policy: NodePolicy) -> Iterator[None]:
-    """A disk that is full or a database that is silent while the node starts: it tries again, and says so."""
+    """A disk or a database that can't be used while the node starts: in plain words, and as an error that says
+    whether trying again may do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in PASSING:
+        is_there = policy.data_dir.is_dir()
+        is_ours = str(error.filename).startswith(str(policy.data_dir))
+        if not (is_ours or may_pass(error, is_there)):
             raise
-        raise disk_error(error, f"node.data_dir {policy.data_dir}", "") from error
+        place = str(error.filename) if is_ours else f"node.data_dir {policy.data_dir}"
+        raise disk_error(error, place, "may the node's user write there?", is_there) from error
     except SQLAlchemyError as error:
-        raise RetryLaterError(f"the database can't be used now: {database_cause(error)}") from error
+        raise database_fault(database_url(policy.node_database_url), error).error from error
 
 
 def refuse_absent_data_folder(policy: NodePolicy) -> None:

@@ -28,7 +28,7 @@ from app.node.records.stores import NodeStores
 from app.node.records.studies import StudyRow
 from app.node.upkeep.removal import RemovalRequest, remove_study
 
-_AT_REST = (StudyState.REJECTED, StudyState.FAILED)
+_AT_REST = (StudyState.REJECTED, StudyState.FAILED, StudyState.DONE)
 
 ASKED_BY = "node.retention"
 
@@ -36,40 +36,66 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Expired:
-    """A study that has had its time, and why."""
+class Judged:
+    """A study with images: whether they go, why, and how many bytes they take."""
 
     study_instance_uid: str
+    goes: bool
     reason: str
+    size: int
 
 
-def expired(stores: NodeStores, policy: NodePolicy, now: datetime) -> tuple[Expired, ...]:
+def expired(stores: NodeStores, policy: NodePolicy, now: datetime) -> tuple[Judged, ...]:
     """What is to be removed at ``now`` (aware), the study that came first first."""
-    retention = policy.retention
-    if not retention.is_set:
+    if not policy.retention.is_set:
         return ()
-    sizes = _sizes(stores)
-    excess = sum(sizes.values()) - retention.max_gb * 1e9 if retention.max_gb else 0.0
-    found = []
-    for study, run in _removable(stores):
-        if study.study_instance_uid not in sizes:  # its images went before
-            continue
-        uid, days = study.study_instance_uid, retention.days_of(run.state)
-        if days and now - study.last_received_at > timedelta(days=days):
-            found.append(Expired(uid, f"{run.state} for more than {days:g} days"))
-        elif excess > 0 and run.state is not StudyState.FAILED:
-            found.append(Expired(uid, f"images take more than {retention.max_gb:g} GB"))
-        else:
-            continue
-        excess -= sizes.get(uid, 0)
+    judged = judge_all(stores, policy, now)
+    excess = beyond_quota(judged, policy)
     if excess > 0:
         needed = "the rest is needed: priors, open deliveries, commitments, failed studies"
         facts = {"reason": needed, "bytes": excess}
         _log.warning("the inbox stays larger than node.retention.max_gb", extra=facts)
-    return tuple(found)
+    return tuple(one for one in judged if one.goes)
 
 
-def remove_expired(stores: NodeStores, policy: NodePolicy) -> tuple[Expired, ...]:
+def judge_all(stores: NodeStores, policy: NodePolicy, now: datetime) -> tuple[Judged, ...]:
+    """Every study with images, the one that came first first: whether they go at ``now`` (aware), and why."""
+    retention, sizes = policy.retention, _sizes(stores)
+    excess = sum(sizes.values()) - retention.max_gb * 1e9 if retention.max_gb else 0.0
+    judged = []
+    for study, run, need in _with_needs(stores):
+        uid = study.study_instance_uid
+        size = sizes.get(uid)
+        if size is None:  # its images went before
+            continue
+        goes, reason = False, need
+        if run is not None and not need:
+            goes, reason = _term(policy, run.state, now - study.last_received_at, excess)
+        excess -= size if goes else 0
+        judged.append(Judged(uid, goes, reason, size))
+    return tuple(judged)
+
+
+def beyond_quota(judged: tuple[Judged, ...], policy: NodePolicy) -> float:
+    """How many bytes more than ``max_gb`` stay; 0 or less when the quota is kept, or there is none."""
+    quota = policy.retention.max_gb * 1e9
+    return sum(one.size for one in judged if not one.goes) - quota if quota else 0.0
+
+
+def _term(policy: NodePolicy, state: StudyState, age: timedelta, excess: float) -> tuple[bool, str]:
+    """Whether a study that nothing needs goes, and why."""
+    retention = policy.retention
+    days = retention.days_of(state)
+    if days and age > timedelta(days=days):
+        return True, f"{state} for more than {days:g} days"
+    if excess > 0 and state is not StudyState.FAILED:
+        return True, f"images take more than {retention.max_gb:g} GB"
+    if days:
+        return False, f"{state} for {age.total_seconds() / 86_400:.0f} of {days:g} days"
+    return False, f"{state}; node.retention.{state}_days sets no time"
+
+
+def remove_expired(stores: NodeStores, policy: NodePolicy) -> tuple[Judged, ...]:
     """Remove their images, each with its line in the audit log; returns those that are gone."""
     gone = []
     for one in expired(stores, policy, utc_now()):
@@ -89,25 +115,41 @@ def remove_expired(stores: NodeStores, policy: NodePolicy) -> tuple[Expired, ...
     return tuple(gone)
 
 
-def _removable(stores: NodeStores) -> Iterator[tuple[InboxStudy, Run]]:
-    """Studies at rest that nothing needs, the one that came first first."""
+def _with_needs(stores: NodeStores) -> Iterator[tuple[InboxStudy, Run | None, str]]:
+    """Each study with its last run and why its images are needed, the one that came first first.
+
+    The reason is empty for one at rest that nothing needs.
+    """
     known, latest = stores.studies.all(), {run.study_instance_uid: run for run in stores.runs.latest()}
     undelivered = _with_delivery(stores, *TO_BE_TRIED, DeliveryState.FAILED)
     delivered = _with_delivery(stores, DeliveryState.DONE)
     studies = sorted(stores.inbox.studies(), key=lambda study: study.first_received_at)
-    priors = stores.results.of_studies([study.study_instance_uid for study in studies])
-    needed = {*priors, *undelivered, *stores.commitments.promised(), *_last_of_kind(known, latest)}
+    priors = frozenset(stores.results.of_studies([study.study_instance_uid for study in studies]))
+    promised, last = stores.commitments.promised(), frozenset(_last_of_kind(known, latest))
+    needs = (
+        (priors, "its PET result may be the prior of a later SPECT/CT"),
+        (undelivered, "a destination has not got its results"),
+        (promised, "a sender has its storage commitment, or asks for it"),
+        (last, "the last of its kind of its patient, with which the next is compared"),
+    )
     for study in studies:
         uid = study.study_instance_uid
-        run, row = latest.get(uid), known.get(uid)
-        if run is None or row is None or row.state is not StudyState.QUEUED:  # more of it is coming
-            continue
-        # results that went nowhere are in the data folder alone
-        is_at_rest = run.state in _AT_REST or (run.state is StudyState.DONE and uid in delivered)
-        # a person still has to choose between contents, with the files at hand
-        is_at_rest = is_at_rest and run.next_try_at is None and not study.image_conflicts
-        if is_at_rest and uid not in needed:
-            yield study, run
+        run = latest.get(uid)
+        unrest = _unrest(study, run, known.get(uid), uid in delivered)
+        yield study, run, unrest or next((words for uids, words in needs if uid in uids), "")
+
+
+def _unrest(study: InboxStudy, run: Run | None, row: StudyRow | None, is_delivered: bool) -> str:
+    """Why a study is not at rest; empty when it is."""
+    if run is None or row is None or row.state is not StudyState.QUEUED:
+        return "more of it is coming"
+    if run.state not in _AT_REST or run.next_try_at is not None:
+        return f"it is {run.state}"
+    if run.state is StudyState.DONE and not is_delivered:
+        return "its results went nowhere: they are in the data folder alone"
+    if study.image_conflicts:
+        return "a person still has to choose between its contents, with the files at hand"
+    return ""
 
 
 def _last_of_kind(known: Mapping[str, StudyRow], latest: Mapping[str, Run]) -> Iterator[str]:

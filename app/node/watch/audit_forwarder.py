@@ -27,7 +27,8 @@ from app.files.durable import write_durably
 from app.node.peers import TlsPolicy
 from app.node.policy import AuditCollector, NodePolicy
 from app.node.records.database import utc_now
-from app.node.tls import client_context, tls_words
+from app.node.tls import client_context
+from app.node.tls_words import tls_words
 from app.node.watch.audit_message import audit_message
 
 SENT_FILE = "forwarded.json"

@@ -1,4 +1,4 @@
-"""The checks of ``psma-node check``: each returns a value, and none raises."""
+"""The checks of ``psma-node check`` that concern this host, and all of them together; none raises."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import ctypes
 import errno
 import fcntl
 import socket
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import PsmaNodeError, describe_exception
-from app.files.durable import PASSING, free_mb
+from app.files.durable import free_mb, may_pass
 from app.node.peers import NO_TLS, Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.policy import NodePolicy
-from app.node.records.database import create_database_engine, database_advice, database_cause, database_place
+from app.node.records.database import create_database_engine, database_url
+from app.node.records.database_fault import ANEW, DatabaseFault, database_fault, database_place
 from app.node.records.inbox_index import InboxIndex
 from app.node.records.migrations import REVISION, found_revision, refuse_newer
-from app.node.tls import (
-    Validity,
-    authorities_validity,
-    is_of_our_authorities,
-    own_validity,
-    shows_our_certificate,
-)
+from app.node.tls import shows_our_certificate
+from app.node.watch.check_result import CheckResult, guarded
+from app.node.watch.health_peers import check_authorities, check_certificate, check_destination
 
 ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
@@ -47,45 +44,38 @@ NOBODY_AE_TITLE = "NOBODY"
 """A title that no node has: does the listener check the title it is called by?"""
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """One line of the table. ``advice`` says what to do when it failed."""
-
-    name: str
-    ok: bool
-    found: str
-    advice: str = ""
-    may_pass: bool = False
-    """Of a check that failed: nobody has to change anything, so trying again later may do."""
-
-
-def guarded(name: str, check: Callable[[], CheckResult]) -> CheckResult:
-    """Run one check; whatever goes wrong in it is its result."""
-    try:
-        return check()
-    except PsmaNodeError as error:
-        return CheckResult(name, False, str(error))  # the message says what to do
-    except Exception as error:  # noqa: BLE001  one check's fault must not hide the others
-        return CheckResult(name, False, describe_exception(error), "a fault of the program: report it")
-
-
 def check_database(policy: NodePolicy) -> CheckResult:
+    """Index and ledgers answer and can be written to; the durable engine's file is a database."""
     name = "database"
     if not policy.database_url and not policy.data_dir.is_dir():
         return CheckResult(name, True, "none yet; made at the first start")
     engine = create_database_engine(policy.node_database_url)
+    fault = None
     try:
         with engine.connect() as connection:
-            refuse_newer(connection, database_place(engine))
+            refuse_newer(connection, database_place(engine.url))
             if found_revision(connection) is not None:  # a write that changes nothing, taken back
                 connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
                 connection.rollback()
     except SQLAlchemyError as error:
-        found = f"{database_place(engine)}: {database_cause(error)}"
-        return CheckResult(name, False, found, database_advice(engine))
+        fault = database_fault(engine.url, error)
     finally:
         engine.dispose()
+    fault = fault or _engine_database_fault(policy)
+    if fault is not None:
+        return CheckResult(name, False, fault.found, fault.advice, fault.may_pass)
     return CheckResult(name, True, f"{engine.dialect.name} answers, and can be written to")
+
+
+def _engine_database_fault(policy: NodePolicy) -> DatabaseFault | None:
+    if policy.database_url or not policy.engine_database_file.exists():  # made at the first start
+        return None
+    try:
+        with closing(sqlite3.connect(policy.engine_database_file)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.Error as error:
+        return database_fault(database_url(policy.engine_database_url), error, ANEW)
+    return None
 
 
 def check_contents(policy: NodePolicy) -> CheckResult:
@@ -115,12 +105,13 @@ def check_disk(policy: NodePolicy) -> CheckResult:
             pass
     except OSError as error:
         advice = "give the node's user the right to write there, or set node.data_dir"
-        place = f"node.data_dir {policy.data_dir}"
-        if folder == policy.data_dir.absolute():
+        place, is_there = f"node.data_dir {policy.data_dir}", folder == policy.data_dir.absolute()
+        if is_there and error.errno == errno.EROFS:
+            advice = "the kernel's log says why; mend the disk and mount it again, and the node goes on by itself"
+        found = f"{place} can't be made: {folder} takes no new files or folders"
+        if is_there:
             found = f"{place} can't be written to: {error.strerror}"
-        else:
-            found = f"{place} can't be made: {folder} takes no new files or folders"
-        return CheckResult(name, False, found, advice, error.errno in PASSING)
+        return CheckResult(name, False, found, advice, may_pass(error, is_there))
     room_mb = free_mb(folder)
     found = f"{room_mb:.0f} MB free in {folder}"
     if room_mb < policy.min_free_mb:
@@ -146,9 +137,12 @@ def check_listener(
     return CheckResult(name, True, f"{place}: free")
 
 
-def check_probes(node: NodePolicy) -> CheckResult:
-    """The address of probes and metrics can be listened on, or a node runs."""
+def check_probes(node: NodePolicy, addresses: Sequence[Listener] = ()) -> CheckResult:
+    """The address of probes and metrics can be listened on, or a node runs; no listener has it (``addresses``)."""
     place = f"node.probe_host {node.probe_host}, port {node.probe_port}"
+    if any(one.collides(node.probe_host, node.probe_port) for one in addresses):
+        advice = "set node.probe_port to another one"
+        return CheckResult("probes", False, f"{place}: a listener under receive has it", advice)
     error = None if _node_runs(node) else _why_not_listened_on(node.probe_host, node.probe_port)
     if error is not None:
         advice = "stop what listens there, or set node.probe_host and node.probe_port"
@@ -168,7 +162,7 @@ def check_log_file(node: NodePolicy) -> CheckResult:
     except OSError as error:
         found = f"node.log_file {file} can't be made or written to: {error.strerror}"
         advice = "give the node's user the right to write there, or set node.log_file"
-        return CheckResult("log file", False, found, advice, error.errno in PASSING)
+        return CheckResult("log file", False, found, advice, may_pass(error, file.exists()))
     return CheckResult("log file", True, str(file))
 
 
@@ -180,37 +174,6 @@ def _why_not_listened_on(host: str, port: int) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def check_certificate(tls: TlsPolicy) -> CheckResult:
-    """The node's certificate can be used, now and for some time, and peers of the site take it."""
-    result = _judged("certificate", f"tls.certificate {tls.certificate}", [own_validity(tls)], tls)
-    if not result.ok or result.advice or not tls.authorities or is_of_our_authorities(tls):
-        return result
-    found = f"warning: {result.found}; of none of the CAs in tls.authorities"
-    return CheckResult(result.name, True, found, "peers that know the site's CA alone refuse it: ask that CA")
-
-
-def check_authorities(tls: TlsPolicy) -> CheckResult:
-    """The site's CAs can be used, now and for some time."""
-    name, place = "authorities", f"tls.authorities {tls.authorities}"
-    return _judged(name, place, authorities_validity(tls), tls)
-
-
-def _judged(name: str, place: str, certificates: Sequence[Validity], tls: TlsPolicy) -> CheckResult:
-    """How long they hold; the first that ends counts."""
-    now = datetime.now(UTC)
-    first = min(certificates, key=lambda one: one.ends_at)
-    advice = "renew it: the node takes the new file without a restart (docs/how-to/tls.md)"
-    if first.ends_at <= now:
-        found = f"{place} ({first.name}) has expired on {first.ends_at:%Y-%m-%d}"
-        return CheckResult(name, False, found, advice)
-    if any(one.begins_at > now for one in certificates):
-        return CheckResult(name, False, f"{place} is not valid yet", "is this host's clock right?")
-    found = f"{place} ({first.name}) ends on {first.ends_at:%Y-%m-%d}"
-    if first.ends_at <= now + timedelta(days=tls.warn_days):
-        return CheckResult(name, True, f"warning: {found}, in {(first.ends_at - now).days} days", advice)
-    return CheckResult(name, True, found)
 
 
 def check_clock(policy: NodePolicy) -> CheckResult:
@@ -245,34 +208,27 @@ def _offset_of_database_s(policy: NodePolicy) -> float:
         engine.dispose()
 
 
-def check_destination(
-    destination: Destination, policy: DeliverPolicy, tls: TlsPolicy = NO_TLS
-) -> CheckResult:
-    """The destination answers C-ECHO."""
-    from app.node.deliver import scu
-
-    name = f"destination {destination.name}"
-    answer = scu.echo(destination, policy.calling_ae_title, tls=tls)
-    if answer.ok:
-        return CheckResult(name, True, f"C-ECHO answered in {answer.detail}{' (TLS)' * destination.tls}")
-    advice = f"does it run, and does it know {policy.calling_ae_title} at this host's address?"
-    return CheckResult(name, False, answer.detail, advice)
-
-
 def node_checks(
-    node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy, tls: TlsPolicy = NO_TLS
+    node: NodePolicy,
+    receive: ReceivePolicy,
+    deliver: DeliverPolicy,
+    tls: TlsPolicy = NO_TLS,
+    classes: Mapping[str, str] = {},  # noqa: B006  only read
 ) -> tuple[CheckResult, ...]:
-    """Every check of what surrounds the chain; one that fails hides no other."""
-    checks: list[tuple[str, Callable[[], CheckResult]]] = [
-        ("database", partial(check_database, node)),
-        ("disk", partial(check_disk, node)),
-        ("contents", partial(check_contents, node)),
-        ("clock", partial(check_clock, node)),
-    ]
+    """Every check of what surrounds the chain; one that fails hides no other, and no fault is told twice.
+
+    ``classes``: the SOP class of each kind of result.
+    """
+    results = [guarded("database", partial(check_database, node))]
+    checks: list[tuple[str, Callable[[], CheckResult]]] = [("disk", partial(check_disk, node))]
+    if results[0].ok:
+        checks.append(("contents", partial(check_contents, node)))
+    if results[0].ok or not node.database_url:  # else it asks the database
+        checks.append(("clock", partial(check_clock, node)))
     if node.log_file:
         checks.append(("log file", partial(check_log_file, node)))
     if node.probe_port:
-        checks.append(("probes", partial(check_probes, node)))
+        checks.append(("probes", partial(check_probes, node, receive.addresses)))
     secure = [address for address in receive.addresses if address.tls]
     if secure or tls.certificate:
         checks.append(("certificate", partial(check_certificate, tls)))
@@ -281,12 +237,20 @@ def node_checks(
     for address in receive.addresses:
         checks.append(("listener", partial(check_listener, address, receive, node, tls)))
     for destination in deliver.destinations:
-        check = partial(check_destination, destination, deliver, tls)
+        check = partial(check_destination, destination, deliver, tls, classes)
         checks.append((f"destination {destination.name}", check))
-    results = [guarded(name, check) for name, check in checks]
+    results += [guarded(name, check) for name, check in checks]
     if not deliver.destinations:
         results.append(CheckResult("destinations", True, "none: results stay in the data folder"))
-    return tuple(results)
+    return tuple(_told_once(results))
+
+
+def _told_once(results: Sequence[CheckResult]) -> Iterator[CheckResult]:
+    """A fault of our own files that keeps us from a destination is told at the files."""
+    ours = {one.found: one.name for one in results if one.name in ("certificate", "authorities") and not one.ok}
+    for one in results:
+        cause = next((name for found, name in ours.items() if found in one.found and name != one.name), "")
+        yield replace(one, found=f"can't be spoken to by TLS: see {cause}") if cause else one
 
 
 def _reached(host: str) -> str:

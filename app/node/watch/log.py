@@ -73,9 +73,8 @@ def configure_logging(log_file: Path | None = None, level: str = "INFO") -> None
             log_file.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
         except OSError as error:
-            raise disk_error(
-                error, f"node.log_file {log_file}", "may the node's user write there?"
-            ) from error
+            place, advice = f"node.log_file {log_file}", "may the node's user write there?"
+            raise disk_error(error, place, advice, log_file.exists()) from error
     for handler in handlers:
         handler.setFormatter(JsonLineFormatter())
     root = logging.getLogger()

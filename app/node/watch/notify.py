@@ -28,7 +28,7 @@ from app.node.policy import NodePolicy, NotifyPolicy
 from app.node.records.database import fetch, utc_now
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
-from app.node.records.states import TO_BE_TRIED, StudyState
+from app.node.records.states import DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.tls import expiries
 
@@ -43,6 +43,12 @@ FIRST_WAIT_S = 30.0
 
 MAX_LINES = 20
 """Faults that a message spells out; of the others it gives the number."""
+
+_UNDELIVERED = (
+    (DeliveryState.PENDING, "destination", "has not got everything", "psma-node check asks it for C-ECHO"),
+    (DeliveryState.SENT, "proof of", "has got everything and proves nothing", "psma-node status says why"),
+)
+"""State of a delivery that is tried again and again; key, words and advice of the fault."""
 
 _log = logging.getLogger(__name__)
 
@@ -163,11 +169,11 @@ class Notifier:
                 f"study {run.study_instance_uid} is {run.state} for more than {policy.stuck_after_s:.0f} s",
                 "psma-node status says for what it waits",
             )
-        tried = (Delivery.state.in_(TO_BE_TRIED), Delivery.failures > 0, Delivery.created_at < long_ago)
-        silent = select(Delivery.destination).where(*tried).distinct()
-        for name in fetch(self._stores.engine, silent):
-            what = f"destination {name} has not got everything for more than {policy.stuck_after_s:.0f} s"
-            yield Fault(f"destination {name}", what, "psma-node check asks it for C-ECHO")
+        for state, key, fault, advice in _UNDELIVERED:
+            tried = (Delivery.state == state, Delivery.failures > 0, Delivery.created_at < long_ago)
+            for name in fetch(self._stores.engine, select(Delivery.destination).where(*tried).distinct()):
+                what = f"destination {name} {fault} for more than {policy.stuck_after_s:.0f} s"
+                yield Fault(f"{key} {name}", what, advice)
         yield from self._resources()
 
     def _failed_studies(self) -> Iterator[Fault]:

@@ -54,6 +54,6 @@ def test_a_url_that_can_not_be_used_is_the_sites_to_mend(url: str) -> None:
 
 
 def test_a_database_that_does_not_open_may_open_later(tmp_path: Path) -> None:
-    words = r"folder\.sqlite does not answer: unable to open database file; may this user"
+    words = r"folder\.sqlite can't be used: unable to open database file; may this user"
     with pytest.raises(RetryLaterError, match=words):
         open_database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.sqlite'}")

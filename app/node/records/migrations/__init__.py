@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REVISION = "0009"
 """The newest step: what this version of the program expects."""
 
+_FIRST_TABLES = frozenset({"instances", "runs", "executors", "audit_head"})
+"""Some of version 0.1.0, which every later version has too."""
+
 _one_at_a_time = threading.Lock()
 """Alembic keeps what it is about in variables of its modules."""
 
@@ -37,9 +40,10 @@ def refuse_newer(connection: Connection, place: str) -> None:
     """Refuse a database that this version of the program does not know; ``place`` is for the message.
 
     Raises:
-        MisconfiguredError: another version has taken it further.
+        MisconfiguredError: another version has taken it further, or it is of another program.
     """
     found = found_revision(connection)
+    _refuse_foreign(connection, place)
     if found in (None, REVISION):
         return
     from alembic.script import ScriptDirectory
@@ -50,6 +54,18 @@ def refuse_newer(connection: Connection, place: str) -> None:
             f"the database {place} has schema {found}, made by a newer version of the program; version "
             f"{__version__} expects {REVISION} or an older one. Install the newer version again, or restore "
             "the backup from before the upgrade"
+        )
+
+
+def _refuse_foreign(connection: Connection, place: str) -> None:
+    """An SQLite file belongs to one program; in Postgres others may have tables of their own."""
+    from sqlalchemy import inspect
+
+    tables = inspect(connection).get_table_names() if connection.dialect.name == "sqlite" else []
+    if tables and not _FIRST_TABLES.intersection(tables):
+        raise MisconfiguredError(
+            f"the database {place} is another program's: it holds {', '.join(sorted(tables)[:3])}; "
+            "move it away, or name another place (node.data_dir, node.database_url)"
         )
 
 
