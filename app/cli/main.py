@@ -20,7 +20,7 @@ from app.cli.experiment import experiment
 from app.cli.folder import inspect, process
 from app.cli.operate import check, serve
 from app.cli.options import CommandGroup
-from app.cli.studies import discard, remove, retry, status
+from app.cli.studies import discard, forward, remove, retry, status
 from app.errors import PsmaNodeError
 
 
@@ -67,7 +67,9 @@ def _common(version: bool = typer.Option(False, "--version", callback=_show_vers
     pass
 
 
-NODE_COMMANDS = (serve, status, check, retry, remove, discard, process, inspect, settings, conformance)
+NODE_COMMANDS = (
+    serve, status, check, retry, forward, remove, discard, process, inspect, settings, conformance,
+)  # fmt: skip
 
 for command in (*NODE_COMMANDS, demo, phantom, experiment, evaluate):
     app.command()(command)

@@ -30,7 +30,7 @@ SAFE = {
     "node": ("log_level", "log_file", "audit_collector", "notify", "retention", "keep_days"),
 }  # fmt: skip
 
-WITHHELD = ("node.database_url", "node.notify.url", "load.administrations")
+WITHHELD = ("node.database_url", "node.notify.url", "node.notify.smtp_password", "load.administrations")
 """They may hold a password, or name a patient."""
 
 _log = logging.getLogger(__name__)

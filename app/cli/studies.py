@@ -1,4 +1,7 @@
-"""Commands about single studies: status, retry, remove and discard. The node may be running or stopped."""
+"""Commands about single studies: status, retry, forward, remove and discard.
+
+The node may be running or stopped.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,13 @@ import typer
 from app.cli.options import ByOption, ConfigOption, SetOption, asked_by
 
 if TYPE_CHECKING:
+    from app.node.policy import NodePolicy
+    from app.node.records.stores import NodeStores
     from app.node.watch.status import StudyStatus
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")
+]
 
 
 def status(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -34,10 +43,10 @@ def status(  # noqa: PLR0913, PLR0917 - one parameter an option
     from app.node.watch.status import Wanted, known_statuses
     from app.settings import load_settings
 
-    shown = sorted(set(StudyState) - {StudyState.HELD, StudyState.REMOVED})
-    if state and state not in shown:
-        raise typer.BadParameter(f"no study is in state {state!r}; the states are {', '.join(shown)}")
-    wanted = Wanted(patient, accession, state, day.date() if day else None)
+    states = sorted(set(StudyState) - {StudyState.REMOVED})
+    if (asked := state.lower()) and asked not in states:
+        raise typer.BadParameter(f"there is no state {state!r}; the states are {', '.join(states)}")
+    wanted = Wanted(patient, accession, asked, day.date() if day else None)
     studies = known_statuses(load_settings(config, overrides or []).node, wanted)
     if as_json:
         content = {"studies": [asdict(study) for study in studies]}
@@ -55,15 +64,20 @@ def _print_studies(studies: tuple[StudyStatus, ...], nothing: str) -> None:
         state = f"{study.state} ({study.stage})" if study.stage else study.state
         revision = f"revision {study.revision}, " if study.revision else ""
         acquired = f", acquired {study.acquired_at:%Y-%m-%d}" if study.acquired_at else ""
-        images = f"{study.image_count} images{acquired}"
+        images = f"{_counted(study.image_count, 'image')}{acquired}"
         typer.echo(f"{state:<20} {study.study_instance_uid}  {revision}{images}")
         if study.beside:
             typer.echo(f"{'':<20} kept with the images: {study.beside}")
         if study.conflicts:
-            typer.echo(f"{'':<20} {study.conflicts} instances arrived with different contents")
-        for title, words in (("why", study.reason), ("next", study.next_step)):
+            arrived = f"{_counted(study.conflicts, 'instance')} arrived with different contents"
+            typer.echo(f"{'':<20} {arrived}")
+        for title, words in (("why", study.reason), ("sent", study.sent), ("next", study.next_step)):
             if words not in ("", "none"):
                 typer.echo(f"{'':<20} {title}: {words}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _iso(value: object) -> str:
@@ -73,9 +87,7 @@ def _iso(value: object) -> str:
 
 
 def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")
-    ] = "",
+    study: StudyArgument = "",
     config: ConfigOption = None,
     overrides: SetOption = None,
     resend: Annotated[
@@ -86,34 +98,21 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option("--again", help="Analyse a done study again; its new results replace the earlier ones."),
     ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Try every study again that failed.")] = False,
-    to: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Send results to this destination: those of STUDY, else all that it never got.",
-        ),
-    ] = "",
     by: ByOption = "",
 ) -> None:
-    """Try a study again: its delivery when it has results, else its processing.
+    """Try a study again: its delivery when it has results, else its processing; one that waits as it is.
 
     The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
-    from app.node.upkeep.retry import analyse_again, failed_studies, forward, resend_study, retry_study
+    from app.node.upkeep.retry import analyse_again, failed_studies, resend_study, retry_study
     from app.settings import load_settings
 
-    if resend + again + failed + bool(to) > 1:
-        raise typer.BadParameter("give --resend, --again, --failed or --to, not several of them")
-    if failed == bool(study) and not to:
+    if resend + again + failed > 1:
+        raise typer.BadParameter("give --resend, --again or --failed, not several of them")
+    if failed == bool(study):
         raise typer.BadParameter("give a STUDY, or --failed for all that failed")
-    settings = load_settings(config, overrides or [])
-    stores = open_known_stores(settings.node)
-    if to:
-        lines = forward(stores, settings.deliver, to, study, asked_by(by))
-        typer.echo("\n".join(lines) or f"{to} has everything")
-        stores.close()
-        return
+    stores = open_known_stores(load_settings(config, overrides or []).node)
     act = resend_study if resend else analyse_again if again else retry_study
     studies = failed_studies(stores) if failed else (study,)
     for uid in studies:
@@ -124,10 +123,32 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     stores.close()
 
 
+def forward(
+    to: Annotated[
+        str, typer.Option(metavar="NAME", help="The destination, as it is named in deliver.destinations.")
+    ],
+    study: StudyArgument = "",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    by: ByOption = "",
+) -> None:
+    """Send results that are there to a destination: those of STUDY, without it all that it never got.
+
+    For a new destination. The node may be running or stopped.
+    """
+    from app.node.records.stores import open_known_stores
+    from app.node.upkeep import retry as again
+    from app.settings import load_settings
+
+    settings = load_settings(config, overrides or [])
+    stores = open_known_stores(settings.node)
+    lines = again.forward(stores, settings.deliver, to, study, asked_by(by))
+    typer.echo("\n".join(lines) or f"{to} has everything")
+    stores.close()
+
+
 def remove(  # noqa: PLR0913, PLR0917 - one parameter an option
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")
-    ] = "",
+    study: StudyArgument = "",
     config: ConfigOption = None,
     overrides: SetOption = None,
     force: Annotated[
@@ -136,17 +157,16 @@ def remove(  # noqa: PLR0913, PLR0917 - one parameter an option
     reason: Annotated[str, typer.Option(help="Why, for the audit log; no name of a patient.")] = "",
     by: ByOption = "",
     would_expire: Annotated[
-        bool, typer.Option("--dry-run", help="List what node.retention would remove now; remove nothing.")
+        bool,
+        typer.Option("--dry-run", help="List what node.retention would remove now, and what stays and why."),
     ] = False,
 ) -> None:
     """Remove a study for good: its images, its results, and what the node knows of it.
 
     What a PACS was sent stays there. The node may be running or stopped.
     """
-    from app.node.records.database import utc_now
     from app.node.records.stores import open_known_stores
     from app.node.upkeep.removal import RemovalRequest, remove_study
-    from app.node.upkeep.retention import expired
     from app.settings import load_settings
 
     if would_expire == bool(study):
@@ -154,17 +174,35 @@ def remove(  # noqa: PLR0913, PLR0917 - one parameter an option
     settings = load_settings(config, overrides or [])
     stores = open_known_stores(settings.node)
     if would_expire:
-        for one in expired(stores, settings.node, utc_now()):
-            typer.echo(f"{one.study_instance_uid}  {one.reason}")
-        stores.close()
-        return
-    request = RemovalRequest(study, asked_by(by), reason, force, settings.receive.settle_s)
-    typer.echo(remove_study(stores, settings.node, request))
+        _print_retention(stores, settings.node)
+    else:
+        request = RemovalRequest(study, asked_by(by), reason, force, settings.receive.settle_s)
+        typer.echo(remove_study(stores, settings.node, request))
     stores.close()
 
 
+def _print_retention(stores: NodeStores, node: NodePolicy) -> None:
+    """Each study with images: whether they would go now and why, then the sum."""
+    from app.node.records.database import utc_now
+    from app.node.upkeep.retention import beyond_quota, judge_all
+
+    judged = judge_all(stores, node, utc_now())
+    for one in judged:
+        line = f"{'goes' if one.goes else 'stays'}  {one.study_instance_uid}  {one.size / 1e6:.0f} MB"
+        typer.echo(f"{line}  {one.reason}")
+    if not node.retention.is_set:
+        typer.echo("node.retention sets no time and no quota: nothing ever goes by itself")
+        return
+    going, size = [one for one in judged if one.goes], sum(one.size for one in judged)
+    freed = sum(one.size for one in going)
+    of_all = f"of {len(judged)} studies with {size / 1e6:.0f} MB"
+    excess = beyond_quota(judged, node)
+    quota = f"; {excess / 1e6:.0f} MB more than node.retention.max_gb stay" if excess > 0 else ""
+    typer.echo(f"{len(going)} {of_all} would go, {freed / 1e6:.0f} MB{quota}")
+
+
 def discard(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, as status shows it.")],
+    study: StudyArgument,
     content: Annotated[
         list[str] | None,
         typer.Option(help="A content that shall not stand: its number, or the AE title it came from."),

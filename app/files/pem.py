@@ -54,7 +54,7 @@ def mistaken_for(wanted: str, content: bytes) -> str:
     if labels:
         return f"PEM of another kind ({', '.join(labels)})"
     if content[:1] != _SEQUENCE:
-        return "text or data that is none"
+        return "no PEM text"
     length = content[1] - 0x80 if len(content) > 1 and content[1] > 0x80 else 0  # bytes of the length itself
     body = content[2 + length :]
     return next((words for begin, words in _DER_KINDS.items() if body.startswith(begin)), "a binary file")

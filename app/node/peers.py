@@ -95,7 +95,8 @@ class Listener(Ranged):
     def collides(self, host: str, port: int) -> bool:
         """Whether it is taken when something else listens there."""
         hosts = {self.host, host}
-        is_same = len(hosts) == 1 or ("0.0.0.0" in hosts and not any(":" in one for one in hosts))  # noqa: S104
+        every = "0.0.0.0" in hosts  # noqa: S104  compared, not listened on
+        is_same = len(hosts) == 1 or (every and not any(":" in one for one in hosts))
         return is_same and port == self.port != 0
 
 
@@ -170,7 +171,7 @@ class ReceivePolicy(Ranged):
             raise ValueError("give_up_s must not be shorter than settle_s")
         if self.listeners and (self.host, self.port) != (Listener.host, Listener.port):
             raise ValueError("host and port are the short form of listeners; set one of the two")
-        for first, second in combinations(self.listeners, 2):
+        for first, second in combinations(self.addresses, 2):
             if first.collides(second.host, second.port):
                 raise ValueError(f"two listeners have the same address and port: {first} and {second}")
 

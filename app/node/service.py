@@ -187,7 +187,7 @@ class NodeService:
         return self._exit_code
 
     def take_over(self, node: NodePolicy, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
-        """Go on with other callers, destinations, waits, retention and collector; the rest must be as it was."""
+        """Go on with other callers, destinations, waits, retention, collector; the rest must be as it was."""
         self._plan = replace(self._plan, node=node, receive=receive, deliver=deliver)
         self._scp.policy = self._watcher.policy = receive
         self._delivery.policy, self._work.destinations = deliver, deliver.destinations

@@ -148,7 +148,8 @@ def _failure(
         return NoAssociationError(f"{where} can't be reached: {tls_words(failure)}", advice)
     advice = knows_us
     if destination.tls:
-        advice = f"its log says why; is our certificate known there? {knows_us}" if tls.certificate else SHOW_OURS
+        refused = f"its log says why; is our certificate known there? {knows_us}"
+        advice = refused if tls.certificate else SHOW_OURS
     how = f": {tls_words(failure)}" if failure is not None else ""
     words = f"{where} took the connection, but did not answer or ended the association at once{how}"
     return NoAssociationError(words, advice, hung_up=True)

@@ -79,8 +79,8 @@ class DeliveryProof:
         """How far the proof is, after asking for what is missing.
 
         Raises:
-            RetryLaterError: the destination can't be asked now, or offers no proof: everything is there, and a
-                person has to choose another proof, or none.
+            RetryLaterError: the destination can't be asked now, or offers no proof: everything is there, and
+                a person has to choose another proof, or none.
         """
         unproven = self._unproven(key) if destination.wants_proof else []
         if not unproven:

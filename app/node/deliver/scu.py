@@ -141,6 +141,8 @@ def accepted_classes(
         RetryLaterError: it can't be asked now.
     """
     contexts = [build_context(one, list(CONVERTIBLE_TRANSFER_SYNTAXES)) for one in sop_classes]
+    if not contexts:
+        return frozenset()
     try:
         with open_association(destination, calling_ae_title, timeout_s, Proposal(contexts), tls) as peer:
             return frozenset(str(context.abstract_syntax) for context in peer.accepted_contexts)

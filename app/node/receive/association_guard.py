@@ -50,6 +50,11 @@ CLOSED = "the sender closed the connection without releasing the association"
 _A_ABORT = b"\x07"
 
 
+def listener_words(port: int, tls: bool) -> str:
+    """Which of the node's listeners it is, for log and audit."""
+    return f"port {port}{' (TLS)' if tls else ''}"
+
+
 class GuardLimitError(OSError):
     """A peer went over a limit; as an OSError it ends the connection where pynetdicom reads it."""
 
@@ -77,6 +82,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         super().__init__(association, client_socket=connection)
         self._limits = limits
         self._shakes_hands = isinstance(connection, ssl.SSLSocket)
+        self.listener = listener_words(connection.getsockname()[1], self._shakes_hands)
         self.is_hung_up = False
         self.fault = ""
         """Why the association fails, in words; the first reason is the one that counts."""

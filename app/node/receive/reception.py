@@ -46,7 +46,7 @@ class Reception:
         status: of the C-STORE answer; ``None`` for a rejected association.
         bytes: of the file that it is, or would be, kept in.
         study_instance_uid, sop_instance_uid: checked ones; empty while unknown or unsafe.
-        called_ae: of an association that was rejected or failed.
+        called_ae, listener: of an association that was rejected or failed; the listener is told by its port.
     """
 
     event: ReceptionEvent
@@ -58,6 +58,7 @@ class Reception:
     sop_instance_uid: str = ""
     bytes: int = 0
     called_ae: str = ""
+    listener: str = ""
 
 
 _EVENTS = {

@@ -149,6 +149,8 @@ class ReceptionAudit:
 
     def _write(self, event: AuditEvent, reception: Reception, alike: int = 0) -> None:
         facts: dict[str, object] = {"calling_ae": reception.calling_ae, "address": reception.address}
+        if reception.listener:
+            facts["listener"] = reception.listener
         if reception.called_ae:
             facts["called_ae"] = reception.called_ae
         if reception.detail:
@@ -179,6 +181,7 @@ def _log_reception(reception: Reception) -> None:
         "calling_ae": reception.calling_ae,
         "called_ae": reception.called_ae,
         "host": reception.address,
+        "listener": reception.listener,
         "study": reception.study_instance_uid,
         "sop_instance": reception.sop_instance_uid,
         "dicom_status": reception.status,

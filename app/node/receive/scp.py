@@ -19,7 +19,7 @@ from pynetdicom.sop_class import Verification
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.peers import NO_TLS, Listener, ReceivePolicy, TlsPolicy
-from app.node.receive.association_guard import GuardedSocket, Limits
+from app.node.receive.association_guard import GuardedSocket, Limits, listener_words
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.listener import GuardedHandler, GuardedServer, abort
 from app.node.receive.opening import (
@@ -218,8 +218,9 @@ class StoreScp:
             StoreLane(association, connection, self._begin, max_data_set_bytes).run
         )
         server.on_end = self._on_end
-        server.on_silent_end = lambda address, why: self._tell(
-            Reception(ReceptionEvent.ASSOCIATION_REJECTED, "", address, why)
+        where = listener_words(server.server_address[1], address.tls)
+        server.on_silent_end = lambda peer, why: self._tell(
+            Reception(ReceptionEvent.ASSOCIATION_REJECTED, "", peer, why, listener=where)
         )
         entity._servers.append(server)  # its shutdown() takes it from there
         return server
@@ -237,6 +238,7 @@ class StoreScp:
                 address=association.requestor.address_info.address,
                 detail=connection.fault or ("it was aborted" if began else DAMAGED),
                 called_ae=opening.called,
+                listener=connection.listener,
             )
         )
 
@@ -274,7 +276,8 @@ class StoreScp:
         rejection, detail = self._judge(association, opening.calling, address)
         if rejection is not None:
             event = ReceptionEvent.ASSOCIATION_REJECTED
-            self._observe(Reception(event, opening.calling, address, detail, called_ae=opening.called))
+            ends = {"called_ae": opening.called, "listener": association.dul.socket.listener}
+            self._observe(Reception(event, opening.calling, address, detail, **ends))
         return rejection
 
     def _judge(self, association: Any, calling: str, address: str) -> tuple[Rejection | None, str]:

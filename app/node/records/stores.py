@@ -113,7 +113,7 @@ def _close_to_others(path: Path) -> None:
 
 @contextmanager
 def translated_start_errors(policy: NodePolicy) -> Iterator[None]:
-    """A disk or a database that can't be used while the node starts: in plain words, and as an error that says
+    """A disk or a database that can't be used while the node starts, in plain words: as an error that says
     whether trying again may do."""
     try:
         yield

@@ -14,7 +14,7 @@ from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
-from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, DeliveryKey, DeliveryState, StudyState
+from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, Arrival, DeliveryKey, DeliveryState, Rank, StudyState
 from app.node.records.stores import NodeStores
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
@@ -28,6 +28,8 @@ _DONE_ADVICE = "; psma-node retry --resend sends its results again, --again anal
 def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
     """Plan another try of the study's latest revision: its delivery when it has results, else its processing.
 
+    A study that waits for more images is taken as it is, as its next revision.
+
     Args:
         stores: of a node that runs or is stopped.
         study_instance_uid: of the study.
@@ -38,6 +40,12 @@ def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "")
     Raises:
         MisconfiguredError: no such study, or nothing of it can be tried again.
     """
+    taken = _take_as_it_is(stores, study_instance_uid)
+    if taken is not None:
+        words = "it is taken as it is, as revision"
+        done = f"{words} {taken.key.revision}; images that come later make another one"
+        _note(stores, taken, done, asked_by)
+        return done
     run = _latest(stores, study_instance_uid)
     open_deliveries = [
         item
@@ -128,11 +136,35 @@ def analyse_again(stores: NodeStores, study_instance_uid: str, asked_by: str = "
 
 def _latest(stores: NodeStores, study_instance_uid: str) -> Run:
     revisions = stores.runs.of_study(study_instance_uid)
+    if not revisions and stores.inbox.study(study_instance_uid) is not None:
+        raise MisconfiguredError("images of the study are still coming; it is processed when it is complete")
     if not revisions:
         raise MisconfiguredError(
             f"found no revision of study {study_instance_uid}; psma-node status lists the studies"
         )
     return revisions[-1]
+
+
+def _take_as_it_is(stores: NodeStores, uid: str) -> Run | None:
+    """A revision of what has come of a study that waits for more; ``None`` when it does not wait.
+
+    Its headers are judged first; where they do not refuse it, it goes to a worker like a study sent again.
+    """
+    row, study = stores.studies.get(uid), stores.inbox.study(uid)
+    if row is None or study is None or row.state is not StudyState.WAITING:
+        return None
+    if not study.image_count:
+        raise MisconfiguredError("no image of the study has come yet: there is nothing to analyse")
+    content = stores.inbox.content(uid)
+    arrival = Arrival(content.rows[0].calling_ae, Rank.REPLAY, by_headers=True)
+    run, created = stores.runs.open(uid, content.digest, arrival)
+    if not created:
+        return None
+    stores.studies.observe(uid, StudyState.QUEUED)
+    facts: dict[str, object] = {"revision": run.key.revision, "instances": study.image_count}
+    facts |= {"content_digest": run.content_digest, "given_up_waiting": True}
+    stores.audit.append(AuditEvent.STUDY_RECEIVED, uid, facts)
+    return run
 
 
 def _note(stores: NodeStores, run: Run, plan: str, asked_by: str) -> None:

@@ -27,7 +27,12 @@ from app.node.records.inbox_index import InboxIndex
 from app.node.records.migrations import REVISION, found_revision, refuse_newer
 from app.node.tls import shows_our_certificate
 from app.node.watch.check_result import CheckResult, guarded
-from app.node.watch.health_peers import check_authorities, check_certificate, check_destination
+from app.node.watch.health_peers import (
+    NO_CLASSES,
+    check_authorities,
+    check_certificate,
+    check_destination,
+)
 
 ECHO_TIMEOUT_S = 5.0
 """For what listens at the node's own port: it is on this host."""
@@ -107,7 +112,7 @@ def check_disk(policy: NodePolicy) -> CheckResult:
         advice = "give the node's user the right to write there, or set node.data_dir"
         place, is_there = f"node.data_dir {policy.data_dir}", folder == policy.data_dir.absolute()
         if is_there and error.errno == errno.EROFS:
-            advice = "the kernel's log says why; mend the disk and mount it again, and the node goes on by itself"
+            advice = "mend the disk and mount it again (the kernel's log says why); the node goes on then"
         found = f"{place} can't be made: {folder} takes no new files or folders"
         if is_there:
             found = f"{place} can't be written to: {error.strerror}"
@@ -138,7 +143,7 @@ def check_listener(
 
 
 def check_probes(node: NodePolicy, addresses: Sequence[Listener] = ()) -> CheckResult:
-    """The address of probes and metrics can be listened on, or a node runs; no listener has it (``addresses``)."""
+    """The address of probes and metrics is that of no listener (``addresses``) and can be listened on."""
     place = f"node.probe_host {node.probe_host}, port {node.probe_port}"
     if any(one.collides(node.probe_host, node.probe_port) for one in addresses):
         advice = "set node.probe_port to another one"
@@ -213,7 +218,7 @@ def node_checks(
     receive: ReceivePolicy,
     deliver: DeliverPolicy,
     tls: TlsPolicy = NO_TLS,
-    classes: Mapping[str, str] = {},  # noqa: B006  only read
+    classes: Mapping[str, str] = NO_CLASSES,
 ) -> tuple[CheckResult, ...]:
     """Every check of what surrounds the chain; one that fails hides no other, and no fault is told twice.
 
@@ -247,7 +252,8 @@ def node_checks(
 
 def _told_once(results: Sequence[CheckResult]) -> Iterator[CheckResult]:
     """A fault of our own files that keeps us from a destination is told at the files."""
-    ours = {one.found: one.name for one in results if one.name in ("certificate", "authorities") and not one.ok}
+    files = ("certificate", "authorities")
+    ours = {one.found: one.name for one in results if one.name in files and not one.ok}
     for one in results:
         cause = next((name for found, name in ours.items() if found in one.found and name != one.name), "")
         yield replace(one, found=f"can't be spoken to by TLS: see {cause}") if cause else one

@@ -22,6 +22,8 @@ from app.node.records.commitment_messages import PUSH_MODEL
 from app.node.tls import Validity, authorities_validity, is_of_our_authorities, own_validity, speaks_tls
 from app.node.watch.check_result import CheckResult
 
+NO_CLASSES: Mapping[str, str] = {}
+
 TLS_TIMEOUT_S = 5.0
 """For a peer that has just answered otherwise."""
 
@@ -68,7 +70,7 @@ def check_destination(
     destination: Destination,
     policy: DeliverPolicy,
     tls: TlsPolicy = NO_TLS,
-    classes: Mapping[str, str] = {},  # noqa: B006  only read
+    classes: Mapping[str, str] = NO_CLASSES,
 ) -> CheckResult:
     """The destination answers C-ECHO, and accepts what it is to get and to be asked.
 
@@ -106,5 +108,5 @@ def _wanted(destination: Destination, classes: Mapping[str, str]) -> Iterator[tu
     proof = "commitment" if destination.commitment else destination.verify
     if proof in PROOF_CLASSES:
         sop_class, words = PROOF_CLASSES[proof]
-        others = f"have it offer that, or set {OTHER_PROOFS[proof]}, or neither: then sent counts as delivered"
+        others = f"have it offer that, or set {OTHER_PROOFS[proof]}, or neither: sent is delivered then"
         yield str(sop_class), (words, others)

@@ -24,9 +24,9 @@ from app.files.durable import disk_error
 FIELDS = frozenset(
     {
         "study", "revision", "attempt", "state", "stage", "reason", "next_try", "destination", "executor",
-        "calling_ae", "called_ae", "host", "port", "instances", "bytes", "sop_instance", "dicom_status",
-        "duration_s", "model", "path", "version", "signal", "settings_digest", "advice", "kind",
-        "workflows", "requests", "files", "transaction", "pet_study",
+        "calling_ae", "called_ae", "host", "listener", "port", "instances", "bytes", "sop_instance",
+        "dicom_status", "duration_s", "model", "path", "version", "signal", "settings_digest", "advice",
+        "kind", "workflows", "requests", "files", "transaction", "pet_study",
     }
 )  # fmt: skip
 """Names under which a value may be written."""

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 CHOOSE = "psma-node discard shows the contents, and lets one stand"
 """Two contents came under one SOP Instance UID, and the program can't know which is right."""
 
+COMPLETE = "processed when complete"
+
+TAKE = f"{COMPLETE}; psma-node retry takes it as it is"
+
 
 @dataclass(frozen=True)
 class StudyStatus:
@@ -62,12 +66,26 @@ class StudyStatus:
     acquired_at: datetime | None = None
     beside: str = ""
 
+    @property
+    def sent(self) -> str:
+        """What each destination has got of the last results, and is known to keep; empty while ``reason``
+        says it."""
+        if self.state == StudyState.DELIVERING:
+            return ""
+        return "; ".join(
+            f"{item.destination} {item.acknowledged} of {item.total}"
+            + (f", {item.committed} committed" if item.committed else "")
+            for item in self.deliveries
+            if item.state is not DeliveryState.SUPERSEDED
+        )
+
 
 @dataclass(frozen=True)
 class Wanted:
     """Which studies are asked for: those that fit all that is given.
 
     Attributes:
+        state: as shown, or ``held`` of those waiting that a person has to choose a content of.
         day: on which they were acquired (the clinic's date) or began to arrive (that of this host).
     """
 
@@ -88,7 +106,9 @@ class Wanted:
     def includes(self, study: StudyStatus) -> bool:
         days = {study.first_received_at.astimezone().date()}
         days |= {study.acquired_at.date()} if study.acquired_at else set()
-        return self.state in ("", study.state) and self.day in (None, *days)
+        held = study.state == StudyState.WAITING and study.next_step == CHOOSE
+        state = StudyState.HELD if held and self.state == StudyState.HELD else study.state
+        return self.state in ("", state) and self.day in (None, *days)
 
 
 def known_statuses(policy: NodePolicy, wanted: Wanted = Wanted()) -> tuple[StudyStatus, ...]:
@@ -189,7 +209,7 @@ def _arriving(study: InboxStudy, known: KnownStudy | None, run: LastRun | None) 
         state=str(StudyState.WAITING if waiting else StudyState.RECEIVING),
         stage="",
         reason=reason + earlier,
-        next_step=CHOOSE if state is StudyState.HELD else "processed when complete",
+        next_step=CHOOSE if state is StudyState.HELD else TAKE if waiting and study.image_count else COMPLETE,
         next_try_at=None,
         revision=run.key.revision if run else 0,
         instance_count=study.instance_count,

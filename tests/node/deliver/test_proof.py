@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -136,12 +137,21 @@ def test_a_pacs_that_never_keeps_it_is_told_to_a_person(stores: NodeStores, proo
 
 
 @pytest.mark.parametrize("proof", PROOFS)
-def test_a_pacs_without_the_service_is_told_to_a_person(stores: NodeStores, proof: dict[str, Any]) -> None:
+def test_a_pacs_without_the_service_has_got_everything_and_another_proof_ends_the_delivery(
+    stores: NodeStores, proof: dict[str, Any]
+) -> None:
+    """What is there is not told as failed; once the settings ask for what the PACS has, it is done."""
     plan(stores, "pacs")
     with listening(StubPacs(classes=())) as pacs:
         delivery = tried(stores, policy(pacs, **proof))
-    assert delivery.state is DeliveryState.FAILED
-    assert "everything was sent, and can't be proven: pacs does not accept" in delivery.reason
+        assert (delivery.state, delivery.proofs) == (DeliveryState.SENT, 0)
+        assert delivery.next_try_at is not None
+        words = "everything was sent and acknowledged, and can't be proven: pacs does not accept"
+        assert delivery.reason.startswith(words)
+        assert re.search(r"; set (verify|commitment): .* for it, or no proof$", delivery.reason)
+        assert stores.runs.get(RUN).state is StudyState.DELIVERING
+        assert tried(stores, policy(pacs)).state is DeliveryState.DONE
+    assert stores.runs.get(RUN).state is StudyState.DONE
     assert pacs.received == dict.fromkeys(UIDS.values(), 1)
 
 

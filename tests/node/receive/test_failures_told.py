@@ -117,6 +117,7 @@ def test_a_request_that_ps38_does_not_allow_is_rejected_with_its_reason(
     assert (answer[0], answer[7:10]) == (3, bytes((1, 1, reason)))
     (reception,) = told(receptions)
     assert (reception.event, (reception.calling_ae, reception.called_ae)) == (REJECTED, titles)
+    assert reception.listener == f"port {scp.port}"
     assert words in reception.detail
 
 

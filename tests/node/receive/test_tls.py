@@ -20,7 +20,7 @@ import pytest
 from app.demo.pacs import Orthanc
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.deliver.scu import echo, send
-from app.node.peers import Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.receive import association_guard
 from app.node.receive.reception import Reception
 from app.node.receive.scp import StoreScp
@@ -33,10 +33,11 @@ from app.node.tls import (
     own_validity,
     server_context,
 )
-from tests.node.certificates import Authority
 from tests.node.receive.images import STUDY, write_study
 from tests.node.receive.peers import dcmtk, free_port, raw_sender, run_dcmtk
 from tests.node.receive.wire import association_request
+from app.node.watch.health_peers import check_destination
+from tests.node.certificates import Authority, openssl
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_dcmtk_s_storescu_sends_by_tls_1_3_with_a_certificate_of_the_site(
         ("none", "the peer shows no certificate"),
         ("other", "the peer's certificate does not pass: unable to get local issuer certificate"),
         ("expired", "the peer's certificate does not pass: certificate has expired"),
-        ("plain", "no TLS is spoken there"),
+        ("plain", "the peer speaks no TLS"),
     ],
 )
 def test_storescu_without_a_certificate_that_counts_is_refused_with_one_plain_line(
@@ -142,7 +143,8 @@ def test_storescu_without_a_certificate_that_counts_is_refused_with_one_plain_li
     done = storescu(secure.port, files, *options)
     assert done.returncode != 0
     wait_for(lambda: bool(receptions))
-    assert [(item.detail, item.address) for item in receptions] == [(why, "127.0.0.1")]
+    where = f"port {secure.port} (TLS)"
+    assert [(one.detail, one.address, one.listener) for one in receptions] == [(why, "127.0.0.1", where)]
 
 
 def test_a_listener_that_asks_for_no_certificate_is_still_no_plain_one(
@@ -151,15 +153,15 @@ def test_a_listener_that_asks_for_no_certificate_is_still_no_plain_one(
     with listening(inbox, receptions, node, replace(SECURE, client_certificate=False)) as scp:
         assert storescu(scp.port, files, "+tla", "+cf", node.authorities).returncode == 0
         assert storescu(scp.port, files).returncode != 0
-    assert [item.detail for item in receptions if item.detail] == ["no TLS is spoken there"]
+    assert [item.detail for item in receptions if item.detail] == ["the peer speaks no TLS"]
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
         (b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", "an HTTP request came, no TLS"),
-        (association_request(), "no TLS is spoken there"),
-        (b"\xff" * 64, "no TLS is spoken there"),
+        (association_request(), "the peer speaks no TLS"),
+        (b"\xff" * 64, "the peer speaks no TLS"),
     ],
 )
 def test_what_is_no_tls_gets_no_answer_but_an_alert(
@@ -312,7 +314,7 @@ def test_dcmtk_s_storescp_gets_results_by_tls_from_a_node_that_shows_its_certifi
         ("expired", "node", "the peer's certificate does not pass: certificate has expired"),
         ("right", "of another CA", "the peer (does not know the CA of|refuses) our certificate"),
         ("right", "none", "the peer wants a certificate of us|did not answer or ended"),
-        ("plain", "node", "no TLS is spoken there|ended the TLS handshake|Connection reset"),
+        ("plain", "node", "the peer speaks no TLS|ended the TLS handshake|Connection reset"),
     ],
 )
 def test_a_pacs_that_is_not_ours_gets_nothing_and_is_tried_again(
@@ -390,7 +392,18 @@ def _shown_by(port: int, we: TlsPolicy) -> bytes:
         ("no authorities", "tls.authorities is empty"),
         ("gone", r"tls.key .*gone.key: No such file or directory; may the node's user read it"),
         ("another key", "the key does not belong to the certificate"),
-        ("no PEM", "no certificate or key in PEM form"),
+        ("no PEM", "expected a certificate in PEM form, found no PEM text"),
+        ("empty", "expected a certificate in PEM form, found an empty file"),
+        ("request", r"tls.certificate .*node.csr: expected .*, found a certificate request"),
+        ("key for certificate", r"tls.certificate .*node.key: .* found a private key alone"),
+        ("certificate for key", r"tls.key .*node.crt: expected a private key in PEM form, found a cert"),
+        ("key nowhere", r"tls.key is empty, and tls.certificate .*node.crt: expected a private key"),
+        ("DER", r"found a certificate in DER form; convert it: openssl x509 -inform DER"),
+        ("DER key", r"tls.key .*found a private key in DER form; convert it: openssl pkey -inform DER"),
+        ("PKCS#12", r"found PKCS#12 \(.p12, .pfx\); convert it: openssl pkcs12"),
+        ("damaged", "its PEM text is damaged"),
+        ("key for authorities", r"tls.authorities .*node.key: .* found a private key alone"),
+        ("folder", r"tls.certificate .*: Is a directory"),
         ("rsa 1024", "the key is too short: RSA needs 2048 bit"),
         ("sha1", "the signature uses SHA-1"),
         ("locked", "tls.key is locked by a password"),
@@ -406,6 +419,17 @@ def test_files_that_can_not_be_used_are_refused_in_plain_words(
         "gone": lambda: replace(node, key=str(tmp_path / "gone.key")),
         "another key": lambda: replace(node, key=scanner.key),
         "no PEM": lambda: replace(node, certificate=__file__),
+        "empty": lambda: replace(node, certificate=_made(tmp_path, b"")),
+        "request": lambda: replace(node, certificate=node.certificate.replace(".crt", ".csr")),
+        "key for certificate": lambda: replace(node, certificate=node.key),
+        "certificate for key": lambda: replace(node, key=node.certificate),
+        "key nowhere": lambda: replace(node, key=""),
+        "DER": lambda: replace(node, certificate=_converted(tmp_path, "x509", "-in", node.certificate)),
+        "DER key": lambda: replace(node, key=_converted(tmp_path, "pkey", "-in", node.key)),
+        "PKCS#12": lambda: replace(node, certificate=_pkcs12(tmp_path, node)),
+        "damaged": lambda: replace(node, certificate=_damaged(tmp_path, node)),
+        "key for authorities": lambda: replace(node, authorities=node.key),
+        "folder": lambda: replace(node, certificate=str(tmp_path)),
         "rsa 1024": lambda: site.certify("weak", kind=("rsa:1024",)),
         "sha1": lambda: site.certify("sha1", digest="sha1"),
         "locked": lambda: replace(node, key=str(_locked(node, tmp_path / "locked.key"))),
@@ -416,7 +440,6 @@ def test_files_that_can_not_be_used_are_refused_in_plain_words(
 
 
 def _locked(policy: TlsPolicy, to_file: Path) -> Path:
-    from tests.node.certificates import openssl
 
     openssl("pkey", "-in", policy.key, "-aes256", "-passout", "pass:secret", "-out", to_file)
     return to_file
@@ -436,6 +459,28 @@ def test_certificates_say_when_they_end_and_whose_they_are(site: Authority, othe
 def test_a_context_stays_the_same_while_its_files_do(node: TlsPolicy) -> None:
     renewed = RenewedContext(node, server_context)
     assert renewed.current() is renewed.current()
+
+
+def _made(folder: Path, content: bytes) -> str:
+    file = folder / "made"
+    file.write_bytes(content)
+    return str(file)
+
+
+def _converted(folder: Path, *words: str) -> str:
+    openssl(*words, "-outform", "DER", "-out", folder / "made")
+    return str(folder / "made")
+
+
+def _pkcs12(folder: Path, node: TlsPolicy) -> str:
+    made = ("-export", "-in", node.certificate, "-inkey", node.key, "-passout", "pass:")
+    openssl("pkcs12", *made, "-out", folder / "made")
+    return str(folder / "made")
+
+
+def _damaged(folder: Path, node: TlsPolicy) -> str:
+    first, *lines = Path(node.certificate).read_bytes().splitlines(keepends=True)
+    return _made(folder, b"".join((first, *lines[2:])))
 
 
 class SecureOrthanc(Orthanc):
@@ -468,6 +513,9 @@ def test_orthanc_takes_and_sends_by_tls(
         assert all(answer.ok for answer in send(files, archive, "SENDER", 20.0, node))
         with pytest.raises(RetryLaterError):
             send(files, replace(archive, tls=False), "SENDER", 2.0)
+        plain, policy = replace(archive, tls=False), DeliverPolicy(calling_ae_title="SENDER")
+        mixed_up = check_destination(plain, policy)
+        assert mixed_up.found.endswith("TLS is spoken there")
         base = f"http://127.0.0.1:{orthanc.http_port}"
         with urlopen(f"{base}/studies", timeout=20) as answer:  # noqa: S310  our own http URL
             study = json.load(answer)[0]

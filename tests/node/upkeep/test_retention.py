@@ -48,6 +48,19 @@ STATES = {
 }
 
 
+DRY_RUN = [
+    "goes  1.1  1000 MB  done for more than 30 days",
+    "stays  1.2  1000 MB  rejected; node.retention.rejected_days sets no time",
+    "stays  1.3  1000 MB  failed; node.retention.failed_days sets no time",
+    "stays  1.4  1000 MB  it is delivering",
+    "stays  1.5  1000 MB  it is running",
+    "stays  1.6  1000 MB  its PET result may be the prior of a later SPECT/CT",
+    "stays  1.7  1000 MB  more of it is coming",
+    "stays  1.8  1000 MB  its results went nowhere: they are in the data folder alone",
+    "1 of 8 studies with 8000 MB would go, 1000 MB",
+]
+
+
 @pytest.fixture
 def stores(policy: NodePolicy) -> NodeStores:
     """Studies of each kind, 1 GB each, that came on one day after another, a hundred days ago."""
@@ -108,7 +121,7 @@ def test_what_goes_is_in_the_audit_log_and_a_dry_run_removes_nothing(
 ) -> None:
     words = ["--set", f"node.data_dir={policy.data_dir}", "--set", "node.retention={done_days: 30}"]
     listed = CliRunner().invoke(app, ["remove", "--dry-run", *words]).stdout
-    assert listed == "1.1  done for more than 30 days\n"
+    assert listed.splitlines() == DRY_RUN
     assert stores.inbox.study("1.1") is not None
     kept = NodePolicy(data_dir=policy.data_dir, retention=RetentionPolicy(done_days=30))
     assert [one.study_instance_uid for one in remove_expired(stores, kept)] == ["1.1"]
@@ -207,3 +220,18 @@ def test_a_folder_that_can_not_be_moved_keeps_no_other(
     assert [one.study_instance_uid for one in remove_expired(stores, kept)] == ["1.2"]
     assert (policy.inbox_dir / "studies" / "1.1" / "image.dcm").is_file()
     assert [one.study_instance_uid for one in expired(stores, kept, utc_now())] == ["1.1"]
+
+
+def test_a_dry_run_is_never_silent_and_says_what_is_missing_to_the_quota(
+    stores: NodeStores, policy: NodePolicy
+) -> None:
+    def last_line(retention: str) -> str:
+        words = ["--set", f"node.data_dir={policy.data_dir}", "--set", f"node.retention={retention}"]
+        return CliRunner().invoke(app, ["remove", "--dry-run", *words]).stdout.splitlines()[-1]
+
+    assert last_line("{}") == "node.retention sets no time and no quota: nothing ever goes by itself"
+    assert last_line("{done_days: 200}") == "0 of 8 studies with 8000 MB would go, 0 MB"
+    assert last_line("{max_gb: 7.5}") == "1 of 8 studies with 8000 MB would go, 1000 MB"
+    assert last_line("{max_gb: 1}") == (
+        "2 of 8 studies with 8000 MB would go, 2000 MB; 5000 MB more than node.retention.max_gb stay"
+    )

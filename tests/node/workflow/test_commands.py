@@ -103,9 +103,9 @@ def test_status_tells_state_reason_and_next_step(command: Command, stores: NodeS
     ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError at x.py:1", soon, at_fault=True))
     ended(stores, "1.3", RunTransition(StudyState.REJECTED, "the unit is CNTS"))
     output = command("status").stdout
-    assert "waiting              1.1  1 images\n" in output
+    assert "waiting              1.1  1 image\n" in output
     assert "why: a CT that covers the PET\n" in output
-    assert "failed               1.2  revision 1, 1 images\n" in output
+    assert "failed               1.2  revision 1, 1 image\n" in output
     assert "next: processing again in " in output
     assert "rejected             1.3" in output
     assert "next: psma-node retry\n" in output
@@ -117,7 +117,7 @@ def test_status_tells_when_a_study_was_acquired_and_not_whose_it_is(
     arrived(stores, "1.1")
     stores.studies.identify(StudySubject("1.1", Patient("P-4711"), datetime(2026, 3, 4, 9, 30)))
     output = command("status").stdout
-    assert "1.1  1 images, acquired 2026-03-04\n" in output
+    assert "1.1  1 image, acquired 2026-03-04\n" in output
     (study,) = json.loads(command("status", "--json").stdout)["studies"]
     assert study["acquired_at"] == "2026-03-04T09:30:00"
     assert "4711" not in output + json.dumps(study)
@@ -280,7 +280,12 @@ def test_status_of_one_patient_one_accession_number_one_state_one_day(
     assert found("--day", "2026-03-05") == ["1.2"]
     assert found("--day", f"{datetime.now():%Y-%m-%d}") == ["1.1", "1.2", "1.3"], "received today"
     assert command("status", "--accession", "A9").stdout == "no study fits what was asked for\n"
-    assert command("status", "--state", "rejcted").exit_code == 2
+    assert found("--state", "Rejected") == ["1.1"]
+    stores.studies.observe("1.3", StudyState.HELD, "1 image arrived with more than one content")
+    assert found("--state", "held") == found("--state", "waiting") == ["1.3"]
+    wrong = command("status", "--state", "rejcted")
+    assert wrong.exit_code == 2
+    assert "there is no state 'rejcted'" in wrong.stderr
 
 
 def audit_lines(stores: NodeStores) -> list[dict[str, object]]:
@@ -318,3 +323,36 @@ def test_every_study_that_failed_is_tried_again_and_the_audit_log_says_who_asked
 )
 def test_a_retry_of_nothing_or_of_two_things_is_no_command(command: Command, words: tuple[str, ...]) -> None:
     assert command("retry", *words).exit_code == 2
+
+
+def test_status_says_what_was_sent_and_what_is_committed(command: Command, stores: NodeStores) -> None:
+    delivery = delivered(stores, "1.2")
+    assert "sent: pacs 2 of 2\n" in command("status").stdout
+    stores.deliveries.commit(delivery, FILES[0].sop_instance_uid)
+    assert "sent: pacs 2 of 2, 1 committed\n" in command("status").stdout
+
+
+def test_a_study_that_waits_is_taken_as_it_is_when_asked(command: Command, stores: NodeStores) -> None:
+    arrived(stores, "1.1")
+    assert "images of the study are still coming" in str(command("retry", "1.1").exception)
+    stores.studies.observe("1.1", StudyState.WAITING, "a CT in the frame of reference of the SPECT")
+    assert "next: processed when complete; psma-node retry takes it as it is\n" in command("status").stdout
+    output = command("retry", "1.1", "--by", "berta").stdout
+    assert output == "it is taken as it is, as revision 1; images that come later make another one\n"
+    [run] = stores.runs.of_study("1.1")
+    assert (run.state, run.by_headers, run.sender) == (StudyState.QUEUED, True, "X")
+    assert run.content_digest == stores.inbox.content_digest("1.1")
+    assert "queued               1.1  revision 1, 1 image\n" in command("status").stdout
+    events = [line["event"] for line in audit_lines(stores)]
+    assert events == ["study received", "retry asked for"]
+    arrived(stores, "1.2", SegmentationStorage)
+    stores.studies.observe("1.2", StudyState.WAITING, "no image has come yet")
+    assert "nothing to analyse" in str(command("retry", "1.2").exception)
+
+
+def test_results_go_to_a_new_destination_when_asked(command: Command, stores: NodeStores) -> None:
+    archive = "deliver.destinations=[{name: archive, ae_title: A, host: h, port: 104}]"
+    assert command("forward", "--to", "archive", "--set", archive).stdout == "archive has everything\n"
+    wrong = str(command("forward", "--to", "nowhere", "--set", archive).exception)
+    assert wrong == "nowhere is not in deliver.destinations; found archive"
+    assert command("forward", "1.2").exit_code == 2, "without --to it is no command"

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import socket
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,24 +20,23 @@ from app.errors import MisconfiguredError, RetryLaterError
 from app.node import service
 from app.node.peers import Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
 from app.node.policy import NodePolicy
+from app.node.queue import DurableEngine
 from app.node.receive.scp import StoreScp
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox
-from app.node.records.stores import translated_start_errors
+from app.node.records.stores import open_stores, translated_start_errors
 from app.node.watch import health
+from app.node.watch.check_result import CheckResult, guarded
 from app.node.watch.health import (
-    CheckResult,
-    check_certificate,
     check_clock,
     check_database,
-    check_destination,
     check_disk,
     check_listener,
     check_log_file,
     check_probes,
-    guarded,
     node_checks,
 )
+from app.node.watch.health_peers import check_certificate, check_destination
 from app.node.watch.log import configure_logging
 from app.settings import SHIPPED_CONFIG, load_settings
 from tests.node.certificates import Authority
@@ -108,12 +109,49 @@ def test_data_folder_that_can_not_be_made_is_named_as_configured() -> None:
     assert result.found == "node.data_dir /proc/x can't be made: /proc takes no new files or folders"
 
 
-def test_database_file_that_does_not_open_is_named(tmp_path: Path) -> None:
-    (tmp_path / "node.sqlite").mkdir()
-    result = check_database(NodePolicy(data_dir=tmp_path))
+def no_database(file: Path) -> None:
+    file.write_bytes(b"this is not what it should be, and long enough for a header" * 40)
+
+
+def another_program_s(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE moz_places (id INTEGER)")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found", "advice"),
+    [
+        (Path.mkdir, "is a folder, expected a file", "move it away; bring the last backup back"),
+        (no_database, "is none, or is damaged: file is not a database", "bring the last backup back"),
+        (another_program_s, "is another program's: it holds moz_places", ""),
+    ],
+)
+def test_a_database_that_is_none_is_told_as_the_site_s_and_needs_a_person(
+    tmp_path: Path, spoil: Callable[[Path], None], found: str, advice: str
+) -> None:
+    spoil(tmp_path / "node.sqlite")
+    policy = NodePolicy(data_dir=tmp_path)
+    results = node_checks(policy, ReceivePolicy(port=free_port()), DeliverPolicy())
+    failed = [result for result in results if not result.ok]
+    assert [result.name for result in failed] == ["database"], "the same fault once"
+    assert f"the database sqlite:///{tmp_path / 'node.sqlite'} {found}" in failed[0].found
+    assert advice in failed[0].advice
+    assert not failed[0].may_pass
+    with pytest.raises(MisconfiguredError, match=found), translated_start_errors(policy):
+        open_stores(policy)
+    assert MisconfiguredError.exit_code == 2, "MAP/psma-node.service leaves it down"
+
+
+def test_the_engine_s_file_that_is_no_database_may_be_thrown_away(tmp_path: Path) -> None:
+    policy = NodePolicy(data_dir=tmp_path)
+    open_stores(policy).close()
+    no_database(policy.engine_database_file)
+    result = check_database(policy)
     assert not result.ok
-    assert f"{tmp_path / 'node.sqlite'}: unable to open database file" in result.found
-    assert "may this user" in result.advice
+    assert "workflows.sqlite is none, or is damaged" in result.found
+    assert result.advice.startswith("move it away; the node makes it anew")
+    with pytest.raises(MisconfiguredError, match="the node makes it anew"):
+        DurableEngine(policy, lambda: None).launch(lambda *_: None, lambda *_: None, 1)
 
 
 def test_database_that_does_not_answer_fails() -> None:
@@ -190,6 +228,9 @@ def test_files_of_tls_that_can_not_be_used_are_told_each_on_its_own(site: Author
     failed = {result.name: result.found for result in results if not result.ok}
     assert set(failed) == {"certificate", "authorities"}
     assert failed["certificate"].startswith("tls.certificate /gone.crt: No such file or directory")
+    deliver = DeliverPolicy((Destination("pacs", "PACS", "127.0.0.1", 1, tls=True),))
+    results = node_checks(NodePolicy(data_dir=tmp_path, min_free_mb=0), receive, deliver, tls)
+    assert results[-1].found == "can't be spoken to by TLS: see authorities", "the same fault once"
 
 
 def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority, tmp_path: Path) -> None:
@@ -211,6 +252,23 @@ def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority
 def test_full_disk_is_tried_again_and_a_forbidden_folder_needs_a_person(tmp_path: Path) -> None:
     assert check_disk(NodePolicy(data_dir=tmp_path, min_free_mb=1e9)).may_pass
     assert not check_disk(NodePolicy(data_dir=Path("/proc/x"))).may_pass
+
+
+def test_a_data_folder_that_became_read_only_is_tried_again_and_one_that_never_was_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(health.tempfile, "NamedTemporaryFile", read_only)
+    mounted = check_disk(NodePolicy(data_dir=tmp_path))
+    assert (mounted.ok, mounted.may_pass) == (False, True)
+    assert "Read-only file system" in mounted.found
+    assert "mend the disk and mount it again" in mounted.advice
+    assert not check_disk(NodePolicy(data_dir=tmp_path / "never" / "made")).may_pass
+    settings = load_settings(SHIPPED_CONFIG, [f"node.data_dir={tmp_path}"])
+    with pytest.raises(RetryLaterError, match="Read-only"):
+        operate._refuse_unfit(settings)
 
 
 def test_node_that_starts_on_a_full_disk_tries_again(tmp_path: Path) -> None:
@@ -248,6 +306,9 @@ def test_a_port_of_the_probes_that_is_taken_fails(tmp_path: Path) -> None:
     assert not taken.ok
     assert "Address already in use" in taken.found
     assert check_probes(policy).ok
+    shared = check_probes(policy, [Listener("0.0.0.0", policy.probe_port)])
+    assert not shared.ok
+    assert "a listener under receive has it" in shared.found
 
 
 def test_a_log_file_that_can_not_be_made_fails(tmp_path: Path) -> None:

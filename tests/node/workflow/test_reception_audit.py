@@ -59,9 +59,10 @@ def test_an_association_that_fails_is_written_down_with_its_titles(
     stores: NodeStores, tmp_path: Path
 ) -> None:
     failed = ReceptionEvent.ASSOCIATION_FAILED
-    ReceptionAudit(stores.audit)(Reception(failed, "CT1", "10.0.0.5", "it was aborted", called_ae="NODE"))
+    ends = {"called_ae": "NODE", "listener": "port 2762 (TLS)"}
+    ReceptionAudit(stores.audit)(Reception(failed, "CT1", "10.0.0.5", "it was aborted", **ends))
     (entry,) = entries(tmp_path)
-    facts = {"calling_ae": "CT1", "called_ae": "NODE", "address": "10.0.0.5", "reason": "it was aborted"}
+    facts = ends | {"calling_ae": "CT1", "address": "10.0.0.5", "reason": "it was aborted"}
     assert (entry["event"], entry["facts"]) == ("association failed", facts)
 
 
