@@ -269,6 +269,9 @@ def _place_of(item: ErrorDetails) -> str:
     return ".".join(str(part) for part in item["loc"])
 
 
+SECRETS = ("database_url", "smtp_password", "url")
+"""Keys whose values are never quoted: they hold a password, or a token."""
+
 EXPECTED = {
     "dataclass_type": "expected a section (key: value)",
     "float_parsing": "expected a number",
@@ -293,5 +296,6 @@ def _describe(item: ErrorDetails) -> str:
     message = EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
     message = message.replace("Input should be", "expected")
     found = item["input"]
-    # a whole section is not quoted: it may hold a password
-    return f"{place}: {message}" if isinstance(found, dict) else f"{place}: found {found!r}, {message}"
+    # a whole section may hold a secret too
+    is_quoted = not isinstance(found, dict) and item["loc"][-1] not in SECRETS
+    return f"{place}: found {found!r}, {message}" if is_quoted else f"{place}: {message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,7 +37,13 @@ class NotifyPolicy(Ranged):
     smtp_port: Port = 25
     """Its port."""
     smtp_tls: bool = False
-    """Whether mail goes by STARTTLS, the server's certificate checked."""
+    """Mail goes by STARTTLS or not at all; the server's certificate is checked against the system's CAs and
+    ``tls.authorities``, and against ``smtp_host``."""
+    smtp_user: str = ""
+    """User that the mail server wants; needs ``smtp_tls``. Empty to send without log-in."""
+    smtp_password: str = field(default="", repr=False)
+    """Its password. Keep it out of app.yaml: PSMA_NODE__NODE__NOTIFY__SMTP_PASSWORD__FILE names a file that
+    holds it."""
     mail_from: Annotated[str, Form(r"([^\s@,]+@[^\s@,]+)?", "a mail address")] = ""
     """Sender of the mail."""
     mail_to: tuple[Annotated[str, Form(r"[^\s@,]+@[^\s@,]+", "a mail address")], ...] = ()
@@ -51,6 +57,10 @@ class NotifyPolicy(Ranged):
         super().__post_init__()
         if self.smtp_host and not (self.mail_from and self.mail_to):
             raise ValueError("smtp_host needs mail_from and mail_to")
+        if bool(self.smtp_user) != bool(self.smtp_password) or (self.smtp_user and not self.smtp_tls):
+            raise ValueError("smtp_user, smtp_password and smtp_tls go together: no password goes in the clear")
+        if not (self.smtp_user + self.smtp_password).isascii():
+            raise ValueError("smtp_user and smtp_password: expected ASCII, as SMTP's log-in does (RFC 4954)")
 
     @property
     def receivers(self) -> tuple[str, ...]:

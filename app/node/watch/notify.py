@@ -12,6 +12,7 @@ import logging
 import smtplib
 import ssl
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from app.node.records.runs import Run
 from app.node.records.states import DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from app.node.tls import expiries
+from app.node.tls_words import tls_words
 
 NOTIFIED_FILE = "notified.json"
 
@@ -49,6 +51,16 @@ _UNDELIVERED = (
     (DeliveryState.SENT, "proof of", "has got everything and proves nothing", "psma-node status says why"),
 )
 """State of a delivery that is tried again and again; key, words and advice of the fault."""
+
+_WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (smtplib.SMTPNotSupportedError, "the mail server lacks what the settings ask for: {0}"),
+    (smtplib.SMTPAuthenticationError, "the mail server refuses smtp_user with smtp_password ({0.smtp_code})"),
+    (smtplib.SMTPRecipientsRefused, "the mail server takes none of the receivers"),
+    (smtplib.SMTPResponseException, "the mail server answered {0.smtp_code}"),
+    (smtplib.SMTPServerDisconnected, "the mail server ended the connection"),
+    (urllib.error.HTTPError, "the webhook answered {0.code}"),
+)
+"""What failed, in our words: a server's own may quote what it was sent, be it a password."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +81,13 @@ class _Sending:
     told: set[str]
     tries: int = 0
     due_at_s: float = 0.0
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    """A webhook that sends us elsewhere has failed: the settings alone say whom the node asks."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Nothing takes the place of the request, so the answer is an error."""
 
 
 class Notifier:
@@ -101,7 +120,7 @@ class Notifier:
         try:
             send(faults)
         except (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError) as error:
-            facts = {"kind": name, "attempt": sending.tries, "reason": type(error).__name__}
+            facts = {"kind": name, "attempt": sending.tries, "reason": _why(error)}
             if sending.tries < MAX_TRIES:
                 sending.due_at_s = time.monotonic() + FIRST_WAIT_S * 2 ** (sending.tries - 1)
                 _log.warning("a notice was not sent, and is tried again", extra=facts)
@@ -119,7 +138,8 @@ class Notifier:
         request = urllib.request.Request(  # noqa: S310  the policy takes http and https alone
             self.node.notify.url, json.dumps(content).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._context()):  # noqa: S310  as above
+        secure = urllib.request.HTTPSHandler(context=self._context())
+        with urllib.request.build_opener(secure, _NoRedirection).open(request, timeout=TIMEOUT_S):
             pass
 
     def _mail(self, faults: list[Fault]) -> None:
@@ -131,7 +151,12 @@ class Notifier:
         with smtplib.SMTP(policy.smtp_host, policy.smtp_port, timeout=TIMEOUT_S) as server:
             if policy.smtp_tls:
                 server.starttls(context=self._context())
-            server.send_message(message)
+            if policy.smtp_user:
+                server.login(policy.smtp_user, policy.smtp_password)
+            refused = server.send_message(message)
+        if refused:
+            facts = {"kind": "mail", "reason": f"{len(refused)} of {len(policy.mail_to)} receivers are refused"}
+            _log.warning("a notice did not go to all", extra=facts)
 
     def _text(self, faults: list[Fault]) -> str:
         lines = [f"{fault.what}. {fault.advice}." for fault in faults[:MAX_LINES]]
@@ -199,3 +224,12 @@ class Notifier:
         for name, end in ends.items():
             if end - utc_now() < timedelta(days=self._tls.warn_days):
                 yield Fault(f"ends {name} {end:%Y-%m-%d}", f"{name} ends on {end:%Y-%m-%d}", "renew it")
+
+
+def _why(error: Exception) -> str:
+    """Why a message was not sent, in plain words; nothing of what was sent or answered."""
+    words = next((words for kind, words in _WORDS if isinstance(error, kind)), "")
+    if words:
+        return words.format(error)
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return tls_words(cause) if isinstance(cause, OSError) else type(error).__name__

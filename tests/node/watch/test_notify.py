@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import BinaryIO, ClassVar
 
 import pytest
 from sqlalchemy import update
 
 from app.domain.refusal import RefusalCode
+from app.errors import MisconfiguredError
 from app.node.peers import TlsPolicy
 from app.node.policy import NodePolicy, NotifyPolicy
 from app.node.records.database import utc_now
@@ -24,6 +30,8 @@ from app.node.records.states import DeliveryKey, DeliveryState, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.watch import notify as room
 from app.node.watch.notify import Notifier
+from app.settings import load_settings
+from tests.node.certificates import Authority
 from tests.node.workflow.test_commands import ended, queued
 from tests.node.workflow.test_ledgers import FILES
 
@@ -35,15 +43,24 @@ class Hook:
 
     def __init__(self) -> None:
         self.status, self.bodies = 200, [dict[str, object]()][:0]
+        self.headers: dict[str, str] = {}
+        self.requests = 0
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                hook.requests += 1
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if hook.status == 200:
                     hook.bodies.append(json.loads(body))
                 self.send_response(hook.status)
+                for name, value in hook.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
+
+            def do_GET(self) -> None:
+                hook.requests += 1
+                self.send_error(404)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -218,50 +235,194 @@ def test_many_faults_are_one_message_of_bounded_length(
     assert text.splitlines()[-1] == "and 5 more: psma-node status"
 
 
-class MailServer(socketserver.StreamRequestHandler):
-    """As much of SMTP (RFC 5321) as one mail needs."""
+class MailServer(socketserver.BaseRequestHandler):
+    """As much of SMTP (RFC 5321, 3207, 4954) as one mail needs."""
 
-    mails: list[str]
+    mails: ClassVar[list[str]] = []
+    heard: ClassVar[list[str]] = []
+    """Commands that came without TLS."""
+    tls: ClassVar[ssl.SSLContext | None] = None
+    secret: ClassVar[bytes] = b""
+    """What AUTH PLAIN has to carry; empty where nobody has to log in."""
 
     def handle(self) -> None:
-        self.wfile.write(b"220 here\r\n")
-        mail, in_mail = "", False
-        for raw in self.rfile:
-            line = raw.decode().rstrip("\r\n")
-            if in_mail:
-                in_mail = line != "."
-                mail += f"{line}\n" if in_mail else ""
-                if not in_mail:
-                    type(self).mails.append(mail)
-                    self.wfile.write(b"250 taken\r\n")
-            elif line.upper() == "DATA":
-                in_mail = True
-                self.wfile.write(b"354 go on\r\n")
-            elif line.upper() == "QUIT":
-                self.wfile.write(b"221 bye\r\n")
-                return
-            else:
-                self.wfile.write(b"250 ok\r\n")
+        self.request.sendall(b"220 here\r\n")
+        with contextlib.suppress(OSError):  # of a client that does not trust us
+            self._talk(self.request, self.heard)
+
+    def _talk(self, connection: socket.socket, heard: list[str]) -> None:
+        with connection.makefile("rwb", buffering=0) as stream:
+            while line := stream.readline().decode().rstrip("\r\n"):
+                heard.append(line)
+                word = line.split()[0].upper()
+                if word == "STARTTLS" and self.tls is not None:
+                    stream.write(b"220 go on\r\n")
+                    with self.tls.wrap_socket(connection, server_side=True) as secured:
+                        self._talk(secured, [])
+                    return
+                stream.write(self._answer(word, line, is_plain=heard is self.heard))
+                if word == "DATA":
+                    self.mails.append(self._mail(stream))
+                    stream.write(b"250 taken\r\n")
+
+    def _answer(self, word: str, line: str, is_plain: bool) -> bytes:
+        if word == "EHLO":
+            offers = b"STARTTLS" if self.tls and is_plain else b"AUTH PLAIN" if self.secret else b"8BITMIME"
+            return b"250-here\r\n250 " + offers + b"\r\n"
+        if word == "AUTH":
+            given = base64.b64decode(line.split()[2])
+            return b"235 well\r\n" if given == self.secret else b"535 no such user: " + given + b"\r\n"
+        return {"DATA": b"354 go on\r\n", "QUIT": b"221 bye\r\n"}.get(word, b"250 ok\r\n")
+
+    @staticmethod
+    def _mail(stream: BinaryIO) -> str:
+        lines = [raw.decode().rstrip("\r\n") for raw in iter(stream.readline, b".\r\n")]
+        return "\n".join(lines)
 
 
-def test_mail_goes_to_all_and_names_nobody(stores: NodeStores, tmp_path: Path) -> None:
-    MailServer.mails = []
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), MailServer) as server:
+@pytest.fixture
+def mail_server() -> Iterator[type[MailServer]]:
+    """What a server says is said by its class: a new one for each test."""
+
+    class Server(MailServer):
+        mails: ClassVar[list[str]] = []
+        heard: ClassVar[list[str]] = []
+        port: ClassVar[int]
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
+        Server.port = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        failed(stores, "1.2")
-        policy = NotifyPolicy(
-            smtp_host="127.0.0.1", smtp_port=server.server_address[1], mail_from="node@clinic.example",
-            mail_to=("pacs@clinic.example", "physics@clinic.example"),
-        )  # fmt: skip
-        one = notifier(stores, tmp_path, policy)
-        one.look()
-        one.look()
+        yield Server
         server.shutdown()
-    [mail] = MailServer.mails
+
+
+def mail_policy(server: type[MailServer], **more: object) -> NotifyPolicy:
+    return NotifyPolicy(
+        smtp_host="127.0.0.1", smtp_port=server.port, mail_from="node@clinic.example",
+        mail_to=("pacs@clinic.example", "physics@clinic.example"), **more,
+    )  # fmt: skip
+
+
+def test_mail_goes_to_all_and_names_nobody(
+    stores: NodeStores, tmp_path: Path, mail_server: type[MailServer]
+) -> None:
+    failed(stores, "1.2")
+    one = notifier(stores, tmp_path, mail_policy(mail_server))
+    one.look()
+    one.look()
+    [mail] = mail_server.mails
     assert "Subject: PSMA node node-1: 1 new fault(s)" in mail
     assert "To: pacs@clinic.example, physics@clinic.example" in mail
     assert "study 1.2 failed" in mail
     assert "QUINTUS" not in mail
+
+
+PASSWORD = "never-in-a-log"  # noqa: S105  of a server that lives here for a second
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("mail"))
+    authority.certify("mail")
+    authority.certify("other", san="DNS:mail.elsewhere")
+    Authority(authority.folder / "strange", "strange-ca")
+    return authority
+
+
+def by_starttls(
+    stores: NodeStores, tmp_path: Path, server: type[MailServer], site: Authority, authorities: str = ""
+) -> Notifier:
+    policy = mail_policy(server, smtp_tls=True, smtp_user="node", smtp_password=PASSWORD)
+    tls = TlsPolicy(authorities=authorities or str(site.file))
+    return Notifier(stores, replace(notifier(stores, tmp_path, policy).node), tls)
+
+
+def offers_tls(server: type[MailServer], site: Authority, name: str = "mail") -> None:
+    server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(site.folder / f"{name}.crt", site.folder / f"{name}.key")
+    server.secret = f"\0node\0{PASSWORD}".encode()
+
+
+def test_mail_goes_by_starttls_with_user_and_password(
+    stores: NodeStores, tmp_path: Path, mail_server: type[MailServer], site: Authority
+) -> None:
+    offers_tls(mail_server, site)
+    failed(stores, "1.2")
+    by_starttls(stores, tmp_path, mail_server, site).look()
+    [mail] = mail_server.mails
+    assert "study 1.2 failed" in mail
+    assert [line.split()[0].upper() for line in mail_server.heard] == ["EHLO", "STARTTLS"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no TLS", "the mail server lacks what the settings ask for: STARTTLS extension not supported"),
+        ("name", "the peer's certificate does not pass: IP address mismatch"),
+        ("CA", "the peer's certificate does not pass: unable to get local issuer certificate"),
+        ("password", "the mail server refuses smtp_user with smtp_password (535)"),
+    ],
+)
+def test_mail_that_would_not_be_safe_is_not_sent_and_the_log_says_why(
+    stores: NodeStores, tmp_path: Path, mail_server: type[MailServer], site: Authority,
+    caplog: pytest.LogCaptureFixture, fault: str, words: str,
+) -> None:  # fmt: skip
+    if fault != "no TLS":
+        offers_tls(mail_server, site, "other" if fault == "name" else "mail")
+    if fault == "password":
+        mail_server.secret = b"another"
+    strange = str(site.folder / "strange" / "strange-ca.crt") if fault == "CA" else ""
+    failed(stores, "1.2")
+    one = by_starttls(stores, tmp_path, mail_server, site, strange)
+    one.look()
+    assert mail_server.mails == []
+    assert not [line for line in mail_server.heard if line.startswith(("AUTH", "MAIL"))]
+    [record] = caplog.records
+    assert record.reason.startswith(words)  # type: ignore[attr-defined]
+    assert PASSWORD not in f"{record.__dict__} {one.node}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"smtp_user": "node", "smtp_password": PASSWORD},
+        {"smtp_tls": True, "smtp_user": "node"},
+        {"smtp_tls": True, "smtp_password": PASSWORD},
+        {"smtp_tls": True, "smtp_user": "node", "smtp_password": f"{PASSWORD}é"},
+    ],
+)
+def test_a_password_without_tls_or_user_is_refused_and_never_quoted(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text(json.dumps({"node": {"notify": wrong}}))
+    with pytest.raises(MisconfiguredError, match="smtp_password") as refused:
+        load_settings(file)
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("smtp_password", 20260101), ("url", "hooks.example/20260101"), ("url", 20260101)]
+)
+def test_a_secret_of_the_wrong_kind_is_not_quoted(tmp_path: Path, key: str, value: object) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text(json.dumps({"node": {"notify": {key: value}}}))
+    with pytest.raises(MisconfiguredError, match=f"node.notify.{key}: ") as refused:
+        load_settings(file)
+    assert "20260101" not in str(refused.value)
+
+
+def test_a_webhook_that_sends_the_node_elsewhere_is_not_followed(
+    stores: NodeStores, tmp_path: Path, hook: Hook, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = Hook()
+    hook.status, hook.headers = 302, {"Location": elsewhere.url}
+    failed(stores, "1.2")
+    notifier(stores, tmp_path, NotifyPolicy(url=hook.url)).look()
+    elsewhere.server.shutdown()
+    elsewhere.server.server_close()
+    assert elsewhere.requests == 0
+    assert [record.reason for record in caplog.records] == ["the webhook answered 302"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wrong", [{"url": "ftp://x"}, {"smtp_host": "mail"}, {"mail_to": ("nobody",)}])
