@@ -33,6 +33,7 @@ test: $(DEV_STAMP)  ## every test, with DCMTK, Orthanc and Postgres as peers (AR
 	@scripts/install-peers --for-tests
 	@scripts/install-viewer-peer
 	@scripts/install-old-podman-compose
+	@scripts/install-promtool
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) --timeout 900 --ignore tests/map $(ARGS)
 
 quick: $(DEV_STAMP)  ## the tests of pure code, in a minute and a half (ARGS="-k suv")

@@ -21,7 +21,7 @@ from app.errors import MisconfiguredError
 from app.files.durable import free_mb
 from app.node.peers import DeliverPolicy, TlsPolicy
 from app.node.policy import NodePolicy
-from app.node.receive.reception import Reception
+from app.node.receive.reception import Reception, ReceptionEvent
 from app.node.records.audit import AuditEvent
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, PlannedInstance
@@ -79,6 +79,7 @@ class NodeMetrics:
         self._studies = counter("study_events", "Studies that became complete, and how tries ended", "event")
         self._refusals = counter("refusals", "Rejected studies by reason code", "code")
         self._delivered = counter("delivered_instances", "Results that it acknowledged", "destination")
+        self._committed = counter("committed_instances", "Results that it was found to keep", "destination")
         self._stage_s = prometheus.Histogram(
             "psma_node_stage_seconds",
             "Duration of each stage of the chain",
@@ -86,6 +87,10 @@ class NodeMetrics:
             buckets=STAGE_BUCKETS_S,
             registry=registry,
         )
+        for reception in ReceptionEvent:  # from 0 on, or the first of a kind would be no increase
+            self._received.labels(str(reception))
+        for ending in ENDINGS.values():
+            self._studies.labels(ending)
 
     def _gauge(self) -> None:
         registry = self.registry
@@ -95,6 +100,7 @@ class NodeMetrics:
 
         self._state = gauge("studies", "Studies by the state of their last revision", "state")
         self._queue_age = gauge("queue_age_seconds", "How long the study that is queued longest has waited")
+        self._run_age = gauge("running_age_seconds", "How long the oldest study under way has run")
         self._open = gauge("deliveries", "Deliveries that are not done", "destination", "state")
         self._last_success = gauge(
             "destination_last_success_timestamp_seconds", "When it last acknowledged a result", "destination"
@@ -128,6 +134,8 @@ class NodeMetrics:
         if event is AuditEvent.DELIVERED:
             self._delivered.labels(str(facts["destination"])).inc()
             self._last_success.labels(str(facts["destination"])).set_to_current_time()
+        if event is AuditEvent.COMMITTED:
+            self._committed.labels(str(facts["destination"])).inc()
 
     def stage(self, run: RunKey, stage: str) -> None:
         """A run has come to a stage of the chain; to none when it ended."""
@@ -158,8 +166,12 @@ class NodeMetrics:
         )
         for state in set(StudyState) - {StudyState.REMOVED}:
             self._state.labels(str(state)).set(counts[state])
-        [(oldest,)] = self._rows(select(func.min(Run.queued_at)).where(Run.state == StudyState.QUEUED))
-        self._queue_age.set(0 if oldest is None else (utc_now() - oldest).total_seconds())
+        self._look_at_age(self._queue_age, func.min(Run.queued_at), StudyState.QUEUED)
+        self._look_at_age(self._run_age, func.min(Run.started_at), StudyState.RUNNING)
+
+    def _look_at_age(self, age: prometheus.Gauge, since: Any, state: StudyState) -> None:
+        [(oldest,)] = self._rows(select(since).where(Run.state == state))
+        age.set(0 if oldest is None else (utc_now() - oldest).total_seconds())
 
     def _look_at_deliveries(self) -> None:
         delivery = (Delivery.destination, Delivery.state)

@@ -25,7 +25,9 @@ from tests.node.watch.asking import ask
 from tests.node.workflow.peers import FakePacs, NodeProcess, free_port, wait_until
 from tests.node.workflow.test_commands import delivered, ended, queued
 
-MONITORING = Path(__file__).resolve().parents[3] / "MAP" / "monitoring"
+ROOT = Path(__file__).resolve().parents[3]
+MONITORING = ROOT / "MAP" / "monitoring"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -67,6 +69,26 @@ def test_studies_queue_deliveries_and_disk_are_looked_at(stores: NodeStores, tmp
     assert value(metrics, "info", version="1.0") == 1
 
 
+def test_a_study_under_way_has_an_age_of_its_own(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    stores.runs.claim(queued(stores, "1.1"), 1, "node-1")
+    metrics.look()
+    assert value(metrics, "queue_age_seconds") == 0
+    assert value(metrics, "running_age_seconds") > 0
+
+
+def test_each_kind_of_event_is_there_before_the_first(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    assert [value(metrics, "receptions_total", event=str(event)) for event in ReceptionEvent] == [0] * 6
+    assert value(metrics, "study_events_total", event="failed") == 0
+
+
+def test_what_a_destination_keeps_is_counted(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    metrics.audited(AuditEvent.COMMITTED, "1.2", {"destination": "pacs"})
+    assert value(metrics, "committed_instances_total", destination="pacs") == 1
+
+
 def test_refusals_are_counted_by_our_codes_and_nothing_of_a_header_gets_in(
     stores: NodeStores, tmp_path: Path
 ) -> None:
@@ -96,6 +118,47 @@ def test_what_is_received_and_each_stage_is_counted(
         metrics.stage(RunKey("1.2", 1), stage)
     assert value(metrics, "stage_seconds_sum", stage="load") == 3
     assert value(metrics, "stage_seconds_sum", stage="segment") == 7
+
+
+UNITS = {"_timestamp_seconds": "s since 1970", "_seconds": "s", "_bytes": "bytes", "_bytes_total": "bytes"}
+
+
+def rows_of(metrics: NodeMetrics) -> set[str]:
+    """The rows of the page's table, as the program has them."""
+    rows = set()
+    for one in set(metrics.registry._names_to_collectors.values()):
+        name = one._name + "_total" * (one._type == "counter")
+        unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
+        cells = (f"`{name}`", one._type, ", ".join(one._labelnames), unit, one._documentation)
+        rows.add("| " + " | ".join(cells).replace("  ", " ") + " |")
+    return rows
+
+
+def test_the_page_lists_each_metric_with_its_kind_labels_and_unit(
+    stores: NodeStores, tmp_path: Path
+) -> None:
+    listed = [line for line in PAGE.read_text().splitlines() if line.startswith("| `psma_node_")]
+    assert listed == sorted(rows_of(new_metrics(stores, tmp_path)))
+
+
+def test_the_page_lists_the_values_of_each_label(stores: NodeStores, tmp_path: Path) -> None:
+    metrics = new_metrics(stores, tmp_path)
+    metrics.look()
+    there: dict[str, set[str]] = {}
+    for name, labels in samples(metrics.page().decode()):
+        for label, found in labels:
+            there.setdefault(f"{label} of {name}", set()).add(found)
+
+    def listed(row: str) -> set[str]:
+        [line] = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{row} |")]
+        return set(re.findall(r"`([\w-]+)`", line.split("|")[2]))
+
+    assert listed("state` of studies") == there["state of psma_node_studies"]
+    assert listed("state` of deliveries") == there["state of psma_node_deliveries"]
+    assert listed("event` of receptions") == there["event of psma_node_receptions_total"]
+    assert listed("event` of study events") == there["event of psma_node_study_events_total"]
+    operators = "".join(file.read_text() for file in (ROOT / "operators").glob("*.py"))
+    assert listed("stage`") == set(re.findall(r'stage, inlet, outlet = "(\w+)"', operators))
 
 
 def names_in(text: str) -> set[str]:
