@@ -18,7 +18,8 @@ AE_TITLE = Form(
     "an AE title: 1 to 16 characters of ASCII, no backslash, no space before or after (PS3.5 6.2)",
 )
 AeTitle = Annotated[str, AE_TITLE]
-Host = Annotated[str, Form(r"[^\s/:@]+|[0-9a-fA-F:.]+(%\w+)?", "a host name or an IP address, without port")]
+HOST = r"[^\s/:@]+|[0-9a-fA-F:.]+(%\w+)?"
+Host = Annotated[str, Form(HOST, "a host name or an IP address, without port")]
 Port = Annotated[int, Range(1, 65535)]
 OwnPort = Annotated[int, Range(0, 65535)]
 """0 takes a free one, or none."""
@@ -44,6 +45,14 @@ class _NetworkForm(Rule):
 
 
 Network = Annotated[str, _NetworkForm()]
+
+
+def is_this_host(host: str) -> bool:
+    """Whether an address leads to this host alone (loopback)."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def doubled(first_s: float, tries: int, longest_s: float) -> float:
@@ -80,8 +89,8 @@ NO_TLS = TlsPolicy()
 class Listener(Ranged):
     """An address that the node listens on."""
 
-    host: Host = "127.0.0.1"
-    """Address; 0.0.0.0 to be reached from other hosts."""
+    host: Annotated[str, Form(rf"({HOST})?", "a host name or an IP address, without port, or nothing")] = ""
+    """Address; empty for ``receive.host``."""
     port: OwnPort = 11112
     """TCP port; 0 takes a free one. 2762 is registered for DICOM over TLS."""
     tls: bool = False
@@ -130,13 +139,13 @@ class ReceivePolicy(Ranged):
 
     ae_title: AeTitle = "PSMA_NODE"
     """AE title of the node; associations that call another title are rejected."""
-    host: Host = Listener.host
-    """Address to listen on; 0.0.0.0 to be reached from other hosts."""
+    host: Host = "127.0.0.1"
+    """Address to listen on, also of ``listeners`` that name none; 0.0.0.0 to be reached from other hosts."""
     port: OwnPort = Listener.port
     """TCP port; 0 takes a free one."""
     listeners: tuple[Listener, ...] = ()
-    """Several addresses, or TLS: they take the place of ``host`` and ``port``, which are the short form for
-    one address without TLS. For example ``[{host: 127.0.0.1}, {host: 0.0.0.0, port: 2762, tls: true}]``."""
+    """Several addresses, or TLS: they take the place of ``port``, the short form for one without TLS. For
+    example ``[{host: 127.0.0.1}, {host: 0.0.0.0, port: 2762, tls: true}]``."""
     allowed_callers: tuple[Caller, ...] = (Caller("*"),)
     """Senders that are accepted; all others are rejected."""
     urgent_callers: tuple[AeTitle, ...] = ()
@@ -169,8 +178,8 @@ class ReceivePolicy(Ranged):
         super().__post_init__()
         if self.give_up_s < self.settle_s:
             raise ValueError("give_up_s must not be shorter than settle_s")
-        if self.listeners and (self.host, self.port) != (Listener.host, Listener.port):
-            raise ValueError("host and port are the short form of listeners; set one of the two")
+        if self.listeners and self.port != Listener.port:
+            raise ValueError("port is the short form of listeners; set one of the two")
         for first, second in combinations(self.addresses, 2):
             if first.collides(second.host, second.port):
                 raise ValueError(f"two listeners have the same address and port: {first} and {second}")
@@ -178,7 +187,14 @@ class ReceivePolicy(Ranged):
     @property
     def addresses(self) -> tuple[Listener, ...]:
         """Every address that is listened on."""
-        return self.listeners or (Listener(self.host, self.port),)
+        listeners = self.listeners or (Listener(port=self.port),)
+        return tuple(replace(one, host=one.host or self.host) for one in listeners)
+
+    def can_be_called_by(self, peer: Destination) -> bool:
+        """Whether a destination can report storage commitment on an association of its own: without TLS it
+        needs a listener that has none, and from another host one that is not on loopback."""
+        open_to_it = (one for one in self.addresses if peer.tls or not one.tls)
+        return any(is_this_host(peer.host) or not is_this_host(one.host) for one in open_to_it)
 
 
 @dataclass(frozen=True)

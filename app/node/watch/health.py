@@ -19,7 +19,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.files.durable import free_mb, may_pass
-from app.node.peers import NO_TLS, Caller, DeliverPolicy, Destination, Listener, ReceivePolicy, TlsPolicy
+from app.node.peers import (
+    NO_TLS,
+    Caller,
+    DeliverPolicy,
+    Destination,
+    Listener,
+    ReceivePolicy,
+    TlsPolicy,
+    is_this_host,
+)
 from app.node.policy import NodePolicy
 from app.node.records.database import create_database_engine, database_url
 from app.node.records.database_fault import ANEW, DatabaseFault, database_fault, database_place
@@ -32,6 +41,7 @@ from app.node.watch.health_peers import (
     check_authorities,
     check_certificate,
     check_destination,
+    check_way_back,
 )
 
 ECHO_TIMEOUT_S = 5.0
@@ -152,7 +162,8 @@ def check_probes(node: NodePolicy, addresses: Sequence[Listener] = ()) -> CheckR
     if error is not None:
         advice = "stop what listens there, or set node.probe_host and node.probe_port"
         return CheckResult("probes", False, f"{place}: {error.strerror}", advice)
-    return CheckResult("probes", True, f"{place}: can be listened on")
+    here = ": on this host alone, so no Prometheus elsewhere gets /metrics" * is_this_host(node.probe_host)
+    return CheckResult("probes", True, f"{place} can be listened on{here}")
 
 
 def check_log_file(node: NodePolicy) -> CheckResult:
@@ -244,6 +255,8 @@ def node_checks(
     for destination in deliver.destinations:
         check = partial(check_destination, destination, deliver, tls, classes)
         checks.append((f"destination {destination.name}", check))
+        if destination.commitment:
+            checks.append(("commitment", partial(check_way_back, destination, receive)))
     results += [guarded(name, check) for name, check in checks]
     if not deliver.destinations:
         results.append(CheckResult("destinations", True, "none: results stay in the data folder"))

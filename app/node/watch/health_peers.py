@@ -17,7 +17,7 @@ from pynetdicom.sop_class import (
 from app.errors import RetryLaterError
 from app.node.deliver import scu
 from app.node.deliver.proof import OTHER_PROOFS
-from app.node.peers import NO_TLS, DeliverPolicy, Destination, TlsPolicy
+from app.node.peers import NO_TLS, DeliverPolicy, Destination, ReceivePolicy, TlsPolicy
 from app.node.records.commitment_messages import PUSH_MODEL
 from app.node.tls import Validity, authorities_validity, is_of_our_authorities, own_validity, speaks_tls
 from app.node.watch.check_result import CheckResult
@@ -96,6 +96,17 @@ def check_destination(
     advice = dict.fromkeys(advice for sop_class, (_, advice) in wanted.items() if sop_class not in accepted)
     found = f"{found}; it does not accept {', '.join(missing)}"
     return CheckResult(name, False, found, "; ".join(advice))
+
+
+def check_way_back(destination: Destination, receive: ReceivePolicy) -> CheckResult:
+    """A destination that is asked for its commitment can call the node with the answer."""
+    name = f"commitment {destination.name}"
+    if receive.can_be_called_by(destination):
+        return CheckResult(name, True, "a listener is open to its reports")
+    kind = "" if destination.tls else " without TLS"
+    found = f"warning: no listener{kind} that it could call: it has to report at once, on the node's call"
+    advice = "add one to receive.listeners, or set verify: find in place of commitment"
+    return CheckResult(name, True, found, advice)
 
 
 def _wanted(destination: Destination, classes: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -240,8 +240,8 @@ def test_plain_and_tls_listener_of_a_running_node_are_both_known(site: Authority
     scp = StoreScp(receive, inbox_in(tmp_path), print, tls)
     scp.start()
     try:
-        found = [check_listener(one, receive, node, tls) for one in listeners]
-        stranger = check_listener(listeners[1], receive, node, site.certify("another"))
+        found = [check_listener(one, receive, node, tls) for one in receive.addresses]
+        stranger = check_listener(receive.addresses[1], receive, node, site.certify("another"))
     finally:
         scp.stop()
     assert [result.ok for result in found] == [True, True]
