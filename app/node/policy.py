@@ -149,7 +149,7 @@ class NodePolicy(Ranged):
     audit_collector: AuditCollector | None = None
     """Where the audit log is sent to as well; for example ``{host: audit.example}``."""
     retention: RetentionPolicy = RetentionPolicy()
-    """What is removed by itself, and when; nothing by default."""
+    """How long received images are kept (``inbox``); for ever by default."""
     notify: NotifyPolicy = NotifyPolicy()
     """Webhook and mail for what needs a person."""
     hung_after_s: Annotated[float, Range(0.02, 86_400)] = 300.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ COMPOSE: dict[str, tuple[str, ...]] = {
     "all": ("compose.yaml", "compose.postgres.yaml", "compose.gpu.yaml", "compose.orthanc.yaml"),
 }
 KUBERNETES = ("base", "gpu", "postgres", "gpu-postgres")
-COMPONENTS = ("gpu", "postgres", "postgres-outside")
+COMPONENTS = ("gpu", "postgres", "postgres-outside", "prometheus")
 
 
 def program(name: str) -> str:
@@ -131,6 +132,13 @@ def node_environments() -> Iterator[tuple[str, Mapping[str, str]]]:
     for name in ("psma-node.service", "psma-node-gpu.conf"):
         words = unit((MAP / name).read_text(encoding="utf-8"))["Environment"].split()
         yield name, dict(word.split("=", 1) for word in words)
+
+
+def script(name: str) -> str:
+    """The shell block of the pages that begins with ``# name``."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES_TEXT, re.DOTALL)
+    [found] = [block for block in blocks if block.startswith(f"# {name}\n")]
+    return str(found)
 
 
 def seconds(text: str) -> float:

@@ -91,12 +91,12 @@ def test_it_hands_on_names_environment_places_ports_and_what_is_started_again(tm
     assert "--name=psma-node" in words
     assert set(values(words, "-e")) == {f"{key}={value}" for key, value in service["environment"].items()}
     assert values(words, "-v") == [
-        "psma-node-data:/var/lib/psma-node", "./app.yaml:/etc/psma-node/app.yaml:ro"
+        "psma-node-data:/var/lib/psma-node", "./site:/etc/psma-node:ro"
     ]  # fmt: skip
     assert values(words, "--volume") == [
         "./secrets/database_url:/run/secrets/database_url:ro,rprivate,rbind"
     ]
-    assert values(words, "-p") == ["11112:11112"]
+    assert values(words, "-p") == ["11112:11112", "2762:2762"]
     assert (values(words, "-u"), values(words, "--restart")) == (["1000:1000"], ["always"])
 
 

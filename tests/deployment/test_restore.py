@@ -16,7 +16,7 @@ from app.demo.processes import free_port
 from app.node.records.audit import AUDIT_FILE
 from app.node.records.database import open_database
 from app.node.records.inbox import Inbox, Recovery, Stored
-from tests.deployment.manifests import PAGES_TEXT, merged_compose, program, seconds
+from tests.deployment.manifests import PAGES_TEXT, merged_compose, program, script, seconds
 from tests.node.postgres.cluster import OWNER, Cluster
 from tests.node.postgres.conftest import cluster, database
 from tests.node.receive.images import STUDY, ct_slice, received
@@ -27,13 +27,6 @@ __all__ = ["cluster", "database", "new_node", "pacs"]
 
 WAYS = ("compose", "systemd")
 DATABASES = ("SQLite", "Postgres")
-
-
-def script(name: str) -> str:
-    """The shell block of the pages that begins with ``# name``."""
-    blocks = re.findall(r"```sh\n(.*?)```", PAGES_TEXT, re.DOTALL)
-    [found] = [block for block in blocks if block.startswith(f"# {name}\n")]
-    return str(found)
 
 
 DOCKER = """#!/bin/sh
