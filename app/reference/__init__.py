@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import ConfigDict, TypeAdapter
+from pydicom.charset import python_encoding
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID
 from pynetdicom import AE, AllStoragePresentationContexts, sop_class
 
@@ -125,6 +126,47 @@ STATUSES = (
 )
 
 
+REJECTIONS = (
+    ("1 permanent", "1 service user", "2 application context name not supported", "it is not DICOM's"),
+    (
+        "1 permanent",
+        "1 service user",
+        "3 calling AE title not recognized",
+        "title and address belong to no `receive.allowed_callers`; the title is blank, padded with NUL, or holds what PS3.5 "
+        "6.2 does not allow in an AE",
+    ),
+    (
+        "1 permanent",
+        "1 service user",
+        "7 called AE title not recognized",
+        "another title is called, or one of such a form",
+    ),
+    (
+        "2 transient",
+        "3 service provider (presentation)",
+        "2 local limit exceeded",
+        "too many are open in all (`receive.max_associations`), or of this caller (its `max_associations`)",
+    ),
+)
+
+INITIATIONS = (
+    ("results are sent", "", "SCU of the classes below"),
+    ("a destination is asked to commit to them (`commitment`)", sop_class.StorageCommitmentPushModel, "SCU"),
+    (
+        "a destination is looked at for them (`verify: find`)",
+        sop_class.StudyRootQueryRetrieveInformationModelFind,
+        "SCU",
+    ),
+    (
+        "they are got back (`verify: retrieve`)",
+        sop_class.StudyRootQueryRetrieveInformationModelGet,
+        "SCU; SCP of the results' classes",
+    ),
+    ("a sender is told what is safe here, its own association having ended", sop_class.StorageCommitmentPushModel, "SCP"),
+    ("`psma-node check` is run", sop_class.Verification, "SCU"),
+)
+
+
 def conformance_statement() -> str:
     """docs/reference/conformance.md."""
     environment = Environment(
@@ -139,6 +181,8 @@ def conformance_statement() -> str:
         manufacturer=MANUFACTURER,
         device=DEVICE_NAME,
         network_implementation=AE().implementation_class_uid,
+        network_version=AE().implementation_version_name,
+        character_sets=[name for name in python_encoding if name.startswith(("ISO_IR", "GB"))],
         file_implementation=PYDICOM_IMPLEMENTATION_UID,
         receive=ReceivePolicy(),
         ciphers=", ".join(CIPHERS_TLS_1_2.split(":")[:-1]),
@@ -154,6 +198,8 @@ def _services() -> dict[str, object]:
     return {
         "used_classes": [(UID(uid).name, uid, use) for uid, use in USED.items()],
         "accepted_syntaxes": [(UID(uid).name, uid) for uid in scp.ACCEPTED_TRANSFER_SYNTAXES],
+        "rejections": REJECTIONS,
+        "initiations": [(why, _class_name(uid) if uid else "Storage", uid, role) for why, uid, role in INITIATIONS],
         "statuses": [(f"{code:04X}", name, when) for code, name, when in STATUSES],
         "sent_classes": [
             (str(kind), _class_name(uid), uid, PURPOSES[kind])

@@ -338,3 +338,13 @@ def test_every_setting_has_a_meaning() -> None:
     rows = [line for line in settings_reference().splitlines() if line.startswith("| `")]
     assert rows
     assert not [row for row in rows if row.endswith("|  |")]
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system [touch {mark}]", "!!python/name:os.system"])
+def test_yaml_makes_no_objects(tmp_path: Path, text: str) -> None:
+    mark = tmp_path / "was here"
+    with pytest.raises(MisconfiguredError, match="could not determine a constructor"):
+        load_settings(written(tmp_path, f"receive: {text.format(mark=mark)}\n"))
+    with pytest.raises(MisconfiguredError, match="could not determine a constructor"):
+        load_settings(SHIPPED_CONFIG, [f"receive.port={text.format(mark=mark)}"])
+    assert not mark.exists()

@@ -90,6 +90,18 @@ def widest_sample_bits(dataset: Dataset) -> int | None:
     return None if streams is None else max(map(precision, streams))
 
 
+def refuse_larger_streams(dataset: Dataset) -> None:
+    """A stream states a size of its own, for which its decoder takes memory: one that is larger than the
+    header's can't be the image, and could end the node.
+
+    Raises:
+        ValueError: a frame's stream is larger than Rows × Columns, or a JPEG stream has no size.
+    """
+    most = (header.whole(dataset, "Rows") or 0) * (header.whole(dataset, "Columns") or 0)
+    if any(_size(stream, _is_jpeg(dataset)) > most for stream in _streams(dataset) or ()):
+        raise ValueError("a stream that is larger than its image")
+
+
 def loss_in_stream(dataset: Dataset) -> str:
     """What any frame's stream loses, in words; empty where none does, or its syntax has no loss.
 
@@ -118,10 +130,14 @@ def _streams(dataset: Dataset) -> Iterator[bytes] | None:
 
 
 def _jpeg_precision(stream: bytes) -> int:
-    """T.81 B.2.2: two bytes of length, then the precision."""
+    return _frame_header(stream)[2]
+
+
+def _frame_header(stream: bytes) -> bytes:
+    """T.81 B.2.2: two bytes of length, precision, lines and samples a line (two bytes each)."""
     for marker, segment in _segments(stream, 2):
-        if marker in FRAME_HEADERS and len(segment) > 2:
-            return segment[2]
+        if marker in FRAME_HEADERS and len(segment) > 6:
+            return segment
     raise ValueError("a JPEG stream without a frame header")
 
 
@@ -130,6 +146,14 @@ def _jpeg_2000_precision(stream: bytes) -> int:
     if start < 0 or start + SIZ_PRECISION_AT >= len(stream):
         raise ValueError("a JPEG 2000 stream without its size")
     return (stream[start + SIZ_PRECISION_AT] & 0x7F) + 1
+
+
+def _size(stream: bytes, is_jpeg: bool) -> int:
+    """Of an image: T.81 B.2.2, T.800 A.5.1 (Xsiz and Ysiz, 8 bytes from the start of the codestream)."""
+    start = stream.find(SIZ) + 8
+    sides = _frame_header(stream)[3:7] if is_jpeg else stream[start : start + 8]
+    half = len(sides) // 2
+    return int.from_bytes(sides[:half], "big") * int.from_bytes(sides[half:], "big")
 
 
 def _jpeg_loss(stream: bytes) -> str:

@@ -26,6 +26,7 @@ from app.dicom.reading.compression import (
     DecoderDiedError,
     IsolatedDecoder,
     loss_in_stream,
+    refuse_larger_streams,
     widest_sample_bits,
 )
 from app.dicom.reading.enhanced import classic_frames
@@ -197,6 +198,7 @@ def _without_padding(
 
 def decoded(dataset: Dataset, path: Path, decoder: IsolatedDecoder) -> NDArray[Any]:
     """The pixels; of JPEG-LS, whose decoder may crash, from a child process."""
+    refuse_larger_streams(dataset)
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     if syntax in JPEG_LS:
         return decoder.decode(path)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import imagecodecs
 import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, JPEGLosslessSV1, JPEGLSNearLossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSNearLossless
 
-from app.dicom.reading.compression import loss_in_stream
+from app.dicom.reading.compression import SIZ, IsolatedDecoder, loss_in_stream, refuse_larger_streams
+from app.dicom.reading.pixels import decoded
 
 START_OF_SCAN = b"\xff\xda"
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -59,3 +63,33 @@ def test_a_stream_that_ends_too_early_is_damaged_and_not_lossy(syntax: UID) -> N
     for end in (2, 4, scan, scan + 4, scan + 7):
         with pytest.raises((ValueError, LookupError)):
             loss_in_stream(compressed(whole[:end], syntax))
+
+
+def as_jpeg_2000(side: int) -> bytes:
+    """A stream of 64 × 64 whose header says another size."""
+    stream = bytes(imagecodecs.jpeg2k_encode(RAMP, codecformat="j2k", reversible=True))
+    at = stream.index(SIZ) + 8
+    return stream[:at] + side.to_bytes(4, "big") * 2 + stream[at + 8 :]
+
+
+def as_jpeg(side: int) -> bytes:
+    stream = lossless()
+    at = stream.index(b"\xff\xc3") + 5
+    return stream[:at] + side.to_bytes(2, "big") * 2 + stream[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("stream_of", "syntax"), [(as_jpeg, JPEGLosslessSV1), (as_jpeg_2000, JPEG2000Lossless)]
+)
+def test_a_stream_larger_than_its_image_is_not_decoded(
+    stream_of: Callable[[int], bytes], syntax: UID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dataset, "pixel_array", property(lambda _: pytest.fail("it was decoded")))
+    for side in (65, 60_000):
+        image = compressed(stream_of(side), syntax)
+        image.Rows = image.Columns = 64
+        with IsolatedDecoder() as decoder, pytest.raises(ValueError, match="larger than its image"):
+            decoded(image, Path("image.dcm"), decoder)
+    image = compressed(stream_of(64), syntax)
+    image.Rows = image.Columns = 64
+    refuse_larger_streams(image)

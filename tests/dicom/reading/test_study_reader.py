@@ -13,7 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from app.dicom.dicom_file import read_with_pixels
 from app.dicom.reading.studies import read_studies, read_study
@@ -269,3 +275,18 @@ def test_what_only_begins_like_a_data_set_is_no_dicom_file(tmp_path: Path, conte
     (tmp_path / "file").write_bytes(content)
     [reason] = read_studies(tmp_path).unreadable
     assert reason.found == "file: not a DICOM file (PS3.10: DICM after 128 bytes)"
+
+
+def test_a_dicomdir_opens_no_file_that_it_names(tmp_path: Path) -> None:
+    good = tiny.write_ct(tmp_path / "study", tiny.Scan(tiny.ramp()))
+    other = tiny.write_ct(tmp_path / "elsewhere", tiny.Scan(tiny.ramp(), series_uid="1.2.3.9"))[0]
+    record, directory = Dataset(), Dataset()
+    record.ReferencedFileID = ["..", "elsewhere", other.name]
+    directory.DirectoryRecordSequence = [record]
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3.10"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.save_as(good[0].parent / "DICOMDIR", enforce_file_format=True)
+    [study] = read_studies(good[0].parent).studies
+    assert [len(series.instances) for series in study.series] == [len(good)]
