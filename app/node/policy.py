@@ -58,7 +58,7 @@ class NotifyPolicy(Ranged):
         if self.smtp_host and not (self.mail_from and self.mail_to):
             raise ValueError("smtp_host needs mail_from and mail_to")
         if bool(self.smtp_user) != bool(self.smtp_password) or (self.smtp_user and not self.smtp_tls):
-            raise ValueError("smtp_user, smtp_password and smtp_tls go together: no password goes in the clear")
+            raise ValueError("smtp_user, smtp_password, smtp_tls go together: no password goes in the clear")
         if not (self.smtp_user + self.smtp_password).isascii():
             raise ValueError("smtp_user and smtp_password: expected ASCII, as SMTP's log-in does (RFC 4954)")
 

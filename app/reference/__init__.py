@@ -127,13 +127,14 @@ STATUSES = (
 
 
 REJECTIONS = (
+    ("1 permanent", "1 service user", "1 no reason given", "a fault of the node while it judged the request"),
     ("1 permanent", "1 service user", "2 application context name not supported", "it is not DICOM's"),
     (
         "1 permanent",
         "1 service user",
         "3 calling AE title not recognized",
-        "title and address belong to no `receive.allowed_callers`; the title is blank, padded with NUL, or holds what PS3.5 "
-        "6.2 does not allow in an AE",
+        "title and address belong to no `receive.allowed_callers`; or the title is blank, padded with NUL, or holds "
+        "what PS3.5 6.2 does not allow in an AE",
     ),
     (
         "1 permanent",
@@ -162,7 +163,11 @@ INITIATIONS = (
         sop_class.StudyRootQueryRetrieveInformationModelGet,
         "SCU; SCP of the results' classes",
     ),
-    ("a sender is told what is safe here, its own association having ended", sop_class.StorageCommitmentPushModel, "SCP"),
+    (
+        "a sender is told what is safe here, its own association having ended",
+        sop_class.StorageCommitmentPushModel,
+        "SCP",
+    ),
     ("`psma-node check` is run", sop_class.Verification, "SCU"),
 )
 
@@ -199,7 +204,9 @@ def _services() -> dict[str, object]:
         "used_classes": [(UID(uid).name, uid, use) for uid, use in USED.items()],
         "accepted_syntaxes": [(UID(uid).name, uid) for uid in scp.ACCEPTED_TRANSFER_SYNTAXES],
         "rejections": REJECTIONS,
-        "initiations": [(why, _class_name(uid) if uid else "Storage", uid, role) for why, uid, role in INITIATIONS],
+        "initiations": [
+            (why, _class_name(uid) if uid else "Storage", uid, role) for why, uid, role in INITIATIONS
+        ],
         "statuses": [(f"{code:04X}", name, when) for code, name, when in STATUSES],
         "sent_classes": [
             (str(kind), _class_name(uid), uid, PURPOSES[kind])

@@ -340,7 +340,9 @@ def test_every_setting_has_a_meaning() -> None:
     assert not [row for row in rows if row.endswith("|  |")]
 
 
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.system [touch {mark}]", "!!python/name:os.system"])
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system [touch {mark}]", "!!python/name:os.system"]
+)
 def test_yaml_makes_no_objects(tmp_path: Path, text: str) -> None:
     mark = tmp_path / "was here"
     with pytest.raises(MisconfiguredError, match="could not determine a constructor"):

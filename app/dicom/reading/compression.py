@@ -91,8 +91,7 @@ def widest_sample_bits(dataset: Dataset) -> int | None:
 
 
 def refuse_larger_streams(dataset: Dataset) -> None:
-    """A stream states a size of its own, for which its decoder takes memory: one that is larger than the
-    header's can't be the image, and could end the node.
+    """A decoder takes memory for the size that a stream states itself: it must not be beyond the header's.
 
     Raises:
         ValueError: a frame's stream is larger than Rows × Columns, or a JPEG stream has no size.

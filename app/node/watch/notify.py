@@ -155,8 +155,8 @@ class Notifier:
                 server.login(policy.smtp_user, policy.smtp_password)
             refused = server.send_message(message)
         if refused:
-            facts = {"kind": "mail", "reason": f"{len(refused)} of {len(policy.mail_to)} receivers are refused"}
-            _log.warning("a notice did not go to all", extra=facts)
+            words = f"{len(refused)} of {len(policy.mail_to)} receivers are refused"
+            _log.warning("a notice did not go to all", extra={"kind": "mail", "reason": words})
 
     def _text(self, faults: list[Fault]) -> str:
         lines = [f"{fault.what}. {fault.advice}." for fault in faults[:MAX_LINES]]

@@ -34,8 +34,7 @@ def clinic() -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """The clinic on this machine: its file with our folders and ports, two PACSs that answer by TLS, and one that is     exit_code, output = checked(site, broken(site, *BROKEN[fault][:2]))
-."""
+    """The clinic on this machine: its file with our folders and ports, two PACSs that answer by TLS, one plain."""
 
     text: str
     folder: Path
@@ -221,7 +220,7 @@ CONTRADICTIONS = {
         "on this host alone, so no Prometheus elsewhere gets /metrics",
     ),
 }  # fmt: skip
-"""What works as it stands, but not for what the page promises: changed, into what, and what ``check`` says."""
+"""What works, but not for what the page promises: changed, into what, and what ``check`` says."""
 
 
 @pytest.mark.parametrize("fault", CONTRADICTIONS)
