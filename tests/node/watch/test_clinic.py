@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.node import peers
-from app.node.peers import Listener, ReceivePolicy
+from app.node.peers import DeliverPolicy, Listener, ReceivePolicy
+from app.node.policy import NodePolicy
+from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.scp import StoreScp
-from app.node.records.database import open_database
-from app.node.records.inbox import Inbox
+from app.node.records.stores import open_stores
 from app.settings import SHIPPED_CONFIG, load_settings, settings_adapter
 from tests.node.certificates import Authority
 from tests.node.workflow.peers import free_port
@@ -51,9 +52,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     authority.certify("old", days=-1)
     identity = authority.certify("pacs")
     Authority(folder / "other", "other-ca")
-    inbox = Inbox(folder / "inbox", open_database(f"sqlite:///{folder / 'node.sqlite'}"))
+    stores = open_stores(NodePolicy(data_dir=folder / "pacs"))
+    desk = CommitmentDesk(stores, DeliverPolicy(), lambda: None)
     pacs = [
-        StoreScp(ReceivePolicy(ae_title, listeners=(listener,), min_free_mb=0), inbox, print, identity)
+        StoreScp(
+            ReceivePolicy(ae_title, listeners=(listener,), min_free_mb=0), stores.inbox, print, identity, desk
+        )
         for ae_title, listener in (("PACS", SECURE), ("VIEWER", SECURE), ("VIEWER", Listener(port=0)))
     ]
     for one in pacs:
