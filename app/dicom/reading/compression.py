@@ -148,11 +148,13 @@ def _jpeg_2000_precision(stream: bytes) -> int:
 
 
 def _size(stream: bytes, is_jpeg: bool) -> int:
-    """Of an image: T.81 B.2.2, T.800 A.5.1 (Xsiz and Ysiz, 8 bytes from the start of the codestream)."""
+    """Lines times samples a line; of JPEG 2000 the reference grid less its offset (T.800 A.5.1)."""
+    if is_jpeg:
+        frame = _frame_header(stream)
+        return int.from_bytes(frame[3:5], "big") * int.from_bytes(frame[5:7], "big")
     start = stream.find(SIZ) + 8
-    sides = _frame_header(stream)[3:7] if is_jpeg else stream[start : start + 8]
-    half = len(sides) // 2
-    return int.from_bytes(sides[:half], "big") * int.from_bytes(sides[half:], "big")
+    wide, high, left, top = (int.from_bytes(stream[at : at + 4], "big") for at in range(start, start + 16, 4))
+    return (wide - left) * (high - top)
 
 
 def _jpeg_loss(stream: bytes) -> str:
