@@ -105,7 +105,7 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     The node may be running or stopped.
     """
     from app.node.records.stores import open_known_stores
-    from app.node.upkeep.retry import analyse_again, failed_studies, resend_study, retry_study
+    from app.node.upkeep.retry import analyse_again, resend_study, retry_failed, retry_study
     from app.settings import load_settings
 
     if resend + again + failed > 1:
@@ -113,13 +113,11 @@ def retry(  # noqa: PLR0913, PLR0917 - one parameter an option
     if failed == bool(study):
         raise typer.BadParameter("give a STUDY, or --failed for all that failed")
     stores = open_known_stores(load_settings(config, overrides or []).node)
-    act = resend_study if resend else analyse_again if again else retry_study
-    studies = failed_studies(stores) if failed else (study,)
-    for uid in studies:
-        done = act(stores, uid, asked_by(by))
-        typer.echo(f"{uid}: {done}" if failed else done)
-    if not studies:
-        typer.echo("no study failed")
+    if failed:
+        typer.echo("\n".join(retry_failed(stores, asked_by(by))) or "no study failed")
+    else:
+        act = resend_study if resend else analyse_again if again else retry_study
+        typer.echo(act(stores, study, asked_by(by)))
     stores.close()
 
 

@@ -281,6 +281,12 @@ class DeliverPolicy(Ranged):
         """The destination of that name, if there is one."""
         return next((one for one in self.destinations if one.name == name), None)
 
+    @property
+    def longest_wait_s(self) -> float:
+        """No try to deliver waits longer for its time."""
+        waits = (self.towards(one).max_retry_s for one in self.destinations)
+        return max(self.max_retry_s, self.commitment_wait_s, *waits)
+
     def towards(self, destination: Destination) -> DeliverPolicy:
         """The limits for one destination: its own where it has some."""
         limits = ("timeout_s", "first_retry_s", "max_retry_s", "max_age_days")

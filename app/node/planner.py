@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from app.node.peers import DeliverPolicy
 from app.node.policy import NodePolicy
 from app.node.process.priors import PriorWait
 from app.node.process.turns import REMEMBERED, in_turn
@@ -25,10 +26,11 @@ from app.node.queue import (
     delivery_workflow_id,
     run_workflow_id,
 )
+from app.node.records.clock import waits_until
 from app.node.records.database import utc_now
 from app.node.records.deliveries import Delivery, DeliveryLedger
 from app.node.records.runs import Run, RunLedger
-from app.node.records.states import StudyState
+from app.node.records.states import DeliveryKey, RunKey, StudyState
 from app.node.records.stores import Heartbeats
 
 JUDGED_AT_ONCE = 1
@@ -38,6 +40,14 @@ JUDGED_IN_A_ROUND = 20
 """Looked at in one round: there may be thousands, and the next round comes when one has ended."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A try that the engine knows, and the line that it was begun in."""
+
+    line: str
+    key: RunKey | DeliveryKey
 
 
 @dataclass
@@ -51,7 +61,8 @@ class Planner:
     prior_wait: PriorWait
     workers: int
     policy: NodePolicy
-    _begun: set[str] = field(default_factory=set, init=False)
+    deliver: DeliverPolicy = field(default_factory=DeliverPolicy)
+    _begun: dict[str, _Begun] = field(default_factory=dict, init=False)
     """Tries that the engine knows, of those that are due."""
 
     def plan(self) -> float | None:
@@ -59,40 +70,58 @@ class Planner:
         now = utc_now()
         known: set[str] = set()
         later = [*self._plan_deliveries(now, known), *self._plan_runs(now, known)]
-        self._begun &= known
+        self._begun = {name: one for name, one in self._begun.items() if name in known}
         return min(((at - now).total_seconds() for at in later), default=None)
 
     def _plan_deliveries(self, now: datetime, known: set[str]) -> Iterator[datetime]:
+        longest_s = self.deliver.longest_wait_s
         for delivery in self.deliveries.pending():
             workflow_id = delivery_workflow_id(delivery)
             known.add(workflow_id)
-            if delivery.next_try_at is not None and delivery.next_try_at > now:
-                yield delivery.next_try_at
+            later = waits_until(delivery.next_try_at, now, longest_s)
+            if later is not None:
+                yield later
             elif workflow_id not in self._begun and not self._delivers_to(delivery):
                 self.engine.start_delivery(delivery)
-                self._begun.add(workflow_id)
+                self._begun[workflow_id] = _Begun(delivery_line(delivery.key.destination), delivery.key)
 
     def _delivers_to(self, delivery: Delivery) -> bool:
         return self.engine.under_way(delivery_line(delivery.key.destination)) > 0
 
     def _plan_runs(self, now: datetime, known: set[str]) -> Iterator[datetime]:
-        due = []
-        for run in self.runs.for_workers():
-            known.add(run_workflow_id(run))
-            if run.next_try_at is not None and run.next_try_at > now:
-                yield run.next_try_at
-            elif run_workflow_id(run) not in self._begun:
-                due.append(run)
-        self._give_to_workers(due, now)
-        for run in self.runs.for_judge(now, JUDGED_IN_A_ROUND):
+        """What waits is read where there is room for one: thousands may wait behind a study under way."""
+        if self.engine.under_way(PROCESSING) < self.workers:
+            yield from self._plan_work(now, known)
+        else:
+            known.update(self._begun_in(PROCESSING))
+        if self.engine.under_way(JUDGING) < JUDGED_AT_ONCE:
+            self._plan_judging(now, known)
+        else:
+            known.update(self._begun_in(JUDGING))
+
+    def _begun_in(self, line: str) -> Iterator[str]:
+        return (name for name, one in self._begun.items() if one.line == line)
+
+    def _plan_judging(self, now: datetime, known: set[str]) -> None:
+        for run in self.runs.for_judge(now, self.policy.max_retry_s, JUDGED_IN_A_ROUND):
             known.add(run_workflow_id(run))
             if self.engine.under_way(JUDGING) < JUDGED_AT_ONCE:
                 self._start(run, JUDGING)
 
-    def _give_to_workers(self, due: Sequence[Run], now: datetime) -> None:
+    def _plan_work(self, now: datetime, known: set[str]) -> Iterator[datetime]:
+        due = []
+        for run in self.runs.for_workers():
+            known.add(run_workflow_id(run))
+            later = waits_until(run.next_try_at, now, self.policy.max_retry_s)
+            if later is not None:
+                yield later
+            elif run_workflow_id(run) not in self._begun:
+                due.append(run)
+        if due:
+            self._give_to_workers(due, now)
+
+    def _give_to_workers(self, due: list[Run], now: datetime) -> None:
         """What was cut off goes first: its worker is free since."""
-        if not due or self.engine.under_way(PROCESSING) >= self.workers:
-            return
         cut_off = [run for run in due if run.state is StudyState.RUNNING]
         waiting = {run.study_instance_uid: run for run in due if run.state is not StudyState.RUNNING}
         started = [run.turn for run in self.runs.last_started(REMEMBERED)]
@@ -117,26 +146,30 @@ class Planner:
     def _start(self, run: Run, line: str) -> None:
         if run_workflow_id(run) not in self._begun:
             self.engine.start_run(run, line)
-            self._begun.add(run_workflow_id(run))
+            self._begun[run_workflow_id(run)] = _Begun(line, run.key)
 
     def replace_lost(self) -> None:
         """Plan again what ended in the engine without a word in the ledger (the database failed it)."""
-        runs = {run_workflow_id(run): run for run in self.runs.unfinished()}
-        deliveries = {delivery_workflow_id(item): item for item in self.deliveries.pending()}
-        begun = self._begun & {*runs, *deliveries}
+        begun = dict(self._begun)
         for workflow_id in self.engine.ended_among(begun):
-            # each replacement asks for the try seen above, so one that moved on meanwhile is left alone
-            if workflow_id in runs:
-                run = runs[workflow_id]
-                replaced = self._replace_lost_run(run)
-                facts: dict[str, object] = {"study": run.key.study_instance_uid, "attempt": run.attempt}
-            else:
-                delivery = deliveries[workflow_id]
-                replaced = self.deliveries.replace_lost_attempt(delivery)
-                study = delivery.key.run.study_instance_uid
-                facts = {"study": study, "destination": delivery.key.destination}
+            key = begun[workflow_id].key
+            # read once it has ended: what it has written itself is there
+            replaced = (
+                self._replace_run(workflow_id, key)
+                if isinstance(key, RunKey)
+                else self._replace_delivery(workflow_id, key)
+            )
             if replaced:
-                _log.warning("a try was lost and is planned again", extra=facts)
+                _log.warning("a try was lost and is planned again", extra=key.facts)
+
+    def _replace_run(self, workflow_id: str, key: RunKey) -> bool:
+        runs = self.runs.of_study(key.study_instance_uid)
+        lost = (run for run in runs if run_workflow_id(run) == workflow_id and _has_a_try(run))
+        return any(self._replace_lost_run(run) for run in lost)
+
+    def _replace_delivery(self, workflow_id: str, key: DeliveryKey) -> bool:
+        lost = (one for one in self.deliveries.of_run(key.run) if delivery_workflow_id(one) == workflow_id)
+        return any(self.deliveries.replace_lost_attempt(one) for one in lost)
 
     def _replace_lost_run(self, run: Run) -> bool:
         """One that was under way waits, longer each time: its next try computes everything again."""
@@ -152,3 +185,7 @@ class Planner:
             self.heartbeats.forget(executor_id)
             if count:
                 _log.warning("took over unfinished work", extra={"executor": executor_id, "instances": count})
+
+
+def _has_a_try(run: Run) -> bool:
+    return run.state in (StudyState.QUEUED, StudyState.RUNNING) or run.next_try_at is not None

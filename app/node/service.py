@@ -111,7 +111,8 @@ class NodeService:
         self._desk = CommitmentDesk(stores, plan.deliver, self._wake.set)
         self._stopping = threading.Event()
         report, is_stopping = partial(commitment.report, tls=plan.tls), self._stopping.is_set
-        self._owed = OwedAnswers(stores, plan.receive, plan.deliver, report, is_stopping)
+        here = self._desk.may_answer
+        self._owed = OwedAnswers(stores, plan.receive, plan.deliver, report, is_stopping, here)
         self._scp = StoreScp(plan.receive, stores.inbox, self._received, plan.tls, self._desk)
         page = (METRICS_PATH, self._metrics.page) if self._metrics else None
         self._probes = Probes(policy, self._conditions(), page)
@@ -190,7 +191,8 @@ class NodeService:
         """Go on with other callers, destinations, waits, retention, collector; the rest must be as it was."""
         self._plan = replace(self._plan, node=node, receive=receive, deliver=deliver)
         self._scp.policy = self._watcher.policy = receive
-        self._delivery.policy, self._work.destinations = deliver, deliver.destinations
+        self._delivery.policy = self._planner.deliver = deliver
+        self._work.destinations = deliver.destinations
         self._desk.follow(deliver)
         self._owed.follow(receive, deliver)
         if self._metrics is not None:
@@ -240,6 +242,7 @@ class NodeService:
         wait = PriorWait(stores.studies, stores.runs, policy.prior_wait_s)
         ledgers, workers = (stores.runs, stores.deliveries), processors.size
         self._planner = Planner(*ledgers, self._engine, self._heartbeats, wait, workers, policy)
+        self._planner.deliver = self._plan.deliver
         self._heartbeats.beat()
         receivers = self._plan.deliver.destinations
         work = self._work = StudyWork(

@@ -14,6 +14,7 @@ from app.errors import RetryLaterError
 from app.node.deliver import commitment
 from app.node.deliver.commitment import ProofRefusedError
 from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
+from app.node.records.clock import waits_until
 from app.node.records.commitment_messages import CommitmentRequest
 from app.node.records.commitments import OwedCommitment, kept_here, record_told
 from app.node.records.database import utc_now
@@ -21,6 +22,9 @@ from app.node.records.stores import NodeStores
 
 GIVEN_UP_AFTER = timedelta(days=7)
 """A sender that could not be told for so long asks again, or never will."""
+
+LEAST_S = 60.0
+"""What is owed waits longer at first than a short ``deliver.max_retry_s``: its association comes first."""
 
 Report = Callable[[CommitmentRequest, Mapping[str, int], Destination, DeliverPolicy], None]
 """As :func:`app.node.deliver.commitment.report`."""
@@ -38,8 +42,11 @@ class OwedAnswers:
         deliver: DeliverPolicy,
         report: Report = commitment.report,
         is_stopping: Callable[[], bool] = lambda: False,
+        is_answered_there: Callable[[OwedCommitment], bool] = lambda _: False,
     ) -> None:
+        """``is_answered_there`` says whether the association of a request may still bring its answer."""
         self._stores = stores
+        self._is_answered_there = is_answered_there
         self._report = report
         self._is_stopping = is_stopping
         self.follow(receive, deliver)
@@ -60,8 +67,12 @@ class OwedAnswers:
         for owed in self._stores.commitments.owed():
             if self._is_stopping():
                 return
-            if owed.next_try_at <= utc_now():
+            if not self._waits(owed.next_try_at) and not self._is_answered_there(owed):
                 self._tell(owed)
+
+    def _waits(self, next_try_at: datetime | None) -> bool:
+        longest_s = max(self._policy.max_retry_s, LEAST_S)
+        return waits_until(next_try_at, utc_now(), longest_s) is not None
 
     def _tell(self, owed: OwedCommitment) -> None:
         facts = {"calling_ae": owed.calling_ae, "host": owed.address, "transaction": owed.transaction_uid}
@@ -75,8 +86,7 @@ class OwedAnswers:
             self._stores.commitments.settle(owed)
             return
         place = (peer.host, peer.port)
-        now = utc_now()
-        if now < self._rest_until.get(place, now):
+        if self._waits(self._rest_until.get(place)):
             return
         failed = kept_here(self._stores.inbox, owed.references)
         try:

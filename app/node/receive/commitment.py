@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -43,7 +44,8 @@ from app.node.records.database import utc_now
 from app.node.records.stores import NodeStores
 
 GRACE_S = 15.0
-"""An answer on the association of its request may take so long until it is sent on one of ours as well."""
+"""Once every file was looked at, an answer on the association of its request may take so long until it is
+sent on one of ours as well."""
 
 SUCCESS, PROCESSING_FAILURE, NO_SUCH_INSTANCE, INVALID_ARGUMENT = 0x0000, 0x0110, 0x0112, 0x0115
 NO_SUCH_ACTION, NOT_AUTHORIZED, RESOURCE_LIMITATION = 0x0123, 0x0124, 0x0213
@@ -65,12 +67,18 @@ class CommitmentDesk:
         self._stores = stores
         self._wake = wake
         self._addresses: dict[str, frozenset[str]] = {}
+        self._unknown: set[str] = set()
+        """Hosts of which the log says that they are not known."""
+        self._answering: dict[tuple[str, str], float] = {}
+        """Until when, by the steady clock, the association of a request may bring its answer."""
         self.follow(policy)
 
     def follow(self, policy: DeliverPolicy) -> None:
-        """Take the answers of these destinations from now on."""
+        """Take the answers of these destinations from now on; no name server is waited for."""
         self._destinations = tuple(one for one in policy.destinations if one.commitment)
-        self.look_up()
+        self.look_up(socket.AI_NUMERICHOST)
+        if any(one.host not in self._addresses for one in self._destinations):
+            threading.Thread(target=self.look_up, name="addresses", daemon=True).start()
 
     def context(self) -> PresentationContext:
         """What is negotiated: a sender is the user, a destination that answers asks to be the provider."""
@@ -82,17 +90,25 @@ class CommitmentDesk:
         """For a server of associations."""
         return [(evt.EVT_N_ACTION, self._asked), (evt.EVT_N_EVENT_REPORT, self._answered)]
 
-    def look_up(self) -> None:
+    def look_up(self, flags: int = 0) -> None:
         """Where the destinations are: names of hosts are looked up now, not while a caller waits."""
         for host in {one.host for one in self._destinations}:
             try:
-                found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+                found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP, flags=flags)
             except OSError as error:
-                _log.warning(
-                    "a destination's host is not known now", extra={"host": host, "reason": str(error)}
-                )
+                if not flags and host not in self._unknown:
+                    facts = {"host": host, "reason": str(error)}
+                    _log.warning("a destination's host is not known now", extra=facts)
+                    self._unknown.add(host)
                 continue
-            self._addresses[host] = frozenset(str(address[4][0]) for address in found)
+            # another one: associations go through it meanwhile
+            here = frozenset(str(address[4][0]) for address in found)
+            self._addresses = {**self._addresses, host: here}
+            self._unknown.discard(host)
+
+    def may_answer(self, owed: OwedCommitment) -> bool:
+        """Whether the association of a request may still bring its answer."""
+        return time.monotonic() < self._answering.get(_named(owed), 0.0)
 
     def knows_address(self, address: str) -> bool:
         """Whether a destination that may answer is at an address."""
@@ -154,13 +170,25 @@ class CommitmentDesk:
 
     def _answer(self, association: Any, context: Any, owed: OwedCommitment) -> None:
         """Look at every file, then tell the sender, when its association is still open."""
+        name, has_reported = _named(owed), False
+        self._answering[name] = float("inf")
+        try:
+            has_reported = self._report(association, context, owed)
+        finally:
+            now_s = time.monotonic()
+            self._answering[name] = now_s + GRACE_S if has_reported else 0.0
+            for one in [one for one, until_s in tuple(self._answering.items()) if until_s < now_s]:
+                self._answering.pop(one, None)
+
+    def _report(self, association: Any, context: Any, owed: OwedCommitment) -> bool:
+        """Whether a report was sent; it has arrived once it is acknowledged."""
         try:
             failed = kept_here(self._stores.inbox, owed.references)
         except (RetryLaterError, SQLAlchemyError, OSError) as error:
             _log.error("it can't be told now what is safe", extra={"reason": type(error).__name__})
-            return
+            return False
         if not association.is_established:
-            return
+            return False
         message = N_EVENT_REPORT()
         message.AffectedSOPClassUID, message.AffectedSOPInstanceUID = PUSH_MODEL, PUSH_MODEL_INSTANCE
         message.EventTypeID = SOME_FAILED if failed else ALL_COMMITTED
@@ -170,3 +198,8 @@ class CommitmentDesk:
         message.EventInformation = BytesIO(encoded or b"")
         told = partial(record_told, self._stores.commitments, self._stores.audit, owed, failed)
         association.dimse.report(message, context.context_id, told)
+        return True
+
+
+def _named(owed: OwedCommitment) -> tuple[str, str]:
+    return owed.calling_ae, owed.transaction_uid

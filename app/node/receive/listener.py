@@ -244,3 +244,10 @@ def abort(associations: Sequence[Any]) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive() and association.dul.socket is not None:
             association.dul.socket.hang_up()
+
+
+def is_let_in(association: Any) -> bool:
+    """Whether it counts among those that are open, be it that it is still being accepted."""
+    connection = association.dul.socket
+    is_over = association.is_released or association.is_aborted or connection is None
+    return association.is_established or (not is_over and connection.is_accepted)

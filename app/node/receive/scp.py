@@ -21,7 +21,7 @@ from app.errors import MisconfiguredError, RetryLaterError
 from app.node.peers import NO_TLS, Listener, ReceivePolicy, TlsPolicy
 from app.node.receive.association_guard import GuardedSocket, Limits, listener_words
 from app.node.receive.commitment import CommitmentDesk
-from app.node.receive.listener import GuardedHandler, GuardedServer, abort
+from app.node.receive.listener import GuardedHandler, GuardedServer, abort, is_let_in
 from app.node.receive.opening import (
     NO_REASON,
     TOO_MANY,
@@ -97,6 +97,7 @@ class StoreScp:
         self._tls = tls
         self._servers: tuple[GuardedServer, ...] = ()
         self._stopping = False
+        self._admitting = threading.Lock()
         self._storage = {
             context.abstract_syntax: build_context(context.abstract_syntax, list(ACCEPTED_TRANSFER_SYNTAXES))
             for context in AllStoragePresentationContexts
@@ -263,7 +264,6 @@ class StoreScp:
             rejection = self._rejection(association)
         finally:
             if rejection is None:
-                association.dul.socket.is_accepted = True
                 association.acceptor.supported_contexts = self._contexts_for(association)
             else:
                 association.dul.socket.is_told = True
@@ -273,7 +273,9 @@ class StoreScp:
     def _rejection(self, association: Any) -> Rejection | None:
         opening = association.dul.socket.opening
         address = association.requestor.address_info.address
-        rejection, detail = self._judge(association, opening.calling, address)
+        with self._admitting:  # else all who ask at one instant would find room
+            rejection, detail = self._judge(association, opening.calling, address)
+            association.dul.socket.is_accepted = rejection is None
         if rejection is not None:
             event = ReceptionEvent.ASSOCIATION_REJECTED
             ends = {"called_ae": opening.called, "listener": association.dul.socket.listener}
@@ -290,7 +292,7 @@ class StoreScp:
             return UNKNOWN_CALLER, "this AE title may not send from this address"
         if request.called_ae_title.strip() != policy.ae_title:
             return UNKNOWN_CALLED, f"it called another AE than {policy.ae_title}"
-        open_now = [one for one in self._associations() if one.is_established]
+        open_now = [one for one in self._associations() if is_let_in(one)]
         if len(open_now) >= policy.max_associations:
             return TOO_MANY, f"{policy.max_associations} associations are open"
         if caller is not None and caller.max_associations:

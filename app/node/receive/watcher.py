@@ -95,26 +95,24 @@ class Watcher:
         """
         started = utc_now()
         inbox = self._stores.inbox
-        if self._looked_at is None:
+        if self._looked_at is None or started < self._looked_at:  # the clock was set back
             grown = inbox.studies()
             self._remember_settled(grown)
-        elif started < self._looked_at:  # the clock was set back
-            grown = inbox.studies()
         else:
             grown = inbox.received_after(self._looked_at - LATE_COMMIT)
         self._take_up_chosen()
         for study in grown:
-            uid = study.study_instance_uid
-            if self._settled.get(uid) != _content(study):
-                if uid not in self._open or _content(self._open[uid]) != _content(study):
-                    self._rests_until.pop(uid, None)
-                self._open[uid] = study
+            if not self._is_settled(study):
+                self._take_up(study)
         # the study that began to arrive first is the first in the queue
         for study in sorted(self._open.values(), key=lambda item: item.first_received_at):
             self._on_study()
             if self._quiet_s(study) >= self._rests_until.get(study.study_instance_uid, 0.0):
                 self._look_at(study)
         self._looked_at, self._last_look_s = started, time.monotonic()
+        # only what has grown lately may appear again as it is
+        uids = {study.study_instance_uid for study in grown}
+        self._settled = {uid: content for uid, content in self._settled.items() if uid in uids}
         return min((self._due_in_s(study) for study in self._open.values()), default=None)
 
     def _due_in_s(self, study: InboxStudy) -> float:
@@ -143,13 +141,30 @@ class Watcher:
                 self._observed.pop(uid, None)
                 self._open[uid] = study
 
+    def _take_up(self, study: InboxStudy) -> None:
+        uid = study.study_instance_uid
+        if uid not in self._open or _content(self._open[uid]) != _content(study):
+            self._rests_until.pop(uid, None)
+        self._open[uid] = study
+
+    def _is_settled(self, study: InboxStudy) -> bool:
+        """Whether it is as it was when it was settled; of one that has not grown for long, its last revision
+        tells: what came is no image."""
+        uid = study.study_instance_uid
+        if uid not in self._settled and uid not in self._open and study.last_image_at is not None:
+            revisions = self._stores.runs.of_study(uid)
+            if revisions and revisions[-1].content_digest == self._stores.inbox.content_digest(uid):
+                self._settled[uid] = _content(study)
+        return self._settled.get(uid) == _content(study)
+
     def _remember_settled(self, studies: Sequence[InboxStudy]) -> None:
         """After a start: what has its revision is not read again."""
+        last = {run.study_instance_uid: run.content_digest for run in self._stores.runs.latest()}
+        digests = self._stores.inbox.content_digests()
         for study in studies:
             self._on_study()
             uid = study.study_instance_uid
-            revisions = self._stores.runs.of_study(uid)
-            if revisions and revisions[-1].content_digest == self._stores.inbox.content_digest(uid):
+            if uid in last and last[uid] == digests.get(uid):
                 self._settled[uid] = _content(study)
 
     def _look_at(self, study: InboxStudy) -> None:
@@ -172,15 +187,18 @@ class Watcher:
             return
         completeness = self._assess(study, quiet_s)
         if not completeness.complete:
+            if self._stores.inbox.study(uid) is None:  # removed
+                self._forget(uid)
+                return
             self._observe(uid, StudyState.WAITING, completeness.waits_for)
             self._rests_until[uid] = completeness.rests_s
             return
         content = self._stores.inbox.content(uid)
         now = self._stores.inbox.study(uid)
-        if now is None or _content(now) != _content(study):
-            return  # grew while it was looked at: the next look judges it anew
-        if self._open_revision(study, content, completeness):
-            self._settle(study)
+        if now is None:  # removed
+            self._forget(uid)
+        elif _content(now) == _content(study) and self._open_revision(study, content, completeness):
+            self._settle(study)  # if it grew while it was looked at, the next look judges it anew
 
     def _held(self, study: InboxStudy) -> str:
         """Why the content is not processed, in words: a conflict would withdraw a result that stands."""
@@ -214,13 +232,16 @@ class Watcher:
 
     def _settle(self, study: InboxStudy) -> None:
         """It is looked at again when it grows."""
-        uid = study.study_instance_uid
-        self._settled[uid] = _content(study)
+        self._settled[study.study_instance_uid] = _content(study)
+        self._forget(study.study_instance_uid)
+
+    def _forget(self, uid: str) -> None:
         del self._open[uid]
         self._examined.pop(uid, None)
         self._subjects.pop(uid, None)
         self._rests_until.pop(uid, None)
         self._quiet.pop(uid, None)
+        self._observed.pop(uid, None)
 
     def _identify(self, study: InboxStudy) -> None:
         """Whose study it is, from one header: a SPECT of the same patient may have to wait for it."""

@@ -21,6 +21,7 @@ from sqlalchemy.types import TypeDecorator
 from app.errors import MisconfiguredError
 from app.node.records import migrations
 from app.node.records.database_fault import database_fault, database_place
+from app.node.records.clock import CLOCK
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""
@@ -195,6 +196,7 @@ def open_database(url: str) -> sa.Engine:
     engine = create_database_engine(url)
     try:
         _bring_up_to_date(engine)
+        CLOCK.follow(engine)
     except SQLAlchemyError as error:
         raise database_fault(engine.url, error).error from error
     return engine
@@ -263,7 +265,8 @@ def create_database_engine(url: str) -> sa.Engine:
 
 
 def utc_now() -> datetime:
-    return datetime.now(UTC)
+    """Now, as all see it who share the database (:mod:`app.node.records.clock`)."""
+    return CLOCK.now()
 
 
 def iso_or_empty(instant: datetime | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,9 @@ class Delivery(Base):
     revision: Mapped[int] = mapped_column(primary_key=True)
     destination: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime]
-    state: Mapped[DeliveryState] = mapped_column(text_enum(DeliveryState), default=DeliveryState.PENDING)
+    state: Mapped[DeliveryState] = mapped_column(
+        text_enum(DeliveryState), default=DeliveryState.PENDING, index=True
+    )
     attempt: Mapped[int] = mapped_column(default=1)
     failures: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(default="")
@@ -177,9 +179,14 @@ class DeliveryLedger(Ledger):
         seen = (*_is(Delivery, delivery.key), Delivery.attempt == delivery.attempt)
         self._update(Delivery, *seen, **_begun_anew())
 
-    def resend(self, delivery: Delivery) -> None:
-        """Send every instance again, because somebody asked for it; that it has had them stays known."""
-        self._update(PlannedInstance, *_is(PlannedInstance, delivery.key), dicom_status=None)
+    def resend(self, delivery: Delivery, sop_instance_uids: Collection[str] | None = None) -> None:
+        """Send all, or these, again, because somebody asked for it; that it has had them stays known.
+
+        Of what a later try of the revision has replaced there is no file any more.
+        """
+        rows, of_it = PlannedInstance, _is(PlannedInstance, delivery.key)
+        chosen = () if sop_instance_uids is None else (rows.sop_instance_uid.in_(sop_instance_uids),)
+        self._update(rows, *of_it, *chosen, dicom_status=None)
         self.retry(delivery)
 
     def replace_lost_attempt(self, delivery: Delivery) -> bool:

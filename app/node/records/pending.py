@@ -42,6 +42,9 @@ MAX_PENDING = 1000
 MAX_LAG_S = 5.0
 """Beyond these an instance is only kept once the index has caught up."""
 
+MAX_REMEMBERED = 10_000
+"""Studies of which is remembered that they are known, and that they have a folder."""
+
 _NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 _KNOWN = select(InstanceRow.path).where(InstanceRow.sop_instance_uid == bindparam("uid")).limit(1)
@@ -160,7 +163,7 @@ class PendingInstances:
         return folder / instance_file_name(instance.sop_instance_uid, instance.sha256)
 
     def is_first_of_study(self, instance: InstanceIdentity) -> bool:
-        """Whether nothing of its study has been indexed since the start."""
+        """Whether nothing of its study has been indexed, as far as is remembered."""
         return instance.study_instance_uid not in self._studies
 
     def name(self, batch: Sequence[Pending]) -> list[Pending]:
@@ -239,6 +242,9 @@ class PendingInstances:
             studies.setdefault(one.instance.study_instance_uid, []).append(replace(one, received_at=at))
         named = [one for uid, batch in studies.items() for one in self._name_study(uid, batch)]
         self.index(named)
+        if len(self._studies) > MAX_REMEMBERED:
+            self._studies.clear()
+            self._durable_folders.clear()
         for one in named:
             self._studies.add(one.instance.study_instance_uid)
             self._stuck.pop(one.instance.study_instance_uid, None)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, String, UniqueConstraint, case, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Engine, Index, String, UniqueConstraint, case, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
+from app.node.records.clock import are_due
 from app.node.records.database import Base, Ledger, Uid, fetch, text_enum, utc_now
 from app.node.records.states import ENDED, STOPPED, UNPROCESSED, Arrival, Rank, RunKey, StudyState, Turn
 
@@ -40,7 +41,11 @@ class Run(Base):
     """
 
     __tablename__ = "runs"
-    __table_args__ = (UniqueConstraint("study_instance_uid", "content_digest"),)
+    __table_args__ = (
+        UniqueConstraint("study_instance_uid", "content_digest"),
+        Index("runs_by_start", "by_headers", "started_at"),
+        Index("runs_in_line", "by_headers", "state", "created_at"),
+    )
 
     study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
@@ -57,7 +62,7 @@ class Run(Base):
     next_try_at: Mapped[datetime | None] = mapped_column(default=None)
     executor_id: Mapped[str] = mapped_column(String(64), default="")
     interruptions: Mapped[int] = mapped_column(default=0)
-    started_at: Mapped[datetime | None] = mapped_column(default=None, index=True)
+    started_at: Mapped[datetime | None] = mapped_column(default=None)
     sender: Mapped[str] = mapped_column(String(16), default="")
     rank: Mapped[int] = mapped_column(default=Rank.ROUTINE)
     by_headers: Mapped[bool] = mapped_column(default=False)
@@ -86,14 +91,14 @@ class RunTransition:
     """Whether this try counts against the limit."""
 
 
-_LATEST = select(Run.study_instance_uid, func.max(Run.revision)).group_by(Run.study_instance_uid)
+_LATER = aliased(Run)
+_IS_LATER = (_LATER.study_instance_uid == Run.study_instance_uid, _LATER.revision > Run.revision)
 
-IS_LATEST = tuple_(Run.study_instance_uid, Run.revision).in_(_LATEST)
+IS_LATEST = ~select(_LATER.revision).where(*_IS_LATER).exists()
 """Of a run: it is the last revision of its study."""
 
-_UNFINISHED = Run.state.in_((StudyState.QUEUED, StudyState.RUNNING)) | (
-    (Run.state == StudyState.FAILED) & Run.next_try_at.is_not(None)
-)
+_HAS_A_TRY = (Run.state != StudyState.FAILED) | Run.next_try_at.is_not(None)
+"""Of one that is queued, under way, or failed."""
 
 _CUT_OFF = case(((Run.state == StudyState.RUNNING) & (Run.stage != STOPPED), 1), else_=0)
 """1 where a try is under way that nobody stopped."""
@@ -150,19 +155,19 @@ class RunLedger(Ledger):
         """Last revisions that failed, be it in processing or in delivery, and wait for a person."""
         return self._select(IS_LATEST, Run.state == StudyState.FAILED, Run.next_try_at.is_(None))
 
-    def unfinished(self) -> tuple[Run, ...]:
-        """Runs that a try is due for: queued, under way, or failed with a next try planned."""
-        return self._select(_UNFINISHED)
-
     def for_workers(self) -> tuple[Run, ...]:
-        """Those of :meth:`unfinished` that need a worker."""
-        return self._select(_UNFINISHED, Run.by_headers.is_(False))
+        """Runs that a try is due for, now or later, and that need a worker."""
+        return self._select(Run.by_headers.is_(False), Run.state.in_(UNPROCESSED), _HAS_A_TRY)
 
-    def for_judge(self, now: datetime, limit: int) -> tuple[Run, ...]:
-        """The first of those that headers refuse whose time has come."""
-        due = Run.next_try_at.is_(None) | (Run.next_try_at <= now)
-        query = select(Run).where(_UNFINISHED, Run.by_headers, due)
-        return fetch(self._engine, query.order_by(Run.created_at).limit(limit))
+    def for_judge(self, now: datetime, longest_s: float, limit: int) -> tuple[Run, ...]:
+        """The first of those that headers refuse that are due, what was cut off before what waits."""
+        found: list[Run] = []
+        # a state at a time, which the index has in order: there may be thousands
+        for state in (StudyState.RUNNING, StudyState.QUEUED, StudyState.FAILED):
+            which = (Run.by_headers, Run.state == state, _HAS_A_TRY, are_due(Run.next_try_at, now, longest_s))
+            query = select(Run).where(*which).order_by(Run.created_at)
+            found += fetch(self._engine, query.limit(limit - len(found)))
+        return tuple(found)
 
     def last_started(self, limit: int) -> tuple[Run, ...]:
         """Runs that went to a worker last, the latest first."""
@@ -272,8 +277,8 @@ class RunLedger(Ledger):
         return found if found is not None and found.key.revision > run.key.revision else None
 
     def resume_delivery(self, key: RunKey) -> None:
-        """Back to ``delivering`` from ``failed`` or ``done``, because somebody asked for the results."""
-        ended = Run.state.in_((StudyState.FAILED, StudyState.DONE))
+        """Back to ``delivering``, because somebody asked for the results; not from a planned try."""
+        ended = Run.state.in_((StudyState.FAILED, StudyState.DONE)) & Run.next_try_at.is_(None)
         self._update(key, ended, state=StudyState.DELIVERING, reason="")
 
     def replace_lost_attempt(self, run: Run, next_try_at: datetime | None) -> bool:
@@ -281,12 +286,9 @@ class RunLedger(Ledger):
 
         ``False`` when the run moved meanwhile.
         """
-        following = {"attempt": run.attempt + 1, "next_try_at": next_try_at}
+        following = {"attempt": run.attempt + 1, "next_try_at": next_try_at, "state": StudyState.QUEUED}
         cut_off = {"stage": "", "interruptions": Run.interruptions + _CUT_OFF}
-        states = (run.state,)
-        return self._update_attempt(
-            run.key, run.attempt, states, state=StudyState.QUEUED, **following, **cut_off
-        )
+        return self._update_attempt(run.key, run.attempt, (run.state,), **following, **cut_off)
 
     def _update_attempt(
         self, key: RunKey, number: int, states: Collection[StudyState], **values: object

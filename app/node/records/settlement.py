@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from app.domain.outcome import Status
 from app.errors import MisconfiguredError
@@ -43,9 +43,14 @@ def settle_left(stores: NodeStores) -> None:
     was cut off."""
     of_run = (Delivery.study_instance_uid == Run.study_instance_uid, Delivery.revision == Run.revision)
     has_open = select(Delivery.revision).where(*of_run, Delivery.state.in_(TO_BE_TRIED)).exists()
-    left = (Run.state == StudyState.DELIVERING, Run.changed_at < utc_now() - PLANNED_WITHIN, ~has_open)
+    left = (Run.state == StudyState.DELIVERING, _is_not_new(utc_now()), ~has_open)
     for run in fetch(stores.engine, select(Run).where(*left)):
         settle_run(stores, run.key)
+
+
+def _is_not_new(now: datetime) -> ColumnElement[bool]:
+    """A change that is still to come was written by a clock that was ahead."""
+    return (Run.changed_at < now - PLANNED_WITHIN) | (Run.changed_at > now + PLANNED_WITHIN)
 
 
 def _delivered_state(stores: NodeStores, run: RunKey) -> tuple[StudyState, str]:

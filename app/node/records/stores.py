@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Engine, String, delete, select, update
@@ -21,6 +22,7 @@ from app.errors import MisconfiguredError, RetryLaterError
 from app.files.durable import disk_error, make_folder, make_private, may_pass
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor
+from app.node.records.clock import CLOCK
 from app.node.records.commitments import CommitmentLedger
 from app.node.records.database import Base, database_url, fetch, open_database, upsert, utc_now
 from app.node.records.database_fault import database_fault
@@ -173,14 +175,21 @@ class ExecutorRow(Base):
 
 
 class Heartbeats:
-    """This executor's signs of life, and the others'."""
+    """This executor's signs of life, and the others'.
+
+    An executor is silent while its row stays as it is, by the steady clock of whoever looks: a clock that is
+    set, or another host's, makes none dead that lives.
+    """
 
     def __init__(self, engine: Engine, executor_id: str, dead_after_s: float) -> None:
         self._engine = engine
         self._executor_id = executor_id
-        self._dead_after = timedelta(seconds=dead_after_s)
+        self._dead_after_s = dead_after_s
+        self._seen: dict[str, tuple[datetime, float]] = {}
+        """Of each other one its last beat, and when it was first seen."""
 
     def beat(self) -> None:
+        CLOCK.follow(self._engine)
         self._write(utc_now())
 
     def stop(self) -> None:
@@ -191,13 +200,8 @@ class Heartbeats:
 
         A claim counts as a beat, so it lapses when the claimant dies before :meth:`forget`.
         """
-        now = utc_now()
-        silent = fetch(
-            self._engine,
-            select(ExecutorRow).where(
-                ExecutorRow.beat_at < now - self._dead_after, ExecutorRow.executor_id != self._executor_id
-            ),
-        )
+        others = fetch(self._engine, select(ExecutorRow).where(ExecutorRow.executor_id != self._executor_id))
+        silent = [row for row in others if self._is_silent(row)]
         with self._engine.begin() as connection:
             return tuple(
                 row.executor_id
@@ -205,7 +209,7 @@ class Heartbeats:
                 if connection.execute(
                     update(ExecutorRow)
                     .where(ExecutorRow.executor_id == row.executor_id, ExecutorRow.beat_at == row.beat_at)
-                    .values(beat_at=now)
+                    .values(beat_at=utc_now())
                 ).rowcount
             )
 
@@ -213,6 +217,14 @@ class Heartbeats:
         """A dead executor's work has been taken over."""
         with self._engine.begin() as connection:
             connection.execute(delete(ExecutorRow).where(ExecutorRow.executor_id == executor_id))
+
+    def _is_silent(self, row: ExecutorRow) -> bool:
+        now_s = time.monotonic()
+        beat_at, since_s = self._seen.get(row.executor_id, (None, now_s))
+        if beat_at != row.beat_at:
+            since_s = now_s
+        self._seen[row.executor_id] = (row.beat_at, since_s)
+        return row.beat_at == LONG_AGO or now_s - since_s > self._dead_after_s
 
     def _write(self, beat_at: datetime) -> None:
         upsert(self._engine, ExecutorRow, executor_id=self._executor_id, beat_at=beat_at)

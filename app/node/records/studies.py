@@ -45,7 +45,7 @@ class StudyRow(Base):
     __tablename__ = "studies"
 
     study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
-    state: Mapped[StudyState | None] = mapped_column(text_enum(StudyState), default=None)
+    state: Mapped[StudyState | None] = mapped_column(text_enum(StudyState), default=None, index=True)
     reason: Mapped[str] = mapped_column(default="")
     observed_at: Mapped[datetime | None] = mapped_column(default=None)
     patient_id: Mapped[Identifier | None] = mapped_column(index=True, default=None, repr=False)

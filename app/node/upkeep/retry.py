@@ -14,13 +14,22 @@ from app.node.process.routing import routed
 from app.node.records.audit import AuditEvent
 from app.node.records.deliveries import Delivery
 from app.node.records.runs import Run
-from app.node.records.states import TO_BE_TRIED, WITH_RESULTS, Arrival, DeliveryKey, DeliveryState, Rank, StudyState
+from app.node.records.states import (
+    TO_BE_TRIED,
+    WITH_RESULTS,
+    Arrival,
+    DeliveryKey,
+    DeliveryState,
+    Rank,
+    StudyState,
+)
 from app.node.records.stores import NodeStores
 
 _REPEATABLE = (StudyState.FAILED, StudyState.REJECTED, StudyState.QUEUED)
 
 _FORWARDED = (*WITH_RESULTS, StudyState.FAILED)
-"""States of a revision that may have results to send; one of those that failed may have none."""
+"""States of a revision that may have results to send; one that failed may have none, and one that is tried
+again by itself sends its own."""
 
 _DONE_ADVICE = "; psma-node retry --resend sends its results again, --again analyses it anew"
 
@@ -52,14 +61,22 @@ def retry_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "")
         for item in stores.deliveries.of_run(run.key)
         if item.state in (*TO_BE_TRIED, DeliveryState.FAILED)
     ]
-    done = _redeliver(stores, run, open_deliveries) if open_deliveries else _reprocess(stores, run)
+    # one that is tried again by itself sends results of its own
+    redeliver = open_deliveries and run.next_try_at is None
+    done = _redeliver(stores, run, open_deliveries) if redeliver else _reprocess(stores, run)
     _note(stores, run, done, asked_by)
     return done
 
 
-def failed_studies(stores: NodeStores) -> tuple[str, ...]:
-    """Every study whose last revision failed, be it in processing or in delivery, and waits for a person."""
-    return tuple(run.study_instance_uid for run in stores.runs.given_up())
+def retry_failed(stores: NodeStores, asked_by: str = "") -> tuple[str, ...]:
+    """Plan another try of every study that failed; returns a line for each, be it why it is not tried."""
+    lines = []
+    for uid in [run.study_instance_uid for run in stores.runs.given_up()]:
+        try:
+            lines.append(f"{uid}: {retry_study(stores, uid, asked_by)}")
+        except MisconfiguredError as error:  # it must not keep the others
+            lines.append(f"{uid}: not tried: {error}")
+    return tuple(lines)
 
 
 def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = "") -> str:
@@ -77,9 +94,12 @@ def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = ""
         raise MisconfiguredError(f"the study is {run.state}; only one that is done can be sent again")
     if not delivered:
         raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
-    stores.runs.resume_delivery(run.key)  # first, as in _redeliver; cut short here, it can be asked again
+    outcome = stores.outbox.outcome_of(run.key)
+    there = None if outcome is None else [file.sop_instance_uid for file in outcome.files]
+    # as in _redeliver; were it cut short here, the same can be asked again
+    stores.runs.resume_delivery(run.key)
     for delivery in delivered:
-        stores.deliveries.resend(delivery)
+        stores.deliveries.resend(delivery, there)
     names = ", ".join(delivery.key.destination for delivery in delivered)
     done = f"every result of revision {run.key.revision} is sent again to {names}"
     _note(stores, run, done, asked_by)
@@ -120,11 +140,12 @@ def analyse_again(stores: NodeStores, study_instance_uid: str, asked_by: str = "
     For what has changed around its images: a PET for the prior that came late, another model or setting.
 
     Raises:
-        MisconfiguredError: no such study, or it is not done.
+        MisconfiguredError: no such study, it is not done, or its images are gone.
     """
     run = _latest(stores, study_instance_uid)
     if run.state is not StudyState.DONE:
         raise MisconfiguredError(f"the study is {run.state}; only one that is done can be analysed again")
+    _refuse_absent(stores, run)
     reopened = stores.runs.reopen(run)
     if reopened is None:
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
@@ -187,6 +208,7 @@ def _reprocess(stores: NodeStores, run: Run) -> str:
             f"the study is {run.state}; only one that failed, was rejected or waits can be tried again"
             f"{_DONE_ADVICE if run.state is StudyState.DONE else ''}"
         )
+    _refuse_absent(stores, run)
     if not stores.runs.requeue(run):
         raise MisconfiguredError("the study has moved on meanwhile; look at psma-node status again")
     return f"revision {run.key.revision} is processed again"
@@ -197,7 +219,8 @@ def _went_to(stores: NodeStores, run: Run, name: str) -> bool:
 
 
 def _planned(stores: NodeStores, run: Run, destination: Destination, asked_by: str) -> bool:
-    outcome = stores.outbox.readable_outcome_of(run.key) if run.state in _FORWARDED else None
+    may_have_any = run.state in _FORWARDED and run.next_try_at is None
+    outcome = stores.outbox.readable_outcome_of(run.key) if may_have_any else None
     if outcome is None or not outcome.files:
         return False
     files = routed(stores, run.key, outcome.files, [destination]).get(destination.name)
@@ -205,8 +228,20 @@ def _planned(stores: NodeStores, run: Run, destination: Destination, asked_by: s
         return False
     stores.runs.resume_delivery(run.key)  # first, as in _redeliver
     if _went_to(stores, run, destination.name):
-        stores.deliveries.resend(stores.deliveries.get(DeliveryKey(run.key, destination.name)))
+        delivery = stores.deliveries.get(DeliveryKey(run.key, destination.name))
+        stores.deliveries.resend(delivery, [file.sop_instance_uid for file in files])
     else:
         stores.deliveries.plan(run.key, files, [destination.name])
     _note(stores, run, f"its results are sent to {destination.name}", asked_by)
     return True
+
+
+def _refuse_absent(stores: NodeStores, run: Run) -> None:
+    """A try without all images would fail, and take the place of what there is."""
+    content = stores.inbox.content(run.study_instance_uid)
+    absent = content.absent()
+    if absent:
+        raise MisconfiguredError(
+            f"{absent} of {len(content.rows)} images of the study are not in the inbox any more "
+            "(node.retention removes what has had its time): send the whole study again, then ask once more"
+        )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import PsmaNodeError, RetryLaterError
-from app.files.durable import write_durably
+from app.files.durable import try_lock, write_durably
 from app.node.peers import TlsPolicy
 from app.node.policy import AuditCollector, NodePolicy
 from app.node.records.database import utc_now
@@ -32,6 +32,9 @@ from app.node.tls_words import tls_words
 from app.node.watch.audit_message import audit_message
 
 SENT_FILE = "forwarded.json"
+
+LOCK_FILE = "forwarding.lock"
+"""Held while entries are sent: nodes that share a data folder have one log."""
 
 SPOILT = "a line of the audit log is no entry"
 
@@ -75,14 +78,23 @@ class AuditForwarder:
         if collector is None:
             return
         try:
-            while self._send_batch(collector) and not self._is_stopping():
-                pass
+            self._send(collector)
         except (OSError, PsmaNodeError) as error:
             if not self._is_down:
                 words = tls_words(error) if isinstance(error, OSError) else str(error)
                 facts = {"host": collector.host, "port": collector.port, "reason": words}
                 _log.warning("the audit collector takes nothing; the entries wait", extra=facts)
             self._is_down = True
+
+    def _send(self, collector: AuditCollector) -> None:
+        lock = try_lock(self._place_file.with_name(LOCK_FILE)) if self._log_file.exists() else None
+        if lock is None:  # no entry yet, or another node of this data folder is about them
+            return
+        try:
+            while self._send_batch(collector) and not self._is_stopping():
+                pass
+        finally:
+            lock.release()
 
     def _send_batch(self, collector: AuditCollector) -> bool:
         """Whether there may be more."""

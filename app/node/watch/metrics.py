@@ -34,6 +34,9 @@ from app.node.tls import expiries
 FRESH_S = 15.0
 """So long a look at database and disk holds: the usual interval at which Prometheus asks."""
 
+RESTS = 50
+"""After a look, so many times as long as it took, at least."""
+
 STAGE_BUCKETS_S = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 ENDINGS = {
@@ -62,7 +65,7 @@ class NodeMetrics:
     def __init__(self, stores: NodeStores, measured: Measured) -> None:
         self._stores = stores
         self._measured = measured
-        self._looked_at_s = float("-inf")
+        self._due_at_s = float("-inf")
         self._stages: dict[RunKey, tuple[str, float]] = {}
         self.registry = prometheus.CollectorRegistry()
         self._count()
@@ -147,15 +150,20 @@ class NodeMetrics:
             self._stages[run] = (stage, now_s)
 
     def look(self) -> None:
-        """Look at database, disk and certificates, unless that was done a moment ago."""
-        if time.monotonic() - self._looked_at_s < FRESH_S:
+        """Look at database, disk and certificates, unless that was done a moment ago.
+
+        It counts every study, so with hundreds of thousands it rests longer.
+        """
+        begun_s = time.monotonic()
+        if begun_s < self._due_at_s:
             return
         self._look_at_studies()
         self._look_at_deliveries()
         self._free.set(free_mb(self._measured.node.data_dir) * 1e6)
         self._look_at_certificates()
         self._looked.set_to_current_time()
-        self._looked_at_s = time.monotonic()
+        now_s = time.monotonic()
+        self._due_at_s = now_s + max(FRESH_S, RESTS * (now_s - begun_s))
 
     def _look_at_studies(self) -> None:
         runs = select(Run.state, func.count()).where(IS_LATEST).group_by(Run.state)
@@ -181,7 +189,7 @@ class NodeMetrics:
         for name in known | {name for name, _ in counts}:
             for state in _OPEN:
                 self._open.labels(name, str(state)).set(counts.get((name, state), 0))
-        if self._looked_at_s < 0:  # from then on this process sees each
+        if self._due_at_s < 0:  # from then on this process sees each
             self._look_at_last_success()
 
     def _look_at_last_success(self) -> None:

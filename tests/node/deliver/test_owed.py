@@ -95,3 +95,29 @@ def test_a_node_that_stops_begins_no_further_answer(
     OwedAnswers(stores, RECEIVE, DeliverPolicy(), senders.report, lambda: bool(senders.tries)).tell()
     assert len(senders.tries) == 1
     assert len(stores.commitments.owed()) == 1
+
+
+def test_what_its_own_association_may_still_answer_is_not_sent_elsewhere(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    senders = Senders()
+    for number in range(2):
+        owe(stores, "ON", "10.0.0.2", number)
+    OwedAnswers(
+        stores,
+        RECEIVE,
+        DeliverPolicy(),
+        senders.report,
+        is_answered_there=lambda owed: owed.transaction_uid == "1.2.0",
+    ).tell()
+    assert senders.tries == ["1.2.1 10.0.0.2"]
+
+
+def test_a_clock_that_was_ahead_leaves_no_sender_without_its_answer(stores: NodeStores) -> None:
+    senders = Senders()
+    request = CommitmentRequest("1.2.0", (Reference("1.2", "1.2.3"),))
+    a_year_ahead = utc_now() + timedelta(days=365)
+    stores.commitments.owe("ON", "10.0.0.2", request, a_year_ahead, by_tls=False)
+    OwedAnswers(stores, RECEIVE, DeliverPolicy(), senders.report).tell()
+    assert senders.tries == ["1.2.0 10.0.0.2"]

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, inspect
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, inspect
 from app.errors import RetryLaterError
 from app.node.deliver import scu
 from app.node.peers import Destination
+from app.node.records import clock
 from app.node.records.database import database_url, open_database
 from tests.node.postgres.cluster import Cluster
 from tests.node.workflow.fake_node import KINDS, derived_uid, secondary_capture
@@ -125,3 +127,17 @@ def test_server_that_is_away_a_while_loses_nothing(
     node.wait_for(second, "done")
     assert len(node.calls()) == 2
     assert set(pacs.received.values()) == {1}
+
+
+def test_hosts_whose_clocks_differ_go_by_that_of_the_database(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, truth = open_database(cluster.url(database)), clock._host_time
+    ahead, behind, right = (clock.SharedClock() for _ in range(3))
+    for host, wrong in ((ahead, timedelta(hours=2)), (behind, timedelta(days=-3)), (right, timedelta(0))):
+        with monkeypatch.context() as patch:
+            patch.setattr(clock, "_host_time", lambda wrong=wrong: truth() + wrong)
+            host.follow(engine)
+            assert abs(host.now() - truth()) < timedelta(minutes=1)
+    assert right._ahead == timedelta(0), "clocks that agree are left as they are"
+    engine.dispose()

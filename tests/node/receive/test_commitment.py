@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from app.node.policy import NodePolicy
 from app.node.receive.commitment import CommitmentDesk
 from app.node.receive.scp import StoreScp
 from app.node.records.commitment_messages import event_data
+from app.node.records.commitments import kept_here
 from app.node.records.database import utc_now
 from app.node.records.states import DeliveryKey, DeliveryState
 from app.node.records.stores import NodeStores, open_stores
@@ -319,3 +321,78 @@ def test_a_destination_that_is_no_caller_may_answer_and_not_send(stores: NodeSto
         itself = Destination("node", "PSMA_NODE", "127.0.0.1", scp.port)
         assert [one.ok for one in send(write_study(tmp_path / "out", 1), itself, "PACS")] == [False]
         assert [one.ok for one in send(write_study(tmp_path / "out", 1), itself, "SCANNER")] == [True]
+
+
+def test_an_answer_that_takes_its_time_is_given_once_on_its_own_association(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the grace: every file is read, of a large study or on a slow disk."""
+    go_on, looked = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> dict[str, int]:
+        looked.set()
+        assert go_on.wait(20)
+        return kept_here(*arguments)
+
+    monkeypatch.setattr("app.node.receive.commitment.kept_here", slowly)
+    elsewhere: list[object] = []
+    with node(stores) as scp:
+        images = sent(scp, tmp_path / "out")
+        scanner = Scanner(scp.port)
+        assert scp._desk is not None
+        owed = OwedAnswers(
+            stores,
+            ReceivePolicy(allowed_callers=(Caller("SCANNER", commitment_port=104),)),
+            DeliverPolicy(),
+            lambda *arguments: elsewhere.append(arguments),
+            is_answered_there=scp._desk.may_answer,
+        )
+        asking_thread = threading.Thread(target=scanner.ask, args=(images,))
+        asking_thread.start()
+        assert looked.wait(20)
+        with monkeypatch.context() as patch:
+            patch.setattr("app.node.deliver.owed.utc_now", lambda: utc_now() + timedelta(minutes=1))
+            owed.tell()
+            go_on.set()
+            asking_thread.join()
+            wait_until_settled(stores)
+            owed.tell()
+    assert (len(scanner.answers), elsewhere) == (1, [])
+
+
+def test_a_name_server_that_is_silent_holds_up_no_start(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, looked, find = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def silent(host: str, *arguments: Any, flags: int = 0, **others: Any) -> Any:
+        if host == "archive.clinic" and not flags:
+            looked.set()
+            assert answers.wait(20)
+            host = "192.0.2.7"
+        return find(host, *arguments, flags=flags, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    named = Destination("named", "PACS", "archive.clinic", 104, commitment=True)
+    numbered = replace(named, name="numbered", host="192.0.2.8")
+    desk = CommitmentDesk(stores, DeliverPolicy((named, numbered)), lambda: None)
+    assert looked.wait(20)
+    assert (desk.knows_address("192.0.2.8"), desk.knows_address("192.0.2.7")) == (True, False)
+    answers.set()
+    desk.look_up()
+    assert desk.knows_address("192.0.2.7")
+    assert caplog.records == []
+
+
+def test_a_host_that_is_not_known_is_one_line_until_it_is(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror("no such host")
+
+    desk = CommitmentDesk(stores, DeliverPolicy(), lambda: None)
+    desk._destinations = (Destination("named", "PACS", "archive.clinic", 104, commitment=True),)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for _ in range(3):
+        desk.look_up()
+    assert [record.message for record in caplog.records] == ["a destination's host is not known now"]

@@ -211,6 +211,38 @@ def test_more_associations_than_allowed_are_asked_to_come_later(listen: Listen) 
         assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
 
 
+def test_those_who_ask_at_one_instant_are_counted_too(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, begins = StoreScp._judge, threading.Barrier(6)
+
+    def slowly(*arguments: Any) -> Any:
+        found = judge(*arguments)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(StoreScp, "_judge", slowly)
+    scp = listen(max_associations=2)
+    opened: list[Any] = []
+
+    def ask() -> None:
+        entity = AE("SCANNER")
+        entity.acse_timeout = PATIENCE_S
+        begins.wait(PATIENCE_S)
+        contexts = [build_context(Verification)]
+        opened.append(entity.associate("127.0.0.1", scp.port, contexts=contexts, ae_title="PSMA_NODE"))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.is_rejected for one in opened) == [False, False, True, True, True, True]
+    for one in opened:
+        if one.is_established:
+            one.release()
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom's, on both sides
 @pytest.mark.parametrize("uid", ["../../../../tmp/evil", "/etc/passwd", "1.2..3", "1.2.03", "con"])
 def test_an_unsafe_sop_instance_uid_is_refused_in_words_and_never_becomes_a_name(

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import app
+from app.files.durable import try_lock
 from app.node.peers import TlsPolicy
 from app.node.policy import AuditCollector, NodePolicy
 from app.node.records.audit import AuditEvent
@@ -281,3 +282,18 @@ def test_the_log_is_exported_by_time_and_the_export_is_in_it(stores: NodeStores,
     last = list(stores.audit.entries())[-1]
     assert (last["event"], last["facts"]["asked_by"]) == ("audit log exported", "berta")
     assert stores.audit.verify().intact
+
+
+def test_nodes_that_share_a_log_send_each_entry_once(stores: NodeStores) -> None:
+    collector = Collector()
+    stores.audit.append(AuditEvent.STUDY_ARRIVES, "1.2.3")
+    one, other = (forwarder(stores, collector.port, TlsPolicy()) for _ in range(2))
+    held = try_lock(stores.audit.path.with_name(audit_forwarder.LOCK_FILE))
+    assert held is not None
+    other.look()
+    assert not stores.audit.path.with_name(audit_forwarder.SENT_FILE).exists(), "another node is about it"
+    held.release()
+    for _ in range(2):
+        one.look()
+        other.look()
+    assert collector.numbers() == [1]

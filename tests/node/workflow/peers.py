@@ -93,6 +93,8 @@ class NodeProcess:
     behaviour: dict[str, Any] = field(default_factory=dict)
     node: dict[str, Any] = field(default_factory=dict)
     receive: dict[str, Any] = field(default_factory=dict)
+    destinations: list[dict[str, Any]] = field(default_factory=list)
+    """Beside the PACS."""
     process: ForkServerProcess | None = None
     port: int = field(default_factory=free_port)
     starts: int = 0
@@ -195,7 +197,8 @@ class NodeProcess:
 
     def _plan(self) -> dict[str, Any]:
         pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": self.pacs_port}
-        deliver = {"destinations": [pacs], "first_retry_s": 0.3, "max_retry_s": 0.6, "timeout_s": 10.0}
+        destinations = [pacs, *self.destinations]
+        deliver = {"destinations": destinations, "first_retry_s": 0.3, "max_retry_s": 0.6, "timeout_s": 10.0}
         receive = {"port": self.port, "settle_s": 0.5, "min_free_mb": 1.0, **self.receive}
         return {
             "node": self._node_settings(),

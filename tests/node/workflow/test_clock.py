@@ -1,4 +1,5 @@
-"""The wall clock is set while a study arrives: it is neither taken for complete too soon nor held up."""
+"""A wall clock that is set, or another host's: no study is taken for complete too soon, none is held up, and no
+node that lives is taken for dead."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ import pytest
 from sqlalchemy import update
 
 from app.domain.study import StudyKind
-from app.node.peers import ReceivePolicy
+from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
 from app.node.policy import NodePolicy
 from app.node.receive import watcher as watching
 from app.node.receive.watcher import Watcher
+from app.node.records import stores as keeping
+from app.node.records.clock import waits_until
 from app.node.records.inbox_index import InstanceRow
-from app.node.records.states import StudyState
-from app.node.records.stores import NodeStores, open_stores
+from app.node.records.runs import Run
+from app.node.records.states import Arrival, StudyState
+from app.node.records.stores import Heartbeats, NodeStores, open_stores
 from tests.node.receive.images import STUDY, ct_slice, received
 from tests.node.workflow.fake_node import examine
 
@@ -120,3 +124,50 @@ def test_a_start_before_the_last_image_by_the_clock_waits_for_quiet_once_more(
     clocks.pass_s(SETTLE_S)
     watcher.look()
     assert states(stores) == [StudyState.QUEUED]
+
+
+HOUR_S = 3600.0
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("planned_in_s", "waits"),
+    [(None, False), (-1.0, False), (1.0, True), (HOUR_S + 5, True), (3 * HOUR_S, False), (9e6, False)],
+)
+def test_a_try_that_a_clock_ahead_has_planned_waits_no_longer_than_any(
+    stores: NodeStores, planned_in_s: float | None, waits: bool
+) -> None:
+    """Hosts may differ by a little, and a wait is at most an hour here."""
+    planned_at = None if planned_in_s is None else NOW + timedelta(seconds=planned_in_s)
+    assert waits_until(planned_at, NOW, HOUR_S) == (planned_at if waits else None)
+    run, _ = stores.runs.open(STUDY, "d", Arrival(by_headers=True))
+    with stores.engine.begin() as connection:
+        connection.execute(update(Run).values(next_try_at=planned_at))
+    assert [one.key for one in stores.runs.for_judge(NOW, HOUR_S, 1)] == ([] if waits else [run.key])
+
+
+def test_no_longest_wait_of_a_destination_is_taken_for_a_clock_that_was_ahead() -> None:
+    archive = Destination("archive", "PACS", "archive", 104, max_retry_s=100_000.0)
+    assert DeliverPolicy((archive,)).longest_wait_s == 100_000.0
+    assert DeliverPolicy(max_retry_s=5000.0).longest_wait_s == 5000.0
+    assert DeliverPolicy().longest_wait_s == DeliverPolicy.commitment_wait_s
+
+
+@pytest.mark.parametrize("jump", JUMPS, ids=str)
+def test_no_node_is_dead_by_a_clock_that_is_set_or_that_of_another_host(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    clocks = Clocks()
+    monkeypatch.setattr(keeping, "utc_now", lambda: clocks.wall)
+    monkeypatch.setattr(keeping, "time", SimpleNamespace(monotonic=lambda: clocks.steady_s))
+    one, other = Heartbeats(stores.engine, "one", 60), Heartbeats(stores.engine, "other", 60)
+    for _ in range(10):
+        clocks.pass_s(10)
+        one.beat()
+        clocks.wall += jump  # as the other has it
+        other.beat()
+        assert (one.claim_dead(), other.claim_dead()) == ((), ())
+        clocks.wall -= jump
+    clocks.pass_s(61)  # neither beats any more
+    assert one.claim_dead() == ("other",)
+    assert one.claim_dead() == (), "claimed for a while"

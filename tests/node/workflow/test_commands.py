@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import SegmentationStorage
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from typer.testing import CliRunner, Result
 
 from app.cli.main import app
+from app.domain.outcome import ResultFile, Status, StudyOutcome
 from app.domain.selection.screening import CT_IMAGE
 from app.domain.study import Patient
 from app.errors import MisconfiguredError
+from app.files.outcome import write_outcome
 from app.node.policy import NodePolicy
 from app.node.records.database import utc_now
 from app.node.records.deliveries import DeliveryTransition
@@ -25,6 +27,8 @@ from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudySta
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
 from app.node.watch.health import CheckResult
+from app.node.upkeep.retry import resend_study
+from tests.node.workflow.fake_node import _pair
 from tests.node.workflow.test_ledgers import FILES
 
 Command = Callable[..., Result]
@@ -62,6 +66,7 @@ def arrived(stores: NodeStores, study: str, sop_class_uid: str = CT_IMAGE) -> Ru
     }
     with stores.engine.begin() as connection:
         connection.execute(insert(InstanceRow).values(row))
+    (stores.inbox.folder / "x").write_bytes(b"x")
     return RunKey(study, 1)
 
 
@@ -356,3 +361,48 @@ def test_results_go_to_a_new_destination_when_asked(command: Command, stores: No
     wrong = str(command("forward", "--to", "nowhere", "--set", archive).exception)
     assert wrong == "nowhere is not in deliver.destinations; found archive"
     assert command("forward", "1.2").exit_code == 2, "without --to it is no command"
+
+
+def test_a_study_whose_images_are_gone_is_not_tried_again_and_keeps_no_other(
+    command: Command, stores: NodeStores
+) -> None:
+    gone = ended(stores, "1.1", RunTransition(StudyState.FAILED, "ValueError", at_fault=True))
+    there = ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError", at_fault=True))
+    done = ended(stores, "1.3", RunTransition(StudyState.DONE))
+    rows = update(InstanceRow).where(InstanceRow.study_instance_uid.in_(("1.1", "1.3")))
+    with stores.engine.begin() as connection:
+        connection.execute(rows.values(path="gone"))
+    words = "1 of 1 images of the study are not in the inbox any more"
+    assert words in str(command("retry", "1.1").exception)
+    assert words in str(command("retry", "1.3", "--again").exception)
+    first, second = command("retry", "--failed").stdout.splitlines()
+    assert first.startswith(f"1.1: not tried: {words}")
+    assert second == "1.2: revision 1 is processed again"
+    states = [stores.runs.get(key).state for key in (gone, there, done)]
+    assert states == [StudyState.FAILED, StudyState.QUEUED, StudyState.DONE]
+
+
+def test_a_study_that_is_tried_again_by_itself_is_processed_before_it_is_sent(
+    command: Command, stores: NodeStores
+) -> None:
+    """It was delivered once, then asked for again; what failed to be sent is of a former try."""
+    soon = utc_now() + timedelta(seconds=90)
+    key = ended(stores, "1.2", RunTransition(StudyState.FAILED, "ValueError", soon, at_fault=True))
+    stores.deliveries.plan(key, FILES, ["pacs"])
+    stores.runs.resume_delivery(key)
+    assert (stores.runs.get(key).state, stores.runs.get(key).next_try_at) == (StudyState.FAILED, soon)
+    assert command("retry", "1.2").stdout == "revision 1 is processed again\n"
+    assert stores.runs.get(key).state is StudyState.QUEUED
+
+
+def test_what_a_later_try_has_replaced_is_not_sent_again(stores: NodeStores) -> None:
+    key = delivered(stores, "1.2")
+    new = [ResultFile("SEG", "seg.dcm", "1.2", "1.2.anew", "1.3")]
+    stores.deliveries.plan(key.run, new, ["pacs"])
+    stores.deliveries.acknowledge(key, "1.2.anew", 0)
+    with stores.outbox.fill(key.run) as folder:
+        pair = _pair("1.2", tuple(new))
+        write_outcome(StudyOutcome("1.2", Status.DONE, pairs=(pair,)), folder)
+    resend_study(stores, "1.2")
+    reopened = [item.sop_instance_uid for item in stores.deliveries.instances(key) if item.is_open]
+    assert reopened == ["1.2.anew"]

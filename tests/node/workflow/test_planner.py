@@ -81,7 +81,7 @@ def worked(planner: Planner, fake: FakeEngine, runs: RunLedger) -> list[str]:
         running = [name for name, line in fake.lines.items() if line == PROCESSING]
         if not running:
             return order
-        run = next(run for run in runs.unfinished() if run_workflow_id(run) == running[0])
+        run = next(run for run in runs.for_workers() if run_workflow_id(run) == running[0])
         runs.claim(run.key, run.attempt, "me")
         runs.end(run.key, run.attempt, RunTransition(StudyState.DONE))
         del fake.lines[running[0]]

@@ -137,7 +137,7 @@ def test_a_study_that_ends_the_process_each_time_is_not_tried_for_ever(
     assert tried.reason.startswith("5 tries in a row were cut off: each time the node was killed")
     assert work.record(run.key, 1, tried) == "failed"
     assert chain.seen == []
-    assert stores.runs.unfinished() == ()
+    assert stores.runs.for_workers() == ()
 
 
 def test_irrelevant_studies_are_done_with_while_a_chain_runs(

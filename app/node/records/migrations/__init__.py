@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest step: what this version of the program expects."""
 
 _FIRST_TABLES = frozenset({"instances", "runs", "executors", "audit_head"})
