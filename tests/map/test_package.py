@@ -39,7 +39,8 @@ def test_the_image_says_what_it_is_made_of(package: Package) -> None:
 
 def test_its_files_are_as_old_as_the_commit_whatever_was_built_before(package: Package) -> None:
     git = ["git", "log", "-1", "--format=%ct"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, check=False, text=True)  # a download has none: 0
+    # a download has none: 0
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, check=False, text=True)
     ours = "/etc/psma-node /etc/holoscan/app.json /opt/holoscan/app/app.yaml /usr/local/bin/psma-node"
     times = set(package.shell(f"stat --format=%Y {ours}").split())
     assert times == {commit.stdout.strip() or "0"}

@@ -14,7 +14,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from io import BytesIO
@@ -196,9 +196,15 @@ class CommitmentDesk:
         syntax = context.transfer_syntax
         encoded = encode(data, syntax.is_implicit_VR, syntax.is_little_endian)
         message.EventInformation = BytesIO(encoded or b"")
-        told = partial(record_told, self._stores.commitments, self._stores.audit, owed, failed)
-        association.dimse.report(message, context.context_id, told)
+        association.dimse.report(message, context.context_id, partial(self._told, owed, failed))
         return True
+
+    def _told(self, owed: OwedCommitment, failed: Mapping[str, int]) -> None:
+        """The sender has acknowledged its answer. What can't be written down now is told once more."""
+        try:
+            record_told(self._stores.commitments, self._stores.audit, owed, failed)
+        except (SQLAlchemyError, OSError) as error:
+            _log.error("an answer given can't be written down", extra={"reason": type(error).__name__})
 
 
 def _named(owed: OwedCommitment) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import socket
@@ -155,6 +156,25 @@ def wait_until_settled(stores: NodeStores) -> None:
             return
         done.wait(0.05)
     pytest.fail("the sender's acknowledgement was not written down")
+
+
+def test_an_answer_that_can_not_be_written_down_ends_no_association_and_is_given_again(
+    stores: NodeStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+
+    def silent(*_: object) -> None:
+        told.set()
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("app.node.receive.commitment.record_told", silent)
+    with node(stores) as scp:
+        images = sent(scp, tmp_path / "out")
+        scanner = Scanner(scp.port)
+        assert scanner.ask(images) == 0, "it goes on, up to the release"
+        assert told.wait(20)
+    (owed,) = stores.commitments.owed()
+    assert [one.sop_instance_uid for one in owed.references] == [uid for _, uid in images]
 
 
 def test_only_what_is_here_of_that_class_and_whole_is_committed(stores: NodeStores, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from app.domain.refusal import Reason, RefusalCode, Rejection
 from app.domain.study import Patient, Series, Study, StudyKind
 from app.errors import PsmaNodeError, RetryLaterError, StartOverError, UnusableStudyError
 from app.files.outcome import write_outcome
-from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
+from app.node.peers import Caller, DeliverPolicy, Destination, ReceivePolicy
 from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores
@@ -119,13 +119,15 @@ def derived_uid(*words: object) -> str:
 @dataclass
 class Behaviour:
     """How the pretended chain behaves. ``fail`` and ``postpone`` count tries of each study; its models are
-    loaded once the file ``loads_after`` is there; each study ends once ``ends_after`` is."""
+    loaded once the file ``loads_after`` is there; each study ends once ``ends_after`` is;
+    with ``rejects_short`` it rejects a study of which less came than its headers announce."""
 
     calls: Path
     seconds: float = 0.0
     fail: int = 0
     postpone: int = 0
     reject: bool = False
+    rejects_short: bool = False
     spoilt: bool = False
     loads_after: str = ""
     ends_after: str = ""
@@ -162,6 +164,12 @@ class FakeProcessor:
         while self._behaviour.ends_after and not Path(self._behaviour.ends_after).exists():
             time.sleep(0.01)
         self._misbehave(study, str(header.PatientName))
+        announced = int(header.get("NumberOfSlices", 0))
+        if self._behaviour.rejects_short and len(paths) < announced:
+            found, expected = f"{len(paths)} images", f"{announced} images"
+            raise UnusableStudyError(
+                Reason(RefusalCode.INCOMPLETE_SERIES, "NumberOfSlices", found, expected)
+            )
         pair = _pair(study, tuple(_result(out, study, kind, revision) for kind in KINDS))
         outcome = StudyOutcome(study, Status.DONE, pairs=(pair,))
         write_outcome(outcome, out)
@@ -236,10 +244,12 @@ def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
     destinations = tuple(Destination(**item) for item in deliver.pop("destinations"))
     behaviour = Behaviour(**{**content["behaviour"], "calls": Path(str(content["behaviour"]["calls"]))})
     node = NodePolicy(**{**content["node"], "data_dir": Path(str(content["node"]["data_dir"]))})
+    receive = dict(content["receive"])
+    callers = tuple(Caller(**one) for one in receive.pop("allowed_callers", [{"ae_title": "*"}]))
     workers = max(node.workers, 1)
     return NodePlan(
         node=node,
-        receive=ReceivePolicy(**content["receive"]),
+        receive=ReceivePolicy(allowed_callers=callers, **receive),
         deliver=DeliverPolicy(destinations=destinations, **deliver),
         examine=examine,
         processors=lambda: ProcessorPool(lambda on_stage: FakeProcessor(behaviour, on_stage), workers),
