@@ -20,7 +20,7 @@ RUN_STAMP := $(VENV)/.run-$(call digest,$(RUN_INPUTS))
 DEV_STAMP := $(VENV)/.dev-$(call digest,$(DEV_INPUTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check audit format install faults map map-test fresh clean
+.PHONY: help demo test quick check audit format install faults soak map map-test fresh clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ quick: $(DEV_STAMP)  ## the tests of pure code, in a minute and a half (ARGS="-k
 
 faults: $(DEV_STAMP)  ## 1250 kills and other faults, and the account in docs/faults.md (about an hour; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
+
+soak: $(DEV_STAMP)  ## 500 studies from 8 senders with random faults, and the account in docs/soak.md (about 35 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(ARGS)
 
 map:  ## the container image (MONAI Application Package) of the last commit (KIND=cuda or KIND=cpu)
 	@MAP/build $(KIND)

@@ -71,8 +71,8 @@ def evaluate_and_report(run: NodeRun, out: Path, cards: bool) -> None:
     """Process, score, report; the command fails when a scan gave no result."""
     from app.chain.evaluation import evaluate_node
     from app.files.durable import hold_folder
-    from app.node.watch.log import configure_logging
     from app.node.stop_signals import end_process, run_unless_stopped
+    from app.node.watch.log import configure_logging
     from app.validation.cards import check_tellable
 
     if cards:

@@ -279,12 +279,17 @@ def _disk_for(name: str, folder: Path) -> Iterator[None]:
     if name != DISK_IS_FULL:
         yield
         return
-    data = folder / "data"
+    with small_disk(folder / "data", SMALL_DISK_MB):
+        yield
+        shutil.copytree(folder / "data", folder / "data of the small disk")
+
+
+@contextmanager
+def small_disk(data: Path, size_mb: int) -> Iterator[None]:
+    """A file system of its own, in memory, at an empty folder; only root may make one."""
     data.mkdir(parents=True)
-    size = f"size={SMALL_DISK_MB}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", data], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", data], check=True)
     try:
         yield
-        shutil.copytree(data, folder / "data of the small disk")
     finally:
         subprocess.run(["umount", data], check=True)

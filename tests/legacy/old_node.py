@@ -23,12 +23,12 @@ from app.node.json_log import configure_logging
 from app.node.node_policy import NodePolicy
 from app.node.shadows import WaitingShadows
 from app.node.status import StudyStatus, study_statuses
-from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 from app.node.stores import NodeStores, open_stores
 
 from app import __version__
 from app.node import scu
 from app.node.service import NodeService
+from app.node.stop_signals import block_stop_signals, drain_at_stop_signal
 from tests.legacy.pretended_chain import PARTS, PretendedChain, examine
 from tests.node_workflow.fake_node import derived_uid, pet_image, plan_from
 from tests.node_workflow.peers import FakePacs, free_port, wait_until

@@ -22,10 +22,7 @@ CHARACTER_SET = 0x00080005
 GROUP_LENGTHS_BEYOND = 6
 """Group lengths of higher groups are retired, and left out (PS3.5 7.2)."""
 
-PADDING = {
-    **dict.fromkeys(("AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), " "),
-    "UI": "\0",
-}
+PADDING = {**dict.fromkeys(("AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), " "), "UI": "\0"}
 """Of VRs whose value is one text, what it is padded with to an even length."""
 
 WRITTEN_OTHERWISE = frozenset("\\~")

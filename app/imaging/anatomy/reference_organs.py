@@ -191,9 +191,7 @@ def _glands(place: NDArray[np.bool_], body: BodyUptake) -> Iterator[_Gland]:
         left = left[~np.isin(left, voxels)]
 
 
-def _liver_among(
-    candidates: NDArray[np.bool_], box: Box, body: BodyUptake, max_variation: float
-) -> Liver:
+def _liver_among(candidates: NDArray[np.bool_], box: Box, body: BodyUptake, max_variation: float) -> Liver:
     candidates, smooth_suv = candidates[box], body.smooth_suv[box]
     low, high = (share * float(np.median(smooth_suv[candidates])) for share in LIVER_RANGE)
     even = candidates & (smooth_suv >= low) & (smooth_suv <= high)

@@ -20,8 +20,8 @@ from sqlalchemy.types import TypeDecorator
 
 from app.errors import MisconfiguredError
 from app.node.records import migrations
-from app.node.records.database_fault import database_fault, database_place
 from app.node.records.clock import CLOCK
+from app.node.records.database_fault import database_fault, database_place
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another: SQLite has one writer, and an fsync on a busy disk takes seconds."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, Index, String, UniqueConstraint, case, func, select, update
+from sqlalchemy import ColumnElement, Engine, Index, String, UniqueConstraint, case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 

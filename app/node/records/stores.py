@@ -18,7 +18,7 @@ from sqlalchemy import Engine, String, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import MisconfiguredError
 from app.files.durable import disk_error, make_folder, make_private, may_pass
 from app.node.policy import NodePolicy
 from app.node.records.audit import AUDIT_FILE, AuditLog, DatabaseAnchor

@@ -33,11 +33,11 @@ from app.node.tls import (
     own_validity,
     server_context,
 )
+from app.node.watch.health_peers import check_destination
+from tests.node.certificates import Authority, openssl
 from tests.node.receive.images import STUDY, write_study
 from tests.node.receive.peers import dcmtk, free_port, raw_sender, run_dcmtk
 from tests.node.receive.wire import association_request
-from app.node.watch.health_peers import check_destination
-from tests.node.certificates import Authority, openssl
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,15 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode, encode
 from pynetdicom.sop_class import Verification
+
+from .images import data_set_of
 
 COMMAND, LAST = 1, 2
 CONTEXT = 3
@@ -47,7 +51,7 @@ def item(kind: int, content: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(content)) + content
 
 
-def association_request(max_pdu_bytes: int = 16_384) -> bytes:
+def association_request(max_pdu_bytes: int = 16_384, calling: str = "SCANNER") -> bytes:
     """For an echo (context 1) and for CT (context 3), both in explicit VR little endian."""
     syntax = item(0x40, ExplicitVRLittleEndian.encode())
     contexts = b"".join(
@@ -55,7 +59,7 @@ def association_request(max_pdu_bytes: int = 16_384) -> bytes:
         for number, uid in ((1, Verification), (CONTEXT, CTImageStorage))
     )
     user = item(0x50, item(0x51, struct.pack(">L", max_pdu_bytes)) + item(0x52, b"1.2.3"))
-    titles = b"PSMA_NODE".ljust(16) + b"SCANNER".ljust(16) + bytes(32)
+    titles = b"PSMA_NODE".ljust(16) + calling.encode().ljust(16) + bytes(32)
     body = struct.pack(">HH", 1, 0) + titles + item(0x10, b"1.2.840.10008.3.1.1.1") + contexts + user
     return struct.pack(">BxL", 1, len(body)) + body
 
@@ -63,9 +67,11 @@ def association_request(max_pdu_bytes: int = 16_384) -> bytes:
 class Wire:
     """An association whose bytes the test writes and reads itself."""
 
-    def __init__(self, connection: socket.socket, max_pdu_bytes: int = 16_384) -> None:
+    def __init__(
+        self, connection: socket.socket, max_pdu_bytes: int = 16_384, calling: str = "SCANNER"
+    ) -> None:
         self.socket = connection
-        self.send(association_request(max_pdu_bytes))
+        self.send(association_request(max_pdu_bytes, calling))
         header = self.read(6)
         assert header[0] == 2, "the association was not accepted"
         self.read(int.from_bytes(header[2:], "big"))
@@ -104,10 +110,19 @@ class Wire:
 
 
 @contextmanager
-def wire(port: int, max_pdu_bytes: int = 16_384) -> Iterator[Wire]:
+def wire(port: int, max_pdu_bytes: int = 16_384, calling: str = "SCANNER") -> Iterator[Wire]:
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
-        yield Wire(connection, max_pdu_bytes)
+        yield Wire(connection, max_pdu_bytes, calling)
 
 
 def in_one_pdu(context: int, command: bytes, data: bytes) -> bytes:
     return pdu(fragment(context, COMMAND | LAST, command), fragment(context, LAST, data))
+
+
+def store_pdus(path: Path, fragment_bytes: int = 16_000) -> Iterator[bytes]:
+    """The PDUs of a request to store the image in a file: the command, then its data set in parts."""
+    yield pdu(fragment(CONTEXT, COMMAND | LAST, store_command(dcmread(path, stop_before_pixels=True))))
+    data = data_set_of(path.read_bytes())
+    for start in range(0, len(data), fragment_bytes):
+        end = start + fragment_bytes
+        yield pdu(fragment(CONTEXT, LAST * (end >= len(data)), data[start:end]))

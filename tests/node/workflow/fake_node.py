@@ -48,7 +48,7 @@ from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores
 from app.node.service import NodePlan, NodeService
-from app.node.stop_signals import STOP_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
+from app.node.stop_signals import NODE_SIGNALS, block_stop_signals, drain_at_stop_signal, end_process
 from app.node.watch.log import configure_logging
 
 KINDS = ("SEG", "SR", "PAGE")
@@ -260,11 +260,16 @@ def plan_from(content: dict[str, dict[str, object]]) -> NodePlan:
 
 def run_forked(plan_file: Path, log_file: Path) -> None:
     """Run in a process forked with everything imported: quick to start, and single-threaded still."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    begin_forked(log_file)
+    run(plan_file)
+
+
+def begin_forked(log_file: Path) -> None:
+    """Block the signals that a node waits for, and write to a file."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, NODE_SIGNALS)
     descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    run(plan_file)
 
 
 def run(plan_file: Path) -> None:

@@ -26,8 +26,8 @@ from app.node.records.runs import RunTransition
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
-from app.node.watch.health import CheckResult
 from app.node.upkeep.retry import resend_study
+from app.node.watch.health import CheckResult
 from tests.node.workflow.fake_node import _pair
 from tests.node.workflow.test_ledgers import FILES
 

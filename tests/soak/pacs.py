@@ -1,0 +1,49 @@
+"""A PACS that commits what it keeps, and that can be away, full, slow, silent, or lose what it took."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import evt
+
+from tests.node.deliver.stub_pacs import StubPacs, listening
+
+
+@dataclass
+class SoakPacs(StubPacs):
+    """``status`` is its answer to C-STORE, after ``delay_s``; ``to_lose`` objects are lost as they come."""
+
+    status: int = 0x0000
+    delay_s: float = 0.0
+    to_lose: int = 0
+    lost: int = 0
+    _up: ExitStack = field(default_factory=ExitStack)
+
+    def start(self) -> SoakPacs:
+        """Listen, after the first time on the same port."""
+        self._up.enter_context(listening(self, self.port))
+        return self
+
+    def stop(self) -> None:
+        """Go away, with every association."""
+        self._up.close()
+
+    def take(self, event: evt.Event) -> int:
+        """As its parent does, when it takes anything."""
+        time.sleep(self.delay_s)
+        if self.status:
+            return self.status
+        if self.to_lose:
+            self.to_lose -= 1
+            self.lost += 1
+            self.loses[str(event.request.AffectedSOPInstanceUID)] += 1
+        return super().take(event)
+
+    def answer(self, association: Any, request: Dataset) -> None:
+        """As its parent does; who asked may be gone."""
+        with suppress(RuntimeError):
+            super().answer(association, request)
