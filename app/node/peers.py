@@ -61,7 +61,7 @@ def doubled(first_s: float, tries: int, longest_s: float) -> float:
 
 
 def unmapped(address: str) -> IPv4Address | IPv6Address:
-    """An address; one of IPv4 as such, also where it comes mapped into IPv6. Raises ValueError: it is none."""
+    """An address; one of IPv4 as such, also where it is mapped into IPv6. Raises ValueError: it is none."""
     found = ip_address(address)
     return getattr(found, "ipv4_mapped", None) or found
 

@@ -133,8 +133,8 @@ REJECTIONS = (
         "1 permanent",
         "1 service user",
         "3 calling AE title not recognized",
-        "title and address belong to no `receive.allowed_callers`; or the title is blank, padded with NUL, or holds "
-        "what PS3.5 6.2 does not allow in an AE",
+        "title and address belong to no `receive.allowed_callers`; or the title is blank, padded with NUL, "
+        "or holds what PS3.5 6.2 does not allow in an AE",
     ),
     (
         "1 permanent",

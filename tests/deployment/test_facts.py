@@ -299,7 +299,7 @@ def test_certificates_lie_where_the_clinic_s_file_names_them(
     projected = {str(mounted / item["path"]) for item in secret["items"]}
     assert projected == certificate_files(tmp_path, monkeypatch)
     volumes = merged_compose("SQLite")["services"]["node"]["volumes"]
-    [(source, target)] = [pair for one in volumes if (pair := bind(one))[1] == str(mounted)]
+    [(source, _)] = [pair for one in volumes if (pair := bind(one))[1] == str(mounted)]
     assert Path(source).name == "site"
     named = script("certificates, container") + script("Kubernetes, certificates")
     assert secret["name"] in named

@@ -39,10 +39,10 @@ first study late; then they ask by storage commitment whether they may delete wh
 leaves before the answer. The node delivers to a PACS that it asks for storage commitment as well; in every
 second trial that answers on an association of its own. A fault strikes; then the node is started again if it
 died, the scanners send what they were not promised, and all must come out: each image that was acknowledged
-is in the index once, and in a file with the content that was sent; what the node has taken charge of is marked
-to stay, and each request has its answer; each study ends with a result made of all its images; the PACS holds
-every result of the last revision, and was sent none that no revision explains; the chain of the audit log is
-whole.
+is in the index once, and in a file with the content that was sent; what the node has taken charge of is
+marked to stay, and each request has its answer; each study ends with a result made of all its images; the
+PACS holds every result of the last revision, and was sent none that no revision explains; the chain of the
+audit log is whole.
 
 - SIGKILL strikes at the n-th call of a kind, before it, after it, or in the middle of a write; where a node's
   work was over before the n-th call, it did not die. Messages are named as in PS3.7 annex E: N-ACTION-RSP to

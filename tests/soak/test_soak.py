@@ -124,7 +124,7 @@ def test_a_sample_counts_what_a_process_and_its_children_hold(tmp_path: Path) ->
     waiting = threading.Thread(target=end.wait)
     with ExitStack() as opened:
         for _ in range(20):
-            opened.enter_context(open(os.devnull))
+            opened.enter_context(Path(os.devnull).open(encoding="utf-8"))
         ballast = bytearray(os.urandom(1)) * 50_000_000
         waiting.start()
         program = "import sys; sys.stdin.read()"

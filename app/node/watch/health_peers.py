@@ -8,17 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from pydicom.uid import UID
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-)
-
 from app.errors import RetryLaterError
-from app.node.deliver import scu
-from app.node.deliver.proof import OTHER_PROOFS
 from app.node.peers import NO_TLS, DeliverPolicy, Destination, ReceivePolicy, TlsPolicy
-from app.node.records.commitment_messages import PUSH_MODEL
 from app.node.tls import Validity, authorities_validity, is_of_our_authorities, own_validity, speaks_tls
 from app.node.watch.check_result import CheckResult
 
@@ -26,13 +17,6 @@ NO_CLASSES: Mapping[str, str] = {}
 
 TLS_TIMEOUT_S = 5.0
 """For a peer that has just answered otherwise."""
-
-PROOF_CLASSES = {
-    "commitment": (PUSH_MODEL, "Storage Commitment (commitment: true)"),
-    "find": (StudyRootQueryRetrieveInformationModelFind, "C-FIND (verify: find)"),
-    "retrieve": (StudyRootQueryRetrieveInformationModelGet, "C-GET (verify: retrieve)"),
-}
-"""The SOP class by which a destination proves what it keeps, and its words."""
 
 
 def check_certificate(tls: TlsPolicy) -> CheckResult:
@@ -76,6 +60,8 @@ def check_destination(
 
     ``classes``: the SOP class of each kind of result.
     """
+    from app.node.deliver import scu  # what sends is loaded where a destination is set alone
+
     name = f"destination {destination.name}"
     answer = scu.echo(destination, policy.calling_ae_title, tls=tls)
     if not answer.ok:
@@ -111,13 +97,24 @@ def check_way_back(destination: Destination, receive: ReceivePolicy) -> CheckRes
 
 def _wanted(destination: Destination, classes: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, str]]]:
     """What it has to accept: each SOP class with its words, and what to do where it does not."""
+    from pydicom.uid import UID
+    from pynetdicom import sop_class as known
+
+    from app.node.deliver.proof import OTHER_PROOFS
+    from app.node.records.commitment_messages import PUSH_MODEL
+
+    proofs = {
+        "commitment": (PUSH_MODEL, "Storage Commitment (commitment: true)"),
+        "find": (known.StudyRootQueryRetrieveInformationModelFind, "C-FIND (verify: find)"),
+        "retrieve": (known.StudyRootQueryRetrieveInformationModelGet, "C-GET (verify: retrieve)"),
+    }
     for sop_class in dict.fromkeys(classes.values()):
         kinds = [kind for kind, one in classes.items() if one == sop_class and destination.takes(kind)]
         if kinds:
             words = f"{' and '.join(kinds)} ({UID(sop_class).name})"
             yield sop_class, (words, "have it accept them, or leave kinds of results out (accept)")
     proof = "commitment" if destination.commitment else destination.verify
-    if proof in PROOF_CLASSES:
-        sop_class, words = PROOF_CLASSES[proof]
+    if proof in proofs:
+        sop_class, words = proofs[proof]
         others = f"have it offer that, or set {OTHER_PROOFS[proof]}, or neither: sent is delivered then"
         yield str(sop_class), (words, others)

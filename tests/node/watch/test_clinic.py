@@ -35,7 +35,7 @@ def clinic() -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """The clinic on this machine: its file with our folders and ports, two PACSs that answer by TLS, one plain."""
+    """The clinic on this machine: its file with our folders and ports, two PACSs by TLS, one plain."""
 
     text: str
     folder: Path
@@ -241,7 +241,7 @@ def test_check_says_what_does_not_go_together(
 
 
 def test_the_page_goes_together_with_deploy_and_the_unit() -> None:
-    """Destinations may call, Prometheus of deploy.md reaches the port, and the unit makes the log's folder."""
+    """Destinations may call, Prometheus of deploy.md reaches the port, the unit makes the log's folder."""
     settings = settings_adapter().validate_python(yaml.safe_load(clinic()))
     assert all(map(settings.receive.can_be_called_by, settings.deliver.destinations))
     deploy = PAGE.with_name("deploy.md").read_text(encoding="utf-8")

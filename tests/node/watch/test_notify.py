@@ -355,7 +355,7 @@ def test_mail_goes_by_starttls_with_user_and_password(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    "fault",
     [
         ("no TLS", "the mail server lacks what the settings ask for: STARTTLS extension not supported"),
         ("name", "the peer's certificate does not pass: IP address mismatch"),
@@ -365,13 +365,14 @@ def test_mail_goes_by_starttls_with_user_and_password(
 )
 def test_mail_that_would_not_be_safe_is_not_sent_and_the_log_says_why(
     stores: NodeStores, tmp_path: Path, mail_server: type[MailServer], site: Authority,
-    caplog: pytest.LogCaptureFixture, fault: str, words: str,
+    caplog: pytest.LogCaptureFixture, fault: tuple[str, str],
 ) -> None:  # fmt: skip
-    if fault != "no TLS":
-        offers_tls(mail_server, site, "other" if fault == "name" else "mail")
-    if fault == "password":
+    kind, words = fault
+    if kind != "no TLS":
+        offers_tls(mail_server, site, "other" if kind == "name" else "mail")
+    if kind == "password":
         mail_server.secret = b"another"
-    strange = str(site.folder / "strange" / "strange-ca.crt") if fault == "CA" else ""
+    strange = str(site.folder / "strange" / "strange-ca.crt") if kind == "CA" else ""
     failed(stores, "1.2")
     one = by_starttls(stores, tmp_path, mail_server, site, strange)
     one.look()

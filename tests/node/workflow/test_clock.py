@@ -1,5 +1,5 @@
-"""A wall clock that is set, or another host's: no study is taken for complete too soon, none is held up, and no
-node that lives is taken for dead."""
+"""A wall clock that is set, or another host's: no study is taken for complete too soon, none is held up, and
+no node that lives is taken for dead."""
 
 from __future__ import annotations
 

@@ -133,8 +133,10 @@ def logged_names(source: str) -> set[str]:
         extras = [given.value for call in calls for given in call.keywords if given.arg == "extra"]
         names = {node.id for extra in extras for node in ast.walk(extra) if isinstance(node, ast.Name)}
         for node in ast.walk(function):
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            named = {part.id for one in targets if one for part in ast.walk(one) if isinstance(part, ast.Name)}
+            alone = [getattr(node, "target", None)]
+            targets = node.targets if isinstance(node, ast.Assign) else alone
+            parts = [part for one in targets if one for part in ast.walk(one)]
+            named = {part.id for part in parts if isinstance(part, ast.Name)}
             if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and named & names and node.value:
                 extras.append(node.value)
         dicts = [node for extra in extras for node in ast.walk(extra) if isinstance(node, ast.Dict)]

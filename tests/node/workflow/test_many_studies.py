@@ -47,10 +47,10 @@ def routed(stores: NodeStores, count: int, state: StudyState) -> None:
         uid = f"1.2.{number}"
         at = now + timedelta(milliseconds=number)
         runs.append(
-            {"study_instance_uid": uid, "revision": 1, "content_digest": "d" * 64, "state": state, "stage": ""}
-            | {"created_at": at, "queued_at": at, "changed_at": at, "started_at": at, "by_headers": True}
-            | {"reason": "", "attempt": 1, "faults": 0, "postponements": 0, "executor_id": "", "sender": "X"}
-            | {"interruptions": 0, "rank": 2}
+            {"study_instance_uid": uid, "revision": 1, "content_digest": "d" * 64, "state": state}
+            | {"created_at": at, "queued_at": at, "changed_at": at, "started_at": at}
+            | {"stage": "", "by_headers": True, "reason": "", "attempt": 1, "faults": 0, "postponements": 0}
+            | {"executor_id": "", "sender": "X", "interruptions": 0, "rank": 2}
         )
         studies.append({"study_instance_uid": uid, "state": StudyState.QUEUED, "reason": ""})
         images.append(
