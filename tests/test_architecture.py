@@ -54,7 +54,7 @@ FLOORS = {
     ),
     "app.dicom": ("contours header_values uids", "dicom_file", "results", "outlines reading"),
     "app.dicom.results": (
-        "policy",
+        "encoding policy",
         "context",
         "report seg source_text",
         "page rtstruct read_back",
