@@ -180,11 +180,14 @@ def _joined_convolution(
     padding = (0, *convolution.padding[1:])
     if thickness >= depth:
         return _convolved(convolution, _joined(upsampling, coarse, skip, (-rim, depth + rim)), padding)
-    result = _empty(skip, _widened(convolution), depth)
+    result = None
     for start in range(0, depth, thickness):
         stop = min(start + thickness, depth)
         slab = _joined(upsampling, coarse, skip, (start - rim, stop + rim))
-        result[:, :, start:stop] = _convolved(convolution, slab, padding)
+        made = _convolved(convolution, slab, padding)
+        if result is None:  # in bfloat16 a convolution adds no channels
+            result = _empty(skip, made.shape[1], depth)
+        result[:, :, start:stop] = made
     return result
 
 
