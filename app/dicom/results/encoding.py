@@ -2,7 +2,8 @@
 
 A report has thousands of small items. For each of them pydicom looks through all that it holds for values
 whose VR hangs on others, once more for every level that it lies deep, and encodes each value in a buffer of
-its own. Sequences, UIDs and texts in ASCII are encoded here, any other element by pydicom.
+its own. Sequences, UIDs and texts in ASCII are encoded here, any other element by pydicom; so is the whole
+data set where anything in it was read from a file, or is not as we make it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pydicom.valuerep import AMBIGUOUS_VR, EXPLICIT_VR_LENGTH_32
 
 CHARACTER_SET = 0x00080005
 
-GROUP_LENGTHS_BEYOND = 6
-"""Group lengths of higher groups are retired, and left out (PS3.5 7.2)."""
+FIRST_OF_A_DATA_SET = 0x00080000
+"""What comes before belongs to commands and file meta information (PS3.5 7.1)."""
 
 PADDING = {**dict.fromkeys(("AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), " "), "UI": "\0"}
 """Of VRs whose value is one text, what it is padded with to an even length."""
@@ -40,11 +41,16 @@ class _UnusualError(Exception):
 def file_bytes(dataset: Dataset) -> bytes:
     """``dcmwrite(…, enforce_file_format=True)`` of a result in Explicit VR Little Endian, not compressed."""
     try:
-        if dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRLittleEndian:
+        if dataset.file_meta.get("TransferSyntaxUID") != ExplicitVRLittleEndian or _was_read(dataset):
             raise _UnusualError
         return _preface(dataset) + _encoded(dataset, "iso8859", is_root=True)
     except _UnusualError:
         return written_by_pydicom(dataset)
+
+
+def _was_read(dataset: Dataset) -> bool:
+    implicit, little = dataset.original_encoding
+    return implicit is not None or little is not None
 
 
 def written_by_pydicom(dataset: Dataset) -> bytes:
@@ -73,9 +79,11 @@ def _encoded(dataset: Dataset, encodings: Any, is_root: bool = False) -> bytes:
     parts: list[bytes] = []
     for tag in sorted(dataset.keys(), key=int):
         number = int(tag)
-        if not number & 0xFFFF and number >> 16 > GROUP_LENGTHS_BEYOND:
-            continue
-        element = dataset[tag]
+        if number < FIRST_OF_A_DATA_SET or not number & 0xFFFF:  # group lengths are retired (PS3.5 7.2)
+            raise _UnusualError
+        element = dataset.get_item(tag)
+        if not isinstance(element, DataElement):  # pydicom copies what is still as it was read
+            raise _UnusualError
         if element.VR in AMBIGUOUS_VR:
             if not is_root:  # it may hang on what stands around the item
                 raise _UnusualError
@@ -88,9 +96,9 @@ def _encoded(dataset: Dataset, encodings: Any, is_root: bool = False) -> bytes:
 
 def _element(element: DataElement, number: int, encodings: Any) -> tuple[bytes, ...]:
     value, vr, tag = element.value, element.VR, (number >> 16, number & 0xFFFF)
+    if element.is_undefined_length:
+        raise _UnusualError
     if vr == "SQ":
-        if element.is_undefined_length:
-            raise _UnusualError
         items = [part for item in value for part in _item(item, encodings)]
         return _LONG.pack(*tag, b"SQ", sum(map(len, items))), *items
     if vr not in PADDING or not isinstance(value, str) or not value.isascii():
@@ -113,4 +121,5 @@ def _other(element: DataElement, encodings: Any) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_implicit_VR, buffer.is_little_endian = False, True
     write_data_element(buffer, element, encodings)
-    return buffer.getvalue()
+    content: bytes = buffer.getvalue()
+    return content

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.config import IGNORE
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -281,7 +282,8 @@ def test_a_dicomdir_opens_no_file_that_it_names(tmp_path: Path) -> None:
     good = tiny.write_ct(tmp_path / "study", tiny.Scan(tiny.ramp()))
     other = tiny.write_ct(tmp_path / "elsewhere", tiny.Scan(tiny.ramp(), series_uid="1.2.3.9"))[0]
     record, directory = Dataset(), Dataset()
-    record.ReferencedFileID = ["..", "elsewhere", other.name]
+    outside = ["..", "elsewhere", other.name]  # which no File ID may be
+    record.add(DataElement("ReferencedFileID", "CS", outside, validation_mode=IGNORE))
     directory.DirectoryRecordSequence = [record]
     directory.file_meta = FileMetaDataset()
     directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage

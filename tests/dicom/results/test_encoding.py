@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from highdicom.sr.utils import collect_evidence
 from pydicom import Dataset
+from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
@@ -73,6 +74,20 @@ def with_group_length() -> Dataset:
     return dataset
 
 
+def with_private_block() -> Dataset:
+    dataset = bare(PatientName="A^B")
+    block = dataset.private_block(0x0099, "OURS", create=True)
+    block.add_new(0x01, "LO", "odd")
+    block.add_new(0x02, "UN", b"\0\1")
+    return dataset
+
+
+def with_text_too_long_for_its_length() -> Dataset:
+    dataset = bare()
+    dataset.add(DataElement("PatientComments", "LT", "y" * 65_535, validation_mode=IGNORE))
+    return dataset
+
+
 def in_implicit_vr() -> Dataset:
     dataset = bare(PatientName="A^B", ReferencedStudySequence=[item(ReferencedSOPInstanceUID="1.2")])
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -85,7 +100,7 @@ ODD = {
         InstitutionName="odd", PatientComments="a\\b", ImageType=["A", "BC"], SoftwareVersions="",
         PatientID=None, ContentDescription="~", SeriesDescription="x" * 64,
     ),
-    "long texts": bare(PatientComments="y" * 20_001, TextValue="z" * 70_001),
+    "long texts": bare(PatientComments="y" * 10_239, TextValue="z" * 70_001),
     "another set of characters in an item": bare(
         SpecificCharacterSet="ISO_IR 192",
         ContentSequence=[
@@ -106,7 +121,7 @@ ODD = {
     "an ambiguous value in an item": bare(
         PixelRepresentation=1, ReferencedStudySequence=[item(SmallestImagePixelValue=-5)]
     ),
-    "private": bare(PrivateInformation=b"\0\1"),
+    "private": with_private_block(),
     "empty sequence": bare(ReferencedStudySequence=Sequence()),
     "a sequence of undefined length": of_undefined_length(),
     "an item with a delimiter": with_delimited_item(),
