@@ -440,7 +440,6 @@ def test_files_that_can_not_be_used_are_refused_in_plain_words(
 
 
 def _locked(policy: TlsPolicy, to_file: Path) -> Path:
-
     openssl("pkey", "-in", policy.key, "-aes256", "-passout", "pass:secret", "-out", to_file)
     return to_file
 
@@ -502,6 +501,25 @@ class SecureOrthanc(Orthanc):
         }
 
 
+def test_orthanc_in_plain_that_is_called_by_tls_is_told_apart(
+    tmp_path: Path, files: list[Path], node: TlsPolicy
+) -> None:
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", "ARCHIVE", port, {"SENDER": 1})
+    orthanc.start()
+    try:
+        archive, policy = to(port, ae_title="ARCHIVE"), DeliverPolicy(calling_ae_title="SENDER")
+        mixed_up = check_destination(archive, policy, node)
+        with pytest.raises(RetryLaterError):
+            send(files, archive, "SENDER", 2.0, node)
+        right = check_destination(replace(archive, tls=False), policy)
+    finally:
+        orthanc.stop()
+    assert not mixed_up.ok
+    assert mixed_up.advice.startswith("if it is a plain one, take tls: true away from this destination")
+    assert right.ok, right.found
+
+
 def test_orthanc_takes_and_sends_by_tls(
     secure: StoreScp, inbox: Inbox, files: list[Path], site: Authority, node: TlsPolicy
 ) -> None:
@@ -516,6 +534,7 @@ def test_orthanc_takes_and_sends_by_tls(
         plain, policy = replace(archive, tls=False), DeliverPolicy(calling_ae_title="SENDER")
         mixed_up = check_destination(plain, policy)
         assert mixed_up.found.endswith("TLS is spoken there")
+        assert mixed_up.advice.startswith("tls: true at this destination")
         base = f"http://127.0.0.1:{orthanc.http_port}"
         with urlopen(f"{base}/studies", timeout=20) as answer:  # noqa: S310  our own http URL
             study = json.load(answer)[0]

@@ -130,7 +130,7 @@ BROKEN = {
     "address": (
         "[10.20.1.11]",
         "[10.20.1.311]",
-        "'10.20.1.311' does not appear to be an IPv4 or IPv6 network",
+        "found '10.20.1.311', expected an IP address, or a network",
     ),
     "no boolean": (
         "tls: true}  #",
@@ -150,6 +150,11 @@ BROKEN = {
         "SR], commitment",
         "SR], verify: find, commitment",
         "commitment and verify exclude each other",
+    ),
+    "two listeners alike": (
+        "{host: 127.0.0.1, port: {plain}}",
+        "{host: 127.0.0.1, port: {secure}}",
+        "have the same address and port: 127.0.0.1 port {secure} and 0.0.0.0 port {secure} (TLS)",
     ),
     "short and long form": (
         "  listeners:",
@@ -189,13 +194,17 @@ BROKEN = {
 """What is changed, into what, and the plain words that ``check`` has for it."""
 
 
+def filled(site: Site, text: str) -> str:
+    """With folders and ports of the site."""
+    plain, secure, _, viewer = re.findall(r"[^_]port: (\d+)", site.text)[:4]
+    facts = {"folder": str(site.folder), "plain": plain, "secure": secure, "viewer": viewer}
+    facts |= {"taken": str(site.taken_port), "open": str(site.plain_pacs)}
+    return re.sub(rf"\{{({'|'.join(facts)})\}}", lambda name: facts[name[1]], text)
+
+
 def broken(site: Site, found: str, put: str) -> str:
     """The site's file with one place changed."""
-    plain, _, _, viewer = re.findall(r"[^_]port: (\d+)", site.text)[:4]
-    facts = {"folder": str(site.folder), "plain": plain, "viewer": viewer}
-    facts |= {"taken": str(site.taken_port), "open": str(site.plain_pacs)}
-    names = re.compile(rf"\{{({'|'.join(facts)})\}}")
-    found, put = (names.sub(lambda name: facts[name[1]], one) for one in (found, put))
+    found, put = filled(site, found), filled(site, put)
     assert found in site.text
     return site.text.replace(found, put, 1)
 
@@ -206,7 +215,7 @@ def test_check_says_in_plain_words_what_is_wrong(site: Site, fault: str) -> None
     exit_code, output = checked(site, broken(site, found, put))
     assert exit_code in (1, 2)
     assert "FAILED" in output
-    assert words in output
+    assert filled(site, words) in output
     assert "Traceback" not in output
     assert "fault of the program" not in output
 
