@@ -23,7 +23,7 @@ def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *words], capture_output=True, text=True, check=False)
 
 
-def tested(folder: Path, rules: str) -> subprocess.CompletedProcess[str]:
+def judged(folder: Path, rules: str) -> subprocess.CompletedProcess[str]:
     (folder / "alerts.yaml").write_text(rules, encoding="utf-8")
     shutil.copy(CASES, folder / "cases.yaml")
     return promtool("test", "rules", folder / "cases.yaml")
@@ -35,7 +35,7 @@ def test_the_rules_are_ones_that_prometheus_takes() -> None:
 
 
 def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
-    done = tested(tmp_path, RULES.read_text(encoding="utf-8"))
+    done = judged(tmp_path, RULES.read_text(encoding="utf-8"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -54,4 +54,4 @@ def test_each_alert_has_a_case_in_which_it_fires() -> None:
 def test_a_rule_that_is_changed_is_noticed(tmp_path: Path, right: str, wrong: str) -> None:
     rules = RULES.read_text(encoding="utf-8")
     assert right in rules
-    assert tested(tmp_path, rules.replace(right, wrong, 1)).returncode != 0
+    assert judged(tmp_path, rules.replace(right, wrong, 1)).returncode != 0

@@ -152,7 +152,7 @@ class ResultDelivery:
         delivery = self._stores.deliveries.get(key)
         transition = self._transition(delivery, tried)
         was_open = self._stores.deliveries.end(key, attempt, transition)
-        if transition.state is DeliveryState.SENT and self._proof.is_answered(key):
+        if tried.waits_s and self._proof.is_answered(key):
             self._stores.deliveries.hasten(key)  # the answer came while this was written
         if not was_open or transition.state is DeliveryState.DONE:
             return
