@@ -7,14 +7,15 @@ A node without network or chain: the stand-in for the chain does nothing. The pe
 before it started work itself: each try is stored in a queue of the durable engine, which is polled, and the
 planner looks every two seconds. Takes about four minutes.
 
-With ``--irrelevant``, what a clinic that routes everything adds in a day: so many studies of one CT image are
-stored in the inbox, found complete, and refused by the node's own reading of their headers. While they wait,
-a good study comes now and then; and each must cost what the first did, in processor time and in memory.
+With ``--irrelevant``, what a clinic that routes everything adds in a day: so many studies of one CT image
+are stored in the inbox, found complete, and refused by the node's own reading of their headers. While they
+wait, a good study comes now and then; and each must cost what the first did, in processor time and in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
@@ -26,7 +27,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def crowded(count: int, folder: Path) -> tuple[list[Row], Table]:
 
 def _rows(count: int, judge: Judge, crowd: tuple[float, ...], alone: tuple[float, ...]) -> list[Row]:
     cpu_s = [cpu for _, cpu, _ in judge.asked]
-    steps = [after - before for before, after in pairwise(cpu_s)]
+    steps = [after - before for before, after in itertools.pairwise(cpu_s)]
     size = count // BLOCKS // MIN_RUNS
     first, last = (
         tuple(sum(steps[at + size * run : at + size * (run + 1)]) / size for run in range(MIN_RUNS))
@@ -228,7 +228,7 @@ def _table(count: int, judge: Judge, per_s: dict[str, float]) -> Table:
     size = count // BLOCKS
     edges = [judge.asked[min(block * size, count - 1)] for block in range(BLOCKS + 1)]
     lines = []
-    for number, (before, after) in enumerate(pairwise(edges), start=1):
+    for number, (before, after) in enumerate(itertools.pairwise(edges), start=1):
         wall_ms, cpu_ms = (1000 * (after[which] - before[which]) / size for which in (0, 1))
         lines.append((str(number), f"{wall_ms:.1f}", f"{cpu_ms:.1f}", f"{after[2]:.0f}"))
     return Table(title, ("tenth", "ms each", "ms of processor each", "memory, MB"), tuple(lines))

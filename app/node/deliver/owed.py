@@ -6,6 +6,7 @@ What is owed stands in the database, so it is told after a restart too.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,6 +33,18 @@ Report = Callable[[CommitmentRequest, Mapping[str, int], Destination, DeliverPol
 _log = logging.getLogger(__name__)
 
 
+class _Rest:
+    """Until an instant by the wall clock; one that is set back makes it no longer."""
+
+    def __init__(self, until: datetime) -> None:
+        self._until = until
+        self._over_at_s = time.monotonic() + (until - utc_now()).total_seconds()
+
+    @property
+    def is_over(self) -> bool:
+        return utc_now() >= self._until or time.monotonic() >= self._over_at_s
+
+
 class OwedAnswers:
     """Answers to requests for storage commitment, on associations of ours."""
 
@@ -54,7 +67,7 @@ class OwedAnswers:
     def follow(self, receive: ReceivePolicy, deliver: DeliverPolicy) -> None:
         """Tell senders by these settings from now on."""
         self._callers, self._destinations = receive.allowed_callers, deliver.destinations
-        self._rest_until: dict[tuple[str, int], datetime] = {}
+        self._rests: dict[tuple[str, int], _Rest] = {}
         # a sender knows the node by the title that it sends to
         self._policy = replace(deliver, calling_ae_title=receive.ae_title)
 
@@ -67,12 +80,13 @@ class OwedAnswers:
         for owed in self._stores.commitments.owed():
             if self._is_stopping():
                 return
-            if not self._waits(owed.next_try_at) and not self._is_answered_there(owed):
+            if not self._waits(owed) and not self._is_answered_there(owed):
                 self._tell(owed)
 
-    def _waits(self, next_try_at: datetime | None) -> bool:
-        longest_s = max(self._policy.max_retry_s, LEAST_S)
-        return waits_until(next_try_at, utc_now(), longest_s) is not None
+    def _waits(self, owed: OwedCommitment) -> bool:
+        """Not where it was asked for in the future: the clock was set back since."""
+        now, longest_s = utc_now(), max(self._policy.max_retry_s, LEAST_S)
+        return owed.asked_at <= now and waits_until(owed.next_try_at, now, longest_s) is not None
 
     def _tell(self, owed: OwedCommitment) -> None:
         facts = {"calling_ae": owed.calling_ae, "host": owed.address, "transaction": owed.transaction_uid}
@@ -86,14 +100,15 @@ class OwedAnswers:
             self._stores.commitments.settle(owed)
             return
         place = (peer.host, peer.port)
-        if self._waits(self._rest_until.get(place)):
+        rest = self._rests.get(place)
+        if rest is not None and not rest.is_over:
             return
         failed = kept_here(self._stores.inbox, owed.references)
         try:
             self._report(CommitmentRequest(owed.transaction_uid, owed.references), failed, peer, self._policy)
         except (RetryLaterError, ProofRefusedError) as error:
             next_try_at = utc_now() + timedelta(seconds=self._policy.retry_after_s(owed.tries + 1))
-            self._rest_until[place] = next_try_at
+            self._rests[place] = _Rest(next_try_at)
             gives_up = next_try_at > owed.asked_at + GIVEN_UP_AFTER
             words = "given up" if gives_up else "tried again"
             _log.warning("a sender is not told yet: %s", words, extra=facts | {"reason": str(error)})

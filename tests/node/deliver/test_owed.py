@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,3 +122,19 @@ def test_a_clock_that_was_ahead_leaves_no_sender_without_its_answer(stores: Node
     stores.commitments.owe("ON", "10.0.0.2", request, a_year_ahead, by_tls=False)
     OwedAnswers(stores, RECEIVE, DeliverPolicy(), senders.report).tell()
     assert senders.tries == ["1.2.0 10.0.0.2"]
+
+
+def test_a_clock_that_is_set_back_makes_no_sender_wait_longer(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, senders, steady_s = Clock(monkeypatch), Senders(), [100.0]
+    monkeypatch.setattr("app.node.deliver.owed.time", SimpleNamespace(monotonic=lambda: steady_s[0]))
+    owe(stores, "OFF", "10.0.0.1", 1)
+    answers = OwedAnswers(stores, RECEIVE, DeliverPolicy(first_retry_s=10.0), senders.report)
+    answers.tell()
+    clock.now -= timedelta(minutes=30)
+    for passed_s in (9.0, 1.0):
+        assert len(senders.tries) == 1
+        steady_s[0] += passed_s
+        answers.tell()
+    assert len(senders.tries) == 2

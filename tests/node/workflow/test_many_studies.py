@@ -48,9 +48,9 @@ def routed(stores: NodeStores, count: int, state: StudyState) -> None:
         at = now + timedelta(milliseconds=number)
         runs.append(
             {"study_instance_uid": uid, "revision": 1, "content_digest": "d" * 64, "state": state}
-            | {"created_at": at, "queued_at": at, "changed_at": at, "started_at": at}
-            | {"stage": "", "by_headers": True, "reason": "", "attempt": 1, "faults": 0, "postponements": 0}
-            | {"executor_id": "", "sender": "X", "interruptions": 0, "rank": 2}
+            | {"created_at": at, "queued_at": at, "changed_at": at, "started_at": at, "by_headers": True}
+            | {"reason": "", "attempt": 1, "faults": 0, "postponements": 0, "executor_id": "", "sender": "X"}
+            | {"interruptions": 0, "rank": 2, "stage": ""}
         )
         studies.append({"study_instance_uid": uid, "state": StudyState.QUEUED, "reason": ""})
         images.append(
