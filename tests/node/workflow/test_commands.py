@@ -400,6 +400,7 @@ def test_what_a_later_try_has_replaced_is_not_sent_again(stores: NodeStores) -> 
     new = [ResultFile("SEG", "seg.dcm", "1.2", "1.2.anew", "1.3")]
     stores.deliveries.plan(key.run, new, ["pacs"])
     stores.deliveries.acknowledge(key, "1.2.anew", 0)
+    stores.deliveries.end(key, 2, DeliveryTransition(DeliveryState.DONE))
     with stores.outbox.fill(key.run) as folder:
         pair = _pair("1.2", tuple(new))
         write_outcome(StudyOutcome("1.2", Status.DONE, pairs=(pair,)), folder)

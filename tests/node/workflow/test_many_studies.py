@@ -96,7 +96,9 @@ def test_no_look_reads_a_table_from_end_to_end(stores: NodeStores) -> None:
         heartbeats.claim_dead()
         settle_left(stores)
         assert stores.runs.given_up() == ()
-    scans = [step for step in steps if step.startswith("SCAN") and not step.startswith("SCAN executors")]
+    # the others: of the studies that are held back, which are none
+    small = ("SCAN executors", "SCAN CONSTANT ROW", "SCAN (subquery")
+    scans = [step for step in steps if step.startswith("SCAN") and not step.startswith(small)]
     assert scans == []
     judged = [step for step in steps if "by_headers = 1" in step]
     assert judged != []
