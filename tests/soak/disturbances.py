@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
-from tests.faults.trials import NEED_A_DISK, OTHER_FAULTS
+from tests.faults.trials import DISK_IS_FULL, FAULTS
 from tests.node.receive.wire import association_request
 from tests.node.watch.asking import ask
 from tests.node.workflow.peers import wait_until
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Disturbance = Callable[["SoakWorld", random.Random], Iterator[None]]
 """As :data:`tests.faults.trials.Fault`: before its ``yield`` it begins, after it all is well."""
 
-SHARED = ("_disk_is_full", "_database_is_busy", "_pacs_is_away", "_pacs_is_full")
+SHARED = (DISK_IS_FULL, "database is busy", "PACS is away", "PACS is full")
 """Of the faults of trials; the clock of a soak is real, since retention counts days by it."""
 
 SILENT_CONNECTIONS = 40
@@ -123,9 +123,7 @@ OF_THE_PACS: tuple[Disturbance, ...] = (
 
 def disturbances(has_a_disk: bool) -> tuple[Disturbance, ...]:
     """All that can be done here; a full disk needs one of its own."""
-    shared = [one for one in OTHER_FAULTS if one.__name__ in SHARED]
-    if not has_a_disk:
-        shared = [one for one in shared if one not in NEED_A_DISK]
+    shared = [FAULTS[name] for name in SHARED if has_a_disk or name != DISK_IS_FULL]
     return (*shared, *OF_THE_PACS, *OF_THE_NODE)
 
 
@@ -140,5 +138,3 @@ def away_for_long(here: SoakWorld, choice: random.Random) -> Iterator[None]:
 
 def in_words(disturbance: Disturbance) -> str:
     return disturbance.__name__.strip("_").replace("_", " ")
-
-

@@ -21,8 +21,8 @@ from app.node.policy import NodePolicy
 from app.node.process.processors import ProcessorPool
 from app.node.records.stores import open_stores, translated_start_errors
 from app.node.stop_signals import drain_at_stop_signal, end_process
+from app.node.upkeep import retention
 from app.node.upkeep.removal import RemovalRequest
-from app.node.watch import retention
 from app.node.watch.log import configure_logging
 from app.settings import load_settings
 from tests.faults.world import FaultyNode

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.__main__ import long_scale
-from tests.soak.disturbances import SHARED
+from tests.soak.disturbances import disturbances
 from tests.soak.node import FAILS, Retention
 from tests.soak.report import report, verdict
 from tests.soak.resources import LIMITS, MIN_SAMPLES, Sample, growth, sample, what_grows
@@ -153,7 +153,7 @@ def test_a_run_follows_from_its_seed() -> None:
     for has_a_disk in (False, True):
         assert happenings(long, has_a_disk) == happenings(long, has_a_disk)
     found = happenings(long, has_a_disk=True)
-    assert {one.disturbance.__name__ for one in found if one.disturbance} >= set(SHARED)
+    assert {one.disturbance for one in found} >= set(disturbances(has_a_disk=True))
     restarts = [one for one in found if one.signal is not None]
     assert len(restarts) == long.restarts
     assert max(one.at for one in restarts) < LAST_LIFE
