@@ -219,7 +219,7 @@ def test_an_answer_for_another_destination_or_of_an_unknown_transaction_is_not_t
     assert committed(stores) == set()
 
 
-def test_a_request_that_did_not_arrive_is_made_again_at_once(
+def test_a_request_that_did_not_arrive_is_made_again_after_a_wait(
     stores: NodeStores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan(stores, "pacs")
@@ -229,6 +229,7 @@ def test_a_request_that_did_not_arrive_is_made_again_at_once(
             down.setattr("app.node.deliver.commitment.open_association", _unreachable)
             delivery = tried(stores, limits)
         assert (delivery.state, delivery.failures, delivery.proofs) == (DeliveryState.SENT, 1, 0)
+        assert delivery.next_try_at is not None
         assert stores.commitments.asked(KEY) == ()
         assert tried(stores, limits).state is DeliveryState.DONE
 
