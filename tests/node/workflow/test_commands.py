@@ -293,6 +293,25 @@ def test_status_of_one_patient_one_accession_number_one_state_one_day(
     assert "there is no state 'rejcted'" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    "text", ["'; DROP TABLE runs; --", "x' OR '1'='1", '"; DELETE FROM studies; --', "%", "_"]
+)
+def test_sql_in_a_header_or_on_the_command_line_is_text(
+    command: Command, stores: NodeStores, text: str
+) -> None:
+    queued(stores, "1.1")
+    queued(stores, "1.2")
+    stores.studies.identify(StudySubject("1.1", Patient("P-4711"), accession_number="A1"))
+    stores.studies.identify(StudySubject("1.2", Patient(text, text), accession_number=text))
+    for option in ("--patient", "--accession"):
+        content = json.loads(command("status", "--json", option, text).stdout)
+        assert [study["study_instance_uid"] for study in content["studies"]] == ["1.2"]
+    for name in ("retry", "remove", "discard"):
+        refused = command(name, text)
+        assert isinstance(refused.exception, MisconfiguredError)
+    assert [run.study_instance_uid for run in stores.runs.latest()] == ["1.1", "1.2"]
+
+
 def audit_lines(stores: NodeStores) -> list[dict[str, object]]:
     return [json.loads(line) for line in stores.audit.path.read_text().splitlines()]
 
