@@ -162,6 +162,9 @@ def in_process(polled: bool, refused: int) -> Callable[[], float]:
 BLOCKS = 10
 """Parts of the irrelevant studies, compared with one another."""
 
+STALLED_S = 120.0
+"""Without another study judged for so long something is wrong."""
+
 
 class Judge:
     """The node's own, which notes when it was asked: on the wall, in processor time, and the memory then."""
@@ -191,7 +194,8 @@ def crowded(count: int, folder: Path) -> tuple[list[Row], Table]:
 
     with _driven(stores, policy, judge) as wake:
         alone = tuple(_good(stores, wake, f"1.3.{number}") for number in range(BLOCKS))
-        watcher = Watcher(stores, ReceivePolicy(settle_s=0), examine, calm_s=0)
+        no_wait = ReceivePolicy(settle_s=0, give_up_s=0)  # else each waits an hour for its PET
+        watcher = Watcher(stores, no_wait, examine, calm_s=0)
         begun = time.perf_counter()
         watcher.look()
         per_s["found complete"] = (time.perf_counter() - begun) / count
@@ -306,7 +310,12 @@ def _good(stores: NodeStores, wake: threading.Event, study: str) -> float:
 
 
 def _wait_for(judge: Judge, count: int) -> None:
-    while len(judge.asked) < count:
+    last, since_s = -1, 0.0
+    while (found := len(judge.asked)) < count:
+        if found != last:
+            last, since_s = found, time.monotonic()
+        if time.monotonic() - since_s > STALLED_S:
+            raise RuntimeError(f"headers of {found} of {count} studies were judged, and no more come")
         time.sleep(0.01)
 
 
