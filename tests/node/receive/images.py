@@ -13,6 +13,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from app.node.records.instances import ReceivedInstance, StoreCommand, identify
 
 STUDY = "1.2.826.0.1.3680043.10.999.1"
+OTHER_STUDY = "1.2.826.0.1.3680043.10.999.7"
 SERIES = f"{STUDY}.2"
 
 

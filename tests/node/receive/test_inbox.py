@@ -1,11 +1,12 @@
+"""What the inbox keeps of what comes, and what its index knows of it."""
+
 from __future__ import annotations
 
 import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,44 +16,23 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import (
     BasicTextSRStorage,
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    PositronEmissionTomographyImageStorage,
 )
-from sqlalchemy import Engine, delete, event, text, update
+from sqlalchemy import Engine, delete, event, text
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
-from app.errors import MisconfiguredError, RetryLaterError
+from app.errors import RetryLaterError
 from app.files.durable import sync_folder
 from app.node.records import pending
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
 from app.node.records.inbox_index import InboxIndex, InstanceRow
-from app.node.records.instances import KeptInstance, StoreCommand, identify, read_received
-from app.node.records.pending import InboxFullError, Pending, PendingInstances, StudyHeldBackError
-from app.node.records.slots import MADE_AT_ONCE, Slot, SlotPool, is_unused
-from tests.node.receive.images import STUDY, ct_slice, encoded, received
-
-OTHER_STUDY = "1.2.826.0.1.3680043.10.999.7"
-
-
-class Killed(BaseException):
-    """What ends a process, as far as a test can."""
-
-
-def kill(*_: object) -> None:
-    raise Killed
-
-
-def nothing(*_: object) -> None:
-    """What a killed process does to put things in order."""
-
-
-def files(inbox: Inbox) -> list[Path]:
-    """All that something has been written to."""
-    return sorted(path for path in inbox.folder.rglob("*") if path.is_file() and not is_unused(path))
+from app.node.records.instances import identify
+from app.node.records.pending import InboxFullError, Pending, PendingInstances
+from tests.node.receive.images import OTHER_STUDY, STUDY, ct_slice, encoded, received
+from tests.node.receive.mishaps import Killed, files, flipped, kill
 
 
 def test_what_was_stored_is_a_dicom_file_with_the_received_bytes(inbox: Inbox) -> None:
@@ -146,11 +126,6 @@ def emptied(_: bytes) -> bytes:
     return b""
 
 
-def flipped(content: bytes) -> bytes:
-    """A bit of a pixel."""
-    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-
-
 def in_another_syntax(content: bytes) -> bytes:
     """A bit of the transfer syntax in the file meta, which the digest of the data set does not hold."""
     assert content.count(b"1.2.840.10008.1.2.1\0") == 1
@@ -185,32 +160,6 @@ def test_a_damaged_file_gives_way_to_its_image_in_another_syntax(inbox: Inbox) -
     assert (inbox.content(STUDY).damaged(), inbox.studies()[0].conflicts) == (0, 0)
     assert [file.parent.name for file in files(inbox)] == ["quarantine", STUDY]
     assert inbox.store(received(ct_slice(1))) is Stored.DUPLICATE
-
-
-@pytest.mark.parametrize(
-    "point",
-    [(Slot, "seal"), (Slot, "keep"), *((PendingInstances, name) for name in ("name", "index", "set_aside"))],
-)
-def test_a_kill_while_a_damaged_file_is_replaced_is_made_good(
-    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: tuple[type, str]
-) -> None:
-    """At each of the points between which something is on the disk and something is not."""
-    other = received(ct_slice(1), "PACS", ImplicitVRLittleEndian)
-    inbox.store(received(ct_slice(1)))
-    (path,) = inbox.paths(STUDY)
-    path.write_bytes(flipped(path.read_bytes()))
-    with monkeypatch.context() as patch:
-        patch.setattr(*point, kill)
-        patch.setattr(Slot, "close", nothing)
-        with pytest.raises(Killed):
-            inbox.store(other)
-    after_restart = Inbox(inbox.folder, engine)
-    after_restart.recover()
-    after_restart.store(other)
-    assert after_restart.content(STUDY).damaged() == 0
-    (study,) = after_restart.studies()
-    assert (study.instance_count, study.conflicts) == (1, 0)
-    assert after_restart.store(other) is Stored.DUPLICATE
 
 
 def ct_slice_values(number: int) -> np.ndarray:
@@ -316,198 +265,6 @@ def test_an_index_that_does_not_answer_is_a_reason_to_try_later(inbox: Inbox, en
         inbox.store(received(ct_slice(1)))
 
 
-def half_written(slot: Slot, fragment: bytes) -> None:
-    os.pwrite(slot._file, fragment[: len(fragment) // 2], slot._start)
-    raise Killed
-
-
-def kill_after(work: Callable[..., object]) -> Callable[..., None]:
-    def done(*arguments: Any) -> None:
-        work(*arguments)
-        raise Killed
-
-    return done
-
-
-def named_but_one(instances: PendingInstances, batch: Sequence[Pending]) -> None:
-    PENDING_NAME(instances, batch[:-1])
-    raise Killed
-
-
-PENDING_NAME = PendingInstances.name
-
-
-@pytest.mark.parametrize(
-    ("point", "change", "kept"),
-    [
-        ((Slot, "write"), half_written, 0),
-        ((Slot, "seal"), kill, 0),
-        ((Slot, "keep"), kill, 1),  # before fdatasync: the seal tells that all was written
-        ((Slot, "keep"), kill_after(Slot.keep), 1),  # safe, and no Success has gone out
-        ((PendingInstances, "add"), kill_after(PendingInstances.add), 1),
-        ((PendingInstances, "name"), kill, 3),  # all three acknowledged
-        ((PendingInstances, "_make_study_folder"), kill_after(PendingInstances._make_study_folder), 3),
-        ((PendingInstances, "name"), named_but_one, 3),  # in the middle of a batch
-        ((pending, "sync_folder"), kill, 3),
-        ((PendingInstances, "index"), kill, 3),
-        ((PendingInstances, "index"), kill_after(PendingInstances.index), 3),
-    ],
-)
-def test_a_kill_at_any_point_neither_loses_nor_doubles(
-    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: Any, change: Any, kept: int
-) -> None:
-    """Up to the answer, one instance is stored; from then on three have been acknowledged."""
-    instances_ = [received(ct_slice(number)) for number in range(3)]
-    if kept > 1:
-        assert [inbox.store(one) for one in instances_] == [Stored.NEW] * 3
-    with monkeypatch.context() as patch:
-        patch.setattr(*point, change)
-        patch.setattr(Slot, "close", nothing)
-        with pytest.raises(Killed):
-            inbox.settle() if kept > 1 else inbox.store(instances_[0])
-
-    after_restart = Inbox(inbox.folder, engine)
-    after_restart.recover()
-    assert len(after_restart.paths(STUDY)) == len(files(after_restart)) == kept
-    assert after_restart.content(STUDY).damaged() == 0
-    expected = [Stored.DUPLICATE] * kept + [Stored.NEW] * (3 - kept)
-    assert [after_restart.store(one) for one in instances_] == expected
-    (study,) = after_restart.studies()
-    assert (study.instance_count, study.conflicts) == (3, 0)
-    assert after_restart.recover() == Recovery()
-
-
-@pytest.mark.parametrize("cut_at", [0, 100, 128, 300, 600, 4096, -2])
-def test_a_slot_that_came_to_the_disk_in_part_is_no_instance(
-    inbox: Inbox, engine: Engine, cut_at: int
-) -> None:
-    """What a power cut leaves: the file is as long as it should be, and from somewhere on it is zeros."""
-    inbox.store(received(ct_slice(1, size=64)))
-    (slot,) = files(inbox)
-    whole = slot.read_bytes()
-    slot.write_bytes(whole[:cut_at] + bytes(len(whole[cut_at:])))
-    recovery = Inbox(inbox.folder, engine).recover()
-    assert recovery == (Recovery(quarantined=1) if cut_at else Recovery())
-    assert [file.parent.name for file in files(inbox)] == ["quarantine"] * (cut_at != 0)
-    assert inbox.studies() == ()
-
-
-def test_a_slot_whose_seal_never_came_to_the_disk_is_removed(inbox: Inbox, engine: Engine) -> None:
-    """Its sender got no answer."""
-    inbox.store(received(ct_slice(1, size=64)))
-    (slot,) = files(inbox)
-    slot.write_bytes(bytes(128) + slot.read_bytes()[128:])
-    assert Inbox(inbox.folder, engine).recover() == Recovery(removed_unfinished=1)
-    assert files(inbox) == []
-
-
-def test_a_page_in_the_middle_that_never_came_to_the_disk_is_noticed(inbox: Inbox, engine: Engine) -> None:
-    inbox.store(received(ct_slice(1, size=64)))
-    (slot,) = files(inbox)
-    whole = slot.read_bytes()
-    slot.write_bytes(whole[:4096] + bytes(4) + whole[4100:])
-    assert Inbox(inbox.folder, engine).recover() == Recovery(quarantined=1)
-
-
-def test_what_a_slot_held_before_a_power_cut_keeps_its_sender_and_its_time(
-    inbox: Inbox, engine: Engine
-) -> None:
-    """Also when the file is longer than the instance."""
-    inbox.store(received(ct_slice(1), calling_ae="PACS"))
-    (slot,) = files(inbox)
-    os.truncate(slot, slot.stat().st_size + 5000)
-    os.utime(slot, (1e9, 1e9))
-    after_restart = Inbox(inbox.folder, engine)
-    assert after_restart.recover() == Recovery(indexed=1)
-    (row,) = after_restart.content(STUDY).rows
-    assert (row.calling_ae, row.received_at.timestamp()) == ("PACS", 1e9)
-    (path,) = after_restart.paths(STUDY)
-    assert (path.stat().st_size, path.stat().st_mtime) == (row.bytes, 1e9)
-    assert after_restart.content(STUDY).damaged() == 0
-
-
-def test_slots_that_are_longer_or_shorter_than_what_comes_make_the_same_files(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.node.records.slots.QUIET_S", 0.0)
-    inbox._slots.expect(CTImageStorage, 9000)
-    inbox._slots.refill()
-    for number, size in ((1, 16), (2, 128)):
-        image = ct_slice(number, size=size)
-        inbox.store(received(image))
-    for path, number, size in zip(inbox.paths(STUDY), (1, 2), (16, 128), strict=True):
-        assert path.read_bytes().endswith(encoded(ct_slice(number, size=size)))
-    assert inbox.content(STUDY).damaged() == 0
-
-
-def test_slots_that_the_disk_does_not_take_leave_nothing(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "no space")
-
-    inbox._slots.expect(CTImageStorage, 9000)
-    monkeypatch.setattr(os, "fdatasync", full)
-    with pytest.raises(OSError, match="no space"):
-        inbox._slots.refill()
-    assert {path.stat().st_size for path in (inbox.folder / "slots").iterdir()} == {0}  # bare names alone
-
-
-def test_each_class_finds_slots_of_its_length_and_bare_names_when_they_are_used_up(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A PET image is not written into the slot of a CT, which would have to be cut off."""
-    monkeypatch.setattr("app.node.records.slots.QUIET_S", -1.0)
-    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
-    sizes = {CTImageStorage: 9000, PositronEmissionTomographyImageStorage: 5000}
-    for sop_class, size in sizes.items():
-        inbox._slots.expect(sop_class, size)
-    for _ in range(3):
-        inbox._slots.refill()
-    taken = {sop_class: [] for sop_class in sizes}
-    for _ in range(3):
-        for sop_class, lengths in taken.items():
-            with closing(inbox.begin(StoreCommand("1.2.3", sop_class, "1.2.840.10008.1.2.1", ""))) as slot:
-                lengths.append(slot.path.stat().st_size)
-    assert taken == {
-        CTImageStorage: [12_288, 12_288, 0],
-        PositronEmissionTomographyImageStorage: [8192, 8192, 0],
-    }
-
-
-def test_slots_of_a_length_that_no_class_has_any_more_are_removed(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.node.records.slots.QUIET_S", -1.0)
-    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
-    for size in (5000, 9000, 2**30):
-        inbox._slots.expect(CTImageStorage, size)
-        inbox._slots.refill()
-    found = [path.stat().st_size for path in (inbox.folder / "slots").iterdir()]
-    assert sorted(found) == [0] * MADE_AT_ONCE + [12_288] * 2
-
-
-def test_slots_are_made_anew_as_soon_as_some_are_used_and_nothing_comes(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.node.records.slots.QUIET_S", 0.01)
-    monkeypatch.setattr("app.node.records.slots.SPARE_SLOTS", 2)
-    inbox._slots.expect(CTImageStorage, 9000)
-    inbox.follow()
-
-    def wait_for(count: int) -> None:
-        deadline = time.monotonic() + 20
-        while len(inbox._slots._ready[12_288]) < count and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert len(inbox._slots._ready[12_288]) == count
-
-    wait_for(2)
-    inbox.store(received(ct_slice(1)))
-    wait_for(2)
-    inbox.stop_following()
-    assert not list((inbox.folder / "slots").iterdir())
-
-
 def test_what_waits_for_its_row_is_known_as_a_duplicate_a_conflict_and_the_same_image(inbox: Inbox) -> None:
     """Each comes while the first is in its slot alone."""
     for number, (again, expected) in enumerate(
@@ -590,39 +347,6 @@ def test_the_index_follows_by_itself_and_no_slot_is_left(
     inbox.stop_following()
     assert len(other_process.paths(STUDY)) == 2
     assert not list((inbox.folder / "slots").iterdir())
-
-
-def test_a_kill_while_writing_leaves_only_a_temporary_file_that_recovery_removes(inbox: Inbox) -> None:
-    (inbox.folder / "slots" / "half.part").write_bytes(bytes(128) + b"half an instance")
-    (inbox.folder / "slots" / "ready.part").write_bytes(bytes(5000))
-    assert inbox.recover() == Recovery(removed_unfinished=1)
-    assert [path.name for path in inbox.folder.rglob("*") if path.is_file()] == [".lock"]
-
-
-def test_a_kill_before_a_conflict_is_flagged_is_made_good(inbox: Inbox, engine: Engine) -> None:
-    inbox.store(received(ct_slice(1)))
-    inbox.store(received(ct_slice(1, value=500)))
-    with engine.begin() as connection:
-        connection.execute(update(InstanceRow).values(conflict=False))
-    inbox.recover()
-    assert inbox.studies()[0].conflicts == 1
-
-
-def test_a_file_that_is_not_what_its_name_says_is_set_aside(inbox: Inbox, engine: Engine) -> None:
-    inbox.store(received(ct_slice(1)))
-    (path,) = inbox.paths(STUDY)
-    with engine.begin() as connection:
-        connection.execute(delete(InstanceRow))
-    path.write_bytes(path.read_bytes()[:-10])
-    assert inbox.recover() == Recovery(quarantined=1)
-    assert inbox.studies() == ()
-    assert [file.parent.name for file in files(inbox)] == ["quarantine"]
-
-
-def test_recovery_tells_of_files_that_someone_removed(inbox: Inbox) -> None:
-    inbox.store(received(ct_slice(1)))
-    inbox.paths(STUDY)[0].unlink()
-    assert inbox.recover() == Recovery(missing=1)
 
 
 def test_no_patient_data_in_names_or_text_of_an_instance(inbox: Inbox) -> None:
@@ -708,52 +432,6 @@ def test_a_look_at_what_is_new_does_not_go_through_all_that_is_there(inbox: Inbo
             assert not [row for row in plan if str(row[3]).startswith("SCAN instances")], plan
 
 
-def test_one_node_at_a_time_receives_into_a_folder(inbox: Inbox, engine: Engine) -> None:
-    """The other would remove what is being written."""
-    inbox.recover()
-    slot = inbox.begin(received(ct_slice(1)).command)
-    with pytest.raises(MisconfiguredError, match="another node is at work"):
-        Inbox(inbox.folder, engine).recover()
-    assert slot.path.exists()
-    slot.close()
-    inbox.stop_following()
-    assert Inbox(inbox.folder, engine).recover() == Recovery()
-
-
-def test_a_slot_that_someone_removed_is_not_acknowledged(inbox: Inbox) -> None:
-    instance = received(ct_slice(1))
-    slot = inbox.begin(instance.command)
-    slot.write(instance.data_set)
-    slot.path.unlink()
-    with pytest.raises(RetryLaterError, match="removed the slot"):
-        inbox.keep(slot, slot.identity())
-    slot.close()
-    assert inbox.store(instance) is Stored.NEW
-    assert inbox.studies()[0].instance_count == 1
-
-
-@pytest.mark.parametrize("left", [0, 700])
-def test_what_was_removed_from_its_slot_gets_no_row_and_can_be_sent_again(
-    inbox: Inbox, caplog: pytest.LogCaptureFixture, left: int
-) -> None:
-    """Also when a part of it is where it should be named."""
-    instances_ = [received(ct_slice(number)) for number in (1, 2)]
-    assert [inbox.store(one) for one in instances_] == [Stored.NEW] * 2
-    waiting = inbox._pending._waiting[instances_[0].sop_instance_uid]
-    content = waiting.slot.read_bytes()
-    waiting.slot.unlink()
-    if left:
-        path = inbox._pending.path_of(instances_[0])
-        path.parent.mkdir()
-        path.write_bytes(content[:left])
-    assert inbox.study(STUDY) is not None
-    assert [row.sop_instance_uid for row in inbox.content(STUDY).rows] == [instances_[1].sop_instance_uid]
-    assert sum("gone from its slot" in message for message in caplog.messages) == 1
-    assert [inbox.store(one) for one in instances_] == [Stored.NEW, Stored.DUPLICATE]
-    assert inbox.content(STUDY).damaged() == 0
-    assert len(inbox.paths(STUDY)) == 2
-
-
 def test_a_data_set_that_begins_with_file_meta_of_its_own_is_kept_and_found(
     inbox: Inbox, engine: Engine
 ) -> None:
@@ -771,83 +449,6 @@ def test_a_data_set_that_begins_with_file_meta_of_its_own_is_kept_and_found(
     with engine.begin() as connection:
         connection.execute(delete(InstanceRow))
     assert after_restart.recover() == Recovery(indexed=2)
-
-
-def test_a_named_file_is_what_every_version_writes_and_reads(inbox: Inbox) -> None:
-    instance = received(ct_slice(1))
-    inbox._slots.expect(CTImageStorage, 9000)
-    inbox._slots.refill()
-    inbox.store(instance)
-    (path,) = inbox.paths(STUDY)
-    assert path.read_bytes() == bytes(128) + instance.command.file_meta() + instance.data_set
-
-
-def test_a_start_renames_what_is_in_a_slot_and_writes_nothing_of_it(inbox: Inbox, engine: Engine) -> None:
-    """A full disk must not keep the node from starting."""
-    inbox.store(received(ct_slice(1)))
-    (slot,) = files(inbox)
-    before = slot.stat().st_ino
-    after_restart = Inbox(inbox.folder, engine)
-    assert after_restart.recover() == Recovery(indexed=1)
-    assert [path.stat().st_ino for path in after_restart.paths(STUDY)] == [before]
-
-
-def test_what_version_0_1_0_left_unfinished_is_removed_and_a_slot_there_is_kept(
-    inbox: Inbox, engine: Engine
-) -> None:
-    inbox.store(received(ct_slice(1)))
-    (slot,) = files(inbox)
-    incoming = inbox.folder / "incoming"
-    incoming.mkdir()
-    slot.rename(incoming / slot.name)
-    (incoming / "half.part").write_bytes(bytes(128) + b"DICM")
-    assert Inbox(inbox.folder, engine).recover() == Recovery(indexed=1, removed_unfinished=1)
-    assert list(incoming.iterdir()) == []
-
-
-def test_a_study_that_can_not_be_named_holds_back_no_other(
-    inbox: Inbox, engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    in_the_way = inbox.folder / "studies" / STUDY
-    in_the_way.write_bytes(b"")
-    assert inbox.store(received(ct_slice(1))) is Stored.NEW
-    assert inbox.store(received(ct_slice(1, study=OTHER_STUDY))) is Stored.NEW
-    for receiver in (inbox, Inbox(inbox.folder, engine)):
-        receiver.recover() if receiver is not inbox else receiver.settle()
-        assert [study.study_instance_uid for study in receiver.studies()] == [OTHER_STUDY]
-        assert receiver.study(STUDY) is None
-        assert receiver.store(received(ct_slice(2, study=OTHER_STUDY))) is not Stored.CONFLICT
-        with pytest.raises(StudyHeldBackError):
-            receiver.store(received(ct_slice(2)))
-    assert [one for one in caplog.messages if "held back" in one]
-    in_the_way.unlink()
-    mended_at = utc_now()
-    assert receiver.store(received(ct_slice(2))) is Stored.NEW
-    (study,) = receiver.received_after(mended_at)
-    assert (study.study_instance_uid, study.instance_count) == (STUDY, 2)
-
-
-def test_a_named_file_that_can_not_be_read_at_a_start_holds_back_its_study_alone(
-    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for study in (STUDY, OTHER_STUDY):
-        inbox.store(received(ct_slice(1, study=study)))
-        inbox.settle()
-    with engine.begin() as connection:
-        connection.execute(delete(InstanceRow))
-
-    def read(path: Path) -> KeptInstance:
-        if path.parent.name == STUDY:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return read_received(path)
-
-    after_restart = Inbox(inbox.folder, engine)
-    with monkeypatch.context() as patch:
-        patch.setattr("app.node.records.inbox.read_received", read)
-        assert after_restart.recover() == Recovery(indexed=1)
-    assert [study.study_instance_uid for study in after_restart.studies()] == [OTHER_STUDY]
-    with pytest.raises(StudyHeldBackError, match="Permission denied"):
-        after_restart.store(received(ct_slice(2)))
 
 
 def test_who_waits_for_an_attempt_shares_its_failure_or_the_next_success(
@@ -891,70 +492,3 @@ def test_who_waits_for_an_attempt_shares_its_failure_or_the_next_success(
         assert outcomes == (["the index does not answer"] if failure else ["settled"]) * 5
         assert len(attempts) == (1 if failure else 2)
         inbox._pending._waiting.pop(received(ct_slice(9)).sop_instance_uid, None)
-
-
-def test_the_index_is_read_again_when_it_did_not_answer_at_the_start(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.node.records.inbox.RETRY_S", 0.01)
-    monkeypatch.setattr("app.node.records.inbox.FOLLOW_S", 0.01)
-    answers = [RetryLaterError("away"), RetryLaterError("away")]
-    see_all = PendingInstances.see_all
-
-    def see(instances: PendingInstances) -> None:
-        if answers:
-            raise answers.pop()
-        see_all(instances)
-
-    monkeypatch.setattr(PendingInstances, "see_all", see)
-    inbox.follow()
-    deadline = time.monotonic() + 20
-    while not inbox._pending._saw_all and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert inbox._pending._saw_all
-    inbox.stop_following()
-
-
-def test_no_room_is_made_where_it_would_make_the_node_refuse_images(inbox: Inbox) -> None:
-    inbox._slots.refill(min_free_mb=inbox.free_mb())
-    assert list((inbox.folder / "slots").iterdir()) == []
-    inbox._slots.refill()
-    assert len(list((inbox.folder / "slots").iterdir())) == MADE_AT_ONCE
-
-
-def test_a_slot_that_can_not_be_opened_is_not_lost_and_one_that_is_gone_is_passed_over(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = received(ct_slice(1)).command
-    inbox._slots.refill()
-    inbox._slots._ready[0][0].unlink()
-    inbox.begin(command).close()
-    assert len(inbox._slots._ready[0]) == MADE_AT_ONCE - 2
-
-    def no_more(*_: object) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", no_more)
-        with pytest.raises(RetryLaterError, match="Too many open files"):
-            inbox.begin(command)
-    assert len(inbox._slots._ready[0]) == MADE_AT_ONCE - 2
-
-
-def test_who_waits_while_slots_are_made_takes_of_those(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = SlotPool._make
-    calls: list[int] = []
-
-    def slow(pool: SlotPool, count: int, length: int) -> None:
-        calls.append(count)
-        time.sleep(0.2)
-        make(pool, count, length)
-
-    monkeypatch.setattr(SlotPool, "_make", slow)
-    command = received(ct_slice(1)).command
-    threads = [threading.Thread(target=lambda: inbox.begin(command).close()) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert calls == [MADE_AT_ONCE]
