@@ -123,7 +123,7 @@ def forward(
         names = ", ".join(one.name for one in policy.destinations) or "none"
         raise MisconfiguredError(f"{name} is not in deliver.destinations; found {names}")
     if study_instance_uid:
-        runs = [run for run in stores.runs.latest() if run.study_instance_uid == study_instance_uid]
+        runs = [*stores.runs.of_study(study_instance_uid)[-1:]]
         destination = replace(destination, callers=(), stations=())
     else:
         runs = [run for run in stores.runs.latest() if not _went_to(stores, run, name)]

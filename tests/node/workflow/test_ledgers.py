@@ -40,6 +40,19 @@ def test_same_content_is_one_revision_and_new_content_the_next(engine: Engine) -
     assert [run.key.revision for run in ledger.latest()] == [2]
 
 
+def test_given_up_are_last_revisions_that_failed_and_have_no_next_try(engine: Engine) -> None:
+    ledger = RunLedger(engine)
+    for study in ("1.3", "1.1", "1.2", "1.4"):
+        run, _ = ledger.open(study, "a")
+        ledger.claim(run.key, 1, "x")
+        next_try_at = utc_now() if study == "1.2" else None
+        ledger.end(run.key, 1, RunTransition(StudyState.FAILED, "why", next_try_at, at_fault=True))
+    ledger.open("1.4", "b")
+    assert [run.study_instance_uid for run in ledger.given_up()] == ["1.3", "1.1"], "the first is the first"
+    found = {(run.study_instance_uid, run.revision) for run in ledger.latest()}
+    assert found == {("1.3", 1), ("1.1", 1), ("1.2", 1), ("1.4", 2)}
+
+
 def test_ending_written_twice_counts_once(engine: Engine) -> None:
     ledger = RunLedger(engine)
     ledger.open(STUDY, "a")
