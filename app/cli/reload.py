@@ -62,8 +62,11 @@ class Reloader:
         self._open_log(taken)
         for line in changes:
             _log.info(line)
-        for line in differences(taken, found):
+        left = list(differences(taken, found))
+        for line in left:
             _log.warning("%s: takes effect at the next start", line)
+        if not changes and not left:
+            _log.info("the settings were read again, and are as they were")
         if changes:
             self._service.note(AuditEvent.SETTINGS_CHANGED, {"changes": changes})
 

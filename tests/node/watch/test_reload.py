@@ -111,6 +111,11 @@ def test_a_node_takes_new_callers_reopens_its_log_and_survives_wrong_settings(tm
         line = "receive.max_associations changed from 32 to 7: takes effect at the next start"
         assert line in log.read_text()
         assert (scu.echo(here, "OLD").ok, scu.echo(here, "NEW").ok) == (False, True)
+        content["receive"].pop("max_associations")
+        file.write_text(json.dumps(content))
+        os.kill(node.pid, signal.SIGHUP)
+        unchanged = "the settings were read again, and are as they were"
+        wait_until(lambda: unchanged in log.read_text(), "it says that nothing changed")
         file.write_text("receive: {prot: 1}")
         os.kill(node.pid, signal.SIGHUP)
         told = "the new settings are wrong, and none is taken over"
