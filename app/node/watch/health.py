@@ -269,7 +269,8 @@ def _told_once(results: Sequence[CheckResult]) -> Iterator[CheckResult]:
     ours = {one.found: one.name for one in results if one.name in files and not one.ok}
     for one in results:
         cause = next((name for found, name in ours.items() if found in one.found and name != one.name), "")
-        yield replace(one, found=f"can't be spoken to by TLS: see {cause}") if cause else one
+        words = "can't be compared with the site's CAs" if one.name in files else "can't be spoken to by TLS"
+        yield replace(one, found=f"{words}: see {cause}") if cause else one
 
 
 def _reached(host: str) -> str:

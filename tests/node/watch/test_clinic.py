@@ -174,6 +174,11 @@ BROKEN = {
         "(old) has expired on 2",
     ),
     "no CA": ("site-ca.crt", "node.crt", "no certificate of a CA in it"),
+    "certificate without its CA": (
+        "site-ca.crt",
+        "node.crt",
+        "certificate          can't be compared with the site's CAs: see authorities",
+    ),
     "another CA": ("site-ca.crt", "other/other-ca.crt", "the peer's certificate does not pass"),
     "name": (
         "tls: true, com",
