@@ -198,16 +198,18 @@ def test_a_seg_is_the_same_without_slices_that_show_no_lesion(
 
 
 def test_lesions_in_one_slice_name_the_frame_of_the_file(tmp_path: Path) -> None:
-    grid = small_grid(flipped=True)
-    quantified = sources.spect(tmp_path, in_slices(grid, 2, 7))
+    """The NM has 12 frames, from feet to head: its tenth lies at 806.25 mm, its fifth at 791.25 mm."""
+    quantified = sources.spect(tmp_path, in_slices(small_grid(flipped=True), 2, 7))
     segmentation = write_segmentation(open_context(quantified, WritePolicy(), PROVENANCE))
     assert segmentation is not None
-    numbers = quantified.segmented.aligned.loaded.slice_frame_numbers
     named = [
-        frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        (
+            float(frame.PlanePositionSequence[0].ImagePositionPatient[2]),
+            frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber,
+        )
         for frame in segmentation.PerFrameFunctionalGroupsSequence
     ]
-    assert sorted(named) == sorted(2 * [numbers[2], numbers[7]])
+    assert sorted(named) == [(791.25, 5), (791.25, 5), (806.25, 10), (806.25, 10)]
 
 
 @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
