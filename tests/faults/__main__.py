@@ -86,9 +86,7 @@ def run_all(numbers: Iterable[int], seed: int, jobs: int, work: Path) -> None:
             finding = future.result()
             lines.write(json.dumps(asdict(finding)) + "\n")
             lines.flush()
-            sys.stderr.write(
-                f"{count} of {len(missing)}: {finding.number} {finding.kind}: {finding.fault}\n"
-            )
+            sys.stderr.write(f"{count} of {len(missing)}: {finding.number} {finding.kind}: {finding.fault}\n")
             sys.stderr.writelines(f"    WRONG {line}\n" for line in finding.wrong)
 
 

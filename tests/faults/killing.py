@@ -93,9 +93,7 @@ class Counting:
         self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def wrap(
-        self, kind: str | Callable[..., str], owner: Any, name: str, halved: int | None = None
-    ) -> None:
+    def wrap(self, kind: str | Callable[..., str], owner: Any, name: str, halved: int | None = None) -> None:
         """Count ``owner.name`` as ``kind``, which may follow from its arguments (empty: as nothing); argument
         ``halved`` is what a torn write cuts short."""
         call: Callable[..., Any] = getattr(owner, name)

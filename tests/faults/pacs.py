@@ -1,7 +1,8 @@
-"""A PACS that commits to what it keeps, and that can be away, full, or lose what it took."""
+"""A PACS that commits to what it keeps, and that can be away, full, slow, or lose what it took."""
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,13 @@ from tests.node.deliver.stub_pacs import StubPacs, listening
 
 @dataclass
 class Pacs(StubPacs):
-    """``status`` is its answer to C-STORE."""
+    """``status`` is its answer to C-STORE, after ``delay_s``."""
 
     status: int = 0x0000
-    is_losing: bool = False
-    """Whether it acknowledges and forgets what comes."""
+    delay_s: float = 0.0
+    to_lose: float = 0
+    """How many of the next objects it acknowledges and forgets."""
+    lost: int = 0
     _server: ExitStack = field(default_factory=ExitStack)
 
     def start(self) -> Pacs:
@@ -32,9 +35,13 @@ class Pacs(StubPacs):
 
     def take(self, event: evt.Event) -> int:
         """As its parent does, when it takes anything."""
+        time.sleep(self.delay_s)
         if self.status:
             return self.status
-        self.loses[str(event.request.AffectedSOPInstanceUID)] = int(self.is_losing)
+        if self.to_lose:
+            self.to_lose -= 1
+            self.lost += 1
+            self.loses[str(event.request.AffectedSOPInstanceUID)] += 1
         return super().take(event)
 
     def answer(self, association: Any, request: Dataset) -> None:

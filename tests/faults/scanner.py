@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import threading
 import time
@@ -13,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
 
 from app.domain.study import StudyKind
+from app.node.deliver.association import ClientEntity
 from app.node.records.commitment_messages import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -27,11 +27,11 @@ from app.node.records.commitment_messages import (
     read_event,
     request_data,
 )
-from tests.node.receive.images import ct_slice, data_set_of, encoded
-from tests.node.receive.wire import COMMAND, CONTEXT, LAST, fragment, pdu, store_command, wire
+from tests.faults.account import digest
+from tests.node.receive.images import ct_slice, encoded
+from tests.node.receive.wire import store_pdus, wire
 
 PAUSE_S = 0.05
-FRAGMENT_BYTES = 16_000
 STAYS_S = 5.0
 """So long the association of a request stays open for its answer, where the scanner waits for it there."""
 
@@ -139,12 +139,8 @@ class Scanner:
         with wire(self.port) as association:
             memory.hang_up = partial(association.socket.shutdown, socket.SHUT_RDWR)
             for path in paths:
-                image = pydicom.dcmread(path)
-                association.send(pdu(fragment(CONTEXT, COMMAND | LAST, store_command(image))))
-                data = data_set_of(path.read_bytes())
-                for start in range(0, len(data), FRAGMENT_BYTES):
-                    end = start + FRAGMENT_BYTES
-                    association.send(pdu(fragment(CONTEXT, LAST * (end >= len(data)), data[start:end])))
+                for one in store_pdus(path):
+                    association.send(one)
                 answer = association.answer()
                 if answer is None:
                     return
@@ -156,7 +152,8 @@ class Scanner:
     def _ask(self, memory: _Memory) -> None:
         transaction = str(generate_uid(prefix=None))
         references = [Reference(CTImageStorage, uid_of(path)) for path in self.paths]
-        association = _association(self.port, self.promises)
+        answering = _Answering(self.promises)
+        association = answering.association(self.port)
         if not association.is_established:
             return
         memory.hang_up = association.abort
@@ -167,30 +164,40 @@ class Scanner:
         if status.get("Status") == 0:
             memory.asked = transaction
         deadline = time.monotonic() + STAYS_S * self.waits_for_answer
-        while (
-            association.is_established
-            and time.monotonic() < deadline
-            and not self.promises.are_given(transaction)
+        while association.is_established and (
+            answering.has_begun or (time.monotonic() < deadline and not self.promises.are_given(transaction))
         ):
             time.sleep(PAUSE_S)
         association.release()
 
 
-def _association(port: int, promises: Promises) -> Any:
-    entity = AE(TITLE)
-    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = STAYS_S
-    contexts = [build_context(PUSH_MODEL)]
-    return entity.associate("127.0.0.1", port, contexts, NODE, evt_handlers=[promises.handler])
+@dataclass
+class _Answering:
+    """``has_begun``: an answer has come on this association, and its acknowledgement is not yet on the wire.
+
+    A release meanwhile would end pynetdicom's thread with an error.
+    """
+
+    promises: Promises
+    has_begun: bool = False
+
+    def association(self, port: int) -> Any:
+        entity = ClientEntity(TITLE, STAYS_S)  # pynetdicom's own leaves its socket open when nobody listens
+        contexts = [build_context(PUSH_MODEL)]
+        handlers = [(evt.EVT_DIMSE_RECV, self._begin), self.promises.handler, (evt.EVT_PDU_SENT, self._end)]
+        return entity.associate("127.0.0.1", port, contexts, NODE, evt_handlers=handlers)
+
+    def _begin(self, event: evt.Event) -> None:
+        if isinstance(event.message, N_EVENT_REPORT_RQ):
+            self.has_begun = True
+
+    def _end(self, event: evt.Event) -> None:
+        self.has_begun = False
 
 
 def uid_of(path: Path) -> str:
     """SOP Instance UID of a file that :func:`images_of` named."""
     return path.stem
-
-
-def digest(path: Path) -> str:
-    """Of the data set: the file meta information is the receiver's own."""
-    return hashlib.sha256(data_set_of(path.read_bytes())).hexdigest()
 
 
 def images_of(folder: Path, study_instance_uid: str, count: int, announced: int = 0) -> list[Path]:

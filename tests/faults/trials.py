@@ -5,6 +5,7 @@ A trial is made from its number and the seed alone, so each can be repeated by i
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import sqlite3
@@ -136,9 +137,9 @@ def _pacs_is_full(here: World, choice: random.Random) -> Iterator[None]:
 
 def _pacs_loses(here: World, choice: random.Random) -> Iterator[None]:
     """It acknowledges and forgets; storage commitment finds it out."""
-    here.pacs.is_losing = True
+    here.pacs.to_lose = math.inf
     yield
-    here.pacs.is_losing = False
+    here.pacs.to_lose = 0
 
 
 def _clock_jumps(here: World, choice: random.Random) -> Iterator[None]:
@@ -201,9 +202,7 @@ def _point(choice: random.Random, of_kind: dict[str, int], busy: bool = False) -
 
 
 def _strike(choice: random.Random, calls: Calls) -> Strike:
-    return Strike(
-        choice.choice(list(Break)), _point(choice, calls["pdus"]), choice.uniform(0.1, MAX_FAULT_S)
-    )
+    return Strike(choice.choice(list(Break)), _point(choice, calls["pdus"]), choice.uniform(0.1, MAX_FAULT_S))
 
 
 def killed(number: int, points: Sequence[Point], folder: Path) -> Finding:

@@ -1,28 +1,23 @@
-"""A node between scanners and a PACS, all on loopback, and the account of what became of every image.
-
-The account reads the inbox's files, the ledgers and what the PACS holds, and compares them with what the
-scanners were promised.
-"""
+"""A node between scanners and a PACS, all on loopback, and what became of every image in the end."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.node.records.inbox_index import InstanceRow
+from app.node.watch.status import StudyStatus
 from tests.faults import killing
+from tests.faults.account import Account, Destination
 from tests.faults.killing import Point
 from tests.faults.network import Link, link
 from tests.faults.pacs import Pacs
-from tests.faults.scanner import PAUSE_S, Promises, Scanner, digest, images_of
-from tests.node.workflow.fake_node import KINDS, derived_uid
+from tests.faults.scanner import PAUSE_S, Promises, Scanner, images_of
 from tests.node.workflow.peers import FORK_SERVER, NodeProcess, wait_until
 
 IMAGES = 3
@@ -58,10 +53,15 @@ class FaultyNode(NodeProcess):
         while not self.given_up.is_set():
             point = points.pop(0) if points else NEVER
             arguments = (self.written_plan(), self.log, point)
-            self.process = FORK_SERVER.Process(target=killing.run, args=arguments)
-            self.process.start()
-            self.process.join()
+            process = FORK_SERVER.Process(target=killing.run, args=arguments)
+            process.start()
+            self.process = process
+            process.join()
             self.deaths += not self.given_up.is_set()
+
+    def statuses(self) -> Sequence[StudyStatus]:
+        """None before it has a data folder, which its first start makes."""
+        return super().statuses() if self.policy.data_dir.is_dir() else ()
 
     def die(self) -> None:
         """Now."""
@@ -158,50 +158,22 @@ class World:
 
     def account(self) -> list[str]:
         """What is wrong, a line each; empty when all is accounted for."""
+        refused = {FIRST} if self.is_short else set()
+        images = {study: IMAGES for study in STUDIES if study not in refused}
+        account, calls = Account(self.promises.acknowledged, images, refused), self.node.calls()
+        there = [Destination("the PACS", self.pacs.kept, self.pacs.received)]
+        failed = {uid for answer in self.promises.answers for uid in answer.failed}
         stores = self.node.stores()
         try:
-            kept = [stores.inbox.content(study) for study in STUDIES]
-            revisions = {
-                study: [run.key.revision for run in stores.runs.of_study(study)] for study in STUDIES
-            }
-            intact = stores.audit.verify().intact
+            wrong = [
+                *account.of_images(stores),
+                *account.of_commitments(stores, self.promises.committed, failed),
+                *account.of_results(stores, calls, there),
+                *account.of_audit(stores),
+            ]
         finally:
             stores.close()
-        files = [(row, one.folder / row.path) for one in kept for row in one.rows]
-        wrong = [*self._of_images(files), *self._of_results(revisions)]
-        return wrong if intact else [*wrong, "the audit log's chain is broken"]
-
-    def _of_images(self, files: Sequence[tuple[InstanceRow, Path]]) -> Iterator[str]:
-        paths = {row.sop_instance_uid: path for row, path in files}
-        for uid, content in self.promises.acknowledged.items():
-            if uid not in paths:
-                yield f"image {uid}: acknowledged, not in the index"
-            elif not paths[uid].is_file():
-                yield f"image {uid}: acknowledged, no file"
-            elif digest(paths[uid]) != content:
-                yield f"image {uid}: acknowledged, its file has another content"
-        twice = Counter(row.sop_instance_uid for row, _ in files)
-        yield from (f"image {uid}: {count} times in the index" for uid, count in twice.items() if count > 1)
-        kept_for_good = {row.sop_instance_uid for row, _ in files if row.committed_at is not None}
-        for uid in self.promises.committed - kept_for_good:
-            yield f"image {uid}: acknowledged and committed, the index does not say that it stays"
-        for uid in {uid for answer in self.promises.answers for uid in answer.failed}:
-            yield f"image {uid}: acknowledged, and not committed when its sender asked"
-
-    def _of_results(self, revisions: dict[str, list[int]]) -> Iterator[str]:
-        explained: set[str] = set()
-        for study, numbers in revisions.items():
-            if self.is_short and study == FIRST:
-                yield from self._of_short_study()
-                continue
-            last = max(numbers, default=0)
-            for kind in KINDS:
-                if derived_uid(study, kind, last) not in self.pacs.kept:
-                    yield f"study {study}: {kind} of revision {last} did not reach the PACS"
-            if f"{study} {last} {IMAGES}" not in self.node.calls():
-                yield f"study {study}: revision {last} was not made of all {IMAGES} images"
-            explained |= {derived_uid(study, kind, number) for kind in KINDS for number in numbers}
-        yield from (f"result {uid}: of no revision" for uid in set(self.pacs.received) - explained)
+        return [*wrong, *(self._of_short_study() if self.is_short else ())]
 
     def _of_short_study(self) -> Iterator[str]:
         """What never came is named, and no result was made without it."""

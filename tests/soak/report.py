@@ -177,9 +177,7 @@ def _lives(here: SoakWorld) -> Iterator[str]:
 
 def _figures(life: Sequence[Sample], name: str, digits: int) -> str:
     values = [float(getattr(one, name)) for one in life]
-    return " / ".join(
-        f"{value:.{digits}f}" for value in (values[0], median(values), values[-1], max(values))
-    )
+    return " / ".join(f"{value:.{digits}f}" for value in (values[0], median(values), values[-1], max(values)))
 
 
 def _last_life(here: SoakWorld) -> Iterator[str]:

@@ -21,6 +21,9 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from app.node.deliver.association import ClientEntity
+
+CALL_S = 30.0
 FIND, GET = StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet
 
 
@@ -102,7 +105,7 @@ def call_back(
     port: int, ae_title: str, arguments: tuple[Dataset, int, str], called: str = "PSMA_NODE"
 ) -> Any:
     """An N-EVENT-REPORT on an association of its own; its status, or ``None`` where there is none."""
-    entity = AE(ae_title)
+    entity = ClientEntity(ae_title, CALL_S)  # pynetdicom's own leaves its socket open when nobody listens
     association = entity.associate(
         "127.0.0.1",
         port,

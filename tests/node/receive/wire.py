@@ -97,7 +97,10 @@ class Wire:
             header = self.read(6)
             if len(header) < 6 or header[0] != 4:
                 return None
-            body = self.read(int.from_bytes(header[2:], "big"))
+            length = int.from_bytes(header[2:], "big")
+            body = self.read(length)
+            if len(body) < length:
+                return None
             assert body[5] & COMMAND == kind
             assert context in (0, body[4])
             context, content, control = body[4], content + body[6:], body[5]
