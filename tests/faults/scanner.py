@@ -14,10 +14,9 @@ from typing import Any
 
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
-from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
 
 from app.domain.study import StudyKind
-from app.node.deliver.association import ClientEntity
+from app.node.deliver.association import ClientEntity, serve_one_by_one
 from app.node.records.commitment_messages import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -152,10 +151,10 @@ class Scanner:
     def _ask(self, memory: _Memory) -> None:
         transaction = str(generate_uid(prefix=None))
         references = [Reference(CTImageStorage, uid_of(path)) for path in self.paths]
-        answering = _Answering(self.promises)
-        association = answering.association(self.port)
+        association = _association(self.port, self.promises)
         if not association.is_established:
             return
+        serving = serve_one_by_one(association)
         memory.hang_up = association.abort
         data = request_data(transaction, references)
         status, _ = association.send_n_action(
@@ -164,35 +163,20 @@ class Scanner:
         if status.get("Status") == 0:
             memory.asked = transaction
         deadline = time.monotonic() + STAYS_S * self.waits_for_answer
-        while association.is_established and (
-            answering.has_begun or (time.monotonic() < deadline and not self.promises.are_given(transaction))
+        while (
+            association.is_established
+            and time.monotonic() < deadline
+            and not self.promises.are_given(transaction)
         ):
             time.sleep(PAUSE_S)
-        association.release()
+        with serving:
+            association.release()
 
 
-@dataclass
-class _Answering:
-    """``has_begun``: an answer has come on this association, and its acknowledgement is not yet on the wire.
-
-    A release meanwhile would end pynetdicom's thread with an error.
-    """
-
-    promises: Promises
-    has_begun: bool = False
-
-    def association(self, port: int) -> Any:
-        entity = ClientEntity(TITLE, STAYS_S)  # pynetdicom's own leaves its socket open when nobody listens
-        contexts = [build_context(PUSH_MODEL)]
-        handlers = [(evt.EVT_DIMSE_RECV, self._begin), self.promises.handler, (evt.EVT_PDU_SENT, self._end)]
-        return entity.associate("127.0.0.1", port, contexts, NODE, evt_handlers=handlers)
-
-    def _begin(self, event: evt.Event) -> None:
-        if isinstance(event.message, N_EVENT_REPORT_RQ):
-            self.has_begun = True
-
-    def _end(self, event: evt.Event) -> None:
-        self.has_begun = False
+def _association(port: int, promises: Promises) -> Any:
+    entity = ClientEntity(TITLE, STAYS_S)  # pynetdicom's own leaves its socket open when nobody listens
+    contexts = [build_context(PUSH_MODEL)]
+    return entity.associate("127.0.0.1", port, contexts, NODE, evt_handlers=[promises.handler])
 
 
 def uid_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -75,12 +76,14 @@ def open_association(
     """
     entity = ClientEntity(calling_ae_title, timeout_s)
     association = _associate(entity, destination, proposal, tls)
+    serving = serve_one_by_one(association)
     try:
         yield association
     except BaseException:
         association.abort()
         raise
-    association.release()
+    with serving:
+        association.release()
 
 
 def _tls_arguments(destination: Destination, tls: TlsPolicy) -> tuple[ssl.SSLContext, str] | None:
@@ -200,6 +203,23 @@ def _hold_to_answers(association: Any, name: str) -> None:
         return context_id, message
 
     dimse.send_msg, dimse.get_msg = send, receive
+
+
+def serve_one_by_one(association: Any) -> threading.Lock:
+    """Held while a request of the peer is served.
+
+    pynetdicom serves an N-EVENT-REPORT on a thread of its own, and marks its reactor as running when that
+    ends. A release that has just paused the reactor then waits for ever; an earlier one goes out before the
+    acknowledgement, which nobody takes any more.
+    """
+    serve, serving = association._serve_request, threading.Lock()
+
+    def serve_alone(message: Any, context_id: int) -> None:
+        with serving:
+            serve(message, context_id)
+
+    association._serve_request = serve_alone
+    return serving
 
 
 def _is_foreign(message: Any, asked: Any) -> bool:

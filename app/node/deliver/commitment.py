@@ -79,8 +79,6 @@ def ask(
             deadline = time.monotonic() + LINGER_S
             while association.is_established and time.monotonic() < deadline and not is_answered():
                 came.wait(LOOK_S)
-            if came.is_set():
-                time.sleep(LOOK_S)  # pynetdicom's own thread acknowledges the answer after ``take``
     except NothingAcceptedError as error:
         raise ProofRefusedError(f"{destination.name} does not accept Storage Commitment") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydicom import Dataset
+from pynetdicom.association import Association
 
 from app.errors import RetryLaterError
 from app.node.deliver import commitment
@@ -23,6 +26,7 @@ from app.node.records.states import DeliveryKey, DeliveryState, StudyState
 from app.node.records.stores import NodeStores
 from tests.node.deliver.conftest import RUN, UIDS, Clock, plan
 from tests.node.deliver.stub_pacs import StubPacs, listening
+from tests.node.workflow.peers import wait_until
 
 KEY = DeliveryKey(RUN, "pacs")
 PROOFS = ({"commitment": True}, {"verify": "find"}, {"verify": "retrieve"})
@@ -236,3 +240,50 @@ def test_a_request_that_did_not_arrive_is_made_again_after_a_wait(
 
 def _unreachable(*_arguments: Any) -> Any:
     raise RetryLaterError("pacs can't be reached")
+
+
+def test_an_answer_is_acknowledged_before_its_association_is_released() -> None:
+    """However long it takes to write it down, and whoever knows of it earlier."""
+    known: list[CommitmentEvent] = []
+
+    def slowly(event: CommitmentEvent) -> None:
+        known.append(event)
+        time.sleep(0.5)
+
+    with listening(StubPacs(kept={uid: Dataset() for uid in UIDS.values()})) as pacs:
+        limits = policy(pacs, commitment=True)
+        request = CommitmentRequest("1.2.3", (Reference("1.2", UIDS["SEG"]),))
+        begun = time.monotonic()
+        commitment.ask(request, limits.destinations[0], limits, slowly, lambda: bool(known))
+        lasted = time.monotonic() - begun
+        wait_until(lambda: bool(pacs.answers), "the PACS has its acknowledgement")
+    assert [event.transaction_uid for event in known] == ["1.2.3"]
+    assert [answer.Status for answer in pacs.answers] == [0x0000]
+    assert lasted < limits.destinations[0].timeout_s
+
+
+def test_an_answer_whose_thread_ends_amid_the_release_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pynetdicom then takes its paused reactor for a running one, and waits for it."""
+    known: list[CommitmentEvent] = []
+    serve = Association._serve_request
+
+    def ends_late(association: Association, message: object, context_id: int) -> None:
+        serve(association, message, context_id)
+        time.sleep(0.3)
+        association._is_paused = False  # as it does itself at its end
+
+    def release(association: Association) -> None:
+        association._reactor_checkpoint.clear()
+        time.sleep(0.5)  # long enough for the thread's end
+        assert association._is_paused, "it would wait for ever"
+        association.abort()
+
+    monkeypatch.setattr(Association, "_serve_request", ends_late)
+    monkeypatch.setattr(Association, "release", release)
+    with listening(StubPacs(kept={uid: Dataset() for uid in UIDS.values()})) as pacs:
+        limits = policy(pacs, commitment=True)
+        request = CommitmentRequest("1.2.3", (Reference("1.2", UIDS["SEG"]),))
+        commitment.ask(request, limits.destinations[0], limits, known.append, lambda: bool(known))
+    assert len(known) == 1
