@@ -10,6 +10,7 @@ from statistics import median
 from app.node.records.audit import AuditEvent
 from app.node.upkeep.retention import ASKED_BY
 from tests.soak.resources import LIMITS, MIN_SAMPLES, Sample, growth, what_grows
+from tests.soak.schedule import LAST_LIFE
 from tests.soak.world import SoakWorld
 
 COLUMNS = (
@@ -197,7 +198,8 @@ def _last_life(here: SoakWorld) -> Iterator[str]:
         cells = (f"{value:.1f}" for value in (before, after))
         yield _row(limit.name.replace("_mb", ", MB"), *cells, f"{more:+.1f}", f"{allowed:.1f}")
     if quarter and (studies := len(here.plan)):
-        kb = (life[-1].ledgers_mb - life[0].ledgers_mb) * 1000 / (studies / 2)
+        # SQLite's log beside its file has its size only once the node has worked for a while
+        kb = (life[-1].ledgers_mb - life[quarter].ledgers_mb) * 1000 / (0.75 * studies * (1 - LAST_LIFE))
         yield ""
         yield f"The ledgers grew by about {kb:.0f} kB for each study of this life."
 
