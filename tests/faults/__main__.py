@@ -28,7 +28,7 @@ from tests.faults.world import Calls
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "docs" / "faults.md"
 WORK = ROOT / ".cache" / "faults"
-LOST, STUCK, DOUBLED = "acknowledged", "stuck", "of no revision"
+LOST, STUCK, DOUBLED = ": acknowledged", "stuck", "of no revision"
 """Words of :mod:`tests.faults.world` by which findings are told apart."""
 
 
@@ -109,7 +109,7 @@ def read(file: Path) -> list[Finding]:
 def table(findings: Sequence[Finding]) -> list[str]:
     """A row for each kind of fault."""
     columns = ("fault", "trials", "deaths of the node", "images promised", "of them committed")
-    columns += ("lost or spoilt", "stuck", "results doubled")
+    columns += ("lost or spoilt", "stuck", "results doubled", "wrong otherwise")
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     by_kind = defaultdict(list)
     for finding in findings:
@@ -117,7 +117,8 @@ def table(findings: Sequence[Finding]) -> list[str]:
     for kind, some in [*sorted(by_kind.items()), ("**all**", list(findings))]:
         sums = (sum(getattr(one, name) for one in some) for name in ("deaths", "promised", "committed"))
         wrong = [line for one in some for line in one.wrong]
-        faults = (sum(word in line for line in wrong) for word in (LOST, STUCK, DOUBLED))
+        faults = [sum(word in line for line in wrong) for word in (LOST, STUCK, DOUBLED)]
+        faults.append(len(wrong) - sum(faults))
         rows.append(f"| {kind} | " + " | ".join(map(str, (len(some), *sums, *faults))) + " |")
     return rows
 

@@ -113,3 +113,13 @@ def test_a_report_counts_what_went_wrong() -> None:
         "| SIGKILL, commit", "| SIGKILL, sync", "| SIGKILL, sync, and at the next start", "| **all**",
     ]  # fmt: skip
     assert [int(cell.strip(" |")) for cell in rows[-1][1:]] == [3, 3, 18, 17, 1, 1, 0]
+
+
+def test_what_went_wrong_is_counted_once_in_its_column() -> None:
+    lines = (
+        "study 1.2: stuck, delivering: pacs: 3 of 3 acknowledged",
+        "image 1.2.3: acknowledged, no file",
+        "the audit log's chain is broken",
+    )
+    row = long_run.table([Finding(1, "a kind", "a fault", wrong=lines)])[-1]
+    assert row == "| **all** | 1 | 0 | 0 | 0 | 1 | 1 | 0 | 1 |"
