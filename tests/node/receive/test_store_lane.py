@@ -302,6 +302,7 @@ def test_a_request_without_uids_is_refused_in_words(scp: StoreScp, receptions: l
             0xC000,
             "AffectedSOPInstanceUID is not a valid UID: empty",
         )
+        peer.release()
     assert [reception.event for reception in receptions] == [ReceptionEvent.REFUSED]
 
 
