@@ -18,6 +18,7 @@ from app.node.deliver import commitment, lookup
 from app.node.deliver.commitment import ProofRefusedError
 from app.node.peers import DeliverPolicy, Destination
 from app.node.records.audit import AuditEvent
+from app.node.records.clock import CLOCKS_AGREE
 from app.node.records.commitment_messages import (
     CommitmentEvent,
     CommitmentRequest,
@@ -105,19 +106,21 @@ class DeliveryProof:
         """The last request about each instance that is not committed."""
         unproven = {item.sop_instance_uid for item in self._unproven(key)}
         rows = self._stores.commitments.asked(key)
+        # in order but for a clock that was set back: what was asked "later" than now came before the rest
+        rows = (*(row for row in rows if _is_ahead(row)), *(row for row in rows if not _is_ahead(row)))
         return {row.sop_instance_uid: row for row in rows if row.sop_instance_uid in unproven}
 
     def _commitment(self, key: DeliveryKey, destination: Destination, policy: DeliverPolicy) -> Proof:
         lost = self._lost(key)
         if lost:
             return Proof(lost=lost)
-        wait, latest = timedelta(seconds=policy.commitment_wait_s), self._latest(key)
-        due = [
-            item
-            for item in self._unproven(key)
-            if (row := latest.get(item.sop_instance_uid)) is None or row.asked_at + wait <= utc_now()
-        ]
-        is_late = any(item.sop_instance_uid in latest for item in due)
+        wait, latest, now = timedelta(seconds=policy.commitment_wait_s), self._latest(key), utc_now()
+        late = {uid for uid, row in latest.items() if row.asked_at + wait <= now}
+        # the clock was set back since: nobody knows how long it has waited
+        unknown = {uid for uid, row in latest.items() if _is_ahead(row)}
+        waiting_for = latest.keys() - late - unknown
+        due = [item for item in self._unproven(key) if item.sop_instance_uid not in waiting_for]
+        is_late = bool(late)
         if is_late and self._stores.deliveries.get(key).proofs + 1 >= policy.max_proofs:
             return Proof(lost="no answer to the requests for storage commitment")
         if due:
@@ -191,3 +194,7 @@ class DeliveryProof:
         words = (f"{item.kind}: {problems[item.sop_instance_uid]}" for item in items
                  if item.sop_instance_uid in problems)  # fmt: skip
         return Proof(lost="; ".join(words))
+
+
+def _is_ahead(row: AskedCommitment) -> bool:
+    return row.asked_at > utc_now() + CLOCKS_AGREE

@@ -181,6 +181,22 @@ def test_no_answer_is_waited_for_and_asked_for_again(
     assert silent.received == dict.fromkeys(UIDS.values(), 1)
 
 
+def test_a_clock_that_is_set_back_asks_once_more_and_waits_no_longer_than_it_may(
+    stores: NodeStores, clock: Clock, silent: StubPacs
+) -> None:
+    limits = replace(policy(silent, commitment=True), commitment_wait_s=1000.0, max_proofs=3)
+    tried(stores, limits)
+    clock.now -= timedelta(hours=2)
+    for _ in range(3):
+        waiting = tried(stores, limits)
+        assert (waiting.state, waiting.proofs) == (DeliveryState.SENT, 0)
+        assert waiting.next_try_at == clock.now + timedelta(seconds=1000)
+        assert len(silent.requests) == 2
+    clock.now += timedelta(seconds=1001)
+    assert tried(stores, limits).proofs == 1
+    assert len(silent.requests) == 3
+
+
 def test_a_late_answer_to_an_earlier_request_counts(
     stores: NodeStores, clock: Clock, silent: StubPacs
 ) -> None:
