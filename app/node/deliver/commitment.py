@@ -79,6 +79,7 @@ def ask(
             deadline = time.monotonic() + LINGER_S
             while association.is_established and time.monotonic() < deadline and not is_answered():
                 came.wait(LOOK_S)
+                came.clear()
     except NothingAcceptedError as error:
         raise ProofRefusedError(f"{destination.name} does not accept Storage Commitment") from error
 

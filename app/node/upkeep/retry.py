@@ -6,6 +6,8 @@ look, one that is stopped at its next start.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from app.errors import MisconfiguredError
@@ -96,10 +98,9 @@ def resend_study(stores: NodeStores, study_instance_uid: str, asked_by: str = ""
         raise MisconfiguredError("the results were sent nowhere; they are in the data folder")
     outcome = stores.outbox.outcome_of(run.key)
     there = None if outcome is None else [file.sop_instance_uid for file in outcome.files]
-    # as in _redeliver; were it cut short here, the same can be asked again
-    stores.runs.resume_delivery(run.key)
-    for delivery in delivered:
-        stores.deliveries.resend(delivery, there)
+    with _delivering(stores, run):  # were it cut short here, the same can be asked again
+        for delivery in delivered:
+            stores.deliveries.resend(delivery, there)
     names = ", ".join(delivery.key.destination for delivery in delivered)
     done = f"every result of revision {run.key.revision} is sent again to {names}"
     _note(stores, run, done, asked_by)
@@ -193,11 +194,22 @@ def _note(stores: NodeStores, run: Run, plan: str, asked_by: str) -> None:
     stores.audit.append(AuditEvent.RETRY_ASKED, run.key.study_instance_uid, facts)
 
 
-def _redeliver(stores: NodeStores, run: Run, open_deliveries: list[Delivery]) -> str:
-    # the run goes back to delivering first: a delivery that ends in between must find it there
+@contextmanager
+def _delivering(stores: NodeStores, run: Run) -> Iterator[None]:
+    """Deliveries are opened within.
+
+    One that ends in between must find the run delivering, and one that was open before and ends in between
+    settles it: the run goes back to delivering before and after.
+    """
     stores.runs.resume_delivery(run.key)
-    for delivery in open_deliveries:
-        stores.deliveries.retry(delivery)
+    yield
+    stores.runs.resume_delivery(run.key)
+
+
+def _redeliver(stores: NodeStores, run: Run, open_deliveries: list[Delivery]) -> str:
+    with _delivering(stores, run):
+        for delivery in open_deliveries:
+            stores.deliveries.retry(delivery)
     names = ", ".join(delivery.key.destination for delivery in open_deliveries)
     return f"revision {run.key.revision} is delivered again to {names}"
 
@@ -226,12 +238,12 @@ def _planned(stores: NodeStores, run: Run, destination: Destination, asked_by: s
     files = routed(stores, run.key, outcome.files, [destination]).get(destination.name)
     if not files:
         return False
-    stores.runs.resume_delivery(run.key)  # first, as in _redeliver
-    if _went_to(stores, run, destination.name):
-        delivery = stores.deliveries.get(DeliveryKey(run.key, destination.name))
-        stores.deliveries.resend(delivery, [file.sop_instance_uid for file in files])
-    else:
-        stores.deliveries.plan(run.key, files, [destination.name])
+    with _delivering(stores, run):
+        if _went_to(stores, run, destination.name):
+            delivery = stores.deliveries.get(DeliveryKey(run.key, destination.name))
+            stores.deliveries.resend(delivery, [file.sop_instance_uid for file in files])
+        else:
+            stores.deliveries.plan(run.key, files, [destination.name])
     _note(stores, run, f"its results are sent to {destination.name}", asked_by)
     return True
 

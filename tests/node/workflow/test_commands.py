@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import SegmentationStorage
@@ -23,6 +24,7 @@ from app.node.records.database import utc_now
 from app.node.records.deliveries import DeliveryTransition
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.runs import RunTransition
+from app.node.records.settlement import settle_run
 from app.node.records.states import DeliveryKey, DeliveryState, RunKey, StudyState
 from app.node.records.stores import NodeStores, open_stores
 from app.node.records.studies import StudySubject
@@ -372,6 +374,21 @@ def test_a_study_that_waits_is_taken_as_it_is_when_asked(command: Command, store
     arrived(stores, "1.2", SegmentationStorage)
     stores.studies.observe("1.2", StudyState.WAITING, "no image has come yet")
     assert "nothing to analyse" in str(command("retry", "1.2").exception)
+
+
+def test_what_is_sent_again_is_delivered_though_another_delivery_ends_meanwhile(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = delivered(stores, "1.2")
+    resend = stores.deliveries.resend
+
+    def after_the_last_one_ended(*arguments: Any) -> None:
+        settle_run(stores, key.run)
+        resend(*arguments)
+
+    monkeypatch.setattr(stores.deliveries, "resend", after_the_last_one_ended)
+    resend_study(stores, "1.2")
+    assert stores.runs.get(key.run).state is StudyState.DELIVERING
 
 
 def test_results_go_to_a_new_destination_when_asked(command: Command, stores: NodeStores) -> None:
