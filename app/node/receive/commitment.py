@@ -92,6 +92,7 @@ class CommitmentDesk:
 
     def look_up(self, flags: int = 0) -> None:
         """Where the destinations are: names of hosts are looked up now, not while a caller waits."""
+        here: dict[str, frozenset[str]] = {}
         for host in {one.host for one in self._destinations}:
             try:
                 found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP, flags=flags)
@@ -101,10 +102,12 @@ class CommitmentDesk:
                     _log.warning("a destination's host is not known now", extra=facts)
                     self._unknown.add(host)
                 continue
-            # another one: associations go through it meanwhile
-            here = frozenset(str(address[4][0]) for address in found)
-            self._addresses = {**self._addresses, host: here}
+            here[host] = frozenset(str(address[4][0]) for address in found)
             self._unknown.discard(host)
+        # another one: associations go through it meanwhile; a host that is not known now stays where it was
+        known = self._addresses | here
+        wanted = {one.host for one in self._destinations}  # settings may have changed since
+        self._addresses = {host: found for host, found in known.items() if host in wanted}
 
     def may_answer(self, owed: OwedCommitment) -> bool:
         """Whether the association of a request may still bring its answer."""

@@ -401,6 +401,8 @@ def test_a_name_server_that_is_silent_holds_up_no_start(
     answers.set()
     desk.look_up()
     assert desk.knows_address("192.0.2.7")
+    desk.follow(DeliverPolicy((named,)))
+    assert (desk.knows_address("192.0.2.8"), desk.knows_address("192.0.2.7")) == (False, True)
     assert caplog.records == []
 
 
