@@ -94,9 +94,10 @@ def refuse_larger_streams(dataset: Dataset) -> None:
     """A decoder takes memory for the size that a stream states itself: it must not be beyond the header's.
 
     Raises:
-        ValueError: a frame's stream is larger than Rows × Columns, or a JPEG stream has no size.
+        ValueError: a frame's stream is larger than Rows × Columns × Samples per Pixel, or states no size.
     """
     most = (header.whole(dataset, "Rows") or 0) * (header.whole(dataset, "Columns") or 0)
+    most *= header.whole(dataset, "SamplesPerPixel") or 1
     if any(_size(stream, _is_jpeg(dataset)) > most for stream in _streams(dataset) or ()):
         raise ValueError("a stream that is larger than its image")
 
@@ -133,28 +134,33 @@ def _jpeg_precision(stream: bytes) -> int:
 
 
 def _frame_header(stream: bytes) -> bytes:
-    """T.81 B.2.2: two bytes of length, precision, lines and samples a line (two bytes each)."""
+    """T.81 B.2.2: two bytes of length, precision, lines and samples a line (two bytes each), components."""
     for marker, segment in _segments(stream, 2):
-        if marker in FRAME_HEADERS and len(segment) > 6:
+        if marker in FRAME_HEADERS and len(segment) > 7:
             return segment
     raise ValueError("a JPEG stream without a frame header")
 
 
-def _jpeg_2000_precision(stream: bytes) -> int:
+def _jpeg_2000_header(stream: bytes) -> bytes:
+    """From :data:`SIZ` on, up to the depth of the first component at least."""
     start = stream.find(SIZ)
     if start < 0 or start + SIZ_PRECISION_AT >= len(stream):
         raise ValueError("a JPEG 2000 stream without its size")
-    return (stream[start + SIZ_PRECISION_AT] & 0x7F) + 1
+    return stream[start:]
+
+
+def _jpeg_2000_precision(stream: bytes) -> int:
+    return (_jpeg_2000_header(stream)[SIZ_PRECISION_AT] & 0x7F) + 1
 
 
 def _size(stream: bytes, is_jpeg: bool) -> int:
-    """Lines times samples a line; of JPEG 2000 the reference grid less its offset (T.800 A.5.1)."""
+    """Samples of all components; of JPEG 2000 the reference grid less its offset (T.800 A.5.1)."""
     if is_jpeg:
         frame = _frame_header(stream)
-        return int.from_bytes(frame[3:5], "big") * int.from_bytes(frame[5:7], "big")
-    start = stream.find(SIZ) + 8
-    wide, high, left, top = (int.from_bytes(stream[at : at + 4], "big") for at in range(start, start + 16, 4))
-    return (wide - left) * (high - top)
+        return int.from_bytes(frame[3:5], "big") * int.from_bytes(frame[5:7], "big") * frame[7]
+    size = _jpeg_2000_header(stream)
+    wide, high, left, top = (int.from_bytes(size[at : at + 4], "big") for at in range(8, 24, 4))
+    return (wide - left) * (high - top) * int.from_bytes(size[SIZ_PRECISION_AT - 2 : SIZ_PRECISION_AT], "big")
 
 
 def _jpeg_loss(stream: bytes) -> str:

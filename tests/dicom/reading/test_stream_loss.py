@@ -93,3 +93,25 @@ def test_a_stream_larger_than_its_image_is_not_decoded(
     image = compressed(stream_of(64), syntax)
     image.Rows = image.Columns = 64
     refuse_larger_streams(image)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless])
+def test_a_stream_of_more_components_than_its_image_is_larger(syntax: UID) -> None:
+    if syntax == JPEGLosslessSV1:
+        stream = bytearray(as_jpeg(64))
+        stream[stream.index(b"\xff\xc3") + 9] = 255
+    else:
+        stream = bytearray(as_jpeg_2000(64))
+        at = stream.index(SIZ) + 40
+        stream[at : at + 2] = (16_384).to_bytes(2, "big")
+    image = compressed(bytes(stream), syntax)
+    image.Rows = image.Columns = 64
+    with pytest.raises(ValueError, match="larger than its image"):
+        refuse_larger_streams(image)
+
+
+def test_a_jpeg_2000_stream_without_its_size_says_so() -> None:
+    image = compressed(as_jpeg_2000(64).replace(SIZ, b"\xff\x4f\xff\x52"), JPEG2000Lossless)
+    image.Rows = image.Columns = 64
+    with pytest.raises(ValueError, match="without its size"):
+        refuse_larger_streams(image)
