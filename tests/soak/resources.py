@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -93,9 +93,9 @@ def sample(pid: int, data_dir: Path) -> Sample | None:
         descriptors=descriptors,
         threads=threads,
         processes=len(family),
-        ledgers_mb=_files_mb(data_dir, "node.sqlite*"),
-        engine_mb=_files_mb(data_dir, "workflows.sqlite*"),
-        inbox_mb=_files_mb(data_dir / "inbox" / "studies", "*/*"),
+        ledgers_mb=_files_mb(data_dir.glob("node.sqlite*")),
+        engine_mb=_files_mb(data_dir.glob("workflows.sqlite*")),
+        inbox_mb=_files_mb(_below(data_dir / "inbox" / "studies")),
     )
 
 
@@ -120,9 +120,15 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _files_mb(folder: Path, pattern: str) -> float:
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file; a folder that is removed meanwhile has none."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
+
+
+def _files_mb(paths: Iterable[Path]) -> float:
     total = 0
-    for path in folder.glob(pattern):
+    for path in paths:
         try:
             total += path.stat().st_size
         except OSError:  # removed meanwhile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.soak.__main__ import long_scale
 from tests.soak.disturbances import disturbances
 from tests.soak.node import FAILS, Retention
 from tests.soak.report import report, verdict
-from tests.soak.resources import LIMITS, MIN_SAMPLES, Sample, growth, sample, what_grows
+from tests.soak.resources import LIMITS, MIN_SAMPLES, Sample, _below, _files_mb, growth, sample, what_grows
 from tests.soak.schedule import LAST_LIFE, Scale, happenings
 from tests.soak.senders import Way, sendings
 from tests.soak.world import soak_world
@@ -163,3 +164,14 @@ def test_a_run_follows_from_its_seed() -> None:
     assert {one.way for one in plan} == set(Way)
     assert {one.sender for one in plan} == set(range(8))
     assert len({one.study for one in plan}) == 500
+
+
+def test_a_study_that_is_removed_amid_a_look_ends_no_watch(tmp_path: Path) -> None:
+    for study in ("1.1", "1.2"):
+        (tmp_path / study).mkdir()
+        (tmp_path / study / "image").write_bytes(b"1")
+    found = _below(tmp_path)
+    there = next(found).parent
+    shutil.rmtree(next(folder for folder in tmp_path.iterdir() if folder != there))
+    assert list(found) == []
+    assert _files_mb([there / "image", tmp_path / "gone"]) == 1e-6
