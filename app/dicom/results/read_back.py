@@ -110,7 +110,7 @@ def check_segmentation(segmentation: Dataset, context: ResultContext) -> None:
 
 
 def check_report(report: Dataset, segmentation: Dataset | None, context: ResultContext) -> None:
-    """Number by number, and that every lesion refers to its segment."""
+    """Number by number, that every lesion refers to its segment, and that all it cites is in its evidence."""
     _check_identity(report, context, ResultKind.SR)
     findings = context.quantified.findings
     meant = {WHOLE_BODY: _as_numbers(whole_body_quantities(context))}
@@ -121,6 +121,7 @@ def check_report(report: Dataset, segmentation: Dataset | None, context: ResultC
     sop_instance_uid = None if segmentation is None else str(segmentation.SOPInstanceUID)
     references = [(sop_instance_uid, lesion.number) for lesion in findings.lesions]
     _expect("segments that the SR refers to", list(_segment_references(items)), references)
+    _expect("instances that the SR cites without evidence", sorted(_cited(items) - _evidence(report)), [])
     spoken = {code for code, _ in _texts(items)}
     for code in (codes.SUMMARY, codes.INTENDED_USE):
         if code.value not in spoken:
@@ -262,6 +263,23 @@ def _segment_references(items: Iterable[Named]) -> Iterator[tuple[str, int]]:
         if code == "121191" and item.ValueType == "IMAGE":
             reference = item.ReferencedSOPSequence[0]
             yield str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)
+
+
+def _cited(items: Iterable[Named]) -> set[str]:
+    """Every instance that the content refers to."""
+    references = (each for _, item in items for each in item.get("ReferencedSOPSequence", []))
+    return {str(each.ReferencedSOPInstanceUID) for each in references}
+
+
+def _evidence(report: Dataset) -> set[str]:
+    """What a report has to list of the instances that its content refers to (PS3.3 C.17.2.3)."""
+    return {
+        str(instance.ReferencedSOPInstanceUID)
+        for name in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in report.get(name, [])
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,6 +166,22 @@ def test_a_report_with_another_number_is_noticed(pet: Quantified) -> None:
         check_report(write_report(other, segmentation), segmentation, context)
 
 
+def test_a_report_that_cites_what_its_evidence_lacks_is_not_sent(
+    pet: Quantified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*arguments: Any) -> Dataset:
+        report = write_report(*arguments)
+        series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[-2]
+        unlisted.append(series.ReferencedSOPSequence.pop().ReferencedSOPInstanceUID)
+        return report
+
+    unlisted: list[str] = []
+    monkeypatch.setattr(writer, "write_report", short)
+    with pytest.raises(ResultMismatchError, match="cites without evidence") as raised:
+        write_results(pet, WritePolicy(), PROVENANCE)
+    assert unlisted[0] in str(raised.value)
+
+
 @pytest.mark.parametrize("keyword", ["PatientName", "PatientID"])
 def test_a_result_of_another_patient_is_noticed_and_not_named(pet: Quantified, keyword: str) -> None:
     context = open_context(pet, WritePolicy(), PROVENANCE)
