@@ -13,10 +13,12 @@ back. What is named later is indexed once the rows are deleted.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import delete, select, update
@@ -77,9 +79,9 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     runs = [run for run in stores.runs.of_study(uid) if run.state is not StudyState.REMOVED]
     if study is None and not runs:
         raise MisconfiguredError(f"found no study {uid}; psma-node status lists the studies")
-    changed_at = _changed_at(_folders(policy, uid)[0])
-    came_at = changed_at if study is None else max(study.last_received_at, changed_at)
-    _refuse_moving(stores, request, came_at, runs)
+    received_at = () if study is None else (study.last_received_at,)
+    arrives = _arrives(_folders(policy, uid)[0], received_at, request.quiet_s)
+    _refuse_moving(stores, request, arrives, runs)
     orphans = _without_prior(stores, uid)
     what = {"kept": "results and rows"} if request.images_alone else {}
     facts: dict[str, object] = what | {
@@ -112,9 +114,9 @@ def remove_study(stores: NodeStores, policy: NodePolicy, request: RemovalRequest
     return words
 
 
-def _refuse_moving(stores: NodeStores, request: RemovalRequest, came_at: datetime, runs: list[Run]) -> None:
+def _refuse_moving(stores: NodeStores, request: RemovalRequest, arrives: bool, runs: list[Run]) -> None:
     """Refuse a study that is not at rest; only what can be removed without harm can be forced."""
-    if (utc_now() - came_at).total_seconds() < request.quiet_s:
+    if arrives:
         raise MisconfiguredError(
             f"images of the study came within the last {request.quiet_s:.0f} s; wait until it is complete"
         )
@@ -176,8 +178,7 @@ def _refuse_newcomers(folder: Path, aside: Path, rows: Mapping[str, datetime], q
         quiet_s: as in :class:`RemovalRequest`.
     """
     names = {path.name for path in aside.glob("*")}
-    came_at = max((_changed_at(aside), *rows.values()))
-    if folder.exists() or names - rows.keys() or (utc_now() - came_at).total_seconds() < quiet_s:
+    if folder.exists() or names - rows.keys() or _arrives(aside, rows.values(), quiet_s):
         raise MisconfiguredError("images of the study have come meanwhile; wait until it is complete")
 
 
@@ -187,9 +188,15 @@ def _refuse_promised(stores: NodeStores, request: RemovalRequest) -> None:
         raise MisconfiguredError(f"{PROMISED}: {FORCE}")
 
 
-def _changed_at(folder: Path) -> datetime:
-    """When a study's last image got its name, or came again; long ago without a folder."""
-    return datetime.fromtimestamp(folder.stat().st_mtime if folder.is_dir() else 0.0, UTC)
+def _arrives(folder: Path, received_at: Iterable[datetime], quiet_s: float) -> bool:
+    """Whether an image came within ``quiet_s``, by the clock of this host or by that of the database.
+
+    The folder says when an image last got its name or came again, by the clock of this host, and the rows
+    when they came, by that of the database. Each is compared with its own: the two may differ.
+    """
+    folder_age_s = time.time() - folder.stat().st_mtime if folder.is_dir() else math.inf
+    row_age_s = min(((utc_now() - at).total_seconds() for at in received_at), default=math.inf)
+    return min(folder_age_s, row_age_s) < quiet_s
 
 
 def _delete_rows(session: Session, uid: str, images_alone: bool) -> dict[str, datetime]:
@@ -269,7 +276,7 @@ def finish_removals(stores: NodeStores, policy: NodePolicy) -> None:
     """Empty what a removal left behind, or put it back where the rows are still there."""
     for aside in (policy.inbox_dir / REMOVED).glob("*"):
         try:
-            if utc_now().timestamp() - aside.stat().st_ctime >= SETTLED_S:
+            if time.time() - aside.stat().st_ctime >= SETTLED_S:
                 _finish(stores, policy, aside)
         except OSError as error:  # one folder must not keep the others
             facts = {"study": aside.name, "path": error.filename, "reason": error.strerror}
