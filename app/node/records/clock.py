@@ -29,6 +29,14 @@ class SharedClock:
         """Aware, in UTC."""
         return _host_time() + self._ahead
 
+    def from_host_time(self, timestamp_s: float) -> datetime:
+        """What it showed when this host's clock showed a Unix time, such as that of a file; aware, in UTC."""
+        return datetime.fromtimestamp(timestamp_s, UTC) + self._ahead
+
+    def to_host_time(self, instant: datetime) -> datetime:
+        """What this host's clock showed when it showed ``instant``; both aware."""
+        return instant - self._ahead
+
     def follow(self, engine: Engine) -> None:
         """Ask the server for its time. Raises SQLAlchemyError."""
         if engine.dialect.name != "postgresql":

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from sqlalchemy import Engine, select
 
 from app.errors import RetryLaterError
 from app.files.durable import free_mb, hold_folder, make_folder, sync_folder
+from app.node.records.clock import CLOCK
 from app.node.records.database import fetch, utc_now
 from app.node.records.header_scan import UnreadableHeaderError
 from app.node.records.inbox_index import NOT_AS_RECEIVED, InboxIndex, InstanceRow, flag_conflicts, is_intact
@@ -288,7 +289,7 @@ class Inbox(InboxIndex):
             self._pending.set_aside(path)
             return "quarantined"
         with closing(Slot.found(path, instance)) as slot:
-            received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            received_at = CLOCK.from_host_time(path.stat().st_mtime)
             slot.is_kept = self.keep(slot, instance.identity, received_at) is not Stored.DUPLICATE
         return "indexed"
 
@@ -298,8 +299,8 @@ class Inbox(InboxIndex):
             instance = read_received(path)
             if self._pending.path_of(instance.identity) != path:
                 raise UnreadableHeaderError("the content is not the one its name was made from")
-            received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            finish({path: (instance.file_bytes, received_at)})
+            received_at = CLOCK.from_host_time(path.stat().st_mtime)
+            finish({path: (instance.file_bytes, CLOCK.to_host_time(received_at))})
         except NOT_AS_RECEIVED as error:
             _log.error("file without an index row set aside in quarantine: %s", error)
             self._pending.set_aside(path)

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.errors import RetryLaterError
 from app.files.durable import sync_folder
+from app.node.records.clock import CLOCK
 from app.node.records.database import insert_missing, utc_now
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.instances import InstanceIdentity, instance_file_name, study_folder_name
@@ -175,7 +176,7 @@ class PendingInstances:
         named = [(one, path) for one, path in paths if self._rename(one, path)]
         for folder in {path.parent for _, path in named}:
             sync_folder(folder)
-        finish({path: (one.bytes, one.received_at) for one, path in named})
+        finish({path: (one.bytes, CLOCK.to_host_time(one.received_at)) for one, path in named})
         return [one for one, _ in named]
 
     def _rename(self, one: Pending, path: Path) -> bool:

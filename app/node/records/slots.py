@@ -250,7 +250,8 @@ def finish(named: Mapping[Path, tuple[int, datetime]]) -> None:
     without. Raises OSError.
 
     Args:
-        named: how many bytes belong to each instance, and when it was received.
+        named: how many bytes belong to each instance, and when it was received, by this
+            host's clock as every time of a file.
     """
     cut = {path for path, (size, _) in named.items() if path.stat().st_size != size}
     for path in cut:

@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, delete, update
 
 from app.errors import MisconfiguredError, RetryLaterError
 from app.node.records import pending
+from app.node.records.clock import CLOCK
 from app.node.records.database import utc_now
 from app.node.records.inbox import Inbox, Recovery, Stored
 from app.node.records.inbox_index import InstanceRow
@@ -294,3 +296,30 @@ def test_the_index_is_read_again_when_it_did_not_answer_at_the_start(
         time.sleep(0.01)
     assert inbox._pending._saw_all
     inbox.stop_following()
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(hours=-2)], ids=str)
+@pytest.mark.parametrize(
+    "point",
+    [
+        (PendingInstances, "name", kill),  # still in its slot
+        (pending, "finish", kill),  # named, with its seal
+        (PendingInstances, "index", kill),  # named and finished
+    ],
+    ids=lambda point: point[1],
+)
+def test_what_is_recovered_was_received_by_the_clock_of_the_database(
+    inbox: Inbox, engine: Engine, monkeypatch: pytest.MonkeyPatch, point: Any, ahead: timedelta
+) -> None:
+    """Its file has the time of this host."""
+    monkeypatch.setattr(CLOCK, "_ahead", ahead)
+    inbox.store(received(ct_slice(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(*point)
+        patch.setattr(Slot, "close", nothing)
+        with pytest.raises(Killed):
+            inbox.settle()
+    after_restart = Inbox(inbox.folder, engine)
+    assert after_restart.recover() == Recovery(indexed=1)
+    (study,) = after_restart.studies()
+    assert abs(study.last_received_at - utc_now()) < timedelta(minutes=1)
