@@ -115,7 +115,8 @@ def known_statuses(policy: NodePolicy, wanted: Wanted = Wanted()) -> tuple[Study
     """Those of a node that runs or is stopped. Raises as ``open_known_stores``."""
     found = quick_overview(policy)
     if found is not None:
-        return _statuses(found, Outbox(policy.results_dir, policy.executor), wanted)
+        # SQLite has one host, and so one clock
+        return _statuses(found, Outbox(policy.results_dir, policy.executor), wanted, datetime.now(UTC))
     from app.node.records.stores import open_known_stores
 
     stores = open_known_stores(policy)
@@ -127,16 +128,19 @@ def known_statuses(policy: NodePolicy, wanted: Wanted = Wanted()) -> tuple[Study
 
 def study_statuses(stores: NodeStores, wanted: Wanted = Wanted()) -> tuple[StudyStatus, ...]:
     """Every study that is wanted, the one that began to arrive first first."""
+    from app.node.records.database import utc_now
+
     with closing(stores.engine.raw_connection()) as connection:
         found = overview(connection)
-    return _statuses(found, stores.outbox, wanted)
+    return _statuses(found, stores.outbox, wanted, utc_now())
 
 
-def _statuses(found: Overview, outbox: Outbox, wanted: Wanted) -> tuple[StudyStatus, ...]:
-    in_queue = _places(found.latest.values())
+def _statuses(found: Overview, outbox: Outbox, wanted: Wanted, now: datetime) -> tuple[StudyStatus, ...]:
+    """``now``: by the clock that planned the tries."""
+    in_queue = _places(found.latest.values(), now)
     statuses = (
         replace(
-            _status(found, outbox, study, in_queue),
+            _status(found, outbox, study, in_queue, now),
             acquired_at=found.known[uid].acquired_at if uid in found.known else None,
             beside=counted_classes(found.others.get(uid, ())),
         )
@@ -146,9 +150,8 @@ def _statuses(found: Overview, outbox: Outbox, wanted: Wanted) -> tuple[StudySta
     return tuple(status for status in statuses if wanted.includes(status))
 
 
-def _places(runs: Collection[LastRun]) -> dict[RunKey, str]:
+def _places(runs: Collection[LastRun], now: datetime) -> dict[RunKey, str]:
     """Of each run that waits for a worker, its place in the queue, in words."""
-    now = datetime.now(UTC)
     started = [(run.started_at, run.turn) for run in runs if run.started_at and not run.by_headers]
     last = [turn for _, turn in sorted(started, key=lambda item: item[0], reverse=True)[:REMEMBERED]]
     waiting = [
@@ -162,7 +165,7 @@ def _places(runs: Collection[LastRun]) -> dict[RunKey, str]:
 
 
 def _status(
-    found: Overview, outbox: Outbox, study: InboxStudy, in_queue: Mapping[RunKey, str]
+    found: Overview, outbox: Outbox, study: InboxStudy, in_queue: Mapping[RunKey, str], now: datetime
 ) -> StudyStatus:
     known, run = found.known.get(study.study_instance_uid), found.latest.get(study.study_instance_uid)
     arriving = known is None or known.state in (*ARRIVING, StudyState.HELD)
@@ -181,7 +184,7 @@ def _status(
         reason="; ".join(filter(None, why)),
         next_step=CHOOSE
         if _needs_choice(study, run)
-        else _next_step(run, next_try_at, in_queue.get(run.key)),
+        else _next_step(run, next_try_at, in_queue.get(run.key), now),
         next_try_at=next_try_at,
         deliveries=deliveries,
     )
@@ -236,7 +239,7 @@ def _needs_choice(study: InboxStudy, run: LastRun) -> bool:
     return run.state is StudyState.REJECTED and study.image_conflicts > 0
 
 
-def _next_step(run: LastRun, next_try_at: datetime | None, place: str | None) -> str:
+def _next_step(run: LastRun, next_try_at: datetime | None, place: str | None, now: datetime) -> str:
     if run.state in (StudyState.DONE, StudyState.SUPERSEDED):
         return "none"
     if run.state is StudyState.RUNNING:
@@ -244,7 +247,7 @@ def _next_step(run: LastRun, next_try_at: datetime | None, place: str | None) ->
     what = "delivery" if run.state is StudyState.DELIVERING else "processing"
     if next_try_at is None and run.state in (StudyState.FAILED, StudyState.REJECTED):
         return "psma-node retry"
-    wait_s = 0.0 if next_try_at is None else (next_try_at - datetime.now(UTC)).total_seconds()
+    wait_s = 0.0 if next_try_at is None else (next_try_at - now).total_seconds()
     if wait_s > 0:
         return f"{what} again in {wait_s:.0f} s"
     return f"{what}, as soon as it is its turn{f': {place}' if place else ''}"

@@ -17,11 +17,12 @@ from app.node.policy import NodePolicy
 from app.node.receive import watcher as watching
 from app.node.receive.watcher import Watcher
 from app.node.records import stores as keeping
-from app.node.records.clock import waits_until
+from app.node.records.clock import CLOCK, waits_until
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.runs import Run
 from app.node.records.states import Arrival, StudyState
 from app.node.records.stores import Heartbeats, NodeStores, open_stores
+from app.node.watch.status import study_statuses
 from tests.node.receive.images import STUDY, ct_slice, received
 from tests.node.workflow.fake_node import examine
 
@@ -171,3 +172,18 @@ def test_no_node_is_dead_by_a_clock_that_is_set_or_that_of_another_host(
     clocks.pass_s(61)  # neither beats any more
     assert one.claim_dead() == ("other",)
     assert one.claim_dead() == (), "claimed for a while"
+
+
+@pytest.mark.parametrize("ahead_s", [7200.0, -7200.0])
+def test_status_counts_down_by_the_clock_that_planned_the_try(
+    stores: NodeStores, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    stores.inbox.store(received(ct_slice(1)))
+    stores.inbox.settle()
+    stores.runs.open(STUDY, "d")
+    stores.studies.observe(STUDY, StudyState.QUEUED)
+    monkeypatch.setattr(CLOCK, "_ahead", timedelta(seconds=ahead_s))
+    with stores.engine.begin() as connection:
+        connection.execute(update(Run).values(next_try_at=CLOCK.now() + timedelta(seconds=600)))
+    (status,) = study_statuses(stores)
+    assert status.next_step in ("processing again in 600 s", "processing again in 599 s")
