@@ -24,6 +24,7 @@ class SharedClock:
     def __init__(self) -> None:
         self._ahead = timedelta(0)
         """How far the server is ahead of this host."""
+        self._has_warned_of_slowness = False
 
     def now(self) -> datetime:
         """Aware, in UTC."""
@@ -38,20 +39,33 @@ class SharedClock:
         return instant - self._ahead
 
     def follow(self, engine: Engine) -> None:
-        """Ask the server for its time. Raises SQLAlchemyError."""
+        """Ask the server for its time. Raises SQLAlchemyError.
+
+        The server's time is uncertain by half of what the answer took. After a slow one the difference counts
+        all the same where that can't account for it.
+        """
         if engine.dialect.name != "postgresql":
             return
         with engine.connect() as connection:
             before = _host_time()
             server: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             took = _host_time() - before
-        if took > CLOCKS_AGREE:  # nobody knows when in between that was
-            return
         ahead = server - before - took / 2
+        if took > CLOCKS_AGREE:
+            self._warn_of_slowness(took)
+            if abs(ahead - self._ahead) <= took / 2:
+                return
         if abs(ahead - self._ahead) > CLOCKS_AGREE:
             words = "this host's clock and that of the database differ: the latter counts"
             _log.warning(words, extra={"reason": f"it is ahead by {ahead.total_seconds():.1f} s"})
         self._ahead = ahead if abs(ahead) > CLOCKS_AGREE else timedelta(0)
+
+    def _warn_of_slowness(self, took: timedelta) -> None:
+        """Once: a network that is slow is slow at every beat."""
+        if not self._has_warned_of_slowness:
+            words = "the database answers too slowly to compare its clock with this host's to the second"
+            _log.warning(words, extra={"reason": f"an answer took {took.total_seconds():.1f} s"})
+            self._has_warned_of_slowness = True
 
 
 def _host_time() -> datetime:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from sqlalchemy import update
@@ -16,8 +17,9 @@ from app.node.peers import DeliverPolicy, Destination, ReceivePolicy
 from app.node.policy import NodePolicy
 from app.node.receive import watcher as watching
 from app.node.receive.watcher import Watcher
+from app.node.records import clock
 from app.node.records import stores as keeping
-from app.node.records.clock import CLOCK, waits_until
+from app.node.records.clock import CLOCK, SharedClock, waits_until
 from app.node.records.inbox_index import InstanceRow
 from app.node.records.runs import Run
 from app.node.records.states import Arrival, StudyState
@@ -187,3 +189,44 @@ def test_status_counts_down_by_the_clock_that_planned_the_try(
         connection.execute(update(Run).values(next_try_at=CLOCK.now() + timedelta(seconds=600)))
     (status,) = study_statuses(stores)
     assert status.next_step in ("processing again in 600 s", "processing again in 599 s")
+
+
+def follow(shared: SharedClock, monkeypatch: pytest.MonkeyPatch, ahead_s: float, took_s: float) -> None:
+    """Ask a server that is ahead, whose answer takes a while each way."""
+    engine = MagicMock()
+    engine.dialect.name = "postgresql"
+    server = NOW + timedelta(seconds=ahead_s + took_s / 2)
+    engine.connect().__enter__().execute().scalar_one.return_value = server
+    times = iter([NOW, NOW + timedelta(seconds=took_s)])
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "_host_time", lambda: next(times))
+        shared.follow(engine)
+
+
+@pytest.mark.parametrize(
+    ("known_s", "ahead_s", "took_s", "expected_s"),
+    [
+        (0.0, 7200.0, 4.0, 7200.0),
+        (0.0, -7200.0, 4.0, -7200.0),
+        (0.0, 1.5, 4.0, 0.0),  # the slow answer may account for it
+        (7200.0, 7201.5, 4.0, 7200.0),  # a better measurement stands
+        (7200.0, 0.0, 4.0, 0.0),  # a clock was set right
+    ],
+)
+def test_a_slow_answer_counts_where_it_can_t_account_for_the_difference(
+    monkeypatch: pytest.MonkeyPatch, known_s: float, ahead_s: float, took_s: float, expected_s: float
+) -> None:
+    shared = SharedClock()
+    shared._ahead = timedelta(seconds=known_s)
+    follow(shared, monkeypatch, ahead_s, took_s)
+    assert shared._ahead == timedelta(seconds=expected_s)
+
+
+def test_a_database_that_answers_slowly_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = SharedClock()
+    for _ in range(3):
+        follow(shared, monkeypatch, 0.0, 4.0)
+    (line,) = caplog.records
+    assert "answers too slowly" in line.message
