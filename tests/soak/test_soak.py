@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -115,32 +112,41 @@ def test_a_short_life_is_not_judged() -> None:
     assert what_grows(life(descriptors=lambda number: number)[: MIN_SAMPLES - 1]) == []
 
 
+HOLDS_MUCH = """
+import os, subprocess, sys, threading
+opened = [open(os.devnull) for _ in range(20)]
+ballast = bytearray(b"x") * 50_000_000
+threading.Thread(target=sys.stdin.read, daemon=True).start()
+child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+"""
+SAYS_SO = """
+print(flush=True)
+threading.Event().wait()
+"""
+
+
+def _sample_of(program: str, data_dir: Path) -> Sample | None:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = sample(process.pid, data_dir)
+        process.kill()
+    return found
+
+
 def test_a_sample_counts_what_a_process_and_its_children_hold(tmp_path: Path) -> None:
     for name in ("node.sqlite", "node.sqlite-wal", "workflows.sqlite"):
         (tmp_path / name).write_bytes(bytes(500_000))
-    before = sample(os.getpid(), tmp_path)
-    assert before is not None
-    assert (before.ledgers_mb, before.engine_mb, before.inbox_mb) == (1.0, 0.5, 0.0)
-    end = threading.Event()
-    waiting = threading.Thread(target=end.wait)
-    with ExitStack() as opened:
-        for _ in range(20):
-            opened.enter_context(Path(os.devnull).open(encoding="utf-8"))
-        ballast = bytearray(os.urandom(1)) * 50_000_000
-        waiting.start()
-        program = "import sys; sys.stdin.read()"
-        with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
-            after = sample(os.getpid(), tmp_path)
-            assert child.stdin is not None
-            child.stdin.close()
-        end.set()
-        waiting.join()
-    assert after is not None
-    assert after.processes == before.processes + 1
-    assert after.threads >= before.threads + 2
-    assert after.descriptors >= before.descriptors + 20
-    assert after.memory_mb > before.memory_mb + 45
-    assert len(ballast) == 50_000_000
+    little = _sample_of(f"import threading{SAYS_SO}", tmp_path)
+    much = _sample_of(HOLDS_MUCH + SAYS_SO, tmp_path)
+    assert little is not None
+    assert much is not None
+    assert (much.ledgers_mb, much.engine_mb, much.inbox_mb) == (1.0, 0.5, 0.0)
+    assert (little.processes, much.processes) == (1, 2)
+    assert (little.threads, much.threads) == (1, 3)
+    assert much.descriptors >= little.descriptors + 20
+    assert much.memory_mb > little.memory_mb + 45
 
 
 def test_a_process_that_has_ended_gives_no_sample(tmp_path: Path) -> None:
